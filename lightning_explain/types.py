@@ -1,0 +1,360 @@
+"""The data that flows through the house: frozen dataclasses and the protocols of a method and a metric.
+
+Shapes are written with N rows, C classes or channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
+"""What Captum's ``attribute`` returns: a tensor, or a tuple of tensors for several inputs."""
+
+Baseline: TypeAlias = "None | float | str | Tensor | Sequence[Any]"
+"""A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them."""
+
+Score: TypeAlias = "tuple[Tensor, Tensor | None]"
+"""Values ``(N,)`` and their standard errors ``(N,)``, ``None`` where there are none."""
+
+Image: TypeAlias = "NDArray[np.uint8]"
+"""A picture: ``(H, W, 3)`` in 0..255."""
+
+
+def as_tuple(value: Attribution) -> tuple[Tensor, ...]:
+    """A tensor as a tuple of one; a tuple as it is."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The fixed rows that are explained every time.
+
+    Args:
+        inputs: One tensor ``(N, ...)`` or a tuple of them, as the model's ``forward`` takes them.
+        targets: Labels ``(N, ...)``, or ``None`` where there are none.
+        ids: ``(N,)`` integers that name the rows (dataset indices); random draws are keyed by them. Default ``0..N-1``.
+        masks: ``(N, H, W)`` boolean regions for localisation scores such as ``RelevanceMass``.
+        class_names: A name for each class index, used in titles.
+        forward_args: Further arguments of ``forward`` that are not explained; tensors with first dimension N are split by rows.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If there are no rows, or first dimensions differ.
+    """
+
+    inputs: Attribution
+    targets: Tensor | None = None
+    ids: Tensor | None = None
+    masks: Tensor | None = None
+    class_names: Sequence[str] | None = None
+    forward_args: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
+            raise TypeError(
+                f"Probe(inputs=...) takes a tensor of shape (N, ...) or a tuple of them, got {_kind(self.inputs)}."
+            )
+        if len(self) == 0:
+            raise ValueError("Probe(inputs=...) has no rows; give at least one.")
+        if self.ids is None:
+            object.__setattr__(self, "ids", torch.arange(len(self)))
+        for name, value in self._columns():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"Probe({name}=...) takes a tensor, got {_kind(value)}.")
+            if value.ndim == 0 or len(value) != len(self):
+                raise ValueError(
+                    f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} rows; "
+                    f"its first dimension must be {len(self)}."
+                )
+
+    def _columns(self) -> Iterator[tuple[str, Any]]:
+        yield from ((f"inputs[{i}]", x) for i, x in enumerate(as_tuple(self.inputs)))
+        yield from ((k, getattr(self, k)) for k in ("targets", "ids", "masks") if getattr(self, k) is not None)
+
+    def __len__(self) -> int:
+        return len(as_tuple(self.inputs)[0])
+
+    @property
+    def row_ids(self) -> Tensor:
+        """``(N,)`` integers; never ``None``."""
+        assert self.ids is not None
+        return self.ids
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of {[type(v).__name__ for v in value]}"
+    return type(value).__name__
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows on their way through the model, on the model's device.
+
+    Args:
+        inputs: The point at which the model is evaluated, each ``(N, ...)``.
+        clean: The unperturbed probe rows these points come from, each ``(N, ...)``; baselines refer to them.
+        extra: What follows the inputs in the call: forward arguments and the row's target. Tensors have first dimension N.
+        ids: ``(N,)`` row ids, on the CPU.
+        branches: ``(N,)`` which nested random sample the row is in, on the CPU; 0 outside of any.
+    """
+
+    inputs: tuple[Tensor, ...]
+    clean: tuple[Tensor, ...]
+    extra: tuple[Any, ...]
+    ids: Tensor
+    branches: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Rows:
+        n = len(self)
+        return Rows(
+            inputs=tuple(f(x) for x in self.inputs),
+            clean=tuple(f(x) for x in self.clean),
+            extra=tuple(f(x) if isinstance(x, Tensor) and x.ndim > 0 and len(x) == n else x for x in self.extra),
+            ids=f(self.ids),
+            branches=f(self.branches),
+        )
+
+    def split(self, size: int) -> Iterator[Rows]:
+        """The rows in order, at most ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def __getitem__(self, index: slice) -> Rows:
+        return self._map(lambda x: x[index])
+
+    def repeat(self, times: int) -> Rows:
+        """Each row ``times`` times in a row: ``a a b b``."""
+        return self._map(lambda x: x.repeat_interleave(times, dim=0))
+
+    def at(self, inputs: tuple[Tensor, ...]) -> Rows:
+        """The same rows evaluated at other points."""
+        return replace(self, inputs=inputs)
+
+    def draw(self, indices: Tensor) -> Rows:
+        """The same rows inside random sample ``indices`` ``(N,)``, so that draws nested in it differ from sample to sample."""
+        return replace(self, branches=self.branches * 1_000_003 + indices + 1)
+
+
+class Draws(Protocol):
+    """Random numbers that depend on (seed, purpose, row id, branch, draw index) alone."""
+
+    def normal(self, purpose: str, rows: Rows, indices: Tensor, like: Tensor) -> Tensor:
+        """Standard normal numbers in the shape, dtype and device of ``like`` ``(N, ...)``."""
+        ...
+
+    def uniform(self, purpose: str, rows: Rows, indices: Tensor, like: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) in the shape, dtype and device of ``like`` ``(N, ...)``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The function that is explained, as methods and metrics see it.
+
+    Args:
+        forward: A module that maps ``(*inputs, *extra)`` to ``(N,)``: the explained output of each row.
+        layer: Finds a layer by its dotted name; ``None`` asks for the last layer with a feature map.
+        baseline: Turns a baseline as the user writes it into tensors shaped like the rows' inputs.
+        distribution: Turns it into a set of K reference rows, each ``(K, ...)``.
+        draws: Random numbers keyed by row.
+        limit: Rows the model may see in one call.
+    """
+
+    forward: nn.Module
+    layer: Callable[[str | None], nn.Module]
+    baseline: Callable[[Baseline, Rows], tuple[Tensor, ...]]
+    distribution: Callable[[Baseline, Rows], tuple[Tensor, ...]]
+    draws: Draws
+    limit: int
+
+    def evaluate(self, rows: Rows) -> Tensor:
+        """F at the rows, ``(N,)``, without gradients, at most ``limit`` rows a call."""
+        with torch.no_grad():
+            return torch.cat([self.forward(*part.inputs, *part.extra) for part in rows.split(self.limit)])
+
+
+@runtime_checkable
+class Method(Protocol):
+    """An attribution method: a frozen dataclass with Captum's class name and argument names."""
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """The attribution of at most ``subject.limit`` rows, each ``(N, ...)``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a metric is given: the function, the rows, and the map of every method.
+
+    Args:
+        subject: The explained function.
+        rows: All rows, on the model's device.
+        outputs: f at the rows, ``(N,)``.
+        maps: For each method its map in input space, one tensor per input, broadcastable to it.
+        explain: Computes the maps of every method again, at other points of the same rows.
+        masks: ``(N, H, W)`` boolean, or ``None``.
+    """
+
+    subject: Subject
+    rows: Rows
+    outputs: Tensor
+    maps: Mapping[str, tuple[Tensor, ...]]
+    explain: Callable[[Rows], Mapping[str, tuple[Tensor, ...]]]
+    masks: Tensor | None = None
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A score per row and method: a frozen dataclass.
+
+    ``higher_is_better`` says where the better end is (``None``: neither). ``suffixes`` names what ``score`` returns;
+    ``("",)`` for a metric of one score.
+    """
+
+    @property
+    def higher_is_better(self) -> bool | None: ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        """For each suffix and each method the score of the rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mend:
+    """One change the guard applies to a module for the duration of an explanation.
+
+    Args:
+        kind: ``"clone_output"``: what follows the module works on a copy, so that an in-place operation cannot change a captured activation.
+        module: Dotted name of the module.
+    """
+
+    kind: str
+    module: str
+
+
+@dataclass(frozen=True)
+class PassCount:
+    """Rows sent through the model, counted."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What one explanation found. Tensors are on the CPU; rows are in the probe's order.
+
+    Args:
+        attributions: For each method what Captum returns: input-shaped, a tuple for several inputs; layer methods: the layer's own shape.
+        scores: ``scores[metric][method]`` is ``(N,)``.
+        standard_errors: ``standard_errors[metric][method]`` is ``(N,)``; a score that has none has no entry.
+        outputs: The model's outputs at the rows, ``(N,)`` or ``(N, C)`` or larger.
+        predictions: ``(N,)`` predicted classes; for one-number outputs whether the output is positive.
+        targets: ``(N,)`` index of the explained output of each row; 0 where the output is one number, -1 where no single index names it.
+        ids: ``(N,)`` row ids.
+        passes: Rows sent through the model.
+        seconds: Wall time of the explanation.
+        failures: For each method or metric that failed, why.
+        epoch: Epoch of the training run, if any.
+        step: Optimiser step of the training run, if any.
+        fingerprint: SHA-256 of the probe.
+    """
+
+    attributions: Mapping[str, Attribution]
+    scores: Mapping[str, Mapping[str, Tensor]]
+    standard_errors: Mapping[str, Mapping[str, Tensor]]
+    outputs: Tensor
+    predictions: Tensor
+    targets: Tensor
+    ids: Tensor
+    passes: PassCount = PassCount()
+    seconds: float = 0.0
+    failures: Mapping[str, str] = field(default_factory=dict)
+    epoch: int | None = None
+    step: int | None = None
+    fingerprint: str = ""
+
+    def nonfinite(self) -> dict[str, list[int]]:
+        """For each method the ids of the rows whose map or score is NaN or infinite."""
+        return {name: self.ids[~self._finite(name)].tolist() for name in self.attributions}
+
+    def _finite(self, method: str) -> Tensor:
+        parts = [*as_tuple(self.attributions[method]), *(s[method] for s in self.scores.values() if method in s)]
+        finite = [torch.isfinite(p).flatten(1).all(1) if p.ndim > 1 else torch.isfinite(p) for p in parts]
+        return torch.stack(finite).all(0)
+
+    def scalars(self) -> dict[str, float]:
+        """``<metric>/<method>``: mean over finite rows; ``nonfinite/<method>``: number of the others."""
+        found: dict[str, float] = {}
+        for metric, by_method in self.scores.items():
+            for method, values in by_method.items():
+                finite = values[torch.isfinite(values)]
+                if len(finite):
+                    found[f"{metric}/{method}"] = finite.double().mean().item()
+        found.update({f"nonfinite/{k}": float(len(v)) for k, v in self.nonfinite().items()})
+        return found
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Columns and one line per row and method: epoch, row, target, prediction, method, then every metric."""
+        metrics = list(self.scores)
+        lines = []
+        for i, row in enumerate(self.ids.tolist()):
+            head = [self.epoch, row, int(self.targets[i]), int(self.predictions[i])]
+            for method in self.attributions:
+                values = [self.scores[m][method][i].item() if method in self.scores[m] else None for m in metrics]
+                lines.append([*head, method, *values])
+        return ["epoch", "row", "target", "prediction", "method", *metrics], lines
+
+
+@dataclass(frozen=True, eq=False)
+class Publication:
+    """What the sinks write for one explanation.
+
+    Args:
+        name: The monitor's name: prefix of every tag.
+        epoch: Epoch of the run.
+        step: Optimiser step of the run: the x-axis.
+        scalars: Full tag (``explain/infidelity/ig``) to value.
+        pictures: Full tag (``explain/ig``) to a picture ``(H, W, 3)``.
+        directions: Full tag to ``"min"``, ``"max"`` or ``"last"``: which value summarises the curve.
+        report: The numbers behind it.
+    """
+
+    name: str
+    epoch: int
+    step: int
+    scalars: Mapping[str, float]
+    pictures: Mapping[str, Image]
+    directions: Mapping[str, str]
+    report: Report
+
+    @property
+    def caption(self) -> str:
+        """``epoch 3, step 120``."""
+        return f"epoch {self.epoch}, step {self.step}"
+
+
+class Sink(Protocol):
+    """Writes explanations to one logger. Only called on global rank zero."""
+
+    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""
+        ...
+
+    def write(self, publication: Publication) -> None:
+        """Writes one explanation."""
+        ...
