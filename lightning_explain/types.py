@@ -6,6 +6,7 @@ Shapes are written with N rows, C classes or channels, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -30,6 +31,11 @@ Image: TypeAlias = "NDArray[np.uint8]"
 def as_tuple(value: Attribution) -> tuple[Tensor, ...]:
     """A tensor as a tuple of one; a tuple as it is."""
     return value if isinstance(value, tuple) else (value,)
+
+
+def bare(values: tuple[Tensor, ...]) -> Attribution:
+    """A tuple of one as the tensor itself, as Captum takes and returns it."""
+    return values if len(values) > 1 else values[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +163,10 @@ class Draws(Protocol):
         """Uniform numbers in [0, 1) in the shape, dtype and device of ``like`` ``(N, ...)``."""
         ...
 
+    def seeded(self, purpose: str, rows: Rows, indices: Tensor) -> AbstractContextManager[None]:
+        """Seeds the global generators for one row and draw while a user's own random function runs."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -223,27 +233,18 @@ class Metric(Protocol):
     """
 
     @property
-    def higher_is_better(self) -> bool | None: ...
+    def higher_is_better(self) -> bool | None:
+        """Which end is the better one; ``None``: neither."""
+        ...
 
     @property
-    def suffixes(self) -> tuple[str, ...]: ...
+    def suffixes(self) -> tuple[str, ...]:
+        """What is appended to the metric's name, one for each score it returns."""
+        ...
 
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """For each suffix and each method the score of the rows."""
         ...
-
-
-@dataclass(frozen=True)
-class Mend:
-    """One change the guard applies to a module for the duration of an explanation.
-
-    Args:
-        kind: ``"clone_output"``: what follows the module works on a copy, so that an in-place operation cannot change a captured activation.
-        module: Dotted name of the module.
-    """
-
-    kind: str
-    module: str
 
 
 @dataclass(frozen=True)

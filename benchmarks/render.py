@@ -1,0 +1,121 @@
+"""How long pictures take: one tensor pass a grid against one Captum figure a row.
+
+144 three-panel pictures (9 methods x 16 rows of 3 x 32 x 32) with titles and color bars, once drawn by
+``lightning_explain.render.draw`` (9 grids, about 600 x 136 pixels a row) and once by Captum's
+``visualize_image_attr_multiple`` (144 figures of its default size, 800 x 600 pixels).
+
+    python benchmarks/render.py
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import torch
+from captum.attr import visualization
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from lightning_explain.render import Options, draw
+from lightning_explain.types import Probe, Report, as_tuple
+
+METHODS, ROWS, RUNS = 9, 16, 5
+KINDS = ["original_image", "heat_map", "blended_heat_map"]
+
+
+def example() -> tuple[Report, Probe]:
+    """Random maps of random images."""
+    torch.manual_seed(0)
+    outputs, labels = torch.randn(ROWS, 10), torch.arange(ROWS) % 10
+    inputs = torch.rand(ROWS, 3, 32, 32)
+    report = Report(
+        attributions={f"method {i}": torch.randn_like(inputs) for i in range(METHODS)},
+        scores={},
+        standard_errors={},
+        outputs=outputs,
+        predictions=outputs.argmax(1),
+        targets=labels,
+        ids=torch.arange(ROWS),
+    )
+    return report, Probe(inputs, targets=labels, class_names=[f"class {i}" for i in range(10)])
+
+
+def ours(report: Report, probe: Probe, encode: bool) -> None:
+    for picture in draw(report, probe, Options()).values():
+        if encode:
+            Image.fromarray(picture).save(io.BytesIO(), "PNG")
+
+
+def captum(report: Report, probe: Probe, finish: Callable[[Figure], None]) -> None:
+    for name, found in report.attributions.items():
+        for row, (attribution, image) in enumerate(zip(as_tuple(found)[0], as_tuple(probe.inputs)[0], strict=True)):
+            figure, _ = visualization.visualize_image_attr_multiple(
+                _channels_last(attribution),
+                _channels_last(image),
+                methods=KINDS,
+                signs=["all"] * len(KINDS),
+                titles=[f"{name}: label {int(report.targets[row])}"] * len(KINDS),
+                show_colorbar=True,
+                use_pyplot=False,
+            )
+            finish(figure)
+
+
+def _channels_last(image: Tensor) -> object:
+    return image.permute(1, 2, 0).numpy()
+
+
+def _pixels(figure: Figure) -> None:
+    FigureCanvasAgg(figure).draw()
+
+
+def _png(figure: Figure) -> None:
+    figure.savefig(io.BytesIO(), format="png")
+
+
+def median_seconds(action: Callable[[], None], runs: int) -> float:
+    """Median wall time."""
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    # Captum's figures use one thread; a second one gains nothing on panels this small.
+    torch.set_num_threads(1)
+    report, probe = example()
+    # Untimed, so that fonts and color tables are loaded on both sides.
+    first = Report(**{**vars(report), "attributions": {"method 0": report.attributions["method 0"]}})
+    ours(first, probe, encode=True)
+    captum(first, probe, _png)
+
+    drawn = median_seconds(lambda: ours(report, probe, encode=False), RUNS)
+    encoded = median_seconds(lambda: ours(report, probe, encode=True), RUNS)
+    built = median_seconds(lambda: captum(report, probe, lambda figure: None), 1)
+    rasterized = median_seconds(lambda: captum(report, probe, _pixels), 1)
+    saved = median_seconds(lambda: captum(report, probe, _png), 1)
+
+    print(f"{METHODS * ROWS} three-panel pictures; ours: median of {RUNS} runs; Captum: one run over all of them.")
+    print(f"{'':44}{'ours':>9}{'Captum':>9}{'ratio':>8}")
+    for title, mine, theirs in (
+        ("pixels; Captum only builds the figures", drawn, built),
+        ("pixels; Captum draws the figures", drawn, rasterized),
+        ("PNG (ours: one file a method)", encoded, saved),
+    ):
+        print(f"{title:44}{mine:8.3f}s{theirs:8.2f}s{theirs / mine:7.0f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The one context in which a model is touched. Everything it changes, or lets the model change, is put back.
+
+Each *keeper* is a context manager that owns one kind of state. They are listed in ``KEEPERS``; a test takes each away
+in turn and sees the law of non-interference fail.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.random_state import preserved_random_state
+
+Keeper = Callable[[nn.Module], AbstractContextManager[None]]
+Run = Callable[..., Any]
+
+
+@contextmanager
+def _random_state(model: nn.Module) -> Iterator[None]:
+    with preserved_random_state():
+        yield
+
+
+@contextmanager
+def _modes(model: nn.Module) -> Iterator[None]:
+    # The flags are set directly: an overridden train() or eval() may do more than set them (merge weights, freeze).
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def _inplace(model: nn.Module) -> Iterator[None]:
+    modules = [module for module in model.modules() if getattr(module, "inplace", None) is True]
+    try:
+        for module in modules:
+            module.__dict__["inplace"] = False
+        yield
+    finally:
+        for module in modules:
+            module.__dict__["inplace"] = True
+
+
+@contextmanager
+def _gradients(model: nn.Module) -> Iterator[None]:
+    # Without parameter gradients a backward pass costs less, and nothing can be added to ``.grad``.
+    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _, _ in saved:
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, requires_grad, grad in saved:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+
+
+@contextmanager
+def _tensors(model: nn.Module) -> Iterator[None]:
+    """The values of buffers and of tensors kept as plain attributes (metric states, caches)."""
+    saved = [(tensor, tensor.detach().clone()) for module in model.modules() for tensor in _tensors_of(module)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in saved:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    for value in [*module._buffers.values(), *vars(module).values()]:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list):
+            yield from (item for item in value if isinstance(item, Tensor))
+
+
+@contextmanager
+def _attributes(model: nn.Module) -> Iterator[None]:
+    """Which objects the attributes are, and what the containers among them hold (buffers and submodules too)."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(_restore, vars(module), dict(vars(module)))
+            for name, value in vars(module).items():
+                if not _is_hooks(name):
+                    _keep_container(stack, value)
+        yield
+
+
+@contextmanager
+def _hooks(model: nn.Module) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in model.modules():
+            for name, value in vars(module).items():
+                if _is_hooks(name):
+                    _keep_container(stack, value)
+        yield
+
+
+def _is_hooks(name: str) -> bool:
+    return name.startswith("_") and "_hooks" in name
+
+
+def _keep_container(stack: ExitStack, value: object) -> None:
+    if isinstance(value, dict):
+        stack.callback(_restore, value, dict(value))
+    elif isinstance(value, list):
+        stack.callback(_restore_list, value, list(value))
+
+
+def _restore(container: dict[Any, Any], saved: Mapping[Any, Any]) -> None:
+    if len(container) != len(saved) or any(container.get(k, container) is not v for k, v in saved.items()):
+        container.clear()
+        container.update(saved)
+
+
+def _restore_list(container: list[Any], saved: list[Any]) -> None:
+    if len(container) != len(saved) or any(a is not b for a, b in zip(container, saved, strict=True)):
+        container[:] = saved
+
+
+@contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """Runs compiled code eagerly: a compiled module that has already run ignores hooks without a word."""
+    # Where dynamo was never imported nothing can be compiled, and importing it takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def _recurrent(model: nn.Module) -> Iterator[None]:
+    """cuDNN cannot go back through a recurrent layer in eval mode."""
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
+
+
+@contextmanager
+def _grad_mode(model: nn.Module) -> Iterator[None]:
+    # Inside inference mode, enable_grad() alone records nothing.
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+KEEPERS: dict[str, Keeper] = {
+    "random_state": _random_state,
+    "grad_mode": _grad_mode,
+    "attributes": _attributes,
+    "hooks": _hooks,
+    "tensors": _tensors,
+    "gradients": _gradients,
+    "modes": _modes,
+    "inplace": _inplace,
+    "recurrent": _recurrent,
+    "eager": _eager,
+}
+
+
+@contextmanager
+def explaining(
+    model: nn.Module, forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[Run]:
+    """Puts a model into a state in which it can be explained, and everything back afterwards, exceptions included.
+
+    Inside: every submodule is in eval mode, parameters need no gradient, activations are out of place, compiled code
+    runs eagerly and gradients can be taken, also within ``torch.inference_mode``. Restored: training flags, ``.grad``,
+    ``requires_grad``, buffers, plain attributes (metric states), hooks, and every random generator.
+
+    Args:
+        model: The module, as the training loop holds it.
+        forward_context: Entered around each forward and not around the backward, such as autocast.
+
+    Yields:
+        ``run(function, *arguments)``, which calls the function inside ``forward_context``.
+    """
+
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+        with forward_context():
+            return function(*arguments)
+
+    with ExitStack() as stack:
+        for keeper in KEEPERS.values():
+            stack.enter_context(keeper(model))
+        yield run

@@ -1,0 +1,76 @@
+"""What every method that runs through Captum has in common."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from lightning_explain.types import Attribution, Rows, bare
+
+# Captum announces what the guard arranges on purpose: gradients of inputs, hooks on ReLU modules.
+_ANNOUNCEMENTS = (
+    "Input Tensor .* (did not already require gradients|had a non-zero gradient)",
+    "Setting (forward, )?backward hooks",
+    "Setting hooks",
+    "Internal batch size cannot be less than the number of input examples",
+)
+
+
+def attribute(call: Callable[..., Attribution], rows: Rows, **arguments: Any) -> Attribution:
+    """Calls a Captum ``attribute`` at the rows; a single input goes in and comes out as a bare tensor.
+
+    Args:
+        call: The bound ``attribute`` of a Captum object built on ``Subject.forward``.
+        rows: Where to evaluate.
+        arguments: Further arguments of that call.
+    """
+    inputs = tuple(x.detach().clone() for x in rows.inputs)
+    with warnings.catch_warnings():
+        for announcement in _ANNOUNCEMENTS:
+            warnings.filterwarnings("ignore", message=announcement)
+        found = call(bare(inputs), additional_forward_args=rows.extra, **arguments)
+    return _finished(found)
+
+
+def _finished(found: Attribution | Sequence[Tensor]) -> Attribution:
+    return bare(tuple(part.detach() for part in (found if isinstance(found, (tuple, list)) else (found,))))
+
+
+def needs_gradient(rows: Rows, name: str) -> None:
+    """Refuses inputs that have no gradient.
+
+    Raises:
+        TypeError: If an input is of an integer type.
+    """
+    for x in rows.inputs:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{name} takes the gradient of the inputs, but they are {x.dtype}; "
+                "give floating-point inputs (convert them in batch_fn), or use a method that only perturbs, such as Occlusion."
+            )
+
+
+def freeze(method: object) -> None:
+    """Turns the lists of YAML into tuples, so that hyperparameters are values that can be compared."""
+    for field in fields(method):  # type: ignore[arg-type]
+        value = getattr(method, field.name)
+        if isinstance(value, list):
+            object.__setattr__(method, field.name, _tupled(value))
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuses anything but a whole number of at least 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}; allowed: a whole number of at least 1.")

@@ -1,0 +1,46 @@
+"""What metrics have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_explain.types import Rows
+
+
+def draws_of(rows: Rows, count: int, limit: int) -> Iterator[tuple[slice, Rows, Tensor]]:
+    """Streams every (row, draw) at most ``limit`` at a time.
+
+    Yields:
+        Which rows, those rows repeated once for each draw of this part, and the draw index of each repeated row.
+    """
+    for start in range(0, len(rows), limit):
+        where = slice(start, min(start + limit, len(rows)))
+        part = rows[where]
+        size = max(1, limit // len(part))
+        for first in range(0, count, size):
+            k = min(size, count - first)
+            yield where, part.repeat(k), torch.arange(first, first + k).repeat(len(part))
+
+
+def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
+    """Refuses anything but a whole number of at least ``least``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{owner}({name}={value!r}); allowed: a whole number of at least {least}.")
+
+
+def check_size(owner: str, name: str, value: Any) -> None:
+    """Refuses anything but a number above 0.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"{owner}({name}={value!r}); allowed: a number above 0.")

@@ -1,0 +1,168 @@
+"""Infidelity: does the map predict what happens to the output when the input is perturbed?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_explain.baselines import check_baseline
+from lightning_explain.metrics._common import check_count, check_size, draws_of
+from lightning_explain.naming import nearest
+from lightning_explain.types import Baseline, Case, Rows, Score, Subject, bare
+
+PerturbFunc = Callable[..., Any]
+_KINDS = ("gaussian", "square")
+
+
+def infidelity(products: Tensor, changes: Tensor, normalize: bool = True) -> Tensor:
+    """Mean squared difference between what the map predicts and what the output does, over draws.
+
+    The definition of ``captum.metrics.infidelity`` (Yeh et al. 2019). With ``normalize`` the map is first scaled by the
+    factor that fits best, so that only its direction counts.
+
+    Args:
+        products: ``(N, draws)``: map times perturbation, summed.
+        changes: ``(N, draws)``: f(x) - f(x - perturbation).
+        normalize: Scale the map first.
+
+    Returns:
+        ``(N,)``, in squared units of output.
+    """
+    if normalize:
+        squares, crossed = products.square().sum(-1), (products * changes).sum(-1)
+        # A map of zeros predicts nothing, whatever its scale.
+        factor = torch.where(squares == 0, torch.zeros_like(squares), crossed / squares)
+        products = factor.unsqueeze(-1) * products
+    return (products - changes).square().mean(-1)
+
+
+def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tensor | None:
+    """Standard error ``(N,)`` of :func:`infidelity`: from leaving out each draw in turn; ``None`` for a single draw."""
+    n = products.shape[1]
+    if n < 2:
+        return None
+    rest = torch.stack([torch.cat([torch.arange(i), torch.arange(i + 1, n)]) for i in range(n)]).to(products.device)
+    left_out = infidelity(products[:, rest], changes[:, rest], normalize)
+    return ((n - 1) * left_out.var(1, unbiased=False)).sqrt()
+
+
+@dataclass(frozen=True)
+class Infidelity:
+    """How badly a map predicts the change of the output under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
+
+    The perturbed outputs are computed once for all methods: ``n_perturb_samples`` forward rows for each row.
+
+    Args:
+        perturb_func: ``"gaussian"`` (noise around the input, local), ``"square"`` (removal of a random square towards the
+            baseline, global), or Captum's form: a function of the inputs that returns (perturbation, perturbed inputs). It is called
+            with one row at a time, with the global generators seeded for that row and draw.
+        n_perturb_samples: Draws for each row.
+        stdevs: Standard deviation of the noise, in units of the input.
+        size: Side of the square in pixels; by default a quarter of the shorter side of the image.
+        baselines: What the square is replaced by.
+        normalize: Scale the map by the best factor first. Without it the score depends on the map's scale.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+    """
+
+    perturb_func: str | PerturbFunc = "gaussian"
+    n_perturb_samples: int = 10
+    stdevs: float = 0.1
+    size: int | None = None
+    baselines: Baseline = None
+    normalize: bool = True
+
+    higher_is_better: ClassVar[bool | None] = False
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
+
+    def __post_init__(self) -> None:
+        if not callable(self.perturb_func) and self.perturb_func not in _KINDS:
+            raise ValueError(
+                f"Infidelity(perturb_func={self.perturb_func!r}): {nearest(str(self.perturb_func), _KINDS)} Or a callable."
+            )
+        check_count("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
+        check_size("Infidelity", "stdevs", self.stdevs)
+        check_baseline(self.baselines)
+        if self.size is not None:
+            check_count("Infidelity", "size", self.size)
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        """In squared units of output, with the jackknife over draws as standard error. Lower is better."""
+        products, changes = self._collect(case)
+        result = {
+            name: (infidelity(p, changes, self.normalize), jackknife(p, changes, self.normalize))
+            for name, p in products.items()
+        }
+        return {"": result}
+
+    def _collect(self, case: Case) -> tuple[dict[str, Tensor], Tensor]:
+        shape = (len(case.rows), self.n_perturb_samples)
+        changes = case.outputs.new_empty(shape)
+        products = {name: case.outputs.new_empty(shape) for name in case.maps}
+        for where, part, indices in draws_of(case.rows, self.n_perturb_samples, case.subject.limit):
+            noise, points = self._perturb(case.subject, part, indices)
+            rows = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
+            changes[rows, indices] = case.outputs[rows] - case.subject.evaluate(part.at(points))
+            for name, found in case.maps.items():
+                products[name][rows, indices] = _dot([m[rows] for m in found], noise).to(changes.dtype)
+        return products, changes
+
+    def _perturb(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        if callable(self.perturb_func):
+            return _by_user(self.perturb_func, subject, rows, indices)
+        noise = (
+            self._squares(subject, rows, indices)
+            if self.perturb_func == "square"
+            else self._noise(subject, rows, indices)
+        )
+        return noise, tuple(x - n for x, n in zip(rows.inputs, noise, strict=True))
+
+    def _noise(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
+        draws = (subject.draws.normal(f"infidelity/{i}", rows, indices, x) for i, x in enumerate(rows.inputs))
+        return tuple(d * self.stdevs for d in draws)
+
+    def _squares(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
+        baselines = subject.baseline(self.baselines, rows)
+        return tuple(
+            (x - b) * self._square(subject, rows, indices, x) for x, b in zip(rows.inputs, baselines, strict=True)
+        )
+
+    def _square(self, subject: Subject, rows: Rows, indices: Tensor, x: Tensor) -> Tensor:
+        """``(N, 1, H, W)``: one inside a random square, zero elsewhere."""
+        if x.ndim != 4:
+            raise ValueError(f'Infidelity(perturb_func="square") needs images (N, C, H, W), got {tuple(x.shape)}.')
+        height, width = x.shape[2:]
+        size = min(self.size or max(1, min(height, width) // 4), height, width)
+        corner = subject.draws.uniform("square", rows, indices, x.new_empty(len(x), 2))
+        inside = []
+        for axis, length in enumerate((height, width)):
+            first = (corner[:, axis : axis + 1].double() * (length - size + 1)).long()
+            at = torch.arange(length, device=x.device)
+            inside.append((at >= first) & (at < first + size))
+        return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(x.dtype)
+
+
+def _dot(maps: list[Tensor], noise: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([(m * n).flatten(1).sum(1) for m, n in zip(maps, noise, strict=True)]).sum(0)
+
+
+def _by_user(
+    function: PerturbFunc, subject: Subject, rows: Rows, indices: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    pairs = []
+    for i, index in enumerate(indices):
+        row = rows[i : i + 1]
+        with subject.draws.seeded("infidelity", row, index.reshape(1)):
+            pairs.append(function(bare(row.inputs)))
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise TypeError("Infidelity(perturb_func=...) must return a tuple (perturbation, perturbed inputs).")
+    noise, points = (
+        tuple(torch.cat(column) for column in zip(*(p if isinstance(p, tuple) else (p,) for p in side), strict=True))
+        for side in zip(*pairs, strict=True)
+    )
+    return noise, points

@@ -1,0 +1,99 @@
+"""Sensitivity: how far does the map move when the input hardly does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_explain.metrics._common import check_count, check_size, draws_of
+from lightning_explain.types import Attribution, Case, Rows, Score, Subject, bare
+
+PerturbFunc = Callable[..., Attribution]
+
+
+def sensitivity(clean: tuple[Tensor, ...], moved: tuple[Tensor, ...], norm_ord: str | float = "fro") -> Tensor:
+    """Norm of the difference of two maps, over the norm of the first (over 1 where that is zero).
+
+    Args:
+        clean: The map at the row, each ``(N, ...)``.
+        moved: The map at the perturbed row, each ``(N, ...)``.
+        norm_ord: ``"fro"`` (the Euclidean norm), ``inf``, or any order of ``torch.linalg.vector_norm``.
+
+    Returns:
+        ``(N,)``, without unit.
+    """
+    change, size = _norm([m - c for c, m in zip(clean, moved, strict=True)], norm_ord), _norm(clean, norm_ord)
+    return change / torch.where(size == 0, torch.ones_like(size), size)
+
+
+def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Tensor:
+    joined = torch.cat([p.flatten(1) for p in parts], 1)
+    norm: Tensor = torch.linalg.vector_norm(joined, 2 if norm_ord == "fro" else float(norm_ord), dim=1)
+    return norm
+
+
+@dataclass(frozen=True)
+class SensitivityMax:
+    """The largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
+
+    All methods are computed again at the same perturbed rows: ``n_perturb_samples`` times their cost.
+
+    Args:
+        perturb_radius: Radius of the L-infinity ball, in units of the input.
+        perturb_func: By default uniform in that ball; or Captum's form: a function of (inputs, radius) that returns perturbed
+            inputs. It is called with one row at a time, with the global generators seeded for that row and draw.
+        n_perturb_samples: Draws for each row.
+        norm_ord: Norm of the maps: ``"fro"``, ``"inf"``, or a number.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+    """
+
+    perturb_radius: float = 0.02
+    perturb_func: PerturbFunc | None = None
+    n_perturb_samples: int = 10
+    norm_ord: str | float = "fro"
+
+    higher_is_better: ClassVar[bool | None] = False
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
+
+    def __post_init__(self) -> None:
+        check_size("SensitivityMax", "perturb_radius", self.perturb_radius)
+        check_count("SensitivityMax", "n_perturb_samples", self.n_perturb_samples)
+        if self.norm_ord not in ("fro", "inf"):
+            check_size("SensitivityMax", "norm_ord", self.norm_ord)
+        if self.perturb_func is not None and not callable(self.perturb_func):
+            raise ValueError(f"SensitivityMax(perturb_func={self.perturb_func!r}); allowed: None or a callable.")
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        """Without unit; a maximum has no standard error. Lower is better."""
+        worst = {name: case.outputs.new_full((len(case.rows),), -torch.inf) for name in case.maps}
+        for where, part, indices in draws_of(case.rows, self.n_perturb_samples, case.subject.limit):
+            count = where.stop - where.start
+            moved = case.explain(part.at(self._perturb(case.subject, part, indices)))
+            for name, clean in case.maps.items():
+                repeated = tuple(c[where].repeat_interleave(len(part) // count, 0) for c in clean)
+                found = sensitivity(repeated, moved[name], self.norm_ord).reshape(count, -1)
+                # amax carries NaN on, which torch.maximum does as well.
+                worst[name][where] = torch.maximum(worst[name][where], found.amax(1).to(case.outputs.dtype))
+        return {"": {name: (values, None) for name, values in worst.items()}}
+
+    def _perturb(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
+        if self.perturb_func is not None:
+            return _by_user(self.perturb_func, self.perturb_radius, subject, rows, indices)
+        draws = (subject.draws.uniform(f"sensitivity/{i}", rows, indices, x) for i, x in enumerate(rows.inputs))
+        return tuple(x + (2 * d - 1) * self.perturb_radius for x, d in zip(rows.inputs, draws, strict=True))
+
+
+def _by_user(function: PerturbFunc, radius: float, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
+    found = []
+    for i, index in enumerate(indices):
+        row = rows[i : i + 1]
+        with subject.draws.seeded("sensitivity", row, index.reshape(1)):
+            moved = function(bare(row.inputs), radius)
+        found.append(moved if isinstance(moved, (tuple, list)) else (moved,))
+    return tuple(torch.cat(column) for column in zip(*found, strict=True))

@@ -1,0 +1,107 @@
+"""Contexts in which random numbers may be drawn without anyone else noticing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+# Far enough for loader -> dataset -> subset -> transform -> list -> transform -> generator, short enough not to crawl
+# through the list of a million file names that many a dataset holds.
+_DEPTH = 8
+_LONGEST = 100
+
+_OWNED = (random.Random, torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+
+
+@contextmanager
+def preserved_random_state(*owners: object) -> Iterator[None]:
+    """Puts every random generator back as it was, whatever happens inside.
+
+    These are the global ones of Python, NumPy, torch on the CPU, on MPS and on each CUDA device (if CUDA is initialized;
+    it is not initialized by this), and the private ones that the owners hold.
+
+    Args:
+        owners: Objects whose own generators are kept too: those in their attributes, and in the attributes,
+            lists, tuples and dictionaries below (a transform of a dataset of a loader).
+    """
+    restore = [*_global(), *(_rewind(g) for g in _generators(owners))]
+    try:
+        yield
+    finally:
+        for put_back in restore:
+            put_back()
+
+
+@contextmanager
+def seeded_random_state(seed: int, *owners: object) -> Iterator[None]:
+    """The same, and the global generators start inside from ``seed``.
+
+    Args:
+        seed: A number from 0 to 2**64 - 1; NumPy takes its lowest 32 bits.
+        owners: As in ``preserved_random_state``; their own generators are kept, not seeded.
+    """
+    with preserved_random_state(*owners):
+        seed_generators(seed)
+        yield
+
+
+def seed_generators(seed: int) -> None:
+    """Starts the global generators from ``seed``, 0 to 2**64 - 1; a CUDA that is not initialized is left alone."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # torch.manual_seed would also leave a seed for a CUDA that is initialized later.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def _global() -> Iterator[Callable[[], Any]]:
+    yield partial(random.setstate, random.getstate())
+    yield partial(np.random.set_state, np.random.get_state())
+    yield partial(torch.set_rng_state, torch.get_rng_state())
+    if torch.cuda.is_initialized():
+        yield partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    if torch.backends.mps.is_available():
+        yield partial(torch.mps.set_rng_state, torch.mps.get_rng_state())
+
+
+def _rewind(generator: Any) -> Callable[[], Any]:
+    if isinstance(generator, random.Random):
+        return partial(generator.setstate, generator.getstate())
+    if isinstance(generator, torch.Generator):
+        return partial(generator.set_state, generator.get_state())
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.set_state, generator.get_state())
+    bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator
+    return partial(setattr, bits, "state", bits.state)
+
+
+def _generators(owners: tuple[object, ...]) -> list[object]:
+    found: list[object] = []
+    seen: dict[int, object] = {}
+    level: list[object] = list(owners)
+    for _ in range(_DEPTH):
+        new = {id(value): value for value in level if id(value) not in seen}
+        seen.update(new)
+        found += [value for value in new.values() if isinstance(value, _OWNED)]
+        level = [child for value in new.values() for child in _children(value)]
+    # A SystemRandom has no state.
+    return [value for value in found if not isinstance(value, random.SystemRandom)]
+
+
+def _children(value: object) -> list[object]:
+    if isinstance(value, (type, ModuleType, *_OWNED)):
+        return []
+    inside: list[object] = []
+    if isinstance(value, (list, tuple, dict)) and len(value) <= _LONGEST:
+        inside = list(value.values()) if isinstance(value, dict) else list(value)
+    return [*inside, *getattr(value, "__dict__", {}).values()]

@@ -1,0 +1,118 @@
+"""Color maps as tables of 256 colors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+
+ColorMap: TypeAlias = "str | Colormap | Sequence[tuple[float, str]]"
+"""A matplotlib color map by name, as an object, or as ``(position, color)`` pairs from 0 to 1."""
+
+SIGNS = ("all", "positive", "negative", "absolute_value")
+"""Captum's ``sign`` argument."""
+
+_DEFAULTS: dict[str, ColorMap] = {
+    "all": ((0.0, "red"), (0.5, "white"), (1.0, "green")),
+    "positive": "Greens",
+    "negative": "Reds",
+    "absolute_value": "Blues",
+}
+
+
+def table(cmap: ColorMap) -> Tensor:
+    """The 256 colors of a color map.
+
+    Args:
+        cmap: A matplotlib name, a matplotlib ``Colormap``, or ``(position, color)`` pairs from position 0 to 1.
+
+    Returns:
+        ``(256, 3)`` float32 in [0, 1], red, green, blue. Treat it as read-only: it is shared between calls.
+
+    Raises:
+        ValueError: If there is no such name, or the pairs do not describe a color map.
+        TypeError: If ``cmap`` is something else.
+    """
+    if isinstance(cmap, str):
+        return _named(cmap)
+    if isinstance(cmap, Sequence):
+        return _listed(frozen_pairs(cmap))
+    if callable(cmap):
+        return _sample(cmap)
+    raise TypeError(
+        f"cmap={cmap!r} is {type(cmap).__name__}; give a matplotlib name such as 'viridis', a Colormap, "
+        "or (position, color) pairs such as [(0, 'white'), (1, 'black')]."
+    )
+
+
+def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
+    """The colors for a sign, ``(256, 3)``: those of ``cmap``, or Captum's default for that sign.
+
+    Captum's defaults (``visualize_image_attr``): red to white to green for ``"all"``, ``Greens``, ``Reds`` and ``Blues``
+    for ``"positive"``, ``"negative"`` and ``"absolute_value"``.
+    """
+    return table(_DEFAULTS[sign] if cmap is None else cmap)
+
+
+def frozen_pairs(pairs: Sequence[Any]) -> tuple[tuple[float, str], ...]:
+    """``(position, color)`` pairs as tuples, so that lists from YAML can be compared and cached.
+
+    Raises:
+        ValueError: If an item is not a pair of a number and a color.
+    """
+    try:
+        return tuple((float(position), _hashable(color)) for position, color in pairs)
+    except (TypeError, ValueError):
+        raise ValueError(_pairs_message(pairs)) from None
+
+
+def _hashable(color: Any) -> Any:
+    return tuple(color) if isinstance(color, list) else color
+
+
+def _pairs_message(pairs: object) -> str:
+    return (
+        f"cmap={pairs!r} does not describe a color map; give (position, color) pairs with positions rising from 0 to 1, "
+        "such as [(0, '#ffffff'), (0.25, '#000000'), (1, '#000000')]."
+    )
+
+
+@lru_cache(maxsize=64)
+def _named(name: str) -> Tensor:
+    import matplotlib
+
+    if name not in matplotlib.colormaps:
+        raise ValueError(f"cmap={name!r} is not a matplotlib color map; {_nearest(name, list(matplotlib.colormaps))}")
+    return _sample(matplotlib.colormaps[name])
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    by_lower = {k.lower(): k for k in known}
+    found = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else "'viridis', 'coolwarm' and 'Greens' are some."
+
+
+@lru_cache(maxsize=64)
+def _listed(pairs: tuple[tuple[float, str], ...]) -> Tensor:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if len(pairs) < 2 or [p for p, _ in pairs] != sorted(p for p, _ in pairs):
+        raise ValueError(_pairs_message(pairs))
+    try:
+        return _sample(LinearSegmentedColormap.from_list("custom", list(pairs)))
+    except ValueError as error:
+        raise ValueError(f"{_pairs_message(pairs)} ({error})") from error
+
+
+def _sample(cmap: Any) -> Tensor:
+    # The middle of each of 256 bins, so that a map of 256 colors gives each of them once.
+    rgba = np.asarray(cmap((np.arange(256) + 0.5) / 256))
+    return torch.from_numpy(rgba[:, :3].astype(np.float32))

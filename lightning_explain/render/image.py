@@ -1,0 +1,186 @@
+"""Attribution maps and inputs as panels: tensors in, ``uint8`` tensors out, the whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_explain.render.color import SIGNS, ColorMap, sign_table
+
+Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
+"""``(mean, std)``, each a number or one number for each channel."""
+
+KINDS = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
+"""Captum's ``method`` argument of ``visualize_image_attr``."""
+
+HEAT_KINDS = ("heat_map", "blended_heat_map")
+"""The kinds that use a color map."""
+
+_UNSIGNED_KINDS = ("masked_image", "alpha_scaling")
+_RANGE_TOLERANCE = 0.05
+_CONSTANT_TOLERANCE = 1e-6
+
+_SELECT: dict[str, Callable[[Tensor], Tensor]] = {
+    "all": lambda x: x,
+    "positive": lambda x: x.clamp(min=0),
+    "negative": lambda x: (-x).clamp(min=0),
+    "absolute_value": torch.abs,
+}
+
+
+def check_panel(kind: str, sign: str) -> None:
+    """Checks that a panel can be drawn.
+
+    Raises:
+        ValueError: If kind or sign is unknown, or the kind cannot show both signs.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"panel kind {kind!r} is unknown; it is one of {', '.join(KINDS)}.")
+    if sign not in SIGNS:
+        raise ValueError(f"panel sign {sign!r} is unknown; it is one of {', '.join(SIGNS)}.")
+    if kind in _UNSIGNED_KINDS and sign == "all":
+        raise ValueError(
+            f"panel kind {kind!r} cannot show both signs at once (sign 'all'); "
+            "give it the sign 'positive', 'negative' or 'absolute_value'."
+        )
+
+
+def normalize(attribution: Tensor, sign: str, outlier_perc: float = 2.0) -> Tensor:
+    """Scales maps for display, each row by itself.
+
+    Channels are summed, the sign is selected, and the map is divided by the value above which the largest pixels make
+    up ``outlier_perc`` percent of the row's total; what is larger is clipped. The numbers of Captum's
+    ``_normalize_attr``, except that a map without contrast (all pixels equal) becomes zero, that non-finite values
+    count as zero, and that a row whose scale is zero is no error.
+
+    Args:
+        attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
+        sign: ``"all"``, ``"positive"``, ``"negative"`` or ``"absolute_value"``.
+        outlier_perc: Share of the total that may be clipped, in percent.
+
+    Returns:
+        ``(N, H, W)`` float32, in [-1, 1] for ``"all"`` and in [0, 1] for the others.
+    """
+    values = torch.nan_to_num(attribution.detach().double(), nan=0.0, posinf=0.0, neginf=0.0)
+    summed = values.sum(1) if values.ndim == 4 else values
+    selected = _SELECT[sign](summed)
+    scale = _threshold(selected.abs().flatten(1), 100.0 - outlier_perc).clamp(min=torch.finfo(torch.float64).tiny)
+    scaled = (selected / scale[:, None, None]).clamp(-1, 1)
+    return (scaled * _has_contrast(summed)[:, None, None]).float()
+
+
+def _threshold(magnitudes: Tensor, percentile: float) -> Tensor:
+    """For rows ``(N, P)`` the smallest value up to which the values add up to ``percentile`` percent, ``(N,)``."""
+    ordered = magnitudes.sort(dim=1).values
+    sums = ordered.cumsum(1)
+    level = sums[:, -1:] * 0.01 * percentile
+    below = (sums < level).sum(1, keepdim=True)
+    # Rounding can put the level of 100 percent just above the total.
+    return ordered.gather(1, below.clamp(max=ordered.shape[1] - 1))[:, 0]
+
+
+def _has_contrast(maps: Tensor) -> Tensor:
+    flat = maps.flatten(1)
+    return flat.amax(1) - flat.amin(1) > _CONSTANT_TOLERANCE * flat.abs().amax(1)
+
+
+def to_display(inputs: Tensor, normalization: Normalization | None = None) -> Tensor:
+    """Model inputs as RGB images.
+
+    Three channels are red, green and blue; any other number is shown as the gray mean of the channels. Without
+    ``normalization``, inputs that leave [0, 1] anywhere in the batch are stretched row by row between their smallest
+    and largest value, and bytes are divided by 255.
+
+    Args:
+        inputs: ``(N, C, H, W)``.
+        normalization: ``(mean, std)`` to undo: ``inputs * std + mean``.
+
+    Returns:
+        ``(N, 3, H, W)`` float32 in [0, 1].
+
+    Raises:
+        ValueError: If mean or std have neither one value nor one for each channel.
+    """
+    values = torch.nan_to_num(inputs.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
+    if normalization is not None:
+        mean, std = (_per_channel(v, values) for v in normalization)
+        values = values * std + mean
+    elif inputs.dtype == torch.uint8:
+        values = values / 255
+    elif values.amin() < -_RANGE_TOLERANCE or values.amax() > 1 + _RANGE_TOLERANCE:
+        values = _stretch(values)
+    gray_or_rgb = values if values.shape[1] == 3 else values.mean(1, keepdim=True)
+    return gray_or_rgb.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def _per_channel(value: float | Sequence[float], images: Tensor) -> Tensor:
+    numbers = torch.as_tensor(value, dtype=images.dtype, device=images.device).flatten()
+    channels = images.shape[1]
+    if len(numbers) not in (1, channels):
+        raise ValueError(
+            f"normalization has {len(numbers)} values for images of {channels} channels; "
+            f"give (mean, std) with one value or {channels} values each."
+        )
+    return numbers.view(1, -1, 1, 1)
+
+
+def _stretch(images: Tensor) -> Tensor:
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp(min=torch.finfo(images.dtype).tiny)
+
+
+def colorize(normalized_map: Tensor, sign: str, cmap: ColorMap | None = None) -> Tensor:
+    """Maps as colors: ``(N, H, W)`` to ``(N, 3, H, W)`` float32 in [0, 1].
+
+    The color map spans [-1, 1] for sign ``"all"`` and [0, 1] for the others, as in Captum.
+    """
+    position = (normalized_map + 1) / 2 if sign == "all" else normalized_map
+    index = (position * 256).long().clamp(0, 255)
+    return sign_table(sign, cmap).to(index.device)[index].permute(0, 3, 1, 2)
+
+
+def panel(
+    kind: str,
+    sign: str,
+    inputs_display: Tensor,
+    normalized_map: Tensor,
+    cmap: ColorMap | None = None,
+    alpha: float = 0.5,
+) -> Tensor:
+    """One panel for each row, in Captum's vocabulary (``visualize_image_attr``).
+
+    Args:
+        kind: ``original_image``; ``heat_map``; ``blended_heat_map``: the heat map over the gray image; ``masked_image``:
+            the image times the map; ``alpha_scaling``: the image on white, as opaque as the map says.
+        sign: The sign the map was normalized with.
+        inputs_display: ``(N, 3, H, W)`` in [0, 1], from ``to_display``.
+        normalized_map: ``(N, H, W)``, from ``normalize``.
+        cmap: Colors of the heat map; ``None`` for Captum's default of that sign.
+        alpha: Opacity of the heat map in ``blended_heat_map``.
+
+    Returns:
+        ``(N, 3, H, W)`` uint8.
+
+    Raises:
+        ValueError: If kind or sign is unknown, or the kind cannot show both signs.
+    """
+    check_panel(kind, sign)
+    image, weight = inputs_display, normalized_map.unsqueeze(1)
+    if kind == "original_image":
+        return to_bytes(image)
+    if kind == "masked_image":
+        return to_bytes(image * weight)
+    if kind == "alpha_scaling":
+        return to_bytes(image * weight + (1 - weight))
+    heat = colorize(normalized_map, sign, cmap)
+    if kind == "heat_map":
+        return to_bytes(heat)
+    return to_bytes((1 - alpha) * image.mean(1, keepdim=True) + alpha * heat)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Colors in [0, 1] as uint8 in 0..255."""
+    return (images * 255).round().to(torch.uint8)

@@ -1,0 +1,81 @@
+"""When to explain: a plain counter of epochs or steps, and a limit on the time it may take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Schedule:
+    """Says when an explanation is due.
+
+    Counts are epochs finished or optimiser steps taken, whichever the monitor goes by.
+
+    Args:
+        every: Explain whenever another multiple of this count is reached.
+        max_overhead: Largest share of training time the explanations may take, e.g. 0.05; ``None``: no limit.
+        last: Count at the last explanation.
+        not_before: Count before which none is due, for the limit's sake.
+        explain_seconds: Time spent explaining so far.
+        train_seconds: Time spent training so far, without explaining.
+        lengthened: Whether the limit has ever put an explanation off.
+        origin: Reading of the clock at which training would have begun, had it never been interrupted.
+    """
+
+    every: int = 1
+    max_overhead: float | None = None
+    last: int = 0
+    not_before: int = 0
+    explain_seconds: float = 0.0
+    train_seconds: float = 0.0
+    lengthened: bool = False
+    origin: float = 0.0
+
+    def start(self, now: float) -> None:
+        """Starts the clock, or starts it again after a resume. ``now`` is in seconds."""
+        self.origin = now - self.train_seconds - self.explain_seconds
+
+    def trained(self, now: float) -> float:
+        """Seconds spent training until now, without explaining."""
+        return now - self.origin - self.explain_seconds
+
+    def due(self, count: int) -> bool:
+        """Whether to explain at this count; a count that has been explained is not due again."""
+        return count // self.every > self.last // self.every and count >= self.not_before
+
+    def done(self, count: int, started: float, now: float) -> None:
+        """Notes an explanation and puts the next one off as far as the limit asks.
+
+        Args:
+            count: Count at which it was made.
+            started: Reading of the clock when it began.
+            now: Reading of the clock now.
+        """
+        seconds = now - started
+        self.last = max(self.last, count)
+        self.train_seconds = self.trained(started)
+        self.explain_seconds += seconds
+        if self.max_overhead is None or count < 1:
+            return
+        # Another explanation like this one must fit into the share of the time trained by then.
+        wanted = (self.explain_seconds + seconds) / (self.max_overhead * max(self.train_seconds, 1e-9) / count)
+        self.not_before = math.ceil(wanted / self.every) * self.every
+        self.lengthened = self.lengthened or self.not_before > count + self.every
+
+    def overhead(self, started: float, now: float) -> float | None:
+        """Time spent explaining over time spent training, with an explanation under way; ``None`` before any training."""
+        trained = self.trained(started)
+        return (self.explain_seconds + now - started) / trained if trained > 0 else None
+
+    def state(self) -> dict[str, Any]:
+        """What must survive in a checkpoint."""
+        names = ("last", "not_before", "explain_seconds", "train_seconds", "lengthened")
+        return {name: getattr(self, name) for name in names}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state."""
+        for name, value in state.items():
+            if hasattr(self, name):
+                setattr(self, name, value)

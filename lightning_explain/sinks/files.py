@@ -1,0 +1,57 @@
+"""Explanations as plain files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from lightning_explain.store import replacing, safe_name, step_file
+from lightning_explain.types import Publication
+
+
+class FilesSink:
+    """Writes ``scalars.jsonl`` and PNG pictures.
+
+    Lines are appended, so a resumed run keeps the lines of the former one: of two lines with equal name and step
+    the later one holds.
+
+    Args:
+        directory: The folder, ``<run>/explain``. It is made when it is first needed.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._directory = Path(directory)
+
+    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Nothing: files have no charts."""
+
+    def write(self, publication: Publication) -> None:
+        """``<directory>/scalars.jsonl`` and ``<directory>/<name>/<method>/step=00000120.png``."""
+        for tag, picture in publication.pictures.items():
+            method = tag.removeprefix(f"{publication.name}/")
+            folder = self._directory / safe_name(publication.name) / safe_name(method)
+            with replacing(folder / step_file(publication.step, ".png")) as temporary:
+                Image.fromarray(picture).save(temporary, format="PNG")
+        _append_line(self._directory / "scalars.jsonl", _line(publication))
+
+
+def _line(publication: Publication) -> str:
+    """One explanation's scalars as strict JSON, which has no NaN: ``null`` instead."""
+    scalars = {tag: value if math.isfinite(value) else None for tag, value in publication.scalars.items()}
+    head = {"name": publication.name, "epoch": publication.epoch, "step": publication.step}
+    return json.dumps({**head, "scalars": scalars}, allow_nan=False)
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Adds a line in one write, on a line of its own even if a crash cut the last one short."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        start = "\n" if file.read(1) not in (b"", b"\n") else ""
+        file.write(f"{start}{line}\n".encode())

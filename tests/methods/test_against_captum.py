@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import captum.attr as ca
+import pytest
+import torch
+from torch import Tensor
+
+import captum_reference as reference
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from lightning_explain.draws import KeyedDraws
+from lightning_explain.types import Rows
+from networks import DigitNet, OutOfPlace, rows, trained
+
+LAYER = "block.bn2"  # its output is changed in place by what follows
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference of a row, relative to the row's largest value."""
+    assert ours.shape == theirs.shape
+    return ((ours - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)).max().item()
+
+
+def by_hand(block: type = OutOfPlace) -> DigitNet:
+    """The network as someone who calls Captum by hand must prepare it: no operation in place, eval mode."""
+    model = trained(block).eval()
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return model
+
+
+def captums_own_blocks() -> DigitNet:
+    return by_hand(type(trained().block))
+
+
+def ours(method: m.Saliency, **options: object) -> Tensor:
+    x, y = rows()
+    report = explain(trained(), Probe(x, y), {"it": method}, [], **options)
+    found = report.attributions["it"]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def keyed(purpose: str, count: int, uniform: bool = False, shape: tuple[int, ...] = (1, 8, 8)) -> Tensor:
+    """The draws our methods make, ``(N, count, ...)``."""
+    n = len(rows()[0])
+    ids = torch.arange(n).repeat_interleave(count)
+    all_rows = Rows((), (), (), ids, torch.zeros_like(ids))
+    draws = KeyedDraws(0)
+    found = (draws.uniform if uniform else draws.normal)(
+        purpose, all_rows, torch.arange(count).repeat(n), torch.empty(n * count, *shape)
+    )
+    return found.unflatten(0, (n, count))
+
+
+PLAIN = {
+    "saliency": (m.Saliency(abs=False), reference.saliency),
+    "saliency_abs": (m.Saliency(), reference.saliency_abs),
+    "input_x_gradient": (m.InputXGradient(), reference.input_x_gradient),
+    "integrated_gradients": (m.IntegratedGradients(n_steps=13, baselines=0.3), reference.integrated_gradients),
+    "integrated_gradients_riemann": (
+        m.IntegratedGradients(n_steps=9, method="riemann_trapezoid", baselines=-0.5, multiply_by_inputs=False),
+        reference.integrated_gradients_riemann,
+    ),
+    "occlusion": (
+        m.Occlusion(sliding_window_shapes=(1, 3, 2), strides=(1, 2, 1), baselines=-0.7),
+        reference.occlusion,
+    ),
+}
+
+LAYERS = {
+    "grad_cam": (m.LayerGradCam(LAYER, relu_attributions=True), reference.layer_grad_cam),
+    "grad_cam_input": (m.LayerGradCam(LAYER, attribute_to_layer_input=True), reference.layer_grad_cam_input),
+    "gradient_x_activation": (m.LayerGradientXActivation(LAYER), reference.layer_gradient_x_activation),
+    "layer_gradient": (m.LayerGradientXActivation(LAYER, multiply_by_inputs=False), reference.layer_gradient),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [1, 3, 64])
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_method_equals_captum_in_any_chunk(name: str, limit: int) -> None:
+    method, theirs = PLAIN[name]
+    assert distance(ours(method, max_examples_per_pass=limit), theirs(by_hand(), *rows())) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [1, 3, 64])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_method_equals_captum_on_the_network_without_inplace_operations(name: str, limit: int) -> None:
+    method, theirs = LAYERS[name]
+    model = by_hand()
+    expected = theirs(model, *rows(), model.get_submodule(LAYER))
+    assert distance(ours(method, max_examples_per_pass=limit), expected) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [1, 3, 64])
+def test_guided_backprop_equals_captum_and_not_the_plain_gradient(limit: int) -> None:
+    expected = reference.guided_backprop(captums_own_blocks(), *rows())
+    found = ours(m.GuidedBackprop(), max_examples_per_pass=limit)
+    assert distance(found, expected) <= 1e-5
+    assert distance(found, reference.saliency(by_hand(), *rows())) > 0.1
+
+
+WINDOW = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 4, 4)}
+INNER = {
+    "saliency": (m.Saliency(abs=False), ca.Saliency, {"abs": False}),
+    "ig": (m.IntegratedGradients(n_steps=5), ca.IntegratedGradients, {"n_steps": 5}),
+    "occlusion": (m.Occlusion(**WINDOW), ca.Occlusion, WINDOW),
+    "cam": (m.LayerGradCam(LAYER), lambda model: ca.LayerGradCam(model, model.get_submodule(LAYER)), {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [1, 3, 64])
+@pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
+@pytest.mark.parametrize("inner", INNER)
+def test_a_noise_tunnel_equals_captum_on_the_same_draws(inner: str, nt_type: str, limit: int) -> None:
+    method, theirs, arguments = INNER[inner]
+    x, y = rows()
+    tunnel = m.NoiseTunnel(method, nt_type=nt_type, nt_samples=4, stdevs=0.4)
+    # The variance is a small difference of large numbers, which Captum takes in the precision of the input.
+    model = by_hand().double() if nt_type == "vargrad" else by_hand()
+    like = next(model.parameters())
+    draws = keyed("noise/0", 4).to(like)
+    expected = reference.noise_tunnel(theirs(model), x.to(like), y, draws, nt_type, **arguments).float()
+    tolerance = 3e-5 if nt_type == "vargrad" else 1e-5
+    assert distance(ours(tunnel, max_examples_per_pass=limit), expected) <= tolerance
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_noise_tunnel_without_noise_is_the_method_itself() -> None:
+    tunnel = m.NoiseTunnel(m.InputXGradient(), nt_samples=3, stdevs=0.0)
+    assert distance(ours(tunnel), reference.input_x_gradient(by_hand(), *rows())) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [1, 3, 64])
+def test_gradient_shap_equals_captum_on_the_same_draws(limit: int) -> None:
+    x, y = rows()
+    baselines = torch.linspace(-1, 1, 3).reshape(3, 1, 1, 1).expand(3, 1, 8, 8).contiguous()
+    found = ours(m.GradientShap(n_samples=6, stdevs=0.2, baselines=baselines), max_examples_per_pass=limit)
+    chosen = (keyed("baseline", 6, uniform=True, shape=()) * 3).long()
+    weights = keyed("coefficient", 6, uniform=True, shape=())
+    expected = reference.gradient_shap(by_hand(), x, y, keyed("noise/0", 6), baselines, chosen, weights)
+    assert distance(found, expected) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        ("zero", 0.0),
+        ("black", -0.5),
+        ("mean", "mean"),
+        (0.3, 0.3),
+        (torch.full((1, 1, 8, 8), 0.2), 0.2),
+    ],
+)
+def test_a_baseline_by_name_is_the_tensor_it_stands_for(spec: object, value: float | str) -> None:
+    x, y = rows()
+    tensor = x.mean(0, keepdim=True).expand_as(x) if value == "mean" else torch.full_like(x, float(value))
+    found = ours(m.IntegratedGradients(n_steps=13, baselines=spec), normalization=([0.25], [0.5]))
+    assert distance(found, reference.integrated_gradients(by_hand(), x, y, tensor)) <= 1e-5
+
+
+@pytest.mark.parametrize("limit", [1, 3, 64])
+@pytest.mark.parametrize(
+    "method",
+    [
+        m.Saliency(abs=False),
+        m.IntegratedGradients(n_steps=6),
+        m.GradientShap(n_samples=4, stdevs=0.1),
+        m.NoiseTunnel(m.GradientShap(n_samples=3), nt_samples=3, stdevs=0.1),
+        m.LayerGradCam(LAYER),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_rows_in_another_order_give_the_same_numbers(method: m.Saliency, limit: int) -> None:
+    x, y = rows()
+    order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
+    # "probe" baselines are drawn by position in the probe; a tensor is the same whatever the order.
+    if isinstance(method, m.GradientShap):
+        method = m.GradientShap(n_samples=4, stdevs=0.1, baselines=x)
+    if isinstance(method, m.NoiseTunnel):
+        method = m.NoiseTunnel(m.GradientShap(n_samples=3, baselines=x), nt_samples=3, stdevs=0.1)
+    straight = explain(trained(), Probe(x, y), {"it": method}, [])
+    mixed = explain(trained(), Probe(x[order], y[order], ids=order), {"it": method}, [], max_examples_per_pass=limit)
+    assert distance(mixed.attributions["it"], straight.attributions["it"][order]) <= 1e-5
+
+
+def test_nested_samples_have_draws_of_their_own() -> None:
+    tunnel = m.NoiseTunnel(m.GradientShap(n_samples=1, baselines=0.0), nt_type="vargrad", nt_samples=4, stdevs=0.0)
+    assert ours(tunnel).abs().max() > 0

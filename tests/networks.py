@@ -1,0 +1,87 @@
+"""Tiny real networks and data for tests: 8x8 digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Residual(nn.Module):
+    """A block that ends in an in-place addition and an in-place ReLU, as torchvision's do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        out += x
+        return self.relu2(out)
+
+
+class OutOfPlace(Residual):
+    """The same block without any operation in place: what every captured activation must look like."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(out + x)
+
+
+class DigitNet(nn.Module):
+    """A convolution, a residual block, a dropout, a linear layer; 10 classes."""
+
+    def __init__(self, block: type[nn.Module] = Residual) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.block = block(8)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(8 * 16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.block(self.stem(x)), 2)
+        return self.head(self.dropout(x.flatten(1)))
+
+
+@functools.cache
+def digits() -> tuple[Tensor, Tensor]:
+    """Images ``(1797, 1, 8, 8)`` with mean 0 and deviation 1, and labels ``(1797,)``."""
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    return (x - x.mean()) / x.std(), torch.tensor(labels)
+
+
+@functools.cache
+def _weights() -> dict[str, Tensor]:
+    x, y = digits()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DigitNet()
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for start in range(0, 1500 * 3, 100):
+            rows = slice(start % 1500, start % 1500 + 100)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+def trained(block: type[nn.Module] = Residual) -> DigitNet:
+    """A network that reads digits, in train mode as during training."""
+    model = DigitNet(block)
+    model.load_state_dict({name: value.clone() for name, value in _weights().items()})
+    return model
+
+
+def rows(count: int = 7) -> tuple[Tensor, Tensor]:
+    """Digits the network was not trained on."""
+    x, y = digits()
+    return x[1600 : 1600 + count].clone(), y[1600 : 1600 + count].clone()

@@ -1,0 +1,79 @@
+"""What can be asked of the pictures."""
+
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+
+from lightning_explain.render import Options
+
+
+def test_lists_from_yaml_are_the_same_as_tuples() -> None:
+    listed = Options(
+        panels=[["original_image", "all"], ["masked_image", "positive"]],  # type: ignore[arg-type]
+        cmap=[[0, "white"], [1, "black"]],  # type: ignore[list-item]
+        normalization=[[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]],  # type: ignore[arg-type]
+        class_names=["a", "b"],
+    )
+    assert listed == Options(
+        panels=(("original_image", "all"), ("masked_image", "positive")),
+        cmap=((0.0, "white"), (1.0, "black")),
+        normalization=((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+        class_names=("a", "b"),
+    )
+    assert hash(listed) == hash(listed)
+
+
+def test_a_number_normalizes_all_channels() -> None:
+    assert Options(normalization=(0.5, 0.25)).normalization == ((0.5,), (0.25,))
+
+
+def test_a_colormap_object_is_taken() -> None:
+    viridis = mpl.colormaps["viridis"]
+    assert Options(cmap=viridis).cmap is viridis
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"panels": []}, r"panels=\[\] must hold one \(kind, sign\) pair"),
+        ({"panels": ["heat_map"]}, r"panels=\['heat_map'\] must hold one \(kind, sign\) pair"),
+        ({"panels": [("heat_map", "all", 1)]}, r"must hold one \(kind, sign\) pair"),
+        ({"panels": [("heatmap", "all")]}, r"kind 'heatmap' is unknown; it is one of"),
+        ({"panels": [("heat_map", "both")]}, r"sign 'both' is unknown; it is one of"),
+        ({"panels": [("masked_image", "all")]}, r"cannot show both signs"),
+        ({"cmap": "virdis"}, r"cmap='virdis'.*did you mean 'viridis'"),
+        ({"cmap": [[0, "white"]]}, r"does not describe a color map"),
+        ({"outlier_perc": 101}, r"outlier_perc=101 must be a number from 0 to 100"),
+        ({"outlier_perc": -1}, r"outlier_perc=-1 must be a number from 0 to 100"),
+        ({"outlier_perc": float("nan")}, r"outlier_perc=nan must be a number from 0 to 100"),
+        ({"alpha_overlay": 1.5}, r"alpha_overlay=1.5 must be a number from 0 to 1"),
+        ({"alpha_overlay": "half"}, r"alpha_overlay='half' must be a number from 0 to 1"),
+        ({"normalization": (0.5, 0.2, 0.1)}, r"normalization=\(0.5, 0.2, 0.1\) must be a pair"),
+        ({"normalization": (0.5, 0)}, r"must have positive std"),
+        ({"normalization": ((0.5, 0.5), (1, 1, 1))}, r"as many means as stds"),
+        ({"min_pixels": 0}, r"min_pixels=0 must be an integer of at least 1"),
+        ({"max_pixels": 1.5}, r"max_pixels=1.5 must be an integer of at least 1"),
+        ({"max_rows": True}, r"max_rows=True must be an integer of at least 1"),
+    ],
+)
+def test_a_value_out_of_range_raises_naming_argument_value_and_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"panels": "heat_map"}, r"panels='heat_map' is str; give a list or a tuple"),
+        ({"class_names": "abc"}, r"class_names='abc' is str; give a list or a tuple"),
+        ({"normalization": 0.5}, r"normalization=0.5 is float; give a list or a tuple"),
+        ({"normalization": (None, 1)}, r"normalization=\(None, 1\) must be a pair"),
+        ({"cmap": 3}, r"cmap=3 is int; give a matplotlib name"),
+        ({"titles": "yes"}, r"titles='yes' must be True or False"),
+        ({"colorbar": 1}, r"colorbar=1 must be True or False"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_raises_naming_argument_and_value(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Options(**arguments)
