@@ -6,11 +6,14 @@ in turn and sees the law of non-interference fail.
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,11 +21,18 @@ from lightning_explain.random_state import preserved_random_state
 
 Keeper = Callable[[nn.Module], AbstractContextManager[None]]
 Run = Callable[..., Any]
+Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tuple[Any, ...]"
+
+_CONTAINERS = (dict, list, deque, set, tuple)
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+# Longer containers are kept, but not searched: vocabularies and file names hold no state.
+_LONGEST = 1000
 
 
 @contextmanager
 def _random_state(model: nn.Module) -> Iterator[None]:
-    with preserved_random_state():
+    own = [v for module in model.modules() for v in vars(module).values() if isinstance(v, _GENERATORS)]
+    with preserved_random_state(*own):
         yield
 
 
@@ -69,7 +79,8 @@ def _gradients(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _tensors(model: nn.Module) -> Iterator[None]:
     """The values of buffers and of tensors kept as plain attributes (metric states, caches)."""
-    saved = [(tensor, tensor.detach().clone()) for module in model.modules() for tensor in _tensors_of(module)]
+    found = {id(tensor): tensor for module in model.modules() for tensor in _tensors_of(module)}
+    saved = [(tensor, tensor.detach().clone()) for tensor in found.values()]
     try:
         yield
     finally:
@@ -80,11 +91,13 @@ def _tensors(model: nn.Module) -> Iterator[None]:
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    for value in [*module._buffers.values(), *vars(module).values()]:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list):
-            yield from (item for item in value if isinstance(item, Tensor))
+    for container in _containers(module):
+        for value in _values(container):
+            # Weights change in optimizer steps only, except those that an embedding rescales as it looks them up.
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                yield value
+    if getattr(module, "max_norm", None) is not None and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        yield module.weight
 
 
 @contextmanager
@@ -92,11 +105,23 @@ def _attributes(model: nn.Module) -> Iterator[None]:
     """Which objects the attributes are, and what the containers among them hold (buffers and submodules too)."""
     with ExitStack() as stack:
         for module in model.modules():
-            stack.callback(_restore, vars(module), dict(vars(module)))
-            for name, value in vars(module).items():
-                if not _is_hooks(name):
-                    _keep_container(stack, value)
+            for container in _containers(module):
+                _keep(stack, container)
         yield
+
+
+@contextmanager
+def _usable(model: nn.Module) -> Iterator[None]:
+    """Copies stand in for tensors made in inference mode, which cannot be changed or differentiated outside of it."""
+    # What they stand in for returns with the attributes.
+    for module in model.modules():
+        for container in _containers(module):
+            if isinstance(container, (dict, list)):
+                items = list(container.items() if isinstance(container, dict) else enumerate(container))
+                for key, value in items:
+                    if isinstance(value, Tensor) and value.is_inference() and not isinstance(value, nn.Parameter):
+                        container[key] = value.clone()
+    yield
 
 
 @contextmanager
@@ -104,8 +129,8 @@ def _hooks(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in model.modules():
             for name, value in vars(module).items():
-                if _is_hooks(name):
-                    _keep_container(stack, value)
+                if _is_hooks(name) and isinstance(value, _CONTAINERS):
+                    _keep(stack, value)
         yield
 
 
@@ -113,22 +138,33 @@ def _is_hooks(name: str) -> bool:
     return name.startswith("_") and "_hooks" in name
 
 
-def _keep_container(stack: ExitStack, value: object) -> None:
-    if isinstance(value, dict):
-        stack.callback(_restore, value, dict(value))
-    elif isinstance(value, list):
-        stack.callback(_restore_list, value, list(value))
+def _containers(module: nn.Module) -> list[Container]:
+    """A module's attributes, and the containers in them, in order from the outside in; hooks are not among them."""
+    found: dict[int, Container] = {id(vars(module)): vars(module)}
+    level = [value for name, value in vars(module).items() if not _is_hooks(name)]
+    while level:
+        new = {id(v): v for v in level if isinstance(v, _CONTAINERS) and id(v) not in found}
+        found.update(new)
+        level = [value for container in new.values() if len(container) <= _LONGEST for value in _values(container)]
+    return list(found.values())
 
 
-def _restore(container: dict[Any, Any], saved: Mapping[Any, Any]) -> None:
-    if len(container) != len(saved) or any(container.get(k, container) is not v for k, v in saved.items()):
-        container.clear()
-        container.update(saved)
+def _values(container: Container) -> list[Any]:
+    return list(container.values() if isinstance(container, dict) else container)
 
 
-def _restore_list(container: list[Any], saved: list[Any]) -> None:
-    if len(container) != len(saved) or any(a is not b for a, b in zip(container, saved, strict=True)):
-        container[:] = saved
+def _keep(stack: ExitStack, container: Container) -> None:
+    saved = dict(container) if isinstance(container, dict) else list(container)
+    stack.callback(_restore, container, saved)
+
+
+def _restore(container: Any, saved: Any) -> None:
+    held, wanted = _values(container), _values(saved)
+    same = len(held) == len(wanted) and all(a is b for a, b in zip(held, wanted, strict=True))
+    if same and (not isinstance(container, dict) or list(container) == list(saved)):
+        return
+    container.clear()
+    (container.extend if isinstance(container, (list, deque)) else container.update)(saved)
 
 
 @contextmanager
@@ -168,6 +204,7 @@ KEEPERS: dict[str, Keeper] = {
     "grad_mode": _grad_mode,
     "attributes": _attributes,
     "hooks": _hooks,
+    "usable": _usable,
     "tensors": _tensors,
     "gradients": _gradients,
     "modes": _modes,

@@ -30,7 +30,7 @@ from lightning_explain.forward import (
     predictions_of,
     target_indices,
 )
-from lightning_explain.guard import explaining
+from lightning_explain.guard import KEEPERS, explaining
 from lightning_explain.maps import to_input_space
 from lightning_explain.naming import build
 from lightning_explain.probe import fingerprint
@@ -187,8 +187,8 @@ class Explainer:
 
 def _moved(x: Tensor, like: Tensor) -> Tensor:
     """The rows where the weights are, and as precise as they are."""
-    x = x.detach().to(like.device)
-    return x.to(like.dtype) if x.is_floating_point() and like.is_floating_point() else x.clone()
+    dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
+    return x.detach().to(like.device, dtype, copy=True)
 
 
 def _with_layer(method: Method, name: str, layer: str | None) -> Method:
@@ -254,7 +254,9 @@ class _Explanation:
         """Does the work, in passes of half the size each time the device runs out of memory."""
         while True:
             try:
-                return work()
+                # Hooks that a failing method leaves behind would make the others wrong.
+                with KEEPERS["hooks"](self.subject.forward):
+                    return work()
             except torch.OutOfMemoryError:
                 if self.subject.limit == 1:
                     raise
@@ -264,7 +266,9 @@ class _Explanation:
                 torch.cuda.empty_cache()
 
     def _attribute(self, method: Method, rows: Rows) -> Attribution:
-        parts = [as_tuple(method.attribute(self.subject, part)) for part in rows.split(self.subject.limit)]
+        # A method may write into its rows; the next one needs them as well.
+        copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in rows.split(self.subject.limit))
+        parts = [as_tuple(method.attribute(self.subject, part)) for part in copies]
         return bare(tuple(_precise(torch.cat(column)) for column in zip(*parts, strict=True)))
 
     def _score(

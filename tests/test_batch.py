@@ -112,7 +112,7 @@ def test_tensors_that_do_not_fit_are_refused_with_a_way_out(batch: Any, message:
 def test_a_function_of_the_user_reads_what_nothing_else_can() -> None:
     batch = {"a": {"deep": X}, "b": Y}
     assert parts(rows_of(batch, lambda b: (b["a"]["deep"], b["b"]))) == ([X], Y, [])
-    assert parts(rows_of(batch, lambda b: ([X, X2], None)))  # type: ignore[arg-type,return-value] == ([X, X2], None, [])
+    assert parts(rows_of(batch, lambda b: ((X, X2), None))) == ([X, X2], None, [])
     probe = Probe(X, ids=torch.tensor([3, 1, 4, 5]))
     assert rows_of(batch, lambda b: probe) is probe
 

@@ -280,7 +280,14 @@ def test_labels_may_come_from_the_users_function() -> None:
 
 
 @pytest.mark.parametrize(
-    "dataset", [TensorDataset(X), TensorDataset(X, X / 3), TensorDataset(X, X[:, 0] * float("nan")), Mappings(None)]
+    "dataset",
+    [
+        TensorDataset(X),
+        TensorDataset(X, X),
+        TensorDataset(X, X[:, 0] / 3),
+        TensorDataset(X, X[:, 0] * float("nan")),
+        Mappings(None),
+    ],
 )
 def test_no_labels_are_an_error_with_a_way_out(dataset: Any) -> None:
     with pytest.raises(ValueError, match=r"per_class=True.*no labels.*indices=.*batch_fn"):
@@ -403,6 +410,15 @@ def test_random_transforms_start_from_the_seed_of_the_selection() -> None:
     again, other = (collect(DataLoader(Augmented()), ProbeSelection(indices=indices, seed=s)) for s in (0, 1))
     assert fingerprint(again) == fingerprint(first)
     assert fingerprint(other) != fingerprint(first)
+
+
+def test_looking_for_labels_does_not_show_in_the_rows() -> None:
+    def noisy(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        return torch.rand(len(samples), 2), torch.tensor([y for _, y in samples])
+
+    loader: Any = DataLoader([(X[i], int(Y[i])) for i in range(N)], collate_fn=noisy)  # type: ignore[arg-type]
+    found = collect(loader, BY_CLASS)
+    assert fingerprint(collect(loader, ProbeSelection(indices=ids(found)))) == fingerprint(found)
 
 
 def test_a_loader_with_workers_gives_the_same_rows_and_leaves_the_dataset_untouched() -> None:

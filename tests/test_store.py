@@ -117,6 +117,20 @@ def test_a_failed_save_leaves_the_former_report_and_nothing_else(tmp_path: Path)
     assert load_reports(tmp_path)[0].epoch == 1
 
 
+def test_a_file_that_cannot_take_its_place_is_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken.safetensors").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        save_report(make_report(), tmp_path / "taken.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken.safetensors"]
+
+
+def test_a_report_is_replaced_and_never_written_over(tmp_path: Path) -> None:
+    path = save_report(make_report(epoch=1), tmp_path / "run")
+    (tmp_path / "former.safetensors").hardlink_to(path)
+    save_report(make_report(epoch=2), tmp_path / "run")
+    assert [load_reports(folder)[0].epoch for folder in (tmp_path, tmp_path / "run")] == [1, 2]
+
+
 def test_no_temporary_file_is_left_and_none_is_read(tmp_path: Path) -> None:
     path = save_report(make_report(), tmp_path)
     assert list(tmp_path.iterdir()) == [path]
@@ -175,6 +189,7 @@ ODD_NAMES = [
         "a/b",
         "a\\b",
         "a_b",
+        "_",
         "a%2Fb",
         "CON",
         "con",

@@ -166,6 +166,18 @@ def test_each_chart_shows_exactly_its_tags(server: str) -> None:
             assert sorted(found["tag_to_events"]) == sorted(CHARTS[category["title"]][chart["title"]])
 
 
+def test_what_is_written_is_on_disk_at_once(tmp_path: Path, publish: Callable[..., Publication]) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    sink = TensorBoardSink(logger)
+    for step in range(20):
+        sink.write(publish(step=step))
+        (file,) = (tmp_path / "run").glob("events*")
+        size = file.stat().st_size
+        logger.experiment.flush()
+        assert file.stat().st_size == size
+    logger.experiment.close()
+
+
 def test_writing_goes_on_after_the_logger_was_closed(tmp_path: Path, publish: Callable[..., Publication]) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="run")
     sink = TensorBoardSink(logger)

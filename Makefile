@@ -1,0 +1,37 @@
+# Every target stands alone: it makes the environment it needs, once. `make VENV=/some/path test` uses another one.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.lightning-explain
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench
+
+# An environment can serve several checkouts; the one installed last is the one that is imported.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Train a network that cheats and watch it being caught
+	$(BIN)/lightning-explain demo
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Run the benchmarks, one after the other
+	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@echo "$(CURDIR)" > $@
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) || { echo "No environment could be made in $(VENV): install the venv module of $(PYTHON) (Debian: apt-get install python3-venv)." >&2; exit 1; }

@@ -1,0 +1,44 @@
+"""Trains under explanation, configured by Hydra. Sweeps maximize the objective of configs/train.yaml."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import hydra
+import lightning as L
+import wandb
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lightning_explain import ExplanationMonitor
+
+log = logging.getLogger(__name__)
+
+
+def objective(metrics: Mapping[str, Tensor], score: str, explanation: str, weight: float) -> float:
+    """A good score for a bad reason is worth less: ``score - weight * explanation``, to be maximized."""
+    return float(metrics[score]) - weight * float(metrics[explanation])
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+def main(config: DictConfig) -> float:
+    L.seed_everything(config.seed, workers=True)
+    data, model = instantiate(config.data), instantiate(config.model)
+    # These rows have masks, which no file can hold. Without masks: ExplanationMonitor.from_config(config.monitor).
+    probe = data.probe_rows(**config.monitor.probe)
+    monitor = ExplanationMonitor.from_config({**config.monitor, "probe": probe})
+    trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=[monitor])
+    try:
+        trainer.fit(model, datamodule=data)
+    finally:
+        # Otherwise all jobs of a sweep would write to the run of the first.
+        wandb.finish()
+    value = objective(trainer.callback_metrics, **config.objective)
+    log.info("objective: %.6f", value)
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Every test leaves the process as it found it, or fails."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+# What libraries set in their own process on purpose: they are put back, but are nobody's fault.
+_SET_BY_LIBRARIES = {
+    "CUDA_MODULE_LOADING",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "LOCAL_RANK",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+    "PYTORCH_NVML_BASED_CUDA_CHECK",
+    "PYTEST_CURRENT_TEST",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "WANDB_MODE",
+    "WANDB_SERVICE",
+}
+# Pools that live as long as the process.
+_POOLS = ("asyncio_", "ThreadPoolExecutor-", "wandb", "WandbService", "QueueFeederThread")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads_of_torch() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def _environment() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(before)
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} - _SET_BY_LIBRARIES
+    assert not changed, f"the test left environment variables changed: {sorted(changed)}"
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before and not t.daemon and not t.name.startswith(_POOLS)]
+    deadline = time.monotonic() + 2.0
+    for thread in left:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = [thread for thread in left if thread.is_alive()]
+    assert not left, f"the test left threads running: {left}"
+
+
+@pytest.fixture
+def _process_group() -> Iterator[None]:
+    yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        raise AssertionError("the test left torch.distributed initialized")
+
+
+@pytest.fixture
+def _generators() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _isolated(
+    _environment: None,
+    _threads: None,
+    _process_group: None,
+    _generators: None,
+    # Last, so that a test's own patches are undone before the leak checks look.
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
