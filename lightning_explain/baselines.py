@@ -44,7 +44,7 @@ class Baselines:
     """Resolves baselines for the rows of one probe.
 
     Args:
-        inputs: All rows of the probe, each ``(N, ...)``, on the model's device.
+        inputs: All rows of the probe in the order of their ids, each ``(N, ...)``, on the model's device.
         normalization: ``(mean, std)`` per channel of image inputs; needed by ``"black"``.
     """
 

@@ -11,8 +11,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from lightning_explain import metrics as q
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from lightning_explain.callback import ExplanationMonitor
 from lightning_explain.demo import CLASS_NAMES, MEAN, STD, DigitsModel, MarkedDigits, wrong_class
 from lightning_explain.render import Options, draw

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.guard import Run
 from lightning_explain.naming import nearest
 from lightning_explain.types import PassCount
 
+Run: TypeAlias = "Callable[..., Any]"
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
 OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
@@ -171,10 +171,11 @@ class Explained(nn.Module):
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         self._forward += len(outputs)
         if outputs.requires_grad:
-            outputs.register_hook(self._count_backward)
+            outputs.register_hook(self.count_backward)
         return outputs
 
-    def _count_backward(self, gradient: Tensor) -> None:
+    def count_backward(self, gradient: Tensor) -> None:
+        """Counts the rows of a gradient that goes back into the model."""
         self._backward += len(gradient)
 
     def forward(self, *arguments: Any) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.random_state import preserved_random_state
+from lightning_explain.repair import MENDS, Route
+from lightning_explain.types import Mend
 
 Keeper = Callable[[nn.Module], AbstractContextManager[None]]
-Run = Callable[..., Any]
+Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tuple[Any, ...]"
 
 _CONTAINERS = (dict, list, deque, set, tuple)
@@ -214,10 +216,41 @@ KEEPERS: dict[str, Keeper] = {
 }
 
 
+class Run:
+    """Calls the model: ``run(function, *arguments)``.
+
+    Args:
+        model: The module, inside the guard.
+        forward_context: Entered around each forward and not around the backward, such as autocast.
+    """
+
+    def __init__(self, model: nn.Module, forward_context: Context = nullcontext) -> None:
+        self._model = model
+        self._forward_context = forward_context
+        self._routes: list[Route] = []
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's value, inside the forward context and what is mended."""
+        with ExitStack() as stack:
+            stack.enter_context(self._forward_context())
+            for route in self._routes:
+                stack.enter_context(route())
+            return function(*arguments)
+
+    @contextmanager
+    def mended(self, mends: Iterable[Mend]) -> Iterator[None]:
+        """Explanations in here see the model with these mends; numbers of its forward stay what they are."""
+        with ExitStack() as stack:
+            routes = [stack.enter_context(MENDS[m.kind](self._model, m.calls)) for m in mends if m.kind in MENDS]
+            saved, self._routes = self._routes, routes
+            try:
+                yield
+            finally:
+                self._routes = saved
+
+
 @contextmanager
-def explaining(
-    model: nn.Module, forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
-) -> Iterator[Run]:
+def explaining(model: nn.Module, forward_context: Context = nullcontext, mends: Iterable[Mend] = ()) -> Iterator[Run]:
     """Puts a model into a state in which it can be explained, and everything back afterwards, exceptions included.
 
     Inside: every submodule is in eval mode, parameters need no gradient, activations are out of place, compiled code
@@ -227,16 +260,14 @@ def explaining(
     Args:
         model: The module, as the training loop holds it.
         forward_context: Entered around each forward and not around the backward, such as autocast.
+        mends: What the doctor found necessary for everything that is done inside; ``run.mended(mends)`` for a part of it.
 
     Yields:
         ``run(function, *arguments)``, which calls the function inside ``forward_context``.
     """
-
-    def run(function: Callable[..., Any], *arguments: Any) -> Any:
-        with forward_context():
-            return function(*arguments)
-
     with ExitStack() as stack:
         for keeper in KEEPERS.values():
             stack.enter_context(keeper(model))
-        yield run
+        run = Run(model, forward_context)
+        with run.mended(mends):
+            yield run

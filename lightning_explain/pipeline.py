@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain.baselines import Baselines, Normalization
+from lightning_explain.doctor import acted_upon, doctor
 from lightning_explain.draws import KeyedDraws
 from lightning_explain.forward import (
     Explained,
@@ -30,13 +31,14 @@ from lightning_explain.forward import (
     predictions_of,
     target_indices,
 )
-from lightning_explain.guard import KEEPERS, explaining
+from lightning_explain.guard import KEEPERS, Run, explaining
 from lightning_explain.maps import to_input_space
 from lightning_explain.naming import build
 from lightning_explain.probe import fingerprint
 from lightning_explain.types import (
     Attribution,
     Case,
+    Mend,
     Method,
     Metric,
     Probe,
@@ -44,6 +46,7 @@ from lightning_explain.types import (
     Rows,
     Score,
     Subject,
+    Verdict,
     as_tuple,
     bare,
 )
@@ -92,6 +95,7 @@ class Explainer:
         forward_context: Entered around each forward, such as autocast.
         optional_layers: Leave out layer methods that find no layer by themselves, with a warning, instead of refusing.
         raising: Whether a failure ends the explanation; otherwise it is noted in ``Report.failures``.
+        mends: What the doctor found necessary, for each method; :meth:`check` fills it in.
     """
 
     methods: Mapping[str, Method]
@@ -105,6 +109,7 @@ class Explainer:
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     optional_layers: bool = False
     raising: bool = True
+    mends: Mapping[str, tuple[Mend, ...]] = field(default_factory=dict)
 
     def check(self, model: nn.Module, probe: Probe) -> Explainer:
         """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.
@@ -117,12 +122,15 @@ class Explainer:
                 raise ValueError(
                     f"The metric {name!r} needs masks: give Probe(masks=...), a boolean region (N, H, W), or leave it out."
                 )
+        for name, method in self.methods.items():
+            if len(probe) < _rows_needed(method):
+                raise ValueError(
+                    f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
+                    f"{_rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
+                )
         with explaining(model, self.forward_context) as run:
             explained, rows = self._start(model, probe, run)
             layer = last_feature_map(model, lambda: self._target_rows(explained, rows, probe))
-        for method in self.methods.values():
-            if getattr(method, "layer", None) is not None:
-                find_layer(model, method.layer)  # type: ignore[attr-defined]
         methods = self.methods
         if layer is None and self.optional_layers:
             methods = {name: method for name, method in methods.items() if getattr(method, "layer", 0) is not None}
@@ -130,7 +138,20 @@ class Explainer:
                 warnings.warn(
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
                 )
-        return replace(self, methods={name: _with_layer(m, name, layer) for name, m in methods.items()})
+        named = {name: _with_layer(m, name, layer) for name, m in methods.items()}
+        return replace(self, methods=named, mends=acted_upon(self.verdicts(model, probe, named)))
+
+    def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
+        """What the doctor says of the methods on this model."""
+        return doctor(
+            model,
+            methods,
+            probe,
+            target=self.target,
+            forward_fn=self.forward_fn,
+            output_fn=self.output_fn,
+            forward_context=self.forward_context,
+        )
 
     def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
         """Explains the probe's rows; the model is as before afterwards."""
@@ -139,7 +160,7 @@ class Explainer:
             explained, rows = self._start(model, probe, run)
             rows, outputs, values = self._target_rows(explained, rows, probe)
             subject = self._subject(model, explained, rows, probe)
-            report = _Explanation(self, subject, rows, values, probe, progress).run()
+            report = _Explanation(self, run, subject, rows, values, probe, progress).run()
         return replace(
             report,
             outputs=outputs,
@@ -174,7 +195,9 @@ class Explainer:
         return replace(rows, extra=(*rows.extra, indices)), outputs.cpu(), values
 
     def _subject(self, model: nn.Module, explained: Explained, rows: Rows, probe: Probe) -> Subject:
-        baselines = Baselines(rows.inputs, self.normalization)
+        # Ordered by id, so that a random choice from the probe does not depend on the order of its rows.
+        order = rows.ids.argsort(stable=True)
+        baselines = Baselines(tuple(x[order.to(x.device)] for x in rows.inputs), self.normalization)
         return Subject(
             forward=explained,
             layer=lambda name: find_layer(model, str(name)),
@@ -182,6 +205,7 @@ class Explainer:
             distribution=baselines.distribution,
             draws=KeyedDraws(self.seed),
             limit=self.limit,
+            probe=rows,
         )
 
 
@@ -189,6 +213,11 @@ def _moved(x: Tensor, like: Tensor) -> Tensor:
     """The rows where the weights are, and as precise as they are."""
     dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
     return x.detach().to(like.device, dtype, copy=True)
+
+
+def _rows_needed(method: Method) -> int:
+    inner = getattr(method, "attribution_method", method)
+    return int(getattr(inner, "rows_needed", 1))
 
 
 def _with_layer(method: Method, name: str, layer: str | None) -> Method:
@@ -210,6 +239,7 @@ class _Explanation:
     """One explanation while it runs inside the guard."""
 
     explainer: Explainer
+    model_run: Run
     subject: Subject
     rows: Rows
     values: Tensor
@@ -220,10 +250,10 @@ class _Explanation:
         self.failures: dict[str, str] = {}
 
     def run(self) -> Report:
-        found = self._attempt(self.explainer.methods, lambda method, name: self._attribute(method, self.rows))
+        found = self._attempt(self.explainer.methods, lambda method, name: self._attribute(name, self.rows))
         maps = {name: to_input_space(as_tuple(value), self.rows.inputs) for name, value in found.items()}
         placed = {name: value for name, value in maps.items() if value is not None}
-        scored = self._attempt(self.explainer.metrics, lambda metric, name: self._score(metric, name, placed))
+        scored = self._attempt(self.explainer.metrics, lambda metric, name: self._score(metric, name, found, placed))
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
         empty = torch.empty(0)
         return Report(
@@ -265,24 +295,50 @@ class _Explanation:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _attribute(self, method: Method, rows: Rows) -> Attribution:
+    def _attribute(self, name: str, rows: Rows) -> Attribution:
+        method = self.explainer.methods[name]
         # A method may write into its rows; the next one needs them as well.
         copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in rows.split(self.subject.limit))
-        parts = [as_tuple(method.attribute(self.subject, part)) for part in copies]
+        with self.model_run.mended(self.explainer.mends.get(name, ())):
+            parts = [as_tuple(method.attribute(self.subject, part)) for part in copies]
         return bare(tuple(_precise(torch.cat(column)) for column in zip(*parts, strict=True)))
 
     def _score(
-        self, metric: Metric, name: str, maps: Mapping[str, tuple[Tensor, ...]]
+        self, metric: Metric, name: str, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]
     ) -> dict[str, Mapping[str, Score]]:
-        methods = {key: self.explainer.methods[key] for key in maps}
+        scored: dict[str, dict[str, Score]] = {}
+        for subject, names in self._functions(found):
+            case = self._case(subject, {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps})
+            for suffix, score in metric.score(case).items():
+                scored.setdefault(f"{name}_{suffix}" if suffix else name, {}).update(score)
+        return dict(scored)
 
+    def _functions(self, names: Iterable[str]) -> list[tuple[Subject, list[str]]]:
+        """Methods that explain the same function, which is the output but for neuron methods; they are scored together."""
+        subjects = {
+            name: getattr(self.explainer.methods[name], "focused", lambda subject: subject)(self.subject)
+            for name in names
+        }
+        alone = [(subject, [name]) for name, subject in subjects.items() if subject is not self.subject]
+        return [(self.subject, [name for name, subject in subjects.items() if subject is self.subject]), *alone]
+
+    def _case(self, subject: Subject, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]) -> Case:
         def again(rows: Rows) -> dict[str, tuple[Tensor, ...]]:
-            found = {key: as_tuple(self._attribute(method, rows)) for key, method in methods.items()}
-            moved = {key: to_input_space(value, rows.inputs) for key, value in found.items()}
+            moved = {key: to_input_space(as_tuple(self._attribute(key, rows)), rows.inputs) for key in maps}
             return {key: value for key, value in moved.items() if value is not None}
 
-        case = Case(self.subject, self.rows, self.values, maps, again, self.probe.masks)
-        return {f"{name}_{suffix}" if suffix else name: score for suffix, score in metric.score(case).items()}
+        references = {key: getattr(self.explainer.methods[key], "reference", None) for key in found}
+        return Case(
+            subject=subject,
+            rows=self.rows,
+            outputs=self.values if subject is self.subject else subject.evaluate(self.rows),
+            maps=maps,
+            explain=again,
+            masks=self.probe.masks,
+            attributions=found,
+            attribute=lambda rows: {key: self._attribute(key, rows) for key in found},
+            references={key: reference for key, reference in references.items() if reference is not None},
+        )
 
 
 def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Tensor]]:

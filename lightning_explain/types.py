@@ -5,15 +5,17 @@ Shapes are written with N rows, C classes or channels, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """What Captum's ``attribute`` returns: a tensor, or a tuple of tensors for several inputs."""
@@ -136,7 +138,7 @@ class Rows:
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
-    def __getitem__(self, index: slice) -> Rows:
+    def __getitem__(self, index: slice | Tensor) -> Rows:
         return self._map(lambda x: x[index])
 
     def repeat(self, times: int) -> Rows:
@@ -179,6 +181,8 @@ class Subject:
         distribution: Turns it into a set of K reference rows, each ``(K, ...)``.
         draws: Random numbers keyed by row.
         limit: Rows the model may see in one call.
+        probe: All clean rows of the probe, whichever of them are being explained.
+        memory: What need not be computed twice within one explanation.
     """
 
     forward: nn.Module
@@ -187,16 +191,42 @@ class Subject:
     distribution: Callable[[Baseline, Rows], tuple[Tensor, ...]]
     draws: Draws
     limit: int
+    probe: Rows
+    memory: dict[Any, Any] = field(default_factory=dict)
 
     def evaluate(self, rows: Rows) -> Tensor:
         """F at the rows, ``(N,)``, without gradients, at most ``limit`` rows a call."""
         with torch.no_grad():
             return torch.cat([self.forward(*part.inputs, *part.extra) for part in rows.split(self.limit)])
 
+    def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """What ``compute`` gave the first time within this explanation."""
+        if key not in self.memory:
+            self.memory[key] = compute()
+        found: T = self.memory[key]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the sum of a map is promised to be: f(x) - f(baseline).
+
+    Args:
+        baselines: As the method takes it.
+        distribution: They are a set of rows; f(baseline) is the mean of f over it.
+    """
+
+    baselines: Baseline = None
+    distribution: bool = False
+
 
 @runtime_checkable
 class Method(Protocol):
-    """An attribution method: a frozen dataclass with Captum's class name and argument names."""
+    """An attribution method: a frozen dataclass with Captum's class name and argument names.
+
+    A method whose maps promise to add up has a property ``reference``, a :class:`Reference`; ``None`` where its arguments
+    break the promise.
+    """
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """The attribution of at most ``subject.limit`` rows, each ``(N, ...)``."""
@@ -214,6 +244,9 @@ class Case:
         maps: For each method its map in input space, one tensor per input, broadcastable to it.
         explain: Computes the maps of every method again, at other points of the same rows.
         masks: ``(N, H, W)`` boolean, or ``None``.
+        attributions: For each method what it returned, in its own shape; also methods that have no map in input space.
+        attribute: Computes the attributions of every method again.
+        references: For each method that promises that its map adds up, to what.
     """
 
     subject: Subject
@@ -221,7 +254,10 @@ class Case:
     outputs: Tensor
     maps: Mapping[str, tuple[Tensor, ...]]
     explain: Callable[[Rows], Mapping[str, tuple[Tensor, ...]]]
-    masks: Tensor | None = None
+    masks: Tensor | None
+    attributions: Mapping[str, Attribution]
+    attribute: Callable[[Rows], Mapping[str, Attribution]]
+    references: Mapping[str, Reference]
 
 
 @runtime_checkable
@@ -347,6 +383,49 @@ class Publication:
     def caption(self) -> str:
         """``epoch 3, step 120``."""
         return f"epoch {self.epoch}, step {self.step}"
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What the guard changes about a model while a method explains it.
+
+    Args:
+        kind: ``"deeplift"`` or ``"guided"``: every activation call gets a module of its own, with that rule. Others are what the guard
+            does in every explanation: ``"inplace"``, ``"recurrent"``.
+        relu: ReLU calls in one forward.
+        elementwise: Calls of other elementwise functions.
+        pool: Calls of maxima over windows.
+    """
+
+    kind: str
+    relu: int = 0
+    elementwise: int = 0
+    pool: int = 0
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """How many modules each family of calls needs."""
+        return {"relu": self.relu, "elementwise": self.elementwise, "pool": self.pool}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the doctor says about one method on one model.
+
+    Args:
+        method: The method's name.
+        state: ``"fine"``; ``"mended"``: right, because the guard changes something; ``"warned"``: right, but of little use;
+            ``"refused"``: it would be wrong.
+        reason: Why.
+        way_out: What the user can do about it.
+        mends: What the guard does about it.
+    """
+
+    method: str
+    state: str
+    reason: str = ""
+    way_out: str = ""
+    mends: tuple[Mend, ...] = ()
 
 
 class Sink(Protocol):

@@ -36,6 +36,14 @@ class OutOfPlace(Residual):
         return torch.relu(out + x)
 
 
+class Separate(Residual):
+    """The same block without any operation in place, and each ReLU a module of its own, as DeepLIFT needs them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(out + x)
+
+
 class DigitNet(nn.Module):
     """A convolution, a residual block, a dropout, a linear layer; 10 classes."""
 
@@ -48,6 +56,14 @@ class DigitNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(self.block(self.stem(x)), 2)
+        return self.head(self.dropout(x.flatten(1)))
+
+
+class Averaged(DigitNet):
+    """The same network with a mean where it takes a maximum: outside of its ReLU modules it is linear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.block(self.stem(x)), 2)
         return self.head(self.dropout(x.flatten(1)))
 
 
@@ -74,9 +90,9 @@ def _weights() -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def trained(block: type[nn.Module] = Residual) -> DigitNet:
+def trained(block: type[nn.Module] = Residual, kind: type[DigitNet] = DigitNet) -> DigitNet:
     """A network that reads digits, in train mode as during training."""
-    model = DigitNet(block)
+    model = kind(block)
     model.load_state_dict({name: value.clone() for name, value in _weights().items()})
     return model
 

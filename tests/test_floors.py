@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # A room imports from lower floors and from itself. Files that share a room are joined by a plus; the first names it.
 FLOORS = (
-    ("types", "maps", "random_state", "naming", "schedule"),
-    ("guard", "forward", "probe+batch+freeze", "draws", "gather", "render", "baselines"),
+    ("types", "maps", "random_state", "naming", "schedule", "repair"),
+    ("guard", "forward", "probe+batch+freeze", "draws", "gather", "render", "baselines", "masks", "randomized"),
     ("methods", "metrics", "doctor"),
     ("plan", "sweep"),
     ("pipeline", "store"),
@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "torch.utils.tensorboard": LOGGERS,
     "omegaconf": {"config"},
     "hydra": {"config"},
-    "captum": {"methods", "metrics", "doctor"},
+    "captum": {"methods", "metrics", "doctor", "repair"},
     "mlxtend": {"demo"},
     "matplotlib.pyplot": set(),
     "pylab": set(),

@@ -1,19 +1,74 @@
 """Attribution methods: one frozen dataclass for each Captum class, with its name and argument names."""
 
-from lightning_explain.methods.gradient import GuidedBackprop, InputXGradient, Saliency
-from lightning_explain.methods.layer import LayerGradCam, LayerGradientXActivation
+from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap
+from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, GuidedGradCam, InputXGradient, Saliency
+from lightning_explain.methods.layer import (
+    LayerActivation,
+    LayerFeatureAblation,
+    LayerGradCam,
+    LayerGradientXActivation,
+)
+from lightning_explain.methods.layer_path import (
+    InternalInfluence,
+    LayerConductance,
+    LayerGradientShap,
+    LayerIntegratedGradients,
+)
+from lightning_explain.methods.neuron import (
+    NeuronConductance,
+    NeuronDeconvolution,
+    NeuronDeepLift,
+    NeuronDeepLiftShap,
+    NeuronFeatureAblation,
+    NeuronGradient,
+    NeuronGradientShap,
+    NeuronGuidedBackprop,
+    NeuronIntegratedGradients,
+)
 from lightning_explain.methods.noise import NoiseTunnel
 from lightning_explain.methods.path import GradientShap, IntegratedGradients
-from lightning_explain.methods.perturbation import Occlusion
+from lightning_explain.methods.perturbation import FeatureAblation, FeaturePermutation, Occlusion
+from lightning_explain.methods.relevance import LRP, LayerLRP
+from lightning_explain.methods.shapley import ShapleyValues, ShapleyValueSampling
+from lightning_explain.methods.surrogate import KernelShap, Lime
 
 __all__ = [
+    "LRP",
+    "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
+    "FeatureAblation",
+    "FeaturePermutation",
     "GradientShap",
     "GuidedBackprop",
+    "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
+    "InternalInfluence",
+    "KernelShap",
+    "LayerActivation",
+    "LayerConductance",
+    "LayerDeepLift",
+    "LayerDeepLiftShap",
+    "LayerFeatureAblation",
     "LayerGradCam",
+    "LayerGradientShap",
     "LayerGradientXActivation",
+    "LayerIntegratedGradients",
+    "LayerLRP",
+    "Lime",
+    "NeuronConductance",
+    "NeuronDeconvolution",
+    "NeuronDeepLift",
+    "NeuronDeepLiftShap",
+    "NeuronFeatureAblation",
+    "NeuronGradient",
+    "NeuronGradientShap",
+    "NeuronGuidedBackprop",
+    "NeuronIntegratedGradients",
     "NoiseTunnel",
     "Occlusion",
     "Saliency",
+    "ShapleyValueSampling",
+    "ShapleyValues",
 ]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lightning_explain.types import Attribution, Rows, bare
+from lightning_explain.types import Attribution, Rows, as_tuple, bare
 
 # Captum announces what the guard arranges on purpose: gradients of inputs, hooks on ReLU modules.
 _ANNOUNCEMENTS = (
@@ -17,7 +18,10 @@ _ANNOUNCEMENTS = (
     "Setting (forward, )?backward hooks",
     "Setting hooks",
     "Internal batch size cannot be less than the number of input examples",
+    "The neuron_selector provided is a callable",
+    "Couldn't appropriately interpolate",
 )
+_RULES = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
 
 def attribute(call: Callable[..., Attribution], rows: Rows, **arguments: Any) -> Attribution:
@@ -28,7 +32,7 @@ def attribute(call: Callable[..., Attribution], rows: Rows, **arguments: Any) ->
         rows: Where to evaluate.
         arguments: Further arguments of that call.
     """
-    inputs = tuple(x.detach().clone() for x in rows.inputs)
+    inputs = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in rows.inputs)
     with warnings.catch_warnings():
         for announcement in _ANNOUNCEMENTS:
             warnings.filterwarnings("ignore", message=announcement)
@@ -38,6 +42,12 @@ def attribute(call: Callable[..., Attribution], rows: Rows, **arguments: Any) ->
 
 def _finished(found: Attribution | Sequence[Tensor]) -> Attribution:
     return bare(tuple(part.detach() for part in (found if isinstance(found, (tuple, list)) else (found,))))
+
+
+def in_pieces(rows: Rows, size: int, call: Callable[[Rows], Attribution]) -> Attribution:
+    """The attribution of all rows, at most ``size`` (and at least one) at a time."""
+    parts = [as_tuple(call(part)) for part in rows.split(max(1, size))]
+    return bare(tuple(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def needs_gradient(rows: Rows, name: str) -> None:
@@ -66,6 +76,27 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(v) for v in value) if isinstance(value, list) else value
 
 
+def check_integral(owner: str, n_steps: Any, method: Any) -> None:
+    """Refuses what cannot be a quadrature along a line.
+
+    Raises:
+        ValueError: If there is no step, or the rule is unknown.
+    """
+    check_positive(f"{owner}(n_steps", n_steps)
+    if method not in _RULES:
+        raise ValueError(f"{owner}(method={method!r}); allowed: {', '.join(_RULES)}.")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Refuses anything but a callable or ``None``.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name}={value!r}); allowed: None or a callable (from Python only).")
+
+
 def check_positive(name: str, value: Any) -> None:
     """Refuses anything but a whole number of at least 1.
 
@@ -73,4 +104,4 @@ def check_positive(name: str, value: Any) -> None:
         ValueError: If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}; allowed: a whole number of at least 1.")
+        raise ValueError(f"{name}={value!r}); allowed: a whole number of at least 1.")

@@ -67,3 +67,8 @@ def _widened(value: Tensor) -> Tensor:
 def narrowed(values: tuple[Tensor, ...], rows: Rows) -> tuple[Tensor, ...]:
     """The values in the precision of the inputs, but never below float32."""
     return tuple(v.to(torch.promote_types(rows.inputs[0].dtype, torch.float32)) for v in values)
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """``(N,)`` as ``(N, 1, ...)``, to be broadcast against ``like``."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from captum import attr as captum
 
 from lightning_explain.methods._captum import attribute, needs_gradient
-from lightning_explain.types import Attribution, Rows, Subject
+from lightning_explain.types import Attribution, Rows, Subject, as_tuple
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,55 @@ class GuidedBackprop:
         """Input-shaped, in units of output per unit of input."""
         needs_gradient(rows, "GuidedBackprop")
         return attribute(captum.GuidedBackprop(subject.forward).attribute, rows)
+
+
+@dataclass(frozen=True)
+class Deconvolution:
+    """The gradient that every ReLU lets through where it is positive (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
+
+    Only ``nn.ReLU`` modules are changed; a functional ReLU is passed as in the plain gradient. Cost: one forward and backward
+    row for each row.
+    """
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output per unit of input."""
+        needs_gradient(rows, "Deconvolution")
+        return attribute(captum.Deconvolution(subject.forward).attribute, rows)
+
+
+@dataclass(frozen=True)
+class GuidedGradCam:
+    """GuidedBackprop times the upsampled LayerGradCam (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
+
+    Cost: two forward and backward rows for each row.
+
+    Args:
+        layer: Dotted name of the layer; by default the last one with a feature map.
+        interpolate_mode: How the layer's map is upsampled: ``nearest``, ``bilinear``, or another mode of ``interpolate``.
+        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+    """
+
+    layer: str | None = None
+    interpolate_mode: str = "nearest"
+    attribute_to_layer_input: bool = False
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped.
+
+        Raises:
+            ValueError: If the layer's map cannot be upsampled to the inputs.
+        """
+        needs_gradient(rows, "GuidedGradCam")
+        found = attribute(
+            captum.GuidedGradCam(subject.forward, subject.layer(self.layer)).attribute,
+            rows,
+            interpolate_mode=self.interpolate_mode,
+            attribute_to_layer_input=self.attribute_to_layer_input,
+        )
+        # Captum returns an empty tensor for an input to which it cannot interpolate.
+        if any(part.numel() == 0 for part in as_tuple(found)):
+            raise ValueError(
+                f"GuidedGradCam(layer={self.layer!r}, interpolate_mode={self.interpolate_mode!r}) cannot upsample the "
+                f"layer's map to inputs {[tuple(x.shape) for x in rows.inputs]}; it needs a layer with a map and image inputs."
+            )
+        return found

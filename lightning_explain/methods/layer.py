@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from captum import attr as captum
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_explain.methods._captum import attribute
 from lightning_explain.types import Attribution, Rows, Subject
+
+
+class Replaceable(nn.Module):
+    """A layer whose activation Captum's hooks replace, by copies, for what follows may write into it.
+
+    Args:
+        layer: The layer itself.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._real = (layer,)
+
+    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
+        """Hooks the layer."""
+        return self._real[0].register_forward_hook(lambda *arguments: _copied(hook(*arguments)), **options)
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
+        """Hooks the layer."""
+        return self._real[0].register_forward_pre_hook(lambda *arguments: _copied(hook(*arguments)), **options)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_copied(part) for part in value)
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True)
@@ -18,19 +48,22 @@ class LayerGradCam:
         layer: Dotted name of the layer; by default the last one with a feature map.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         relu_attributions: Keep only positive values.
+        attr_dim_summation: Sum over the channels; otherwise each keeps its own map.
     """
 
     layer: str | None = None
     attribute_to_layer_input: bool = False
     relu_attributions: bool = False
+    attr_dim_summation: bool = True
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        """``(N, 1, h, w)`` at the layer's resolution."""
+        """``(N, 1, h, w)`` at the layer's resolution; ``(N, C, h, w)`` without the sum."""
         return attribute(
             captum.LayerGradCam(subject.forward, subject.layer(self.layer)).attribute,
             rows,
             attribute_to_layer_input=self.attribute_to_layer_input,
             relu_attributions=self.relu_attributions,
+            attr_dim_summation=self.attr_dim_summation,
         )
 
 
@@ -54,3 +87,64 @@ class LayerGradientXActivation:
             subject.forward, subject.layer(self.layer), multiply_by_inputs=self.multiply_by_inputs
         )
         return attribute(explainer.attribute, rows, attribute_to_layer_input=self.attribute_to_layer_input)
+
+
+@dataclass(frozen=True)
+class LayerActivation:
+    """What a layer says: its activation, without any explanation (``captum.attr.LayerActivation``).
+
+    Cost: one forward row for each row.
+
+    Args:
+        layer: Dotted name of the layer; by default the last one with a feature map.
+        attribute_to_layer_input: Return what goes into the layer instead of what comes out.
+    """
+
+    layer: str | None = None
+    attribute_to_layer_input: bool = False
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Shaped and in units as the layer's output."""
+        explainer = captum.LayerActivation(subject.forward, subject.layer(self.layer))
+        return attribute(explainer.attribute, rows, attribute_to_layer_input=self.attribute_to_layer_input)
+
+
+@dataclass(frozen=True)
+class LayerFeatureAblation:
+    """How far the output falls when parts of a layer's activation are replaced (``captum.attr.LayerFeatureAblation``).
+
+    Args:
+        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer_baselines: What replaces them: zero, a number, or a tensor that broadcasts to the activation.
+        layer_mask: A tensor of whole numbers ``(1, ...)`` shaped as the activation: equal numbers are replaced together; by
+            default each unit by itself. Cost: one forward row for each number and row, and two for the row.
+        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+
+    Raises:
+        TypeError: If ``layer_baselines`` or ``layer_mask`` is of another type.
+    """
+
+    layer: str | None = None
+    layer_baselines: float | Tensor | None = None
+    layer_mask: Tensor | None = None
+    attribute_to_layer_input: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("layer_baselines", (int, float, Tensor)), ("layer_mask", Tensor)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kinds):
+                raise TypeError(
+                    f"LayerFeatureAblation({name}) is a {type(value).__name__}; allowed: None, a tensor"
+                    f"{', a number' if name == 'layer_baselines' else ' of whole numbers'}."
+                )
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Shaped as the layer's output, in units of the explained output."""
+        return attribute(
+            captum.LayerFeatureAblation(subject.forward, Replaceable(subject.layer(self.layer))).attribute,
+            rows,
+            layer_baselines=self.layer_baselines,
+            layer_mask=self.layer_mask,
+            attribute_to_layer_input=self.attribute_to_layer_input,
+            perturbations_per_eval=max(1, subject.limit // len(rows)),
+        )

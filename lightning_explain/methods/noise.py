@@ -57,6 +57,11 @@ class NoiseTunnel:
         """The layer of the method inside, if it has one."""
         return getattr(self.attribution_method, "layer", None)
 
+    def focused(self, subject: Subject) -> Subject:
+        """The subject whose function is explained: that of the method inside."""
+        focused = getattr(self.attribution_method, "focused", None)
+        return subject if focused is None else focused(subject)
+
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""
 

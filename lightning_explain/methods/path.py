@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.methods._captum import attribute, check_positive, freeze, needs_gradient
-from lightning_explain.methods._cloud import Stdevs, add_noise, check_stdevs, mean_over_draws, narrowed
-from lightning_explain.types import Attribution, Baseline, Rows, Subject, bare
-
-_RULES = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
+from lightning_explain.methods._captum import attribute, check_integral, check_positive, freeze, needs_gradient
+from lightning_explain.methods._cloud import Stdevs, add_noise, check_stdevs, column, mean_over_draws, narrowed
+from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,13 @@ class IntegratedGradients:
 
     def __post_init__(self) -> None:
         freeze(self)
-        check_positive("IntegratedGradients(n_steps", self.n_steps)
+        check_integral("IntegratedGradients", self.n_steps, self.method)
         check_baseline(self.baselines)
-        if self.method not in _RULES:
-            raise ValueError(f"IntegratedGradients(method={self.method!r}); allowed: {', '.join(_RULES)}.")
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the map promises to add up to."""
+        return Reference(self.baselines) if self.multiply_by_inputs else None
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Input-shaped, in units of output."""
@@ -54,6 +56,32 @@ class IntegratedGradients:
             method=self.method,
             internal_batch_size=max(subject.limit, len(rows)),
         )
+
+
+class Line(NamedTuple):
+    """For each row a noisy input, a baseline, and a point between them."""
+
+    noisy: tuple[Tensor, ...]
+    chosen: tuple[Tensor, ...]
+    points: tuple[Tensor, ...]
+
+
+def random_line(subject: Subject, rows: Rows, indices: Tensor, stdevs: Stdevs, references: tuple[Tensor, ...]) -> Line:
+    """The draws of GradientShap and of its relatives at layers and neurons.
+
+    Args:
+        subject: Has the draws.
+        rows: N rows.
+        indices: ``(N,)``: which draw of its row each one is.
+        stdevs: Standard deviation of the noise at the input.
+        references: The set baselines are drawn from, each ``(K, ...)``.
+    """
+    noisy = add_noise(subject, rows, indices, stdevs)
+    like = rows.inputs[0].new_empty(len(rows))
+    u, weight = (subject.draws.uniform(purpose, rows, indices, like) for purpose in ("baseline", "coefficient"))
+    chosen = tuple(r[(u * len(r)).long().clamp(max=len(r) - 1)] for r in references)
+    points = tuple(torch.lerp(b, x, column(weight, x)) for b, x in zip(chosen, noisy, strict=True))
+    return Line(noisy, chosen, points)
 
 
 @dataclass(frozen=True)
@@ -83,6 +111,11 @@ class GradientShap:
         check_stdevs("GradientShap", self.stdevs)
         check_baseline(self.baselines, DISTRIBUTIONS)
 
+    @property
+    def reference(self) -> Reference | None:
+        """What the map promises to add up to, in expectation."""
+        return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
+
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Input-shaped, in units of output."""
         needs_gradient(rows, "GradientShap")
@@ -90,19 +123,10 @@ class GradientShap:
         references = subject.distribution(self.baselines, rows)
 
         def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-            noisy = add_noise(subject, part, indices, self.stdevs)
-            u = subject.draws.uniform("baseline", part, indices, part.inputs[0].new_empty(len(part)))
-            weight = subject.draws.uniform("coefficient", part, indices, part.inputs[0].new_empty(len(part)))
-            chosen = tuple(r[(u * len(r)).long().clamp(max=len(r) - 1)] for r in references)
-            points = tuple(torch.lerp(b, x, _column(weight, x)) for b, x in zip(chosen, noisy, strict=True))
-            found = attribute(explainer.attribute, part.at(points), abs=False)
-            gradients = found if isinstance(found, tuple) else (found,)
+            line = random_line(subject, part, indices, self.stdevs, references)
+            gradients = as_tuple(attribute(explainer.attribute, part.at(line.points), abs=False))
             if not self.multiply_by_inputs:
                 return gradients
-            return tuple(g * (x - b) for g, x, b in zip(gradients, noisy, chosen, strict=True))
+            return tuple(g * (x - b) for g, x, b in zip(gradients, line.noisy, line.chosen, strict=True))
 
         return bare(narrowed(mean_over_draws(subject, rows, self.n_samples, one, powers=(1,))[0], rows))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.ndim - 1))

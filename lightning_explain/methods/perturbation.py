@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from captum import attr as captum
+from torch import Tensor
 
 from lightning_explain.baselines import check_baseline
-from lightning_explain.methods._captum import attribute, freeze
+from lightning_explain.masks import FeatureMask, Features, check_feature_mask, features_of, positions
+from lightning_explain.methods._captum import attribute, check_callable, freeze
+from lightning_explain.methods._cloud import column, mean_over_draws, narrowed
 from lightning_explain.types import Attribution, Baseline, Rows, Subject, bare
 
 Shape = tuple[int, ...]
@@ -49,6 +55,136 @@ class Occlusion:
             baselines=bare(subject.baseline(self.baselines, rows)),
             perturbations_per_eval=max(1, subject.limit // len(rows)),
         )
+
+
+@dataclass(frozen=True)
+class FeatureAblation:
+    """How far the output falls when a feature is replaced by the baseline (``captum.attr.FeatureAblation``).
+
+    Args:
+        baselines: What replaces a feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+            Cost: one forward row for each feature and row.
+
+    Raises:
+        ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
+        TypeError: If one of them is of another type.
+    """
+
+    baselines: Baseline = None
+    feature_mask: FeatureMask = None
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        check_baseline(self.baselines)
+        check_feature_mask("FeatureAblation(feature_mask", self.feature_mask)
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output."""
+        return attribute(
+            captum.FeatureAblation(subject.forward).attribute,
+            rows,
+            baselines=bare(subject.baseline(self.baselines, rows)),
+            feature_mask=bare(features_of(self.feature_mask, subject, rows).masks),
+            perturbations_per_eval=max(1, subject.limit // len(rows)),
+        )
+
+
+@dataclass(frozen=True)
+class FeaturePermutation:
+    """How far the output falls when a row takes a feature from another row of the probe (``captum.attr.FeaturePermutation``).
+
+    Captum's formula with one permutation of the clean probe rows for each feature, drawn by row id, so that the result
+    depends neither on the order of the rows nor on which of them are explained together; a perturbed row (in NoiseTunnel,
+    in SensitivityMax) takes its features from clean ones. A permutation that moves no row becomes a shift by one.
+
+    Args:
+        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
+            (patches of 8 by 8 pixels), or one of these for each input; the same features for all rows. Cost: one forward
+            row for each feature and row, and one for the row.
+        perm_func: Instead of that permutation a function of (all clean probe rows, ordered by id; which elements to permute)
+            that returns the rows with these elements permuted. It runs with global generators seeded for the feature.
+
+    Raises:
+        ValueError: If ``feature_mask`` is not allowed.
+        TypeError: If an argument is of another type.
+    """
+
+    feature_mask: FeatureMask = None
+    perm_func: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    rows_needed: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        check_feature_mask("FeaturePermutation(feature_mask", self.feature_mask)
+        check_callable("FeaturePermutation(perm_func", self.perm_func)
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output.
+
+        Raises:
+            ValueError: If the probe has one row, or features differ from row to row.
+        """
+        if len(subject.probe) < 2:
+            raise ValueError(
+                "FeaturePermutation takes features from other rows, but the probe has one; give at least two."
+            )
+        features = features_of(self.feature_mask, subject, rows)
+        if any(len(mask) > 1 for mask in features.masks):
+            raise ValueError("FeaturePermutation needs the same features in all rows; give one mask for all or a grid.")
+        outputs, places = subject.evaluate(rows), positions(subject, rows)
+
+        def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
+            chosen = tuple(_chosen(mask, indices) for mask in features.masks)
+            donors = self._donors(subject, features, places.repeat_interleave(len(part) // len(rows)), indices)
+            points = tuple(torch.where(c, d, x) for c, d, x in zip(chosen, donors, part.inputs, strict=True))
+            change = outputs.repeat_interleave(len(part) // len(rows)) - subject.evaluate(part.at(points))
+            return tuple(column(change, c) * c for c in chosen)
+
+        (mean,) = mean_over_draws(subject, rows, features.count, one, powers=(1,))
+        return bare(narrowed(tuple(m * features.count for m in mean), rows))
+
+    def _donors(self, subject: Subject, features: Features, places: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+        """For each row what its elements become, each ``(N, ...)``; only those of its feature count."""
+        if self.perm_func is None:
+            sources = _permutations(subject, features.count)[places, indices]
+            return tuple(x[sources.to(x.device)] for x in subject.probe.inputs)
+        permuted = {int(i): self._by_user(self.perm_func, subject, features, i) for i in indices.unique()}
+        found = [permuted[int(i)][int(place)] for place, i in zip(places, indices, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+
+    def _by_user(
+        self, function: Callable[[Tensor, Tensor], Tensor], subject: Subject, features: Features, index: Tensor
+    ) -> list[tuple[Tensor, ...]]:
+        order = subject.probe.ids.argsort()
+        first = subject.probe[int(order[0]) : int(order[0]) + 1]
+        with subject.draws.seeded("permutation", first, index.reshape(1)):
+            permuted = [
+                function(x[order.to(x.device)], mask == int(index))
+                for x, mask in zip(subject.probe.inputs, features.masks, strict=True)
+            ]
+        return list(zip(*(p[order.argsort().to(p.device)] for p in permuted), strict=True))
+
+
+def _permutations(subject: Subject, count: int) -> Tensor:
+    """``(N, count)``: for each row of the probe the row whose feature it takes."""
+
+    def draw() -> Tensor:
+        probe, n = subject.probe, len(subject.probe)
+        order = probe.ids.argsort()
+        keys = subject.draws.uniform("permutation", probe, torch.zeros(n, dtype=torch.long), torch.empty(n, count))
+        shuffled = keys[order].argsort(dim=0, stable=True)
+        still = torch.arange(n)[:, None]
+        shuffled = torch.where((shuffled == still).all(0), still.roll(1, 0), shuffled)
+        return order[shuffled][order.argsort()]
+
+    return subject.remembered(("permutations", count), draw)
+
+
+def _chosen(mask: Tensor, indices: Tensor) -> Tensor:
+    return mask == column(indices.to(mask.device), mask)
 
 
 def _positive(value: object) -> bool:

@@ -1,7 +1,24 @@
 """Scores of attribution maps: one frozen dataclass each."""
 
+from lightning_explain.metrics.agreement import Agreement
+from lightning_explain.metrics.completeness import Completeness
+from lightning_explain.metrics.concentration import Concentration
+from lightning_explain.metrics.deletion import Deletion, Insertion
 from lightning_explain.metrics.infidelity import Infidelity
-from lightning_explain.metrics.localisation import RelevanceMass
+from lightning_explain.metrics.localisation import PointingGame, RelevanceMass, RelevanceRank
+from lightning_explain.metrics.randomization import Randomization
 from lightning_explain.metrics.sensitivity import SensitivityMax
 
-__all__ = ["Infidelity", "RelevanceMass", "SensitivityMax"]
+__all__ = [
+    "Agreement",
+    "Completeness",
+    "Concentration",
+    "Deletion",
+    "Infidelity",
+    "Insertion",
+    "PointingGame",
+    "Randomization",
+    "RelevanceMass",
+    "RelevanceRank",
+    "SensitivityMax",
+]

@@ -44,3 +44,13 @@ def check_size(owner: str, name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"{owner}({name}={value!r}); allowed: a number above 0.")
+
+
+def check_flag(owner: str, name: str, value: Any) -> None:
+    """Refuses anything but ``True`` and ``False``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{owner}({name}={value!r}); allowed: True or False.")

@@ -3,55 +3,16 @@ from __future__ import annotations
 import captum.attr as ca
 import pytest
 import torch
-from torch import Tensor
 
 import captum_reference as reference
+from comparing import LAYER, by_hand, distance, keyed, ours
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.draws import KeyedDraws
-from lightning_explain.types import Rows
-from networks import DigitNet, OutOfPlace, rows, trained
-
-LAYER = "block.bn2"  # its output is changed in place by what follows
-
-
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference of a row, relative to the row's largest value."""
-    assert ours.shape == theirs.shape
-    return ((ours - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)).max().item()
-
-
-def by_hand(block: type = OutOfPlace) -> DigitNet:
-    """The network as someone who calls Captum by hand must prepare it: no operation in place, eval mode."""
-    model = trained(block).eval()
-    for module in model.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False
-    return model
+from networks import DigitNet, rows, trained
 
 
 def captums_own_blocks() -> DigitNet:
     return by_hand(type(trained().block))
-
-
-def ours(method: m.Saliency, **options: object) -> Tensor:
-    x, y = rows()
-    report = explain(trained(), Probe(x, y), {"it": method}, [], **options)
-    found = report.attributions["it"]
-    assert isinstance(found, Tensor)
-    return found
-
-
-def keyed(purpose: str, count: int, uniform: bool = False, shape: tuple[int, ...] = (1, 8, 8)) -> Tensor:
-    """The draws our methods make, ``(N, count, ...)``."""
-    n = len(rows()[0])
-    ids = torch.arange(n).repeat_interleave(count)
-    all_rows = Rows((), (), (), ids, torch.zeros_like(ids))
-    draws = KeyedDraws(0)
-    found = (draws.uniform if uniform else draws.normal)(
-        purpose, all_rows, torch.arange(count).repeat(n), torch.empty(n * count, *shape)
-    )
-    return found.unflatten(0, (n, count))
 
 
 PLAIN = {
@@ -72,6 +33,7 @@ PLAIN = {
 LAYERS = {
     "grad_cam": (m.LayerGradCam(LAYER, relu_attributions=True), reference.layer_grad_cam),
     "grad_cam_input": (m.LayerGradCam(LAYER, attribute_to_layer_input=True), reference.layer_grad_cam_input),
+    "grad_cam_channels": (m.LayerGradCam(LAYER, attr_dim_summation=False), reference.layer_grad_cam_channels),
     "gradient_x_activation": (m.LayerGradientXActivation(LAYER), reference.layer_gradient_x_activation),
     "layer_gradient": (m.LayerGradientXActivation(LAYER, multiply_by_inputs=False), reference.layer_gradient),
 }
@@ -181,11 +143,6 @@ def test_a_baseline_by_name_is_the_tensor_it_stands_for(spec: object, value: flo
 def test_rows_in_another_order_give_the_same_numbers(method: m.Saliency, limit: int) -> None:
     x, y = rows()
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    # "probe" baselines are drawn by position in the probe; a tensor is the same whatever the order.
-    if isinstance(method, m.GradientShap):
-        method = m.GradientShap(n_samples=4, stdevs=0.1, baselines=x)
-    if isinstance(method, m.NoiseTunnel):
-        method = m.NoiseTunnel(m.GradientShap(n_samples=3, baselines=x), nt_samples=3, stdevs=0.1)
     straight = explain(trained(), Probe(x, y), {"it": method}, [])
     mixed = explain(trained(), Probe(x[order], y[order], ids=order), {"it": method}, [], max_examples_per_pass=limit)
     assert distance(mixed.attributions["it"], straight.attributions["it"][order]) <= 1e-5

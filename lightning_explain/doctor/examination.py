@@ -1,0 +1,211 @@
+"""One examination: structure first, then a few measurements, then a verdict for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.doctor import measure, rules, traits
+from lightning_explain.doctor.record import Op, Record, record
+from lightning_explain.doctor.rules import Finding
+from lightning_explain.forward import Explained, ForwardFn, OutputFn, Target, find_layer, target_indices
+from lightning_explain.guard import Run, explaining
+from lightning_explain.types import Mend, Method, Probe, Rows, Verdict, as_tuple
+
+ROWS = 3
+_ORDER = ("fine", "mended", "warned", "refused")
+
+
+def doctor(
+    model: nn.Module,
+    methods: Mapping[str, Method],
+    probe: Probe,
+    *,
+    target: Target = "label",
+    forward_fn: ForwardFn = None,
+    output_fn: OutputFn = None,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> list[Verdict]:
+    """Says of each method whether it is right on this model, with the reason and the way out.
+
+    It looks at at most three rows; the model is as before afterwards.
+
+    Args:
+        model: The module, as it is trained.
+        methods: By name.
+        probe: The rows that will be explained.
+        target: Which output is explained.
+        forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
+        output_fn: The tensor in what the model returns.
+        forward_context: Entered around each forward, such as autocast.
+    """
+    inplace = any(getattr(module, "inplace", None) is True for module in model.modules())
+    with explaining(model, forward_context) as run:
+        explained = Explained(model, run, target, forward_fn, output_fn)
+        rows = _rows(model, probe)
+        seen = record(model, explained.outputs, rows.inputs, rows.extra)
+        indices = target_indices(seen.outputs.detach().cpu(), target, _labels(probe))
+        patient = _Patient(model, run, explained, rows, seen, indices.to(seen.outputs.device), inplace, len(probe))
+        return [patient.verdict(name, method) for name, method in methods.items()]
+
+
+def _rows(model: nn.Module, probe: Probe) -> Rows:
+    like = next(model.parameters(), torch.empty(0))
+    ids = probe.row_ids.cpu()
+    inputs = tuple(x.detach() for x in as_tuple(probe.inputs))
+    rows = Rows(inputs, inputs, probe.forward_args, ids, torch.zeros_like(ids))[:ROWS]
+    moved = tuple(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True) for x in rows.inputs)
+    extra = tuple(x.to(like.device) if isinstance(x, Tensor) else x for x in rows.extra)
+    rows = replace(rows, inputs=moved, clean=moved, extra=extra)
+    return rows if len(rows) > 1 else _doubled(rows)
+
+
+def _doubled(rows: Rows) -> Rows:
+    """A second row that differs, for with one row nothing can be seen of how rows influence each other."""
+    both = rows.repeat(2)
+    scale = torch.tensor([1.0, 0.5])
+    return both.at(
+        tuple(x * scale.to(x).reshape(2, *[1] * (x.ndim - 1)) if x.is_floating_point() else x for x in both.inputs)
+    )
+
+
+def _labels(probe: Probe) -> Tensor | None:
+    if probe.targets is None:
+        return None
+    labels = probe.targets[:ROWS]
+    return labels if len(labels) > 1 else labels.repeat_interleave(2, dim=0)
+
+
+@dataclass(eq=False)
+class _Patient:
+    """A model inside the guard, and what one forward of it showed."""
+
+    model: nn.Module
+    run: Run
+    explained: Explained
+    rows: Rows
+    seen: Record
+    indices: Tensor
+    inplace: bool
+    probe_size: int
+    measured: dict[tuple[Mend, ...], list[Finding]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.whole = measure.agreement(self.explained, self.rows, self.seen.outputs.detach(), self.seen.low_precision)
+
+    def verdict(self, name: str, method: Method) -> Verdict:
+        """The worst of what was found about the method, with every reason of that kind."""
+        inner = traits.innermost(method)
+        findings = [*self.whole, *self._layer(inner), *self._gradient(inner), *self._few_rows(inner)]
+        if not any(f.state == "refused" for f in findings):
+            findings += self._rule(inner)
+        state = max((f.state for f in findings), key=_ORDER.index, default="fine")
+        told = [f for f in findings if f.state == state or state != "refused"]
+        return Verdict(
+            name,
+            state,
+            "; ".join(f.reason for f in told),
+            "; ".join(dict.fromkeys(f.way_out for f in told if f.way_out)),
+            tuple(m for f in findings for m in f.mends) if state != "refused" else (),
+        )
+
+    def _few_rows(self, method: Method) -> list[Finding]:
+        if type(method).__name__ != "FeaturePermutation" or self.probe_size > 1:
+            return []
+        return [Finding("refused", "it permutes across the rows of the probe, which has one", "give at least two rows")]
+
+    def _layer(self, method: Method) -> list[Finding]:
+        name = getattr(method, "layer", None)
+        if name is None:
+            return []
+        try:
+            calls = self.seen.calls[id(find_layer(self.model, name))]
+        except ValueError as error:
+            return [Finding("refused", str(error).rstrip("."), "name another layer")]
+        if calls == 0:
+            reason = f"the layer {name!r} is not run for this input"
+            return [Finding("refused", reason, "name a layer that forward calls as a module")]
+        if calls == 1:
+            return []
+        reason = f"the layer {name!r} runs {calls} times in one forward, "
+        if traits.replaces_the_layer(method):
+            return [Finding("refused", f"{reason}and would be replaced each time", "name a layer that runs once")]
+        return [Finding("warned", f"{reason}and the last time is explained", "name a layer that runs once")]
+
+    def _gradient(self, method: Method) -> list[Finding]:
+        if traits.rule(method) == "none":
+            return []
+        if traits.reads_input(method) and not all(x.is_floating_point() for x in self.rows.inputs):
+            return [
+                Finding(
+                    "refused", "it takes the gradient of inputs that are whole numbers", "explain an embedding layer"
+                )
+            ]
+        if not self.seen.outputs.requires_grad:
+            reason = "the output does not depend on the input through anything that has a gradient"
+            return [Finding("refused", reason, "remove torch.no_grad() or detach(), or use Occlusion")]
+        return [*self._recurrent(), *self._saturated(method)]
+
+    def _recurrent(self) -> list[Finding]:
+        if not any(isinstance(m, nn.RNNBase) and self.seen.calls[id(m)] for m in self.model.modules()):
+            return []
+        reason = "cuDNN cannot go back through a recurrent layer in eval mode, so it is off while explaining"
+        return [Finding("mended", reason, mends=(Mend("recurrent"),))]
+
+    def _saturated(self, method: Method) -> list[Finding]:
+        """A softmax whose values are the outputs flattens every gradient that is taken at the row alone."""
+        outputs = self.seen.outputs.detach()
+        last = [op for op in self.seen.ops if op.name in ("softmax", "sigmoid")]
+        if not last or not traits.at_the_point(method) or outputs.ndim < 2:
+            return []
+        probabilities = bool((outputs >= 0).all() and (outputs <= 1).all())
+        sums = (outputs.sum(1) - 1).abs().max().item() < 1e-2
+        if not probabilities or (last[-1].name == "softmax" and not sums):
+            return []
+        reason = f"the outputs are probabilities ({last[-1]}), whose gradients vanish where the model is sure"
+        return [Finding("warned", reason, "return logits, or give output_fn")]
+
+    def _rule(self, method: Method) -> list[Finding]:
+        rule = traits.rule(method)
+        if rule in ("gradient", "none"):
+            return []
+        scripted = [n for n, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+        if scripted:
+            reason = f"{rules.listed(scripted)} is scripted, and the rule cannot reach what runs inside"
+            return [Finding("refused", reason, f"give the module before torch.jit.script, or {rules.INSTEAD}")]
+        if rule == "lrp":
+            return rules.lrp(self.model, self.seen)
+        ops = self._passed(method)
+        found = rules.deeplift(self.seen, ops) if rule == "deeplift" else rules.guided(self.seen, ops)
+        if self.inplace:
+            found.append(Finding("mended", "activations run out of place while explaining", mends=(Mend("inplace"),)))
+        return found + self._incomplete(found) if rule == "deeplift" else found
+
+    def _passed(self, method: Method) -> list[Op]:
+        """The calls the method goes back through: all, those after its layer, or those before its neuron."""
+        name = getattr(method, "layer", None)
+        if name is None or (traits.rule(method) == "guided" and traits.place(method) == "layer"):
+            return self.seen.ops
+        first, last = self.seen.spans[id(find_layer(self.model, name))]
+        if traits.place(method) == "neuron":
+            return self.seen.ops[:last]
+        return self.seen.ops[first if getattr(method, "attribute_to_layer_input", False) else last :]
+
+    def _incomplete(self, found: list[Finding]) -> list[Finding]:
+        """The measured check, where the whole network is what the method goes through."""
+        elsewhere = rules.deeplift(self.seen, self.seen.ops)
+        if any(f.state == "refused" for f in [*found, *elsewhere]):
+            return []
+        if not all(x.is_floating_point() for x in self.rows.inputs):
+            return []
+        mends = tuple(m for f in found for m in f.mends)
+        if mends not in self.measured:
+            rows = replace(self.rows, extra=(*self.rows.extra, self.indices))
+            with self.run.mended(mends):
+                self.measured[mends] = measure.completeness(self.explained, rows, self.seen.low_precision)
+        return self.measured[mends]

@@ -1,0 +1,137 @@
+"""What happens in one forward: which functions are called, by which module, on what depends on the input."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lightning_explain.repair import depending, family, name_of, words
+
+# They look at a tensor, but compute nothing with it.
+_LOOKS = words(
+    "get set size dim ndimension numel element_size stride storage_offset data_ptr is_floating_point is_complex is_contiguous len "
+    "repr format hash bool register_hook requires_grad retain_grad detach item tolist shape_as is_same_size"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One call of a function on something that depends on the input.
+
+    Args:
+        name: Its plain name, such as ``relu``.
+        family: What it can be mended as: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None``.
+        module: The innermost module that makes it.
+        where: That module's dotted name; ``None`` if the model does not know the module.
+        activations: How many of its arguments depend on the input.
+        beside: Whether its input is the very tensor another such call returned.
+    """
+
+    name: str
+    family: str | None
+    module: nn.Module
+    where: str | None
+    activations: int
+    beside: bool = False
+
+    def __str__(self) -> str:
+        place = f"{self.where!r} ({type(self.module).__name__})" if self.where else type(self.module).__name__
+        return f"{self.name} in {place}"
+
+
+@dataclass(eq=False)
+class Record:
+    """All calls of one forward, in order.
+
+    Args:
+        ops: The calls.
+        calls: How often each module ran, by ``id``.
+        spans: For each module, by ``id``, the range of ``ops`` from its first call to its last.
+        low_precision: Whether something was computed in 16 bits.
+        outputs: What the model returned.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    calls: Counter[int] = field(default_factory=Counter)
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    low_precision: bool = False
+    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def count(self, name: str) -> int:
+        """How many calls belong to a family."""
+        return sum(op.family == name for op in self.ops)
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.record = Record()
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._inside = [model]
+        self._returned: dict[int, Any] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name, activations = name_of(func), list(depending([args, kwargs]))
+        kind = family(func, args, kwargs) if activations else None
+        beside = bool(kind) and id(activations[0]) in self._returned
+        out = func(*args, **kwargs)
+        if activations and name not in _LOOKS and torch.is_grad_enabled():
+            module = self._inside[-1]
+            self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), beside))
+        if kind:
+            # Kept alive, for an address may be used again.
+            self._returned[id(out)] = out
+        self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)
+        return out
+
+    def enter(self, module: nn.Module, arguments: Any) -> None:
+        self._inside.append(module)
+        self.record.calls[id(module)] += 1
+        first, last = self.record.spans.get(id(module), (len(self.record.ops), 0))
+        self.record.spans[id(module)] = (first, last)
+
+    def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        if self._inside[-1] is module:
+            self._inside.pop()
+        self.record.spans[id(module)] = (self.record.spans[id(module)][0], len(self.record.ops))
+        # Token numbers have no gradient; what is looked up for them has.
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and not output.requires_grad:
+            output.requires_grad_()
+
+
+@contextmanager
+def _watching(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_pre_hook(recorder.enter).remove)
+                stack.callback(module.register_forward_hook(recorder.leave).remove)
+        stack.enter_context(recorder)
+        yield
+
+
+def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...], extra: Any) -> Record:
+    """Watches one forward, with gradients.
+
+    Args:
+        model: The module, inside the guard.
+        forward: Calls it.
+        inputs: What is explained.
+        extra: What follows in the call.
+    """
+    points = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    recorder = _Recorder(model)
+    with _watching(model, recorder):
+        outputs = forward(*points, *extra)
+    recorder.record.outputs = outputs
+    return recorder.record

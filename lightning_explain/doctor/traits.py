@@ -1,0 +1,80 @@
+"""What the doctor must know of a method: declared by its class, or by Captum's name for it."""
+
+from __future__ import annotations
+
+from lightning_explain.types import Method
+
+_RULES = {
+    "DeepLift": "deeplift",
+    "DeepLiftShap": "deeplift",
+    "LayerDeepLift": "deeplift",
+    "LayerDeepLiftShap": "deeplift",
+    "NeuronDeepLift": "deeplift",
+    "NeuronDeepLiftShap": "deeplift",
+    "GuidedBackprop": "guided",
+    "GuidedGradCam": "guided",
+    "NeuronGuidedBackprop": "guided",
+    "Deconvolution": "deconvolution",
+    "NeuronDeconvolution": "deconvolution",
+    "LRP": "lrp",
+    "LayerLRP": "lrp",
+    **dict.fromkeys(
+        (
+            "FeatureAblation",
+            "FeaturePermutation",
+            "KernelShap",
+            "LayerActivation",
+            "LayerFeatureAblation",
+            "Lime",
+            "NeuronFeatureAblation",
+            "Occlusion",
+            "ShapleyValueSampling",
+            "ShapleyValues",
+        ),
+        "none",
+    ),
+}
+_AT_THE_POINT = {
+    "Deconvolution",
+    "GuidedBackprop",
+    "GuidedGradCam",
+    "InputXGradient",
+    "LayerGradCam",
+    "LayerGradientXActivation",
+    "Saliency",
+}
+_REPLACES_THE_LAYER = {"LayerFeatureAblation", "LayerIntegratedGradients"}
+
+
+def innermost(method: Method) -> Method:
+    """The method inside a noise tunnel."""
+    inner = getattr(method, "attribution_method", None)
+    return method if inner is None else innermost(inner)
+
+
+def rule(method: Method) -> str:
+    """``"gradient"``, ``"deeplift"``, ``"guided"``, ``"deconvolution"``, ``"lrp"`` or ``"none"`` (it only looks forward)."""
+    declared = getattr(type(method), "rule", None)
+    return declared if isinstance(declared, str) else _RULES.get(type(method).__name__, "gradient")
+
+
+def place(method: Method) -> str:
+    """``"input"``; ``"layer"``: it explains with a layer; ``"neuron"``: it explains a unit of a layer with the input."""
+    if not hasattr(method, "layer"):
+        return "input"
+    return "neuron" if hasattr(method, "neuron_selector") else "layer"
+
+
+def reads_input(method: Method) -> bool:
+    """Whether it takes a gradient at the input."""
+    return rule(method) != "none" and (place(method) != "layer" or type(method).__name__ == "GuidedGradCam")
+
+
+def at_the_point(method: Method) -> bool:
+    """Whether it takes one gradient, at the row itself."""
+    return type(method).__name__ in _AT_THE_POINT
+
+
+def replaces_the_layer(method: Method) -> bool:
+    """Whether it runs the model with another output of the layer."""
+    return type(method).__name__ in _REPLACES_THE_LAYER

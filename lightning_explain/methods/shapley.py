@@ -1,0 +1,153 @@
+"""Shapley values: what a feature adds to the output, averaged over the orders in which features come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import torch
+from captum import attr as captum
+from torch import Tensor
+
+from lightning_explain.baselines import check_baseline
+from lightning_explain.masks import FeatureMask, check_feature_mask, features_of
+from lightning_explain.methods._captum import attribute, check_positive, freeze, in_pieces
+from lightning_explain.methods._cloud import column, mean_over_draws, narrowed
+from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, bare
+
+LARGEST = 12
+
+
+def one_by_one(subject: Subject, rows: Rows, call: Callable[[Rows], Attribution]) -> Attribution:
+    """The attribution of each row, computed alone with the global generators seeded for it."""
+
+    def seeded(row: Rows) -> Attribution:
+        with subject.draws.seeded("features", row, torch.zeros(1, dtype=torch.long)):
+            return call(row)
+
+    return in_pieces(rows, 1, seeded)
+
+
+@dataclass(frozen=True)
+class ShapleyValueSampling:
+    """Shapley values over random orders of the features (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
+
+    The orders belong to the row: the same in every explanation.
+
+    Args:
+        n_samples: Random orders for each row.
+        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+            Cost: ``n_samples`` forward rows for each feature and row, and one for the row.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+        TypeError: If ``baselines`` or ``feature_mask`` is of another type.
+    """
+
+    n_samples: int = 25
+    baselines: Baseline = None
+    feature_mask: FeatureMask = None
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        check_positive("ShapleyValueSampling(n_samples", self.n_samples)
+        check_baseline(self.baselines)
+        check_feature_mask("ShapleyValueSampling(feature_mask", self.feature_mask)
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the map promises to add up to."""
+        return Reference(self.baselines) if self.feature_mask is None else None
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output."""
+        explainer = captum.ShapleyValueSampling(subject.forward)
+
+        def call(row: Rows) -> Attribution:
+            arguments = perturbed(subject, row, self.baselines, self.feature_mask)
+            return attribute(explainer.attribute, row, n_samples=self.n_samples, **arguments)
+
+        return one_by_one(subject, rows, call)
+
+
+def perturbed(subject: Subject, row: Rows, baselines: Baseline, feature_mask: FeatureMask) -> dict[str, Any]:
+    """The arguments that Captum's methods over features have in common, for one row."""
+    return {
+        "baselines": bare(subject.baseline(baselines, row)),
+        "feature_mask": bare(features_of(feature_mask, subject, row).masks),
+        "perturbations_per_eval": subject.limit,
+    }
+
+
+@dataclass(frozen=True)
+class ShapleyValues:
+    """Exact Shapley values (Shapley 1953; ``captum.attr.ShapleyValues``).
+
+    Captum's numbers at a lower price: each of the 2^F sets of F features is evaluated once, not each of the F! orders.
+
+    Args:
+        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        feature_mask: Which elements make up a feature: a tensor of whole numbers, ``{"grid": 8}`` (patches of 8 by 8 pixels),
+            ``{"superpixels": 8}`` (segments of each row), or one of these for each input; at most 12 features.
+            Cost: 2^F forward rows for each row.
+
+    Raises:
+        ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
+        TypeError: If one of them is of another type.
+    """
+
+    baselines: Baseline = None
+    feature_mask: FeatureMask = None
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        check_baseline(self.baselines)
+        check_feature_mask("ShapleyValues(feature_mask", self.feature_mask)
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the map promises to add up to."""
+        return Reference(self.baselines) if self.feature_mask is None else None
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output.
+
+        Raises:
+            ValueError: If there are more than 12 features.
+        """
+        features, missing = features_of(self.feature_mask, subject, rows), subject.baseline(self.baselines, rows)
+        if features.count > LARGEST:
+            raise ValueError(
+                f"ShapleyValues evaluates all sets of the {features.count} features; give a feature_mask with at most "
+                f'{LARGEST} of them, such as {{"grid": ...}} with large patches, or use ShapleyValueSampling.'
+            )
+        weights = _weights(features.count).to(rows.inputs[0].device)
+
+        def one(part: Rows, sets: Tensor) -> tuple[Tensor, ...]:
+            times = len(part) // len(rows)
+            masks = [m.expand(len(rows), *m.shape[1:]).repeat_interleave(times, 0) for m in features.masks]
+            sets = sets.to(masks[0].device)
+            absent = [b.repeat_interleave(times, 0) for b in missing]
+            there = [(column(sets, m) >> m) & 1 == 1 for m in masks]
+            points = tuple(torch.where(t, x, b) for t, x, b in zip(there, part.inputs, absent, strict=True))
+            return (subject.evaluate(part.at(points))[:, None] * weights[sets],)
+
+        # A mean over sets of (output of the set, times the weight of the set for each feature), (N, F).
+        (mean,) = mean_over_draws(subject, rows, 2**features.count, one, powers=(1,))
+        values = mean[0] * 2**features.count
+        found = [values.gather(1, m.expand(len(rows), *m.shape[1:]).flatten(1)) for m in features.masks]
+        return bare(narrowed(tuple(f.reshape_as(x) for f, x in zip(found, rows.inputs, strict=True)), rows))
+
+
+def _weights(count: int) -> Tensor:
+    """``(2^F, F)``: how much the output of a set of features adds to the Shapley value of each feature."""
+    inside = torch.arange(2**count)[:, None] >> torch.arange(count) & 1
+    size = inside.sum(1, keepdim=True)
+    with_it = [0.0, *(1 / (count * comb(count - 1, s - 1)) for s in range(1, count + 1))]
+    without = [*(1 / (count * comb(count - 1, s)) for s in range(count)), 0.0]
+    plus, minus = (torch.tensor(w, dtype=torch.float64)[size] for w in (with_it, without))
+    return torch.where(inside == 1, plus, -minus)

@@ -1,0 +1,131 @@
+"""Methods that fit a simple model to the network around each row. They need scikit-learn."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from captum import attr as captum
+
+from lightning_explain.baselines import check_baseline
+from lightning_explain.masks import FeatureMask, check_feature_mask, features_of
+from lightning_explain.methods._captum import attribute, check_callable, check_positive, freeze
+from lightning_explain.methods.shapley import ShapleyValues, one_by_one, perturbed
+from lightning_explain.types import Attribution, Baseline, Rows, Subject, as_tuple
+
+
+@dataclass(frozen=True)
+class Lime:
+    """Coefficients of a linear model fitted to outputs at random sets of features (Ribeiro et al. 2016; ``captum.attr.Lime``).
+
+    The random sets belong to the row: the same in every explanation.
+
+    Args:
+        n_samples: Random sets for each row; cost: as many forward rows.
+        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+        interpretable_model: The model that is fitted, as in Captum; by default Lasso with ``alpha=0.01``.
+        similarity_func: The weight of a sample, as in Captum; by default an exponential kernel of the cosine distance.
+        perturb_func: How sets of features are drawn, as in Captum; by default each feature with probability 1/2. It runs with
+            global generators seeded for the row.
+        return_input_shape: Give each element its feature's coefficient; otherwise the coefficients ``(N, features)``.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+        TypeError: If an argument is of another type.
+        ImportError: If scikit-learn is missing and no ``interpretable_model`` is given.
+    """
+
+    n_samples: int = 25
+    baselines: Baseline = None
+    feature_mask: FeatureMask = None
+    interpretable_model: Any = None
+    similarity_func: Callable[..., Any] | None = None
+    perturb_func: Callable[..., Any] | None = None
+    return_input_shape: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self)
+        for name in ("similarity_func", "perturb_func"):
+            check_callable(f"Lime({name}", getattr(self, name))
+        if self.interpretable_model is None:
+            _check_sklearn("Lime", "; or give an interpretable_model")
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output."""
+        explainer = captum.Lime(subject.forward, self.interpretable_model, self.similarity_func, self.perturb_func)
+        return _fitted(self, explainer, subject, rows)
+
+
+@dataclass(frozen=True)
+class KernelShap:
+    """Shapley values by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
+
+    The random sets of features belong to the row: the same in every explanation.
+
+    Args:
+        n_samples: Random sets for each row; cost: as many forward rows.
+        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+        return_input_shape: Give each element its feature's coefficient; otherwise the coefficients ``(N, features)``.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+        TypeError: If ``baselines`` or ``feature_mask`` is of another type.
+        ImportError: If scikit-learn is missing.
+    """
+
+    n_samples: int = 25
+    baselines: Baseline = None
+    feature_mask: FeatureMask = None
+    return_input_shape: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _check_sklearn("KernelShap")
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output."""
+        return _fitted(self, captum.KernelShap(subject.forward), subject, rows, self._of_one_feature)
+
+    def _of_one_feature(self, subject: Subject, row: Rows) -> Attribution | None:
+        """The exact value where there is one feature only, such as a flat image has; Captum's draws fail on it."""
+        if features_of(self.feature_mask, subject, row).count > 1:
+            return None
+        return ShapleyValues(self.baselines, self.feature_mask).attribute(subject, row)
+
+
+def _check(method: Lime | KernelShap) -> None:
+    freeze(method)
+    owner = type(method).__name__
+    check_positive(f"{owner}(n_samples", method.n_samples)
+    check_baseline(method.baselines)
+    check_feature_mask(f"{owner}(feature_mask", method.feature_mask)
+
+
+def _check_sklearn(owner: str, otherwise: str = "") -> None:
+    if importlib.util.find_spec("sklearn") is None:
+        raise ImportError(f"{owner} fits its model with scikit-learn: pip install scikit-learn{otherwise}.")
+
+
+def _fitted(
+    method: Lime | KernelShap,
+    explainer: Any,
+    subject: Subject,
+    rows: Rows,
+    without_fit: Callable[[Subject, Rows], Attribution | None] = lambda subject, row: None,
+) -> Attribution:
+    def call(row: Rows) -> Attribution:
+        exact = without_fit(subject, row)
+        if exact is not None:
+            return exact if method.return_input_shape else as_tuple(exact)[0].reshape(1, -1)[:, :1]
+        arguments = perturbed(subject, row, method.baselines, method.feature_mask)
+        shape = method.return_input_shape
+        found = attribute(explainer.attribute, row, n_samples=method.n_samples, return_input_shape=shape, **arguments)
+        return found if shape else as_tuple(found)[0].reshape(1, -1)
+
+    return one_by_one(subject, rows, call)

@@ -1,0 +1,63 @@
+"""Agreement: do the methods rank the pixels alike?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_explain.metrics._common import check_flag
+from lightning_explain.metrics._units import relevance, scores, spearman
+from lightning_explain.types import Case, Score
+
+
+def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For each map the mean over the others of Spearman's rank correlation with it.
+
+    Args:
+        maps: Each ``(N, U)``.
+
+    Returns:
+        Each ``(N,)`` in -1..1; pairs of which one is constant do not count, NaN where no pair is left. Empty for fewer
+        than two maps.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in maps}
+    for first, second in combinations(maps, 2):
+        correlation = spearman(maps[first], maps[second])
+        found[first].append(correlation)
+        found[second].append(correlation)
+    return {name: torch.stack(values).nanmean(0) for name, values in found.items() if values}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
+
+    Pixels are ranked by their relevance, channels summed. Costs no pass; with fewer than two methods there is no score.
+    Neither end is the better one: methods can be wrong together.
+
+    Args:
+        abs: Rank by size instead of by value. Wanted when signed and unsigned maps are compared.
+
+    Raises:
+        ValueError: If ``abs`` is not a bool.
+    """
+
+    abs: bool = False
+
+    higher_is_better: ClassVar[bool | None] = None
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
+
+    def __post_init__(self) -> None:
+        check_flag("Agreement", "abs", self.abs)
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        """In -1..1, without unit; 1 where all methods rank alike."""
+        units = {name: relevance(found, case.rows.inputs) for name, found in case.maps.items()}
+        if self.abs:
+            units = {name: u.abs() for name, u in units.items()}
+        return {"": scores(agreement(units), case.outputs)}

@@ -1,0 +1,64 @@
+"""Concentration: does the map lie in few places, or everywhere?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_explain.metrics._units import relevance, scores, wide
+from lightning_explain.types import Case, Score
+
+
+def gini(values: Tensor) -> Tensor:
+    """Gini index of sizes: ``sum_i (2 i - U - 1) |v|_(i) / (U sum |v|)``, with ``|v|_(1) <= ... <= |v|_(U)``.
+
+    Args:
+        values: ``(N, U)``.
+
+    Returns:
+        ``(N,)`` from 0 (all alike) to 1 - 1/U (one unit has it all); NaN where all are zero.
+    """
+    ordered = wide(values).abs().sort(1).values
+    n = values.shape[1]
+    weights = 2 * torch.arange(1, n + 1, device=values.device, dtype=ordered.dtype) - n - 1
+    return (ordered * weights).sum(1) / (n * ordered.sum(1))
+
+
+def entropy(values: Tensor) -> Tensor:
+    """Entropy of the shares ``p = |v| / sum |v|``, over its largest value: ``-sum p log p / log U``.
+
+    Args:
+        values: ``(N, U)``.
+
+    Returns:
+        ``(N,)`` from 0 (one unit has it all) to 1 (all alike); NaN where all are zero, or there is one unit only.
+    """
+    sizes = wide(values).abs()
+    shares = sizes / sizes.sum(1, keepdim=True)
+    n = torch.tensor(float(values.shape[1]), dtype=sizes.dtype, device=sizes.device)
+    total: Tensor = torch.special.xlogy(shares, shares).sum(1)
+    return -total / n.log()
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How unevenly the map is spread: Gini index (Chalasani et al. 2020; Quantus' Sparseness), and entropy as ``_entropy``.
+
+    Both of the sizes of the pixels, whose channels are summed first. Costs no pass. Neither end is the better one: a map
+    can be concentrated on the wrong pixel.
+    """
+
+    higher_is_better: ClassVar[bool | None] = None
+    suffixes: ClassVar[tuple[str, ...]] = ("", "entropy")
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        """Both in 0..1, without unit: high Gini and low entropy mean concentrated. A map of zeros gives NaN."""
+        units = {name: relevance(found, case.rows.inputs) for name, found in case.maps.items()}
+        return {
+            "": scores({name: gini(u) for name, u in units.items()}, case.outputs),
+            "entropy": scores({name: entropy(u) for name, u in units.items()}, case.outputs),
+        }

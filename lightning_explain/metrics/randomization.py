@@ -1,0 +1,88 @@
+"""Randomization: does the map depend on what the network has learned?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.metrics._common import check_count, check_flag
+from lightning_explain.metrics._units import mean_over, spearman
+from lightning_explain.randomized import randomized, top_down
+from lightning_explain.types import Attribution, Case, Score, as_tuple
+
+
+def depths(layers: int, count: int | None) -> list[int]:
+    """How many layers each stage randomizes: ``count`` numbers evenly from 1 to all of them; ``None``: every one."""
+    if count is None or count >= layers:
+        return list(range(1, layers + 1))
+    if count == 1:
+        return [layers]
+    return [1 + round(i * (layers - 1) / (count - 1)) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Randomization:
+    """Rank correlation of the map with that of a network whose layers are randomized (Adebayo et al. 2018; Quantus' MPRT).
+
+    Layers are reset one after the other from the top down, and stay so (cascading); the score is the mean over these stages of
+    ``spearman(map of the network, map of the randomized network)``. ``_top`` is the first stage (the output layer alone),
+    ``_full`` the last one (all layers). Near 1: the map hardly depends on the network, as an edge detector's. Maps are compared in
+    the method's own shape. Cost: every method again, ``n_layers * n_draws`` times, and one forward row.
+
+    Args:
+        n_layers: Stages, evenly spread over the layers with parameters; ``None``: one for each layer.
+        n_draws: Random networks; from two on there is a standard error.
+        abs: Compare sizes instead of values.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+    """
+
+    n_layers: int | None = 5
+    n_draws: int = 2
+    abs: bool = False
+
+    higher_is_better: ClassVar[bool | None] = False
+    suffixes: ClassVar[tuple[str, ...]] = ("", "top", "full")
+
+    def __post_init__(self) -> None:
+        if self.n_layers is not None:
+            check_count("Randomization", "n_layers", self.n_layers)
+        check_count("Randomization", "n_draws", self.n_draws)
+        check_flag("Randomization", "abs", self.abs)
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        """In -1..1, without unit, with the standard error over random networks. Lower is better.
+
+        A stage where a map is constant does not count; a row without any other gives NaN.
+
+        Raises:
+            ValueError: If the model has no parameters, or they are spread over several devices.
+        """
+        layers = top_down(case.subject.forward, lambda: case.subject.evaluate(case.rows[:1]))
+        if not layers:
+            raise ValueError("Randomization needs a model with parameters; this one has none. Leave it out.")
+        draws = [self._stages(case, layers, draw) for draw in range(self.n_draws)]
+        found = {name: torch.stack([draw[name] for draw in draws]).to(case.outputs) for name in case.attributions}
+        return {
+            "": {name: mean_over(value.nanmean(1)) for name, value in found.items()},
+            "top": {name: mean_over(value[:, 0]) for name, value in found.items()},
+            "full": {name: mean_over(value[:, -1]) for name, value in found.items()},
+        }
+
+    def _stages(self, case: Case, layers: Sequence[nn.Module], draw: int) -> dict[str, Tensor]:
+        """For each method the correlation at each stage, ``(stages, N)``."""
+        stages = []
+        for depth in depths(len(layers), self.n_layers):
+            with randomized(case.subject.forward, layers[:depth], case.subject.draws, draw):
+                moved = case.attribute(case.rows)
+            stages.append({k: spearman(self._flat(v), self._flat(moved[k])) for k, v in case.attributions.items()})
+        return {name: torch.stack([stage[name] for stage in stages]) for name in case.attributions}
+
+    def _flat(self, found: Attribution) -> Tensor:
+        joined = torch.cat([part.flatten(1) for part in as_tuple(found)], 1)
+        return joined.abs() if self.abs else joined

@@ -1,0 +1,88 @@
+"""How methods are compared with Captum: the same rows, the same network, any chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain import Probe, Report, explain
+from lightning_explain.draws import KeyedDraws
+from lightning_explain.pipeline import Explainer
+from lightning_explain.types import Method, Rows
+from networks import DigitNet, OutOfPlace, rows, trained
+
+LAYER = "block.bn2"  # its output is changed in place by what follows
+LIMITS = (1, 3, 64)
+ORDER = torch.tensor([3, 0, 6, 1, 5, 2, 4])
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference of a row, relative to the row's largest value."""
+    assert ours.shape == theirs.shape
+    return ((ours - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)).max().item()
+
+
+def by_hand(block: type[nn.Module] = OutOfPlace, kind: type[DigitNet] = DigitNet) -> DigitNet:
+    """The network as someone who calls Captum by hand must prepare it: no operation in place, eval mode."""
+    return prepared(trained(block, kind))
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    for module in model.eval().modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return model
+
+
+def ours(method: Method, **options: object) -> Tensor:
+    x, y = rows()
+    report = explain(trained(), Probe(x, y), {"it": method}, [], **options)
+    found = report.attributions["it"]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def together(
+    methods: Mapping[str, Method], limit: int, build: Callable[[], nn.Module] = trained, order: Tensor | None = None
+) -> tuple[Report, dict[str, int]]:
+    """One explanation by all methods, and the most rows the network saw in one call of each."""
+    x, y = rows()
+    ids = torch.arange(len(x)) if order is None else order
+    probe = Probe(x[ids], y[ids], ids=ids)
+    model = build()
+    explainer = Explainer(methods, {}, limit=limit).check(model, probe)
+    largest = {"": 0}
+
+    def start(name: str) -> None:
+        largest[name] = 0
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        name = next(reversed(largest))
+        largest[name] = max(largest[name], len(inputs[0]))
+
+    model.register_forward_pre_hook(note)
+    return explainer.explain(model, probe, start), largest
+
+
+def keyed(purpose: str, count: int, uniform: bool = False, shape: tuple[int, ...] = (1, 8, 8)) -> Tensor:
+    """The draws our methods make, ``(N, count, ...)``."""
+    n = len(rows()[0])
+    ids = torch.arange(n).repeat_interleave(count)
+    all_rows = Rows((), (), (), ids, torch.zeros_like(ids))
+    draws = KeyedDraws(0)
+    found = (draws.uniform if uniform else draws.normal)(
+        purpose, all_rows, torch.arange(count).repeat(n), torch.empty(n * count, *shape)
+    )
+    return found.unflatten(0, (n, count))
+
+
+def seeded_rows(call: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Captum on one row at a time, with the global generators where our methods start them."""
+    found = []
+    for i, (x, y) in enumerate(zip(*rows(), strict=True)):
+        row = Rows((), (), (), torch.tensor([i]), torch.zeros(1, dtype=torch.long))
+        with KeyedDraws(0).seeded("features", row, torch.zeros(1, dtype=torch.long)):
+            found.append(call(x[None], y[None]))
+    return torch.cat(found)

@@ -1,0 +1,31 @@
+"""Maps and functions that are known beforehand, to test metrics on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.types import Reference, Rows
+
+
+class Linear(nn.Module):
+    """``f(x) = w . x + 2``, over everything in the inputs."""
+
+    def __init__(self, *weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(weights)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        parts = [(x * w).flatten(1).sum(1) for x, w in zip(inputs, self.weights, strict=True)]
+        return torch.stack(parts).sum(0) + 2
+
+
+class Given:
+    """A map that does not look at the model: the same for every row, or one for each row id."""
+
+    def __init__(self, *values: Tensor, by_row: bool = False, reference: Reference | None = None) -> None:
+        self.values, self.by_row, self.reference = values, by_row, reference
+
+    def attribute(self, subject: object, rows: Rows) -> Tensor | tuple[Tensor, ...]:
+        found = tuple(v[rows.ids] if self.by_row else v.expand(len(rows), *v.shape) for v in self.values)
+        return found if len(found) > 1 else found[0]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import functools
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import captum_reference as reference
+from comparing import LAYER, LIMITS, ORDER, by_hand, distance, together
+from lightning_explain import methods as m
+from networks import Averaged, Separate, rows, trained
+
+BASELINES = torch.linspace(-1, 1, 3).reshape(3, 1, 1, 1).expand(3, 1, 8, 8).contiguous()
+
+
+def squared(multipliers: tuple[torch.Tensor], inputs: tuple[torch.Tensor], baselines: tuple[torch.Tensor]) -> tuple:
+    return tuple(w * (x - b) ** 2 for w, x, b in zip(multipliers, inputs, baselines, strict=True))
+
+
+CASES = {
+    "deconvolution": (m.Deconvolution(), reference.deconvolution),
+    "deep_lift": (m.DeepLift(baselines=0.3, eps=1e-9), reference.deep_lift),
+    "deep_lift_multipliers": (
+        m.DeepLift(baselines=-0.2, multiply_by_inputs=False),
+        reference.deep_lift_multipliers,
+    ),
+    "deep_lift_shap": (
+        m.DeepLiftShap(baselines=BASELINES),
+        partial(reference.deep_lift_shap, baselines=BASELINES),
+    ),
+}
+LAYER_CASES = {
+    "guided_grad_cam": (m.GuidedGradCam(LAYER, interpolate_mode="bilinear"), reference.guided_grad_cam),
+    "layer_deep_lift": (m.LayerDeepLift(LAYER, baselines=0.3), reference.layer_deep_lift),
+    "layer_deep_lift_input": (
+        m.LayerDeepLift(LAYER, baselines=0.3, attribute_to_layer_input=True, multiply_by_inputs=False),
+        reference.layer_deep_lift_input,
+    ),
+    "layer_deep_lift_shap": (
+        m.LayerDeepLiftShap(LAYER, baselines=BASELINES),
+        partial(reference.layer_deep_lift_shap, baselines=BASELINES),
+    ),
+}
+
+
+def averaged() -> nn.Module:
+    return trained(kind=Averaged)
+
+
+@functools.cache
+def explained(limit: int) -> tuple:
+    return together({name: method for name, (method, _) in (CASES | LAYER_CASES).items()}, limit, averaged)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", CASES | LAYER_CASES)
+def test_a_rule_at_every_activation_equals_captum_in_any_chunk(name: str, limit: int) -> None:
+    report, largest = explained(limit)
+    _, theirs = (CASES | LAYER_CASES)[name]
+    model = by_hand(Separate, Averaged)
+    arguments = (model.get_submodule(LAYER),) if name in LAYER_CASES else ()
+    assert distance(report.attributions[name], theirs(model, *rows(), *arguments)) <= 1e-5
+    # DeepLIFT sends a row and its baseline side by side.
+    assert largest[name] <= max(limit, 2 if "lift" in name else 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_deconvolution_and_deep_lift_are_not_the_plain_gradient() -> None:
+    report, _ = explained(64)
+    gradient = reference.saliency(by_hand(Separate, Averaged), *rows())
+    for name in ("deconvolution", "deep_lift_multipliers"):
+        assert distance(report.attributions[name], gradient) > 0.1
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_deep_lift_shap_is_the_mean_of_deep_lift_over_its_baselines(limit: int) -> None:
+    singles = {str(i): m.DeepLift(baselines=BASELINES[i : i + 1]) for i in range(3)}
+    report, _ = together({"shap": m.DeepLiftShap(baselines=BASELINES), **singles}, limit)
+    mean = torch.stack([report.attributions[name] for name in singles]).mean(0)
+    assert distance(report.attributions["shap"], mean) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_users_own_function_replaces_the_product() -> None:
+    custom = {"custom_attribution_func": squared}
+    report, _ = together(
+        {"plain": m.DeepLift(baselines=0.3), "custom": m.DeepLift(baselines=0.3, **custom)},
+        64,
+    )
+    expected = report.attributions["plain"] * (rows()[0] - 0.3)
+    assert distance(report.attributions["custom"], expected) <= 1e-5
+
+
+def test_a_layer_without_a_map_cannot_be_upsampled() -> None:
+    with pytest.raises(ValueError, match=r"GuidedGradCam\(layer='head', .* cannot upsample"):
+        together({"it": m.GuidedGradCam("head")}, 64)
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "error", "match"),
+    [
+        (m.DeepLift, {"eps": 0.0}, ValueError, r"DeepLift\(eps=0.0\); allowed: a number above 0"),
+        (m.DeepLift, {"baselines": "probe"}, ValueError, "baselines='probe'"),
+        (m.DeepLiftShap, {"baselines": "nothing"}, ValueError, "baselines='nothing'"),
+        (
+            m.DeepLift,
+            {"custom_attribution_func": 3},
+            TypeError,
+            r"DeepLift\(custom_attribution_func=3\); allowed: None",
+        ),
+        (m.LayerDeepLift, {"custom_attribution_func": 3}, TypeError, r"LayerDeepLift\(custom_attribution_func=3\)"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_at_once(cls: type, arguments: dict, error: type, match: str) -> None:
+    with pytest.raises(error, match=match):
+        cls(**arguments)
+
+
+def test_rows_in_another_order_give_the_same_numbers() -> None:
+    methods = {name: method for name, (method, _) in (CASES | LAYER_CASES).items()}
+    mixed, _ = together(methods, 3, averaged, order=ORDER)
+    straight, _ = explained(64)
+    for name in methods:
+        assert distance(mixed.attributions[name], straight.attributions[name][ORDER]) <= 1e-5

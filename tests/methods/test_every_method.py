@@ -1,0 +1,77 @@
+"""Nothing is forgotten: each method has a comparison with Captum, Captum's arguments, a file, and a home."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+
+import captum.attr as ca
+import pytest
+import yaml
+
+from lightning_explain import methods as m
+from lightning_explain.naming import snake_case
+from lightning_explain.pipeline import build_methods
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parents[1] / "configs" / "method"
+FAMILIES = ("deeplift", "layer", "neuron", "perturbation", "relevance")
+# Compared in test_against_captum.py, outside of its tables.
+ELSEWHERE = {"GuidedBackprop", "NoiseTunnel", "GradientShap"}
+# What belongs to the call (rows, target), to passes, or to Captum's own output.
+NOT_OURS = {
+    *("self", "forward_func", "model", "inputs", "target", "additional_forward_args", "args", "kwargs"),
+    *("internal_batch_size", "perturbations_per_eval", "device_ids", "memory_efficient", "grad_kwargs"),
+    *("return_convergence_delta", "show_progress", "verbose", "draw_baseline_from_distrib"),
+}
+
+
+def compared() -> set[str]:
+    found = set()
+    for name in (*(f"test_{family}" for family in FAMILIES), "test_against_captum"):
+        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for table in ("CASES", "LAYER_CASES", "RANDOM", "PLAIN", "LAYERS"):
+            found |= {type(method).__name__ for method, _ in getattr(module, table, {}).values()}
+    return found | ELSEWHERE
+
+
+def test_every_method_is_compared_with_captum() -> None:
+    assert compared() == set(m.__all__)
+
+
+@pytest.mark.parametrize("name", m.__all__)
+def test_a_method_has_captums_name_and_arguments(name: str) -> None:
+    theirs = getattr(ca, name)
+    known = {
+        argument
+        for function in (theirs.__init__, theirs.attribute)
+        for argument in inspect.signature(inspect.unwrap(function)).parameters
+    }
+    assert is_dataclass(getattr(m, name))
+    assert {field.name for field in fields(getattr(m, name))} == known - NOT_OURS
+
+
+@pytest.mark.parametrize("name", m.__all__)
+def test_a_method_has_a_file_with_its_defaults(name: str) -> None:
+    written = yaml.safe_load((CONFIGS / f"{snake_case(name)}.yaml").read_text())
+    written.pop("defaults", None)
+    if name != "NoiseTunnel":
+        assert build_methods({"it": written})["it"] == getattr(m, name)()
+    plain = {f.name for f in fields(getattr(m, name)) if f.default is not MISSING and f.default is not None}
+    assert plain | {"name"} <= set(written)
+
+
+def test_there_is_no_file_without_a_method() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {snake_case(name) for name in m.__all__}
+
+
+@pytest.mark.parametrize("name", m.__all__)
+def test_a_method_says_what_it_computes_and_documents_each_argument(name: str) -> None:
+    text = inspect.getdoc(getattr(m, name))
+    assert f"captum.attr.{name}`" in text
+    for field in fields(getattr(m, name)):
+        assert f"\n    {field.name}: " in text

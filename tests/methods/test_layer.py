@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import functools
+from functools import partial
+
+import pytest
+import torch
+
+import captum_reference as reference
+from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
+from lightning_explain import methods as m
+from networks import Separate, rows
+
+BASELINES = torch.linspace(-1, 1, 3).reshape(3, 1, 1, 1).expand(3, 1, 8, 8).contiguous()
+CHANNELS = torch.arange(8).reshape(1, 8, 1, 1).expand(1, 8, 8, 8)
+
+
+def draws(samples: int) -> dict[str, torch.Tensor]:
+    return {
+        "draws": keyed("noise/0", samples),
+        "baselines": BASELINES,
+        "chosen": (keyed("baseline", samples, uniform=True, shape=()) * 3).long(),
+        "weights": keyed("coefficient", samples, uniform=True, shape=()),
+    }
+
+
+CASES = {
+    "activation": (m.LayerActivation(LAYER), reference.layer_activation),
+    "activation_input": (m.LayerActivation(LAYER, attribute_to_layer_input=True), reference.layer_activation_input),
+    "conductance": (m.LayerConductance(LAYER, n_steps=7, baselines=0.3), reference.layer_conductance),
+    "conductance_riemann": (
+        m.LayerConductance(LAYER, n_steps=6, method="riemann_trapezoid", baselines=-0.5, attribute_to_layer_input=True),
+        reference.layer_conductance_riemann,
+    ),
+    "internal_influence": (
+        m.InternalInfluence(LAYER, n_steps=7, method="riemann_right", baselines=0.3),
+        reference.internal_influence,
+    ),
+    "integrated_gradients": (
+        m.LayerIntegratedGradients(LAYER, n_steps=7, baselines=0.3),
+        reference.layer_integrated_gradients,
+    ),
+    "integrated_gradients_input": (
+        m.LayerIntegratedGradients(
+            LAYER,
+            n_steps=5,
+            method="riemann_left",
+            baselines=0.3,
+            multiply_by_inputs=False,
+            attribute_to_layer_input=True,
+        ),
+        reference.layer_integrated_gradients_input,
+    ),
+    "feature_ablation": (
+        m.LayerFeatureAblation(LAYER, layer_baselines=0.4, layer_mask=CHANNELS),
+        partial(reference.layer_feature_ablation, layer_mask=CHANNELS),
+    ),
+    "gradient_shap": (
+        m.LayerGradientShap(LAYER, n_samples=4, stdevs=0.2, baselines=BASELINES),
+        partial(reference.layer_gradient_shap, **draws(4)),
+    ),
+}
+
+
+@functools.cache
+def explained(limit: int) -> tuple:
+    return together({name: method for name, (method, _) in CASES.items()}, limit)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", CASES)
+def test_a_layer_method_equals_captum_on_the_network_without_inplace_operations(name: str, limit: int) -> None:
+    report, largest = explained(limit)
+    model = by_hand(Separate)
+    expected = CASES[name][1](model, *rows(), model.get_submodule(LAYER))
+    assert distance(report.attributions[name], expected) <= 1e-5
+    # Conductance takes differences between neighboring points.
+    assert largest[name] <= max(limit, 2 if "conductance" in name else 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_unit_is_ablated_by_itself_without_a_mask() -> None:
+    report, _ = together({"it": m.LayerFeatureAblation("head", layer_baselines=0.4)}, 5)
+    model = by_hand(Separate)
+    expected = reference.layer_feature_ablation(model, *rows(), model.head, None)
+    assert distance(report.attributions["it"], expected) <= 1e-5
+
+
+def test_the_default_layer_is_the_last_with_a_feature_map() -> None:
+    names = [name for name in m.__all__ if name.startswith(("Layer", "Internal"))]
+    chosen = {name: getattr(m, name)() for name in names if "LRP" not in name}
+    named = {f"{name}_named": getattr(m, name)(layer="block.relu2") for name in chosen}
+    report, _ = together(chosen | named, 64)
+    for name in chosen:
+        assert torch.equal(report.attributions[name], report.attributions[f"{name}_named"])
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "error", "match"),
+    [
+        (m.LayerConductance, {"n_steps": 0}, ValueError, r"LayerConductance\(n_steps=0\); allowed: a whole number"),
+        (
+            m.InternalInfluence,
+            {"method": "simpson"},
+            ValueError,
+            r"InternalInfluence\(method='simpson'\); allowed: rie",
+        ),
+        (m.LayerIntegratedGradients, {"baselines": "probe"}, ValueError, "baselines='probe'"),
+        (m.LayerGradientShap, {"n_samples": 0}, ValueError, r"LayerGradientShap\(n_samples=0\)"),
+        (m.LayerGradientShap, {"stdevs": -1.0}, ValueError, r"LayerGradientShap\(stdevs=-1.0\)"),
+        (m.LayerFeatureAblation, {"layer_mask": 3}, TypeError, r"LayerFeatureAblation\(layer_mask\) is a int"),
+        (m.LayerFeatureAblation, {"layer_baselines": "mean"}, TypeError, r"LayerFeatureAblation\(layer_baselines\) is"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_at_once(cls: type, arguments: dict, error: type, match: str) -> None:
+    with pytest.raises(error, match=match):
+        cls(**arguments)
+
+
+def test_rows_in_another_order_give_the_same_numbers() -> None:
+    methods = {name: method for name, (method, _) in CASES.items()}
+    mixed, _ = together(methods, 3, order=ORDER)
+    straight, _ = explained(64)
+    for name in methods:
+        assert distance(mixed.attributions[name], straight.attributions[name][ORDER]) <= 1e-5
