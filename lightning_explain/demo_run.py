@@ -11,8 +11,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from lightning_explain import metrics as q
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from lightning_explain.callback import ExplanationMonitor
 from lightning_explain.demo import CLASS_NAMES, MEAN, STD, DigitsModel, MarkedDigits, wrong_class
 from lightning_explain.render import Options, draw
@@ -37,7 +37,7 @@ def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
         methods={
             "saliency": m.Saliency(abs=False),
             "ig": m.IntegratedGradients(n_steps=16, baselines="black"),
-            "occlusion": m.Occlusion((1, 4, 4), strides=(1, 2, 2), baselines="black"),
+            "occlusion": m.Occlusion((1, 4, 4), strides=(1, 4, 4), baselines="black"),
         },
         metrics=[q.RelevanceMass(), q.Infidelity(), q.SensitivityMax()],
         probe=probe,

@@ -205,3 +205,13 @@ def test_rows_that_are_not_finite_are_named_and_counted_and_left_out_of_means() 
     scalars = report.scalars()
     assert scalars["nonfinite/it"] == 1
     assert scalars["infidelity/it"] == pytest.approx(report.scores["infidelity"]["it"][[0, 2]].mean().item())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_standard_error_is_the_jackknife_written_out(normalize: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    products, changes = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    kept = [[j for j in range(6) if j != i] for i in range(6)]
+    left_out = torch.stack([q.infidelity.infidelity(products[:, k], changes[:, k], normalize) for k in kept], 1)
+    expected = (5 / 6 * (left_out - left_out.mean(1, keepdim=True)).square().sum(1)).sqrt()
+    assert torch.allclose(q.infidelity.jackknife(products, changes, normalize), expected)
