@@ -203,7 +203,7 @@ class ExplanationMonitor(pl.Callback):
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         error: Exception | None = None
-        with preserved_random_state():
+        with preserved_random_state(), trainers.silenced(pl_module):
             try:
                 self._choose_and_check(trainer, pl_module, source)
             except Exception as failure:
@@ -300,11 +300,13 @@ class ExplanationMonitor(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows (or what names them), and the schedule; loads with ``weights_only=True``."""
-        return {"version": 1, "schedule": self._schedule.state(), **self._rows.state()}
+        return {"version": 1, "by_steps": self.by_steps, "schedule": self._schedule.state(), **self._rows.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the rows and the schedule of a checkpoint, so that the same rows are explained."""
-        self._schedule.load(state_dict["schedule"])
+        if state_dict["by_steps"] == self.by_steps:
+            # What was counted in steps says nothing about epochs.
+            self._schedule.load(state_dict["schedule"])
         self._rows.load(state_dict)
 
 

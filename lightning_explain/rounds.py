@@ -30,7 +30,8 @@ def report_of(
     names = [*explainer.methods, *explainer.metrics]
     with trainers.progress_bar(trainer, len(names)) as progress:
         try:
-            report = explainer.explain(pl_module, probe, progress)
+            with trainers.silenced(pl_module):
+                report = explainer.explain(pl_module, probe, progress)
         except Exception as failure:
             error = failure
     if teller.raising:

@@ -89,6 +89,19 @@ def batch_size(trainer: pl.Trainer) -> int | None:
 
 
 @contextmanager
+def silenced(module: pl.LightningModule) -> Iterator[None]:
+    """``self.log`` in the module's forward does nothing inside: it would log probe rows, or is not allowed in that hook."""
+    parts = [part for part in module.modules() if isinstance(part, pl.LightningModule) and "log" not in vars(part)]
+    for part in parts:
+        vars(part)["log"] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        for part in parts:
+            del vars(part)["log"]
+
+
+@contextmanager
 def not_training(trainer: pl.Trainer) -> Iterator[None]:
     """``trainer.training`` is false inside, so that batch-transfer hooks do not augment."""
     stage = trainer.state.stage

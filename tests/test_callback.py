@@ -329,3 +329,13 @@ def test_explaining_after_validation_needs_validation(module: Any, limit: int | 
     data = loaders() if limit == 0 else {"train_dataloaders": loader()}
     with pytest.raises(ValueError, match='this run does not validate; use hook="train_epoch_end"'):
         run.fit(module(), **data)
+
+
+def test_what_was_counted_in_steps_says_nothing_about_epochs() -> None:
+    by_steps = ExplanationMonitor(every_n_train_steps=100)
+    by_steps._schedule.done(300, 0.0, 1.0)
+    by_epochs, again = ExplanationMonitor(), ExplanationMonitor(every_n_train_steps=100)
+    by_epochs.load_state_dict(by_steps.state_dict())
+    again.load_state_dict(by_steps.state_dict())
+    assert by_epochs._schedule.due(1)
+    assert not again._schedule.due(300)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from states import Recorder, assert_equal
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +24,7 @@ from lightning_explain import metrics as q
 from lightning_explain.guard import KEEPERS
 from lightning_explain.types import Attribution, Case, Rows, Score, Subject
 from networks import DigitNet, digits, rows
+from states import Recorder, assert_equal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers:UserWarning"),
@@ -359,7 +359,6 @@ class Talkative(Student):
         return super().forward(x)
 
 
-@pytest.mark.xfail(reason="the callback does not silence self.log while it explains")
 @pytest.mark.parametrize("options", [{}, {"every_n_train_steps": 1}, {"at_start": True}])
 def test_what_a_model_logs_in_its_forward_is_not_logged_by_an_explanation(options: dict[str, Any]) -> None:
     recorder, _ = fit(light(metrics=[], **options), module=Talkative)
