@@ -34,18 +34,22 @@ def train() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def job(train: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, Path]:
-    """What one job returns and where it writes, run in this process as Hydra runs it."""
-    output = tmp_path_factory.mktemp("job")
-    overrides = [*SMALL, "logger=csv", f"hydra.runtime.output_dir={output}"]
+def run(train: ModuleType, output: Path, *overrides: str) -> float:
+    """One job in this process, as Hydra runs it."""
+    given = [*SMALL, "logger=csv", f"hydra.runtime.output_dir={output}", *overrides]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"), warnings.catch_warnings():
         # What Lightning says of so small a run, and torch of Lightning.
         warnings.filterwarnings("ignore", ".*(isinstance.treespec, LeafSpec|many workers|number of training batches)")
-        config = compose("train", overrides, return_hydra_config=True)
+        config = compose("train", given, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        value = train.main(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    return value, output
+        return float(train.main(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])))
+
+
+@pytest.fixture(scope="module")
+def job(train: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, Path]:
+    """What one job returns, and where it writes."""
+    output = tmp_path_factory.mktemp("job")
+    return run(train, output), output
 
 
 def test_a_good_score_for_a_bad_reason_is_worth_less(train: ModuleType) -> None:
@@ -61,6 +65,11 @@ def test_the_objective_is_the_score_minus_the_explanation(job: tuple[float, Path
     mass = float(report.scores["relevance_mass"]["ig"].nanmean())
     assert 0 < mass < 1
     assert value == pytest.approx(score - mass, abs=1e-6)
+
+
+def test_an_objective_of_two_different_epochs_is_refused(train: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"The last epoch was not explained.*see monitor\.every_n_epochs"):
+        run(train, tmp_path, "trainer.max_epochs=3", "monitor.every_n_epochs=2")
 
 
 def test_a_sweep_runs_its_jobs_in_directories_and_wandb_runs_of_their_own(
