@@ -126,13 +126,17 @@ class ExplanationMonitor(pl.Callback):
         self._ready = self._explainer
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ExplanationMonitor:
+    def from_config(cls, config: Mapping[str, Any], **arguments: Any) -> ExplanationMonitor:
         """A monitor from a plain mapping or an OmegaConf one, whose names are looked up in ``methods`` and ``metrics`` only.
+
+        Args:
+            config: Keys are the constructor's arguments.
+            arguments: What a configuration cannot say, such as functions or a ``Probe``; they win over the configuration.
 
         Raises:
             ValueError: If a key, a method or a metric is unknown; the nearest valid names are listed.
         """
-        return cls(**monitor_arguments(config, cls))
+        return cls(**{**monitor_arguments(config, cls), **arguments})
 
     @property
     def state_key(self) -> str:
