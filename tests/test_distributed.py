@@ -109,6 +109,15 @@ def test_all_ranks_log_the_numbers_of_rank_zero(ranks: Ranks) -> None:
     assert zero["steps"] == one["steps"]
 
 
+@scenario("ranks", ["batch_statistics"], indirect=True)
+def test_checkpoints_and_loggers_get_the_same_numbers_though_ranks_differ(ranks: Ranks, root: Path) -> None:
+    zero, one = ranks
+    assert not torch.equal(zero["attributions"]["saliency"], one["attributions"]["saliency"])
+    (events,) = (root / "batch_statistics").rglob("events.out.tfevents.*")
+    found = EventAccumulator(str(events.parent)).Reload()
+    assert zero["metrics"] == {tag: pytest.approx(found.Scalars(tag)[-1].value) for tag in zero["metrics"]}
+
+
 @scenario("ranks", ["limited"], indirect=True)
 def test_the_clock_of_rank_zero_decides_for_all(ranks: Ranks) -> None:
     zero, one = ranks

@@ -162,6 +162,15 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     assert "explain/infidelity/saliency" in keys(finished)
 
 
+def test_pictures_that_cannot_be_drawn_are_told_once_and_numbers_are_still_written(tmp_path: Path) -> None:
+    three_channels = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    with pytest.warns(RuntimeWarning, match="Drawing pictures failed; training goes on") as told:
+        fit(tmp_path, monitor(normalization=three_channels), max_epochs=2)
+    assert len([w for w in told if w.category is RuntimeWarning]) == 1
+    assert len((tmp_path / "explain" / "scalars.jsonl").read_text().splitlines()) == 2
+    assert steps_in(tmp_path) == [4, 8]
+
+
 @pytest.mark.parametrize("what", ["method", "logger"])
 def test_failures_are_raised_if_asked_for(what: str, tmp_path: Path) -> None:
     watch = monitor(methods={"it": Failing() if what == "method" else m.Saliency(abs=False)}, on_error="raise")
