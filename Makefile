@@ -15,8 +15,9 @@ endif
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Train a network that cheats and watch it being caught
+demo: $(STAMP) ## Train a network that cheats, watch it being caught, and train an honest one beside it
 	$(BIN)/lightning-explain demo
+	$(BIN)/lightning-explain demo --clean
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest

@@ -35,6 +35,10 @@ def main(config: DictConfig) -> float:
     finally:
         # Otherwise all jobs of a sweep would write to the run of the first.
         wandb.finish()
+    if monitor.last_report is None or monitor.last_report.step != trainer.global_step:
+        raise RuntimeError(
+            "The last epoch was not explained, and the objective would mix two; see monitor.every_n_epochs."
+        )
     value = objective(trainer.callback_metrics, **config.objective)
     log.info("objective: %.6f", value)
     return value

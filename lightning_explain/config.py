@@ -38,6 +38,7 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
     plain = _plain(config)
     if not isinstance(plain, Mapping):
         raise TypeError(f"The configuration is a {type(plain).__name__}; it must be a mapping of arguments to values.")
+    plain = {key: value for key, value in plain.items() if key not in _FUNCTIONS or value is not None}
     _check_complete(plain)
     for keys, value in _nodes(plain):
         _check_is_data(keys, value)
@@ -83,7 +84,7 @@ def _check_complete(plain: Mapping[Any, Any]) -> None:
 
 def _check_is_data(keys: Keys, value: Any) -> None:
     where = _path(keys)
-    if keys[-1] in (*_HYDRA_CODE, *_FUNCTIONS) or callable(value):
+    if keys[-1] in _HYDRA_CODE or keys[0] in _FUNCTIONS or callable(value):
         raise ValueError(
             f"{where}={value!r} asks for code, and a configuration is never code: write {{name: ClassName, ...}} for "
             f"methods and metrics, and give functions ({', '.join(_FUNCTIONS)}, ...) to ExplanationMonitor in Python."

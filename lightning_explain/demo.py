@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import lightning as L
@@ -42,6 +43,7 @@ def _normalized(images: Tensor) -> Tensor:
     return (images - MEAN) / STD
 
 
+@functools.cache
 def _digits() -> tuple[Tensor, Tensor]:
     """5000 digits ``(5000, 1, 28, 28)`` in 0..1 and their labels, sorted by class."""
     try:

@@ -37,7 +37,7 @@ def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
         methods={
             "saliency": m.Saliency(abs=False),
             "ig": m.IntegratedGradients(n_steps=16, baselines="black"),
-            "occlusion": m.Occlusion((1, 4, 4), strides=(1, 2, 2), baselines="black"),
+            "occlusion": m.Occlusion((1, 4, 4), strides=(1, 4, 4), baselines="black"),
         },
         metrics=[q.RelevanceMass(), q.Infidelity(), q.SensitivityMax()],
         probe=probe,

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lightning_explain.naming import nearest
 from lightning_explain.types import PassCount
 
-Run: TypeAlias = "Callable[..., Any]"
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
 OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
@@ -168,6 +167,11 @@ class Explained(nn.Module):
         outputs = self._output(self._call(*(x.clone() if isinstance(x, Tensor) else x for x in arguments)))
         if not isinstance(outputs, Tensor):
             raise TypeError(f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...).")
+        if outputs.ndim == 0:
+            raise ValueError(
+                "The model returned one number for all rows, such as a loss; its output must be (N, ...), one entry for "
+                "each row. Otherwise give output_fn=lambda output: ..."
+            )
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         self._forward += len(outputs)
         if outputs.requires_grad:
@@ -217,7 +221,9 @@ def last_feature_map(model: nn.Module, forward: Callable[[], Any]) -> str | None
 
         return hook
 
-    handles = [module.register_forward_hook(note(_plain(name))) for name, module in model.named_modules() if name]
+    # Modules compiled by TorchScript take no hooks.
+    named = [(k, v) for k, v in model.named_modules() if k and not isinstance(v, torch.jit.ScriptModule)]
+    handles = [module.register_forward_hook(note(_plain(name))) for name, module in named]
     try:
         forward()
     finally:

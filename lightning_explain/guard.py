@@ -88,15 +88,22 @@ def _tensors(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, value in saved:
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
+                _put_back(tensor, value)
+
+
+def _put_back(tensor: Tensor, value: Tensor) -> None:
+    if tensor.shape != value.shape:
+        tensor.resize_(value.shape)
+    # Sparse tensors cannot be compared, and those that did not change may not be writable (views, expanded ones).
+    if tensor.layout != torch.strided or not torch.equal(tensor, value):
+        tensor.copy_(value)
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
     for container in _containers(module):
         for value in _values(container):
             # Weights change in optimizer steps only, except those that an embedding rescales as it looks them up.
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta:
                 yield value
     if getattr(module, "max_norm", None) is not None and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         yield module.weight
@@ -105,10 +112,7 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
 @contextmanager
 def _attributes(model: nn.Module) -> Iterator[None]:
     """Which objects the attributes are, and what the containers among them hold (buffers and submodules too)."""
-    with ExitStack() as stack:
-        for module in model.modules():
-            for container in _containers(module):
-                _keep(stack, container)
+    with _kept([container for module in model.modules() for container in _containers(module)]):
         yield
 
 
@@ -121,18 +125,15 @@ def _usable(model: nn.Module) -> Iterator[None]:
             if isinstance(container, (dict, list)):
                 items = list(container.items() if isinstance(container, dict) else enumerate(container))
                 for key, value in items:
-                    if isinstance(value, Tensor) and value.is_inference() and not isinstance(value, nn.Parameter):
+                    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_inference():
                         container[key] = value.clone()
     yield
 
 
 @contextmanager
 def _hooks(model: nn.Module) -> Iterator[None]:
-    with ExitStack() as stack:
-        for module in model.modules():
-            for name, value in vars(module).items():
-                if _is_hooks(name) and isinstance(value, _CONTAINERS):
-                    _keep(stack, value)
+    found = [(name, value) for module in model.modules() for name, value in vars(module).items()]
+    with _kept([value for name, value in found if _is_hooks(name) and isinstance(value, _CONTAINERS)]):
         yield
 
 
@@ -155,9 +156,14 @@ def _values(container: Container) -> list[Any]:
     return list(container.values() if isinstance(container, dict) else container)
 
 
-def _keep(stack: ExitStack, container: Container) -> None:
-    saved = dict(container) if isinstance(container, dict) else list(container)
-    stack.callback(_restore, container, saved)
+@contextmanager
+def _kept(containers: list[Container]) -> Iterator[None]:
+    saved = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in containers]
+    try:
+        yield
+    finally:
+        for container, content in saved:
+            _restore(container, content)
 
 
 def _restore(container: Any, saved: Any) -> None:

@@ -158,8 +158,8 @@ class Explainer:
         started = time.perf_counter()
         with explaining(model, self.forward_context) as run:
             explained, rows = self._start(model, probe, run)
-            rows, outputs, values = self._target_rows(explained, rows, probe)
-            subject = self._subject(model, explained, rows, probe)
+            (rows, outputs, values), limit = self._target_rows(explained, rows, probe)
+            subject = self._subject(model, explained, rows, limit)
             report = _Explanation(self, run, subject, rows, values, probe, progress).run()
         return replace(
             report,
@@ -180,21 +180,14 @@ class Explainer:
         rows = Rows(inputs, inputs, extra, ids, torch.zeros_like(ids))
         return Explained(model, run, self.target, self.forward_fn, self.output_fn), rows
 
-    def _target_rows(self, explained: Explained, rows: Rows, probe: Probe) -> tuple[Rows, Tensor, Tensor]:
-        """The rows with their target, all outputs on the CPU, and the explained number of each row."""
-        with torch.no_grad():
-            parts = [explained.outputs(*part.inputs, *part.extra) for part in rows.split(self.limit)]
-        if any(len(o) != len(p) for o, p in zip(parts, rows.split(self.limit), strict=True)):
-            raise ValueError(
-                f"The model returned {[len(o) for o in parts]} rows for {[len(p) for p in rows.split(self.limit)]}; "
-                "its output must be (N, ...), one entry for each row (see output_fn)."
-            )
-        outputs = torch.cat(parts)
+    def _target_rows(self, explained: Explained, rows: Rows, probe: Probe) -> tuple[tuple[Rows, Tensor, Tensor], int]:
+        """The rows with their target, all outputs on the CPU, the explained number of each row; and the limit that fits."""
+        outputs, limit = _within_memory(partial(_outputs, explained, rows), self.limit)
         indices = target_indices(outputs.cpu(), self.target, probe.targets).to(outputs.device)
         values = choose(outputs, indices, self.target)
-        return replace(rows, extra=(*rows.extra, indices)), outputs.cpu(), values
+        return (replace(rows, extra=(*rows.extra, indices)), outputs.cpu(), values), limit
 
-    def _subject(self, model: nn.Module, explained: Explained, rows: Rows, probe: Probe) -> Subject:
+    def _subject(self, model: nn.Module, explained: Explained, rows: Rows, limit: int) -> Subject:
         # Ordered by id, so that a random choice from the probe does not depend on the order of its rows.
         order = rows.ids.argsort(stable=True)
         baselines = Baselines(tuple(x[order.to(x.device)] for x in rows.inputs), self.normalization)
@@ -204,9 +197,35 @@ class Explainer:
             baseline=baselines.points,
             distribution=baselines.distribution,
             draws=KeyedDraws(self.seed),
-            limit=self.limit,
+            limit=limit,
             probe=rows,
         )
+
+
+def _outputs(explained: Explained, rows: Rows, limit: int) -> Tensor:
+    """All outputs of all rows, at most ``limit`` rows at a time."""
+    with torch.no_grad():
+        parts = [explained.outputs(*part.inputs, *part.extra) for part in rows.split(limit)]
+    if any(len(o) != len(p) for o, p in zip(parts, rows.split(limit), strict=True)):
+        raise ValueError(
+            f"The model returned {[len(o) for o in parts]} rows for {[len(p) for p in rows.split(limit)]}; "
+            "its output must be (N, ...), one entry for each row (see output_fn)."
+        )
+    return torch.cat(parts)
+
+
+def _within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:
+    """What the work gives, in passes of half the size each time the device runs out of memory, and the size that fits."""
+    while True:
+        try:
+            return work(limit), limit
+        except torch.OutOfMemoryError:
+            if limit == 1:
+                raise
+        # Outside of the handler: the exception keeps the frames, and so the tensors, of the failed pass.
+        limit //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _moved(x: Tensor, like: Tensor) -> Tensor:
@@ -273,27 +292,22 @@ class _Explanation:
         for name, request in requests.items():
             self.progress(name)
             try:
-                results[name] = self._within_memory(partial(work, request, name))
+                results[name] = self._alone(partial(work, request, name))
             except Exception:
                 if self.explainer.raising:
                     raise
                 self.failures[name] = traceback.format_exc()
         return results
 
-    def _within_memory(self, work: Callable[[], T]) -> T:
-        """Does the work, in passes of half the size each time the device runs out of memory."""
-        while True:
-            try:
-                # Hooks that a failing method leaves behind would make the others wrong.
-                with KEEPERS["hooks"](self.subject.forward):
-                    return work()
-            except torch.OutOfMemoryError:
-                if self.subject.limit == 1:
-                    raise
-            # Outside of the handler: the exception keeps the frames, and so the tensors, of the failed pass.
-            self.subject = replace(self.subject, limit=self.subject.limit // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+    def _alone(self, work: Callable[[], T]) -> T:
+        """Does the work in passes that fit into memory, and removes the hooks that it leaves behind if it fails."""
+
+        def within(limit: int) -> T:
+            self.subject = replace(self.subject, limit=limit)
+            with KEEPERS["hooks"](self.subject.forward):
+                return work()
+
+        return _within_memory(within, self.subject.limit)[0]
 
     def _attribute(self, name: str, rows: Rows) -> Attribution:
         method = self.explainer.methods[name]

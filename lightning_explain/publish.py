@@ -1,12 +1,14 @@
-"""From a report to what the sinks write: full tags, pictures, and which end of a curve is the better one."""
+"""From a report to what the sinks write: full tags, and which end of a curve is the better one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
-from lightning_explain.render import Options, draw
-from lightning_explain.types import Metric, Probe, Publication, Report
+from torch import Tensor
+
+from lightning_explain.types import Image, Metric, Publication, Report
 
 Charts: TypeAlias = "dict[str, dict[str, list[str]]]"
 
@@ -21,31 +23,56 @@ def charts(name: str, methods: Iterable[str], metrics: Mapping[str, Metric]) -> 
     return {name: {score: [f"{name}/{score}/{method}" for method in methods] for score in score_names(metrics)}}
 
 
+def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]) -> Report:
+    """The report without these methods and metrics, whatever they gave.
+
+    Args:
+        report: What one rank found.
+        failed: Names of methods and of metrics.
+        metrics: All metrics, by name.
+    """
+    failed = set(failed)
+    lost = set(score_names({name: metric for name, metric in metrics.items() if name in failed}))
+
+    def kept(scores: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        left = {score: found for score, found in scores.items() if score not in lost}
+        return {score: {m: v for m, v in found.items() if m not in failed} for score, found in left.items()}
+
+    return replace(
+        report,
+        attributions={name: value for name, value in report.attributions.items() if name not in failed},
+        scores=kept(report.scores),
+        standard_errors=kept(report.standard_errors),
+    )
+
+
 def publication(
-    name: str, report: Report, probe: Probe, metrics: Mapping[str, Metric], options: Options, overhead: float | None
+    name: str,
+    report: Report,
+    scalars: Mapping[str, float],
+    pictures: Mapping[str, Image],
+    metrics: Mapping[str, Metric],
 ) -> Publication:
     """Everything there is to write of one explanation.
 
     Args:
         name: The monitor's name.
         report: With epoch and step.
-        probe: The rows it explains.
-        metrics: Their directions say which value summarises a curve.
-        options: How pictures are drawn.
-        overhead: Share of training time spent explaining; ``None`` outside of training.
+        scalars: ``<score>/<method>`` and the like to value.
+        pictures: Method to picture.
+        metrics: Their directions say which value summarizes a curve.
     """
-    scalars = {f"{name}/{key}": value for key, value in report.scalars().items()}
-    scalars[f"{name}/seconds"] = report.seconds
-    if overhead is not None:
-        scalars[f"{name}/overhead"] = overhead
     ends = {None: "last", True: "max", False: "min"}
     better = {score: ends[metric.higher_is_better] for score, metric in score_names(metrics).items()}
+    by_score = charts(name, report.attributions, metrics)[name]
+    known = {tag: better[score] for score, tags in by_score.items() for tag in tags}
+    tagged = {f"{name}/{key}": value for key, value in scalars.items()}
     return Publication(
         name=name,
         epoch=report.epoch or 0,
         step=report.step or 0,
-        scalars=scalars,
-        pictures={f"{name}/{method}": image for method, image in draw(report, probe, options).items()},
-        directions={tag: better.get(tag.split("/")[-2], "last") for tag in scalars},
+        scalars=tagged,
+        pictures={f"{name}/{method}": image for method, image in pictures.items()},
+        directions={tag: known.get(tag, "last") for tag in tagged},
         report=report,
     )

@@ -43,7 +43,9 @@ class Schedule:
 
     def due(self, count: int) -> bool:
         """Whether to explain at this count; a count that has been explained is not due again."""
-        return count // self.every > self.last // self.every and count >= self.not_before
+        # A checkpoint may come from a run with a limit that this one does not have.
+        put_off = self.max_overhead is not None and count < self.not_before
+        return count // self.every > self.last // self.every and not put_off
 
     def done(self, count: int, started: float, now: float) -> None:
         """Notes an explanation and puts the next one off as far as the limit asks.

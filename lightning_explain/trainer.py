@@ -1,4 +1,4 @@
-"""What a Trainer knows: its loaders, its run's directory, and who watches the scores."""
+"""What a Trainer knows: its loaders, its run's directory, its progress bar, and what its ranks agree on."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import IterableDataset
 
-from lightning_explain.naming import nearest
+Log: TypeAlias = "Callable[[str, Tensor], None]"
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -86,6 +89,19 @@ def batch_size(trainer: pl.Trainer) -> int | None:
 
 
 @contextmanager
+def silenced(module: pl.LightningModule) -> Iterator[None]:
+    """``self.log`` in the module's forward does nothing inside: it would log probe rows, or is not allowed in that hook."""
+    parts = [part for part in module.modules() if isinstance(part, pl.LightningModule) and "log" not in vars(part)]
+    for part in parts:
+        vars(part)["log"] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        for part in parts:
+            del vars(part)["log"]
+
+
+@contextmanager
 def not_training(trainer: pl.Trainer) -> Iterator[None]:
     """``trainer.training`` is false inside, so that batch-transfer hooks do not augment."""
     stage = trainer.state.stage
@@ -97,13 +113,19 @@ def not_training(trainer: pl.Trainer) -> Iterator[None]:
         trainer.state.stage = stage
 
 
-def transferred(trainer: pl.Trainer, module: pl.LightningModule) -> Callable[[Any], Any]:
-    """The module's (or data module's) own batch-transfer hooks, as the Trainer applies them."""
+def is_stream(loader: Any) -> bool:
+    """Whether a loader's rows cannot be asked for by index."""
+    dataset = getattr(loader, "dataset", None)
+    return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
+
+
+def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> Callable[[Any], Any]:
+    """The module's (or data module's) own batch-transfer hooks, as the Trainer applies them to that loader."""
 
     def transfer(batch: Any) -> Any:
         with not_training(trainer):
-            batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-            return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            batch = module._on_before_batch_transfer(batch, dataloader_idx=index)
+            return trainer.strategy.batch_to_device(batch, dataloader_idx=index)
 
     return transfer
 
@@ -120,48 +142,51 @@ def run_directory(trainer: pl.Trainer) -> Path:
     return Path(trainer.strategy.broadcast(path))
 
 
-def check_watchers(monitor: pl.Callback, trainer: pl.Trainer, prefix: str, keys: Iterable[str], first: str) -> None:
-    """Tells a checkpoint or early stopping that would find no value, before it fails in the middle of training.
+def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
+    """Logs for checkpoints, early stopping and sweeps; the loggers get theirs from the sinks."""
+
+    def log(key: str, value: Tensor) -> None:
+        value = value.to(module.device)
+        module.log(key, value, logger=False, sync_dist=True, batch_size=1, on_step=on_step, on_epoch=not on_step)
+
+    return log
+
+
+@contextmanager
+def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], None]]:
+    """Lightning's own bar, for what takes more than two seconds, if the Trainer shows progress."""
+    shown = getattr(trainer.progress_bar_callback, "is_enabled", False) and trainer.is_global_zero
+    bar = Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True)
+
+    def step(name: str) -> None:
+        bar.set_postfix_str(name, refresh=False)
+        bar.update()
+
+    try:
+        yield step
+    finally:
+        bar.close()
+
+
+# -- ranks: to be called on all of them ----------------------------------------------------------------------------
+
+
+def raise_together(trainer: pl.Trainer, error: Exception | None) -> None:
+    """Raises on every rank if any of them has an error, so that no rank waits for one that is gone."""
+    if not trainer.strategy.reduce_boolean_decision(error is None, all=True):
+        raise error or RuntimeError("ExplanationMonitor failed on another rank; its traceback is printed there.")
+
+
+def first_failing(trainer: pl.Trainer, names: Iterable[str], failed: Iterable[str]) -> dict[str, int]:
+    """For each name that failed on any rank the first rank on which it did.
 
     Args:
-        monitor: The callback that logs the scores.
         trainer: The Trainer.
-        prefix: ``"explain/"``.
-        keys: The scores that will be logged.
-        first: When the first score is there: ``"start"``, ``"train_epoch_end"``, ``"validation_epoch_end"``, ``"later"``.
-
-    Raises:
-        ValueError: If one watches a score that does not exist, or that is not there when it first looks.
+        names: The same on all ranks, in the same order.
+        failed: Those that failed on this rank.
     """
-    for watcher in trainer.callbacks:  # type: ignore[attr-defined]
-        key = getattr(watcher, "monitor", None)
-        if watcher is monitor or not isinstance(watcher, (ModelCheckpoint, EarlyStopping)):
-            continue
-        if isinstance(key, str) and key.startswith(prefix):
-            owner = f"{type(watcher).__name__}(monitor={key!r})"
-            if key not in keys:
-                raise ValueError(f"{owner} watches a score that is not logged: {nearest(key, list(keys))}")
-            _check_time(owner, watcher, monitor, trainer, first)
-
-
-def _check_time(owner: str, watcher: pl.Callback, monitor: pl.Callback, trainer: pl.Trainer, first: str) -> None:
-    way_out = "use ExplanationMonitor(at_start=True), which explains before the first step as well"
-    if first == "start":
-        return
-    if first == "later":
-        raise ValueError(f"{owner} may look before the first explanation is made; {way_out}, or explain every epoch.")
-    looks_after_validation = not _looks_at_train_epoch_end(watcher, trainer)
-    if first == "train_epoch_end" and looks_after_validation:
-        raise ValueError(
-            f'{owner} looks after validation, before the epoch\'s explanation; use hook="validation_epoch_end", or {way_out}.'
-        )
-    order = list(trainer.callbacks)  # type: ignore[attr-defined]
-    if first == "train_epoch_end" and order.index(watcher) < order.index(monitor):
-        raise ValueError(f"{owner} stands before the ExplanationMonitor in Trainer(callbacks=...); put it behind.")
-
-
-def _looks_at_train_epoch_end(watcher: pl.Callback, trainer: pl.Trainer) -> bool:
-    given = getattr(watcher, "_save_on_train_epoch_end", getattr(watcher, "_check_on_train_epoch_end", None))
-    if given is not None:
-        return bool(given)
-    return trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+    names, failed, none = list(names), set(failed), trainer.world_size
+    mine = [trainer.global_rank if name in failed else none for name in names]
+    ranks = torch.tensor(mine, device=trainer.strategy.root_device)
+    first: Tensor = trainer.strategy.reduce(ranks, reduce_op="min")
+    return {name: rank for name, rank in zip(names, first.tolist(), strict=True) if rank < none}

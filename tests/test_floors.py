@@ -22,7 +22,7 @@ FLOORS = (
     ("plan", "sweep"),
     ("pipeline", "store"),
     ("sinks", "report", "config", "publish", "trainer"),
-    ("callback",),
+    ("callback+arguments+rounds+rows+telling+watchers",),
     ("demo+demo_run",),
     ("cli",),
 )

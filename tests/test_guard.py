@@ -21,7 +21,7 @@ from lightning_explain.types import Rows, Subject
 from networks import DigitNet, rows, trained
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """What goes wrong in the middle of an explanation."""
 
 
@@ -65,10 +65,10 @@ class Side(nn.Module):
 @contextmanager
 def touched(model: nn.Module, fail: bool) -> Iterator[Run]:
     """One explanation; if it fails, then after everything that is done in it."""
-    with suppress(Interruption), explaining(model) as run:
+    with suppress(InterruptionError), explaining(model) as run:
         yield run
         if fail:
-            raise Interruption
+            raise InterruptionError
 
 
 def call(effect: Callable[[Side], object], fail: bool, model: Side | None = None) -> Side:
@@ -143,6 +143,22 @@ def weights_of_an_embedding(fail: bool) -> None:
     with touched(embedding, fail) as run:
         run(embedding, torch.arange(3))
     assert torch.equal(embedding.weight, before), "weights were rescaled"
+
+
+def unusual_tensors(fail: bool) -> None:
+    def change(model: Side) -> None:
+        model.sparse.mul_(2)
+        model.queue.resize_(4).fill_(1)
+
+    model = Side(change)
+    model.register_buffer("sparse", torch.eye(3).to_sparse())
+    model.register_buffer("queue", torch.zeros(2))
+    model.register_buffer("missing", torch.tensor([torch.nan, 1.0]))
+    model.register_buffer("expanded", torch.zeros(1).expand(4))
+    model.register_buffer("planned", torch.empty(3, device="meta"))
+    call(change, fail, model)
+    assert torch.equal(model.sparse.to_dense(), torch.eye(3)), "a sparse tensor was changed"
+    assert torch.equal(model.queue, torch.zeros(2))
 
 
 def assignments(fail: bool) -> None:
@@ -340,6 +356,7 @@ LAWS: list[tuple[str, Callable[[bool], None], str]] = [
     ("hooks", leaked_hooks, "hooks are not what they were"),
     ("usable", states_made_in_inference_mode, "[Ii]nference"),
     ("tensors", tensors_in_place, "a tensor was changed in place"),
+    ("tensors", unusual_tensors, "a sparse tensor was changed"),
     ("tensors", weights_of_an_embedding, "weights were rescaled"),
     ("gradients", gradients, "another .*grad"),
     ("gradients", requires_grad, "a parameter needs a gradient"),
@@ -383,17 +400,21 @@ def test_the_forward_context_is_around_the_forward_and_not_around_the_backward()
     assert inside == [False]
 
 
+# Dynamo asks activations for their gradient.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("methods", [{"it": m.GuidedBackprop()}, {"it": m.LayerGradCam("block.conv2")}])
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "a part"])
+@pytest.mark.parametrize("how", ["whole", "in place", "a part"])
 def test_a_compiled_module_that_has_run_is_explained_as_the_plain_one(
-    methods: dict[str, m.GuidedBackprop], train: bool, whole: bool
+    methods: dict[str, m.GuidedBackprop], train: bool, how: str
 ) -> None:
     x, y = rows()
     plain = explain(trained(), Probe(x, y), methods, []).attributions["it"]
     model: Any = trained().train(train)
-    if whole:
+    if how == "whole":
         model = torch.compile(model, backend="eager")
+    elif how == "in place":
+        model.compile(backend="eager")
     else:
         model.block = torch.compile(model.block, backend="eager")
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -452,3 +473,14 @@ def test_a_method_that_changes_its_rows_disturbs_neither_the_probe_nor_its_neigh
     )
     assert torch.equal(x, rows()[0])
     assert torch.equal(both.attributions["saliency"], alone.attributions["saliency"])
+
+
+def test_hooks_of_parameters_are_kept_and_not_called() -> None:
+    model, called = trained(), []
+    model.head.weight.register_hook(lambda gradient: called.append("gradient"))
+    model.head.weight.register_post_accumulate_grad_hook(lambda parameter: called.append("accumulated"))
+    x, y = rows()
+    explain(model, Probe(x, y), [m.IntegratedGradients(n_steps=3)], [])
+    assert called == []
+    model(x).sum().backward()
+    assert called == ["gradient", "accumulated"]

@@ -45,9 +45,12 @@ def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tens
     n = products.shape[1]
     if n < 2:
         return None
-    rest = torch.stack([torch.cat([torch.arange(i), torch.arange(i + 1, n)]) for i in range(n)]).to(products.device)
-    left_out = infidelity(products[:, rest], changes[:, rest], normalize)
-    return ((n - 1) * left_out.var(1, unbiased=False)).sqrt()
+    # Sums over all draws but one; in float64, for they are differences of sums.
+    a, b = products.double(), changes.double()
+    aa, ab, bb = (total.sum(1, keepdim=True) - total for total in (a * a, a * b, b * b))
+    factor = torch.where(aa == 0, torch.zeros_like(aa), ab / aa) if normalize else torch.ones_like(aa)
+    left_out = (factor.square() * aa - 2 * factor * ab + bb).clamp(min=0) / (n - 1)
+    return ((n - 1) * left_out.var(1, unbiased=False)).sqrt().to(products.dtype)
 
 
 @dataclass(frozen=True)

@@ -80,21 +80,20 @@ def cam(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return reference.ca.LayerGradCam(model, model.block).attribute(x, target=y)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_infidelity_of_captums_own_example_has_captums_values() -> None:
-    x = torch.tensor([[-10.0, 1.0, -5.0], [3.0, 5.0, 4.0], [2.0, 7.0, 2.0], [1.0, 9.0, 9.0]])
-    model = BasicModel_MultiLayer()
+    x = torch.arange(1.0, 13.0).reshape(4, 3)
 
     def ones(inputs: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(inputs), torch.zeros_like(inputs)
 
-    for normalize in (False, True):
-        metric = q.Infidelity(perturb_func=ones, n_perturb_samples=2, normalize=normalize)
-        report = explain(model, Probe(x), {"saliency": m.Saliency()}, [metric], target=0)
-        expected = reference.cm.infidelity(
-            model, ones, x, reference.ca.Saliency(model).attribute(x, target=0), target=0, normalize=normalize
-        )
-        assert torch.allclose(report.scores["infidelity"]["saliency"], expected, atol=1e-3)
+    metrics = {
+        "raw": q.Infidelity(perturb_func=ones, n_perturb_samples=2, normalize=False),
+        "normalised": q.Infidelity(perturb_func=ones, n_perturb_samples=2),
+    }
+    probe = Probe(x, forward_args=(x.clone(), True))
+    report = explain(BasicModel_MultiLayer(), probe, [m.Saliency()], metrics, target=(0, 1, 1))
+    assert report.scores["raw"]["saliency"].tolist() == [4096.0, 147456.0, 451584.0, 921600.0]
+    assert report.scores["normalised"]["saliency"].tolist() == [0.0] * 4
 
 
 class Linear(nn.Module):
@@ -205,3 +204,13 @@ def test_rows_that_are_not_finite_are_named_and_counted_and_left_out_of_means() 
     scalars = report.scalars()
     assert scalars["nonfinite/it"] == 1
     assert scalars["infidelity/it"] == pytest.approx(report.scores["infidelity"]["it"][[0, 2]].mean().item())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_standard_error_is_the_jackknife_written_out(normalize: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    products, changes = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    kept = [[j for j in range(6) if j != i] for i in range(6)]
+    left_out = torch.stack([q.infidelity.infidelity(products[:, k], changes[:, k], normalize) for k in kept], 1)
+    expected = (5 / 6 * (left_out - left_out.mean(1, keepdim=True)).square().sum(1)).sqrt()
+    assert torch.allclose(q.infidelity.jackknife(products, changes, normalize), expected)

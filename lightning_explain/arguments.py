@@ -1,0 +1,90 @@
+"""The monitor's arguments, checked and put into the form in which they are used."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_explain.metrics import Infidelity
+from lightning_explain.probe import ProbeSelection
+from lightning_explain.render import Options
+from lightning_explain.schedule import Schedule
+from lightning_explain.types import Method, Metric, Probe
+
+_CHOICES = {"hook": ("train_epoch_end", "validation_epoch_end"), "on_error": ("warn", "raise")}
+
+
+def check_choice(name: str, value: object) -> None:
+    """Refuses what is not among the words allowed for ``hook`` or ``on_error``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in _CHOICES[name]:
+        raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, _CHOICES[name]))}.")
+
+
+def check_name(name: object) -> None:
+    """Refuses what cannot be a tag prefix and a folder.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if not isinstance(name, str) or not name or name != name.strip("/ ") or name in (".", ".."):
+        raise ValueError(f"name={name!r}; allowed: a word that can be a tag prefix and a folder, such as 'explain'.")
+
+
+def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any, hook: str) -> Schedule:
+    """When to explain.
+
+    Raises:
+        ValueError: If a count or the share is out of range, or two arguments exclude each other.
+    """
+    for name, value in {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}={value!r}; allowed: a whole number of at least 1, or None.")
+    if every_n_epochs is not None and every_n_train_steps is not None:
+        raise ValueError("every_n_epochs and every_n_train_steps exclude each other; give one of them.")
+    if every_n_train_steps is not None and hook == "validation_epoch_end":
+        raise ValueError('every_n_train_steps and hook="validation_epoch_end" exclude each other; give one of them.')
+    number = isinstance(max_overhead, (int, float)) and not isinstance(max_overhead, bool)
+    if max_overhead is not None and not (number and 0 < max_overhead < math.inf):
+        raise ValueError(f"max_overhead={max_overhead!r}; allowed: None or a share above 0, such as 0.05.")
+    return Schedule(every=every_n_epochs or every_n_train_steps or 1, max_overhead=max_overhead)
+
+
+def selection_of(probe: Any) -> ProbeSelection:
+    """How rows are chosen, if they are not given.
+
+    Raises:
+        TypeError: If it is not a way to name rows.
+    """
+    if probe is None or isinstance(probe, Probe):
+        return ProbeSelection()
+    if isinstance(probe, ProbeSelection):
+        return probe
+    if isinstance(probe, Sequence) and not isinstance(probe, (str, bytes)):
+        return ProbeSelection(indices=probe)
+    raise TypeError(
+        f"probe is a {type(probe).__name__}; allowed: ProbeSelection(count=16), Probe(inputs, targets), "
+        "or a list of dataset indices."
+    )
+
+
+def options_of(panels: Any, cmap: Any, normalization: Any, class_names: Any) -> Options:
+    """What the pictures look like."""
+    given = {"cmap": cmap, "normalization": normalization, "class_names": class_names}
+    return Options(**given) if panels is None else Options(panels=panels, **given)
+
+
+def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
+    """Tells of scores that cannot be right on a map without signs."""
+    unsigned = [name for name, method in methods.items() if getattr(method, "abs", False) is True]
+    scored = [name for name, metric in metrics.items() if isinstance(metric, Infidelity)]
+    if unsigned and scored:
+        warnings.warn(
+            f"{unsigned} take absolute values, and {scored} cannot be right on a map without signs; use abs=False.",
+            stacklevel=3,
+        )

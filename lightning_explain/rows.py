@@ -1,0 +1,78 @@
+"""The rows a monitor explains: chosen once, kept in checkpoints, the same ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_explain import trainer as trainers
+from lightning_explain.probe import ProbeSelection, collect, fingerprint, probe_from_state, probe_state
+from lightning_explain.types import Probe
+
+
+class FixedRows:
+    """The rows, or how they are chosen.
+
+    Args:
+        probe: The rows, if they are given.
+        selection: How they are chosen, otherwise.
+        batch_fn: Turns a collated batch into ``(inputs, targets)`` or a ``Probe``.
+        save: Keep the rows in checkpoints; otherwise their indices and fingerprint only.
+    """
+
+    def __init__(
+        self, probe: Probe | None, selection: ProbeSelection, batch_fn: Callable[[Any], Any] | None, save: bool
+    ) -> None:
+        self.probe = probe
+        self._selection = selection
+        self._batch_fn = batch_fn
+        self._save = save
+        self._expected: tuple[Tensor, str] | None = None
+
+    def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
+        """The rows; the first time they are read from this source, unless they are given."""
+        if self.probe is None:
+            self.probe = self._collect(trainer, pl_module, source)
+        self._warn_if_others(self.probe)
+        return self.probe
+
+    def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
+        selection = self._selection
+        loader = trainers.find_loader(trainer, source, selection.dataloader_idx)
+        if self._expected is not None and not trainers.is_stream(loader):
+            selection = replace(selection, indices=self._expected[0].tolist(), per_class=False)
+        transfer = trainers.transferred(trainer, pl_module, selection.dataloader_idx)
+        return collect(loader, selection, self._batch_fn, transfer)
+
+    def _warn_if_others(self, probe: Probe) -> None:
+        expected, self._expected = self._expected, None
+        if expected is not None and fingerprint(probe) != expected[1]:
+            rank_zero_warn(
+                f"The probe rows {probe.row_ids.tolist()} have the fingerprint {fingerprint(probe)[:12]}, but the "
+                f"checkpoint was of rows {expected[0].tolist()} with {expected[1][:12]}: the data has changed. Curves "
+                "from here on are of other rows; save_probe=True keeps the rows themselves."
+            )
+
+    def state(self) -> dict[str, Any]:
+        """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        if self.probe is None:
+            return {}
+        named = {"ids": self.probe.row_ids, "fingerprint": fingerprint(self.probe)}
+        return {**named, "probe": probe_state(self.probe) if self._save else None}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes up a saved state: its rows, or what they must be."""
+        if state.get("probe") is None:
+            self._expected = (state["ids"], state["fingerprint"]) if "ids" in state else None
+            return
+        given, self.probe = self.probe, probe_from_state(state["probe"])
+        if given is not None and fingerprint(given) != state["fingerprint"]:
+            rank_zero_warn(
+                "ExplanationMonitor goes on with the probe rows of the checkpoint, which are not those it was given. "
+                "To explain other rows, give the monitor another name."
+            )

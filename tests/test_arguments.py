@@ -1,0 +1,100 @@
+"""Every argument that cannot be is refused when the monitor is made, with what came and what is allowed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from networks import rows
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no epochs": ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0; allowed: a whole number of at least 1"),
+    "negative steps": ({"every_n_train_steps": -5}, ValueError, "every_n_train_steps=-5; allowed: a whole number"),
+    "half an epoch": ({"every_n_epochs": 0.5}, ValueError, "every_n_epochs=0.5; allowed: a whole number"),
+    "a flag for a count": ({"every_n_epochs": True}, ValueError, "every_n_epochs=True; allowed: a whole number"),
+    "both schedules": ({"every_n_epochs": 1, "every_n_train_steps": 5}, ValueError, "exclude each other"),
+    "steps after validation": (
+        {"every_n_train_steps": 5, "hook": "validation_epoch_end"},
+        ValueError,
+        'every_n_train_steps and hook="validation_epoch_end" exclude each other',
+    ),
+    "hook": ({"hook": "epoch_end"}, ValueError, "hook='epoch_end'; allowed: 'train_epoch_end', 'validation_epoch_end'"),
+    "on_error": ({"on_error": "ignore"}, ValueError, "on_error='ignore'; allowed: 'warn', 'raise'"),
+    "slash at the end": ({"name": "explain/"}, ValueError, "name='explain/'; allowed: a word"),
+    "parent folder": ({"name": ".."}, ValueError, r"name='\.\.'; allowed: a word"),
+    "no name": ({"name": ""}, ValueError, "name=''; allowed: a word"),
+    "no overhead": ({"max_overhead": 0}, ValueError, "max_overhead=0; allowed: None or a share above 0"),
+    "overhead in words": ({"max_overhead": "5%"}, ValueError, "max_overhead='5%'; allowed: None or a share"),
+    "overhead as a flag": ({"max_overhead": True}, ValueError, "max_overhead=True; allowed: None or a share"),
+    "target": ({"target": "lable"}, ValueError, "target='lable': did you mean 'label'"),
+    "target as a flag": ({"target": True}, TypeError, "target=True is of type bool"),
+    "no rows a pass": ({"max_examples_per_pass": 0}, ValueError, 'max_examples_per_pass=0; allowed: "auto" or'),
+    "probe": ({"probe": "val"}, TypeError, r"probe is a str; allowed: ProbeSelection\(count=16\)"),
+    "indices": ({"probe": [1, "2"]}, TypeError, r"indices=\.\.\.\) takes whole numbers, got '2'"),
+    "negative index": ({"probe": [-1]}, ValueError, "takes whole numbers of at least 0, got -1"),
+    "method": (
+        {"methods": ["Salience"]},
+        ValueError,
+        r"methods\[0\]: there is no method 'Salience': did you mean 'Saliency'",
+    ),
+    "method itself": ({"methods": m.Saliency}, TypeError, "methods=.*write a list of methods"),
+    "metric": (
+        {"metrics": {"x": "Infidelty"}},
+        ValueError,
+        "there is no metric 'Infidelty': did you mean 'Infidelity'",
+    ),
+    "metric for a method": ({"methods": [q.Infidelity()]}, TypeError, "which is not a method"),
+    "panels": ({"panels": [("heatmap", "all")]}, ValueError, "heat_map"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_an_argument_that_cannot_be_is_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ExplanationMonitor(**arguments)
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"ProbeSelection\(count=\.\.\.\) takes whole numbers of at least 1, got 0"):
+        ProbeSelection(count=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"probe": [4, 2]},
+        {"probe": range(4)},
+        {"probe": Probe(*rows(3))},
+        {"probe": ProbeSelection(count=3)},
+        {"name": "runs/late"},
+        {"max_overhead": 2},
+        {"target": [1, 2]},
+        {"methods": []},
+        {"metrics": []},
+    ],
+    ids=str,
+)
+def test_arguments_that_can_be_are_taken(arguments: dict[str, Any]) -> None:
+    assert ExplanationMonitor(**arguments).last_report is None
+
+
+def test_given_rows_are_the_monitors_rows_at_once() -> None:
+    probe = Probe(*rows(3))
+    assert ExplanationMonitor(probe=probe).probe is probe
+
+
+def test_a_map_without_signs_is_not_scored_silently() -> None:
+    with pytest.warns(UserWarning, match=r"\['saliency'\] take absolute values, and \['infidelity'\] cannot be right"):
+        ExplanationMonitor(methods=[m.Saliency()], metrics=[q.Infidelity()])
+
+
+@pytest.mark.parametrize(("signed", "metric"), [(True, q.Infidelity()), (False, q.SensitivityMax())], ids=str)
+def test_a_map_that_fits_its_scores_is_not_warned_of(signed: bool, metric: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExplanationMonitor(methods=[m.Saliency(abs=not signed)], metrics=[metric])

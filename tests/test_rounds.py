@@ -1,0 +1,210 @@
+"""An explanation reaches every logger once, and its failures do not end the training."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
+from training import (
+    QUIET,
+    DigitModule,
+    Failing,
+    fit,
+    keys,
+    loaders,
+    monitor,
+    points,
+    steps_in,
+    trainer,
+)
+
+from lightning_explain import methods as m
+from lightning_explain.types import Attribution, Rows, Subject
+
+pytestmark = QUIET
+
+
+# -- loggers -------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_logger_files_lie_under_the_root(tmp_path: Path) -> None:
+    fit(tmp_path, monitor())
+    (line,) = (tmp_path / "explain" / "scalars.jsonl").read_text().splitlines()
+    assert set(json.loads(line)["scalars"]) == {
+        "explain/infidelity/saliency",
+        "explain/nonfinite/saliency",
+        "explain/seconds",
+        "explain/overhead",
+    }
+    assert (tmp_path / "explain" / "explain" / "saliency" / "step=00000004.png").exists()
+
+
+def test_csv_logger_gets_the_numbers_and_files_lie_beside_them(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    fit(tmp_path, monitor(), logger=logger)
+    assert "explain/infidelity/saliency" in (Path(logger.log_dir) / "metrics.csv").read_text()
+    assert (Path(logger.log_dir) / "explain" / "explain" / "step=00000004.safetensors").exists()
+    assert not (tmp_path / "explain").exists()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"every_n_train_steps": 4}, {"hook": "validation_epoch_end"}], ids=str)
+def test_tensorboard_gets_one_point_for_each_tag_and_explanation(arguments: dict[str, Any], tmp_path: Path) -> None:
+    finished = fit(tmp_path, monitor(**arguments), logger=TensorBoardLogger(tmp_path), max_epochs=2)
+    found = {tag: steps for tag, steps in points(tmp_path).items() if tag.startswith("explain/")}
+    assert found == {key: [4, 8] for key in keys(finished)}
+
+
+def test_tensorboard_and_wandb_are_served_together(tmp_path: Path) -> None:
+    offline = WandbLogger(save_dir=tmp_path, offline=True, project="p")
+    fit(tmp_path, monitor(), logger=[TensorBoardLogger(tmp_path), offline])
+    offline.experiment.finish()
+    assert points(tmp_path)["explain/infidelity/saliency"] == [4]
+    (media,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/explain")
+    assert len(list(media.glob("saliency_*.png"))) == 1
+
+
+def test_files_of_a_wandb_run_lie_in_the_folder_of_its_checkpoints(tmp_path: Path) -> None:
+    offline = WandbLogger(save_dir=tmp_path, offline=True, project="p")
+    fit(tmp_path, monitor(), ModelCheckpoint(), logger=offline)
+    offline.experiment.finish()
+    run = tmp_path / "p" / str(offline.version)
+    assert {"checkpoints", "explain"} <= {path.name for path in run.iterdir()}
+
+
+def test_several_monitors_have_their_own_tags_and_folders(tmp_path: Path) -> None:
+    one, other = monitor(name="one"), monitor(name="other", every_n_epochs=2)
+    finished = fit(tmp_path, one, other, logger=TensorBoardLogger(tmp_path), max_epochs=2)
+    assert keys(finished, "one") == {f"one/{key.removeprefix('other/')}" for key in keys(finished, "other")}
+    assert points(tmp_path)["one/seconds"] == [4, 8]
+    assert points(tmp_path)["other/seconds"] == [8]
+    run = next(tmp_path.rglob("events.out.tfevents.*")).parent / "explain"
+    assert {path.name for path in run.iterdir()} == {"one", "other"}
+
+
+def test_two_monitors_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="state_key"):
+        trainer(tmp_path, monitor(), monitor())
+
+
+def test_reports_are_not_kept_if_not_wanted(tmp_path: Path) -> None:
+    fit(tmp_path, monitor(save_reports=False))
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert (tmp_path / "explain" / "scalars.jsonl").exists()
+
+
+# -- failures ------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_method_is_told_once_and_the_others_go_on(tmp_path: Path) -> None:
+    watch = monitor(methods={"bad": Failing(), "good": m.Saliency(abs=False)})
+    with pytest.warns(RuntimeWarning) as told:
+        finished = fit(tmp_path, watch, max_epochs=3)
+    (message,) = (str(w.message) for w in told if w.category is RuntimeWarning)
+    assert "'bad' failed and is left out" in message
+    assert "Traceback" in message
+    assert "ArithmeticError: no map today" in message
+    assert finished.current_epoch == 3
+    assert "explain/infidelity/good" in keys(finished)
+    assert not any(key.endswith("/bad") for key in keys(finished))
+
+
+def test_an_explanation_that_fails_as_a_whole_is_told_once_and_tried_again_when_due(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def target(outputs: Tensor) -> Tensor:
+        calls.append(len(calls))
+        if len(calls) > 2:
+            raise ArithmeticError("no target today")
+        return outputs[:, 0]
+
+    with pytest.warns(
+        RuntimeWarning, match=r"No explanation \(rank 0\); training goes on(.|\n)*no target today"
+    ) as told:
+        finished = fit(tmp_path, monitor(target=target, every_n_train_steps=4), max_epochs=3)
+    assert len([w for w in told if w.category is RuntimeWarning]) == 1
+    assert finished.global_step == 12
+    assert len(calls) == 2 + 3
+    assert steps_in(tmp_path) == []
+
+
+class Broken(CSVLogger):
+    """A logger whose disk is full when it gets an explanation."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        if any(key.startswith("explain/") for key in metrics):
+            raise OSError("no space left on device")
+        super().log_metrics(metrics, step)
+
+
+def test_a_failing_logger_is_told_once_and_the_others_are_served(tmp_path: Path) -> None:
+    loggers: list[Logger] = [Broken(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tb")]
+    with pytest.warns(RuntimeWarning, match="ScalarSink failed; training goes on(.|\n)*no space left") as told:
+        fit(tmp_path, monitor(), logger=loggers, max_epochs=3)
+    assert len([w for w in told if w.category is RuntimeWarning]) == 1
+    assert points(tmp_path / "tb")["explain/seconds"] == [4, 8, 12]
+
+
+def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "explain").write_text("a file in the way")
+    with pytest.warns(RuntimeWarning) as told:
+        finished = fit(tmp_path, monitor(), max_epochs=2)
+    messages = [str(w.message) for w in told if w.category is RuntimeWarning]
+    assert len(messages) == 2
+    assert all(what in text for what, text in zip(("Saving the report", "FilesSink"), messages, strict=True))
+    assert "explain/infidelity/saliency" in keys(finished)
+
+
+def test_pictures_that_cannot_be_drawn_are_told_once_and_numbers_are_still_written(tmp_path: Path) -> None:
+    three_channels = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    with pytest.warns(RuntimeWarning, match="Drawing pictures failed; training goes on") as told:
+        fit(tmp_path, monitor(normalization=three_channels), max_epochs=2)
+    assert len([w for w in told if w.category is RuntimeWarning]) == 1
+    assert len((tmp_path / "explain" / "scalars.jsonl").read_text().splitlines()) == 2
+    assert steps_in(tmp_path) == [4, 8]
+
+
+@pytest.mark.parametrize("what", ["method", "logger"])
+def test_failures_are_raised_if_asked_for(what: str, tmp_path: Path) -> None:
+    watch = monitor(methods={"it": Failing() if what == "method" else m.Saliency(abs=False)}, on_error="raise")
+    with pytest.raises(ArithmeticError if what == "method" else OSError, match=r"no map today|no space left"):
+        fit(tmp_path, watch, logger=Broken(tmp_path))
+
+
+@pytest.fixture
+def _interrupts() -> Iterator[None]:
+    # Lightning ignores further interrupts after the first one.
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts")
+def test_an_interrupt_in_an_explanation_ends_the_training(tmp_path: Path) -> None:
+    stopped = trainer(tmp_path, monitor(methods={"it": Failing(KeyboardInterrupt)}))
+    with pytest.raises(SystemExit):
+        stopped.fit(DigitModule(), **loaders())
+    assert stopped.interrupted
+
+
+class NotANumber:
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        found = torch.ones_like(rows.inputs[0])
+        found[0] = float("nan")
+        return found
+
+
+def test_rows_that_are_not_finite_are_counted_left_out_and_told_once(tmp_path: Path) -> None:
+    watch = monitor(methods={"it": NotANumber()})
+    with pytest.warns(RuntimeWarning, match="'it' has a map or score that is NaN") as told:
+        finished = fit(tmp_path, watch, max_epochs=2)
+    assert len([w for w in told if w.category is RuntimeWarning]) == 1
+    assert float(finished.callback_metrics["explain/nonfinite/it"]) == 1
+    assert torch.isfinite(finished.callback_metrics["explain/infidelity/it"])

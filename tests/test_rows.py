@@ -1,0 +1,248 @@
+"""The rows stay the same: over epochs, shuffled loaders, random transforms, checkpoints and moved data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from training import (
+    QUIET,
+    Blind,
+    DigitModule,
+    fit,
+    loader,
+    loaders,
+    monitor,
+    report_of,
+    steps_in,
+    trainer,
+)
+
+from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
+from lightning_explain.types import Report
+from networks import DigitNet, digits, rows, trained
+
+pytestmark = QUIET
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_validation_loader_training_rows_are_explained_and_that_is_said(tmp_path: Path) -> None:
+    watch = monitor()
+    with pytest.warns(UserWarning, match="There is no val loader; the probe rows come from the train loader"):
+        trainer(tmp_path, watch).fit(Blind(), loader(0, 32))
+    assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(32), 4))
+
+
+def test_rows_come_from_the_validation_loader_even_if_it_is_not_run(tmp_path: Path) -> None:
+    watch = monitor()
+    fit(tmp_path, watch, limit_val_batches=0)
+    assert watch.probe is not None
+    assert torch.equal(watch.probe.inputs, digits()[0][100:124][watch.probe.row_ids])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_of_several_validation_loaders_is_chosen_by_its_index(index: int, tmp_path: Path) -> None:
+    watch = monitor(probe=ProbeSelection(count=4, dataloader_idx=index))
+    both = [loader(100, 24), loader(200, 24)]
+    trainer(tmp_path, watch).fit(DigitModule(), loader(), both)
+    assert watch.probe is not None
+    first = (100, 200)[index]
+    assert torch.equal(watch.probe.inputs, digits()[0][first : first + 24][watch.probe.row_ids])
+
+
+class DigitsData(pl.LightningDataModule):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return loader(0, 32)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return loader(100, 24)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [batch[0] * 2, batch[1]]
+
+
+def test_rows_of_a_datamodule_pass_through_its_transfer_hooks_once(tmp_path: Path) -> None:
+    watch = monitor()
+    trainer(tmp_path, watch, max_epochs=2).fit(DigitModule(), datamodule=DigitsData())
+    assert watch.probe is not None
+    assert torch.equal(watch.probe.inputs, 2 * digits()[0][100:124][watch.probe.row_ids])
+
+
+class Augmenting(DigitModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.indices: list[int] = []
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        assert self.trainer is not None
+        self.indices.append(dataloader_idx)
+        return [batch[0] + 100, batch[1]] if self.trainer.training else [batch[0] + 1, batch[1]]
+
+
+def test_augmentation_on_the_device_is_not_run_on_the_rows(tmp_path: Path) -> None:
+    watch = monitor(probe=ProbeSelection(count=4, source="train"))
+    fit(tmp_path, watch, module=Augmenting())
+    assert watch.probe is not None
+    assert torch.equal(watch.probe.inputs, digits()[0][watch.probe.row_ids] + 1)
+
+
+def test_transfer_hooks_are_told_from_which_loader_the_rows_are(tmp_path: Path) -> None:
+    module = Augmenting()
+    watch = monitor(probe=ProbeSelection(count=4, dataloader_idx=1))
+    trainer(tmp_path, watch, limit_val_batches=0).fit(module, loader(), [loader(100, 24), loader(200, 24)])
+    assert module.indices[0] == 1
+
+
+class Noisy(Dataset[tuple[Tensor, Tensor]]):
+    """Digits with noise, other at each reading."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = digits()
+        return x[index] + 0.1 * torch.randn(1, 8, 8), y[index]
+
+
+class Fingerprints(Callback):
+    """Notes the fingerprint of every report."""
+
+    def __init__(self, watch: ExplanationMonitor) -> None:
+        self.watch = watch
+        self.seen: list[str] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen.append(report_of(self.watch).fingerprint)
+
+
+def test_the_same_rows_are_explained_each_epoch_whatever_the_loader_does(tmp_path: Path) -> None:
+    watch = monitor()
+    seen = Fingerprints(watch)
+    shuffled = DataLoader(Noisy(), batch_size=8, shuffle=True)
+    trainer(tmp_path, watch, seen, max_epochs=3).fit(DigitModule(), loader(), shuffled)
+    assert len(seen.seen) == 3
+    assert len(set(seen.seen)) == 1
+
+
+@pytest.mark.parametrize("arguments", [{}, {"hook": "validation_epoch_end"}, {"every_n_train_steps": 1}], ids=str)
+def test_training_draws_the_same_numbers_with_and_without_the_monitor(
+    arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    def weights(*callbacks: Callback) -> list[Tensor]:
+        pl.seed_everything(3, verbose=False)
+        module = DigitModule()
+        noisy = DataLoader(Noisy(), batch_size=8, shuffle=True)
+        trainer(tmp_path, *callbacks, max_epochs=2).fit(module, noisy, DataLoader(Noisy(), batch_size=8))
+        return [value.clone() for value in module.state_dict().values()]
+
+    pairs = zip(weights(), weights(monitor(at_start=True, **arguments)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# -- checkpoints and resuming --------------------------------------------------------------------------------------
+
+
+def saved(root: Path, watch: ExplanationMonitor, epochs: int = 2, **data: Any) -> Path:
+    """A checkpoint after some epochs."""
+    run = trainer(root, watch, max_epochs=epochs)
+    run.fit(DigitModule(), **{**loaders(), **data})
+    run.save_checkpoint(root / "it.ckpt")
+    return root / "it.ckpt"
+
+
+def resumed(root: Path, watch: ExplanationMonitor, path: Path, epochs: int = 4, **data: Any) -> pl.Trainer:
+    run = trainer(root, watch, max_epochs=epochs)
+    run.fit(DigitModule(), **{**loaders(), **data}, ckpt_path=path)
+    return run
+
+
+@pytest.mark.parametrize("save_probe", [True, False])
+def test_the_state_loads_without_running_code(save_probe: bool, tmp_path: Path) -> None:
+    path = saved(tmp_path, monitor(save_probe=save_probe))
+    state = torch.load(path, weights_only=True)["callbacks"]["ExplanationMonitor{'name': 'explain'}"]
+    assert (state["probe"] is not None) == save_probe
+    assert len(state["ids"]) == 4
+
+
+def test_a_resumed_run_explains_the_very_same_rows_even_if_the_data_moved(tmp_path: Path) -> None:
+    first, second = monitor(), monitor()
+    path = saved(tmp_path / "one", first)
+    resumed(tmp_path / "two", second, path, val_dataloaders=loader(300, 16))
+    assert report_of(first).fingerprint == report_of(second).fingerprint
+    assert steps_in(tmp_path / "two") == [12, 16]
+
+
+def test_without_saved_rows_a_resumed_run_reads_the_same_indices(tmp_path: Path) -> None:
+    first, second = monitor(save_probe=False), monitor(save_probe=False, probe=ProbeSelection(count=4, seed=9))
+    path = saved(tmp_path / "one", first)
+    resumed(tmp_path / "two", second, path)
+    assert report_of(first).fingerprint == report_of(second).fingerprint
+
+
+def test_without_saved_rows_changed_data_is_told(tmp_path: Path) -> None:
+    path = saved(tmp_path / "one", monitor(save_probe=False))
+    with pytest.warns(UserWarning, match=r"The probe rows .* the data has changed.*save_probe=True"):
+        resumed(tmp_path / "two", monitor(save_probe=False), path, val_dataloaders=loader(300, 24))
+
+
+def test_other_rows_than_those_of_the_checkpoint_are_not_taken_silently(tmp_path: Path) -> None:
+    path = saved(tmp_path / "one", monitor())
+    other = monitor(probe=Probe(*rows(3)))
+    with pytest.warns(UserWarning, match="goes on with the probe rows of the checkpoint"):
+        resumed(tmp_path / "two", other, path)
+    assert len(report_of(other).ids) == 4
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(*(part[100:124] for part in digits()), strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:The first 4 rows are explained")
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")
+def test_a_run_on_a_stream_can_be_resumed_without_saved_rows(tmp_path: Path) -> None:
+    data = {"val_dataloaders": DataLoader(Stream(), batch_size=8)}
+    first, second = monitor(save_probe=False), monitor(save_probe=False)
+    path = saved(tmp_path / "one", first, **data)
+    resumed(tmp_path / "two", second, path, **data)
+    assert report_of(first).fingerprint == report_of(second).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [({"every_n_epochs": 2}, [16]), ({"every_n_train_steps": 5}, [15]), ({"at_start": True}, [16])],
+    ids=str,
+)
+def test_a_resumed_run_goes_on_with_its_schedule(
+    arguments: dict[str, Any], expected: list[int], tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "one", monitor(**arguments), epochs=3)
+    resumed(tmp_path / "two", monitor(**arguments), path)
+    assert steps_in(tmp_path / "two") == expected
+
+
+def test_fresh_and_resumed_runs_give_the_same_numbers(tmp_path: Path) -> None:
+    def run(root: Path, epochs: int, path: Path | None) -> tuple[pl.Trainer, Report]:
+        watch = monitor()
+        going = trainer(root, watch, max_epochs=epochs)
+        module = DigitModule(DigitNet())
+        module.net.load_state_dict(trained().state_dict())
+        module.net.dropout = nn.Identity()  # type: ignore[union-attr]
+        going.fit(module, loader(0, 32), loader(100, 24), ckpt_path=path)
+        return going, report_of(watch)
+
+    half, _ = run(tmp_path, 1, None)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    (_, whole), (_, again) = run(tmp_path, 2, None), run(tmp_path, 2, tmp_path / "half.ckpt")
+    assert torch.equal(whole.attributions["saliency"], again.attributions["saliency"])
+    assert torch.equal(whole.scores["infidelity"]["saliency"], again.scores["infidelity"]["saliency"])

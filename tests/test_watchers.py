@@ -1,0 +1,218 @@
+"""Checkpoints and early stopping find a value of the monitor, and a new one, or are told before training."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import nn
+from training import QUIET, Blind, DigitModule, fit, loader, monitor, steps_in, trainer
+
+from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+
+pytestmark = QUIET
+
+KEY = "explain/infidelity/saliency"
+
+
+def logged(root: Path) -> list[float]:
+    """The score of every explanation, from the stored reports."""
+    return [report.scalars()["infidelity/saliency"] for report in load_reports(root / "explain" / "explain")]
+
+
+def checkpoint(root: Path, **arguments: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(root / "checkpoints", monitor=KEY, **arguments)
+
+
+class Other(EarlyStopping):
+    """Early stopping that never stops."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{"monitor": KEY, "patience": 100, **arguments})
+
+
+# -- those that work -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"hook": "validation_epoch_end"}, {"at_start": True}, {"every_n_train_steps": 4, "at_start": True}],
+)
+@pytest.mark.filterwarnings("ignore:.*looks more often")
+def test_the_best_checkpoint_is_of_the_best_score_logged(mode: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    best = checkpoint(tmp_path, mode=mode)
+    fit(tmp_path, monitor(**arguments), best, max_epochs=3)
+    scores = logged(tmp_path)[-3:]
+    assert float(best.best_model_score or 0) == pytest.approx({"min": min, "max": max}[mode](scores))
+    assert f"step={4 * (scores.index({'min': min, 'max': max}[mode](scores)) + 1)}" in best.best_model_path
+
+
+def test_a_checkpoint_every_few_steps_sees_the_score_of_its_step(tmp_path: Path) -> None:
+    best = checkpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
+    fit(tmp_path, monitor(every_n_train_steps=3), best, max_epochs=2, limit_val_batches=0)
+    assert sorted(map(float, best.best_k_models.values())) == pytest.approx(sorted(logged(tmp_path)))
+    assert steps_in(tmp_path) == [3, 6]
+
+
+@pytest.mark.parametrize("where", ["train_epoch_end", "validation_epoch_end"])
+def test_early_stopping_stops_by_a_score(where: str, tmp_path: Path) -> None:
+    stop = EarlyStopping(monitor=KEY, patience=1, min_delta=1e9)
+    finished = fit(tmp_path, monitor(hook=where), stop, max_epochs=9)
+    assert finished.current_epoch == 2
+    assert float(stop.best_score) == pytest.approx(logged(tmp_path)[0])
+
+
+def test_early_stopping_sees_the_score_from_before_the_first_step(tmp_path: Path) -> None:
+    stop = EarlyStopping(monitor=KEY, patience=0, divergence_threshold=-1e9)
+    with pytest.warns(UserWarning, match="looks more often than ExplanationMonitor explains"):
+        fit(tmp_path, monitor(at_start=True, every_n_epochs=9), stop, max_epochs=5)
+    assert stop.stopped_epoch == 0
+    assert steps_in(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("key", ["explain/seconds", "explain/nonfinite/saliency", "explain/overhead"])
+def test_what_else_is_logged_can_be_watched(key: str, tmp_path: Path) -> None:
+    stop = Other(monitor=key)
+    fit(tmp_path, monitor(), stop)
+    assert stop.best_score.isfinite()
+
+
+# -- those that are refused ----------------------------------------------------------------------------------------
+
+EARLY = "may look before the first explanation is made; use ExplanationMonitor.at_start=True"
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
+    "every other epoch": ({"every_n_epochs": 2}, {}, {}, EARLY),
+    "by steps, looked at by epochs": ({"every_n_train_steps": 2}, {}, {}, EARLY),
+    "by epochs, looked at by steps": ({}, {"every_n_train_steps": 2}, {}, EARLY),
+    "fewer steps": ({"every_n_train_steps": 4}, {"every_n_train_steps": 2}, {}, EARLY),
+    "by the clock": ({}, {"train_time_interval": timedelta(seconds=1)}, {}, EARLY),
+    "after validation": ({}, {"save_on_train_epoch_end": False}, {}, "looks after validation, before the epoch's"),
+    "validation every other epoch": (
+        {"hook": "validation_epoch_end"},
+        {"save_on_train_epoch_end": True},
+        {"check_val_every_n_epoch": 2},
+        EARLY,
+    ),
+}
+
+
+@pytest.mark.parametrize(("explains", "looks", "run", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_checkpoint_that_would_find_no_value_is_refused_before_training(
+    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"ModelCheckpoint\(monitor='{KEY}'\) {message}"):
+        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **looks), **run)
+    assert steps_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(("explains", "looks", "run"), [case[:3] for case in REFUSED.values()], ids=REFUSED.keys())
+def test_explaining_at_the_start_helps_and_values_seen_twice_are_told(
+    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=rf"ModelCheckpoint\(monitor='{KEY}'\) looks more often"):
+        fit(tmp_path, monitor(at_start=True, **explains), checkpoint(tmp_path, **looks), **run)
+
+
+WRONG = {
+    "score": ("explain/infidelty/saliency", f"did you mean '{KEY}'"),
+    "method": ("explain/infidelity/salience", f"did you mean '{KEY}'"),
+    "too short": ("explain/infidelity", "allowed|did you mean"),
+}
+
+
+@pytest.mark.parametrize(("key", "message"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize("kind", [EarlyStopping, ModelCheckpoint])
+def test_a_score_that_is_not_logged_is_refused_with_the_nearest_names(
+    kind: type[Callback], key: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"{kind.__name__}\(monitor='{key}'\) watches a score.*({message})"):
+        fit(tmp_path, monitor(), kind(monitor=key))
+
+
+@pytest.mark.filterwarnings("ignore:'cam' is left out")
+def test_a_score_of_a_method_that_was_left_out_is_refused_before_the_first_batch(tmp_path: Path) -> None:
+    watch = ExplanationMonitor(metrics=[q.Infidelity(n_perturb_samples=2)], probe=ProbeSelection(count=4))
+    flat = DigitModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(ValueError, match="watches a score that is not logged"):
+        fit(tmp_path, watch, Other(monitor="explain/infidelity/cam"), module=flat)
+
+
+def test_early_stopping_before_the_monitor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"stands before the ExplanationMonitor in Trainer\(callbacks=\.\.\.\)"):
+        fit(tmp_path, Other(), monitor())
+
+
+def test_a_checkpoint_before_the_monitor_is_put_last_by_lightning(tmp_path: Path) -> None:
+    best = checkpoint(tmp_path)
+    fit(tmp_path, best, monitor())
+    assert float(best.best_model_score or 0) == pytest.approx(logged(tmp_path)[0])
+
+
+def test_early_stopping_before_a_monitor_that_explains_after_validation_is_fine(tmp_path: Path) -> None:
+    stop = Other()
+    fit(tmp_path, stop, monitor(hook="validation_epoch_end"))
+    assert float(stop.best_score) == pytest.approx(logged(tmp_path)[0])
+
+
+# -- those that are told -------------------------------------------------------------------------------------------
+
+TOLD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "every other epoch": ({"every_n_epochs": 2, "at_start": True}, {}, {}),
+    "put off": ({"max_overhead": 1e6}, {}, {}),
+    "steps that do not divide": ({"every_n_train_steps": 2}, {"every_n_train_steps": 3}, {}),
+    "epochs that do not divide": ({"every_n_epochs": 2}, {"every_n_epochs": 3}, {}),
+    "two validations": ({"hook": "validation_epoch_end"}, {}, {"val_check_interval": 0.5}),
+}
+
+
+@pytest.mark.parametrize(("explains", "looks", "run"), TOLD.values(), ids=TOLD.keys())
+def test_a_score_that_may_be_of_other_weights_is_told(
+    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="it sees the last value again, which is of other weights"):
+        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **looks), **run)
+
+
+FRESH: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "equal epochs": ({"every_n_epochs": 2}, {"every_n_epochs": 2}, {}),
+    "a multiple": ({"every_n_epochs": 2}, {"every_n_epochs": 4}, {}),
+    "steps": ({"every_n_train_steps": 2}, {"every_n_train_steps": 4}, {}),
+    "validation": ({"hook": "validation_epoch_end"}, {"save_on_train_epoch_end": False}, {}),
+    "rare validation": ({"hook": "validation_epoch_end", "every_n_epochs": 2}, {}, {"check_val_every_n_epoch": 2}),
+    "another score": ({"every_n_epochs": 2}, {"monitor": "val_loss"}, {}),
+}
+
+
+@pytest.mark.parametrize(("explains", "looks", "run"), FRESH.values(), ids=FRESH.keys())
+def test_a_fresh_score_is_not_warned_of(
+    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
+) -> None:
+    best = ModelCheckpoint(tmp_path / "checkpoints", **{"monitor": KEY, **looks})
+    fit(tmp_path, monitor(**explains), best, max_epochs=4, **run)
+    assert best.best_model_score is not None
+
+
+def test_a_disabled_monitor_checks_nothing(tmp_path: Path) -> None:
+    fit(tmp_path, monitor(enabled=False), Other(monitor="explain/no/such", strict=False))
+
+
+def test_a_key_belongs_to_the_monitor_with_the_longest_name(tmp_path: Path) -> None:
+    inner = monitor(name="explain/late")
+    stop = Other(monitor="explain/late/infidelity/saliency")
+    fit(tmp_path, monitor(), inner, stop)
+    assert stop.best_score.isfinite()
+
+
+@pytest.mark.filterwarnings("ignore:There is no val loader")
+def test_without_validation_a_checkpoint_looks_at_the_end_of_training_epochs(tmp_path: Path) -> None:
+    best = checkpoint(tmp_path)
+    run: pl.Trainer = trainer(tmp_path, monitor(methods=[m.Saliency(abs=False)]), best, val_check_interval=0.5)
+    run.fit(Blind(), loader())
+    assert float(best.best_model_score or 0) == pytest.approx(logged(tmp_path)[0])
