@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_explain.naming import nearest
 from lightning_explain.types import PassCount
 
+Run: TypeAlias = "Callable[..., Any]"
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
 OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
