@@ -143,15 +143,19 @@ class Explainer:
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
         """What the doctor says of the methods on this model."""
-        return doctor(
-            model,
-            methods,
-            probe,
-            target=self.target,
-            forward_fn=self.forward_fn,
-            output_fn=self.output_fn,
-            forward_context=self.forward_context,
-        )
+        try:
+            return doctor(
+                model,
+                methods,
+                probe,
+                target=self.target,
+                forward_fn=self.forward_fn,
+                output_fn=self.output_fn,
+                forward_context=self.forward_context,
+            )
+        except torch.OutOfMemoryError:
+            warnings.warn("The methods are not checked on this model: a few rows at once do not fit.", stacklevel=2)
+            return []
 
     def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
         """Explains the probe's rows; the model is as before afterwards."""

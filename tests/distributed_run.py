@@ -16,14 +16,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
-from training import Counted, DigitModule, loader, monitor
+from torch import nn
 
 from lightning_explain import ExplanationMonitor
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.types import Attribution, Case, Rows, Subject
 from networks import DigitNet
+from training import Counted, DigitModule, NoTarget, loader, monitor
 
 KEY = "explain/infidelity/saliency"
 
@@ -57,20 +57,6 @@ class SlowOnZero(Counted):
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         time.sleep(0.1 if rank() == 0 else 0.0)
         return super().attribute(subject, rows)
-
-
-class NoTarget:
-    """A target that fails on rank 1 once training has begun."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, outputs: Tensor) -> Tensor:
-        self.calls += 1
-        # The check before the first batch asks twice.
-        if rank() == 1 and self.calls > 2:
-            raise ArithmeticError("no target on rank 1")
-        return outputs[:, 0]
 
 
 def no_rows(batch: Any) -> Any:
@@ -141,8 +127,9 @@ def failing_method(root: Path) -> dict[str, Any]:
 
 
 def failing_explanation(root: Path) -> dict[str, Any]:
-    watch = monitor(target=NoTarget())
-    return seen(watch, run(root, watch, plain(), epochs=2))
+    target = NoTarget(ArithmeticError("no target on rank 1"), ranks=[1])
+    watch = monitor(target=target)
+    return seen(watch, run(root, watch, plain(), target, epochs=2))
 
 
 def limited(root: Path) -> dict[str, Any]:

@@ -13,6 +13,12 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightning_explain import ExplanationMonitor, ProbeSelection, explain, load_reports
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.types import Attribution, Rows, Subject
+from networks import DigitNet, digits, trained
 from training import (
     QUIET,
     Blind,
@@ -27,12 +33,6 @@ from training import (
     steps_in,
     trainer,
 )
-
-from lightning_explain import ExplanationMonitor, ProbeSelection, explain, load_reports
-from lightning_explain import methods as m
-from lightning_explain import metrics as q
-from lightning_explain.types import Attribution, Rows, Subject
-from networks import DigitNet, digits, trained
 
 pytestmark = QUIET
 

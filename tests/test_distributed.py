@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_run import plain
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from distributed_run import plain
 from lightning_explain import Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from lightning_explain.guard import KEEPERS
 from lightning_explain.types import Attribution, Case, Rows, Score, Subject
 from networks import DigitNet, digits, rows
 from states import Recorder, assert_equal
+from training import NoTarget
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers:UserWarning"),
@@ -123,7 +125,11 @@ def light(**options: Any) -> ExplanationMonitor:
 
 
 def fit(
-    monitor: ExplanationMonitor | None, module: type[Student] = Student, ckpt_path: Path | None = None, **options: Any
+    monitor: ExplanationMonitor | None,
+    module: type[Student] = Student,
+    ckpt_path: Path | None = None,
+    more: Sequence[pl.Callback] = (),
+    **options: Any,
 ) -> tuple[Recorder, pl.Trainer]:
     """Trains on 4 batches an epoch, shuffled, read by workers."""
     pl.seed_everything(3, verbose=False)
@@ -135,7 +141,7 @@ def fit(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[recorder] if monitor is None else [monitor, recorder],
+        callbacks=[*([] if monitor is None else [monitor]), *more, recorder],
     )
     trainer.fit(
         module(),
@@ -238,7 +244,9 @@ def validate(monitor: ExplanationMonitor | None) -> Recorder:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    trainer = pl.Trainer(accelerator="cpu", callbacks=[recorder] if monitor is None else [monitor, recorder], **quiet)
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[*([] if monitor is None else [monitor]), *more, recorder], **quiet
+    )
     for _ in range(2):
         trainer.validate(
             Student(), DataLoader(Augmented(1500, 64), batch_size=16, shuffle=True, num_workers=1), verbose=False
@@ -304,34 +312,24 @@ def test_training_is_bit_identical_when_an_explanation_fails_in_the_middle(kind:
 
 
 def test_training_is_bit_identical_when_a_whole_explanation_fails() -> None:
-    calls: list[int] = []
+    class Drawing(NoTarget):
+        def __call__(self, outputs: Tensor) -> Tensor:
+            torch.rand(3)
+            return super().__call__(outputs)
 
-    def target(outputs: Tensor) -> Tensor:
-        # The first two calls are those of the check before training.
-        calls.append(1)
-        torch.rand(3)
-        if len(calls) > 2:
-            raise RuntimeError("no target today")
-        return outputs[:, 0]
-
+    target = Drawing(RuntimeError("no target today"))
     with pytest.warns(RuntimeWarning, match="(?s)No explanation.*training goes on.*no target today"):
-        recorder, _ = fit(light(target=target))
+        recorder, _ = fit(light(target=target), more=[target])
+    assert target.calls == 3
     assert_undisturbed(recorder, alone())
     assert recorder.reports == []
 
 
 def test_a_failing_explanation_is_not_tried_again_at_every_step() -> None:
-    calls: list[int] = []
-
-    def target(outputs: Tensor) -> Tensor:
-        calls.append(1)
-        if len(calls) > 2:
-            raise RuntimeError("no target today")
-        return outputs[:, 0]
-
+    target = NoTarget(RuntimeError("no target today"))
     with pytest.warns(RuntimeWarning, match="No explanation"):
-        fit(light(target=target, every_n_train_steps=6), max_epochs=3)
-    assert len(calls) == 2 + 12 // 6
+        fit(light(target=target, every_n_train_steps=6), max_epochs=3, more=[target])
+    assert target.calls == 12 // 6
 
 
 @pytest.mark.parametrize("saved_with", [True, False], ids=["saved with it", "saved without it"])

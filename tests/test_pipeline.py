@@ -63,6 +63,7 @@ def assert_close(ours: Report, theirs: Report) -> None:
     assert torch.equal(ours.targets, theirs.targets)
 
 
+@pytest.mark.filterwarnings("ignore:The methods are not checked on this model")
 @pytest.mark.parametrize("only_with_gradient", [False, True])
 @pytest.mark.parametrize("fits", [1, 2, 5, 11])
 def test_numbers_are_the_same_when_the_device_runs_out_of_memory(fits: int, only_with_gradient: bool) -> None:
@@ -72,6 +73,7 @@ def test_numbers_are_the_same_when_the_device_runs_out_of_memory(fits: int, only
     assert_close(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The methods are not checked on this model")
 def test_a_device_without_memory_for_one_row_says_so() -> None:
     x, y = rows()
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
@@ -80,6 +82,7 @@ def test_a_device_without_memory_for_one_row_says_so() -> None:
         explain(Small(0, only_with_gradient=True), Probe(x, y), METHODS, METRICS)
 
 
+@pytest.mark.filterwarnings("ignore:The methods are not checked on this model")
 def test_a_model_that_never_fits_is_as_before() -> None:
     x, y = rows()
     model = Small(0, only_with_gradient=True)

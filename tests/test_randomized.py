@@ -58,7 +58,7 @@ def test_the_model_is_as_before_afterwards_also_after_an_exception(name: str) ->
     model, x = MODELS[name][0]().eval(), MODELS[name][1]()
     before, held, output = values(model), objects(model), model(x)
     layers = top_down(model, lambda: model(x))
-    with pytest.raises(RuntimeError, match="inside"), randomized(model, layers, DRAWS, 0):
+    with pytest.raises(RuntimeError, match="inside"), randomized(model, layers, DRAWS, 0):  # noqa: PT012
         assert not torch.allclose(model(x), output)
         raise RuntimeError("inside")
     assert objects(model) == held, "the same tensors, which an optimizer holds"

@@ -12,11 +12,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from torch import Tensor
+
+from lightning_explain import methods as m
+from lightning_explain.types import Attribution, Rows, Subject
 from training import (
     QUIET,
     DigitModule,
     Failing,
+    NoTarget,
     fit,
     keys,
     loaders,
@@ -25,9 +28,6 @@ from training import (
     steps_in,
     trainer,
 )
-
-from lightning_explain import methods as m
-from lightning_explain.types import Attribution, Rows, Subject
 
 pytestmark = QUIET
 
@@ -117,21 +117,14 @@ def test_a_failing_method_is_told_once_and_the_others_go_on(tmp_path: Path) -> N
 
 
 def test_an_explanation_that_fails_as_a_whole_is_told_once_and_tried_again_when_due(tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def target(outputs: Tensor) -> Tensor:
-        calls.append(len(calls))
-        if len(calls) > 2:
-            raise ArithmeticError("no target today")
-        return outputs[:, 0]
-
+    target = NoTarget(ArithmeticError("no target today"))
     with pytest.warns(
         RuntimeWarning, match=r"No explanation \(rank 0\); training goes on(.|\n)*no target today"
     ) as told:
-        finished = fit(tmp_path, monitor(target=target, every_n_train_steps=4), max_epochs=3)
+        finished = fit(tmp_path, monitor(target=target, every_n_train_steps=4), target, max_epochs=3)
     assert len([w for w in told if w.category is RuntimeWarning]) == 1
     assert finished.global_step == 12
-    assert len(calls) == 2 + 3
+    assert target.calls == 3
     assert steps_in(tmp_path) == []
 
 

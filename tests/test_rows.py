@@ -13,6 +13,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
+from lightning_explain.types import Report
+from networks import DigitNet, digits, rows, trained
 from training import (
     QUIET,
     Blind,
@@ -25,10 +29,6 @@ from training import (
     steps_in,
     trainer,
 )
-
-from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
-from lightning_explain.types import Report
-from networks import DigitNet, digits, rows, trained
 
 pytestmark = QUIET
 

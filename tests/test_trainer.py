@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.utils.data import DataLoader, IterableDataset
-from training import QUIET, Blind, DigitModule, loader, monitor, trainer
 
 from lightning_explain import trainer as trainers
+from training import QUIET, Blind, DigitModule, loader, monitor, trainer
 
 pytestmark = QUIET
 

@@ -10,11 +10,11 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
-from training import QUIET, Blind, DigitModule, fit, loader, monitor, steps_in, trainer
 
 from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from training import QUIET, Blind, DigitModule, fit, loader, monitor, steps_in, trainer
 
 pytestmark = QUIET
 

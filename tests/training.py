@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,25 @@ def points(root: Path) -> dict[str, list[int]]:
     (events,) = root.rglob("events.out.tfevents.*")
     found = EventAccumulator(str(events.parent)).Reload()
     return {tag: [event.step for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+class NoTarget(pl.Callback):
+    """A target that is there until training begins, and fails from then on. It is a callback too, to know when that is.
+
+    ``calls`` counts the explanations that it failed.
+    """
+
+    def __init__(self, error: Exception, ranks: Sequence[int] = (0,)) -> None:
+        self.error = error
+        self.ranks = ranks
+        self.calls = 0
+        self._begun = False
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        self._begun = trainer.global_rank in self.ranks
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        if self._begun:
+            self.calls += 1
+            raise self.error
+        return outputs[:, 0]

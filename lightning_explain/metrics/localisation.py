@@ -44,7 +44,7 @@ def relevance_rank(found: Tensor, masks: Tensor) -> Tensor:
     area = inside.sum(1, keepdim=True)
     last = values.sort(1, descending=True).values.gather(1, (area - 1).clamp(min=0))
     above, tied = values > last, values == last
-    places = (area - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+    places = (area - above.sum(1, keepdim=True)).to(values) / tied.sum(1, keepdim=True)
     hits = (above & inside).sum(1) + places.squeeze(1) * (tied & inside).sum(1)
     return torch.where(_ranked(values), hits / area.squeeze(1), torch.nan)
 
@@ -65,7 +65,7 @@ def pointing_game(found: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
     values = found.sum(1).flatten(1)
     near = F.max_pool2d(masks[:, None].float(), 2 * tolerance + 1, 1, tolerance).flatten(1) > 0
     largest = values == values.amax(1, keepdim=True)
-    hits = (largest & near).sum(1) / largest.sum(1)
+    hits = (largest & near).sum(1).to(values) / largest.sum(1)
     return torch.where(_ranked(values) & near.any(1), hits, torch.nan)
 
 
