@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import captum.attr as ca
@@ -11,7 +10,8 @@ import pytest
 import torch
 import torchvision
 from captum.attr._core import deep_lift, guided_backprop_deconvnet
-from torch import Tensor, fx, nn
+from repairing import all_rules, repaired_by_hand, warmed
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from comparing import distance
@@ -23,64 +23,12 @@ from lightning_explain.types import Mend, Method
 
 # Captum announces that it sets hooks.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-RELUS = (F.relu, torch.relu, torch.relu_, F.relu_)
-
-
-class Copy(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clone()
-
-
-def warmed(model: nn.Module, size: int = 64) -> nn.Module:
-    """Random weights, and the mean statistics of a few batches."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        for _ in range(4):
-            model.train()(torch.randn(8, 3, size, size))
-    return model
-
-
-def repaired_by_hand(model: nn.Module) -> nn.Module:
-    """A copy in which every activation is a module of its own that shares no tensor with another."""
-    graph = fx.symbolic_trace(copy.deepcopy(model).eval())
-    for i, node in enumerate(list(graph.graph.nodes)):
-        module = graph.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, nn.ReLU) or node.target in RELUS or (node.op, node.target) == ("call_method", "relu"):
-            own: nn.Module = nn.ReLU()
-        elif isinstance(module, (nn.MaxPool2d, nn.ReLU6, nn.Hardswish, nn.GELU, nn.SiLU)):
-            own = copy.deepcopy(module)
-        else:
-            continue
-        own.inplace = False
-        graph.add_module(f"own_{i}", nn.Sequential(Copy(), own))
-        with graph.graph.inserting_before(node):
-            new = graph.graph.call_module(f"own_{i}", (node.args[0],))
-        node.replace_all_uses_with(new)
-        graph.graph.erase_node(node)
-    graph.recompile()
-    return graph
-
-
-def overlapping(
-    module: nn.MaxPool2d, inputs: Tensor, outputs: Tensor, grad_input: Tensor, grad_output: Tensor, eps: float = 1e-10
-) -> Tensor:
-    """Captum's rule for maxima, with the contributions of windows added one by one."""
-    (x, b), (out, out_b) = inputs.chunk(2), outputs.chunk(2)
-    _, where = F.max_pool2d(inputs, module.kernel_size, module.stride, module.padding, return_indices=True)
-    top = torch.maximum(out, out_b)
-    parts = (grad_output * torch.cat([top - out_b, out - top])).flatten(2)
-    placed = torch.zeros_like(inputs).flatten(2).scatter_add(2, where.flatten(2), parts).reshape(inputs.shape)
-    delta = torch.cat([x - b] * 2)
-    return torch.where(delta.abs() < eps, grad_input, torch.cat([sum(placed.chunk(2))] * 2) / delta)
 
 
 @pytest.fixture
-def _captum_with_all_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = dict.fromkeys((nn.ReLU6, nn.Hardswish, nn.GELU, nn.SiLU), deep_lift.nonlinear)
-    for kind, rule in {**rules, nn.MaxPool2d: overlapping}.items():
-        monkeypatch.setitem(deep_lift.SUPPORTED_NON_LINEAR, kind, rule)
+def _captum_with_all_rules() -> Iterator[None]:
+    with all_rules():
+        yield
 
 
 class Functional(torchvision.models.resnet.BasicBlock):
@@ -331,6 +279,37 @@ def test_more_calls_than_were_seen_are_an_error_and_not_a_wrong_map() -> None:
         run(model, x, 1)
         with pytest.raises(RuntimeError, match="more activation calls than the 2 it made"):
             run(model, x, 3)
+
+
+def test_a_mend_for_a_part_of_an_explanation_ends_with_it() -> None:
+    model, x = Counted(), torch.randn(2, 4, requires_grad=True)
+    with explaining(model) as run:
+        with run.mended([Mend("guided", relu=2)]):
+            run(model, x, 2)
+        run(model, x, 3)
+
+
+class Branches(nn.Module):
+    """One ReLU, or several, on branches of equal shape that are joined."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+        self.relu1 = nn.ReLU()
+        self.relu2 = self.relu1 if shared else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), self.right(x)
+        return self.head(self.relu1(left) - 2 * self.relu2(right))
+
+
+@pytest.mark.parametrize("method", [m.Deconvolution(), m.GuidedBackprop(), m.DeepLift()])
+def test_one_module_on_two_branches_is_as_two_modules(method: Method) -> None:
+    torch.manual_seed(0)
+    shared, separate, x = Branches(shared=True), Branches(shared=False), torch.randn(3, 4)
+    separate.load_state_dict(shared.state_dict())
+    expected = attributions(separate, x, it=method)["it"]
+    assert distance(attributions(shared, x, it=method)["it"], expected) <= 1e-6
 
 
 def test_an_operation_in_place_still_changes_its_input() -> None:
