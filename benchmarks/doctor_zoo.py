@@ -23,13 +23,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from repairing import all_rules, repaired_by_hand, warmed
-
 from comparing import distance, prepared
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.doctor import doctor
 from lightning_explain.types import Method, Verdict
+from repairing import all_rules, repaired_by_hand, warmed
 
 # The size of the input, and a layer that tracing does not flatten away.
 NETWORKS: dict[str, tuple[int, str]] = {

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from repairing import warmed
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.doctor import doctor, table
 from lightning_explain.types import Method, Verdict
+from repairing import warmed
 
 GUIDED = [m.GuidedBackprop(), m.Deconvolution(), m.GuidedGradCam("first"), m.NeuronGuidedBackprop("second", 0)]
 DEEPLIFT = [m.DeepLift(), m.DeepLiftShap(), m.LayerDeepLift("first"), m.NeuronDeepLift("second", 0)]

@@ -244,9 +244,7 @@ def validate(monitor: ExplanationMonitor | None) -> Recorder:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    trainer = pl.Trainer(
-        accelerator="cpu", callbacks=[*([] if monitor is None else [monitor]), *more, recorder], **quiet
-    )
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[*([] if monitor is None else [monitor]), recorder], **quiet)
     for _ in range(2):
         trainer.validate(
             Student(), DataLoader(Augmented(1500, 64), batch_size=16, shuffle=True, num_workers=1), verbose=False

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torchvision
 from captum.attr._core import deep_lift, guided_backprop_deconvnet
-from repairing import all_rules, repaired_by_hand, warmed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from lightning_explain import methods as m
 from lightning_explain.guard import explaining
 from lightning_explain.repair import CALLS
 from lightning_explain.types import Mend, Method
+from repairing import all_rules, repaired_by_hand, warmed
 
 # Captum announces that it sets hooks.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
