@@ -151,6 +151,7 @@ class Explainer:
             forward_fn=self.forward_fn,
             output_fn=self.output_fn,
             forward_context=self.forward_context,
+            limit=self.limit,
         )
 
     def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
