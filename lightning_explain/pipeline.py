@@ -152,6 +152,7 @@ class Explainer:
                 forward_fn=self.forward_fn,
                 output_fn=self.output_fn,
                 forward_context=self.forward_context,
+                limit=self.limit,
             )
         except torch.OutOfMemoryError:
             warnings.warn("The methods are not checked on this model: a few rows at once do not fit.", stacklevel=2)

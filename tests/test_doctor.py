@@ -498,6 +498,14 @@ def test_a_model_in_16_bits_is_not_accused_of_rounding() -> None:
     assert {v.state for v in verdicts(model, DEEPLIFT)} == {"mended"}
 
 
+@pytest.mark.parametrize(("limit", "most"), [(1, 2), (2, 2), (4, 4), (32, 6)])
+def test_the_model_never_sees_more_rows_at_once_than_it_may(limit: int, most: int) -> None:
+    model, seen = Net(F.relu), []
+    model.first.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    verdicts(model, DEEPLIFT, limit=limit)
+    assert max(seen) == most
+
+
 def test_an_activation_in_output_fn_is_judged_as_well() -> None:
     (verdict,) = verdicts(Net(nn.ReLU()), [m.Saliency()], output_fn=lambda output: output.softmax(1))
     assert verdict.state == "warned"

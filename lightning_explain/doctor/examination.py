@@ -30,6 +30,7 @@ def doctor(
     forward_fn: ForwardFn = None,
     output_fn: OutputFn = None,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    limit: int = 32,
 ) -> list[Verdict]:
     """Says of each method whether it is right on this model, with the reason and the way out.
 
@@ -43,23 +44,29 @@ def doctor(
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor in what the model returns.
         forward_context: Entered around each forward, such as autocast.
+        limit: Rows the model may see in one call; at least two are needed.
     """
+    count = max(2, min(limit, ROWS))
     inplace = any(getattr(module, "inplace", None) is True for module in model.modules())
     with explaining(model, forward_context) as run:
         explained = Explained(model, run, target, forward_fn, output_fn)
-        rows = _rows(model, probe)
+        rows = _rows(model, probe, count)
         seen = record(model, explained.outputs, rows.inputs, rows.extra)
-        indices = target_indices(seen.outputs.detach().cpu(), target, _labels(probe))
-        patient = _Patient(model, run, explained, rows, seen, indices.to(seen.outputs.device), inplace, len(probe))
+        indices = target_indices(seen.outputs.detach().cpu(), target, _labels(probe, count))
+        indices = indices.to(seen.outputs.device)
+        patient = _Patient(model, run, explained, rows, seen, indices, inplace, len(probe), max(1, limit // 2))
         return [patient.verdict(name, method) for name, method in methods.items()]
 
 
-def _rows(model: nn.Module, probe: Probe) -> Rows:
+def _rows(model: nn.Module, probe: Probe, count: int) -> Rows:
     like = next(model.parameters(), torch.empty(0))
     ids = probe.row_ids.cpu()
     inputs = tuple(x.detach() for x in as_tuple(probe.inputs))
-    rows = Rows(inputs, inputs, probe.forward_args, ids, torch.zeros_like(ids))[:ROWS]
-    moved = tuple(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True) for x in rows.inputs)
+    rows = Rows(inputs, inputs, probe.forward_args, ids, torch.zeros_like(ids))[:count]
+    moved = tuple(
+        x.to(like.device, like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype, copy=True)
+        for x in rows.inputs
+    )
     extra = tuple(x.to(like.device) if isinstance(x, Tensor) else x for x in rows.extra)
     rows = replace(rows, inputs=moved, clean=moved, extra=extra)
     return rows if len(rows) > 1 else _doubled(rows)
@@ -74,10 +81,10 @@ def _doubled(rows: Rows) -> Rows:
     )
 
 
-def _labels(probe: Probe) -> Tensor | None:
+def _labels(probe: Probe, count: int) -> Tensor | None:
     if probe.targets is None:
         return None
-    labels = probe.targets[:ROWS]
+    labels = probe.targets[:count]
     return labels if len(labels) > 1 else labels.repeat_interleave(2, dim=0)
 
 
@@ -93,6 +100,7 @@ class _Patient:
     indices: Tensor
     inplace: bool
     probe_size: int
+    pairs: int
     measured: dict[tuple[Mend, ...], list[Finding]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -205,7 +213,7 @@ class _Patient:
             return []
         mends = tuple(m for f in found for m in f.mends)
         if mends not in self.measured:
-            rows = replace(self.rows, extra=(*self.rows.extra, self.indices))
+            rows = replace(self.rows, extra=(*self.rows.extra, self.indices))[: self.pairs]
             with self.run.mended(mends):
                 self.measured[mends] = measure.completeness(self.explained, rows, self.seen.low_precision)
         return self.measured[mends]
