@@ -11,8 +11,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, random_split
 
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain.types import Report
@@ -146,6 +147,33 @@ def test_training_draws_the_same_numbers_with_and_without_the_monitor(
         return [value.clone() for value in module.state_dict().values()]
 
     pairs = zip(weights(), weights(monitor(at_start=True, **arguments)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+class Dice(CSVLogger):
+    """A logger that draws a number for each explanation, as one that makes ids does."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        if any(key.startswith("explain/") for key in metrics):
+            torch.rand(1)
+
+
+class Splitting(DigitModule):
+    """A module that splits its data anew whenever it is asked for a loader."""
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(random_split(loader(100, 24).dataset, [16, 8])[0], batch_size=8)  # type: ignore[arg-type]
+
+
+def test_neither_loaders_nor_loggers_draw_training_randomness_for_the_monitor(tmp_path: Path) -> None:
+    def weights(*callbacks: Callback) -> list[Tensor]:
+        pl.seed_everything(3, verbose=False)
+        module = Splitting()
+        run = trainer(tmp_path, *callbacks, max_epochs=2, limit_val_batches=0, logger=Dice(tmp_path))
+        run.fit(module, loader(0, 32, shuffle=True))
+        return [value.clone() for value in module.state_dict().values()]
+
+    pairs = zip(weights(), weights(monitor(every_n_train_steps=1)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
