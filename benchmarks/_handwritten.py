@@ -1,0 +1,210 @@
+"""What an engineer writes by hand today, frozen: Captum for each method and metric, a figure for each row, a SummaryWriter.
+
+Each call is the one that Captum's documentation shows, with Captum's own defaults: all points of all rows in one pass, one
+window of Occlusion at a time. ``batch`` is for the engineer who has measured: passes of at most about that many rows.
+
+How many rows it sends through the model, for each row of the probe:
+
+========================================================  =========================  =====
+maps     5 of one pass, IG 20, two NoiseTunnels of 10,    5 + 20 + 10 + 10 + 50         95
+         Occlusion 1 + 49 windows
+metric   infidelity of 9 maps: f(x) again, and 10 draws   9 x (1 + 10)                  99
+metric   sensitivity of 8 methods: the clean map again,   (1 + 10) x (5 + 20 + 20)     495
+         and 10 draws
+sum                                                                                    689
+========================================================  =========================  =====
+
+16 rows: 11,024. ``perturbations_per_eval`` of Occlusion, ``internal_batch_size`` of IG and ``max_examples_per_batch`` of
+``sensitivity_max`` do not change that; ``max_examples_per_batch`` of ``infidelity`` would, as it computes f(x) for every chunk,
+and is left at its default.
+
+    python benchmarks/_handwritten.py [--rows 16]
+
+counts them and says how long they take.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from captum import attr as ca
+from captum.attr import visualization
+from captum.metrics import infidelity, sensitivity_max
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from _measure import parser, start
+from _workload import DRAWS, LAYER, NOISE, ROWS, SAMPLES, STEPS, STRIDES, WINDOW, probe, rows_sent, trained
+
+ROWS_EACH = 689
+PANELS = ["original_image", "heat_map", "blended_heat_map"]
+
+Maps = dict[str, Tensor]
+Scores = dict[str, dict[str, Tensor]]
+Explain = Callable[..., Tensor]
+
+
+def explainers(model: nn.Module, batch: int | None = None) -> dict[str, Explain]:
+    """For each method a function of (inputs, target=...) to a map shaped like the inputs, as ``sensitivity_max`` calls it."""
+    layer = model.get_submodule(LAYER)
+    saliency, ig, occlusion = ca.Saliency(model), ca.IntegratedGradients(model), ca.Occlusion(model)
+    tunnel = ca.NoiseTunnel(saliency)
+    noisy = {"nt_samples": SAMPLES, "stdevs": NOISE, "abs": False}
+    calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "saliency": lambda x, y: saliency.attribute(x, target=y, abs=False),
+        "input_x_gradient": lambda x, y: ca.InputXGradient(model).attribute(x, target=y),
+        "guided_backprop": lambda x, y: ca.GuidedBackprop(model).attribute(x, target=y),
+        "grad_cam": lambda x, y: upsampled(ca.LayerGradCam(model, layer).attribute(x, target=y), x),
+        "layer_gradient_x_activation": lambda x, y: upsampled(
+            ca.LayerGradientXActivation(model, layer).attribute(x, target=y), x
+        ),
+        "integrated_gradients": lambda x, y: ig.attribute(
+            x, target=y, n_steps=STEPS, internal_batch_size=None if batch is None else max(batch, len(x))
+        ),
+        "smoothgrad": lambda x, y: tunnel.attribute(x, target=y, nt_type="smoothgrad", **noisy),
+        "vargrad": lambda x, y: tunnel.attribute(x, target=y, nt_type="vargrad", **noisy),
+        "occlusion": lambda x, y: occlusion.attribute(
+            x,
+            target=y,
+            sliding_window_shapes=WINDOW,
+            strides=STRIDES,
+            perturbations_per_eval=max(1, (batch or 1) // len(x)),
+        ),
+    }
+    return {name: _for_metrics(call) for name, call in calls.items()}
+
+
+def _for_metrics(call: Callable[[Tensor, Tensor], Tensor]) -> Explain:
+    # sensitivity_max asks for the clean map with a tuple and without gradients.
+    def explain(inputs: Any, target: Tensor) -> Any:
+        with torch.enable_grad():
+            if isinstance(inputs, tuple):
+                return (call(inputs[0], target).detach(),)
+            return call(inputs, target).detach()
+
+    return explain
+
+
+def upsampled(found: Tensor, x: Tensor) -> Tensor:
+    """A layer's map summed over its channels, shaped like the inputs, as ``infidelity`` wants it."""
+    size = (int(x.shape[2]), int(x.shape[3]))
+    return ca.LayerAttribution.interpolate(found.sum(1, keepdim=True), size, "bilinear").expand_as(x).contiguous()
+
+
+def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Captum's form of a perturbation: the noise, and the inputs without it."""
+    noise = NOISE * torch.randn_like(inputs)
+    return noise, inputs - noise
+
+
+def scores(
+    model: nn.Module, x: Tensor, y: Tensor, found: Maps, explain: dict[str, Explain], batch: int | None = None
+) -> Scores:
+    """Infidelity of all maps, sensitivity of all methods but occlusion."""
+    return {
+        "infidelity": {
+            name: infidelity(model, perturb, x, attribution, target=y, n_perturb_samples=DRAWS, normalize=True)
+            for name, attribution in found.items()
+        },
+        "sensitivity": {
+            name: sensitivity_max(
+                call,
+                x,
+                n_perturb_samples=DRAWS,
+                max_examples_per_batch=None if batch is None else min(DRAWS * len(x), max(batch, len(x))),
+                target=y,
+            )
+            for name, call in explain.items()
+            if name != "occlusion"
+        },
+    }
+
+
+class HandwrittenMonitor(pl.Callback):
+    """Explains after each epoch.
+
+    Args:
+        x: The rows ``(N, 3, H, W)``.
+        y: Their labels ``(N,)``.
+        folder: Where TensorBoard's files go.
+        pictures: Whether pictures and scores are logged.
+        batch: Rows in a pass, where Captum lets one choose; by default as Captum does.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        folder: str | os.PathLike[str] = "",
+        pictures: bool = True,
+        batch: int | None = None,
+    ) -> None:
+        self.batch = batch
+        self.x, self.y, self.folder, self.pictures = x, y, str(folder), pictures
+        self.maps: Maps = {}
+        self.scores: Scores = {}
+        self.seconds = 0.0
+        """Time of the maps and scores of the last explanation, without pictures."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.explain(pl_module)
+        if self.pictures:
+            self.log_all(trainer.current_epoch)
+
+    def explain(self, model: nn.Module) -> None:
+        started, training = time.perf_counter(), model.training
+        model.eval()
+        # Captum hooks the module's submodules, so it gets the network itself where a LightningModule wraps one.
+        network = getattr(model, "net", model)
+        calls = explainers(network, self.batch)
+        self.maps = {name: call(self.x, target=self.y) for name, call in calls.items()}
+        self.scores = scores(network, self.x, self.y, self.maps, calls, self.batch)
+        model.train(training)
+        self.seconds = time.perf_counter() - started
+
+    def log_all(self, epoch: int) -> None:
+        writer = SummaryWriter(self.folder)
+        for metric, by_method in self.scores.items():
+            for name, values in by_method.items():
+                writer.add_scalar(f"{metric}/{name}", values.mean().item(), epoch)
+        for name, found in self.maps.items():
+            for row, (attribution, image) in enumerate(zip(found, self.x, strict=True)):
+                writer.add_figure(f"{name}/{row}", _figure(attribution, image, name, int(self.y[row])), epoch)
+        writer.close()
+
+
+def _figure(attribution: Tensor, image: Tensor, name: str, label: int) -> Any:
+    low, high = image.amin(), image.amax()
+    figure, _ = visualization.visualize_image_attr_multiple(
+        attribution.permute(1, 2, 0).numpy(),
+        ((image - low) / (high - low)).permute(1, 2, 0).numpy(),
+        methods=PANELS,
+        signs=["all"] * len(PANELS),
+        titles=[f"{name}: label {label}"] * len(PANELS),
+        show_colorbar=True,
+        use_pyplot=False,
+    )
+    return figure
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--rows", type=int, default=ROWS, help="rows of the probe")
+    arguments.add_argument("--batch", type=int, help="rows in a pass; by default as Captum does")
+    chosen = start(arguments)
+    rows = probe(chosen.rows)
+    monitor, model = HandwrittenMonitor(rows.inputs, rows.targets, batch=chosen.batch), trained()
+    sent = rows_sent(model, lambda: monitor.explain(model))
+    print(
+        f"{sent} rows, {sent / chosen.rows:g} for each row of the probe, in {monitor.seconds:.1f} s without pictures."
+    )
+    assert sent == ROWS_EACH * chosen.rows, f"expected {ROWS_EACH * chosen.rows}"
+
+
+if __name__ == "__main__":
+    main()
