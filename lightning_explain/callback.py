@@ -17,10 +17,11 @@ from lightning_explain import trainer as trainers
 from lightning_explain.baselines import Normalization
 from lightning_explain.config import monitor_arguments
 from lightning_explain.forward import ForwardFn, OutputFn, Target, check_target
-from lightning_explain.pipeline import AUTO_LIMIT, Explainer, Requests, build_methods, build_metrics, check_limit
+from lightning_explain.pipeline import Explainer
 from lightning_explain.probe import ProbeSelection
 from lightning_explain.publish import charts
 from lightning_explain.random_state import preserved_random_state
+from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
 from lightning_explain.rounds import Publisher, report_of
 from lightning_explain.rows import FixedRows
 from lightning_explain.schedule import Schedule
@@ -222,7 +223,7 @@ class ExplanationMonitor(pl.Callback):
     def _choose_and_check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         self._ready = replace(
             self._explainer,
-            limit=self._limit or min(trainers.batch_size(trainer) or AUTO_LIMIT, 64),
+            limit=self._limit or min(trainers.batch_size(trainer) or AUTO_LIMIT, AUTO_LIMIT),
             forward_context=trainer.precision_plugin.forward_context,
         ).check(pl_module, self._rows.choose(trainer, pl_module, source))
 

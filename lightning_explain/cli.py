@@ -41,7 +41,7 @@ def main(
 @app.command()
 def methods() -> None:
     """List all methods and metrics, with their arguments and defaults."""
-    from lightning_explain.pipeline import METHODS, METRICS
+    from lightning_explain.requests import METHODS, METRICS
 
     console = Console()
     console.print(_table("Method", METHODS))

@@ -130,6 +130,39 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     return outputs.gather(1, indices[:, None]).squeeze(1)
 
 
+def check_rows(outputs: Tensor, count: int) -> None:
+    """Refuses outputs that have not one entry for each row.
+
+    Raises:
+        ValueError: If their number differs.
+    """
+    if len(outputs) != count:
+        raise ValueError(
+            f"The model returned {len(outputs)} rows for {count}; its output must be (N, ...), one entry for each row (see output_fn)."
+        )
+
+
+class Choice:
+    """Chooses the targets of some rows from their outputs, and keeps both.
+
+    Args:
+        target: Which output is explained.
+        labels: Labels of the rows, or ``None``.
+    """
+
+    outputs: Tensor
+    indices: Tensor
+
+    def __init__(self, target: Target, labels: Tensor | None) -> None:
+        self._target, self._labels = target, labels
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """``(N,)`` indices of the explained outputs."""
+        self.outputs = outputs.detach()
+        self.indices = target_indices(self.outputs.cpu(), self._target, self._labels).to(outputs.device)
+        return self.indices
+
+
 def _single(outputs: Tensor) -> bool:
     return outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)
 
@@ -184,9 +217,11 @@ class Explained(nn.Module):
         self._backward += len(gradient)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The explained number of each row, ``(N,)``."""
+        """The explained number of each row, ``(N,)``; the last argument is the targets, or a ``Choice`` of them."""
         *inputs, indices = arguments
-        return choose(self.outputs(*inputs), indices, self._target)
+        outputs = self.outputs(*inputs)
+        check_rows(outputs, len(inputs[0]))
+        return choose(outputs, indices(outputs) if callable(indices) else indices, self._target)
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:

@@ -182,6 +182,7 @@ class Subject:
         draws: Random numbers keyed by row.
         limit: Rows the model may see in one call.
         probe: All clean rows of the probe, whichever of them are being explained.
+        sweep: Explains rows by several methods that are each a path, wants and a reducer, in shared passes.
         memory: What need not be computed twice within one explanation.
     """
 
@@ -192,7 +193,12 @@ class Subject:
     draws: Draws
     limit: int
     probe: Rows
+    sweep: Callable[[Subject, Mapping[str, Any], Rows], Mapping[str, Attribution]]
     memory: dict[Any, Any] = field(default_factory=dict)
+
+    def swept(self, method: Any, rows: Rows) -> Attribution:
+        """The attribution by one method that is a path, wants and a reducer."""
+        return self.sweep(self, {"": method}, rows)[""]
 
     def evaluate(self, rows: Rows) -> Tensor:
         """F at the rows, ``(N,)``, without gradients, at most ``limit`` rows a call."""

@@ -63,7 +63,9 @@ def together(
         largest[name] = max(largest[name], len(inputs[0]))
 
     model.register_forward_pre_hook(note)
-    return explainer.explain(model, probe, start), largest
+    report = explainer.explain(model, probe, start)
+    # Methods that share passes run before any of them is announced.
+    return report, {name: max(count, largest[""]) for name, count in largest.items()}
 
 
 def keyed(purpose: str, count: int, uniform: bool = False, shape: tuple[int, ...] = (1, 8, 8)) -> Tensor:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lightning_explain import __version__, demo_run
 from lightning_explain.cli import app
-from lightning_explain.pipeline import METHODS, METRICS
+from lightning_explain.requests import METHODS, METRICS
 
 
 def output(*arguments: str, code: int = 0) -> str:

@@ -20,7 +20,7 @@ from lightning_explain import metrics as q
 from lightning_explain.config import _FUNCTIONS, monitor_arguments
 from lightning_explain.demo import DigitsModel, MarkedDigits
 from lightning_explain.naming import snake_case
-from lightning_explain.pipeline import METHODS, METRICS, build_methods, build_metrics
+from lightning_explain.requests import METHODS, METRICS, build_methods, build_metrics
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

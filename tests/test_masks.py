@@ -23,6 +23,7 @@ def subject_of(*inputs: Tensor, ids: Tensor | None = None) -> Subject:
         draws=None,
         limit=4,
         probe=probe,
+        sweep=None,
     )
 
 

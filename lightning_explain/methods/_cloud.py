@@ -54,13 +54,14 @@ def mean_over_draws(
     for start in range(0, count, size):
         k = min(size, count - start)
         indices = torch.arange(start, start + k).repeat(len(rows))
-        parts = [_widened(p).unflatten(0, (len(rows), k)) for p in one(rows.repeat(k), indices)]
+        parts = [wide(p).unflatten(0, (len(rows), k)) for p in one(rows.repeat(k), indices)]
         found = [[p.pow(power).sum(1) for p in parts] for power in powers]
         sums = [[s + f for s, f in zip(a, b, strict=True)] for a, b in zip(sums, found, strict=True)] if sums else found
     return [tuple(s / count for s in by_input) for by_input in sums]
 
 
-def _widened(value: Tensor) -> Tensor:
+def wide(value: Tensor) -> Tensor:
+    """In float64, or in float32 on a device without it."""
     return value.float() if value.device.type == "mps" else value.double()
 
 

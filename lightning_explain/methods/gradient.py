@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from captum import attr as captum
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-from lightning_explain.methods._captum import attribute, needs_gradient
-from lightning_explain.types import Attribution, Rows, Subject, as_tuple
+from lightning_explain.methods._streamed import AtOnce, each
+from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Spot, Visit, Want
 
 
 @dataclass(frozen=True)
-class Saliency:
+class Saliency(AtOnce):
     """The gradient of the explained output (Simonyan et al. 2013; ``captum.attr.Saliency``).
 
     Args:
@@ -20,51 +22,56 @@ class Saliency:
 
     abs: bool = True
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    wants = frozenset({(PLAIN, None)})
+
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        needs_gradient(rows, "Saliency")
-        return attribute(captum.Saliency(subject.forward).attribute, rows, abs=self.abs)
+        gradient = visit.gradient()
+        return each(torch.abs, gradient) if self.abs else gradient
 
 
 @dataclass(frozen=True)
-class InputXGradient:
+class InputXGradient(AtOnce):
     """The input times the gradient (Shrikumar et al. 2016; ``captum.attr.InputXGradient``)."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    wants = frozenset({(PLAIN, None)})
+
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output."""
-        needs_gradient(rows, "InputXGradient")
-        return attribute(captum.InputXGradient(subject.forward).attribute, rows)
+        return each(torch.mul, visit.point.rows.inputs, visit.gradient())
 
 
 @dataclass(frozen=True)
-class GuidedBackprop:
+class GuidedBackprop(AtOnce):
     """The gradient with negative parts cut at every ReLU module (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
 
     Only ``nn.ReLU`` modules are guided; a functional ReLU is passed as in the plain gradient.
     """
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    wants = frozenset({(GUIDED, None)})
+
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        needs_gradient(rows, "GuidedBackprop")
-        return attribute(captum.GuidedBackprop(subject.forward).attribute, rows)
+        return visit.gradient(GUIDED)
 
 
 @dataclass(frozen=True)
-class Deconvolution:
+class Deconvolution(AtOnce):
     """The gradient that every ReLU lets through where it is positive (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
 
     Only ``nn.ReLU`` modules are changed; a functional ReLU is passed as in the plain gradient. Cost: one forward and backward
     row for each row.
     """
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    wants = frozenset({(DECONVOLUTION, None)})
+
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        needs_gradient(rows, "Deconvolution")
-        return attribute(captum.Deconvolution(subject.forward).attribute, rows)
+        return visit.gradient(DECONVOLUTION)
 
 
 @dataclass(frozen=True)
-class GuidedGradCam:
+class GuidedGradCam(AtOnce):
     """GuidedBackprop times the upsampled LayerGradCam (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
 
     Cost: two forward and backward rows for each row.
@@ -79,23 +86,40 @@ class GuidedGradCam:
     interpolate_mode: str = "nearest"
     attribute_to_layer_input: bool = False
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def wants(self) -> frozenset[Want]:
+        """The guided gradient at the input, and what Grad-CAM needs."""
+        spot = Spot(self.layer, self.attribute_to_layer_input)
+        return frozenset({(GUIDED, None), (PLAIN, spot), (None, spot)})
+
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Input-shaped.
 
         Raises:
             ValueError: If the layer's map cannot be upsampled to the inputs.
         """
-        needs_gradient(rows, "GuidedGradCam")
-        found = attribute(
-            captum.GuidedGradCam(subject.forward, subject.layer(self.layer)).attribute,
-            rows,
-            interpolate_mode=self.interpolate_mode,
-            attribute_to_layer_input=self.attribute_to_layer_input,
-        )
-        # Captum returns an empty tensor for an input to which it cannot interpolate.
-        if any(part.numel() == 0 for part in as_tuple(found)):
+        cam = grad_cam(visit, Spot(self.layer, self.attribute_to_layer_input))
+        if len(cam) > 1:
+            raise ValueError(
+                f"GuidedGradCam(layer={self.layer!r}): the layer gives {len(cam)} tensors; it must give one."
+            )
+        return tuple(guided * self._upsampled(cam[0].relu(), guided) for guided in visit.gradient(GUIDED))
+
+    def _upsampled(self, cam: Tensor, like: Tensor) -> Tensor:
+        if cam.ndim != like.ndim or cam.ndim < 3 or 0 in cam.shape:
             raise ValueError(
                 f"GuidedGradCam(layer={self.layer!r}, interpolate_mode={self.interpolate_mode!r}) cannot upsample the "
-                f"layer's map to inputs {[tuple(x.shape) for x in rows.inputs]}; it needs a layer with a map and image inputs."
+                f"layer's map {tuple(cam.shape)} to an input {tuple(like.shape)}; it needs a layer with a map and image inputs."
             )
-        return found
+        return functional.interpolate(cam, like.shape[2:], mode=self.interpolate_mode)
+
+
+def grad_cam(visit: Visit, spot: Spot, summed: bool = True) -> tuple[Tensor, ...]:
+    """Channels of a layer weighted by their mean gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` if not summed."""
+
+    def one(activation: Tensor, gradient: Tensor) -> Tensor:
+        weights = gradient.mean(tuple(range(2, gradient.ndim)), keepdim=True) if gradient.ndim > 2 else gradient
+        product = weights * activation
+        return product.sum(1, keepdim=True) if summed else product
+
+    return each(one, visit.activation(spot), visit.gradient(PLAIN, spot))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from captum import attr as captum
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_explain.methods._captum import attribute
+from lightning_explain.methods._streamed import AtOnce, each
+from lightning_explain.methods.gradient import grad_cam
 from lightning_explain.types import Attribution, Rows, Subject
+from lightning_explain.visits import PLAIN, Spot, Visit, Want
 
 
 class Replaceable(nn.Module):
@@ -40,8 +44,26 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
+class AtLayer(AtOnce):
+    """A method that reads a layer at the input."""
+
+    layer: str | None
+    attribute_to_layer_input: bool
+    floating: ClassVar[bool] = False
+
+    @property
+    def spot(self) -> Spot:
+        """Where it looks."""
+        return Spot(self.layer, self.attribute_to_layer_input)
+
+    @property
+    def wants(self) -> frozenset[Want]:
+        """Gradient and activation there."""
+        return frozenset({(PLAIN, self.spot), (None, self.spot)})
+
+
 @dataclass(frozen=True)
-class LayerGradCam:
+class LayerGradCam(AtLayer):
     """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016; ``captum.attr.LayerGradCam``).
 
     Args:
@@ -56,19 +78,14 @@ class LayerGradCam:
     relu_attributions: bool = False
     attr_dim_summation: bool = True
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """``(N, 1, h, w)`` at the layer's resolution; ``(N, C, h, w)`` without the sum."""
-        return attribute(
-            captum.LayerGradCam(subject.forward, subject.layer(self.layer)).attribute,
-            rows,
-            attribute_to_layer_input=self.attribute_to_layer_input,
-            relu_attributions=self.relu_attributions,
-            attr_dim_summation=self.attr_dim_summation,
-        )
+        found = grad_cam(visit, self.spot, self.attr_dim_summation)
+        return each(torch.relu, found) if self.relu_attributions else found
 
 
 @dataclass(frozen=True)
-class LayerGradientXActivation:
+class LayerGradientXActivation(AtLayer):
     """A layer's activation times its gradient (``captum.attr.LayerGradientXActivation``).
 
     Args:
@@ -81,16 +98,14 @@ class LayerGradientXActivation:
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Shaped as the layer's output, in units of the explained output."""
-        explainer = captum.LayerGradientXActivation(
-            subject.forward, subject.layer(self.layer), multiply_by_inputs=self.multiply_by_inputs
-        )
-        return attribute(explainer.attribute, rows, attribute_to_layer_input=self.attribute_to_layer_input)
+        gradient = visit.gradient(PLAIN, self.spot)
+        return each(torch.mul, gradient, visit.activation(self.spot)) if self.multiply_by_inputs else gradient
 
 
 @dataclass(frozen=True)
-class LayerActivation:
+class LayerActivation(AtLayer):
     """What a layer says: its activation, without any explanation (``captum.attr.LayerActivation``).
 
     Cost: one forward row for each row.
@@ -103,10 +118,14 @@ class LayerActivation:
     layer: str | None = None
     attribute_to_layer_input: bool = False
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def wants(self) -> frozenset[Want]:
+        """The activation."""
+        return frozenset({(None, self.spot)})
+
+    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Shaped and in units as the layer's output."""
-        explainer = captum.LayerActivation(subject.forward, subject.layer(self.layer))
-        return attribute(explainer.attribute, rows, attribute_to_layer_input=self.attribute_to_layer_input)
+        return visit.activation(self.spot)
 
 
 @dataclass(frozen=True)

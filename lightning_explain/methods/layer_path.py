@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from captum import attr as captum
 from torch import Tensor
 
@@ -14,20 +15,36 @@ from lightning_explain.methods._captum import (
     check_integral,
     check_positive,
     freeze,
-    in_pieces,
     needs_gradient,
 )
 from lightning_explain.methods._cloud import Stdevs, check_stdevs, mean_over_draws, narrowed
+from lightning_explain.methods._paths import Line, random_line
+from lightning_explain.methods._streamed import OnPath, added, each
 from lightning_explain.methods.layer import Replaceable
-from lightning_explain.methods.path import random_line
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
+from lightning_explain.visits import PLAIN, Reducer, Spot, Want
+
+
+class AlongLine(OnPath):
+    """A method that reads a layer along a line at the input."""
+
+    layer: str | None
+    attribute_to_layer_input: bool
+
+    @property
+    def spot(self) -> Spot:
+        """Where it looks."""
+        return Spot(self.layer, self.attribute_to_layer_input)
+
+    @property
+    def wants(self) -> frozenset[Want]:
+        """Gradient and activation there."""
+        return frozenset({(PLAIN, self.spot), (None, self.spot)})
 
 
 @dataclass(frozen=True)
-class LayerConductance:
+class LayerConductance(AlongLine):
     """How much of f(x) - f(baseline) flows through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
-
-    It takes differences between neighboring points, so that even ``limit=1`` sends two rows at a time.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -55,15 +72,26 @@ class LayerConductance:
         """What the map promises to add up to."""
         return Reference(self.baselines)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> Line:
+        """A line at the input with a point more than steps."""
+        return Line(self.n_steps + 1, self.method, self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Shaped as the layer's output, in units of the explained output."""
-        needs_gradient(rows, "LayerConductance")
-        explainer = captum.LayerConductance(subject.forward, subject.layer(self.layer))
-        return in_pieces(rows, subject.limit // 2, lambda part: _along_line(self, explainer, subject, part, least=2))
+        total: tuple[Tensor, ...] | None = None
+        former = yield
+        for _ in range(self.n_steps):
+            visit = yield
+            steps = each(torch.sub, visit.activation(self.spot), former.activation(self.spot))
+            total = added(total, each(torch.mul, steps, former.gradient(PLAIN, self.spot)))
+            former = visit
+        assert total is not None
+        return total
 
 
 @dataclass(frozen=True)
-class InternalInfluence:
+class InternalInfluence(AlongLine):
     """A layer's gradient averaged along the line at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
 
     Args:
@@ -86,11 +114,20 @@ class InternalInfluence:
     def __post_init__(self) -> None:
         _check(self)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> Line:
+        """A line at the input."""
+        return Line(self.n_steps, self.method, self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Shaped as the layer's output, in units of the explained output per unit of activation."""
-        needs_gradient(rows, "InternalInfluence")
-        explainer = captum.InternalInfluence(subject.forward, subject.layer(self.layer))
-        return _along_line(self, explainer, subject, rows)
+        total: tuple[Tensor, ...] | None = None
+        for _ in range(self.n_steps):
+            visit = yield
+            weight = visit.point.weight
+            total = added(total, tuple(g * weight for g in visit.gradient(PLAIN, self.spot)))
+        assert total is not None
+        return total
 
 
 @dataclass(frozen=True)
@@ -181,11 +218,11 @@ class LayerGradientShap:
             return as_tuple(attribute(explainer.attribute, part.at(points), **where))
 
         def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-            line = random_line(subject, part, indices, self.stdevs, references)
-            gradients = at(slope, part, line.points)
+            noisy, chosen, points = random_line(subject, part, indices, self.stdevs, references)
+            gradients = at(slope, part, points)
             if not self.multiply_by_inputs:
                 return gradients
-            ends = zip(at(level, part, line.noisy), at(level, part, line.chosen), strict=True)
+            ends = zip(at(level, part, noisy), at(level, part, chosen), strict=True)
             return tuple(g * (x - b) for g, (x, b) in zip(gradients, ends, strict=True))
 
         return bare(narrowed(mean_over_draws(subject, rows, self.n_samples, one, powers=(1,))[0], rows))
@@ -200,13 +237,13 @@ def _check(method: _Line) -> None:
     check_baseline(method.baselines)
 
 
-def _along_line(method: _Line, explainer: Any, subject: Subject, rows: Rows, least: int = 1) -> Attribution:
+def _along_line(method: LayerIntegratedGradients, explainer: Any, subject: Subject, rows: Rows) -> Attribution:
     return attribute(
         explainer.attribute,
         rows,
         baselines=bare(subject.baseline(method.baselines, rows)),
         n_steps=method.n_steps,
         method=method.method,
-        internal_batch_size=max(subject.limit, least * len(rows)),
+        internal_batch_size=max(subject.limit, len(rows)),
         attribute_to_layer_input=method.attribute_to_layer_input,
     )

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_explain.methods._captum import check_positive, freeze
-from lightning_explain.methods._cloud import Stdevs, add_noise, check_stdevs, mean_over_draws, narrowed
+from lightning_explain.methods._cloud import Stdevs, add_noise, check_stdevs, mean_over_draws, narrowed, wide
+from lightning_explain.methods._paths import Cloud
+from lightning_explain.methods._streamed import OnPath, added, each
 from lightning_explain.methods.gradient import Saliency
 from lightning_explain.types import Attribution, Method, Rows, Subject, as_tuple, bare
+from lightning_explain.visits import Path, Reducer, Want, path_of
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
 @dataclass(frozen=True)
-class NoiseTunnel:
+class NoiseTunnel(OnPath):
     """A method averaged over noisy inputs (Smilkov et al. 2017, Adebayo et al. 2018; ``captum.attr.NoiseTunnel``).
 
     Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
@@ -62,14 +68,45 @@ class NoiseTunnel:
         focused = getattr(self.attribution_method, "focused", None)
         return subject if focused is None else focused(subject)
 
+    @property
+    def path(self) -> Path | None:
+        """A cloud of the paths of the method inside; ``None`` if that has none."""
+        around = path_of(self.attribution_method)
+        return None if around is None else Cloud(self.nt_samples, self.stdevs, around)
+
+    @property
+    def wants(self) -> frozenset[Want]:
+        """What the method inside wants."""
+        found: frozenset[Want] = getattr(self.attribution_method, "wants", frozenset())
+        return found
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+        """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""
+        inner: Any = self.attribution_method
+        total: tuple[Tensor, ...] | None = None
+        for _ in range(self.nt_samples):
+            found = each(wide, (yield from inner.reduce(subject, rows)))
+            total = added(total, (*found, *each(torch.square, found)))
+        assert total is not None
+        means, half = [t / self.nt_samples for t in total], len(total) // 2
+        return self._finished(means[:half], means[half:], rows)
+
+    def _finished(self, first: Iterable[Tensor], second: Iterable[Tensor], rows: Rows) -> tuple[Tensor, ...]:
+        """The result from the means of the maps and of their squares."""
+        if self.nt_type == "smoothgrad":
+            return narrowed(tuple(first), rows)
+        if self.nt_type == "smoothgrad_sq":
+            return narrowed(tuple(second), rows)
+        return narrowed(tuple(s - f * f for f, s in zip(first, second, strict=True)), rows)
+
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""
+        if self.path is not None:
+            return super().attribute(subject, rows)
 
         def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
             noisy = part.at(add_noise(subject, part, indices, self.stdevs)).draw(indices)
             return as_tuple(self.attribution_method.attribute(subject, noisy))
 
         first, second = mean_over_draws(subject, rows, self.nt_samples, one, (1, 2), self.nt_samples_batch_size)
-        if self.nt_type == "vargrad":
-            second = tuple(s - f * f for f, s in zip(first, second, strict=True))
-        return bare(narrowed(first if self.nt_type == "smoothgrad" else second, rows))
+        return bare(self._finished(first, second, rows))

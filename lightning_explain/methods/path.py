@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.methods._captum import attribute, check_integral, check_positive, freeze, needs_gradient
-from lightning_explain.methods._cloud import Stdevs, add_noise, check_stdevs, column, mean_over_draws, narrowed
-from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
+from lightning_explain.methods._captum import check_integral, check_positive, freeze
+from lightning_explain.methods._cloud import Stdevs, check_stdevs, narrowed, wide
+from lightning_explain.methods._paths import Line, RandomLine
+from lightning_explain.methods._streamed import OnPath, added, each
+from lightning_explain.types import Baseline, Reference, Rows, Subject
+from lightning_explain.visits import PLAIN, Reducer
 
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(OnPath):
     """The gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
 
     Args:
@@ -44,48 +45,31 @@ class IntegratedGradients:
         """What the map promises to add up to."""
         return Reference(self.baselines) if self.multiply_by_inputs else None
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    wants = frozenset({(PLAIN, None)})
+
+    @property
+    def path(self) -> Line:
+        """A line from the baseline."""
+        return Line(self.n_steps, self.method, self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
-        needs_gradient(rows, "IntegratedGradients")
-        explainer = captum.IntegratedGradients(subject.forward, multiply_by_inputs=self.multiply_by_inputs)
-        return attribute(
-            explainer.attribute,
-            rows,
-            baselines=bare(subject.baseline(self.baselines, rows)),
-            n_steps=self.n_steps,
-            method=self.method,
-            internal_batch_size=max(subject.limit, len(rows)),
-        )
+        return weighted_sum(self.n_steps, self.multiply_by_inputs)
 
 
-class Line(NamedTuple):
-    """For each row a noisy input, a baseline, and a point between them."""
-
-    noisy: tuple[Tensor, ...]
-    chosen: tuple[Tensor, ...]
-    points: tuple[Tensor, ...]
-
-
-def random_line(subject: Subject, rows: Rows, indices: Tensor, stdevs: Stdevs, references: tuple[Tensor, ...]) -> Line:
-    """The draws of GradientShap and of its relatives at layers and neurons.
-
-    Args:
-        subject: Has the draws.
-        rows: N rows.
-        indices: ``(N,)``: which draw of its row each one is.
-        stdevs: Standard deviation of the noise at the input.
-        references: The set baselines are drawn from, each ``(K, ...)``.
-    """
-    noisy = add_noise(subject, rows, indices, stdevs)
-    like = rows.inputs[0].new_empty(len(rows))
-    u, weight = (subject.draws.uniform(purpose, rows, indices, like) for purpose in ("baseline", "coefficient"))
-    chosen = tuple(r[(u * len(r)).long().clamp(max=len(r) - 1)] for r in references)
-    points = tuple(torch.lerp(b, x, column(weight, x)) for b, x in zip(chosen, noisy, strict=True))
-    return Line(noisy, chosen, points)
+def weighted_sum(count: int, multiply_by_change: bool) -> Reducer:
+    """The gradients at the inputs, weighted and added up, times the change if wanted."""
+    total: tuple[Tensor, ...] | None = None
+    for _ in range(count):
+        visit = yield
+        weight = visit.point.weight
+        total = added(total, each(lambda g, weight=weight: g * weight, visit.gradient()))
+    assert total is not None
+    return each(torch.mul, total, visit.point.change) if multiply_by_change else total
 
 
 @dataclass(frozen=True)
-class GradientShap:
+class GradientShap(OnPath):
     """Gradients at random points between random baselines and the noisy input (Lundberg & Lee 2017; ``captum.attr.GradientShap``).
 
     Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
@@ -116,17 +100,21 @@ class GradientShap:
         """What the map promises to add up to, in expectation."""
         return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    wants = frozenset({(PLAIN, None)})
+
+    @property
+    def path(self) -> RandomLine:
+        """Random points between baselines and the noisy input."""
+        return RandomLine(self.n_samples, self.stdevs, self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
-        needs_gradient(rows, "GradientShap")
-        explainer = captum.Saliency(subject.forward)
-        references = subject.distribution(self.baselines, rows)
-
-        def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-            line = random_line(subject, part, indices, self.stdevs, references)
-            gradients = as_tuple(attribute(explainer.attribute, part.at(line.points), abs=False))
-            if not self.multiply_by_inputs:
-                return gradients
-            return tuple(g * (x - b) for g, x, b in zip(gradients, line.noisy, line.chosen, strict=True))
-
-        return bare(narrowed(mean_over_draws(subject, rows, self.n_samples, one, powers=(1,))[0], rows))
+        total: tuple[Tensor, ...] | None = None
+        for _ in range(self.n_samples):
+            visit = yield
+            found = each(wide, visit.gradient())
+            if self.multiply_by_inputs:
+                found = each(torch.mul, found, visit.point.change)
+            total = added(total, found)
+        assert total is not None
+        return narrowed(tuple(t / self.n_samples for t in total), rows)

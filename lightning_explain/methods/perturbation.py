@@ -7,20 +7,29 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.baselines import check_baseline
-from lightning_explain.masks import FeatureMask, Features, check_feature_mask, features_of, positions
-from lightning_explain.methods._captum import attribute, check_callable, freeze
-from lightning_explain.methods._cloud import column, mean_over_draws, narrowed
-from lightning_explain.types import Attribution, Baseline, Rows, Subject, bare
+from lightning_explain.masks import FeatureMask, check_feature_mask, features_of
+from lightning_explain.methods._captum import check_callable, freeze
+from lightning_explain.methods._cloud import column
+from lightning_explain.methods._paths import Ablations, Windows
+from lightning_explain.methods._permutations import Permutations
+from lightning_explain.methods._streamed import OnPath
+from lightning_explain.types import Baseline, Rows, Subject
+from lightning_explain.visits import Reducer
 
 Shape = tuple[int, ...]
 
 
+class Ablating(OnPath):
+    """A method that only looks forward."""
+
+    floating: ClassVar[bool] = False
+
+
 @dataclass(frozen=True)
-class Occlusion:
+class Occlusion(Ablating):
     """How far the output falls when a window of the input is replaced by the baseline (Zeiler & Fergus 2013; ``captum.attr.Occlusion``).
 
     Args:
@@ -45,20 +54,25 @@ class Occlusion:
             if value is not None and not _positive(value):
                 raise ValueError(f"Occlusion({name}={value!r}); allowed: whole numbers of at least 1, e.g. (3, 8, 8).")
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> Windows:
+        """The row, and each position of the window."""
+        return Windows(self.sliding_window_shapes, self.strides, self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
-        return attribute(
-            captum.Occlusion(subject.forward).attribute,
-            rows,
-            sliding_window_shapes=self.sliding_window_shapes,
-            strides=self.strides,
-            baselines=bare(subject.baseline(self.baselines, rows)),
-            perturbations_per_eval=max(1, subject.limit // len(rows)),
-        )
+        center = (yield).output
+        totals, weights = _zeros(rows), _zeros(rows)
+        for which, _ in self.path.masks(rows.inputs):
+            visit = yield
+            (inside,) = visit.point.change
+            totals[which] += column(center - visit.output, inside) * inside
+            weights[which] += inside
+        return tuple(t / w for t, w in zip(totals, weights, strict=True))
 
 
 @dataclass(frozen=True)
-class FeatureAblation:
+class FeatureAblation(Ablating):
     """How far the output falls when a feature is replaced by the baseline (``captum.attr.FeatureAblation``).
 
     Args:
@@ -80,19 +94,18 @@ class FeatureAblation:
         check_baseline(self.baselines)
         check_feature_mask("FeatureAblation(feature_mask", self.feature_mask)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> Ablations:
+        """The row, and the row without each feature."""
+        return Ablations(self.feature_mask, self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
-        return attribute(
-            captum.FeatureAblation(subject.forward).attribute,
-            rows,
-            baselines=bare(subject.baseline(self.baselines, rows)),
-            feature_mask=bare(features_of(self.feature_mask, subject, rows).masks),
-            perturbations_per_eval=max(1, subject.limit // len(rows)),
-        )
+        return falls(features_of(self.feature_mask, subject, rows).count, rows)
 
 
 @dataclass(frozen=True)
-class FeaturePermutation:
+class FeaturePermutation(Ablating):
     """How far the output falls when a row takes a feature from another row of the probe (``captum.attr.FeaturePermutation``).
 
     Captum's formula with one permutation of the clean probe rows for each feature, drawn by row id, so that the result
@@ -121,7 +134,12 @@ class FeaturePermutation:
         check_feature_mask("FeaturePermutation(feature_mask", self.feature_mask)
         check_callable("FeaturePermutation(perm_func", self.perm_func)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> Permutations:
+        """The row, and the row with each feature taken from another one."""
+        return Permutations(self.feature_mask, self.perm_func)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output.
 
         Raises:
@@ -134,57 +152,23 @@ class FeaturePermutation:
         features = features_of(self.feature_mask, subject, rows)
         if any(len(mask) > 1 for mask in features.masks):
             raise ValueError("FeaturePermutation needs the same features in all rows; give one mask for all or a grid.")
-        outputs, places = subject.evaluate(rows), positions(subject, rows)
-
-        def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-            chosen = tuple(_chosen(mask, indices) for mask in features.masks)
-            donors = self._donors(subject, features, places.repeat_interleave(len(part) // len(rows)), indices)
-            points = tuple(torch.where(c, d, x) for c, d, x in zip(chosen, donors, part.inputs, strict=True))
-            change = outputs.repeat_interleave(len(part) // len(rows)) - subject.evaluate(part.at(points))
-            return tuple(column(change, c) * c for c in chosen)
-
-        (mean,) = mean_over_draws(subject, rows, features.count, one, powers=(1,))
-        return bare(narrowed(tuple(m * features.count for m in mean), rows))
-
-    def _donors(self, subject: Subject, features: Features, places: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
-        """For each row what its elements become, each ``(N, ...)``; only those of its feature count."""
-        if self.perm_func is None:
-            sources = _permutations(subject, features.count)[places, indices]
-            return tuple(x[sources.to(x.device)] for x in subject.probe.inputs)
-        permuted = {int(i): self._by_user(self.perm_func, subject, features, i) for i in indices.unique()}
-        found = [permuted[int(i)][int(place)] for place, i in zip(places, indices, strict=True)]
-        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
-
-    def _by_user(
-        self, function: Callable[[Tensor, Tensor], Tensor], subject: Subject, features: Features, index: Tensor
-    ) -> list[tuple[Tensor, ...]]:
-        order = subject.probe.ids.argsort()
-        first = subject.probe[int(order[0]) : int(order[0]) + 1]
-        with subject.draws.seeded("permutation", first, index.reshape(1)):
-            permuted = [
-                function(x[order.to(x.device)], mask == int(index))
-                for x, mask in zip(subject.probe.inputs, features.masks, strict=True)
-            ]
-        return list(zip(*(p[order.argsort().to(p.device)] for p in permuted), strict=True))
+        return falls(features.count, rows)
 
 
-def _permutations(subject: Subject, count: int) -> Tensor:
-    """``(N, count)``: for each row of the probe the row whose feature it takes."""
-
-    def draw() -> Tensor:
-        probe, n = subject.probe, len(subject.probe)
-        order = probe.ids.argsort()
-        keys = subject.draws.uniform("permutation", probe, torch.zeros(n, dtype=torch.long), torch.empty(n, count))
-        shuffled = keys[order].argsort(dim=0, stable=True)
-        still = torch.arange(n)[:, None]
-        shuffled = torch.where((shuffled == still).all(0), still.roll(1, 0), shuffled)
-        return order[shuffled][order.argsort()]
-
-    return subject.remembered(("permutations", count), draw)
+def falls(count: int, rows: Rows) -> Reducer:
+    """How far the output falls with each of ``count`` features, at the elements of that feature."""
+    center = (yield).output
+    totals = _zeros(rows)
+    for _ in range(count):
+        visit = yield
+        for total, chosen in zip(totals, visit.point.change, strict=True):
+            total += column(center - visit.output, chosen) * chosen
+    return tuple(totals)
 
 
-def _chosen(mask: Tensor, indices: Tensor) -> Tensor:
-    return mask == column(indices.to(mask.device), mask)
+def _zeros(rows: Rows) -> list[Tensor]:
+    dtypes = (torch.promote_types(x.dtype, torch.float32) for x in rows.inputs)
+    return [torch.zeros_like(x, dtype=dtype) for x, dtype in zip(rows.inputs, dtypes, strict=True)]
 
 
 def _positive(value: object) -> bool:

@@ -13,7 +13,7 @@ import yaml
 
 from lightning_explain import methods as m
 from lightning_explain.naming import snake_case
-from lightning_explain.pipeline import build_methods
+from lightning_explain.requests import build_methods
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "method"

@@ -68,7 +68,8 @@ def test_sensitivity_equals_captum_on_the_same_perturbations(norm_ord: str | int
     for name, explanation in explanations.items():
         order = float("inf") if norm_ord == "inf" else norm_ord
         theirs = reference.sensitivity_max(explanation, x, y, points, order)
-        assert close(report.scores["sensitivity_max"][name], theirs, 1e-8)
+        # Captum rounds the weights of a quadrature to float32.
+        assert close(report.scores["sensitivity_max"][name], theirs, 1e-6 if name == "ig" else 1e-8)
 
 
 def ig(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

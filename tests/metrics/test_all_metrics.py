@@ -13,7 +13,8 @@ from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.naming import snake_case
-from lightning_explain.pipeline import METRICS, Explainer, build_metrics
+from lightning_explain.pipeline import Explainer
+from lightning_explain.requests import METRICS, build_metrics
 from lightning_explain.types import Metric
 from networks import rows, trained
 
