@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.lightning-explain
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint bench docs
 
 # An environment can serve several checkouts; the one installed last is the one that is imported.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -29,6 +29,9 @@ lint: $(STAMP) ## Check format, style and types
 
 bench: $(STAMP) ## Run the benchmarks, one after the other
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+docs: $(STAMP) ## Write docs/methods.md and docs/metrics.md from the docstrings
+	$(BIN)/python docs/generate.py
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'

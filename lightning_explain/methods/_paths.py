@@ -167,7 +167,7 @@ def _check_window(windows: Windows, shape: Shape, stride: Shape, x: Tensor) -> N
             f"Occlusion(sliding_window_shapes={windows.shapes!r}, strides={windows.strides!r}) does not fit an input of shape "
             f"(N, {', '.join(map(str, size))}): one number for each dimension after the first, no window larger than the input."
         )
-    if any(s > w for s, w in zip(stride, shape, strict=True)):
+    if any(s > w and w < n for s, w, n in zip(stride, shape, size, strict=True)):
         raise ValueError(
             f"Occlusion(strides={windows.strides!r}) moves farther than the window {shape}, so that parts of the input are "
             "never covered; strides must not be larger than the window."

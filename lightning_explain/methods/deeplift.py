@@ -56,7 +56,11 @@ def summed(method: Any, distribution: bool = False) -> Reference | None:
 class DeepLift:
     """Differences from a baseline, carried back by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
 
-    Every activation must be a module of its own. Cost: two forward and two backward rows for each row.
+    Activations that are functions or used twice are mended while explaining.
+
+    Cost: 2 forward, 2 backward.
+    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
+        (all refused): use IntegratedGradients.
 
     Args:
         baselines: What rows are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
@@ -98,7 +102,11 @@ class DeepLift:
 class DeepLiftShap:
     """DeepLIFT averaged over a set of K baselines (Lundberg & Lee 2017; ``captum.attr.DeepLiftShap``).
 
-    Every activation must be a module of its own. Cost: 2 K forward and backward rows for each row.
+    Activations that are functions or used twice are mended while explaining.
+
+    Cost: 2 * K forward, 2 * K backward; K baselines.
+    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
+        (all refused): use GradientShap.
 
     Args:
         baselines: The set: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
@@ -136,7 +144,11 @@ class DeepLiftShap:
 class LayerDeepLift:
     """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
-    Every activation must be a module of its own. Cost: two forward and two backward rows for each row.
+    Activations that are functions or used twice are mended while explaining.
+
+    Cost: 2 forward, 2 backward.
+    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
+        behind the layer (all refused): use LayerIntegratedGradients.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -175,9 +187,13 @@ class LayerDeepLift:
 
 @dataclass(frozen=True)
 class LayerDeepLiftShap:
-    """DeepLIFT of a layer's activations, averaged over K baselines (``captum.attr.LayerDeepLiftShap``).
+    """DeepLIFT of a layer's activations, at K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
-    Every activation must be a module of its own. Cost: 2 K forward and backward rows for each row.
+    Activations that are functions or used twice are mended while explaining.
+
+    Cost: 2 * K forward, 2 * K backward; K baselines.
+    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
+        behind the layer (all refused): use LayerGradientShap.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.

@@ -16,6 +16,10 @@ from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Spot, Visit, 
 class Saliency(AtOnce):
     """The gradient of the explained output (Simonyan et al. 2013; ``captum.attr.Saliency``).
 
+    Cost: 1 forward, 1 backward.
+    Signed: with ``abs=False``.
+    Not for: scores while ``abs=True``: Infidelity and its like need the sign; outputs that saturate (probabilities).
+
     Args:
         abs: Take absolute values, as Captum does by default. Scores such as infidelity want ``abs=False``.
     """
@@ -32,7 +36,11 @@ class Saliency(AtOnce):
 
 @dataclass(frozen=True)
 class InputXGradient(AtOnce):
-    """The input times the gradient (Shrikumar et al. 2016; ``captum.attr.InputXGradient``)."""
+    """The input times the gradient (Shrikumar et al. 2016; ``captum.attr.InputXGradient``).
+
+    Cost: 1 forward, 1 backward.
+    Not for: inputs whose zero means something, for a zero always gets zero; outputs that saturate (probabilities).
+    """
 
     wants = frozenset({(PLAIN, None)})
 
@@ -45,7 +53,11 @@ class InputXGradient(AtOnce):
 class GuidedBackprop(AtOnce):
     """The gradient with negative parts cut at every ReLU module (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
 
-    Only ``nn.ReLU`` modules are guided; a functional ReLU is passed as in the plain gradient.
+    Only ReLU is guided, a module or mended into one; other activations pass their plain gradient.
+
+    Cost: 1 forward, 1 backward.
+    Not for: telling what the network has learned: maps outlive random weights (Adebayo et al. 2018); networks without
+        ReLU, where it is the plain gradient.
     """
 
     wants = frozenset({(GUIDED, None)})
@@ -59,8 +71,11 @@ class GuidedBackprop(AtOnce):
 class Deconvolution(AtOnce):
     """The gradient that every ReLU lets through where it is positive (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
 
-    Only ``nn.ReLU`` modules are changed; a functional ReLU is passed as in the plain gradient. Cost: one forward and backward
-    row for each row.
+    Only ReLU is changed, a module or mended into one; other activations pass their plain gradient.
+
+    Cost: 1 forward, 1 backward.
+    Not for: telling what the network has learned: maps redraw the input (Nie et al. 2018); networks without ReLU,
+        where it is the plain gradient.
     """
 
     wants = frozenset({(DECONVOLUTION, None)})
@@ -74,7 +89,9 @@ class Deconvolution(AtOnce):
 class GuidedGradCam(AtOnce):
     """GuidedBackprop times the upsampled LayerGradCam (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
 
-    Cost: two forward and backward rows for each row.
+    Cost: 1 forward, 2 backward.
+    Not for: telling what the network has learned: maps outlive random weights (Adebayo et al. 2018); inputs that are
+        not images.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.

@@ -66,6 +66,11 @@ class AtLayer(AtOnce):
 class LayerGradCam(AtLayer):
     """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016; ``captum.attr.LayerGradCam``).
 
+    Cost: 1 forward, 1 backward.
+    Signed: unless ``relu_attributions``.
+    Not for: layers in front of a flattened linear layer, whose weights differ from place to place while Grad-CAM takes
+        their mean; layers without a map (tokens, vectors).
+
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
@@ -86,7 +91,10 @@ class LayerGradCam(AtLayer):
 
 @dataclass(frozen=True)
 class LayerGradientXActivation(AtLayer):
-    """A layer's activation times its gradient (``captum.attr.LayerGradientXActivation``).
+    """A layer's activation times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
+
+    Cost: 1 forward, 1 backward.
+    Not for: layers whose zero means something (normalized ones): it compares with zero; outputs that saturate.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -106,9 +114,11 @@ class LayerGradientXActivation(AtLayer):
 
 @dataclass(frozen=True)
 class LayerActivation(AtLayer):
-    """What a layer says: its activation, without any explanation (``captum.attr.LayerActivation``).
+    """What a layer says: its activation, without any explanation (Captum; ``captum.attr.LayerActivation``).
 
-    Cost: one forward row for each row.
+    Cost: 1 forward, 0 backward.
+    Signed: as the activation.
+    Not for: what the prediction depends on: it is the same for every target, and no score of it means anything.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -130,13 +140,17 @@ class LayerActivation(AtLayer):
 
 @dataclass(frozen=True)
 class LayerFeatureAblation:
-    """How far the output falls when parts of a layer's activation are replaced (``captum.attr.LayerFeatureAblation``).
+    """How far the output falls when parts of a layer are replaced (Captum; ``captum.attr.LayerFeatureAblation``).
+
+    Cost: F + 2 forward, 0 backward; F different numbers in ``layer_mask``, by default the units of the layer.
+    Not for: large layers without a ``layer_mask``, one pass a unit; channels that stand in for each other: each alone
+        changes little.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         layer_baselines: What replaces them: zero, a number, or a tensor that broadcasts to the activation.
         layer_mask: A tensor of whole numbers ``(1, ...)`` shaped as the activation: equal numbers are replaced together; by
-            default each unit by itself. Cost: one forward row for each number and row, and two for the row.
+            default each unit by itself.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
 
     Raises:

@@ -46,10 +46,13 @@ class AlongLine(OnPath):
 class LayerConductance(AlongLine):
     """How much of f(x) - f(baseline) flows through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
 
+    Cost: n_steps + 1 forward, n_steps + 1 backward.
+    Not for: layers beside a skip connection, for what goes around the layer is not in the map; few ``n_steps``: watch
+        Completeness.
+
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Steps on the line at the input; cost: about ``n_steps + 1`` forward and backward rows for each row, more where
-            few points fit into a pass, for neighboring passes share a point.
+        n_steps: Steps on the line at the input.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
@@ -94,9 +97,12 @@ class LayerConductance(AlongLine):
 class InternalInfluence(AlongLine):
     """A layer's gradient averaged along the line at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
 
+    Cost: n_steps forward, n_steps backward.
+    Not for: how much a unit contributes: it is a slope, which a silent unit can have; maps that should add up.
+
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Points on the line at the input; cost: ``n_steps`` forward and backward rows for each row.
+        n_steps: Points on the line at the input.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
@@ -132,13 +138,17 @@ class InternalInfluence(AlongLine):
 
 @dataclass(frozen=True)
 class LayerIntegratedGradients:
-    """Integrated gradients along a line between activations of a layer (``captum.attr.LayerIntegratedGradients``).
+    """Integrated gradients in a layer's space (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
 
-    The line runs in the layer's space, not at the input, from the activation at the baseline to that at the row.
+    The line runs between activations, not at the input: from the activation at the baseline to that at the row.
+
+    Cost: n_steps + 2 forward, n_steps backward.
+    Not for: comparison with IntegratedGradients: its line lies between activations, where no input may lead; layers
+        that run more than once (refused).
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Points on the line; cost: ``n_steps`` forward and backward rows for each row, and two forward rows.
+        n_steps: Points on the line.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: The input at whose activation the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
@@ -176,9 +186,13 @@ class LayerGradientShap:
 
     Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
 
+    Cost: 3 * n_samples forward, n_samples backward; without ``multiply_by_inputs`` n_samples forward.
+    Not for: sums over a layer that is not linear in the input, which miss f(x) - f(baseline) with any ``n_samples``:
+        use LayerConductance; single units at few ``n_samples``.
+
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        n_samples: Random points for each row; cost: as many backward and three times as many forward rows.
+        n_samples: Random points for each row.
         stdevs: Standard deviation of the noise added to the input, one number or one for each input.
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.

@@ -20,9 +20,11 @@ from lightning_explain.types import Attribution, Baseline, Method, Reference, Ro
 
 @dataclass(frozen=True)
 class NeuronGradient(OfNeuron):
-    """The gradient of a neuron (``captum.attr.NeuronGradient``).
+    """The gradient of a neuron (Captum; ``captum.attr.NeuronGradient``).
 
-    Cost: one forward and backward row for each row.
+    Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
+    Not for: why the model predicts what it does: it explains the unit; curves over epochs without ``neuron_selector``,
+        for the strongest unit can change.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -37,9 +39,11 @@ class NeuronGradient(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronGuidedBackprop(OfNeuron):
-    """GuidedBackprop of a neuron (``captum.attr.NeuronGuidedBackprop``).
+    """GuidedBackprop of a neuron (Springenberg et al. 2014; ``captum.attr.NeuronGuidedBackprop``).
 
-    Cost: one forward and backward row for each row.
+    Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
+    Not for: telling what the unit has learned, as with GuidedBackprop (Adebayo et al. 2018); networks without ReLU in
+        front of the unit.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -53,9 +57,11 @@ class NeuronGuidedBackprop(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronDeconvolution(OfNeuron):
-    """Deconvolution of a neuron (``captum.attr.NeuronDeconvolution``).
+    """Deconvolution of a neuron (Zeiler & Fergus 2013; ``captum.attr.NeuronDeconvolution``).
 
-    Cost: one forward and backward row for each row.
+    Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
+    Not for: telling what the unit has learned, as with Deconvolution (Nie et al. 2018); networks without ReLU in front
+        of the unit.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -69,13 +75,17 @@ class NeuronDeconvolution(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronIntegratedGradients(OfNeuron):
-    """Integrated gradients of a neuron (``captum.attr.NeuronIntegratedGradients``).
+    """Integrated gradients of a neuron (Sundararajan et al. 2017; ``captum.attr.NeuronIntegratedGradients``).
+
+    Cost: n_steps forward, n_steps backward; 1 more forward without ``neuron_selector``.
+    Not for: features that equal the baseline, which get zero; curves over epochs without ``neuron_selector``, for the
+        strongest unit can change.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
         attribute_to_neuron_input: The unit is one of what goes into the layer.
-        n_steps: Points on the line; cost: ``n_steps`` forward and backward rows for each row.
+        n_steps: Points on the line.
         method: Quadrature, as in IntegratedGradients.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).
@@ -95,13 +105,19 @@ class NeuronIntegratedGradients(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronGradientShap(OfNeuron):
-    """GradientShap of a neuron (``captum.attr.NeuronGradientShap``), with draws that belong to the row.
+    """GradientShap of a neuron (Lundberg & Lee 2017; ``captum.attr.NeuronGradientShap``).
+
+    The draws belong to the row, as in GradientShap.
+
+    Cost: n_samples forward, n_samples backward; 1 more forward without ``neuron_selector``.
+    Not for: single pixels at few ``n_samples``: it is a random mean; curves over epochs without ``neuron_selector``,
+        for the strongest unit can change.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
         attribute_to_neuron_input: The unit is one of what goes into the layer.
-        n_samples: Random points for each row; cost: as many forward and backward rows.
+        n_samples: Random points for each row.
         stdevs: Standard deviation of the noise added to the input, one number or one for each input.
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline).
@@ -121,9 +137,13 @@ class NeuronGradientShap(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronDeepLift(OfNeuron):
-    """DeepLIFT of a neuron (``captum.attr.NeuronDeepLift``).
+    """DeepLIFT of a neuron (Shrikumar et al. 2017; ``captum.attr.NeuronDeepLift``).
 
-    Every activation must be a module of its own. Cost: two forward and two backward rows for each row.
+    Activations that are functions or used twice are mended while explaining.
+
+    Cost: 2 forward, 2 backward; 1 more forward without ``neuron_selector``.
+    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
+        in front of the unit (all refused): use NeuronIntegratedGradients.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -148,9 +168,13 @@ class NeuronDeepLift(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronDeepLiftShap(OfNeuron):
-    """DeepLIFT of a neuron, averaged over K baselines (``captum.attr.NeuronDeepLiftShap``).
+    """DeepLIFT of a neuron, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.NeuronDeepLiftShap``).
 
-    Every activation must be a module of its own. Cost: 2 K forward and backward rows for each row.
+    Activations that are functions or used twice are mended while explaining.
+
+    Cost: 2 * K forward, 2 * K backward; K baselines; 1 more forward without ``neuron_selector``.
+    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
+        in front of the unit (all refused): use NeuronGradientShap.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
@@ -174,14 +198,18 @@ class NeuronDeepLiftShap(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronFeatureAblation(OfNeuron):
-    """How far a neuron falls when a feature is replaced by the baseline (``captum.attr.NeuronFeatureAblation``).
+    """How far a neuron falls when a feature is replaced (Captum; ``captum.attr.NeuronFeatureAblation``).
+
+    Cost: F + 1 forward, 0 backward; F features; 1 more forward without ``neuron_selector``.
+    Not for: images without a ``feature_mask``, one pass a pixel and channel; features that stand in for each other:
+        each alone changes little.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
         attribute_to_neuron_input: The unit is one of what goes into the layer.
         baselines: What replaces a feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        feature_mask: Which elements make up a feature, as in FeatureAblation. Cost: one forward row for each feature and row.
+        feature_mask: Which elements make up a feature, as in FeatureAblation.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -198,11 +226,15 @@ class NeuronFeatureAblation(OfNeuron):
 class NeuronConductance(OfNeuron):
     """How much of each input flows to the output through a neuron (Dhamdhere et al. 2018; ``captum.attr.NeuronConductance``).
 
+    Cost: n_steps forward, 2 * n_steps backward; 1 more forward without ``neuron_selector``.
+    Not for: what excites the unit: it is what flows through it to the output (NeuronIntegratedGradients explains the
+        unit); curves over epochs without ``neuron_selector``, for the strongest unit can change.
+
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
         attribute_to_neuron_input: The unit is one of what goes into the layer.
-        n_steps: Points on the line; cost: ``n_steps`` forward rows and twice as many backward rows for each row.
+        n_steps: Points on the line.
         method: Quadrature, as in IntegratedGradients.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).

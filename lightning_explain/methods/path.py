@@ -20,8 +20,12 @@ from lightning_explain.visits import PLAIN, Reducer
 class IntegratedGradients(OnPath):
     """The gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
 
+    Cost: n_steps forward, n_steps backward.
+    Not for: features that equal the baseline, which get zero (black objects on ``"black"``); few ``n_steps`` on a steep
+        network: watch Completeness.
+
     Args:
-        n_steps: Points on the line; cost: ``n_steps`` forward and backward rows for each row.
+        n_steps: Points on the line.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline), so that the map sums to f(x) - f(baseline).
@@ -74,8 +78,12 @@ class GradientShap(OnPath):
 
     Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
 
+    Cost: n_samples forward, n_samples backward.
+    Not for: single pixels at few ``n_samples``, for it is a random mean: watch Completeness; a set of baselines that is
+        not typical of the data.
+
     Args:
-        n_samples: Random points for each row; cost: as many forward and backward rows.
+        n_samples: Random points for each row.
         stdevs: Standard deviation of the noise added to the input, one number or one for each input.
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline).

@@ -32,10 +32,13 @@ class Ablating(OnPath):
 class Occlusion(Ablating):
     """How far the output falls when a window of the input is replaced by the baseline (Zeiler & Fergus 2013; ``captum.attr.Occlusion``).
 
+    Cost: P + 1 forward, 0 backward; P positions of the window.
+    Not for: comparison across windows: size and stride decide what is found; evidence larger than the window or given
+        twice; inputs whose order means nothing (tables).
+
     Args:
         sliding_window_shapes: The window without the row dimension, e.g. ``(3, 8, 8)``; for several inputs a tuple of them.
-        strides: How far the window moves in each dimension; a number for all of them; by default 1. Cost: one forward row for each
-            position and row.
+        strides: How far the window moves in each dimension; a number for all of them; by default 1.
         baselines: What replaces the window: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
 
     Raises:
@@ -73,13 +76,16 @@ class Occlusion(Ablating):
 
 @dataclass(frozen=True)
 class FeatureAblation(Ablating):
-    """How far the output falls when a feature is replaced by the baseline (``captum.attr.FeatureAblation``).
+    """How far the output falls when a feature is replaced by the baseline (Captum; ``captum.attr.FeatureAblation``).
+
+    Cost: F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
+    Not for: images without a ``feature_mask``, one pass a pixel and channel; features that stand in for each other:
+        each alone changes little.
 
     Args:
         baselines: What replaces a feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
             (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
-            Cost: one forward row for each feature and row.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
@@ -106,16 +112,19 @@ class FeatureAblation(Ablating):
 
 @dataclass(frozen=True)
 class FeaturePermutation(Ablating):
-    """How far the output falls when a row takes a feature from another row of the probe (``captum.attr.FeaturePermutation``).
+    """How far the output falls with a feature of another row (Breiman 2001; ``captum.attr.FeaturePermutation``).
 
     Captum's formula with one permutation of the clean probe rows for each feature, drawn by row id, so that the result
     depends neither on the order of the rows nor on which of them are explained together; a perturbed row (in NoiseTunnel,
     in SensitivityMax) takes its features from clean ones. A permutation that moves no row becomes a shift by one.
 
+    Cost: F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
+    Not for: probes of few rows, for each feature is exchanged once and the map is mostly chance; images pixel by pixel,
+        where neighbors give a pixel away.
+
     Args:
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), or one of these for each input; the same features for all rows. Cost: one forward
-            row for each feature and row, and one for the row.
+            (patches of 8 by 8 pixels), or one of these for each input; the same features for all rows.
         perm_func: Instead of that permutation a function of (all clean probe rows, ordered by id; which elements to permute)
             that returns the rows with these elements permuted. It runs with global generators seeded for the feature.
 

@@ -70,7 +70,11 @@ class LRP:
     Each layer that runs needs a rule: epsilon by default for linear, convolution, pooling and 2-D batch normalization layers
     and ``Addition_Module``; another one is given as ``layer.rule``, as in Captum. ReLU, Tanh and dropout need none. Branches
     must be joined by ``Addition_Module``: a plain ``+`` would hand the relevance out twice. The sum of a map is the output
-    without the share of the biases. Cost: two forward rows and one backward row for each row.
+    without the share of the biases.
+
+    Cost: 2 forward, 1 backward; 1 forward row more in each explanation.
+    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
+        the default rule, where it is InputXGradient at a higher price.
     """
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
@@ -89,7 +93,11 @@ class LRP:
 class LayerLRP:
     """The relevance that LRP hands back to a layer (Bach et al. 2015; ``captum.attr.LayerLRP``).
 
-    It works at any layer that gives a tensor, also at blocks and activations, where Captum's finds no rule. Cost: as LRP.
+    It works at any layer that gives a tensor, also at blocks and activations, where Captum's finds no rule.
+
+    Cost: 2 forward, 1 backward; 1 forward row more in each explanation.
+    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
+        the default rule, where it is LayerGradientXActivation at a higher price.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.

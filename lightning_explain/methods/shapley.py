@@ -36,12 +36,15 @@ class ShapleyValueSampling:
 
     The orders belong to the row: the same in every explanation.
 
+    Cost: n_samples * F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
+    Not for: images without a ``feature_mask``: tens of thousands of passes a row; baselines that look like no data, for
+        half of its points are mixtures with them.
+
     Args:
         n_samples: Random orders for each row.
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
             (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
-            Cost: ``n_samples`` forward rows for each feature and row, and one for the row.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -89,11 +92,14 @@ class ShapleyValues:
 
     Captum's numbers at a lower price: each of the 2^F sets of F features is evaluated once, not each of the F! orders.
 
+    Cost: 2**F forward, 0 backward; F features.
+    Not for: more than 12 features (refused): use ShapleyValueSampling; baselines that look like no data, for its points
+        are mixtures with them.
+
     Args:
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: a tensor of whole numbers, ``{"grid": 8}`` (patches of 8 by 8 pixels),
             ``{"superpixels": 8}`` (segments of each row), or one of these for each input; at most 12 features.
-            Cost: 2^F forward rows for each row.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.

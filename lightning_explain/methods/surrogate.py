@@ -22,8 +22,12 @@ class Lime:
 
     The random sets belong to the row: the same in every explanation.
 
+    Cost: n_samples forward, 0 backward.
+    Not for: more features than ``n_samples`` can tell apart (images without a ``feature_mask``); outputs of small scale
+        (probabilities), which the default Lasso turns into zeros.
+
     Args:
-        n_samples: Random sets for each row; cost: as many forward rows.
+        n_samples: Random sets for each row.
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
             (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
@@ -66,8 +70,12 @@ class KernelShap:
 
     The random sets of features belong to the row: the same in every explanation.
 
+    Cost: n_samples forward, 0 backward.
+    Not for: more features than ``n_samples`` can tell apart (images without a ``feature_mask``); up to 12 features: use
+        ShapleyValues, which is exact.
+
     Args:
-        n_samples: Random sets for each row; cost: as many forward rows.
+        n_samples: Random sets for each row.
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
             (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.

@@ -37,8 +37,10 @@ def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Agreement:
     """Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
 
-    Pixels are ranked by their relevance, channels summed. Costs no pass; with fewer than two methods there is no score.
-    Neither end is the better one: methods can be wrong together.
+    Pixels are ranked by their relevance, channels summed; with fewer than two methods there is no score.
+
+    Cost: 0 forward, 0 backward.
+    Not for: choosing a method: methods can be wrong together; signed maps beside unsigned ones without ``abs=True``.
 
     Args:
         abs: Rank by size instead of by value. Wanted when signed and unsigned maps are compared.

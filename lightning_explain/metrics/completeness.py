@@ -35,8 +35,10 @@ class Completeness:
     ``|sum(map) - (f(x) - f(baseline))| / |f(x) - f(baseline)|``, and without the denominator as ``_delta``. For methods
     that promise the sum: integrated gradients and DeepLIFT with ``multiply_by_inputs``, their layer forms (the sum of the
     layer's own map, where everything passes through that layer), Shapley values; in expectation only GradientShap. Others
-    have no score. It shows too few ``n_steps``, and a DeepLIFT that met an operation it has no rule for. Cost: one forward
-    row for each different pair of baseline and target, shared by all methods.
+    have no score. It shows too few ``n_steps``, and a DeepLIFT that met an operation it has no rule for.
+
+    Cost: B forward, 0 backward; B different baselines of the methods (K in a set); equal ones go through once.
+    Not for: telling which map is right: a map can add up and lie in the wrong place; rows with f(x) near f(baseline).
     """
 
     higher_is_better: ClassVar[bool | None] = False

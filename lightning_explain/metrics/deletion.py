@@ -85,8 +85,11 @@ class Deletion(_Curve):
 
     With z(s) the row after the share s of its pixels is replaced: the integral over s of ``f(z(s))``, with ``normalize`` of
     ``(f(z(s)) - f(baseline)) / |f(x) - f(baseline)|``. A map whose first pixels carry the output makes it fall at once.
-    RISE's own number is that of a probability: ``normalize=False`` and a ``target`` that returns one. Cost: one forward row for
-    each row, and ``n_steps - 1`` for each row and method.
+    RISE's own number is that of a probability: ``normalize=False`` and a ``target`` that returns one.
+
+    Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
+    Not for: maps without a sign, where what speaks against the output ranks high; baselines that look like no data:
+        it then measures how the network takes strange inputs; rows with f(x) near f(baseline).
 
     Args:
         n_steps: Steps from the row to its baseline; at most as many as there are pixels.
@@ -118,8 +121,12 @@ class Deletion(_Curve):
 class Insertion(_Curve):
     """Area under the output as pixels of the row replace those of the baseline, the most relevant first (Petsiuk et al. 2018, RISE).
 
-    The formula, arguments, units, cost and errors of :class:`Deletion`, with z(s) the baseline after the share s of the row's
+    The formula, arguments, units and errors of :class:`Deletion`, with z(s) the baseline after the share s of the row's
     pixels is put in. ``baselines="blur"`` is RISE's own choice.
+
+    Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
+    Not for: maps without a sign, where what speaks against the output ranks high; baselines that look like no data:
+        it then measures how the network takes strange inputs; rows with f(x) near f(baseline).
 
     Args:
         n_steps: Steps from the baseline to the row; at most as many as there are pixels.

@@ -57,7 +57,9 @@ def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tens
 class Infidelity:
     """How badly a map predicts the change of the output under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
 
-    The perturbed outputs are computed once for all methods: ``n_perturb_samples`` forward rows for each row.
+    Cost: n_perturb_samples forward, 0 backward; once for all methods.
+    Not for: maps without a sign (``Saliency()``); curves while the scale of the output grows: it is in squared units of
+        the output.
 
     Args:
         perturb_func: ``"gaussian"`` (noise around the input, local), ``"square"`` (removal of a random square towards the

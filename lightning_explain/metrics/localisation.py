@@ -78,7 +78,11 @@ def _ranked(values: Tensor) -> Tensor:
 class RelevanceMass:
     """Share of the positive map inside the probe's masks (Arras et al. 2022; Quantus' RelevanceMassAccuracy).
 
-    Needs ``Probe(masks=...)``. Costs no pass. Whether high is good depends on what the mask marks: an object or a shortcut.
+    Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
+
+    Cost: 0 forward, 0 backward.
+    Not for: masks that cover most of the image: any map scores high; what speaks against the output: negative parts do
+        not count.
     """
 
     higher_is_better: ClassVar[bool | None] = None
@@ -98,8 +102,11 @@ class RelevanceMass:
 class RelevanceRank:
     """Share of the K most relevant pixels inside the probe's mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
 
-    Needs ``Probe(masks=...)``. Costs no pass. Chance level is the mask's share of the image. Whether high is good depends
+    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends
     on what the mask marks: an object or a shortcut.
+
+    Cost: 0 forward, 0 backward.
+    Not for: masks of few pixels with coarse maps such as Grad-CAM, whose pixels tie; masks of most of the image.
     """
 
     higher_is_better: ClassVar[bool | None] = None
@@ -119,8 +126,11 @@ class RelevanceRank:
 class PointingGame:
     """Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
 
-    Needs ``Probe(masks=...)``. Costs no pass. Chance level is the mask's share of the image. Whether high is good depends
+    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends
     on what the mask marks: an object or a shortcut.
+
+    Cost: 0 forward, 0 backward.
+    Not for: few rows, for each is a hit or a miss; noisy maps of pixels, whose one largest pixel is chance.
 
     Args:
         tolerance: Pixels (along both axes) by which the pixel may miss the mask; Zhang et al. allow 15 on photos.

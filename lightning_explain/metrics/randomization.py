@@ -31,7 +31,12 @@ class Randomization:
     Layers are reset one after the other from the top down, and stay so (cascading); the score is the mean over these stages of
     ``spearman(map of the network, map of the randomized network)``. ``_top`` is the first stage (the output layer alone),
     ``_full`` the last one (all layers). Near 1: the map hardly depends on the network, as an edge detector's. Maps are compared in
-    the method's own shape. Cost: every method again, ``n_layers * n_draws`` times, and one forward row.
+    the method's own shape.
+
+    Cost: n_layers * n_draws * methods forward, n_layers * n_draws * methods backward; methods is the cost of all
+        methods; 1 forward row more in each explanation.
+    Not for: ranking methods: noisy maps score well (Binder et al. 2023); untrained networks, which are random already;
+        every epoch of a slow run.
 
     Args:
         n_layers: Stages, evenly spread over the layers with parameters; ``None``: one for each layer.

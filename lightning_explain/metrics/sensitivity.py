@@ -40,7 +40,11 @@ def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Te
 class SensitivityMax:
     """The largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
 
-    All methods are computed again at the same perturbed rows: ``n_perturb_samples`` times their cost.
+    All methods are computed again at the same perturbed rows.
+
+    Cost: n_perturb_samples * methods forward, n_perturb_samples * methods backward; methods is the cost of all methods.
+    Not for: telling which map is right: a constant one is best; inputs of another scale than about 1 without a
+        ``perturb_radius`` to match.
 
     Args:
         perturb_radius: Radius of the L-infinity ball, in units of the input.
