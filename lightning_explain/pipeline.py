@@ -32,7 +32,7 @@ from lightning_explain.forward import (
     target_indices,
 )
 from lightning_explain.guard import KEEPERS, Run, explaining
-from lightning_explain.maps import to_input_space
+from lightning_explain.maps import arrange, onto
 from lightning_explain.naming import build
 from lightning_explain.probe import fingerprint
 from lightning_explain.types import (
@@ -139,7 +139,23 @@ class Explainer:
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
                 )
         named = {name: _with_layer(m, name, layer) for name, m in methods.items()}
+        self._check_places(model, probe, named)
         return replace(self, methods=named, mends=acted_upon(self.verdicts(model, probe, named)))
+
+    def _check_places(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
+        """Refuses a ``reshape`` that does not fit its layer."""
+        inner = {name: _innermost(method) for name, method in methods.items()}
+        asked = {
+            name: method for name, method in inner.items() if getattr(method, "reshape", None) not in (None, "none")
+        }
+        if not asked:
+            return
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+            (rows, *_), limit = self._target_rows(explained, rows, probe)
+            subject = self._subject(model, explained, rows, limit)
+            for name, method in asked.items():
+                _check_place(name, method, subject, rows[:1])
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
         """What the doctor says of the methods on this model."""
@@ -258,6 +274,25 @@ def _with_layer(method: Method, name: str, layer: str | None) -> Method:
     return replace(method, layer=layer)  # type: ignore[type-var]
 
 
+def _innermost(method: Method) -> Any:
+    inner = getattr(method, "attribution_method", None)
+    return method if inner is None else _innermost(inner)
+
+
+def _check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
+    of_input = method.attribute_to_layer_input
+    activation = method_classes.LayerActivation(method.layer, of_input).attribute(subject, row)
+    try:
+        placed = arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
+    except ValueError as error:
+        raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
+    if placed is None:
+        raise ValueError(
+            f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
+            "on a single image (N, C, H, W) that the model takes; leave reshape out."
+        )
+
+
 @dataclass(eq=False)
 class _Explanation:
     """One explanation while it runs inside the guard."""
@@ -274,9 +309,10 @@ class _Explanation:
         self.failures: dict[str, str] = {}
 
     def run(self) -> Report:
-        found = self._attempt(self.explainer.methods, lambda method, name: self._attribute(name, self.rows))
-        maps = {name: to_input_space(as_tuple(value), self.rows.inputs) for name, value in found.items()}
-        placed = {name: value for name, value in maps.items() if value is not None}
+        both = self._attempt(self.explainer.methods, lambda method, name: self._with_place(name, self.rows))
+        found = {name: value for name, (value, _) in both.items()}
+        arranged = {name: value for name, (_, value) in both.items()}
+        placed = {name: onto(value, self.rows.inputs) for name, value in arranged.items() if value is not None}
         scored = self._attempt(self.explainer.metrics, lambda metric, name: self._score(metric, name, found, placed))
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
         empty = torch.empty(0)
@@ -289,6 +325,7 @@ class _Explanation:
             targets=empty,
             ids=empty,
             failures=self.failures,
+            maps=_untold(found, arranged, self.rows.inputs),
         )
 
     def _attempt(self, requests: Mapping[str, R], work: Callable[[R, str], T]) -> dict[str, T]:
@@ -322,6 +359,12 @@ class _Explanation:
             parts = [as_tuple(method.attribute(self.subject, part)) for part in copies]
         return bare(tuple(_precise(torch.cat(column)) for column in zip(*parts, strict=True)))
 
+    def _with_place(self, name: str, rows: Rows) -> tuple[Attribution, tuple[Tensor, ...] | None]:
+        """The attribution, and how it lies on the image (see ``maps.arrange``)."""
+        found = self._attribute(name, rows)
+        own = getattr(_innermost(self.explainer.methods[name]), "arranged", None)
+        return found, own(self.subject, found, rows.inputs) if own else arrange(as_tuple(found), rows.inputs)
+
     def _score(
         self, metric: Metric, name: str, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]
     ) -> dict[str, Mapping[str, Score]]:
@@ -343,8 +386,8 @@ class _Explanation:
 
     def _case(self, subject: Subject, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]) -> Case:
         def again(rows: Rows) -> dict[str, tuple[Tensor, ...]]:
-            moved = {key: to_input_space(as_tuple(self._attribute(key, rows)), rows.inputs) for key in maps}
-            return {key: value for key, value in moved.items() if value is not None}
+            moved = {key: self._with_place(key, rows)[1] for key in maps}
+            return {key: onto(value, rows.inputs) for key, value in moved.items() if value is not None}
 
         references = {key: getattr(self.explainer.methods[key], "reference", None) for key in found}
         return Case(
@@ -365,6 +408,20 @@ def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Te
         key: {m: error.cpu() for m, (_, error) in score.items() if error is not None} for key, score in scores.items()
     }
     return {key: by_method for key, by_method in found.items() if by_method}
+
+
+def _untold(
+    found: Mapping[str, Attribution], arranged: Mapping[str, tuple[Tensor, ...] | None], inputs: tuple[Tensor, ...]
+) -> dict[str, tuple[Tensor, ...]]:
+    """The maps that pictures could not make from an attribution's shape; an empty tuple where they would make one."""
+    by_shape = {name: arrange(as_tuple(value), inputs) for name, value in found.items()}
+
+    def told(name: str) -> bool:
+        as_found = as_tuple(found[name])[0]
+        return all(way is not None and way[0] is as_found for way in (arranged[name], by_shape[name]))
+
+    untold = [name for name in found if not told(name) and not (arranged[name] is by_shape[name] is None)]
+    return {name: tuple(v.cpu() for v in arranged[name] or ()) for name in untold}
 
 
 def _precise(value: Tensor) -> Tensor:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from captum import attr as captum
+from torch import Tensor
 
-from lightning_explain.methods._captum import attribute, needs_gradient
-from lightning_explain.types import Attribution, Rows, Subject, as_tuple
+from lightning_explain.maps import Reshape, check_reshape
+from lightning_explain.methods._captum import attribute, freeze, needs_gradient
+from lightning_explain.methods.layer import LayerGradCam
+from lightning_explain.types import Attribution, Rows, Subject, as_tuple, bare
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,27 @@ class Deconvolution:
 class GuidedGradCam:
     """GuidedBackprop times the upsampled LayerGradCam (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
 
-    Cost: two forward and backward rows for each row.
+    Tokens and channels last are arranged as an image first, as in ``LayerGradCam``. Cost: two forward and backward rows for each
+    row.
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         interpolate_mode: How the layer's map is upsampled: ``nearest``, ``bilinear``, or another mode of ``interpolate``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        reshape: How the layer's map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+
+    Raises:
+        ValueError: If ``reshape`` is not allowed.
     """
 
     layer: str | None = None
     interpolate_mode: str = "nearest"
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        check_reshape("GuidedGradCam", self.reshape)
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Input-shaped.
@@ -86,16 +99,20 @@ class GuidedGradCam:
             ValueError: If the layer's map cannot be upsampled to the inputs.
         """
         needs_gradient(rows, "GuidedGradCam")
-        found = attribute(
-            captum.GuidedGradCam(subject.forward, subject.layer(self.layer)).attribute,
-            rows,
-            interpolate_mode=self.interpolate_mode,
-            attribute_to_layer_input=self.attribute_to_layer_input,
-        )
-        # Captum returns an empty tensor for an input to which it cannot interpolate.
-        if any(part.numel() == 0 for part in as_tuple(found)):
+        cam = LayerGradCam(self.layer, self.attribute_to_layer_input, relu_attributions=True, reshape=self.reshape)
+        found = cam.attribute(subject, rows)
+        guided = as_tuple(attribute(captum.GuidedBackprop(subject.forward).attribute, rows))
+        return bare(tuple(part * self._upsampled(found, part) for part in guided))
+
+    def _upsampled(self, cam: Attribution, like: Tensor) -> Tensor:
+        size = tuple(like.shape[2:])
+        try:
+            if not isinstance(cam, Tensor) or cam.ndim != like.ndim:
+                raise ValueError("not a map of the inputs")
+            upsampled: Tensor = captum.LayerAttribution.interpolate(cam, size, interpolate_mode=self.interpolate_mode)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
             raise ValueError(
                 f"GuidedGradCam(layer={self.layer!r}, interpolate_mode={self.interpolate_mode!r}) cannot upsample the "
-                f"layer's map to inputs {[tuple(x.shape) for x in rows.inputs]}; it needs a layer with a map and image inputs."
-            )
-        return found
+                f"layer's map to inputs {tuple(like.shape)}; it needs a layer with a map and image inputs."
+            ) from error
+        return upsampled

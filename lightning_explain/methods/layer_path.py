@@ -9,22 +9,23 @@ from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
+from lightning_explain.maps import Reshape
 from lightning_explain.methods._captum import (
     attribute,
     check_integral,
     check_positive,
-    freeze,
     in_pieces,
     needs_gradient,
 )
 from lightning_explain.methods._cloud import Stdevs, check_stdevs, mean_over_draws, narrowed
+from lightning_explain.methods._layer import AtLayer
 from lightning_explain.methods.layer import Replaceable
 from lightning_explain.methods.path import random_line
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
 
 
 @dataclass(frozen=True)
-class LayerConductance:
+class LayerConductance(AtLayer):
     """How much of f(x) - f(baseline) flows through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
 
     It takes differences between neighboring points, so that even ``limit=1`` sends two rows at a time.
@@ -36,6 +37,7 @@ class LayerConductance:
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
@@ -46,8 +48,10 @@ class LayerConductance:
     method: str = "gausslegendre"
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
 
     @property
@@ -63,7 +67,7 @@ class LayerConductance:
 
 
 @dataclass(frozen=True)
-class InternalInfluence:
+class InternalInfluence(AtLayer):
     """A layer's gradient averaged along the line at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
 
     Args:
@@ -72,6 +76,7 @@ class InternalInfluence:
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
@@ -82,8 +87,10 @@ class InternalInfluence:
     method: str = "gausslegendre"
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
@@ -94,7 +101,7 @@ class InternalInfluence:
 
 
 @dataclass(frozen=True)
-class LayerIntegratedGradients:
+class LayerIntegratedGradients(AtLayer):
     """Integrated gradients along a line between activations of a layer (``captum.attr.LayerIntegratedGradients``).
 
     The line runs in the layer's space, not at the input, from the activation at the baseline to that at the row.
@@ -106,6 +113,7 @@ class LayerIntegratedGradients:
         baselines: The input at whose activation the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the difference of the activations, so that the map sums to f(x) - f(baseline).
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
@@ -117,8 +125,10 @@ class LayerIntegratedGradients:
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
 
     @property
@@ -134,7 +144,7 @@ class LayerIntegratedGradients:
 
 
 @dataclass(frozen=True)
-class LayerGradientShap:
+class LayerGradientShap(AtLayer):
     """GradientShap of a layer's activations (Lundberg & Lee 2017; ``captum.attr.LayerGradientShap``).
 
     Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
@@ -146,6 +156,7 @@ class LayerGradientShap:
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the difference of the activations at the noisy input and at the baseline.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -157,9 +168,10 @@ class LayerGradientShap:
     baselines: Baseline = "probe"
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         check_positive("LayerGradientShap(n_samples", self.n_samples)
         check_stdevs("LayerGradientShap", self.stdevs)
         check_baseline(self.baselines, DISTRIBUTIONS)
@@ -195,7 +207,6 @@ _Line = LayerConductance | InternalInfluence | LayerIntegratedGradients
 
 
 def _check(method: _Line) -> None:
-    freeze(method)
     check_integral(type(method).__name__, method.n_steps, method.method)
     check_baseline(method.baselines)
 
