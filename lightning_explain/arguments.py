@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_explain.metrics import Infidelity
@@ -73,10 +73,17 @@ def selection_of(probe: Any) -> ProbeSelection:
     )
 
 
-def options_of(panels: Any, cmap: Any, normalization: Any, class_names: Any) -> Options:
-    """What the pictures look like."""
-    given = {"cmap": cmap, "normalization": normalization, "class_names": class_names}
-    return Options(**given) if panels is None else Options(panels=panels, **given)
+def options_of(methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any, **others: Any) -> Options:
+    """What the pictures look like.
+
+    Raises:
+        ValueError: If a value is not allowed, or there is no method of a name.
+        TypeError: If a value is of a kind that is not allowed.
+    """
+    given = {**others, "cmap": cmap, "outlier_perc": outlier_perc}
+    options = Options(**given) if panels is None else Options(panels=panels, **given)
+    options.check_methods(methods)
+    return options
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:

@@ -58,8 +58,10 @@ class ExplanationMonitor(pl.Callback):
         batch_fn: Turns a collated batch into ``(inputs, targets)`` or a ``Probe``.
         class_names: A name for each class index, for titles.
         normalization: ``(mean, std)`` for each channel, undone for display and for the black baseline.
-        panels: ``(kind, sign)`` of each column of the pictures, in Captum's vocabulary.
-        cmap: Colour map of all heat maps.
+        panels: ``(kind, sign)`` of each column of the pictures, in Captum's vocabulary; or a mapping from methods' names to such
+            lists, with ``"default"`` for all others.
+        cmap: Color map of heat maps: a name, a matplotlib object or ``(position, color)`` pairs; or a mapping as for ``panels``.
+        outlier_perc: Share of a map's total that may be clipped, in percent; or a mapping as for ``panels``.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -89,8 +91,9 @@ class ExplanationMonitor(pl.Callback):
         batch_fn: Callable[[Any], Any] | None = None,
         class_names: Sequence[str] | None = None,
         normalization: Normalization | None = None,
-        panels: Sequence[Sequence[str]] | None = None,
+        panels: Sequence[Sequence[str]] | Mapping[str, Sequence[Sequence[str]]] | None = None,
         cmap: Any = None,
+        outlier_perc: float | Mapping[str, float] = 2.0,
     ) -> None:
         super().__init__()
         check_target(target)
@@ -108,12 +111,15 @@ class ExplanationMonitor(pl.Callback):
         self._selection = arguments.selection_of(probe)
         self._rows = FixedRows(given, self._selection, batch_fn, save_probe)
         self._limit = check_limit(max_examples_per_pass)
-        options = arguments.options_of(panels, cmap, normalization, class_names)
+        requested = build_methods(methods)
+        options = arguments.options_of(
+            requested, panels, cmap, outlier_perc, normalization=normalization, class_names=class_names
+        )
         self._teller = Teller(name, raising=on_error == "raise")
         self._publisher = Publisher(name, options, save_reports, self._teller)
         self._directory = Path()
         self._explainer = Explainer(
-            methods=build_methods(methods),
+            methods=requested,
             metrics=build_metrics(metrics),
             target=tuple(target) if isinstance(target, list) else target,
             seed=seed,

@@ -13,10 +13,22 @@ from torch import Tensor
 
 from lightning_explain.forward import Choice, predictions_of
 from lightning_explain.guard import KEEPERS, Run
-from lightning_explain.maps import to_input_space
+from lightning_explain.maps import arrange, onto
 from lightning_explain.plan import Plan, plan
 from lightning_explain.sweep import Block, blocks, joined, sweep
-from lightning_explain.types import Attribution, Case, Metric, Probe, Report, Rows, Score, Subject, as_tuple, bare
+from lightning_explain.types import (
+    Attribution,
+    Case,
+    Method,
+    Metric,
+    Probe,
+    Report,
+    Rows,
+    Score,
+    Subject,
+    as_tuple,
+    bare,
+)
 from lightning_explain.visits import widened
 
 if TYPE_CHECKING:
@@ -44,14 +56,15 @@ class Explanation:
     probe: Probe
     progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
+    _chosen: bool = False
 
     def run(self) -> Report:
         """The report, without what the whole explanation cost."""
         outputs, indices, found = self._first_sweep()
         self._attempt(found, plan(self.explainer.methods).apart, lambda name: self._apart(name, self.rows))
         found = {name: found[name] for name in self.explainer.methods if name in found}
-        maps = {name: to_input_space(as_tuple(value), self.rows.inputs) for name, value in found.items()}
-        placed = {name: value for name, value in maps.items() if value is not None}
+        arranged = {name: self._arranged(name, value, self.rows) for name, value in found.items()}
+        placed = {name: onto(value, self.rows.inputs) for name, value in arranged.items() if value is not None}
         scored: dict[str, dict[str, Mapping[str, Score]]] = {}
         self._attempt(scored, self.explainer.metrics, lambda name: self._score(name, found, placed))
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
@@ -64,6 +77,7 @@ class Explanation:
             targets=indices.cpu(),
             ids=self.rows.ids,
             failures=self.failures,
+            maps=_untold(found, arranged, self.rows.inputs),
         )
 
     @property
@@ -80,7 +94,7 @@ class Explanation:
                 self.progress(name)
             return begun
         except Exception:
-            if self.explainer.raising:
+            if self.explainer.raising or not self._chosen:
                 raise
         # One of them failed: each for itself, so that the others are explained.
         outputs, indices, found = self._with_targets(plan({}))
@@ -96,7 +110,10 @@ class Explanation:
 
     def _begun(self, planned: Plan, rows: Rows) -> tuple[Tensor, Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
         choice, block = Choice(self.explainer.target, rows.extra[-1]), Block(self.subject, planned, rows)
-        found = block.run(choice)
+        try:
+            found = block.run(choice)
+        finally:
+            self._chosen = choice.made
         return choice.outputs, choice.indices, block.outputs[()], found
 
     def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> None:
@@ -136,6 +153,11 @@ class Explanation:
             parts = [as_tuple(method.attribute(self.subject, part)) for part in copies]
         return bare(tuple(widened(torch.cat(column)) for column in zip(*parts, strict=True)))
 
+    def _arranged(self, name: str, found: Attribution, rows: Rows) -> tuple[Tensor, ...] | None:
+        """How an attribution lies on the image (see ``maps.arrange``)."""
+        own = getattr(innermost(self.explainer.methods[name]), "arranged", None)
+        return own(self.subject, found, rows.inputs) if own else arrange(as_tuple(found), rows.inputs)
+
     def _score(
         self, name: str, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]
     ) -> dict[str, Mapping[str, Score]]:
@@ -159,8 +181,8 @@ class Explanation:
     def _case(self, subject: Subject, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]) -> Case:
         def again(rows: Rows) -> dict[str, tuple[Tensor, ...]]:
             moved = self._attributions(maps, rows)
-            placed = {key: to_input_space(as_tuple(value), rows.inputs) for key, value in moved.items()}
-            return {key: value for key, value in placed.items() if value is not None}
+            arranged = {key: self._arranged(key, value, rows) for key, value in moved.items()}
+            return {key: onto(value, rows.inputs) for key, value in arranged.items() if value is not None}
 
         references = {key: getattr(self.explainer.methods[key], "reference", None) for key in found}
         return Case(
@@ -174,6 +196,12 @@ class Explanation:
             attribute=lambda rows: self._attributions(found, rows),
             references={key: reference for key, reference in references.items() if reference is not None},
         )
+
+
+def innermost(method: Method) -> Any:
+    """The method inside all that is around it."""
+    inner = getattr(method, "attribution_method", None)
+    return method if inner is None else innermost(inner)
 
 
 def within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:
@@ -195,6 +223,20 @@ def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Te
         key: {m: error.cpu() for m, (_, error) in score.items() if error is not None} for key, score in scores.items()
     }
     return {key: by_method for key, by_method in found.items() if by_method}
+
+
+def _untold(
+    found: Mapping[str, Attribution], arranged: Mapping[str, tuple[Tensor, ...] | None], inputs: tuple[Tensor, ...]
+) -> dict[str, tuple[Tensor, ...]]:
+    """The maps that pictures could not make from an attribution's shape; an empty tuple where they would make one."""
+    by_shape = {name: arrange(as_tuple(value), inputs) for name, value in found.items()}
+
+    def told(name: str) -> bool:
+        as_found = as_tuple(found[name])[0]
+        return all(way is not None and way[0] is as_found for way in (arranged[name], by_shape[name]))
+
+    untold = [name for name in found if not told(name) and not (arranged[name] is by_shape[name] is None)]
+    return {name: tuple(v.cpu() for v in arranged[name] or ()) for name in untold}
 
 
 def _on_cpu(value: Attribution) -> Attribution:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lightning_explain.baselines import Baselines, Normalization
 from lightning_explain.doctor import acted_upon, doctor
 from lightning_explain.draws import KeyedDraws
-from lightning_explain.explanation import Explanation, Progress, within_memory
+from lightning_explain.explanation import Explanation, Progress, innermost, within_memory
 from lightning_explain.forward import (
+    Choice,
     Explained,
     ForwardFn,
     OutputFn,
@@ -30,6 +31,8 @@ from lightning_explain.forward import (
     target_indices,
 )
 from lightning_explain.guard import explaining
+from lightning_explain.maps import arrange
+from lightning_explain.methods import LayerActivation
 from lightning_explain.probe import fingerprint
 from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
 from lightning_explain.sweep import sweep
@@ -96,7 +99,23 @@ class Explainer:
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
                 )
         named = {name: _with_layer(m, name, layer) for name, m in methods.items()}
+        self._check_places(model, probe, named)
         return replace(self, methods=named, mends=acted_upon(self.verdicts(model, probe, named)))
+
+    def _check_places(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
+        """Refuses a ``reshape`` that does not fit its layer."""
+        inner = {name: innermost(method) for name, method in methods.items()}
+        asked = {
+            name: method for name, method in inner.items() if getattr(method, "reshape", None) not in (None, "none")
+        }
+        if not asked:
+            return
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+            choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
+            subject = self._subject(model, explained, rows)
+            for name, method in asked.items():
+                _check_place(name, method, subject, replace(rows[:1], extra=(*rows[:1].extra, choice)))
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
         """What the doctor says of the methods on this model."""
@@ -192,6 +211,20 @@ def _with_layer(method: Method, name: str, layer: str | None) -> Method:
             "(N, C, h, w); give layer=... or leave it out."
         )
     return replace(method, layer=layer)  # type: ignore[type-var]
+
+
+def _check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
+    of_input = method.attribute_to_layer_input
+    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
+    try:
+        placed = arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
+    except ValueError as error:
+        raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
+    if placed is None:
+        raise ValueError(
+            f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
+            "on a single image (N, C, H, W) that the model takes; leave reshape out."
+        )
 
 
 def explain(

@@ -21,7 +21,7 @@ from lightning_explain.types import PassCount, Report
 
 SUFFIX = ".safetensors"
 _KEY = "lightning_explain_report"
-_TENSOR_FIELDS = ("attributions", "scores", "standard_errors", "outputs", "predictions", "targets", "ids")
+_TENSOR_FIELDS = ("attributions", "scores", "standard_errors", "outputs", "predictions", "targets", "ids", "maps")
 _WINDOWS_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 
 
@@ -127,7 +127,8 @@ def _load(path: Path) -> Report | None:
             if _KEY not in metadata:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        content = json.loads(metadata[_KEY])
+        # Reports of 0.1.0 and before have no maps.
+        content = {"maps": {}, **json.loads(metadata[_KEY])}
         content.update({name: _unpack(content[name], tensors) for name in _TENSOR_FIELDS})
         return Report(**{**content, "passes": PassCount(**content["passes"])})
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:

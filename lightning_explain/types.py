@@ -231,7 +231,8 @@ class Method(Protocol):
     """An attribution method: a frozen dataclass with Captum's class name and argument names.
 
     A method whose maps promise to add up has a property ``reference``, a :class:`Reference`; ``None`` where its arguments
-    break the promise.
+    break the promise. A method that knows how its maps lie on the image has ``arranged(subject, found, inputs)``, which returns
+    what ``maps.arrange`` does.
     """
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
@@ -315,6 +316,8 @@ class Report:
         epoch: Epoch of the training run, if any.
         step: Optimiser step of the training run, if any.
         fingerprint: SHA-256 of the probe.
+        maps: For methods whose attribution's shape does not tell how it lies on the image: the map ``(N, 1, h, w)`` that does, at
+            the layer's resolution; an empty tuple if there is none.
     """
 
     attributions: Mapping[str, Attribution]
@@ -330,6 +333,7 @@ class Report:
     epoch: int | None = None
     step: int | None = None
     fingerprint: str = ""
+    maps: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def nonfinite(self) -> dict[str, list[int]]:
         """For each method the ids of the rows whose map or score is NaN or infinite."""

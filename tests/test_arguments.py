@@ -49,7 +49,19 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "there is no metric 'Infidelty': did you mean 'Infidelity'",
     ),
     "metric for a method": ({"methods": [q.Infidelity()]}, TypeError, "which is not a method"),
-    "panels": ({"panels": [("heatmap", "all")]}, ValueError, "heat_map"),
+    "panels": ({"panels": [("heatmap", "all")]}, ValueError, "no panel kind 'heatmap': did you mean 'heat_map'"),
+    "panels of a method that is not there": (
+        {"methods": ["Saliency"], "panels": {"salency": [("heat_map", "all")]}},
+        ValueError,
+        "panels names a method 'salency': did you mean 'saliency'",
+    ),
+    "colors of a method that is not there": (
+        {"cmap": {"cams": "viridis"}},
+        ValueError,
+        r"cmap names a method 'cams': did you mean 'cam'\? Allowed: 'saliency', 'ig', 'cam', 'default'",
+    ),
+    "sign of a method": ({"panels": {"ig": [("heat_map", "postive")]}}, ValueError, "did you mean 'positive'"),
+    "outliers": ({"outlier_perc": {"ig": 200}}, ValueError, "outlier_perc=200 must be a number from 0 to 100"),
 }
 
 

@@ -84,6 +84,20 @@ def test_a_configuration_that_says_nothing_is_the_default_monitor(config: dict[s
     assert built(config) == DEFAULT
 
 
+def test_each_method_has_its_own_pictures_in_yaml_too() -> None:
+    config = OmegaConf.create(
+        "{methods: [Saliency], metrics: [], panels: {saliency: [[masked_image, positive]], default: [[heat_map, all]]}, "
+        "cmap: {default: [[0, white], [0.25, '#000000'], [1, black]]}, outlier_perc: {saliency: 1}}"
+    )
+    options = ExplanationMonitor.from_config(config)._publisher._options
+    assert options.of("saliency").panels == (("masked_image", "positive"),)
+    assert options.of("another").panels == (("heat_map", "all"),)
+    assert options.of("saliency").cmap == ((0.0, "white"), (0.25, "#000000"), (1.0, "black"))
+    assert (options.of("saliency").outlier_perc, options.of("another").outlier_perc) == (1, 2.0)
+    with pytest.raises(ValueError, match="panels names a method 'ig'"):
+        ExplanationMonitor.from_config({**config, "panels": {"ig": [["heat_map", "all"]]}})
+
+
 def test_the_configuration_is_not_changed() -> None:
     config = OmegaConf.create(YAML)
     before = OmegaConf.to_yaml(config)
@@ -290,6 +304,9 @@ trainer:
         metrics: [Infidelity]
         probe: {count: 4}
         normalization: [[0.1307], [0.3081]]
+        panels: {ig: [[masked_image, positive]], default: [[heat_map, all]]}
+        cmap: {ig: viridis}
+        outlier_perc: {default: 5}
         on_error: raise
 """
 

@@ -19,7 +19,6 @@ _ANNOUNCEMENTS = (
     "Setting hooks",
     "Internal batch size cannot be less than the number of input examples",
     "The neuron_selector provided is a callable",
-    "Couldn't appropriately interpolate",
 )
 _RULES = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 

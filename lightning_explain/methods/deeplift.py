@@ -13,8 +13,10 @@ from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
+from lightning_explain.maps import Reshape
 from lightning_explain.methods._captum import attribute, check_callable, freeze, in_pieces, needs_gradient
 from lightning_explain.methods._cloud import mean_over_draws, narrowed
+from lightning_explain.methods._layer import AtLayer
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
 
 AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
@@ -141,7 +143,7 @@ class DeepLiftShap:
 
 
 @dataclass(frozen=True)
-class LayerDeepLift:
+class LayerDeepLift(AtLayer):
     """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
     Activations that are functions or used twice are mended while explaining.
@@ -156,6 +158,7 @@ class LayerDeepLift:
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the difference of the activations.
         custom_attribution_func: A function of (multipliers, activations, baseline activations) instead of that product.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``baselines`` is an unknown name.
@@ -167,9 +170,10 @@ class LayerDeepLift:
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
     custom_attribution_func: AttributionFunc = None
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         check_baseline(self.baselines)
         check_callable("LayerDeepLift(custom_attribution_func", self.custom_attribution_func)
 
@@ -186,7 +190,7 @@ class LayerDeepLift:
 
 
 @dataclass(frozen=True)
-class LayerDeepLiftShap:
+class LayerDeepLiftShap(AtLayer):
     """DeepLIFT of a layer's activations, at K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
     Activations that are functions or used twice are mended while explaining.
@@ -201,6 +205,7 @@ class LayerDeepLiftShap:
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the difference of the activations.
         custom_attribution_func: A function of (multipliers, activations, baseline activations) instead of that product.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``baselines`` is an unknown name.
@@ -212,9 +217,10 @@ class LayerDeepLiftShap:
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
     custom_attribution_func: AttributionFunc = None
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         check_baseline(self.baselines, DISTRIBUTIONS)
         check_callable("LayerDeepLiftShap(custom_attribution_func", self.custom_attribution_func)
 

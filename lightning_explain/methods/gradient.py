@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_explain.methods._streamed import AtOnce, each
-from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Spot, Visit, Want
+from lightning_explain.maps import Reshape, check_reshape, grid_of, image_size
+from lightning_explain.methods._captum import freeze
+from lightning_explain.methods._streamed import AtOnce, OnPath, each
+from lightning_explain.types import Rows, Subject
+from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Reducer, Spot, Visit, Want
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,10 @@ class Deconvolution(AtOnce):
 
 
 @dataclass(frozen=True)
-class GuidedGradCam(AtOnce):
+class GuidedGradCam(OnPath):
     """GuidedBackprop times the upsampled LayerGradCam (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
+
+    Tokens and channels last are arranged as an image first, as in ``LayerGradCam``.
 
     Cost: 1 forward, 2 backward.
     Not for: telling what the network has learned: maps outlive random weights (Adebayo et al. 2018); inputs that are
@@ -97,11 +102,20 @@ class GuidedGradCam(AtOnce):
         layer: Dotted name of the layer; by default the last one with a feature map.
         interpolate_mode: How the layer's map is upsampled: ``nearest``, ``bilinear``, or another mode of ``interpolate``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        reshape: How the layer's map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+
+    Raises:
+        ValueError: If ``reshape`` is not allowed.
     """
 
     layer: str | None = None
     interpolate_mode: str = "nearest"
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        check_reshape("GuidedGradCam", self.reshape)
 
     @property
     def wants(self) -> frozenset[Want]:
@@ -109,13 +123,14 @@ class GuidedGradCam(AtOnce):
         spot = Spot(self.layer, self.attribute_to_layer_input)
         return frozenset({(GUIDED, None), (PLAIN, spot), (None, spot)})
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped.
 
         Raises:
             ValueError: If the layer's map cannot be upsampled to the inputs.
         """
-        cam = grad_cam(visit, Spot(self.layer, self.attribute_to_layer_input))
+        visit = yield
+        cam = grad_cam(visit, Spot(self.layer, self.attribute_to_layer_input), subject, self.reshape)
         if len(cam) > 1:
             raise ValueError(
                 f"GuidedGradCam(layer={self.layer!r}): the layer gives {len(cam)} tensors; it must give one."
@@ -131,12 +146,24 @@ class GuidedGradCam(AtOnce):
         return functional.interpolate(cam, like.shape[2:], mode=self.interpolate_mode)
 
 
-def grad_cam(visit: Visit, spot: Spot, summed: bool = True) -> tuple[Tensor, ...]:
-    """Channels of a layer weighted by their mean gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` if not summed."""
+def grad_cam(
+    visit: Visit, spot: Spot, subject: Subject, reshape: Reshape = None, summed: bool = True
+) -> tuple[Tensor, ...]:
+    """Channels of a layer weighted by their mean gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` if not summed.
+
+    Args:
+        visit: Has read the layer and its gradient.
+        spot: Where.
+        subject: Knows the layer.
+        reshape: How the layer lies on the image.
+        summed: Sum over the channels.
+    """
+    layer, size = subject.layer(spot.layer), image_size(visit.point.rows.inputs)
 
     def one(activation: Tensor, gradient: Tensor) -> Tensor:
-        weights = gradient.mean(tuple(range(2, gradient.ndim)), keepdim=True) if gradient.ndim > 2 else gradient
-        product = weights * activation
-        return product.sum(1, keepdim=True) if summed else product
+        placed = [grid_of(value, size, reshape, layer, spot.of_input) for value in (activation, gradient)]
+        a, g = (value if grid is None else grid for value, grid in zip((activation, gradient), placed, strict=True))
+        weights = g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
+        return (weights * a).sum(1, keepdim=True) if summed else weights * a
 
     return each(one, visit.activation(spot), visit.gradient(PLAIN, spot))

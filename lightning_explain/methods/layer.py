@@ -11,11 +11,13 @@ from captum import attr as captum
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_explain.maps import Reshape, arrange
 from lightning_explain.methods._captum import attribute
+from lightning_explain.methods._layer import AtLayer
 from lightning_explain.methods._streamed import AtOnce, each
 from lightning_explain.methods.gradient import grad_cam
-from lightning_explain.types import Attribution, Rows, Subject
-from lightning_explain.visits import PLAIN, Spot, Visit, Want
+from lightning_explain.types import Attribution, Rows, Subject, as_tuple
+from lightning_explain.visits import PLAIN, Reducer, Visit, Want
 
 
 class Replaceable(nn.Module):
@@ -44,53 +46,55 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-class AtLayer(AtOnce):
-    """A method that reads a layer at the input."""
+class ReadOnce(AtLayer, AtOnce):
+    """A method that reads a layer at the rows themselves."""
 
-    layer: str | None
-    attribute_to_layer_input: bool
     floating: ClassVar[bool] = False
-
-    @property
-    def spot(self) -> Spot:
-        """Where it looks."""
-        return Spot(self.layer, self.attribute_to_layer_input)
-
-    @property
-    def wants(self) -> frozenset[Want]:
-        """Gradient and activation there."""
-        return frozenset({(PLAIN, self.spot), (None, self.spot)})
 
 
 @dataclass(frozen=True)
-class LayerGradCam(AtLayer):
+class LayerGradCam(ReadOnce):
     """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016; ``captum.attr.LayerGradCam``).
+
+    Tokens and channels last are arranged as ``(N, C, h, w)`` first, so that the mean is over places as it is for a convolution;
+    Captum would take it over channels. ``reshape="none"`` gives Captum's numbers.
 
     Cost: 1 forward, 1 backward.
     Signed: unless ``relu_attributions``.
     Not for: layers in front of a flattened linear layer, whose weights differ from place to place while Grad-CAM takes
-        their mean; layers without a map (tokens, vectors).
+        their mean; layers without a map (vectors).
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         relu_attributions: Keep only positive values.
         attr_dim_summation: Sum over the channels; otherwise each keeps its own map.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
     """
 
     layer: str | None = None
     attribute_to_layer_input: bool = False
     relu_attributions: bool = False
     attr_dim_summation: bool = True
+    reshape: Reshape = None
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
-        """``(N, 1, h, w)`` at the layer's resolution; ``(N, C, h, w)`` without the sum."""
-        found = grad_cam(visit, self.spot, self.attr_dim_summation)
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+        """``(N, 1, h, w)`` at the layer's resolution; ``(N, C, h, w)`` without the sum.
+
+        Raises:
+            ValueError: If ``reshape`` does not fit the layer.
+        """
+        found = grad_cam((yield), self.spot, subject, self.reshape, self.attr_dim_summation)
         return each(torch.relu, found) if self.relu_attributions else found
+
+    def arranged(self, subject: Subject, found: Attribution, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """The map itself, for it is arranged already."""
+        as_it_is = "channels_first" if isinstance(found, Tensor) and found.ndim == 4 else None
+        return arrange(as_tuple(found), inputs, "none" if self.reshape == "none" else as_it_is)
 
 
 @dataclass(frozen=True)
-class LayerGradientXActivation(AtLayer):
+class LayerGradientXActivation(ReadOnce):
     """A layer's activation times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
 
     Cost: 1 forward, 1 backward.
@@ -100,11 +104,13 @@ class LayerGradientXActivation(AtLayer):
         layer: Dotted name of the layer; by default the last one with a feature map.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the activation; otherwise the gradient alone.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
     """
 
     layer: str | None = None
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
+    reshape: Reshape = None
 
     def finish(self, visit: Visit) -> tuple[Tensor, ...]:
         """Shaped as the layer's output, in units of the explained output."""
@@ -113,7 +119,7 @@ class LayerGradientXActivation(AtLayer):
 
 
 @dataclass(frozen=True)
-class LayerActivation(AtLayer):
+class LayerActivation(ReadOnce):
     """What a layer says: its activation, without any explanation (Captum; ``captum.attr.LayerActivation``).
 
     Cost: 1 forward, 0 backward.
@@ -123,10 +129,12 @@ class LayerActivation(AtLayer):
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         attribute_to_layer_input: Return what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
     """
 
     layer: str | None = None
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
 
     @property
     def wants(self) -> frozenset[Want]:
@@ -139,7 +147,7 @@ class LayerActivation(AtLayer):
 
 
 @dataclass(frozen=True)
-class LayerFeatureAblation:
+class LayerFeatureAblation(AtLayer):
     """How far the output falls when parts of a layer are replaced (Captum; ``captum.attr.LayerFeatureAblation``).
 
     Cost: F + 2 forward, 0 backward; F different numbers in ``layer_mask``, by default the units of the layer.
@@ -152,6 +160,7 @@ class LayerFeatureAblation:
         layer_mask: A tensor of whole numbers ``(1, ...)`` shaped as the activation: equal numbers are replaced together; by
             default each unit by itself.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         TypeError: If ``layer_baselines`` or ``layer_mask`` is of another type.
@@ -161,8 +170,10 @@ class LayerFeatureAblation:
     layer_baselines: float | Tensor | None = None
     layer_mask: Tensor | None = None
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, kinds in (("layer_baselines", (int, float, Tensor)), ("layer_mask", Tensor)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kinds):

@@ -10,40 +10,24 @@ from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
+from lightning_explain.maps import Reshape
 from lightning_explain.methods._captum import (
     attribute,
     check_integral,
     check_positive,
-    freeze,
     needs_gradient,
 )
 from lightning_explain.methods._cloud import Stdevs, check_stdevs, mean_over_draws, narrowed
+from lightning_explain.methods._layer import AtLayer
 from lightning_explain.methods._paths import Line, random_line
 from lightning_explain.methods._streamed import OnPath, added, each
 from lightning_explain.methods.layer import Replaceable
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
-from lightning_explain.visits import PLAIN, Reducer, Spot, Want
-
-
-class AlongLine(OnPath):
-    """A method that reads a layer along a line at the input."""
-
-    layer: str | None
-    attribute_to_layer_input: bool
-
-    @property
-    def spot(self) -> Spot:
-        """Where it looks."""
-        return Spot(self.layer, self.attribute_to_layer_input)
-
-    @property
-    def wants(self) -> frozenset[Want]:
-        """Gradient and activation there."""
-        return frozenset({(PLAIN, self.spot), (None, self.spot)})
+from lightning_explain.visits import PLAIN, Reducer
 
 
 @dataclass(frozen=True)
-class LayerConductance(AlongLine):
+class LayerConductance(AtLayer, OnPath):
     """How much of f(x) - f(baseline) flows through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
 
     Cost: n_steps + 1 forward, n_steps + 1 backward.
@@ -56,6 +40,7 @@ class LayerConductance(AlongLine):
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
@@ -66,8 +51,10 @@ class LayerConductance(AlongLine):
     method: str = "gausslegendre"
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
 
     @property
@@ -94,7 +81,7 @@ class LayerConductance(AlongLine):
 
 
 @dataclass(frozen=True)
-class InternalInfluence(AlongLine):
+class InternalInfluence(AtLayer, OnPath):
     """A layer's gradient averaged along the line at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
 
     Cost: n_steps forward, n_steps backward.
@@ -106,6 +93,7 @@ class InternalInfluence(AlongLine):
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
@@ -116,8 +104,10 @@ class InternalInfluence(AlongLine):
     method: str = "gausslegendre"
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
 
     @property
@@ -137,7 +127,7 @@ class InternalInfluence(AlongLine):
 
 
 @dataclass(frozen=True)
-class LayerIntegratedGradients:
+class LayerIntegratedGradients(AtLayer):
     """Integrated gradients in a layer's space (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
 
     The line runs between activations, not at the input: from the activation at the baseline to that at the row.
@@ -153,6 +143,7 @@ class LayerIntegratedGradients:
         baselines: The input at whose activation the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the difference of the activations, so that the map sums to f(x) - f(baseline).
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
@@ -164,8 +155,10 @@ class LayerIntegratedGradients:
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
 
     @property
@@ -181,7 +174,7 @@ class LayerIntegratedGradients:
 
 
 @dataclass(frozen=True)
-class LayerGradientShap:
+class LayerGradientShap(AtLayer):
     """GradientShap of a layer's activations (Lundberg & Lee 2017; ``captum.attr.LayerGradientShap``).
 
     Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
@@ -197,6 +190,7 @@ class LayerGradientShap:
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the difference of the activations at the noisy input and at the baseline.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -208,9 +202,10 @@ class LayerGradientShap:
     baselines: Baseline = "probe"
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
+    reshape: Reshape = None
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         check_positive("LayerGradientShap(n_samples", self.n_samples)
         check_stdevs("LayerGradientShap", self.stdevs)
         check_baseline(self.baselines, DISTRIBUTIONS)
@@ -246,7 +241,6 @@ _Line = LayerConductance | InternalInfluence | LayerIntegratedGradients
 
 
 def _check(method: _Line) -> None:
-    freeze(method)
     check_integral(type(method).__name__, method.n_steps, method.method)
     check_baseline(method.baselines)
 

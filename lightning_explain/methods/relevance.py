@@ -11,7 +11,9 @@ from captum import attr as captum
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from torch import Tensor, nn
 
+from lightning_explain.maps import Reshape
 from lightning_explain.methods._captum import attribute, needs_gradient
+from lightning_explain.methods._layer import AtLayer
 from lightning_explain.types import Attribution, Rows, Subject, bare
 
 # In eval mode they pass on what they get, at most in another shape; so does relevance.
@@ -90,7 +92,7 @@ class LRP:
 
 
 @dataclass(frozen=True)
-class LayerLRP:
+class LayerLRP(AtLayer):
     """The relevance that LRP hands back to a layer (Bach et al. 2015; ``captum.attr.LayerLRP``).
 
     It works at any layer that gives a tensor, also at blocks and activations, where Captum's finds no rule.
@@ -102,10 +104,12 @@ class LayerLRP:
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
         attribute_to_layer_input: The relevance of what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
     """
 
     layer: str | None = None
     attribute_to_layer_input: bool = False
+    reshape: Reshape = None
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Shaped as the layer's output, in units of the explained output.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,30 +11,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from lightning_explain.maps import to_input_space
-from lightning_explain.render import image, text
+from lightning_explain.maps import onto, to_input_space
+from lightning_explain.render import bars, image, text
 from lightning_explain.render.captions import Caption, captions
 from lightning_explain.render.color import sign_table
-from lightning_explain.render.options import Options
-from lightning_explain.types import Attribution, Image, Probe, Report, as_tuple
+from lightning_explain.render.options import Look, Options
+from lightning_explain.render.sheet import GAP, GRAY, LINE, SMALL, Sheet, header, note, wrapped
+from lightning_explain.types import Image, Probe, Report, as_tuple
 
-_GAP = 8
-_MARGIN = 12
-_BODY, _HEADING, _SMALL = 13, 18, 11
-_WIDEST_TITLE = 170
-_NARROWEST = 84
 _BAR = 11
 _TICK = 8
-_NOT_FINITE = "not finite"
-_BLACK, _GRAY, _RED, _AMBER, _LINE = (20, 20, 20), (105, 105, 105), (190, 20, 40), (150, 85, 0), (190, 190, 190)
 _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
 
 
 def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[str, Image]:
-    """Draws every method that has a place in image space.
+    """Draws every method.
 
-    The image is the first input of shape ``(N, C, H, W)``. Rows whose map is not finite are drawn as an empty map and
-    marked. Where the probe has masks, the original image shows their outline. Wrong predictions have a red title.
+    A method that has a place in image space gets the panels asked for; the image is the first input of shape
+    ``(N, C, H, W)``. Any other, such as one at a layer without space or of a model that takes no images, gets a bar chart.
+    Rows whose map is not finite are drawn as an empty map and marked. Where the probe has masks, the original image shows
+    their outline. Wrong predictions have a red title.
 
     Args:
         report: The maps and the model's outputs, rows in the probe's order.
@@ -43,106 +38,94 @@ def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[s
         options: How to draw; ``None`` for the defaults.
 
     Returns:
-        For each drawn method its picture ``(H, W, 3)``. Methods without a place in image space are left out; without an
-        image among the inputs there are no pictures.
+        For each method its picture ``(H, W, 3)``.
 
     Raises:
         ValueError: If report and probe have different numbers of rows, or ``normalization`` does not fit the channels.
     """
     if len(report.ids) != len(probe):
         raise ValueError(f"report has {len(report.ids)} rows, but probe has {len(probe)}; give the probe it came from.")
-    inputs = as_tuple(probe.inputs)
-    index = next((i for i, x in enumerate(inputs) if x.ndim == 4), None)
-    if index is None:
-        return {}
-    sheet = _sheet(report, probe, index, options or Options())
-    placed = {name: _place(found, inputs, index, sheet.rows) for name, found in report.attributions.items()}
-    return {name: _picture(name, maps, sheet) for name, maps in placed.items() if maps is not None}
-
-
-def _place(found: Attribution, inputs: tuple[Tensor, ...], index: int, rows: int) -> Tensor | None:
-    """The first rows of a map as ``(rows, C, H, W)`` on the CPU; a row that is not finite is NaN throughout."""
-    maps = tuple(m.detach()[:rows].cpu() for m in as_tuple(found))
-    finite = torch.isfinite(maps[index if len(maps) > index else 0]).flatten(1).all(1)
-    placed = to_input_space(maps, tuple(x[:rows] for x in inputs))
-    return None if placed is None else torch.where(finite[:, None, None, None], placed[index], torch.nan)
+    options = options or Options()
+    frame = _frame(report, probe, options)
+    images = _images(probe, frame.rows, options)
+    return {name: _picture(name, report, probe, images, frame, options.of(name)) for name in report.attributions}
 
 
 @dataclass(frozen=True)
-class _Sheet:
-    """What all methods share: the images, the titles, and where everything stands (pixels)."""
+class _Frame:
+    """What all pictures of a report share."""
 
-    options: Options
-    display: Tensor
-    outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
+    rows: int
     titles: tuple[Caption, ...]
-    headers: tuple[tuple[str, ...], ...]
-    signs: tuple[str, ...]
     note: str
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of the rows, which of the inputs they are, and the edges of their masks."""
+
+    index: int
+    display: Tensor
     size: tuple[int, int]
-
-    @property
-    def rows(self) -> int:
-        return len(self.display)
-
-    @property
-    def cell(self) -> int:
-        return max(self.size[1], _NARROWEST)
-
-    @property
-    def left(self) -> int:
-        """Where the first column begins."""
-        widest = max((text.width(line, _BODY) for c in self.titles for line in (*c.lines, _NOT_FINITE)), default=0)
-        return _MARGIN + (_GAP + widest + 2 * _GAP if self.titles else 0)
-
-    def column(self, i: int) -> int:
-        """Where column i begins; the scales follow the last column."""
-        return self.left + i * (self.cell + _GAP)
-
-    @property
-    def scale_width(self) -> int:
-        named = max((text.width(_words(s), _SMALL) for s in self.signs), default=0) if len(self.signs) > 1 else 0
-        return max(_BAR + _TICK + text.width("-1", _SMALL) + _GAP, named + _GAP)
-
-    @property
-    def header_top(self) -> int:
-        return _MARGIN + text.line_height(_HEADING) + (text.line_height(_SMALL) if self.note else 0) + _GAP // 2
-
-    @property
-    def top(self) -> int:
-        """Where the first row begins."""
-        return self.header_top + max(map(len, self.headers)) * text.line_height(_BODY) + _GAP // 2
-
-    @property
-    def pitch(self) -> int:
-        """From one row to the next; titles have room for "not finite"."""
-        lines = 1 + max(map(len, (c.lines for c in self.titles)), default=0) if self.titles else 0
-        return max(self.size[0], lines * text.line_height(_BODY)) + _GAP
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        width = self.column(len(self.headers)) + len(self.signs) * self.scale_width - _GAP + _MARGIN
-        return self.top + self.rows * self.pitch - _GAP + _MARGIN, width, 3
+    outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
 
 
-def _sheet(report: Report, probe: Probe, index: int, options: Options) -> _Sheet:
+def _frame(report: Report, probe: Probe, options: Options) -> _Frame:
     rows = min(len(probe), options.max_rows)
-    display = image.to_display(as_tuple(probe.inputs)[index][:rows].cpu(), options.normalization)
-    size = _shown_size(cast("tuple[int, int]", tuple(display.shape[2:])), options)
-    cell = max(size[1], _NARROWEST)
     names = options.class_names if options.class_names is not None else probe.class_names
-    found = captions(report, probe, names, rows) if options.titles else []
-    used = [sign for kind, sign in options.panels if kind in image.HEAT_KINDS]
-    return _Sheet(
-        options=options,
-        display=display,
-        outline=None if probe.masks is None else _outline(probe.masks[:rows].cpu(), size),
-        titles=tuple(Caption(_wrapped(c.lines), c.wrong) for c in found),
-        headers=tuple(text.wrap(_header(kind, sign), _BODY, cell, 3) for kind, sign in options.panels),
-        signs=tuple(dict.fromkeys(used)) if options.colorbar else (),
-        note=_note(report, rows, len(probe)),
-        size=size,
-    )
+    titles = wrapped(captions(report, probe, names, rows)) if options.titles else ()
+    return _Frame(rows, titles, note(report, rows, len(probe)))
+
+
+def _images(probe: Probe, rows: int, options: Options) -> _Images | None:
+    inputs = as_tuple(probe.inputs)
+    index = next((i for i, x in enumerate(inputs) if x.ndim == 4), None)
+    if index is None:
+        return None
+    display = image.to_display(inputs[index][:rows].cpu(), options.normalization)
+    size = _shown_size(cast("tuple[int, int]", tuple(display.shape[2:])), options)
+    return _Images(index, display, size, None if probe.masks is None else _outline(probe.masks[:rows].cpu(), size))
+
+
+def _picture(name: str, report: Report, probe: Probe, images: _Images | None, frame: _Frame, look: Look) -> Image:
+    inputs = tuple(x[: frame.rows] for x in as_tuple(probe.inputs))
+    found = tuple(m.detach()[: frame.rows].cpu() for m in as_tuple(report.attributions[name]))
+    placed = None if images is None else _placed(name, report, found, inputs)
+    if images is None or placed is None:
+        chart = bars.charts(found)
+        sheet = Sheet(frame.rows, frame.titles, chart.headers, chart.size, frame.note)
+        canvas = sheet.page(name, chart.finite)
+        for i, panels in enumerate(chart.columns):
+            sheet.paste(canvas, panels, i)
+        return canvas
+    finite = torch.isfinite(found[images.index if len(found) > images.index else 0]).flatten(1).all(1)
+    maps = torch.where(finite[:, None, None, None], placed[images.index], torch.nan)
+    return _panels(name, maps, images, frame, look)
+
+
+def _placed(
+    name: str, report: Report, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...] | None:
+    """The first rows of a map in input space, on the CPU."""
+    if name not in report.maps:
+        return to_input_space(found, inputs)
+    arranged = tuple(m.detach()[: len(inputs[0])].cpu() for m in report.maps[name])
+    return onto(arranged, inputs) if arranged else None
+
+
+def _panels(name: str, maps: Tensor, images: _Images, frame: _Frame, look: Look) -> Image:
+    used = [sign for kind, sign in look.panels if kind in image.HEAT_KINDS]
+    signs = tuple(dict.fromkeys(used)) if look.colorbar else ()
+    headers = tuple(header(_words(kind, sign), images.size[1]) for kind, sign in look.panels)
+    sheet = Sheet(frame.rows, frame.titles, headers, images.size, frame.note, len(signs) * _scale_width(signs))
+    canvas = sheet.page(name, torch.isfinite(maps).flatten(1).all(1).tolist())
+    normalized = {sign: image.normalize(maps, sign, look.outlier_perc) for sign in {s for _, s in look.panels}}
+    for i, (kind, sign) in enumerate(look.panels):
+        panels = image.panel(kind, sign, images.display, normalized[sign], look.cmap, look.alpha_overlay)
+        pixels = _resized(panels, sheet.size)
+        sheet.paste(canvas, _outlined(pixels, images) if kind == "original_image" else pixels, i)
+    _draw_scales(canvas, signs, sheet, look)
+    return canvas
 
 
 def _shown_size(size: tuple[int, int], options: Options) -> tuple[int, int]:
@@ -153,22 +136,9 @@ def _shown_size(size: tuple[int, int], options: Options) -> tuple[int, int]:
     return size[0] * factor, size[1] * factor
 
 
-def _header(kind: str, sign: str) -> str:
-    return _words(kind) if kind == "original_image" else f"{_words(kind)} ({_words(sign)})"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _note(report: Report, rows: int, available: int) -> str:
-    known = [("epoch", report.epoch), ("step", report.step)]
-    parts = [f"{name} {value}" for name, value in known if value is not None]
-    return ", ".join([*parts, f"first {rows} of {available} rows"] if rows < available else parts)
-
-
-def _wrapped(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(part for line in lines for part in text.wrap(line, _BODY, _WIDEST_TITLE, 3))
+def _words(kind: str, sign: str) -> str:
+    plain = kind.replace("_", " ")
+    return plain if kind == "original_image" else f"{plain} ({sign.replace('_', ' ')})"
 
 
 def _outline(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -179,21 +149,13 @@ def _outline(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.bool_], N
     return line[:, 0].numpy(), edge[:, 0].numpy()
 
 
-def _picture(name: str, maps: Tensor, sheet: _Sheet) -> Image:
-    canvas = np.full(sheet.shape, 255, dtype=np.uint8)
-    finite = torch.isfinite(maps).flatten(1).all(1).tolist()
-    _write_header(canvas, name, sheet)
-    _write_titles(canvas, finite, sheet)
-    normalized = {
-        sign: image.normalize(maps, sign, sheet.options.outlier_perc) for sign in {s for _, s in sheet.options.panels}
-    }
-    for i, (kind, sign) in enumerate(sheet.options.panels):
-        panels = image.panel(
-            kind, sign, sheet.display, normalized[sign], sheet.options.cmap, sheet.options.alpha_overlay
-        )
-        _paste(canvas, _resized(panels, sheet.size), i, kind == "original_image", sheet)
-    _draw_scales(canvas, sheet)
-    return canvas
+def _outlined(pixels: NDArray[np.uint8], images: _Images) -> NDArray[np.uint8]:
+    if images.outline is None:
+        return pixels
+    pixels = pixels.copy()
+    pixels[images.outline[0]] = _OUTLINE
+    pixels[images.outline[1]] = _OUTLINE_EDGE
+    return pixels
 
 
 def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -206,65 +168,31 @@ def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     return reduced.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _paste(canvas: Image, pixels: NDArray[np.uint8], column: int, outlined: bool, sheet: _Sheet) -> None:
-    height, width = sheet.size
-    x = sheet.column(column) + (sheet.cell - width) // 2
-    if outlined and sheet.outline is not None:
-        pixels = pixels.copy()
-        pixels[sheet.outline[0]] = _OUTLINE
-        pixels[sheet.outline[1]] = _OUTLINE_EDGE
-    for i, panel in enumerate(pixels):
-        y = sheet.top + i * sheet.pitch
-        # A frame, so that a white panel ends somewhere.
-        frame = canvas[y - 1 : y + height + 1, x - 1 : x + width + 1]
-        frame[[0, -1]], frame[:, [0, -1]] = _LINE, _LINE
-        canvas[y : y + height, x : x + width] = panel
+def _scale_width(signs: tuple[str, ...]) -> int:
+    named = max((text.width(s.replace("_", " "), SMALL) for s in signs), default=0) if len(signs) > 1 else 0
+    return max(_BAR + _TICK + text.width("-1", SMALL) + GAP, named + GAP)
 
 
-def _write_header(canvas: Image, name: str, sheet: _Sheet) -> None:
-    room = canvas.shape[1] - 2 * _MARGIN
-    text.write(canvas, text.shorten(name, _HEADING, room), _MARGIN, _MARGIN - 2, _HEADING, _BLACK)
-    below = _MARGIN + text.line_height(_HEADING) - 2
-    text.write(canvas, text.shorten(sheet.note, _SMALL, room), _MARGIN, below, _SMALL, _GRAY)
-    most = max(map(len, sheet.headers))
-    for i, lines in enumerate(sheet.headers):
-        for j, line in enumerate(lines, start=most - len(lines)):
-            x = sheet.column(i) + (sheet.cell - text.width(line, _BODY)) // 2
-            text.write(canvas, line, x, sheet.header_top + j * text.line_height(_BODY), _BODY, _BLACK)
-
-
-def _write_titles(canvas: Image, finite: Sequence[bool], sheet: _Sheet) -> None:
-    for i, caption in enumerate(sheet.titles):
-        y = sheet.top + i * sheet.pitch
-        if caption.wrong:
-            canvas[y : y + sheet.pitch - _GAP, _MARGIN : _MARGIN + 3] = _RED
-        lines = [(line, _RED if caption.wrong else _BLACK) for line in caption.lines]
-        if not finite[i]:
-            lines.append((_NOT_FINITE, _AMBER))
-        for j, (line, color) in enumerate(lines):
-            text.write(canvas, line, _MARGIN + _GAP, y + j * text.line_height(_BODY), _BODY, color)
-
-
-def _draw_scales(canvas: Image, sheet: _Sheet) -> None:
-    for i, sign in enumerate(sheet.signs):
-        x = sheet.column(len(sheet.headers)) + i * sheet.scale_width
-        if len(sheet.signs) > 1:
-            text.write(canvas, _words(sign), x, sheet.top - text.line_height(_SMALL) - 6, _SMALL, _GRAY)
-        scale = _scale(sign, sheet)
+def _draw_scales(canvas: Image, signs: tuple[str, ...], sheet: Sheet, look: Look) -> None:
+    for i, sign in enumerate(signs):
+        x = sheet.column(len(sheet.headers)) + i * _scale_width(signs)
+        if len(signs) > 1:
+            above = sheet.top - text.line_height(SMALL) - 6
+            text.write(canvas, sign.replace("_", " "), x, above, SMALL, GRAY)
+        scale = _scale(sign, sheet.size[0], look)
         for row in range(sheet.rows):
-            y = sheet.top + row * sheet.pitch
+            y = sheet.row(row)
             canvas[y - 4 : y - 4 + len(scale), x : x + scale.shape[1]] = scale
 
 
-def _scale(sign: str, sheet: _Sheet) -> Image:
+def _scale(sign: str, height: int, look: Look) -> Image:
     """A color bar with its ticks, four pixels higher and lower than a panel so that the end ticks are centered."""
-    height = sheet.size[0]
-    block = np.full((height + 8, _BAR + _TICK + text.width("-1", _SMALL), 3), 255, dtype=np.uint8)
-    colors = image.to_bytes(sign_table(sign, sheet.options.cmap)).numpy()
-    block[3 : height + 5, : _BAR + 2] = _LINE
+    block = np.full((height + 8, _BAR + _TICK + text.width("-1", SMALL), 3), 255, dtype=np.uint8)
+    colors = image.to_bytes(sign_table(sign, look.cmap)).numpy()
+    block[3 : height + 5, : _BAR + 2] = LINE
     block[4 : height + 4, 1 : _BAR + 1] = colors[np.linspace(255, 0, height).round().astype(int), None]
     for label, share in {"-1": 0.0, "0": 0.5, "1": 1.0}.items() if sign == "all" else {"0": 0.0, "1": 1.0}.items():
         y = round((1 - share) * (height - 1)) + 4
-        block[y, _BAR + 2 : _BAR + 4] = _GRAY
-        text.write(block, label, _BAR + _TICK, y - text.line_height(_SMALL) // 2, _SMALL, _GRAY)
+        block[y, _BAR + 2 : _BAR + 4] = GRAY
+        text.write(block, label, _BAR + _TICK, y - text.line_height(SMALL) // 2, SMALL, GRAY)
     return block

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_explain.naming import nearest
 from lightning_explain.render.color import SIGNS, ColorMap, sign_table
 
 Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
@@ -38,9 +39,9 @@ def check_panel(kind: str, sign: str) -> None:
         ValueError: If kind or sign is unknown, or the kind cannot show both signs.
     """
     if kind not in KINDS:
-        raise ValueError(f"panel kind {kind!r} is unknown; it is one of {', '.join(KINDS)}.")
+        raise ValueError(f"There is no panel kind {kind!r}: {nearest(str(kind), KINDS)}")
     if sign not in SIGNS:
-        raise ValueError(f"panel sign {sign!r} is unknown; it is one of {', '.join(SIGNS)}.")
+        raise ValueError(f"There is no panel sign {sign!r}: {nearest(str(sign), SIGNS)}")
     if kind in _UNSIGNED_KINDS and sign == "all":
         raise ValueError(
             f"panel kind {kind!r} cannot show both signs at once (sign 'all'); "

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from lightning_explain.naming import nearest
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
 from lightning_explain.render.image import Normalization, check_panel
 
-DEFAULT_PANELS = (("original_image", "all"), ("heat_map", "all"), ("blended_heat_map", "all"))
+Panels: TypeAlias = "tuple[tuple[str, str], ...]"
+
+DEFAULT_PANELS: Panels = (("original_image", "all"), ("heat_map", "all"), ("blended_heat_map", "all"))
+DEFAULT = "default"
+"""The key, besides ``None``, of what holds for all methods that are not named."""
+
+
+@dataclass(frozen=True)
+class PerMethod:
+    """A value for each method: what a mapping of names to values becomes.
+
+    Args:
+        default: For methods that are not named.
+        named: ``(name, value)`` of the others.
+    """
+
+    default: Any
+    named: tuple[tuple[str, Any], ...]
+
+    def of(self, method: str) -> Any:
+        """The value of a method."""
+        return dict(self.named).get(method, self.default)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the panels of one method are drawn; the fields are those of :class:`Options`."""
+
+    panels: Panels
+    cmap: ColorMap | None
+    outlier_perc: float
+    alpha_overlay: float
+    colorbar: bool
 
 
 @dataclass(frozen=True)
 class Options:
     """How the picture of a method is drawn. Lists, as YAML gives them, are taken for tuples.
 
+    ``panels``, ``cmap`` and ``outlier_perc`` are one value for all methods, or a mapping from methods' names to values; its
+    key ``"default"`` (or ``None``) is for all others.
+
     Args:
         panels: ``(kind, sign)`` of each column, in Captum's vocabulary.
-        cmap: Colors of all heat maps; ``None`` for Captum's default of each sign.
+        cmap: Colors of heat maps; ``None`` for Captum's default of each sign.
         outlier_perc: Share of a map's total that may be clipped, in percent.
         alpha_overlay: Opacity of the heat map in ``blended_heat_map``.
         normalization: ``(mean, std)`` to undo for display, each a number or one number for each channel.
@@ -34,9 +70,9 @@ class Options:
         TypeError: If an argument is of the wrong kind.
     """
 
-    panels: tuple[tuple[str, str], ...] = DEFAULT_PANELS
-    cmap: ColorMap | None = None
-    outlier_perc: float = 2.0
+    panels: Panels | Mapping[str | None, Any] | PerMethod = DEFAULT_PANELS
+    cmap: ColorMap | Mapping[str | None, ColorMap | None] | PerMethod | None = None
+    outlier_perc: float | Mapping[str | None, float] | PerMethod = 2.0
     alpha_overlay: float = 0.5
     normalization: Normalization | None = None
     class_names: Sequence[str] | None = None
@@ -47,20 +83,66 @@ class Options:
     max_rows: int = 16
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "panels", _panels(self.panels))
+        object.__setattr__(self, "panels", _each("panels", self.panels, _panels, DEFAULT_PANELS))
+        object.__setattr__(self, "cmap", _each("cmap", self.cmap, _cmap, None))
+        object.__setattr__(self, "outlier_perc", _each("outlier_perc", self.outlier_perc, _outlier_perc, 2.0))
         object.__setattr__(self, "normalization", _normalization(self.normalization))
         object.__setattr__(self, "class_names", _class_names(self.class_names))
-        if isinstance(self.cmap, Sequence) and not isinstance(self.cmap, str):
-            object.__setattr__(self, "cmap", frozen_pairs(self.cmap))
-        if self.cmap is not None:
-            table(self.cmap)
-        _check_range("outlier_perc", self.outlier_perc, 100)
         _check_range("alpha_overlay", self.alpha_overlay, 1)
         for name in ("min_pixels", "max_pixels", "max_rows"):
             _check_count(name, getattr(self, name))
         for name in ("colorbar", "titles"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
+
+    def of(self, method: str) -> Look:
+        """What holds for one method."""
+        given = {name: getattr(self, name) for name in _BY_METHOD}
+        mine = {name: value.of(method) if isinstance(value, PerMethod) else value for name, value in given.items()}
+        return Look(**mine, alpha_overlay=self.alpha_overlay, colorbar=self.colorbar)
+
+    def check_methods(self, names: Iterable[str]) -> None:
+        """Refuses methods that are named here, but are not among these.
+
+        Raises:
+            ValueError: If there is one; the nearest valid names are listed.
+        """
+        known = list(names)
+        for option in _BY_METHOD:
+            value = getattr(self, option)
+            for method in dict(value.named) if isinstance(value, PerMethod) else ():
+                if method not in known:
+                    raise ValueError(f"{option} names a method {method!r}: {nearest(method, [*known, DEFAULT])}")
+
+
+_BY_METHOD = ("panels", "cmap", "outlier_perc")
+
+
+def _each(option: str, value: Any, check: Callable[[Any], Any], default: Any) -> Any:
+    """The value, checked, or each of the values of a mapping."""
+    if isinstance(value, PerMethod):
+        return value
+    if not isinstance(value, Mapping):
+        return check(value)
+    if None in value and DEFAULT in value:
+        raise ValueError(f"{option} has both None and {DEFAULT!r}, which mean the same; leave one out.")
+    for key in value:
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"{option} has the key {key!r} of type {type(key).__name__}; keys are methods' names.")
+    checked = {DEFAULT if key is None else key: check(part) for key, part in value.items()}
+    return PerMethod(checked.pop(DEFAULT, default), tuple(checked.items()))
+
+
+def _cmap(value: Any) -> Any:
+    frozen = frozen_pairs(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if frozen is not None:
+        table(frozen)
+    return frozen
+
+
+def _outlier_perc(value: Any) -> Any:
+    _check_range("outlier_perc", value, 100)
+    return value
 
 
 def _panels(value: Any) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.render import Options, draw
+from lightning_explain.render.bars import charts
 from lightning_explain.render.image import normalize, panel, to_display
 from lightning_explain.types import Attribution, Image, Probe, Report
 
@@ -82,6 +84,28 @@ def test_the_options_reach_the_panels() -> None:
             assert contains(canvas, part), kind
 
 
+def test_each_method_has_the_panels_the_colors_and_the_outliers_it_is_given() -> None:
+    inputs, maps = rand(2, 3, 128, 128), rand(2, 3, 128, 128, seed=1) - 0.5
+    options = Options(
+        panels={"default": [["heat_map", "all"]], "ig": [["masked_image", "negative"], ["heat_map", "positive"]]},
+        cmap={"ig": "viridis"},
+        outlier_perc={None: 1, "ig": 10},
+        titles=False,
+        colorbar=False,
+    )
+    drawn = draw(report({"ig": maps, "cam": maps}, 2), Probe(inputs), options)
+    display = to_display(inputs)
+    wanted = {
+        "ig": [("masked_image", "negative", 10, "viridis"), ("heat_map", "positive", 10, "viridis")],
+        "cam": [("heat_map", "all", 1, None)],
+    }
+    for name, columns in wanted.items():
+        assert drawn[name].shape[1] == 24 + len(columns) * 136 - 8
+        for kind, sign, outliers, cmap in columns:
+            for part in enlarged(panel(kind, sign, display, normalize(maps, sign, outliers), cmap), 1):
+                assert contains(drawn[name], part), (name, kind)
+
+
 def test_a_layer_map_is_drawn_upsampled_to_the_input() -> None:
     inputs, layer = rand(2, 3, 128, 128), rand(2, 5, 4, 4, seed=1) - 0.5
     upsampled = torch.nn.functional.interpolate(layer.sum(1, keepdim=True), (128, 128), mode="bilinear")
@@ -97,17 +121,31 @@ def test_of_several_inputs_the_first_image_is_drawn() -> None:
     assert np.array_equal(picture(maps, Probe(inputs), BARE), alone)
 
 
-def test_a_method_without_a_place_in_the_image_is_left_out() -> None:
-    maps = {"neurons": rand(2, 10), "tokens": rand(2, 7, 4), "ig": rand(2, 1, 8, 8)}
-    assert list(draw(report(maps, 2), Probe(rand(2, 1, 8, 8)))) == ["ig"]
+def test_a_map_without_a_place_in_the_image_is_drawn_as_bars() -> None:
+    image = Probe(rand(2, 1, 8, 8))
+    two = Probe((rand(2, 5), rand(2, 1, 8, 8)))
+    for found, probe in ((rand(2, 10), image), (rand(2, 7, 4), image), (rand(2, 4, 2, 2), two)):
+        chart = charts((found,))
+        canvas = picture(found, probe)
+        for column in chart.columns:
+            for part in column:
+                assert contains(canvas, part)
 
 
-def test_a_layer_map_of_a_model_with_two_inputs_is_left_out() -> None:
-    assert draw(report({"cam": rand(2, 4, 2, 2)}, 2), Probe((rand(2, 5), rand(2, 1, 8, 8)))) == {}
+def test_features_of_a_table_are_drawn_as_bars() -> None:
+    features = rand(2, 5) - 0.5
+    canvas = picture(features, Probe(rand(2, 5)))
+    for part in charts((features,)).columns[0]:
+        assert contains(canvas, part)
 
 
-def test_a_probe_without_images_gives_no_picture() -> None:
-    assert draw(report({"ig": rand(2, 5)}, 2), Probe(rand(2, 5))) == {}
+def test_a_stored_place_wins_over_the_shape() -> None:
+    inputs, small = rand(2, 3, 128, 128), rand(2, 1, 4, 4, seed=1) - 0.5
+    tokens = rand(2, 17, 5)
+    drawn = draw(replace(report({"ig": tokens}, 2), maps={"ig": (small,)}), Probe(inputs), HEAT)["ig"]
+    assert np.array_equal(drawn, picture(small, Probe(inputs), HEAT))
+    none = draw(replace(report({"ig": small}, 2), maps={"ig": ()}), Probe(inputs), BARE)["ig"]
+    assert contains(none, charts((small,)).columns[0][0])
 
 
 @pytest.mark.parametrize(

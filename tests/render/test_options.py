@@ -39,8 +39,8 @@ def test_a_colormap_object_is_taken() -> None:
         ({"panels": []}, r"panels=\[\] must hold one \(kind, sign\) pair"),
         ({"panels": ["heat_map"]}, r"panels=\['heat_map'\] must hold one \(kind, sign\) pair"),
         ({"panels": [("heat_map", "all", 1)]}, r"must hold one \(kind, sign\) pair"),
-        ({"panels": [("heatmap", "all")]}, r"kind 'heatmap' is unknown; it is one of"),
-        ({"panels": [("heat_map", "both")]}, r"sign 'both' is unknown; it is one of"),
+        ({"panels": [("heatmap", "all")]}, r"no panel kind 'heatmap': did you mean 'heat_map'"),
+        ({"panels": [("heat_map", "both")]}, r"no panel sign 'both': allowed: 'all', 'positive'"),
         ({"panels": [("masked_image", "all")]}, r"cannot show both signs"),
         ({"cmap": "virdis"}, r"cmap='virdis'.*did you mean 'viridis'"),
         ({"cmap": [[0, "white"]]}, r"does not describe a color map"),
@@ -77,3 +77,40 @@ def test_a_value_out_of_range_raises_naming_argument_value_and_range(arguments: 
 def test_a_value_of_the_wrong_kind_raises_naming_argument_and_value(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         Options(**arguments)
+
+
+def test_a_mapping_gives_each_method_its_own() -> None:
+    options = Options(
+        panels={None: [["heat_map", "all"]], "ig": (("masked_image", "positive"),)},
+        cmap={"ig": [[0, "white"], [1, "black"]]},
+        outlier_perc={"cam": 5},
+    )
+    assert options.of("ig").panels == (("masked_image", "positive"),)
+    assert options.of("cam").panels == (("heat_map", "all"),)
+    assert (options.of("ig").cmap, options.of("cam").cmap) == (((0.0, "white"), (1.0, "black")), None)
+    assert (options.of("ig").outlier_perc, options.of("cam").outlier_perc) == (2.0, 5)
+    assert Options(panels={"ig": [["heat_map", "all"]]}).of("cam").panels == Options().panels
+    assert hash(options) == hash(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"panels": {"ig": [("heatmap", "all")]}}, ValueError, "no panel kind 'heatmap': did you mean 'heat_map'"),
+        ({"panels": {"ig": []}}, ValueError, r"panels=\[\] must hold one"),
+        ({"panels": {1: [("heat_map", "all")]}}, TypeError, "panels has the key 1 of type int"),
+        ({"cmap": {"ig": "virdis"}}, ValueError, "did you mean 'viridis'"),
+        ({"outlier_perc": {"ig": 101}}, ValueError, "outlier_perc=101 must be a number from 0 to 100"),
+        ({"outlier_perc": {None: 1, "default": 2}}, ValueError, "outlier_perc has both None and 'default'"),
+    ],
+)
+def test_each_value_of_a_mapping_is_checked(arguments: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Options(**arguments)
+
+
+def test_methods_that_are_not_there_are_refused_with_the_nearest() -> None:
+    options = Options(panels={"salience": [["heat_map", "all"]]})
+    options.check_methods(["salience"])
+    with pytest.raises(ValueError, match="panels names a method 'salience': did you mean 'saliency'"):
+        options.check_methods(["ig", "saliency"])
