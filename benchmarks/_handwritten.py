@@ -1,7 +1,8 @@
 """What an engineer writes by hand today, frozen: Captum for each method and metric, a figure for each row, a SummaryWriter.
 
-Each call is the one that Captum's documentation shows, with Captum's own defaults: all points of all rows in one pass, one
-window of Occlusion at a time. ``batch`` is for the engineer who has measured: passes of at most about that many rows.
+Each call is the one that Captum's documentation shows, with Captum's default batches: all draws of all rows in one pass (integrated
+gradients inside ``sensitivity_max``: 3200 rows, about 5 GB), and each window of occlusion in one of its own. ``pass_size=64`` is
+what someone writes who has noticed.
 
 How many rows it sends through the model, for each row of the probe:
 
@@ -14,11 +15,11 @@ metric   sensitivity of 8 methods: the clean map again,   (1 + 10) x (5 + 20 + 2
 sum                                                                                    689
 ========================================================  =========================  =====
 
-16 rows: 11,024. ``perturbations_per_eval`` of Occlusion, ``internal_batch_size`` of IG and ``max_examples_per_batch`` of
-``sensitivity_max`` do not change that; ``max_examples_per_batch`` of ``infidelity`` would, as it computes f(x) for every chunk,
-and is left at its default.
+16 rows: 11,024. ``perturbations_per_eval`` of Occlusion, ``internal_batch_size`` of IG, ``nt_samples_batch_size`` of NoiseTunnel
+and ``max_examples_per_batch`` of ``sensitivity_max`` do not change that; ``max_examples_per_batch`` of ``infidelity`` would, as it
+computes f(x) for every chunk, and is left at its default.
 
-    python benchmarks/_handwritten.py [--rows 16]
+    python benchmarks/_handwritten.py [--rows 16] [--pass-size 64]
 
 counts them and says how long they take.
 """
@@ -49,12 +50,32 @@ Scores = dict[str, dict[str, Tensor]]
 Explain = Callable[..., Tensor]
 
 
-def explainers(model: nn.Module, batch: int | None = None) -> dict[str, Explain]:
-    """For each method a function of (inputs, target=...) to a map shaped like the inputs, as ``sensitivity_max`` calls it."""
+def explainers(model: nn.Module, pass_size: int | None = None) -> dict[str, Explain]:
+    """For each method a function of (inputs, target=...) to a map shaped like the inputs, as ``sensitivity_max`` calls it.
+
+    Args:
+        model: The network.
+        pass_size: Rows in one pass, as far as Captum can be told; ``None``: Captum's defaults.
+    """
+
+    def times(x: Tensor) -> int | None:
+        return None if pass_size is None else max(1, pass_size // len(x))
+
     layer = model.get_submodule(LAYER)
     saliency, ig, occlusion = ca.Saliency(model), ca.IntegratedGradients(model), ca.Occlusion(model)
     tunnel = ca.NoiseTunnel(saliency)
-    noisy = {"nt_samples": SAMPLES, "stdevs": NOISE, "abs": False}
+
+    def noisy(x: Tensor, y: Tensor, nt_type: str) -> Tensor:
+        return tunnel.attribute(
+            x,
+            target=y,
+            nt_type=nt_type,
+            nt_samples=SAMPLES,
+            nt_samples_batch_size=times(x),
+            stdevs=NOISE,
+            abs=False,
+        )
+
     calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "saliency": lambda x, y: saliency.attribute(x, target=y, abs=False),
         "input_x_gradient": lambda x, y: ca.InputXGradient(model).attribute(x, target=y),
@@ -64,16 +85,12 @@ def explainers(model: nn.Module, batch: int | None = None) -> dict[str, Explain]
             ca.LayerGradientXActivation(model, layer).attribute(x, target=y), x
         ),
         "integrated_gradients": lambda x, y: ig.attribute(
-            x, target=y, n_steps=STEPS, internal_batch_size=None if batch is None else max(batch, len(x))
+            x, target=y, n_steps=STEPS, internal_batch_size=pass_size and max(pass_size, len(x))
         ),
-        "smoothgrad": lambda x, y: tunnel.attribute(x, target=y, nt_type="smoothgrad", **noisy),
-        "vargrad": lambda x, y: tunnel.attribute(x, target=y, nt_type="vargrad", **noisy),
+        "smoothgrad": lambda x, y: noisy(x, y, "smoothgrad"),
+        "vargrad": lambda x, y: noisy(x, y, "vargrad"),
         "occlusion": lambda x, y: occlusion.attribute(
-            x,
-            target=y,
-            sliding_window_shapes=WINDOW,
-            strides=STRIDES,
-            perturbations_per_eval=max(1, (batch or 1) // len(x)),
+            x, target=y, sliding_window_shapes=WINDOW, strides=STRIDES, perturbations_per_eval=times(x) or 1
         ),
     }
     return {name: _for_metrics(call) for name, call in calls.items()}
@@ -103,7 +120,7 @@ def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scores(
-    model: nn.Module, x: Tensor, y: Tensor, found: Maps, explain: dict[str, Explain], batch: int | None = None
+    model: nn.Module, x: Tensor, y: Tensor, found: Maps, explain: dict[str, Explain], pass_size: int | None
 ) -> Scores:
     """Infidelity of all maps, sensitivity of all methods but occlusion."""
     return {
@@ -116,7 +133,7 @@ def scores(
                 call,
                 x,
                 n_perturb_samples=DRAWS,
-                max_examples_per_batch=None if batch is None else min(DRAWS * len(x), max(batch, len(x))),
+                max_examples_per_batch=pass_size and min(DRAWS * len(x), max(pass_size, len(x))),
                 target=y,
             )
             for name, call in explain.items()
@@ -133,7 +150,7 @@ class HandwrittenMonitor(pl.Callback):
         y: Their labels ``(N,)``.
         folder: Where TensorBoard's files go.
         pictures: Whether pictures and scores are logged.
-        batch: Rows in a pass, where Captum lets one choose; by default as Captum does.
+        pass_size: Rows in one pass; ``None``: Captum's defaults.
     """
 
     def __init__(
@@ -142,9 +159,9 @@ class HandwrittenMonitor(pl.Callback):
         y: Tensor,
         folder: str | os.PathLike[str] = "",
         pictures: bool = True,
-        batch: int | None = None,
+        pass_size: int | None = None,
     ) -> None:
-        self.batch = batch
+        self.pass_size = pass_size
         self.x, self.y, self.folder, self.pictures = x, y, str(folder), pictures
         self.maps: Maps = {}
         self.scores: Scores = {}
@@ -161,9 +178,9 @@ class HandwrittenMonitor(pl.Callback):
         model.eval()
         # Captum hooks the module's submodules, so it gets the network itself where a LightningModule wraps one.
         network = getattr(model, "net", model)
-        calls = explainers(network, self.batch)
+        calls = explainers(network, self.pass_size)
         self.maps = {name: call(self.x, target=self.y) for name, call in calls.items()}
-        self.scores = scores(network, self.x, self.y, self.maps, calls, self.batch)
+        self.scores = scores(network, self.x, self.y, self.maps, calls, self.pass_size)
         model.train(training)
         self.seconds = time.perf_counter() - started
 
@@ -195,10 +212,10 @@ def _figure(attribution: Tensor, image: Tensor, name: str, label: int) -> Any:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--rows", type=int, default=ROWS, help="rows of the probe")
-    arguments.add_argument("--batch", type=int, help="rows in a pass; by default as Captum does")
+    arguments.add_argument("--pass-size", type=int, help="rows in one pass; default: Captum's own batches, about 5 GB")
     chosen = start(arguments)
     rows = probe(chosen.rows)
-    monitor, model = HandwrittenMonitor(rows.inputs, rows.targets, batch=chosen.batch), trained()
+    monitor, model = HandwrittenMonitor(rows.inputs, rows.targets, pass_size=chosen.pass_size), trained()
     sent = rows_sent(model, lambda: monitor.explain(model))
     print(
         f"{sent} rows, {sent / chosen.rows:g} for each row of the probe, in {monitor.seconds:.1f} s without pictures."

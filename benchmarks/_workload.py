@@ -122,15 +122,19 @@ def probe(rows: int = ROWS) -> Probe:
     return Probe(x, targets=y)
 
 
-def methods() -> dict[str, Method]:
-    """The nine methods, as this package writes them."""
+def methods(inside: str = "") -> dict[str, Method]:
+    """The nine methods, as this package writes them.
+
+    Args:
+        inside: What precedes the layer's name where the network is a part of the model, such as ``"net."``.
+    """
     noisy = {"attribution_method": m.Saliency(abs=False), "nt_samples": SAMPLES, "stdevs": NOISE}
     return {
         "saliency": m.Saliency(abs=False),
         "input_x_gradient": m.InputXGradient(),
         "guided_backprop": m.GuidedBackprop(),
-        "grad_cam": m.LayerGradCam(layer=LAYER),
-        "layer_gradient_x_activation": m.LayerGradientXActivation(layer=LAYER),
+        "grad_cam": m.LayerGradCam(layer=inside + LAYER),
+        "layer_gradient_x_activation": m.LayerGradientXActivation(layer=inside + LAYER),
         "integrated_gradients": m.IntegratedGradients(n_steps=STEPS),
         "smoothgrad": m.NoiseTunnel(nt_type="smoothgrad", **noisy),
         "vargrad": m.NoiseTunnel(nt_type="vargrad", **noisy),
@@ -139,21 +143,12 @@ def methods() -> dict[str, Method]:
 
 
 def metrics() -> dict[str, Metric]:
+    """Infidelity of all methods, sensitivity of all but occlusion."""
+    moved = tuple(name for name in methods() if name != "occlusion")
     return {
         "infidelity": q.Infidelity(n_perturb_samples=DRAWS, stdevs=NOISE),
-        "sensitivity": q.SensitivityMax(n_perturb_samples=DRAWS),
+        "sensitivity": q.SensitivityMax(n_perturb_samples=DRAWS, methods=moved),
     }
-
-
-def requests() -> dict[str, tuple[dict[str, Method], dict[str, Metric]]]:
-    """What is explained together: infidelity of all methods, sensitivity of all but occlusion.
-
-    A metric scores every method of its explanation, so occlusion is explained by itself; that costs each row 10 draws of
-    infidelity and one f(x) more than ``DISTINCT``.
-    """
-    chosen, scores = methods(), metrics()
-    occlusion = {"occlusion": chosen.pop("occlusion")}
-    return {"explain": (chosen, scores), "occlusion": (occlusion, {"infidelity": scores["infidelity"]})}
 
 
 class Counter:

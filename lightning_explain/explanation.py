@@ -163,7 +163,8 @@ class Explanation:
     ) -> dict[str, Mapping[str, Score]]:
         metric: Metric = self.explainer.metrics[name]
         scored: dict[str, dict[str, Score]] = {}
-        for subject, names in self._functions(found):
+        wanted = getattr(metric, "methods", None)
+        for subject, names in self._functions(name for name in found if wanted is None or name in wanted):
             case = self._case(subject, {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps})
             for suffix, score in metric.score(case).items():
                 scored.setdefault(f"{name}_{suffix}" if suffix else name, {}).update(score)
@@ -176,7 +177,8 @@ class Explanation:
             for name in names
         }
         alone = [(subject, [name]) for name, subject in subjects.items() if subject is not self.subject]
-        return [(self.subject, [name for name, subject in subjects.items() if subject is self.subject]), *alone]
+        together = [name for name, subject in subjects.items() if subject is self.subject]
+        return [(self.subject, together), *alone] if together or not alone else alone
 
     def _case(self, subject: Subject, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]) -> Case:
         def again(rows: Rows) -> dict[str, tuple[Tensor, ...]]:

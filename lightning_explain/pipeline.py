@@ -33,6 +33,7 @@ from lightning_explain.forward import (
 from lightning_explain.guard import explaining
 from lightning_explain.maps import arrange
 from lightning_explain.methods import LayerActivation
+from lightning_explain.naming import nearest
 from lightning_explain.probe import fingerprint
 from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
 from lightning_explain.sweep import sweep
@@ -82,7 +83,14 @@ class Explainer:
                 raise ValueError(
                     f"The metric {name!r} needs masks: give Probe(masks=...), a boolean region (N, H, W), or leave it out."
                 )
+            for asked in getattr(metric, "methods", None) or ():
+                if asked not in self.methods:
+                    raise ValueError(
+                        f"The metric {name!r} asks for the method {asked!r}: {nearest(asked, self.methods)}"
+                    )
         for name, method in self.methods.items():
+            if name in self.metrics:
+                raise ValueError(f"A method and a metric are both named {name!r}; give one of them another name.")
             if len(probe) < _rows_needed(method):
                 raise ValueError(
                     f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "

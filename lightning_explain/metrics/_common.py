@@ -54,3 +54,19 @@ def check_flag(owner: str, name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise ValueError(f"{owner}({name}={value!r}); allowed: True or False.")
+
+
+def check_methods(metric: Any) -> None:
+    """Refuses anything but names of methods, or ``None`` for all; a list becomes a tuple.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    names = metric.methods
+    if names is None:
+        return
+    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"{type(metric).__name__}(methods={names!r}); allowed: None (all) or a list of the names that methods have."
+        )
+    object.__setattr__(metric, "methods", tuple(names))

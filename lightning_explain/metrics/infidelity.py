@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.baselines import check_baseline
-from lightning_explain.metrics._common import check_count, check_size, draws_of
+from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of
 from lightning_explain.naming import nearest
 from lightning_explain.types import Baseline, Case, Rows, Score, Subject, bare
 
@@ -70,6 +70,7 @@ class Infidelity:
         size: Side of the square in pixels; by default a quarter of the shorter side of the image.
         baselines: What the square is replaced by.
         normalize: Scale the map by the best factor first. Without it the score depends on the map's scale.
+        methods: Names of the methods to score; by default all of them.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -81,6 +82,7 @@ class Infidelity:
     size: int | None = None
     baselines: Baseline = None
     normalize: bool = True
+    methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
     suffixes: ClassVar[tuple[str, ...]] = ("",)
@@ -95,6 +97,7 @@ class Infidelity:
         check_baseline(self.baselines)
         if self.size is not None:
             check_count("Infidelity", "size", self.size)
+        check_methods(self)
 
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """In squared units of output, with the jackknife over draws as standard error. Lower is better."""

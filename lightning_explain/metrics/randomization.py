@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.metrics._common import check_count, check_flag
+from lightning_explain.metrics._common import check_count, check_flag, check_methods
 from lightning_explain.metrics._units import mean_over, spearman
 from lightning_explain.randomized import randomized, top_down
 from lightning_explain.types import Attribution, Case, Score, as_tuple
@@ -42,6 +42,7 @@ class Randomization:
         n_layers: Stages, evenly spread over the layers with parameters; ``None``: one for each layer.
         n_draws: Random networks; from two on there is a standard error.
         abs: Compare sizes instead of values.
+        methods: Names of the methods to score; by default all of them.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -50,6 +51,7 @@ class Randomization:
     n_layers: int | None = 5
     n_draws: int = 2
     abs: bool = False
+    methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
     suffixes: ClassVar[tuple[str, ...]] = ("", "top", "full")
@@ -59,6 +61,7 @@ class Randomization:
             check_count("Randomization", "n_layers", self.n_layers)
         check_count("Randomization", "n_draws", self.n_draws)
         check_flag("Randomization", "abs", self.abs)
+        check_methods(self)
 
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit, with the standard error over random networks. Lower is better.

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.metrics._common import check_count, check_size, draws_of
+from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of
 from lightning_explain.types import Attribution, Case, Rows, Score, Subject, bare
 
 PerturbFunc = Callable[..., Attribution]
@@ -52,6 +52,7 @@ class SensitivityMax:
             inputs. It is called with one row at a time, with the global generators seeded for that row and draw.
         n_perturb_samples: Draws for each row.
         norm_ord: Norm of the maps: ``"fro"``, ``"inf"``, or a number.
+        methods: Names of the methods to score; by default all of them.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -61,6 +62,7 @@ class SensitivityMax:
     perturb_func: PerturbFunc | None = None
     n_perturb_samples: int = 10
     norm_ord: str | float = "fro"
+    methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
     suffixes: ClassVar[tuple[str, ...]] = ("",)
@@ -72,6 +74,7 @@ class SensitivityMax:
             check_size("SensitivityMax", "norm_ord", self.norm_ord)
         if self.perturb_func is not None and not callable(self.perturb_func):
             raise ValueError(f"SensitivityMax(perturb_func={self.perturb_func!r}); allowed: None or a callable.")
+        check_methods(self)
 
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; a maximum has no standard error. Lower is better."""

@@ -1,0 +1,121 @@
+"""How near our time is to the least it can be: the distinct rows at the bare speed of the network.
+
+The bare speed is that of forward, and of forward and backward to the input, with parameters that need no gradient, at the best of
+several chunk sizes and memory formats of the input. Each row needs 341 forward rows with gradient, 11 backward rows more (guided
+backpropagation goes back through the same forward), and 59 forward rows. Both are measured in one process, in turn.
+
+    python benchmarks/limit.py [--repeat 3] [--threads 2] [--clock process]
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from _measure import console, explainer, in_turn, parser, start, table, without_parameter_gradients
+from _workload import (
+    BACKWARD,
+    DISTINCT,
+    ROWS,
+    WITH_GRADIENT,
+    WITHOUT_GRADIENT,
+    images,
+    methods,
+    metrics,
+    probe,
+    rows_sent,
+    trained,
+)
+
+CHUNKS = (16, 32, 64, 128)
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class Bare:
+    """One way to send ``SAMPLE`` rows through the network."""
+
+    direction: str
+    chunk: int
+    layout: str
+
+
+def ways(model: nn.Module) -> dict[Bare, Callable[[], None]]:
+    x, y = images(SAMPLE, seed=2)
+    send = {"forward": _forward, "forward and backward": _backward}
+    return {
+        Bare(direction, chunk, layout): partial(pass_, model, x.to(memory_format=memory_format), y, chunk)
+        for direction, pass_ in send.items()
+        for chunk in CHUNKS
+        for layout, memory_format in FORMATS.items()
+    }
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, x: Tensor, y: Tensor, chunk: int) -> None:
+    with without_parameter_gradients(model):
+        for part in x.split(chunk):
+            model(part)
+
+
+def _backward(model: nn.Module, x: Tensor, y: Tensor, chunk: int) -> None:
+    with without_parameter_gradients(model):
+        for part, labels in zip(x.split(chunk), y.split(chunk), strict=True):
+            point = part.detach().requires_grad_()
+            torch.autograd.grad(model(point).gather(1, labels[:, None]).sum(), point)
+
+
+def least(forward: float, both: float) -> float:
+    """Seconds of the distinct passes of all rows, from seconds a row."""
+    return ROWS * (WITH_GRADIENT * both + (BACKWARD - WITH_GRADIENT) * (both - forward) + WITHOUT_GRADIENT * forward)
+
+
+def main() -> None:
+    chosen = start(parser(__doc__, repeat=3))
+    model, rows = trained(), probe()
+    explain = explainer(model, rows, methods(), metrics())
+    bare = ways(model)
+
+    backward = 0
+
+    def ours() -> None:
+        nonlocal backward
+        backward = explain().passes.backward
+
+    sent = rows_sent(model, ours)
+    times = in_turn({**bare, "ours": ours}, chosen.repeat)
+    best = {
+        d: min((b for b in bare if b.direction == d), key=lambda b: min(times[b]))
+        for d in ("forward", "forward and backward")
+    }
+
+    found = table("Bare passes, ms a row (best of the repeats)", "chunk", *(f"{d}, {f}" for d in best for f in FORMATS))
+    for chunk in CHUNKS:
+        found.add_row(
+            str(chunk), *(f"{min(times[Bare(d, chunk, f)]) / SAMPLE * 1e3:.2f}" for d in best for f in FORMATS)
+        )
+    console.print(found)
+
+    per_row = {d: [t / SAMPLE for t in times[b]] for d, b in best.items()}
+    limits = [least(f, b) for f, b in zip(*per_row.values(), strict=True)]
+    ratio = statistics.median(t / limit for t, limit in zip(times["ours"], limits, strict=True))
+    summary = table(f"Median of {chosen.repeat}, {torch.get_num_threads()} threads", "", "ours", "least", "ratio")
+    summary.add_row("forward rows", f"{sent:,}", f"{ROWS * DISTINCT:,}", f"{sent / (ROWS * DISTINCT):.2f}")
+    summary.add_row("backward rows", f"{backward:,}", f"{ROWS * BACKWARD:,}", f"{backward / (ROWS * BACKWARD):.2f}")
+    summary.add_row(
+        "seconds without pictures",
+        f"{statistics.median(times['ours']):.2f}",
+        f"{statistics.median(limits):.2f}",
+        f"{ratio:.2f}",
+    )
+    console.print(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Peak of live tensors: it must not grow with steps and draws.
+
+Bytes of the tensors that are alive at once, counted as they are made and freed (``_measure.LiveBytes``), for ours, for Captum's call
+with its default batches, and for one training step on as many rows as a pass may have. With ``--rss`` also the growth of the
+process, each in a process of its own.
+
+    python benchmarks/memory.py [--rows 16] [--largest 1000] [--rss]
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from captum import attr as ca
+from captum.metrics import infidelity, sensitivity_max
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from _handwritten import explainers, perturb
+from _measure import console, explainer, parser, peak_mib, start, table
+from _workload import NOISE, images, probe, trained
+from lightning_explain import Probe
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+
+STEPS, DRAWS = (20, 100, 400), (5, 50)
+PASS = 64
+
+Action = Callable[[], object]
+
+
+def training_step(model: nn.Module) -> Action:
+    x, y = images(PASS, seed=3)
+
+    def step() -> None:
+        F.cross_entropy(model(x), y).backward()
+        model.zero_grad()
+
+    return step
+
+
+def sizes() -> Iterator[tuple[str, int]]:
+    yield from (("integrated gradients, steps", n) for n in STEPS)
+    yield from ((name, n) for name in ("NoiseTunnel, copies", "infidelity, draws", "sensitivity, draws") for n in DRAWS)
+    yield "DeepLift", 1
+
+
+def ours(name: str, n: int, model: nn.Module, rows: Probe) -> Action:
+    methods: dict[str, Any] = {"saliency": m.Saliency(abs=False)}
+    metrics: dict[str, Any] = {}
+    if name.startswith("integrated"):
+        methods = {"ig": m.IntegratedGradients(n_steps=n)}
+    elif name.startswith("Noise"):
+        methods = {"tunnel": m.NoiseTunnel(m.Saliency(abs=False), nt_samples=n, stdevs=NOISE)}
+    elif name == "DeepLift":
+        methods = {"deep_lift": m.DeepLift()}
+    elif name.startswith("infidelity"):
+        metrics = {"infidelity": q.Infidelity(n_perturb_samples=n)}
+    else:
+        metrics = {"sensitivity": q.SensitivityMax(n_perturb_samples=n)}
+    return explainer(model, rows, methods, metrics, PASS)
+
+
+def captum(name: str, n: int, model: nn.Module, rows: Probe) -> Action:
+    x, y = rows.inputs, rows.targets
+    assert isinstance(x, Tensor)
+    saliency, explain = ca.Saliency(model), explainers(model)["saliency"]
+
+    calls: dict[str, Action] = {
+        "integrated gradients, steps": lambda: ca.IntegratedGradients(model).attribute(x, target=y, n_steps=n),
+        "NoiseTunnel, copies": lambda: ca.NoiseTunnel(saliency).attribute(
+            x, target=y, nt_samples=n, stdevs=NOISE, abs=False
+        ),
+        "DeepLift": lambda: ca.DeepLift(model).attribute(x, target=y),
+        "infidelity, draws": lambda: infidelity(
+            model, perturb, x, explain(x, target=y), target=y, n_perturb_samples=n, normalize=True
+        ),
+        "sensitivity, draws": lambda: sensitivity_max(explain, x, n_perturb_samples=n, target=y),
+    }
+    return calls[name]
+
+
+def _resident(kind: str, name: str, n: int, count: int, threads: int, queue: Any) -> None:
+    """How far the process grows, in MiB: the peak is that of the whole life of a process, so each has its own."""
+    torch.set_num_threads(threads)
+    model, rows = trained().eval(), probe(count)
+    action = {"ours": ours, "captum": captum}[kind](name, n, model, rows)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    action()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def resident(*arguments: Any) -> float:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_resident, args=(*arguments, queue))
+    process.start()
+    value: float = queue.get(timeout=600)
+    process.join()
+    return value
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--rows", type=int, default=16, help="rows of the probe (default: 16)")
+    arguments.add_argument(
+        "--largest",
+        type=int,
+        default=2000,
+        help="leave out Captum where it takes more rows at once than this (about 1.5 MiB each)",
+    )
+    arguments.add_argument(
+        "--rss", action="store_true", help="also the growth of the process, measured in processes of their own"
+    )
+    chosen = start(arguments)
+    model, rows = trained(), probe(chosen.rows)
+    step = peak_mib(training_step(model))
+    model.eval()
+    names = ["", "n", "ours", "Captum", "ours / Captum", "ours / training step"]
+    found = table(
+        f"Peak of live tensors, MiB; a training step on {PASS} rows: {step:.0f}",
+        *names,
+        *(["RSS ours", "RSS Captum"] if chosen.rss else []),
+    )
+    peaks: dict[str, list[float]] = {}
+    for name, n in sizes():
+        fits = n * chosen.rows <= chosen.largest
+        mine = peak_mib(ours(name, n, model, rows))
+        theirs = peak_mib(captum(name, n, model, rows)) if fits else float("nan")
+        peaks.setdefault(name, []).append(mine)
+        cells = [f"{mine:.0f}", f"{theirs:.0f}", f"{mine / theirs:.2f}", f"{mine / step:.2f}"]
+        for kind in ("ours", "captum") if chosen.rss else ():
+            cells.append(
+                f"{resident(kind, name, n, chosen.rows, chosen.threads):.0f}" if fits or kind == "ours" else "-"
+            )
+        found.add_row(name, str(n), *("-" if cell == "nan" else cell for cell in cells))
+    console.print(found)
+    for name, values in peaks.items():
+        if len(values) > 1:
+            console.print(f"{name}: the largest takes {values[-1] / values[0]:.2f} times the memory of the smallest.")
+
+
+if __name__ == "__main__":
+    main()

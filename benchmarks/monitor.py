@@ -1,0 +1,160 @@
+"""A monitor written by hand with Captum against ours: two callbacks of one Trainer, on the same network, after the same epochs.
+
+Both explain at the end of each epoch, in turn. Without pictures: maps and scores. With pictures:
+also a figure for each row and method and the scores in TensorBoard (by hand), or the grids, scores and the saved report (ours).
+Random draws differ, so only what has none is compared number by number: the maps of all methods but NoiseTunnel. Scores are
+random on both sides; their means over the rows stand side by side (sensitivity of NoiseTunnel is smaller with ours, which repeats
+the noise of the clean map at the moved row).
+
+    python benchmarks/monitor.py [--repeat 5] [--threads 2] [--no-pictures] [--pass-size 64]
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from _handwritten import ROWS_EACH, HandwrittenMonitor
+from _measure import console, median_ratio, parser, seconds, start, table
+from _workload import DISTINCT, ROWS, images, methods, metrics, probe, rows_sent, trained
+from lightning_explain import ExplanationMonitor, Probe
+from lightning_explain.maps import to_input_space
+
+
+class Still(pl.LightningModule):
+    """A network that is not trained further, so that every epoch explains the same function.
+
+    Args:
+        net: The network.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.automatic_optimization = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def configure_optimizers(self) -> None: ...
+
+
+@dataclass
+class Side:
+    """One side's callback of the Trainer, and what each epoch took."""
+
+    callback: HandwrittenMonitor | ExplanationMonitor
+    rows: list[int] = field(default_factory=list)
+    maps: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # On the instance, so that the Trainer holds, and calls, the real callback.
+        self.callback.on_train_epoch_end = partial(self._timed, self.callback.on_train_epoch_end)  # type: ignore[method-assign]
+
+    def _timed(self, hook: Callable[..., None], trainer: pl.Trainer, pl_module: Still) -> None:
+        self.rows.append(rows_sent(pl_module.net, lambda: self.whole.append(seconds(lambda: hook(trainer, pl_module)))))
+        report = getattr(self.callback, "last_report", self.callback)
+        self.maps.append(report.seconds)
+        name = type(self.callback).__name__
+        console.print(f"epoch {trainer.current_epoch}: {name} {report.seconds:.1f} s, with logs {self.whole[-1]:.1f} s")
+
+
+def run(sides: Iterable[Side], repeat: int, folder: Path) -> None:
+    """One epoch for each measurement."""
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    trainer = pl.Trainer(
+        max_epochs=repeat,
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder),
+        callbacks=[side.callback for side in sides],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    # The batch size is the pass limit of a monitor that is left to itself.
+    trainer.fit(Still(trained()), DataLoader(TensorDataset(*images(64, seed=1)), batch_size=64))
+
+
+def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, rows: Probe) -> Table:
+    """Largest relative difference of the maps, and the mean scores."""
+    found = table(
+        "What both sides say",
+        "method",
+        "max |a - b| / max |b|",
+        "infidelity by hand",
+        "ours",
+        "sensitivity by hand",
+        "ours",
+    )
+    attributions = ours.last_report.attributions
+    scores = {
+        (metric, name): value.mean().item()
+        for metric, by_method in ours.last_report.scores.items()
+        for name, value in by_method.items()
+    }
+    for name in methods():
+        theirs = by_hand.maps[name]
+        (mine,) = to_input_space((attributions[name],), (rows.inputs,))
+        apart = ((mine - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)).max().item()
+        shown = "other draws" if name in ("smoothgrad", "vargrad") else f"{apart:.0e}"
+        values = []
+        for metric in ("infidelity", "sensitivity"):
+            score = by_hand.scores[metric].get(name)
+            values += ["", ""] if score is None else [f"{score.mean():.4g}", f"{scores[metric, name]:.4g}"]
+        found.add_row(name, shown, *values)
+    return found
+
+
+def summary(sides: dict[str, Side], pictures: bool) -> Table:
+    first, second = sides.values()
+    found = table(f"Median of {len(first.rows)}, {torch.get_num_threads()} threads", "", *sides, "ratio")
+    ratio = f"{first.rows[-1] / second.rows[-1]:.2f}x"
+    found.add_row("rows sent through the model", f"{first.rows[-1]:,}", f"{second.rows[-1]:,}", ratio)
+    shown = {"without pictures, s": (first.maps, second.maps), "with pictures and logs, s": (first.whole, second.whole)}
+    for title, (a, b) in list(shown.items())[: 1 + pictures]:
+        medians = (f"{statistics.median(times):.2f}" for times in (a, b))
+        found.add_row(title, *medians, f"{median_ratio(a, b):.2f}x")
+    return found
+
+
+def main() -> None:
+    arguments = parser(__doc__, repeat=5, clocks=False)
+    arguments.add_argument(
+        "--no-pictures", action="store_true", help="leave out the side by hand's pictures, which take longest"
+    )
+    arguments.add_argument(
+        "--pass-size", type=int, help="rows in a pass of the side by hand; default: Captum's, about 5 GB"
+    )
+    chosen = start(arguments)
+    rows = probe()
+    with tempfile.TemporaryDirectory() as folder:
+        by_hand = HandwrittenMonitor(
+            rows.inputs, rows.targets, Path(folder) / "by_hand", not chosen.no_pictures, chosen.pass_size
+        )
+        ours = ExplanationMonitor(methods("net."), metrics(), probe=rows, on_error="raise")
+        sides = {"by hand": Side(by_hand), "ours": Side(ours)}
+        run(sides.values(), chosen.repeat, Path(folder))
+    assert set(sides["by hand"].rows) == {ROWS * ROWS_EACH}, sides["by hand"].rows
+    console.print(differences(by_hand, ours, rows), summary(sides, not chosen.no_pictures))
+    console.print(f"Distinct rows: {ROWS * DISTINCT:,}.")
+
+
+if __name__ == "__main__":
+    main()
