@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +48,38 @@ def methods() -> None:
     console = Console()
     console.print(_table("Method", METHODS))
     console.print(_table("Metric", METRICS))
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A YAML file; see examples/doctor.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="As in Hydra: monitor=full, model.num_classes=5.")
+    ] = None,
+) -> None:
+    """Say of each method whether it is right on a model, why not, and the way out; exit code 1 if any is refused."""
+    from lightning_explain.consultation import patient
+    from lightning_explain.doctor import table
+
+    try:
+        with _importable(Path.cwd()):
+            verdicts = patient(config, overrides or ()).verdicts()
+    except (ImportError, TypeError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    Console().print(table(verdicts))
+    if any(verdict.state == "refused" for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Import paths are looked up in this folder as well, as ``python -m`` does."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 @app.command()

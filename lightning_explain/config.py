@@ -1,13 +1,15 @@
-"""From a configuration to constructor arguments. The only importer of OmegaConf."""
+"""From a configuration to constructor arguments. The only importer of OmegaConf and Hydra."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lightning_explain.naming import nearest
 from lightning_explain.probe import ProbeSelection
@@ -44,6 +46,64 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
         _check_is_data(keys, value)
     _check_keys("the monitor", plain, _parameters(monitor, without=_FUNCTIONS))
     return {key: _selection(value) if key == "probe" else value for key, value in plain.items()}
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A file as Hydra composes it, with its ``defaults`` and overrides; the values are not resolved yet.
+
+    Args:
+        path: A YAML file; its folder is where the groups of its ``defaults`` are.
+        overrides: As on the command line of a Hydra application.
+
+    Raises:
+        ImportError: If Hydra is not installed.
+        ValueError: If it cannot be composed, or is not a mapping.
+    """
+    _needs_hydra()
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(path.resolve().parent), version_base="1.3"):
+            config = compose(path.name, list(overrides))
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"{path} cannot be composed: {error}") from error
+    if not OmegaConf.is_dict(config):
+        raise ValueError(f"{path} is not a mapping of keys to values.")
+    return {str(key): config[key] for key in config if key != "hydra"}
+
+
+def instantiated(config: Mapping[str, Any], key: str) -> Any:
+    """What the import path ``_target_`` under a key makes. That is code, unlike what is under ``monitor``.
+
+    Raises:
+        ImportError: If Hydra is not installed.
+        ValueError: If there is no ``_target_``, or it cannot be found or built.
+    """
+    _needs_hydra()
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    node = config[key]
+    if (not isinstance(node, Mapping) and not OmegaConf.is_dict(node)) or "_target_" not in node:
+        raise ValueError(
+            f"{key}={node!r} names no class; write {key}: {{_target_: package.module.Class, argument: value}}."
+        )
+    try:
+        return instantiate(node)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
+        reason = str(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception", "")
+        raise ValueError(
+            f"{key} cannot be built: {' '.join(reason.split())}{cause}. _target_ is an import path."
+        ) from error
+
+
+def _needs_hydra() -> None:
+    try:
+        import hydra  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Models are built from files by Hydra: pip install 'lightning-explain[hydra]'") from error
 
 
 def _plain(value: Any) -> Any:

@@ -96,17 +96,14 @@ class Explainer:
                     f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
                     f"{_rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
                 )
-        with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
-            layer = last_feature_map(model, lambda: self._check_targets(explained, rows, probe))
-        methods = self.methods
+        methods, layer = self.methods, self.default_layer(model, probe)
         if layer is None and self.optional_layers:
             methods = {name: method for name, method in methods.items() if getattr(method, "layer", 0) is not None}
             for name in set(self.methods) - set(methods):
                 warnings.warn(
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
                 )
-        named = {name: _with_layer(m, name, layer) for name, m in methods.items()}
+        named = {name: with_layer(m, name, layer) for name, m in methods.items()}
         self._check_places(model, probe, named)
         return replace(self, methods=named, mends=acted_upon(self.verdicts(model, probe, named)))
 
@@ -124,6 +121,12 @@ class Explainer:
             subject = self._subject(model, explained, rows)
             for name, method in asked.items():
                 _check_place(name, method, subject, replace(rows[:1], extra=(*rows[:1].extra, choice)))
+
+    def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
+        """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+            return last_feature_map(model, lambda: self._check_targets(explained, rows, probe))
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
         """What the doctor says of the methods on this model."""
@@ -207,10 +210,15 @@ def _rows_needed(method: Method) -> int:
     return int(getattr(inner, "rows_needed", 1))
 
 
-def _with_layer(method: Method, name: str, layer: str | None) -> Method:
+def with_layer(method: Method, name: str, layer: str | None) -> Method:
+    """The method at this layer, unless it names one or needs none.
+
+    Raises:
+        ValueError: If it needs a layer, and there is none.
+    """
     inner = getattr(method, "attribution_method", None)
     if inner is not None:
-        return replace(method, attribution_method=_with_layer(inner, name, layer))  # type: ignore[type-var]
+        return replace(method, attribution_method=with_layer(inner, name, layer))  # type: ignore[type-var]
     if not hasattr(method, "layer") or method.layer is not None:
         return method
     if layer is None:

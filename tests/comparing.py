@@ -68,22 +68,32 @@ def together(
     return report, {name: max(count, largest[""]) for name, count in largest.items()}
 
 
-def keyed(purpose: str, count: int, uniform: bool = False, shape: tuple[int, ...] = (1, 8, 8)) -> Tensor:
-    """The draws our methods make, ``(N, count, ...)``."""
-    n = len(rows()[0])
+def keyed(
+    purpose: str, count: int, uniform: bool = False, shape: tuple[int, ...] = (1, 8, 8), like: Tensor | None = None
+) -> Tensor:
+    """The draws our methods make, ``(N, count, ...)``, for as many rows and as precise as ``like``."""
+    like = rows()[0] if like is None else like
+    n = len(like)
     ids = torch.arange(n).repeat_interleave(count)
     all_rows = Rows((), (), (), ids, torch.zeros_like(ids))
     draws = KeyedDraws(0)
     found = (draws.uniform if uniform else draws.normal)(
-        purpose, all_rows, torch.arange(count).repeat(n), torch.empty(n * count, *shape)
+        purpose, all_rows, torch.arange(count).repeat(n), like.new_empty(n * count, *shape)
     )
     return found.unflatten(0, (n, count))
 
 
-def seeded_rows(call: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def permutations(features: int, like: Tensor | None = None) -> Tensor:
+    """Ours ``(features, N)``: rows in the order of their draws; one that moves nothing becomes a shift by one."""
+    found = keyed("permutation", 1, uniform=True, shape=(features,), like=like)[:, 0].argsort(0).T
+    still = torch.arange(found.shape[1])
+    return torch.stack([still.roll(1) if torch.equal(row, still) else row for row in found])
+
+
+def seeded_rows(call: Callable[[Tensor, Tensor], Tensor], given: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Captum on one row at a time, with the global generators where our methods start them."""
     found = []
-    for i, (x, y) in enumerate(zip(*rows(), strict=True)):
+    for i, (x, y) in enumerate(zip(*(given or rows()), strict=True)):
         row = Rows((), (), (), torch.tensor([i]), torch.zeros(1, dtype=torch.long))
         with KeyedDraws(0).seeded("features", row, torch.zeros(1, dtype=torch.long)):
             found.append(call(x[None], y[None]))

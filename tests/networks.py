@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import torch
+from captum.attr._utils.custom_modules import Addition_Module
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +66,28 @@ class Averaged(DigitNet):
     def forward(self, x: Tensor) -> Tensor:
         x = F.avg_pool2d(self.block(self.stem(x)), 2)
         return self.head(self.dropout(x.flatten(1)))
+
+
+class Added(Residual):
+    """The block with its addition as a layer, as LRP needs it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.add = Addition_Module()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu2(self.add(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))), x))
+
+
+class Layered(DigitNet):
+    """The same network with all that LRP must know as layers."""
+
+    def __init__(self, block: type[nn.Module] = Added) -> None:
+        super().__init__(block)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.dropout(self.pool(self.block(self.stem(x))).flatten(1)))
 
 
 @functools.cache

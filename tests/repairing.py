@@ -8,11 +8,22 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
+import torchvision
 from captum.attr._core import deep_lift
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 RELUS = (F.relu, torch.relu, torch.relu_, F.relu_)
+POOLS = (F.max_pool2d, torch.max_pool2d)
+
+
+class Functional(torchvision.models.resnet.BasicBlock):
+    """torchvision's block with functional activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        same = x if self.downsample is None else self.downsample(x)
+        out = F.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(out)) + same)
 
 
 class Copy(nn.Module):
@@ -38,6 +49,10 @@ def repaired_by_hand(model: nn.Module) -> nn.Module:
         module = graph.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(module, nn.ReLU) or node.target in RELUS or (node.op, node.target) == ("call_method", "relu"):
             own: nn.Module = nn.ReLU()
+        elif node.target in POOLS:
+            own = nn.MaxPool2d(
+                *node.args[1:], **{k: v for k, v in node.kwargs.items() if k in ("kernel_size", "stride")}
+            )
         elif isinstance(module, (nn.MaxPool2d, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.GELU, nn.SiLU)):
             own = copy.deepcopy(module)
         else:

@@ -34,7 +34,7 @@ FLOORS = (
     ("pipeline+requests+explanation", "store"),
     ("sinks", "report", "config", "publish", "trainer"),
     ("callback+arguments+rounds+rows+telling+watchers",),
-    ("demo+demo_run",),
+    ("demo+demo_run", "consultation"),
     ("cli",),
 )
 _PLACES = [(number, room.split("+")) for number, floor in enumerate(FLOORS) for room in floor]

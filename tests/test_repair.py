@@ -19,7 +19,7 @@ from lightning_explain import methods as m
 from lightning_explain.guard import explaining
 from lightning_explain.repair import CALLS
 from lightning_explain.types import Mend, Method
-from repairing import all_rules, repaired_by_hand, warmed
+from repairing import Functional, all_rules, repaired_by_hand, warmed
 
 # Captum announces that it sets hooks.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -29,15 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def _captum_with_all_rules() -> Iterator[None]:
     with all_rules():
         yield
-
-
-class Functional(torchvision.models.resnet.BasicBlock):
-    """torchvision's block with functional activations."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        same = x if self.downsample is None else self.downsample(x)
-        out = F.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(out)) + same)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

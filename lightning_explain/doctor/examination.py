@@ -109,7 +109,9 @@ class _Patient:
     def verdict(self, name: str, method: Method) -> Verdict:
         """The worst of what was found about the method, with every reason of that kind."""
         inner = traits.innermost(method)
-        findings = [*self.whole, *self._layer(inner), *self._gradient(inner), *self._few_rows(inner)]
+        findings = [*self.whole, *self._layer(inner), *self._whole_numbers(method), *self._few_rows(inner)]
+        if not any(f.state == "refused" for f in findings):
+            findings += self._gradient(inner)
         if not any(f.state == "refused" for f in findings):
             findings += self._rule(inner)
         state = max((f.state for f in findings), key=_ORDER.index, default="fine")
@@ -145,15 +147,20 @@ class _Patient:
             return [Finding("refused", f"{reason}and would be replaced each time", "name a layer that runs once")]
         return [Finding("warned", f"{reason}and the last time is explained", "name a layer that runs once")]
 
+    def _whole_numbers(self, method: Method) -> list[Finding]:
+        if all(x.is_floating_point() for x in self.rows.inputs):
+            return []
+        if traits.adds_noise(method):
+            way = "use the method without the noise tunnel"
+            return [Finding("refused", "it adds noise to inputs that are whole numbers", way)]
+        if traits.reads_input(traits.innermost(method)):
+            way = "explain an embedding layer, with LayerIntegratedGradients or LayerGradientXActivation"
+            return [Finding("refused", "it takes the gradient of inputs that are whole numbers", way)]
+        return []
+
     def _gradient(self, method: Method) -> list[Finding]:
         if traits.rule(method) == "none":
             return []
-        if traits.reads_input(method) and not all(x.is_floating_point() for x in self.rows.inputs):
-            return [
-                Finding(
-                    "refused", "it takes the gradient of inputs that are whole numbers", "explain an embedding layer"
-                )
-            ]
         if not self.seen.outputs.requires_grad:
             reason = "the output does not depend on the input through anything that has a gradient"
             return [Finding("refused", reason, "remove torch.no_grad() or detach(), or use Occlusion")]

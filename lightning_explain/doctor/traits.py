@@ -43,6 +43,8 @@ _AT_THE_POINT = {
     "LayerGradientXActivation",
     "Saliency",
 }
+# Layer methods that walk through input space, or go back to it.
+_MOVES_THE_INPUT = {"GuidedGradCam", "InternalInfluence", "LayerConductance", "LayerGradientShap"}
 _REPLACES_THE_LAYER = {"LayerFeatureAblation", "LayerIntegratedGradients"}
 
 
@@ -66,8 +68,13 @@ def place(method: Method) -> str:
 
 
 def reads_input(method: Method) -> bool:
-    """Whether it takes a gradient at the input."""
-    return rule(method) != "none" and (place(method) != "layer" or type(method).__name__ == "GuidedGradCam")
+    """Whether it takes a gradient at the input, or at points on a line or in a cloud there."""
+    return rule(method) != "none" and (place(method) != "layer" or type(method).__name__ in _MOVES_THE_INPUT)
+
+
+def adds_noise(method: Method) -> bool:
+    """Whether it is a noise tunnel."""
+    return getattr(method, "attribution_method", None) is not None
 
 
 def at_the_point(method: Method) -> bool:

@@ -213,7 +213,9 @@ def random_line(
     like = rows.inputs[0].new_empty(len(rows))
     u, weight = (subject.draws.uniform(purpose, rows, indices, like) for purpose in ("baseline", "coefficient"))
     chosen = tuple(r[(u * len(r)).long().clamp(max=len(r) - 1)] for r in references)
-    points = tuple(torch.lerp(b, x, column(weight, x)) for b, x in zip(chosen, noisy, strict=True))
+    # In the order of Captum's operations, for a point that is rounded otherwise may lie on the other side of a kink.
+    coefficients = [column(weight, x) for x in noisy]
+    points = tuple(x * c + b * (1 - c) for x, c, b in zip(noisy, coefficients, chosen, strict=True))
     return noisy, chosen, points
 
 

@@ -17,7 +17,10 @@ from lightning_explain.methods._layer import AtLayer
 from lightning_explain.types import Attribution, Rows, Subject, bare
 
 # In eval mode they pass on what they get, at most in another shape; so does relevance.
-_TRANSPARENT = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_TRANSPARENT = (
+    *(nn.Identity, nn.Flatten, nn.Unflatten),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
 _SUPPORTED = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS)
 
 

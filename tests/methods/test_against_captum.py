@@ -4,7 +4,7 @@ import captum.attr as ca
 import pytest
 import torch
 
-import captum_reference as reference
+from captum_reference import layers, perturbation, primary
 from comparing import LAYER, by_hand, distance, keyed, ours
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
@@ -16,26 +16,26 @@ def captums_own_blocks() -> DigitNet:
 
 
 PLAIN = {
-    "saliency": (m.Saliency(abs=False), reference.saliency),
-    "saliency_abs": (m.Saliency(), reference.saliency_abs),
-    "input_x_gradient": (m.InputXGradient(), reference.input_x_gradient),
-    "integrated_gradients": (m.IntegratedGradients(n_steps=13, baselines=0.3), reference.integrated_gradients),
+    "saliency": (m.Saliency(abs=False), primary.saliency),
+    "saliency_abs": (m.Saliency(), primary.saliency_abs),
+    "input_x_gradient": (m.InputXGradient(), primary.input_x_gradient),
+    "integrated_gradients": (m.IntegratedGradients(n_steps=13, baselines=0.3), primary.integrated_gradients),
     "integrated_gradients_riemann": (
         m.IntegratedGradients(n_steps=9, method="riemann_trapezoid", baselines=-0.5, multiply_by_inputs=False),
-        reference.integrated_gradients_riemann,
+        primary.integrated_gradients_riemann,
     ),
     "occlusion": (
         m.Occlusion(sliding_window_shapes=(1, 3, 2), strides=(1, 2, 1), baselines=-0.7),
-        reference.occlusion,
+        perturbation.occlusion,
     ),
 }
 
 LAYERS = {
-    "grad_cam": (m.LayerGradCam(LAYER, relu_attributions=True), reference.layer_grad_cam),
-    "grad_cam_input": (m.LayerGradCam(LAYER, attribute_to_layer_input=True), reference.layer_grad_cam_input),
-    "grad_cam_channels": (m.LayerGradCam(LAYER, attr_dim_summation=False), reference.layer_grad_cam_channels),
-    "gradient_x_activation": (m.LayerGradientXActivation(LAYER), reference.layer_gradient_x_activation),
-    "layer_gradient": (m.LayerGradientXActivation(LAYER, multiply_by_inputs=False), reference.layer_gradient),
+    "grad_cam": (m.LayerGradCam(LAYER, relu_attributions=True), layers.layer_grad_cam),
+    "grad_cam_input": (m.LayerGradCam(LAYER, attribute_to_layer_input=True), layers.layer_grad_cam_input),
+    "grad_cam_channels": (m.LayerGradCam(LAYER, attr_dim_summation=False), layers.layer_grad_cam_channels),
+    "gradient_x_activation": (m.LayerGradientXActivation(LAYER), layers.layer_gradient_x_activation),
+    "layer_gradient": (m.LayerGradientXActivation(LAYER, multiply_by_inputs=False), layers.layer_gradient),
 }
 
 
@@ -60,10 +60,10 @@ def test_a_layer_method_equals_captum_on_the_network_without_inplace_operations(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("limit", [1, 3, 64])
 def test_guided_backprop_equals_captum_and_not_the_plain_gradient(limit: int) -> None:
-    expected = reference.guided_backprop(captums_own_blocks(), *rows())
+    expected = primary.guided_backprop(captums_own_blocks(), *rows())
     found = ours(m.GuidedBackprop(), max_examples_per_pass=limit)
     assert distance(found, expected) <= 1e-5
-    assert distance(found, reference.saliency(by_hand(), *rows())) > 0.1
+    assert distance(found, primary.saliency(by_hand(), *rows())) > 0.1
 
 
 WINDOW = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 4, 4)}
@@ -87,7 +87,7 @@ def test_a_noise_tunnel_equals_captum_on_the_same_draws(inner: str, nt_type: str
     model = by_hand().double() if nt_type == "vargrad" else by_hand()
     like = next(model.parameters())
     draws = keyed("noise/0", 4).to(like)
-    expected = reference.noise_tunnel(theirs(model), x.to(like), y, draws, nt_type, **arguments).float()
+    expected = primary.noise_tunnel(theirs(model), x.to(like), y, draws, nt_type, **arguments).float()
     tolerance = 3e-5 if nt_type == "vargrad" else 1e-5
     assert distance(ours(tunnel, max_examples_per_pass=limit), expected) <= tolerance
 
@@ -95,7 +95,7 @@ def test_a_noise_tunnel_equals_captum_on_the_same_draws(inner: str, nt_type: str
 @pytest.mark.filterwarnings("ignore")
 def test_a_noise_tunnel_without_noise_is_the_method_itself() -> None:
     tunnel = m.NoiseTunnel(m.InputXGradient(), nt_samples=3, stdevs=0.0)
-    assert distance(ours(tunnel), reference.input_x_gradient(by_hand(), *rows())) <= 1e-6
+    assert distance(ours(tunnel), primary.input_x_gradient(by_hand(), *rows())) <= 1e-6
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -106,7 +106,7 @@ def test_gradient_shap_equals_captum_on_the_same_draws(limit: int) -> None:
     found = ours(m.GradientShap(n_samples=6, stdevs=0.2, baselines=baselines), max_examples_per_pass=limit)
     chosen = (keyed("baseline", 6, uniform=True, shape=()) * 3).long()
     weights = keyed("coefficient", 6, uniform=True, shape=())
-    expected = reference.gradient_shap(by_hand(), x, y, keyed("noise/0", 6), baselines, chosen, weights)
+    expected = primary.gradient_shap(by_hand(), x, y, keyed("noise/0", 6), baselines, chosen, weights)
     assert distance(found, expected) <= 1e-5
 
 
@@ -125,7 +125,7 @@ def test_a_baseline_by_name_is_the_tensor_it_stands_for(spec: object, value: flo
     x, y = rows()
     tensor = x.mean(0, keepdim=True).expand_as(x) if value == "mean" else torch.full_like(x, float(value))
     found = ours(m.IntegratedGradients(n_steps=13, baselines=spec), normalization=([0.25], [0.5]))
-    assert distance(found, reference.integrated_gradients(by_hand(), x, y, tensor)) <= 1e-5
+    assert distance(found, primary.integrated_gradients(by_hand(), x, y, tensor)) <= 1e-5
 
 
 @pytest.mark.parametrize("limit", [1, 3, 64])

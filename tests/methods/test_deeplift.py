@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import captum_reference as reference
+from captum_reference import layers, primary
 from comparing import LAYER, LIMITS, ORDER, by_hand, distance, together
 from lightning_explain import methods as m
 from networks import Averaged, Separate, rows, trained
@@ -20,27 +20,27 @@ def squared(multipliers: tuple[torch.Tensor], inputs: tuple[torch.Tensor], basel
 
 
 CASES = {
-    "deconvolution": (m.Deconvolution(), reference.deconvolution),
-    "deep_lift": (m.DeepLift(baselines=0.3, eps=1e-9), reference.deep_lift),
+    "deconvolution": (m.Deconvolution(), primary.deconvolution),
+    "deep_lift": (m.DeepLift(baselines=0.3, eps=1e-9), primary.deep_lift),
     "deep_lift_multipliers": (
         m.DeepLift(baselines=-0.2, multiply_by_inputs=False),
-        reference.deep_lift_multipliers,
+        primary.deep_lift_multipliers,
     ),
     "deep_lift_shap": (
         m.DeepLiftShap(baselines=BASELINES),
-        partial(reference.deep_lift_shap, baselines=BASELINES),
+        partial(primary.deep_lift_shap, baselines=BASELINES),
     ),
 }
 LAYER_CASES = {
-    "guided_grad_cam": (m.GuidedGradCam(LAYER, interpolate_mode="bilinear"), reference.guided_grad_cam),
-    "layer_deep_lift": (m.LayerDeepLift(LAYER, baselines=0.3), reference.layer_deep_lift),
+    "guided_grad_cam": (m.GuidedGradCam(LAYER, interpolate_mode="bilinear"), layers.guided_grad_cam),
+    "layer_deep_lift": (m.LayerDeepLift(LAYER, baselines=0.3), layers.layer_deep_lift),
     "layer_deep_lift_input": (
         m.LayerDeepLift(LAYER, baselines=0.3, attribute_to_layer_input=True, multiply_by_inputs=False),
-        reference.layer_deep_lift_input,
+        layers.layer_deep_lift_input,
     ),
     "layer_deep_lift_shap": (
         m.LayerDeepLiftShap(LAYER, baselines=BASELINES),
-        partial(reference.layer_deep_lift_shap, baselines=BASELINES),
+        partial(layers.layer_deep_lift_shap, baselines=BASELINES),
     ),
 }
 
@@ -70,7 +70,7 @@ def test_a_rule_at_every_activation_equals_captum_in_any_chunk(name: str, limit:
 @pytest.mark.filterwarnings("ignore")
 def test_deconvolution_and_deep_lift_are_not_the_plain_gradient() -> None:
     report, _ = explained(64)
-    gradient = reference.saliency(by_hand(Separate, Averaged), *rows())
+    gradient = primary.saliency(by_hand(Separate, Averaged), *rows())
     for name in ("deconvolution", "deep_lift_multipliers"):
         assert distance(report.attributions[name], gradient) > 0.1
 

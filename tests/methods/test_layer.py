@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-import captum_reference as reference
+from captum_reference import layers, perturbation
 from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
 from lightning_explain import methods as m
 from networks import Separate, rows
@@ -25,20 +25,20 @@ def draws(samples: int) -> dict[str, torch.Tensor]:
 
 
 CASES = {
-    "activation": (m.LayerActivation(LAYER), reference.layer_activation),
-    "activation_input": (m.LayerActivation(LAYER, attribute_to_layer_input=True), reference.layer_activation_input),
-    "conductance": (m.LayerConductance(LAYER, n_steps=7, baselines=0.3), reference.layer_conductance),
+    "activation": (m.LayerActivation(LAYER), layers.layer_activation),
+    "activation_input": (m.LayerActivation(LAYER, attribute_to_layer_input=True), layers.layer_activation_input),
+    "conductance": (m.LayerConductance(LAYER, n_steps=7, baselines=0.3), layers.layer_conductance),
     "conductance_riemann": (
         m.LayerConductance(LAYER, n_steps=6, method="riemann_trapezoid", baselines=-0.5, attribute_to_layer_input=True),
-        reference.layer_conductance_riemann,
+        layers.layer_conductance_riemann,
     ),
     "internal_influence": (
         m.InternalInfluence(LAYER, n_steps=7, method="riemann_right", baselines=0.3),
-        reference.internal_influence,
+        layers.internal_influence,
     ),
     "integrated_gradients": (
         m.LayerIntegratedGradients(LAYER, n_steps=7, baselines=0.3),
-        reference.layer_integrated_gradients,
+        layers.layer_integrated_gradients,
     ),
     "integrated_gradients_input": (
         m.LayerIntegratedGradients(
@@ -49,15 +49,15 @@ CASES = {
             multiply_by_inputs=False,
             attribute_to_layer_input=True,
         ),
-        reference.layer_integrated_gradients_input,
+        layers.layer_integrated_gradients_input,
     ),
     "feature_ablation": (
         m.LayerFeatureAblation(LAYER, layer_baselines=0.4, layer_mask=CHANNELS),
-        partial(reference.layer_feature_ablation, layer_mask=CHANNELS),
+        partial(perturbation.layer_feature_ablation, layer_mask=CHANNELS),
     ),
     "gradient_shap": (
         m.LayerGradientShap(LAYER, n_samples=4, stdevs=0.2, baselines=BASELINES),
-        partial(reference.layer_gradient_shap, **draws(4)),
+        partial(layers.layer_gradient_shap, **draws(4)),
     ),
 }
 
@@ -83,7 +83,7 @@ def test_a_layer_method_equals_captum_on_the_network_without_inplace_operations(
 def test_each_unit_is_ablated_by_itself_without_a_mask() -> None:
     report, _ = together({"it": m.LayerFeatureAblation("head", layer_baselines=0.4)}, 5)
     model = by_hand(Separate)
-    expected = reference.layer_feature_ablation(model, *rows(), model.head, None)
+    expected = perturbation.layer_feature_ablation(model, *rows(), model.head, None)
     assert distance(report.attributions["it"], expected) <= 1e-5
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import captum_reference as reference
+from captum_reference import layers, neurons, perturbation
 from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
@@ -30,31 +30,31 @@ def corner(activation: Tensor) -> Tensor:
 
 
 CASES = {
-    "gradient": (m.NeuronGradient(LAYER, UNIT), reference.neuron_gradient),
-    "gradient_input": (m.NeuronGradient(LAYER, UNIT, True), reference.neuron_gradient_input),
-    "guided_backprop": (m.NeuronGuidedBackprop(LAYER, UNIT), reference.neuron_guided_backprop),
-    "deconvolution": (m.NeuronDeconvolution(LAYER, UNIT), reference.neuron_deconvolution),
+    "gradient": (m.NeuronGradient(LAYER, UNIT), neurons.neuron_gradient),
+    "gradient_input": (m.NeuronGradient(LAYER, UNIT, True), neurons.neuron_gradient_input),
+    "guided_backprop": (m.NeuronGuidedBackprop(LAYER, UNIT), neurons.neuron_guided_backprop),
+    "deconvolution": (m.NeuronDeconvolution(LAYER, UNIT), neurons.neuron_deconvolution),
     "integrated_gradients": (
         m.NeuronIntegratedGradients(LAYER, UNIT, n_steps=7, baselines=0.3),
-        reference.neuron_integrated_gradients,
+        neurons.neuron_integrated_gradients,
     ),
     "conductance": (
         m.NeuronConductance(LAYER, UNIT, n_steps=7, method="gausslegendre", baselines=0.3),
-        reference.neuron_conductance,
+        neurons.neuron_conductance,
     ),
-    "deep_lift": (m.NeuronDeepLift(LAYER, UNIT, baselines=0.3), reference.neuron_deep_lift),
-    "deep_lift_input": (m.NeuronDeepLift(LAYER, UNIT, True, baselines=0.3), reference.neuron_deep_lift_input),
+    "deep_lift": (m.NeuronDeepLift(LAYER, UNIT, baselines=0.3), neurons.neuron_deep_lift),
+    "deep_lift_input": (m.NeuronDeepLift(LAYER, UNIT, True, baselines=0.3), neurons.neuron_deep_lift_input),
     "deep_lift_shap": (
         m.NeuronDeepLiftShap(LAYER, UNIT, baselines=BASELINES, multiply_by_inputs=False),
-        partial(reference.neuron_deep_lift_shap, baselines=BASELINES),
+        partial(neurons.neuron_deep_lift_shap, baselines=BASELINES),
     ),
     "feature_ablation": (
         m.NeuronFeatureAblation(LAYER, UNIT, baselines=0.3, feature_mask={"grid": 4}),
-        partial(reference.neuron_feature_ablation, mask=GRID),
+        partial(perturbation.neuron_feature_ablation, mask=GRID),
     ),
     "gradient_shap": (
         m.NeuronGradientShap(LAYER, UNIT, n_samples=4, stdevs=0.2, baselines=BASELINES),
-        partial(reference.neuron_gradient_shap, **DRAWS),
+        partial(neurons.neuron_gradient_shap, **DRAWS),
     ),
 }
 
@@ -81,7 +81,7 @@ def test_a_neuron_is_chosen_as_in_captum(selector: object) -> None:
     layer = LAYER if callable(selector) else "head"
     report, _ = together({"it": m.NeuronGradient(layer, selector)}, 3)
     model = by_hand(Separate)
-    expected = reference.neuron_gradient(model, *rows(), model.get_submodule(layer), selector)
+    expected = neurons.neuron_gradient(model, *rows(), model.get_submodule(layer), selector)
     assert distance(report.attributions["it"], expected) <= 1e-5
 
 
@@ -89,9 +89,9 @@ def test_a_neuron_is_chosen_as_in_captum(selector: object) -> None:
 @pytest.mark.parametrize("limit", LIMITS)
 def test_the_default_neuron_is_the_strongest_on_the_whole_probe(limit: int) -> None:
     model = by_hand(Separate)
-    activation = reference.layer_activation(model, *rows(), model.get_submodule(LAYER)).mean(0)
+    activation = layers.layer_activation(model, *rows(), model.get_submodule(LAYER)).mean(0)
     unit = tuple(int(i) for i in torch.unravel_index(activation.argmax(), activation.shape))
-    expected = reference.neuron_gradient(model, *rows(), model.get_submodule(LAYER), unit)
+    expected = neurons.neuron_gradient(model, *rows(), model.get_submodule(LAYER), unit)
     mixed, _ = together({"it": m.NeuronGradient(LAYER), "flow": m.NeuronConductance(LAYER)}, limit, order=ORDER)
     assert distance(mixed.attributions["it"], expected[ORDER]) <= 1e-5
     named, _ = together({"flow": m.NeuronConductance(LAYER, unit)}, limit)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import captum_reference as reference
-from comparing import LIMITS, ORDER, by_hand, distance, keyed, ours, seeded_rows, together
+from captum_reference import perturbation
+from comparing import LIMITS, ORDER, by_hand, distance, ours, permutations, seeded_rows, together
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
@@ -34,78 +34,71 @@ def with_own_features(theirs: object) -> object:
     return call
 
 
-def permutations(features: int) -> Tensor:
-    """Ours ``(features, N)``: rows in the order of their draws; one that moves nothing becomes a shift by one."""
-    found = keyed("permutation", 1, uniform=True, shape=(features,))[:, 0].argsort(0).T
-    still = torch.arange(7)
-    return torch.stack([still.roll(1) if torch.equal(row, still) else row for row in found])
-
-
 CASES = {
     "feature_ablation": (
         m.FeatureAblation(baselines=0.3, feature_mask=STRIPES),
-        partial(reference.feature_ablation, mask=STRIPES),
+        partial(perturbation.feature_ablation, mask=STRIPES),
     ),
-    "feature_ablation_each": (m.FeatureAblation(baselines=0.3), reference.feature_ablation),
+    "feature_ablation_each": (m.FeatureAblation(baselines=0.3), perturbation.feature_ablation),
     "feature_ablation_own": (
         m.FeatureAblation(baselines=0.3, feature_mask=OWN),
-        with_own_features(reference.feature_ablation),
+        with_own_features(perturbation.feature_ablation),
     ),
     "feature_permutation": (
         m.FeaturePermutation(feature_mask=STRIPES),
-        lambda model, x, y: reference.feature_permutation(model, x, y, STRIPES, permutations(5)),
+        lambda model, x, y: perturbation.feature_permutation(model, x, y, STRIPES, permutations(5)),
     ),
     "feature_permutation_each": (
         m.FeaturePermutation(),
-        lambda model, x, y: reference.feature_permutation(
+        lambda model, x, y: perturbation.feature_permutation(
             model, x, y, torch.arange(64).reshape(1, 1, 8, 8), permutations(64)
         ),
     ),
     "shapley_values": (
         m.ShapleyValues(baselines=0.3, feature_mask={"grid": 4}),
-        partial(reference.shapley_values, mask=GRID),
+        partial(perturbation.shapley_values, mask=GRID),
     ),
     "shapley_values_own": (
         m.ShapleyValues(baselines=0.3, feature_mask=OWN),
-        with_own_features(reference.shapley_values),
+        with_own_features(perturbation.shapley_values),
     ),
 }
 RANDOM = {
     "shapley_value_sampling": (
         m.ShapleyValueSampling(n_samples=6, baselines=0.3, feature_mask=STRIPES),
-        row_by_row(reference.shapley_value_sampling, STRIPES),
+        row_by_row(perturbation.shapley_value_sampling, STRIPES),
     ),
     "shapley_value_sampling_own": (
         m.ShapleyValueSampling(n_samples=6, baselines=0.3, feature_mask=OWN),
-        with_own_features(reference.shapley_value_sampling),
+        with_own_features(perturbation.shapley_value_sampling),
     ),
     "lime": (
         m.Lime(n_samples=17, baselines=0.3, feature_mask=STRIPES),
-        row_by_row(reference.lime, STRIPES),
+        row_by_row(perturbation.lime, STRIPES),
     ),
     "lime_own": (
         m.Lime(n_samples=17, baselines=0.3, feature_mask=OWN),
-        with_own_features(reference.lime),
+        with_own_features(perturbation.lime),
     ),
     "lime_ridge": (
         m.Lime(
             n_samples=17,
             baselines=0.3,
             feature_mask=STRIPES,
-            interpretable_model=reference.SkLearnRidge(alpha=0.1),
-            similarity_func=reference.get_exp_kernel_similarity_function("euclidean", 3.0),
-            perturb_func=reference.uneven_features,
+            interpretable_model=perturbation.SkLearnRidge(alpha=0.1),
+            similarity_func=perturbation.get_exp_kernel_similarity_function("euclidean", 3.0),
+            perturb_func=perturbation.uneven_features,
             return_input_shape=False,
         ),
-        row_by_row(reference.lime_ridge, STRIPES),
+        row_by_row(perturbation.lime_ridge, STRIPES),
     ),
     "kernel_shap": (
         m.KernelShap(n_samples=17, baselines=0.3, feature_mask=STRIPES),
-        row_by_row(reference.kernel_shap, STRIPES),
+        row_by_row(perturbation.kernel_shap, STRIPES),
     ),
     "kernel_shap_own": (
         m.KernelShap(n_samples=17, baselines=0.3, feature_mask=OWN),
-        with_own_features(reference.kernel_shap),
+        with_own_features(perturbation.kernel_shap),
     ),
 }
 
@@ -191,7 +184,7 @@ def test_a_users_own_permutation_sees_the_clean_probe_in_the_order_of_ids() -> N
 
     methods = {"it": m.FeaturePermutation(feature_mask=STRIPES, perm_func=backwards)}
     x, y = rows()
-    theirs = reference.feature_permutation(by_hand(), x, y, STRIPES, torch.arange(7).flip(0).expand(5, 7))
+    theirs = perturbation.feature_permutation(by_hand(), x, y, STRIPES, torch.arange(7).flip(0).expand(5, 7))
     for limit in LIMITS:
         report, _ = together(methods, limit, order=ORDER)
         torch.testing.assert_close(report.attributions["it"], theirs[ORDER], rtol=1e-5, atol=1e-5)

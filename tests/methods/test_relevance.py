@@ -5,37 +5,14 @@ from functools import partial
 
 import pytest
 import torch
-from captum.attr._utils.custom_modules import Addition_Module
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
-from torch import Tensor, nn
+from torch import nn
 
-import captum_reference as reference
+from captum_reference import layers, primary
 from comparing import LIMITS, distance, prepared, together
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from networks import DigitNet, Residual, rows, trained
-
-
-class Added(Residual):
-    """The block with its addition as a layer."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.add = Addition_Module()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu2(self.add(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))), x))
-
-
-class Layered(DigitNet):
-    """The same network with all that LRP must know as layers."""
-
-    def __init__(self, block: type[nn.Module] = Added) -> None:
-        super().__init__(block)
-        self.pool = nn.MaxPool2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.dropout(self.pool(self.block(self.stem(x))).flatten(1)))
+from networks import Added, Layered, Residual, rows, trained
 
 
 def layered() -> nn.Module:
@@ -51,24 +28,24 @@ def with_rules() -> nn.Module:
 
 # Of a ReLU and of a block Captum knows no relevance; it is that of the layer before, or of what follows.
 CASES = {
-    "lrp": (m.LRP(), reference.lrp),
+    "lrp": (m.LRP(), primary.lrp),
     **{
         f"layer_{name}": (
             m.LayerLRP(name),
-            lambda model, x, y, name=name: reference.layer_lrp(model, x, y, model.get_submodule(name)),
+            lambda model, x, y, name=name: layers.layer_lrp(model, x, y, model.get_submodule(name)),
         )
         for name in ("stem.0", "block.bn2", "block.add", "pool", "head")
     },
     **{
         f"layer_{name}_input": (
             m.LayerLRP(name, attribute_to_layer_input=True),
-            lambda model, x, y, name=name: reference.layer_lrp(model, x, y, model.get_submodule(name), True),
+            lambda model, x, y, name=name: layers.layer_lrp(model, x, y, model.get_submodule(name), True),
         )
         for name in ("block.conv2", "pool", "head")
     },
-    "layer_block": (m.LayerLRP("block"), lambda model, x, y: reference.layer_lrp(model, x, y, model.block.add)),
-    "layer_relu": (m.LayerLRP("stem.2"), lambda model, x, y: reference.layer_lrp(model, x, y, model.stem[1])),
-    "layer_default": (m.LayerLRP(), lambda model, x, y: reference.layer_lrp(model, x, y, model.pool)),
+    "layer_block": (m.LayerLRP("block"), lambda model, x, y: layers.layer_lrp(model, x, y, model.block.add)),
+    "layer_relu": (m.LayerLRP("stem.2"), lambda model, x, y: layers.layer_lrp(model, x, y, model.stem[1])),
+    "layer_default": (m.LayerLRP(), lambda model, x, y: layers.layer_lrp(model, x, y, model.pool)),
 }
 
 
@@ -95,7 +72,7 @@ def test_rules_of_the_user_hold_in_every_chunk_and_stay(limit: int) -> None:
     weights = {name: (p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
     report, _ = together({"it": m.LRP(), "layer": m.LayerLRP("block")}, limit, lambda: model)
     x, y = rows()
-    assert distance(report.attributions["it"], reference.lrp(prepared(with_rules().double()), x.double(), y)) <= 1e-8
+    assert distance(report.attributions["it"], primary.lrp(prepared(with_rules().double()), x.double(), y)) <= 1e-8
     assert {name: module.rule for name, module in model.named_modules() if hasattr(module, "rule")} == rules
     for name, parameter in model.named_parameters():
         assert parameter.data_ptr() == weights[name][0]

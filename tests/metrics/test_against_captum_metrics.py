@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import captum.attr as ca
 import pytest
 import torch
 from captum.testing.helpers.basic_models import BasicModel_MultiLayer
 from torch import Tensor, nn
 
-import captum_reference as reference
+from captum_reference import metrics, primary
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
@@ -46,7 +47,7 @@ def test_infidelity_equals_captum_on_the_same_perturbations(normalize: bool, lim
     model = trained(OutOfPlace).double().eval()
     for name, found in report.attributions.items():
         placed = upsample(found, (8, 8)) if name == "cam" else found
-        theirs = reference.infidelity(model, x.double(), y, placed.detach(), noise, normalize)
+        theirs = metrics.infidelity(model, x.double(), y, placed.detach(), noise, normalize)
         assert close(report.scores["infidelity"][name], theirs, 1e-8)
 
 
@@ -61,24 +62,24 @@ def test_sensitivity_equals_captum_on_the_same_perturbations(norm_ord: str | int
     points = x[:, None] + (2 * draws("uniform", "sensitivity/0", x, 5) - 1) * 0.1
     model = trained(OutOfPlace).double().eval()
     explanations = {
-        "saliency": lambda inputs, target: reference.saliency(model, inputs, target),
+        "saliency": lambda inputs, target: primary.saliency(model, inputs, target),
         "ig": lambda inputs, target: ig(model, inputs, target),
         "cam": lambda inputs, target: upsample(cam(model, inputs, target), (8, 8)),
     }
     for name, explanation in explanations.items():
         order = float("inf") if norm_ord == "inf" else norm_ord
-        theirs = reference.sensitivity_max(explanation, x, y, points, order)
+        theirs = metrics.sensitivity_max(explanation, x, y, points, order)
         # Captum rounds the weights of a quadrature to float32.
         assert close(report.scores["sensitivity_max"][name], theirs, 1e-6 if name == "ig" else 1e-8)
 
 
 def ig(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return reference.ca.IntegratedGradients(model).attribute(x, target=y, n_steps=7)
+    return ca.IntegratedGradients(model).attribute(x, target=y, n_steps=7)
 
 
 def cam(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     # The ReLU of this block is a function; what comes out of the block is what comes out of it.
-    return reference.ca.LayerGradCam(model, model.block).attribute(x, target=y)
+    return ca.LayerGradCam(model, model.block).attribute(x, target=y)
 
 
 def test_infidelity_of_captums_own_example_has_captums_values() -> None:

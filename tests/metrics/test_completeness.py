@@ -66,11 +66,11 @@ def test_integrated_gradients_of_a_trained_network_add_up_and_a_wrong_map_does_n
 
 
 def test_the_delta_is_captums() -> None:
-    import captum_reference as reference
+    import captum.attr as ca
 
     x, y = rows()
     report = explain(trained().double(), Probe(x, y), {"ig": m.IntegratedGradients(n_steps=7)}, [q.Completeness()])
-    explainer = reference.ca.IntegratedGradients(trained().double().eval())
+    explainer = ca.IntegratedGradients(trained().double().eval())
     _, theirs = explainer.attribute(x.double(), target=y, n_steps=7, return_convergence_delta=True)
     assert torch.allclose(report.scores["completeness_delta"]["ig"], theirs.abs(), atol=1e-10)
 

@@ -1,0 +1,145 @@
+"""The doctor for a configuration: builds the model it names, and examines the methods it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_explain.arguments import selection_of
+from lightning_explain.callback import ExplanationMonitor
+from lightning_explain.config import instantiated, monitor_arguments, read
+from lightning_explain.pipeline import Explainer, with_layer
+from lightning_explain.probe import ProbeSelection, collect
+from lightning_explain.requests import METHODS, build_methods
+from lightning_explain.types import Method, Probe, Verdict, as_tuple
+
+_ROWS = 4
+_WAYS = "input_shape: [3, 64, 64] (random rows), or data: {_target_: ...} (a data module, a loader or a dataset)"
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """What is examined.
+
+    Args:
+        model: The module.
+        explainer: The methods, and what they explain.
+        probe: The rows.
+    """
+
+    model: nn.Module
+    explainer: Explainer
+    probe: Probe
+
+    def verdicts(self) -> list[Verdict]:
+        """What the doctor says of each method; those that find no layer on this model are refused as well.
+
+        Raises:
+            ValueError: If the model cannot be run on the rows.
+        """
+        layer = self._layer()
+        methods, refused = _placed(self.explainer.methods, layer)
+        found = {v.method: v for v in self.explainer.verdicts(self.model, self.probe, methods)} | refused
+        return [found[name] for name in self.explainer.methods]
+
+    def _layer(self) -> str | None:
+        try:
+            return self.explainer.default_layer(self.model, self.probe)
+        # Whatever a model raises on rows that it is not made for.
+        except Exception as error:
+            shapes = [tuple(x.shape) for x in as_tuple(self.probe.inputs)]
+            raise ValueError(
+                f"The model cannot be explained on rows of shape {shapes}: {type(error).__name__}: {error} Give the input_shape or "
+                "the data that it is made for."
+            ) from error
+
+
+def patient(path: Path, overrides: Sequence[str] = ()) -> Patient:
+    """What a file of ``model``, ``monitor`` and ``input_shape`` or ``data`` describes.
+
+    Args:
+        path: A YAML file. It may have a ``defaults`` list and is composed by Hydra, as ``configs/train.yaml`` is.
+        overrides: As on the command line of a Hydra application: ``monitor=full``, ``model.num_classes=5``.
+
+    Raises:
+        ImportError: If Hydra is not installed.
+        ValueError: If a key is missing, or something it names cannot be built.
+        TypeError: If something is of another kind than it must be.
+    """
+    config = read(path, overrides)
+    if config.get("model") is None:
+        raise ValueError(
+            f"{path} has no model; write model: {{_target_: torchvision.models.resnet18, num_classes: 10}}."
+        )
+    arguments = monitor_arguments(config.get("monitor") or {}, ExplanationMonitor)
+    model = instantiated(config, "model")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; _target_ must make a torch.nn.Module.")
+    return Patient(model, _explainer(arguments), _probe(config, selection_of(arguments.get("probe"))))
+
+
+def _explainer(arguments: Mapping[str, Any]) -> Explainer:
+    target = arguments.get("target", "label")
+    requests = arguments.get("methods")
+    return Explainer(
+        methods=build_methods(list(METHODS) if requests is None else requests),
+        metrics={},
+        target=tuple(target) if isinstance(target, list) else target,
+    )
+
+
+def _placed(methods: Mapping[str, Method], layer: str | None) -> tuple[dict[str, Method], dict[str, Verdict]]:
+    """The methods with their layers, and a refusal of each that has none."""
+    placed, refused = {}, {}
+    for name, method in methods.items():
+        try:
+            placed[name] = with_layer(method, name, layer)
+        except ValueError:
+            reason = "it has no layer, and no module of this model returns a map (N, C, h, w)"
+            refused[name] = Verdict(name, "refused", reason, "give layer=...")
+    return placed, refused
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _probe(config: Mapping[str, Any], selection: ProbeSelection) -> Probe:
+    shape, data = config.get("input_shape"), config.get("data")
+    if shape is not None:
+        return Probe(_random_inputs(shape))
+    if data is None:
+        raise ValueError(f"There are no rows to examine the model with; write {_WAYS}.")
+    found = instantiated(config, "data")
+    return found if isinstance(found, Probe) else collect(_loader(found, selection), selection)
+
+
+def _random_inputs(shape: Any) -> tuple[Tensor, ...]:
+    """Normal numbers of one shape, or of one for each input."""
+    shapes = shape if _is_list(shape) and shape and all(map(_is_list, shape)) else [shape]
+    for each in shapes:
+        if not _is_list(each) or not all(type(size) is int and size > 0 for size in each):
+            raise ValueError(
+                f"input_shape={shape!r}; allowed: the shape of one row, such as [3, 64, 64], or a list of them."
+            )
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(_ROWS, *each, generator=generator) for each in shapes)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _loader(data: Any, selection: ProbeSelection) -> Any:
+    """The loader of a data module; a loader as it is; a loader of a dataset."""
+    if not hasattr(data, "train_dataloader"):
+        return data if hasattr(data, "dataset") or not hasattr(data, "__getitem__") else DataLoader(data)
+    data.prepare_data()
+    data.setup("test" if selection.source == "test" else "fit")
+    loaders = getattr(data, f"{selection.source}_dataloader")()
+    return loaders[selection.dataloader_idx] if isinstance(loaders, (list, tuple)) else loaders
