@@ -17,6 +17,7 @@ from lightning_explain import trainer as trainers
 from lightning_explain.baselines import Normalization
 from lightning_explain.config import monitor_arguments
 from lightning_explain.forward import ForwardFn, OutputFn, Target, check_target
+from lightning_explain.pace import Pace
 from lightning_explain.pipeline import Explainer
 from lightning_explain.probe import ProbeSelection
 from lightning_explain.publish import charts
@@ -111,6 +112,7 @@ class ExplanationMonitor(pl.Callback):
         self._selection = arguments.selection_of(probe)
         self._rows = FixedRows(given, self._selection, batch_fn, save_probe)
         self._limit = check_limit(max_examples_per_pass)
+        self._pace: Pace | None = None
         requested = build_methods(methods)
         options = arguments.options_of(
             requested, panels, cmap, outlier_perc, normalization=normalization, class_names=class_names
@@ -220,6 +222,11 @@ class ExplanationMonitor(pl.Callback):
             except Exception as failure:
                 error = failure
         trainers.raise_together(trainer, error)
+        if self._pace is not None:
+            # The clock of rank zero decides for all, and a checkpoint keeps it: equal passes give equal numbers.
+            self._pace = trainer.strategy.broadcast(self._pace)
+            most, last = self._ready.limit, self._pace.channels_last
+            self._ready = replace(self._ready, limit=min(self._pace.limit, most), channels_last=last)
         monitors = _monitors(trainer)
         # The last one writes the layout of all, for a dashboard has one; by now the others know their layers.
         last = monitors[-1] is self
@@ -227,11 +234,12 @@ class ExplanationMonitor(pl.Callback):
         self._publisher.open(trainer, self._directory, layout)
 
     def _choose_and_check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
-        self._ready = replace(
-            self._explainer,
-            limit=self._limit or min(trainers.batch_size(trainer) or AUTO_LIMIT, AUTO_LIMIT),
-            forward_context=trainer.precision_plugin.forward_context,
-        ).check(pl_module, self._rows.choose(trainer, pl_module, source))
+        most = self._limit or min(trainers.batch_size(trainer) or AUTO_LIMIT, AUTO_LIMIT)
+        context = trainer.precision_plugin.forward_context
+        probe = self._rows.choose(trainer, pl_module, source)
+        self._ready = replace(self._explainer, limit=most, forward_context=context).check(pl_module, probe)
+        if self._limit is None:
+            self._pace = self._pace or self._ready.pace(pl_module, probe)
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -311,13 +319,22 @@ class ExplanationMonitor(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows (or what names them), and the schedule; loads with ``weights_only=True``."""
-        return {"version": 1, "by_steps": self.by_steps, "schedule": self._schedule.state(), **self._rows.state()}
+        pace = {} if self._pace is None else {"pace": [self._pace.limit, self._pace.channels_last]}
+        return {
+            "version": 1,
+            "by_steps": self.by_steps,
+            "schedule": self._schedule.state(),
+            **pace,
+            **self._rows.state(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the rows and the schedule of a checkpoint, so that the same rows are explained."""
         if state_dict["by_steps"] == self.by_steps:
             # What was counted in steps says nothing about epochs.
             self._schedule.load(state_dict["schedule"])
+        if "pace" in state_dict and self._limit is None:
+            self._pace = Pace(*state_dict["pace"])
         self._rows.load(state_dict)
 
 

@@ -33,7 +33,7 @@ def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> l
     rules = sorted({rule for rule, _ in wants if rule})
     with torch.set_grad_enabled(bool(rules)), ExitStack() as stack:
         at_input = any(rule and spot is None for rule, spot in wants)
-        inputs = tuple(x.detach().requires_grad_(at_input) for x in rows.inputs)
+        inputs = tuple(x.detach().requires_grad_(at_input) for x in subject.laid_out(rows))
         caught = stack.enter_context(watching(subject, wants))
         values = subject.forward(*inputs, *rows.extra)
     read: dict[Want, tuple[Tensor, ...]] = {(None, s): _of(subject, s, caught) for r, s in wants if r is None}

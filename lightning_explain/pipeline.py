@@ -34,6 +34,7 @@ from lightning_explain.guard import explaining
 from lightning_explain.maps import arrange
 from lightning_explain.methods import LayerActivation
 from lightning_explain.naming import nearest
+from lightning_explain.pace import Pace, measured
 from lightning_explain.probe import fingerprint
 from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
 from lightning_explain.sweep import sweep
@@ -50,6 +51,7 @@ class Explainer:
         target: Which output is explained.
         seed: Key of all random draws.
         limit: Rows the model may see in one call.
+        channels_last: Images go through the model in that memory layout.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor ``(N, ...)`` in what the model returns.
         normalization: ``(mean, std)`` of image inputs, for the black baseline.
@@ -64,6 +66,7 @@ class Explainer:
     target: Target = "label"
     seed: int = 0
     limit: int = AUTO_LIMIT
+    channels_last: bool = False
     forward_fn: ForwardFn = None
     output_fn: OutputFn = None
     normalization: Normalization | None = None
@@ -128,6 +131,24 @@ class Explainer:
             explained, rows = self._start(model, probe, run)
             return last_feature_map(model, lambda: self._check_targets(explained, rows, probe))
 
+    def pace(self, model: nn.Module, probe: Probe) -> Pace:
+        """How many rows, at most ``limit``, go through the model at once, and how they lie in memory, to be fastest."""
+        if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
+            # Ranks that hold a part of the model each would have to try the same number of passes.
+            return Pace(self.limit)
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+
+            def some(count: int) -> Rows:
+                chosen = torch.arange(count) % len(rows)
+                labels = None if probe.targets is None else probe.targets.cpu()[chosen]
+                return replace(rows[chosen], extra=(*rows[chosen].extra, Choice(self.target, labels)))
+
+            def subject_of(pace: Pace) -> Subject:
+                return replace(self, channels_last=pace.channels_last)._subject(model, explained, rows)
+
+            return measured(subject_of, some, self.limit)
+
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
         """What the doctor says of the methods on this model."""
         try:
@@ -187,6 +208,7 @@ class Explainer:
             limit=self.limit,
             probe=rows,
             sweep=sweep,
+            channels_last=self.channels_last,
         )
 
 

@@ -171,4 +171,4 @@ class Readers:
         for name in self._reducers:
             if name not in self._found:
                 raise RuntimeError(f"The path of {name!r} is shorter than its reducer: {self.stream.path}.")
-        return {name: tuple(part.detach() for part in value) for name, value in self._found.items()}
+        return {name: tuple(part.detach().contiguous() for part in value) for name, value in self._found.items()}

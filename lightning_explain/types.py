@@ -183,6 +183,7 @@ class Subject:
         limit: Rows the model may see in one call.
         probe: All clean rows of the probe, whichever of them are being explained.
         sweep: Explains rows by several methods that are each a path, wants and a reducer, in shared passes.
+        channels_last: Images go through the model in that memory layout.
         memory: What need not be computed twice within one explanation.
     """
 
@@ -194,6 +195,7 @@ class Subject:
     limit: int
     probe: Rows
     sweep: Callable[[Subject, Mapping[str, Any], Rows], Mapping[str, Attribution]]
+    channels_last: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def swept(self, method: Any, rows: Rows) -> Attribution:
@@ -203,7 +205,13 @@ class Subject:
     def evaluate(self, rows: Rows) -> Tensor:
         """F at the rows, ``(N,)``, without gradients, at most ``limit`` rows a call."""
         with torch.no_grad():
-            return torch.cat([self.forward(*part.inputs, *part.extra) for part in rows.split(self.limit)])
+            return torch.cat([self.forward(*self.laid_out(part), *part.extra) for part in rows.split(self.limit)])
+
+    def laid_out(self, rows: Rows) -> tuple[Tensor, ...]:
+        """The inputs in the memory layout in which they go through the model, each ``(N, ...)``."""
+        if not self.channels_last:
+            return rows.inputs
+        return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in rows.inputs)
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What ``compute`` gave the first time within this explanation."""

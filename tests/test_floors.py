@@ -30,7 +30,7 @@ FLOORS = (
         "visits",
     ),
     ("methods", "metrics", "doctor"),
-    ("plan+sweep+look",),
+    ("plan+sweep+look+pace",),
     ("pipeline+requests+explanation", "store"),
     ("sinks", "report", "config", "publish", "trainer"),
     ("callback+arguments+rounds+rows+telling+watchers",),
