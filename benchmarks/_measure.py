@@ -82,9 +82,13 @@ def explainer(
     methods: Mapping[str, Any],
     metrics: Mapping[str, Any] | None = None,
     limit: int = 64,
+    paced: bool = False,
 ) -> Callable[[], Report]:
-    """A function that explains, with everything that is checked only once already checked."""
+    """A function that explains, with everything that is checked only once already checked; ``paced``: at the pace a monitor finds."""
     checked = Explainer(methods, metrics or {}, limit=limit).check(model, probe)
+    if paced:
+        pace = checked.pace(model, probe)
+        checked = replace(checked, limit=pace.limit, channels_last=pace.channels_last)
     return lambda: checked.explain(model, probe)
 
 

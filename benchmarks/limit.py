@@ -79,7 +79,7 @@ def least(forward: float, both: float) -> float:
 def main() -> None:
     chosen = start(parser(__doc__, repeat=3))
     model, rows = trained(), probe()
-    explain = explainer(model, rows, methods(), metrics())
+    explain = explainer(model, rows, methods(), metrics(), paced=True)
     bare = ways(model)
 
     backward = 0

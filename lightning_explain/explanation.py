@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_explain.forward import Choice, predictions_of
 from lightning_explain.guard import KEEPERS, Run
 from lightning_explain.maps import arrange, onto
+from lightning_explain.methods import steps_taken
 from lightning_explain.plan import Plan, plan
 from lightning_explain.sweep import Block, blocks, joined, sweep
 from lightning_explain.types import (
@@ -78,6 +79,7 @@ class Explanation:
             ids=self.rows.ids,
             failures=self.failures,
             maps=_untold(found, arranged, self.rows.inputs),
+            n_steps={name: steps for name in found if (steps := self._steps(name)) is not None},
         )
 
     @property
@@ -157,6 +159,9 @@ class Explanation:
         """How an attribution lies on the image (see ``maps.arrange``)."""
         own = getattr(innermost(self.explainer.methods[name]), "arranged", None)
         return own(self.subject, found, rows.inputs) if own else arrange(as_tuple(found), rows.inputs)
+
+    def _steps(self, name: str) -> Tensor | None:
+        return steps_taken(self.explainer.methods[name], self.subject, self.rows)
 
     def _score(
         self, name: str, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]

@@ -11,6 +11,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
+from operator import eq, is_
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -137,6 +139,7 @@ def _hooks(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@cache
 def _is_hooks(name: str) -> bool:
     return name.startswith("_") and "_hooks" in name
 
@@ -166,10 +169,17 @@ def _kept(containers: list[Container]) -> Iterator[None]:
             _restore(container, content)
 
 
+def _is_as(container: Any, saved: Any) -> bool:
+    """Whether the very same objects are in it, in the same order."""
+    if len(container) != len(saved):
+        return False
+    if isinstance(container, dict):
+        return all(map(is_, container.values(), saved.values())) and all(map(eq, container, saved))
+    return all(map(is_, container, saved))
+
+
 def _restore(container: Any, saved: Any) -> None:
-    held, wanted = _values(container), _values(saved)
-    same = len(held) == len(wanted) and all(a is b for a, b in zip(held, wanted, strict=True))
-    if same and (not isinstance(container, dict) or list(container) == list(saved)):
+    if _is_as(container, saved):
         return
     container.clear()
     (container.extend if isinstance(container, (list, deque)) else container.update)(saved)

@@ -43,6 +43,7 @@ def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]
         attributions={name: value for name, value in report.attributions.items() if name not in failed},
         scores=kept(report.scores),
         standard_errors=kept(report.standard_errors),
+        n_steps={name: steps for name, steps in report.n_steps.items() if name not in failed},
         maps={name: value for name, value in report.maps.items() if name not in failed},
     )
 

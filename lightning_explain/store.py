@@ -21,7 +21,17 @@ from lightning_explain.types import PassCount, Report
 
 SUFFIX = ".safetensors"
 _KEY = "lightning_explain_report"
-_TENSOR_FIELDS = ("attributions", "scores", "standard_errors", "outputs", "predictions", "targets", "ids", "maps")
+_TENSOR_FIELDS = (
+    "attributions",
+    "scores",
+    "standard_errors",
+    "outputs",
+    "predictions",
+    "targets",
+    "ids",
+    "maps",
+    "n_steps",
+)
 _WINDOWS_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 
 
@@ -128,7 +138,7 @@ def _load(path: Path) -> Report | None:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         # Reports of 0.1.0 and before have no maps.
-        content = {"maps": {}, **json.loads(metadata[_KEY])}
+        content = {"maps": {}, "n_steps": {}, **json.loads(metadata[_KEY])}
         content.update({name: _unpack(content[name], tensors) for name in _TENSOR_FIELDS})
         return Report(**{**content, "passes": PassCount(**content["passes"])})
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:

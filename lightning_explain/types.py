@@ -326,6 +326,7 @@ class Report:
         fingerprint: SHA-256 of the probe.
         maps: For methods whose attribution's shape does not tell how it lies on the image: the map ``(N, 1, h, w)`` that does, at
             the layer's resolution; an empty tuple if there is none.
+        n_steps: For methods with ``n_steps="auto"``: points that each row took, ``(N,)``.
     """
 
     attributions: Mapping[str, Attribution]
@@ -342,6 +343,7 @@ class Report:
     step: int | None = None
     fingerprint: str = ""
     maps: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    n_steps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def nonfinite(self) -> dict[str, list[int]]:
         """For each method the ids of the rows whose map or score is NaN or infinite."""
@@ -353,8 +355,8 @@ class Report:
         return torch.stack(finite).all(0)
 
     def scalars(self) -> dict[str, float]:
-        """``<metric>/<method>``: mean over finite rows; ``nonfinite/<method>``: number of the others."""
-        found: dict[str, float] = {}
+        """``<metric>/<method>``: mean over finite rows; ``nonfinite/<method>``: number of the others; ``n_steps/<method>``: mean."""
+        found = {f"n_steps/{method}": steps.double().mean().item() for method, steps in self.n_steps.items()}
         for metric, by_method in self.scores.items():
             for method, values in by_method.items():
                 finite = values[torch.isfinite(values)]

@@ -85,22 +85,24 @@ class NeuronIntegratedGradients(OfNeuron):
         layer: Dotted name of the layer; by default the last one with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
         attribute_to_neuron_input: The unit is one of what goes into the layer.
-        n_steps: Points on the line.
+        n_steps: Points on the line, or ``"auto"`` as in IntegratedGradients.
         method: Quadrature, as in IntegratedGradients.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).
+        tolerance: With ``"auto"``, as in IntegratedGradients.
 
     Raises:
         ValueError: If an argument is not allowed.
     """
 
-    n_steps: int = 50
+    n_steps: int | str = 50
     method: str = "gausslegendre"
     baselines: Baseline = None
     multiply_by_inputs: bool = True
+    tolerance: float = 0.01
 
     def _primary(self) -> Method:
-        return IntegratedGradients(self.n_steps, self.method, self.baselines, self.multiply_by_inputs)
+        return IntegratedGradients(self.n_steps, self.method, self.baselines, self.multiply_by_inputs, self.tolerance)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.methods._captum import check_integral, check_positive, freeze
+from lightning_explain.methods._adaptive import AUTO, adaptive
+from lightning_explain.methods._captum import check_integral, check_positive, freeze, needs_gradient
 from lightning_explain.methods._cloud import Stdevs, check_stdevs, narrowed, wide
 from lightning_explain.methods._paths import Line, RandomLine
 from lightning_explain.methods._streamed import OnPath, added, each
-from lightning_explain.types import Baseline, Reference, Rows, Subject
+from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, bare
 from lightning_explain.visits import PLAIN, Reducer
 
 
@@ -20,29 +21,34 @@ from lightning_explain.visits import PLAIN, Reducer
 class IntegratedGradients(OnPath):
     """The gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
 
-    Cost: n_steps forward, n_steps backward.
+    Cost: n_steps forward, n_steps backward; with ``"auto"`` from 9 to 1025, as each row needs.
     Not for: features that equal the baseline, which get zero (black objects on ``"black"``); few ``n_steps`` on a steep
         network: watch Completeness.
 
     Args:
-        n_steps: Points on the line.
+        n_steps: Points on the line; ``"auto"``: so many for each row that the map adds up, by the trapezoidal rule whatever the
+            ``method``; ``Report.n_steps`` says how many.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline), so that the map sums to f(x) - f(baseline).
+        tolerance: With ``"auto"``: how far the sum may be from f(x) - f(baseline), relative to it.
 
     Raises:
-        ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
+        ValueError: If ``n_steps``, ``method``, ``baselines`` or ``tolerance`` is not allowed.
     """
 
-    n_steps: int = 50
+    n_steps: int | str = 50
     method: str = "gausslegendre"
     baselines: Baseline = None
     multiply_by_inputs: bool = True
+    tolerance: float = 0.01
 
     def __post_init__(self) -> None:
         freeze(self)
-        check_integral("IntegratedGradients", self.n_steps, self.method)
+        check_integral("IntegratedGradients", 1 if self.n_steps == AUTO else self.n_steps, self.method)
         check_baseline(self.baselines)
+        if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, (int, float)) or not self.tolerance > 0:
+            raise ValueError(f"IntegratedGradients(tolerance={self.tolerance!r}); allowed: a number above 0.")
 
     @property
     def reference(self) -> Reference | None:
@@ -52,13 +58,21 @@ class IntegratedGradients(OnPath):
     wants = frozenset({(PLAIN, None)})
 
     @property
-    def path(self) -> Line:
-        """A line from the baseline."""
-        return Line(self.n_steps, self.method, self.baselines)
+    def path(self) -> Line | None:
+        """A line from the baseline; ``None`` where each row has points of its own."""
+        return Line(self.n_steps, self.method, self.baselines) if isinstance(self.n_steps, int) else None
 
     def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
+        assert isinstance(self.n_steps, int)
         return weighted_sum(self.n_steps, self.multiply_by_inputs)
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output."""
+        if self.path is not None:
+            return super().attribute(subject, rows)
+        needs_gradient(rows, "IntegratedGradients")
+        return bare(adaptive(self, subject, rows))
 
 
 def weighted_sum(count: int, multiply_by_change: bool) -> Reducer:

@@ -1,0 +1,97 @@
+"""``n_steps="auto"``: each row takes as many points as its map needs to add up, and none is visited twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from captum import attr as captum
+from torch import Tensor, nn
+
+from comparing import distance
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.store import load_reports, save_report
+from networks import rows, trained
+
+
+class Kinked(nn.Module):
+    """Linear for the first rows, with many kinks for those whose first element is large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.sum(1) + torch.relu(torch.sin(12 * x[:, 0] * (x[:, 0] > 1))).sqrt().nan_to_num())[:, None]
+
+
+def test_maps_add_up_to_the_tolerance_and_the_rows_say_how_many_points_they_took() -> None:
+    x, y = rows()
+    methods = {"auto": m.IntegratedGradients("auto", tolerance=0.002), "few": m.IntegratedGradients(9)}
+    report = explain(trained().double(), Probe(x, y), methods, [q.Completeness()])
+    assert report.scores["completeness"]["auto"].max() <= 0.002
+    taken = report.n_steps["auto"]
+    assert taken.shape == (7,)
+    assert set(taken.tolist()) <= {8 * 2**i + 1 for i in range(8)}
+    assert len(set(taken.tolist())) > 1, "rows differ in what they need"
+    assert list(report.n_steps) == ["auto"]
+    assert report.scalars()["n_steps/auto"] == pytest.approx(taken.double().mean().item())
+    # 1 for f(x), 9 for the fixed line, Completeness looks at the baseline once.
+    assert report.passes.backward == int(taken.sum()) + 7 * 9
+
+
+def test_the_map_is_captums_integral() -> None:
+    x, y = rows()
+    model = trained().double()
+    found = explain(model, Probe(x, y), {"it": m.IntegratedGradients("auto", tolerance=1e-5)}, []).attributions["it"]
+    exact = captum.IntegratedGradients(model.eval()).attribute(x.double(), target=y, n_steps=3000)
+    assert distance(found, exact) < 5e-3
+
+
+def test_a_linear_function_takes_the_fewest_points_and_a_crooked_one_ends() -> None:
+    x = torch.tensor([[0.5, 1.0], [3.0, 1.0]])
+    report = explain(Kinked(), Probe(x), {"it": m.IntegratedGradients("auto", tolerance=1e-6)}, [])
+    assert report.n_steps["it"].tolist() == [9, 1025]
+    assert torch.allclose(report.attributions["it"][0], x[0])
+
+
+def test_rows_are_the_same_in_any_chunk_and_inside_other_methods() -> None:
+    x, y = rows()
+    methods = {
+        "auto": m.IntegratedGradients("auto"),
+        "noisy": m.NoiseTunnel(m.IntegratedGradients("auto"), nt_samples=2, stdevs=0.1),
+        "neuron": m.NeuronIntegratedGradients(neuron_selector=(0, 1, 1), n_steps="auto"),
+    }
+    one, all_ = (
+        explain(trained().double(), Probe(x, y), methods, [], max_examples_per_pass=limit) for limit in (1, 64)
+    )
+    for name in methods:
+        torch.testing.assert_close(one.attributions[name], all_.attributions[name], rtol=1e-9, atol=1e-12)
+    assert torch.equal(one.n_steps["auto"], all_.n_steps["auto"])
+
+
+def test_points_are_kept_in_the_reports_file(tmp_path: Path) -> None:
+    x, y = rows()
+    report = explain(trained(), Probe(x, y), {"it": m.IntegratedGradients("auto")}, [])
+    save_report(report, tmp_path)
+    (read,) = load_reports(tmp_path)
+    assert torch.equal(read.n_steps["it"], report.n_steps["it"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"n_steps": "many"}, r"IntegratedGradients\(n_steps='many'\); allowed: a whole number"),
+        ({"n_steps": "auto", "tolerance": 0}, r"IntegratedGradients\(tolerance=0\); allowed: a number above 0"),
+        ({"tolerance": True}, r"tolerance=True"),
+    ],
+)
+def test_what_is_no_number_of_steps_or_tolerance_is_refused(arguments: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        m.IntegratedGradients(**arguments)
+
+
+def test_whole_number_inputs_are_refused() -> None:
+    with pytest.raises((TypeError, ValueError), match="gradient of the inputs"):
+        explain(
+            nn.Embedding(5, 1), Probe(torch.ones(2, 1, dtype=torch.long)), {"it": m.IntegratedGradients("auto")}, []
+        )
