@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,6 +62,7 @@ class Explanation:
 
     def run(self) -> Report:
         """The report, without what the whole explanation cost."""
+        self.subject = replace(self.subject, mended=self._mended)
         outputs, indices, found = self._first_sweep()
         self._attempt(found, plan(self.explainer.methods).apart, lambda name: self._apart(name, self.rows))
         found = {name: found[name] for name in self.explainer.methods if name in found}
@@ -151,9 +153,14 @@ class Explanation:
         method = self.explainer.methods[name]
         # A method may write into its rows; the next one needs them as well.
         copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in blocks(rows, self.subject.limit))
-        with self.model_run.mended(self.explainer.mends.get(name, ())):
+        with self._mended([name]):
             parts = [as_tuple(method.attribute(self.subject, part)) for part in copies]
         return bare(tuple(widened(torch.cat(column)) for column in zip(*parts, strict=True)))
+
+    def _mended(self, names: Sequence[str]) -> AbstractContextManager[Any]:
+        """What is mended for these methods; what is mended already where they need nothing."""
+        mends = dict.fromkeys(mend for name in names for mend in self.explainer.mends.get(name, ()))
+        return self.model_run.mended(mends) if mends else nullcontext()
 
     def _arranged(self, name: str, found: Attribution, rows: Rows) -> tuple[Tensor, ...] | None:
         """How an attribution lies on the image (see ``maps.arrange``)."""

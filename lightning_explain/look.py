@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from lightning_explain.types import Rows, Subject
-from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Point, Spot, Visit, Want
+from lightning_explain.types import Subject
+from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Point, Spot, Visit, Want, joined_rows
 
 Rule: TypeAlias = "Callable[[Tensor], AbstractContextManager[None]]"
 Caught: TypeAlias = "dict[Spot, tuple[Tensor, ...]]"
@@ -29,7 +29,7 @@ def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> l
     Returns:
         A visit for each point.
     """
-    rows = _joined([point.rows for point in points])
+    rows = joined_rows([point.rows for point in points])
     rules = sorted({rule for rule, _ in wants if rule})
     with torch.set_grad_enabled(bool(rules)), ExitStack() as stack:
         at_input = any(rule and spot is None for rule, spot in wants)
@@ -58,23 +58,6 @@ def _of(subject: Subject, spot: Spot | None, places: Any) -> tuple[Tensor, ...]:
         raise ValueError(f"The layer {getattr(spot, 'layer', spot)!r} does not run in this model for these inputs.")
     found: tuple[Tensor, ...] = places[spot]
     return found
-
-
-def _joined(rows: Sequence[Rows]) -> Rows:
-    if len(rows) == 1:
-        return rows[0]
-    n, columns = len(rows[0]), list(zip(*(r.extra for r in rows), strict=True))
-    extra = tuple(torch.cat(c) if _has_rows(c[0], n) else c[0] for c in columns)
-    inputs, clean = (tuple(torch.cat(c) for c in zip(*side, strict=True)) for side in _sides(rows))
-    return Rows(inputs, clean, extra, torch.cat([r.ids for r in rows]), torch.cat([r.branches for r in rows]))
-
-
-def _sides(rows: Sequence[Rows]) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
-    return [r.inputs for r in rows], [r.clean for r in rows]
-
-
-def _has_rows(value: Any, n: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
 
 
 def _split(points: Sequence[Point], values: Tensor, read: dict[Want, tuple[Tensor, ...]]) -> list[Visit]:

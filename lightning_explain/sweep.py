@@ -13,9 +13,10 @@ from torch import Tensor
 from lightning_explain.forward import Choice
 from lightning_explain.look import look
 from lightning_explain.methods._captum import needs_gradient
+from lightning_explain.pairs import look_at_pairs
 from lightning_explain.plan import Plan, Stream, shared
 from lightning_explain.types import Attribution, Rows, Subject, bare
-from lightning_explain.visits import Point, Reducer, Visit
+from lightning_explain.visits import Point, Reducer, Visit, Want
 
 Found = dict[str, tuple[Tensor, ...]]
 
@@ -116,12 +117,21 @@ class Block:
     def _visit(self, chunk: list[tuple[Readers, Point]]) -> None:
         costly = [(reader, point) for reader, point in chunk if not self._is_known(reader, point)]
         wants = frozenset().union(*(reader.stream.wants for reader, _ in costly))
-        visits = iter(look(self._subject, [point for _, point in costly], wants) if costly else ())
+        visits = iter(self._look([point for _, point in costly], wants, [reader for reader, _ in costly]))
         for reader, point in chunk:
             known = self._is_known(reader, point)
             visit = Visit(point, self.outputs[point.key], {}) if known else next(visits)
-            self.outputs[point.key] = visit.output
+            if not point.against:
+                self.outputs[point.key] = visit.output
             reader.send(visit)
+
+    def _look(self, points: list[Point], wants: frozenset[Want], readers: list[Readers]) -> list[Visit]:
+        if not points:
+            return []
+        if not points[0].against:
+            return look(self._subject, points, wants)
+        with self._subject.mended([name for reader in readers for name in reader.stream.methods]):
+            return look_at_pairs(self._subject, points, wants)
 
 
 class Readers:

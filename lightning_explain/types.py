@@ -6,7 +6,7 @@ Shapes are written with N rows, C classes or channels, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -183,6 +183,7 @@ class Subject:
         limit: Rows the model may see in one call.
         probe: All clean rows of the probe, whichever of them are being explained.
         sweep: Explains rows by several methods that are each a path, wants and a reducer, in shared passes.
+        mended: In here methods of these names see the model with what is mended for them.
         channels_last: Images go through the model in that memory layout.
         memory: What need not be computed twice within one explanation.
     """
@@ -195,6 +196,7 @@ class Subject:
     limit: int
     probe: Rows
     sweep: Callable[[Subject, Mapping[str, Any], Rows], Mapping[str, Attribution]]
+    mended: Callable[[Sequence[str]], AbstractContextManager[Any]] = lambda names: nullcontext()
     channels_last: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ NoiseTunnel of IntegratedGradients is a cloud of lines, and a reducer around a r
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Mapping
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -18,6 +18,8 @@ from torch import Tensor
 from lightning_explain.types import Rows, Subject
 
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
+DEEPLIFT = "deeplift"
+"""Followed by a colon and what counts as no difference: rows that go in pairs."""
 
 
 class Spot(NamedTuple):
@@ -45,12 +47,14 @@ class Point:
         key: Names the point among those of the same rows: equal keys are equal points.
         weight: Its share in the sum over the path.
         change: For each input what the map is to be multiplied by, or which elements were changed; broadcasts to ``(N, ...)``.
+        against: What the rows are compared with, for rows that go in pairs.
     """
 
     rows: Rows
     key: Hashable = ()
     weight: float = 1.0
     change: tuple[Tensor, ...] = ()
+    against: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +122,24 @@ def path_of(method: Any) -> Path | None:
 def widened(value: Tensor) -> Tensor:
     """In float32 where it is less."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def joined_rows(rows: Sequence[Rows]) -> Rows:
+    """Equally many rows each, one after the other."""
+    if len(rows) == 1:
+        return rows[0]
+    n, columns = len(rows[0]), list(zip(*(r.extra for r in rows), strict=True))
+    extra = tuple(torch.cat(c) if _has_rows(c[0], n) else c[0] for c in columns)
+    inputs, clean = (tuple(torch.cat(c) for c in zip(*side, strict=True)) for side in _sides(rows))
+    return Rows(inputs, clean, extra, torch.cat([r.ids for r in rows]), torch.cat([r.branches for r in rows]))
+
+
+def _sides(rows: Sequence[Rows]) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
+    return [r.inputs for r in rows], [r.clean for r in rows]
+
+
+def _has_rows(value: Any, n: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
 
 
 def value_of(thing: Any) -> Hashable:

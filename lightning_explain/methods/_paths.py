@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
@@ -195,6 +195,46 @@ class Ablations:
             chosen = tuple(mask == index for mask in features.masks)
             inputs = tuple(torch.where(c, b, x) for c, b, x in zip(chosen, baselines, rows.inputs, strict=True))
             yield Point(rows.at(inputs), (name, index), change=chosen)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The row beside its baseline.
+
+    Args:
+        baselines: What it is compared with.
+        eps: Differences of activations below it count as none.
+    """
+
+    baselines: Baseline
+    eps: float = 1e-10
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """One point; ``change`` is row - baseline."""
+        yield _pair(rows, subject.baseline(self.baselines, rows), value_of(self))
+
+
+@dataclass(frozen=True)
+class PairsWithEach:
+    """The row beside each of a set of baselines.
+
+    Args:
+        baselines: The set.
+    """
+
+    baselines: Baseline
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """A point for each of the K baselines; ``change`` is row - baseline."""
+        references, name = subject.distribution(self.baselines, rows), value_of(self)
+        for index in range(len(references[0])):
+            chosen = tuple(r[index].expand_as(x) for r, x in zip(references, rows.inputs, strict=True))
+            yield _pair(rows, chosen, (name, index))
+
+
+def _pair(rows: Rows, against: tuple[Tensor, ...], key: Hashable) -> Point:
+    change = tuple(x - b for x, b in zip(rows.inputs, against, strict=True))
+    return Point(rows, key, change=change, against=against)
 
 
 def random_line(

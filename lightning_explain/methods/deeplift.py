@@ -6,45 +6,23 @@ A row and its baseline go through the model side by side, so that even ``limit=1
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
-from captum import attr as captum
+from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.maps import Reshape
-from lightning_explain.methods._captum import attribute, check_callable, freeze, in_pieces, needs_gradient
-from lightning_explain.methods._cloud import mean_over_draws, narrowed
+from lightning_explain.methods._captum import check_callable, freeze
+from lightning_explain.methods._cloud import narrowed, wide
 from lightning_explain.methods._layer import AtLayer
-from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
+from lightning_explain.methods._paths import Pairs, PairsWithEach
+from lightning_explain.methods._streamed import OnPath, added, each
+from lightning_explain.types import Baseline, Reference, Rows, Subject
+from lightning_explain.visits import DEEPLIFT, Reducer, Visit, Want
 
 AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
-
-
-def against_one(subject: Subject, rows: Rows, baselines: Baseline, explainer: Any, **arguments: Any) -> Attribution:
-    """A Captum DeepLIFT of each row against its baseline."""
-
-    def call(part: Rows) -> Attribution:
-        points = bare(subject.baseline(baselines, part))
-        return attribute(explainer.attribute, part, baselines=points, **arguments)
-
-    return in_pieces(rows, subject.limit // 2, call)
-
-
-def against_many(subject: Subject, rows: Rows, baselines: Baseline, explainer: Any, **arguments: Any) -> Attribution:
-    """The mean of a Captum DeepLIFT of each row over a set of baselines, as in Captum's DeepLiftShap."""
-    references = subject.distribution(baselines, rows)
-    halved = replace(subject, limit=max(1, subject.limit // 2))
-
-    def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-        chosen = bare(tuple(r[indices.to(r.device)] for r in references))
-        return as_tuple(attribute(explainer.attribute, part, baselines=chosen, **arguments))
-
-    def call(part: Rows) -> Attribution:
-        return bare(narrowed(mean_over_draws(halved, part, len(references[0]), one, powers=(1,))[0], part))
-
-    return in_pieces(rows, halved.limit, call)
 
 
 def summed(method: Any, distribution: bool = False) -> Reference | None:
@@ -54,8 +32,66 @@ def summed(method: Any, distribution: bool = False) -> Reference | None:
     return None
 
 
+class Rescaling(OnPath):
+    """DeepLIFT's differences from one or many baselines."""
+
+    baselines: Baseline
+    multiply_by_inputs: bool
+    custom_attribution_func: AttributionFunc
+
+    @property
+    def rule(self) -> str:
+        """The rescale rule, with Captum's own threshold."""
+        return f"{DEEPLIFT}:{1e-10!r}"
+
+    @property
+    def wants(self) -> frozenset[Want]:
+        """Multipliers at the inputs."""
+        return frozenset({(self.rule, None)})
+
+    def ends(self, visit: Visit) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Multipliers, and what they belong to at the rows and at their baselines."""
+        return visit.gradient(self.rule), visit.point.rows.inputs, visit.point.against
+
+    def differences(self, visit: Visit) -> tuple[Tensor, ...]:
+        """The map from one visit."""
+        multipliers, values, references = self.ends(visit)
+        if self.custom_attribution_func is not None:
+            custom = self.custom_attribution_func
+            found: tuple[Tensor, ...] = _call_custom_attribution_func(custom, multipliers, values, references)
+            return found
+        if not self.multiply_by_inputs:
+            return multipliers
+        return each(lambda m, x, b: (x - b) * m, multipliers, values, references)
+
+    def mean(self, subject: Subject, rows: Rows) -> Reducer:
+        """The mean of the maps over the set of baselines."""
+        count = len(subject.distribution(self.baselines, rows)[0])
+        total: tuple[Tensor, ...] | None = None
+        for _ in range(count):
+            total = added(total, each(wide, self.differences((yield))))
+        assert total is not None
+        return narrowed(tuple(t / count for t in total), rows)
+
+
+class RescalingAtLayer(AtLayer, Rescaling):
+    """DeepLIFT's differences of a layer's activations."""
+
+    floating: ClassVar[bool] = False
+
+    @property
+    def wants(self) -> frozenset[Want]:
+        """Multipliers at the layer, and what it says."""
+        return frozenset({(self.rule, self.spot), (None, self.spot)})
+
+    def ends(self, visit: Visit) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Multipliers, and the activations at the rows and at their baselines."""
+        pairs = visit.activation(self.spot)
+        return visit.gradient(self.rule, self.spot), tuple(p[:, 0] for p in pairs), tuple(p[:, 1] for p in pairs)
+
+
 @dataclass(frozen=True)
-class DeepLift:
+class DeepLift(Rescaling):
     """Differences from a baseline, carried back by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
 
     Activations that are functions or used twice are mended while explaining.
@@ -92,16 +128,23 @@ class DeepLift:
         """What the map promises to add up to."""
         return summed(self)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> Pairs:
+        """Each row beside its baseline."""
+        return Pairs(self.baselines, self.eps)
+
+    @property
+    def rule(self) -> str:
+        """The rescale rule."""
+        return f"{DEEPLIFT}:{self.eps!r}"
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
-        needs_gradient(rows, "DeepLift")
-        explainer = captum.DeepLift(subject.forward, multiply_by_inputs=self.multiply_by_inputs, eps=self.eps)
-        custom = self.custom_attribution_func
-        return against_one(subject, rows, self.baselines, explainer, custom_attribution_func=custom)
+        return self.differences((yield))
 
 
 @dataclass(frozen=True)
-class DeepLiftShap:
+class DeepLiftShap(Rescaling):
     """DeepLIFT averaged over a set of K baselines (Lundberg & Lee 2017; ``captum.attr.DeepLiftShap``).
 
     Activations that are functions or used twice are mended while explaining.
@@ -134,16 +177,18 @@ class DeepLiftShap:
         """What the map promises to add up to."""
         return summed(self, distribution=True)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> PairsWithEach:
+        """Each row beside each baseline."""
+        return PairsWithEach(self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
-        needs_gradient(rows, "DeepLiftShap")
-        explainer = captum.DeepLift(subject.forward, multiply_by_inputs=self.multiply_by_inputs)
-        custom = self.custom_attribution_func
-        return against_many(subject, rows, self.baselines, explainer, custom_attribution_func=custom)
+        return self.mean(subject, rows)
 
 
 @dataclass(frozen=True)
-class LayerDeepLift(AtLayer):
+class LayerDeepLift(RescalingAtLayer):
     """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
     Activations that are functions or used twice are mended while explaining.
@@ -182,15 +227,18 @@ class LayerDeepLift(AtLayer):
         """What the map promises to add up to."""
         return summed(self)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> Pairs:
+        """Each row beside its baseline."""
+        return Pairs(self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Shaped as the layer's output, in units of the explained output."""
-        return against_one(
-            subject, _differentiable(rows), self.baselines, _at_layer(self, subject), **_layer_arguments(self)
-        )
+        return self.differences((yield))
 
 
 @dataclass(frozen=True)
-class LayerDeepLiftShap(AtLayer):
+class LayerDeepLiftShap(RescalingAtLayer):
     """DeepLIFT of a layer's activations, at K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
     Activations that are functions or used twice are mended while explaining.
@@ -229,25 +277,11 @@ class LayerDeepLiftShap(AtLayer):
         """What the map promises to add up to."""
         return summed(self, distribution=True)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    @property
+    def path(self) -> PairsWithEach:
+        """Each row beside each baseline."""
+        return PairsWithEach(self.baselines)
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Shaped as the layer's output, in units of the explained output."""
-        return against_many(
-            subject, _differentiable(rows), self.baselines, _at_layer(self, subject), **_layer_arguments(self)
-        )
-
-
-def _differentiable(rows: Rows) -> Rows:
-    """Captum hooks the gradients of all activations, also of those before the layer, where no weight needs one."""
-    return rows.at(tuple(x.detach().requires_grad_(x.is_floating_point()) for x in rows.inputs))
-
-
-def _at_layer(method: LayerDeepLift | LayerDeepLiftShap, subject: Subject) -> Any:
-    layer = subject.layer(method.layer)
-    return captum.LayerDeepLift(subject.forward, layer, multiply_by_inputs=method.multiply_by_inputs)
-
-
-def _layer_arguments(method: LayerDeepLift | LayerDeepLiftShap) -> dict[str, Any]:
-    return {
-        "attribute_to_layer_input": method.attribute_to_layer_input,
-        "custom_attribution_func": method.custom_attribution_func,
-    }
+        return self.mean(subject, rows)

@@ -64,7 +64,8 @@ def test_a_rule_at_every_activation_equals_captum_in_any_chunk(name: str, limit:
     arguments = (model.get_submodule(LAYER),) if name in LAYER_CASES else ()
     assert distance(report.attributions[name], theirs(model, *rows(), *arguments)) <= 1e-5
     # DeepLIFT sends a row and its baseline side by side.
-    assert largest[name] <= max(limit, 2 if "lift" in name else 1)
+    # All of them are explained together, and DeepLIFT sends rows in pairs.
+    assert largest[name] <= max(limit, 2)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -125,3 +126,24 @@ def test_rows_in_another_order_give_the_same_numbers() -> None:
     straight, _ = explained(64)
     for name in methods:
         assert distance(mixed.attributions[name], straight.attributions[name][ORDER]) <= 1e-5
+
+
+def test_deep_lift_and_its_layers_share_their_passes_and_give_what_they_give_alone() -> None:
+    methods = {
+        "input": m.DeepLift(),
+        "multipliers": m.DeepLift(multiply_by_inputs=False),
+        "block": m.LayerDeepLift(layer="block"),
+        "into_block": m.LayerDeepLift(layer="block", attribute_to_layer_input=True),
+    }
+    shared, _ = together(methods, 64)
+    assert shared.passes.forward == 7 * (1 + 2)
+    assert shared.passes.backward == 7 * 2
+    for name, method in methods.items():
+        alone, _ = together({name: method}, 64)
+        assert distance(shared.attributions[name], alone.attributions[name]) <= 1e-6
+
+
+def test_another_threshold_is_another_rule() -> None:
+    report, _ = together({"one": m.DeepLift(), "other": m.DeepLift(eps=1.0)}, 64)
+    assert report.passes.backward == 7 * 4
+    assert distance(report.attributions["one"], report.attributions["other"]) > 1e-3
