@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_explain import __version__
+
+if TYPE_CHECKING:
+    from lightning_explain.forecast import Forecast
+    from lightning_explain.types import PassCount
 
 app = typer.Typer(
     help="Watches why a model decides what it decides, while it trains.",
@@ -41,11 +45,24 @@ def main(
 
 
 @app.command()
-def methods() -> None:
-    """List all methods and metrics, with their arguments and defaults."""
+def methods(
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Instead: who shares passes, and what all costs; as for doctor."
+        ),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="With --plan, as in Hydra: monitor=full.")] = None,
+) -> None:
+    """List all methods and metrics, with their arguments and defaults; or with --plan what a configuration costs."""
     from lightning_explain.requests import METHODS, METRICS
 
     console = Console()
+    if plan is not None:
+        _print_plan(console, plan, overrides or ())
+        return
+    if overrides:
+        raise typer.BadParameter(f"{overrides[0]!r} changes a configuration; give one with --plan CONFIG.")
     console.print(_table("Method", METHODS))
     console.print(_table("Metric", METRICS))
 
@@ -61,25 +78,64 @@ def doctor(
     from lightning_explain.consultation import patient
     from lightning_explain.doctor import table
 
-    try:
-        with _importable(Path.cwd()):
-            verdicts = patient(config, overrides or ()).verdicts()
-    except (ImportError, TypeError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+    with _configured():
+        verdicts = patient(config, overrides or ()).verdicts()
     Console().print(table(verdicts))
     if any(verdict.state == "refused" for verdict in verdicts):
         raise typer.Exit(1)
 
 
+def _print_plan(console: Console, config: Path, overrides: Sequence[str]) -> None:
+    from lightning_explain.consultation import patient
+
+    with _configured():
+        found = patient(config, overrides, examined=False).forecast()
+    console.print(_shares(found))
+    console.print(_bill(found))
+    for note in found.methods.notes:
+        console.print(Text(note))
+
+
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Import paths are looked up in this folder as well, as ``python -m`` does."""
-    sys.path.insert(0, str(folder))
+def _configured() -> Iterator[None]:
+    """Import paths are looked up in the current folder as well, as ``python -m`` does; what is wrong is told in a sentence."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         yield
+    except (ImportError, TypeError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(folder)
+
+
+def _shares(found: Forecast) -> Table:
+    """Who shares passes: a line for each stream, each method apart and each metric; rows through the model for each explained row."""
+    table = Table("who", "looks at", "points", "forward", "backward", "layers", title="Passes for each explained row")
+    rows, described = found.methods.rows, found.methods
+    for share in described.shares:
+        who = ", ".join(share.methods) or "the choice of targets"
+        passes = _per_row(share.passes, rows)
+        table.add_row(Text(who), share.path, str(share.points), *passes, Text(", ".join(share.layers)))
+    for name in described.apart:
+        table.add_row(Text(name), "runs by itself", "", "as Captum", "as Captum", "")
+    table.add_section()
+    for name, cost in found.metrics.items():
+        table.add_row(Text(name), "score", "", *(("not known",) * 2 if cost is None else _per_row(cost, rows)), "")
+    return table
+
+
+def _per_row(passes: PassCount, rows: int) -> tuple[str, str]:
+    return f"{passes.forward / rows:.6g}", f"{passes.backward / rows:.6g}"
+
+
+def _bill(found: Forecast) -> str:
+    unknown = " and what runs through Captum" if found.methods.apart else ""
+    return (
+        f"{found.methods.rows} rows: {found.passes.forward} forward, {found.passes.backward} backward{unknown}. "
+        f"Memory of the largest shared pass ({found.largest} rows): about {found.memory / 2**20:.3g} MiB beside the model."
+    )
 
 
 @app.command()

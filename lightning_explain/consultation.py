@@ -1,4 +1,4 @@
-"""The doctor for a configuration: builds the model it names, and examines the methods it asks for."""
+"""The doctor and the plan for a configuration: builds the model it names, and examines or counts the methods it asks for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from lightning_explain.arguments import selection_of
 from lightning_explain.callback import ExplanationMonitor
 from lightning_explain.config import instantiated, monitor_arguments, read
+from lightning_explain.forecast import Forecast
 from lightning_explain.pipeline import Explainer, with_layer
 from lightning_explain.probe import ProbeSelection, collect
-from lightning_explain.requests import METHODS, build_methods
+from lightning_explain.requests import AUTO_LIMIT, METHODS, build_methods, build_metrics, check_limit
 from lightning_explain.types import Method, Probe, Verdict, as_tuple
 
 _ROWS = 4
@@ -48,6 +49,15 @@ class Patient:
         found = {v.method: v for v in self.explainer.verdicts(self.model, self.probe, methods)} | refused
         return [found[name] for name in self.explainer.methods]
 
+    def forecast(self) -> Forecast:
+        """What one explanation as the configuration asks for it will cost.
+
+        Raises:
+            ValueError: If the model cannot be run on the rows, or a method would be wrong on it.
+        """
+        self._layer()
+        return self.explainer.check(self.model, self.probe).forecast(self.model, self.probe)
+
     def _layer(self) -> str | None:
         try:
             return self.explainer.default_layer(self.model, self.probe)
@@ -60,12 +70,13 @@ class Patient:
             ) from error
 
 
-def patient(path: Path, overrides: Sequence[str] = ()) -> Patient:
+def patient(path: Path, overrides: Sequence[str] = (), examined: bool = True) -> Patient:
     """What a file of ``model``, ``monitor`` and ``input_shape`` or ``data`` describes.
 
     Args:
         path: A YAML file. It may have a ``defaults`` list and is composed by Hydra, as ``configs/train.yaml`` is.
         overrides: As on the command line of a Hydra application: ``monitor=full``, ``model.num_classes=5``.
+        examined: A few random rows, and all methods where it names none; otherwise as many rows and the methods that a monitor has.
 
     Raises:
         ImportError: If Hydra is not installed.
@@ -81,16 +92,20 @@ def patient(path: Path, overrides: Sequence[str] = ()) -> Patient:
     model = instantiated(config, "model")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; _target_ must make a torch.nn.Module.")
-    return Patient(model, _explainer(arguments), _probe(config, selection_of(arguments.get("probe"))))
+    selection = selection_of(arguments.get("probe"))
+    count = _ROWS if examined else len(selection.indices or ()) or selection.count
+    return Patient(model, _explainer(arguments, examined), _probe(config, selection, count))
 
 
-def _explainer(arguments: Mapping[str, Any]) -> Explainer:
+def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
     target = arguments.get("target", "label")
     requests = arguments.get("methods")
     return Explainer(
-        methods=build_methods(list(METHODS) if requests is None else requests),
-        metrics={},
+        methods=build_methods(list(METHODS) if requests is None and examined else requests),
+        metrics={} if examined else build_metrics(arguments.get("metrics")),
         target=tuple(target) if isinstance(target, list) else target,
+        limit=check_limit(arguments.get("max_examples_per_pass", "auto")) or AUTO_LIMIT,
+        optional_layers=requests is None and not examined,
     )
 
 
@@ -109,17 +124,17 @@ def _placed(methods: Mapping[str, Method], layer: str | None) -> tuple[dict[str,
 # -- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _probe(config: Mapping[str, Any], selection: ProbeSelection) -> Probe:
+def _probe(config: Mapping[str, Any], selection: ProbeSelection, count: int) -> Probe:
     shape, data = config.get("input_shape"), config.get("data")
     if shape is not None:
-        return Probe(_random_inputs(shape))
+        return Probe(_random_inputs(shape, count))
     if data is None:
         raise ValueError(f"There are no rows to examine the model with; write {_WAYS}.")
     found = instantiated(config, "data")
     return found if isinstance(found, Probe) else collect(_loader(found, selection), selection)
 
 
-def _random_inputs(shape: Any) -> tuple[Tensor, ...]:
+def _random_inputs(shape: Any, count: int) -> tuple[Tensor, ...]:
     """Normal numbers of one shape, or of one for each input."""
     shapes = shape if _is_list(shape) and shape and all(map(_is_list, shape)) else [shape]
     for each in shapes:
@@ -128,7 +143,7 @@ def _random_inputs(shape: Any) -> tuple[Tensor, ...]:
                 f"input_shape={shape!r}; allowed: the shape of one row, such as [3, 64, 64], or a list of them."
             )
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(_ROWS, *each, generator=generator) for each in shapes)
+    return tuple(torch.randn(count, *each, generator=generator) for each in shapes)
 
 
 def _is_list(value: Any) -> bool:

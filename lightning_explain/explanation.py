@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_explain.forward import Choice, predictions_of
 from lightning_explain.guard import KEEPERS, Run
 from lightning_explain.maps import arrange, onto
-from lightning_explain.methods import steps_taken
-from lightning_explain.plan import Plan, plan
-from lightning_explain.sweep import Block, blocks, joined, sweep
+from lightning_explain.methods import LayerActivation, steps_taken
+from lightning_explain.plan import Plan, blocks, plan
+from lightning_explain.sweep import Block, joined, sweep
 from lightning_explain.types import (
     Attribution,
     Case,
@@ -58,7 +58,6 @@ class Explanation:
     probe: Probe
     progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
-    _chosen: bool = False
 
     def run(self) -> Report:
         """The report, without what the whole explanation cost."""
@@ -93,20 +92,21 @@ class Explanation:
         """All outputs, the explained ones, and the attributions by all methods that share passes."""
         methods = self.explainer.methods
         try:
-            begun = self._with_targets(plan(methods))
+            begun = self.with_targets(plan(methods))
             for name in begun[2]:
                 self.progress(name)
             return begun
         except Exception:
-            if self.explainer.raising or not self._chosen:
+            if self.explainer.raising:
                 raise
-        # One of them failed: each for itself, so that the others are explained.
-        outputs, indices, found = self._with_targets(plan({}))
+        # One of them failed: each for itself, so that the others are explained. If it was the model or the target, it fails again.
+        outputs, indices, found = self.with_targets(plan({}))
         streamed = [name for name in methods if name not in plan(methods).apart]
         self._attempt(found, streamed, lambda name: sweep(self.subject, {name: methods[name]}, self.rows)[name])
         return outputs, indices, found
 
-    def _with_targets(self, planned: Plan) -> tuple[Tensor, Tensor, dict[str, Attribution]]:
+    def with_targets(self, planned: Plan) -> tuple[Tensor, Tensor, dict[str, Attribution]]:
+        """All outputs, the explained ones, and the attributions by the plan; from then on the rows have their targets."""
         parts = self._within(lambda: [self._begun(planned, block) for block in blocks(self.rows, self.subject.limit)])
         outputs, indices, self.values = (torch.cat(column) for column in zip(*(p[:3] for p in parts), strict=True))
         self.subject = replace(self.subject, probe=replace(self.rows, extra=(*self.rows.extra[:-1], indices)))
@@ -114,10 +114,7 @@ class Explanation:
 
     def _begun(self, planned: Plan, rows: Rows) -> tuple[Tensor, Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
         choice, block = Choice(self.explainer.target, rows.extra[-1]), Block(self.subject, planned, rows)
-        try:
-            found = block.run(choice)
-        finally:
-            self._chosen = choice.made
+        found = block.run(choice)
         return choice.outputs, choice.indices, block.outputs[()], found
 
     def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> None:
@@ -176,13 +173,13 @@ class Explanation:
         metric: Metric = self.explainer.metrics[name]
         scored: dict[str, dict[str, Score]] = {}
         wanted = getattr(metric, "methods", None)
-        for subject, names in self._functions(name for name in found if wanted is None or name in wanted):
+        for subject, names in self.functions(name for name in found if wanted is None or name in wanted):
             case = self._case(subject, {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps})
             for suffix, score in metric.score(case).items():
                 scored.setdefault(f"{name}_{suffix}" if suffix else name, {}).update(score)
         return dict(scored)
 
-    def _functions(self, names: Iterable[str]) -> list[tuple[Subject, list[str]]]:
+    def functions(self, names: Iterable[str]) -> list[tuple[Subject, list[str]]]:
         """Methods that explain the same function, which is the output but for neuron methods; they are scored together."""
         subjects = {
             name: getattr(self.explainer.methods[name], "focused", lambda subject: subject)(self.subject)
@@ -216,6 +213,17 @@ def innermost(method: Method) -> Any:
     """The method inside all that is around it."""
     inner = getattr(method, "attribution_method", None)
     return method if inner is None else innermost(inner)
+
+
+def placed(method: Any, subject: Subject, row: Rows) -> tuple[Tensor, ...] | None:
+    """How the activation of a method's layer lies on the image; ``None`` if it has no place there.
+
+    Raises:
+        ValueError: If ``reshape`` does not fit the layer.
+    """
+    of_input = method.attribute_to_layer_input
+    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
+    return arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
 
 
 def within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:

@@ -155,13 +155,11 @@ class Choice:
 
     def __init__(self, target: Target, labels: Tensor | None) -> None:
         self._target, self._labels = target, labels
-        self.made = False
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """``(N,)`` indices of the explained outputs."""
         self.outputs = outputs.detach()
         self.indices = target_indices(self.outputs.cpu(), self._target, self._labels).to(outputs.device)
-        self.made = True
         return self.indices
 
 

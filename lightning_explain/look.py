@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from lightning_explain.types import Subject
 from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Point, Spot, Visit, Want, joined_rows
 
+T = TypeVar("T")
 Rule: TypeAlias = "Callable[[Tensor], AbstractContextManager[None]]"
-Caught: TypeAlias = "dict[Spot, tuple[Tensor, ...]]"
+Place: TypeAlias = "Tensor | GradientEdge"
+
+
+class Caught(NamedTuple):
+    """What passed at each spot.
+
+    Args:
+        values: As it was when it passed.
+        places: What the gradient is taken at.
+    """
+
+    values: dict[Spot, tuple[Tensor, ...]]
+    places: dict[Spot, tuple[Place, ...]]
 
 
 def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> list[Visit]:
@@ -33,31 +47,32 @@ def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> l
     rules = sorted({rule for rule, _ in wants if rule})
     with torch.set_grad_enabled(bool(rules)), ExitStack() as stack:
         at_input = any(rule and spot is None for rule, spot in wants)
-        inputs = tuple(x.detach().requires_grad_(at_input) for x in subject.laid_out(rows))
+        inputs = tuple(x.detach().requires_grad_(at_input) for x in subject.laid_out(rows.inputs))
         caught = stack.enter_context(watching(subject, wants))
         values = subject.forward(*inputs, *rows.extra)
-    read: dict[Want, tuple[Tensor, ...]] = {(None, s): _of(subject, s, caught) for r, s in wants if r is None}
+    read: dict[Want, tuple[Tensor, ...]] = {(None, s): _at(s, caught.values) for r, s in wants if r is None}
+    places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
     for number, rule in enumerate(rules, 1):
-        read |= _back(subject, rule, wants, values, {None: inputs, **caught}, number < len(rules))
+        read |= _back(rule, wants, values, places, number < len(rules))
     return _split(points, values.detach(), read)
 
 
 def _back(
-    subject: Subject, rule: str, wants: frozenset[Want], values: Tensor, places: Any, again: bool
+    rule: str, wants: frozenset[Want], values: Tensor, places: Mapping[Spot | None, tuple[Place, ...]], again: bool
 ) -> dict[Want, tuple[Tensor, ...]]:
     """The gradients by one rule at all places where they are wanted."""
     spots = [spot for r, spot in wants if r == rule]
-    leaves = [_of(subject, spot, places) for spot in spots]
+    leaves = [_at(spot, places) for spot in spots]
     with RULES[rule](values):
-        found = iter(torch.autograd.grad(values.sum(), [x for part in leaves for x in part], retain_graph=again))
+        at: Any = [x for part in leaves for x in part]
+        found = iter(torch.autograd.grad(values.sum(), at, retain_graph=again))
     return {(rule, spot): tuple(next(found) for _ in part) for spot, part in zip(spots, leaves, strict=True)}
 
 
-def _of(subject: Subject, spot: Spot | None, places: Any) -> tuple[Tensor, ...]:
-    if spot not in places:
+def _at(spot: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
+    if spot not in found:
         raise ValueError(f"The layer {getattr(spot, 'layer', spot)!r} does not run in this model for these inputs.")
-    found: tuple[Tensor, ...] = places[spot]
-    return found
+    return found[spot]
 
 
 def _split(points: Sequence[Point], values: Tensor, read: dict[Want, tuple[Tensor, ...]]) -> list[Visit]:
@@ -81,11 +96,11 @@ def _split(points: Sequence[Point], values: Tensor, read: dict[Want, tuple[Tenso
 
 @contextmanager
 def watching(subject: Subject, wants: Iterable[Want]) -> Iterator[Caught]:
-    """Catches what layers say, or are told; where the gradient is wanted, as tensors of the graph.
+    """Catches what layers say, or are told, and where the gradient is wanted the place in the graph.
 
     What follows a layer is given copies, for it may write into them.
     """
-    caught: Caught = {}
+    caught = Caught({}, {})
     differentiated = {spot for rule, spot in wants if rule and spot}
     with ExitStack() as stack:
         for spot in {spot for _, spot in wants if spot}:
@@ -109,20 +124,25 @@ class _Catch:
     def _passed(self, value: Any) -> Any:
         several = isinstance(value, (tuple, list))
         parts = list(value) if several else [value]
-        kept = [self._kept(part) if isinstance(part, Tensor) else part for part in parts]
+        kept = [self._begun(part) if isinstance(part, Tensor) else part for part in parts]
         found = tuple(part for part in kept if isinstance(part, Tensor))
         if not found:
             raise ValueError(
                 f"The layer {self._spot.layer!r} gives no tensor but {type(value).__name__}; choose another."
             )
-        self._caught[self._spot] = found
+        # Whoever made the input of a layer still has it, and may write into it.
+        self._caught.values[self._spot] = tuple(
+            p.detach().clone() if self._spot.of_input else p.detach() for p in found
+        )
+        if self._differentiated:
+            self._caught.places[self._spot] = tuple(get_gradient_edge(p) if p.requires_grad else p for p in found)
         copies = [part.clone() if isinstance(part, Tensor) else part for part in kept]
         return tuple(copies) if several else copies[0]
 
-    def _kept(self, part: Tensor) -> Tensor:
+    def _begun(self, part: Tensor) -> Tensor:
         # Where nothing before it is differentiated, the graph begins at the layer.
         if self._differentiated and part.is_floating_point() and not part.requires_grad:
-            return part.detach().requires_grad_()
+            return part.detach().clone().requires_grad_()
         return part
 
 

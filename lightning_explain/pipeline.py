@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lightning_explain.baselines import Baselines, Normalization
 from lightning_explain.doctor import acted_upon, doctor
 from lightning_explain.draws import KeyedDraws
-from lightning_explain.explanation import Explanation, Progress, innermost, within_memory
+from lightning_explain.explanation import Explanation, Progress, innermost, placed, within_memory
+from lightning_explain.forecast import Forecast, forecast
 from lightning_explain.forward import (
     Choice,
     Explained,
@@ -31,8 +32,6 @@ from lightning_explain.forward import (
     target_indices,
 )
 from lightning_explain.guard import explaining
-from lightning_explain.maps import arrange
-from lightning_explain.methods import LayerActivation
 from lightning_explain.naming import nearest
 from lightning_explain.pace import Pace, measured
 from lightning_explain.probe import fingerprint
@@ -169,17 +168,29 @@ class Explainer:
     def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
         """Explains the probe's rows; the model is as before afterwards."""
         started = time.perf_counter()
-        with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
-            labels = None if probe.targets is None else probe.targets.cpu()
-            subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
-            report = Explanation(self, run, subject, probe, progress).run()
+        with self._begun(model, probe, progress) as (explained, explanation):
+            report = explanation.run()
         return replace(
             report,
             passes=explained.passes,
             seconds=time.perf_counter() - started,
             fingerprint=fingerprint(probe),
         )
+
+    def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
+        """What the explanation will cost; the model is run a few times, and is as before afterwards."""
+        with self._begun(model, probe) as (_, explanation):
+            return forecast(explanation)
+
+    @contextmanager
+    def _begun(
+        self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None
+    ) -> Iterator[tuple[Explained, Explanation]]:
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+            labels = None if probe.targets is None else probe.targets.cpu()
+            subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
+            yield explained, Explanation(self, run, subject, probe, progress)
 
     def _check_targets(self, explained: Explained, rows: Rows, probe: Probe) -> None:
         """Runs the model once, and sees whether it has the targets."""
@@ -252,13 +263,11 @@ def with_layer(method: Method, name: str, layer: str | None) -> Method:
 
 
 def _check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
-    of_input = method.attribute_to_layer_input
-    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
     try:
-        placed = arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
+        found = placed(method, subject, row)
     except ValueError as error:
         raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
-    if placed is None:
+    if found is None:
         raise ValueError(
             f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
             "on a single image (N, C, H, W) that the model takes; leave reshape out."

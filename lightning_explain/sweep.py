@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from lightning_explain.forward import Choice
 from lightning_explain.look import look
 from lightning_explain.methods._captum import needs_gradient
 from lightning_explain.pairs import look_at_pairs
-from lightning_explain.plan import Plan, Stream, shared
+from lightning_explain.plan import Plan, Stream, blocks, shared
 from lightning_explain.types import Attribution, Rows, Subject, bare
 from lightning_explain.visits import Point, Reducer, Visit, Want
 
@@ -34,12 +33,6 @@ def sweep(subject: Subject, methods: Mapping[str, Any], rows: Rows) -> dict[str,
     """
     planned = shared(methods)
     return joined([Block(subject, planned, block).run() for block in blocks(rows, subject.limit)])
-
-
-def blocks(rows: Rows, limit: int) -> list[Rows]:
-    """The rows in as few blocks of at most ``limit`` as can be, of about equal size."""
-    count = ceil(len(rows) / limit)
-    return list(rows.split(ceil(len(rows) / count)))
 
 
 def joined(parts: Sequence[Found]) -> dict[str, Attribution]:
@@ -97,41 +90,55 @@ class Block:
         readers.send(visit)
         return readers.found()
 
-    def _chunks(self, readers: list[Readers]) -> Iterator[list[tuple[Readers, Point]]]:
+    def _chunks(self, readers: list[Readers]) -> Iterator[list[Stop]]:
         """Points of all streams in order, as many as a pass may take; those whose output is known cost nothing."""
-        chunk: list[tuple[Readers, Point]] = []
-        costly = 0
+        chunk: list[Stop] = []
+        coming: set[Hashable] = set()
         for reader in readers:
             while (point := reader.next_point()) is not None:
-                chunk.append((reader, point))
-                costly += not self._is_known(reader, point)
-                if costly == self._capacity:
+                known = not reader.stream.wants and (point.key in self.outputs or point.key in coming)
+                chunk.append(Stop(reader, point, known))
+                coming.add(point.key)
+                # Points that cost nothing take memory as well.
+                if sum(not stop.known for stop in chunk) == self._capacity or len(chunk) == 2 * self._capacity:
                     yield chunk
-                    chunk, costly = [], 0
+                    chunk.clear()
+                    coming.clear()
         if chunk:
             yield chunk
 
-    def _is_known(self, reader: Readers, point: Point) -> bool:
-        return not reader.stream.wants and point.key in self.outputs
-
-    def _visit(self, chunk: list[tuple[Readers, Point]]) -> None:
-        costly = [(reader, point) for reader, point in chunk if not self._is_known(reader, point)]
-        wants = frozenset().union(*(reader.stream.wants for reader, _ in costly))
-        visits = iter(self._look([point for _, point in costly], wants, [reader for reader, _ in costly]))
-        for reader, point in chunk:
-            known = self._is_known(reader, point)
+    def _visit(self, chunk: list[Stop]) -> None:
+        costly = [stop for stop in chunk if not stop.known]
+        wants = frozenset().union(*(stop.reader.stream.wants for stop in costly))
+        visits = iter(self._look(costly, wants))
+        for reader, point, known in chunk:
             visit = Visit(point, self.outputs[point.key], {}) if known else next(visits)
             if not point.against:
                 self.outputs[point.key] = visit.output
             reader.send(visit)
 
-    def _look(self, points: list[Point], wants: frozenset[Want], readers: list[Readers]) -> list[Visit]:
+    def _look(self, chunk: list[Stop], wants: frozenset[Want]) -> list[Visit]:
+        points = [stop.point for stop in chunk]
         if not points:
             return []
         if not points[0].against:
             return look(self._subject, points, wants)
-        with self._subject.mended([name for reader in readers for name in reader.stream.methods]):
+        with self._subject.mended([name for stop in chunk for name in stop.reader.stream.methods]):
             return look_at_pairs(self._subject, points, wants)
+
+
+class Stop(NamedTuple):
+    """A point in a chunk.
+
+    Args:
+        reader: Whose point it is.
+        point: The point.
+        known: Its output is known, or will be when its turn comes, and nothing else is read there.
+    """
+
+    reader: Readers
+    point: Point
+    known: bool
 
 
 class Readers:
@@ -154,7 +161,12 @@ class Readers:
         if method.floating:
             needs_gradient(rows, type(method).__name__)
         reducer: Reducer = method.reduce(subject, rows)
-        next(reducer)
+        try:
+            next(reducer)
+        except StopIteration:
+            raise RuntimeError(
+                f"The reducer of {type(method).__name__} asks for no visit; it must yield once for each point."
+            ) from None
         return reducer
 
     def next_point(self) -> Point | None:

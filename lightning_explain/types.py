@@ -207,13 +207,13 @@ class Subject:
     def evaluate(self, rows: Rows) -> Tensor:
         """F at the rows, ``(N,)``, without gradients, at most ``limit`` rows a call."""
         with torch.no_grad():
-            return torch.cat([self.forward(*self.laid_out(part), *part.extra) for part in rows.split(self.limit)])
+            return torch.cat([self.forward(*self.laid_out(p.inputs), *p.extra) for p in rows.split(self.limit)])
 
-    def laid_out(self, rows: Rows) -> tuple[Tensor, ...]:
+    def laid_out(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The inputs in the memory layout in which they go through the model, each ``(N, ...)``."""
         if not self.channels_last:
-            return rows.inputs
-        return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in rows.inputs)
+            return inputs
+        return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What ``compute`` gave the first time within this explanation."""
@@ -277,12 +277,48 @@ class Case:
     references: Mapping[str, Reference]
 
 
+@dataclass(frozen=True)
+class PassCount:
+    """Rows sent through the model, counted."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def __add__(self, other: PassCount) -> PassCount:
+        return PassCount(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: int) -> PassCount:
+        return PassCount(self.forward * times, self.backward * times)
+
+
+@dataclass(frozen=True, eq=False)
+class Prospect:
+    """What a metric is told so that it can say what it will cost.
+
+    Args:
+        subject: The explained function.
+        rows: All rows, with their targets.
+        maps: Names of the methods that will have a map in input space.
+        explain: What it costs to compute those maps again for all rows; ``None`` where that cannot be said.
+        attribute: What it costs to compute the attributions of every method again.
+        references: For each method that promises that its map adds up, to what.
+    """
+
+    subject: Subject
+    rows: Rows
+    maps: tuple[str, ...]
+    explain: PassCount | None
+    attribute: PassCount | None
+    references: Mapping[str, Reference]
+
+
 @runtime_checkable
 class Metric(Protocol):
     """A score per row and method: a frozen dataclass.
 
     ``higher_is_better`` says where the better end is (``None``: neither). ``suffixes`` names what ``score`` returns;
-    ``("",)`` for a metric of one score.
+    ``("",)`` for a metric of one score. A metric that can say beforehand what it costs has ``passes(prospect)``, which returns a
+    :class:`PassCount` for all rows together, or ``None`` if it depends on something that cannot.
     """
 
     @property
@@ -298,14 +334,6 @@ class Metric(Protocol):
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """For each suffix and each method the score of the rows."""
         ...
-
-
-@dataclass(frozen=True)
-class PassCount:
-    """Rows sent through the model, counted."""
-
-    forward: int = 0
-    backward: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,17 +125,13 @@ def widened(value: Tensor) -> Tensor:
 
 
 def joined_rows(rows: Sequence[Rows]) -> Rows:
-    """Equally many rows each, one after the other."""
+    """Equally many rows each, one after the other, on their way into the model: where they come from is left behind."""
     if len(rows) == 1:
         return rows[0]
     n, columns = len(rows[0]), list(zip(*(r.extra for r in rows), strict=True))
     extra = tuple(torch.cat(c) if _has_rows(c[0], n) else c[0] for c in columns)
-    inputs, clean = (tuple(torch.cat(c) for c in zip(*side, strict=True)) for side in _sides(rows))
-    return Rows(inputs, clean, extra, torch.cat([r.ids for r in rows]), torch.cat([r.branches for r in rows]))
-
-
-def _sides(rows: Sequence[Rows]) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
-    return [r.inputs for r in rows], [r.clean for r in rows]
+    inputs = tuple(torch.cat(column) for column in zip(*(r.inputs for r in rows), strict=True))
+    return Rows(inputs, inputs, extra, torch.cat([r.ids for r in rows]), torch.cat([r.branches for r in rows]))
 
 
 def _has_rows(value: Any, n: int) -> bool:

@@ -31,7 +31,7 @@ FLOORS = (
     ),
     ("methods", "metrics", "doctor"),
     ("plan+sweep+look+pairs+pace",),
-    ("pipeline+requests+explanation", "store"),
+    ("pipeline+requests+explanation+forecast", "store"),
     ("sinks", "report", "config", "publish", "trainer"),
     ("callback+arguments+rounds+rows+telling+watchers",),
     ("demo+demo_run", "consultation"),

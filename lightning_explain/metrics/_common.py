@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.types import Rows
+from lightning_explain.types import PassCount, Prospect, Rows
+
+
+class Free:
+    """A metric that looks at the maps alone."""
+
+    def passes(self, prospect: Prospect) -> PassCount:
+        """None at all."""
+        return PassCount()
 
 
 def draws_of(rows: Rows, count: int, limit: int) -> Iterator[tuple[slice, Rows, Tensor]]:

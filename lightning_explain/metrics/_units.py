@@ -31,6 +31,11 @@ def spread(values: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(part.reshape(shape) for part, shape in zip(values.split(sizes, 1), shapes, strict=True))
 
 
+def unit_count(inputs: tuple[Tensor, ...]) -> int:
+    """How many units a row has."""
+    return sum((x[0, 0] if _is_image(x) else x[0]).numel() for x in inputs)
+
+
 def _is_image(x: Tensor) -> bool:
     return x.ndim == 4
 

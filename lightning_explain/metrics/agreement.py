@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.metrics._common import check_flag
+from lightning_explain.metrics._common import Free, check_flag
 from lightning_explain.metrics._units import relevance, scores, spearman
 from lightning_explain.types import Case, Score
 
@@ -34,7 +34,7 @@ def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Free):
     """Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
 
     Pixels are ranked by their relevance, channels summed; with fewer than two methods there is no score.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import ClassVar
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.metrics._units import scores, wide
-from lightning_explain.types import Attribution, Case, Reference, Rows, Score, Subject, as_tuple
+from lightning_explain.types import Attribution, Case, PassCount, Prospect, Reference, Rows, Score, Subject, as_tuple
 
 
 def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:
@@ -57,19 +57,26 @@ class Completeness:
             relative[name] = deltas[name] / wide(gaps).abs()
         return {"": scores(relative, case.outputs), "delta": scores(deltas, case.outputs)}
 
+    def passes(self, prospect: Prospect) -> PassCount:
+        """Each different row of a baseline once."""
+        references = prospect.references.values()
+        ends = (end for reference in references for end in _ends(prospect.subject, prospect.rows, reference))
+        return PassCount(len({digest for end in ends for digest in _digests(end)}))
+
 
 def _at_reference(subject: Subject, rows: Rows, reference: Reference, known: dict[bytes, Tensor]) -> Tensor:
     """F at the baseline of each row, ``(N,)``; over a distribution the mean."""
+    return torch.stack([evaluate_once(subject, end, known) for end in _ends(subject, rows, reference)]).mean(0)
+
+
+def _ends(subject: Subject, rows: Rows, reference: Reference) -> Iterator[Rows]:
+    """The rows at their baseline, or at each row of the set of baselines."""
     if not reference.distribution:
-        return evaluate_once(subject, rows.at(subject.baseline(reference.baselines, rows)), known)
+        yield rows.at(subject.baseline(reference.baselines, rows))
+        return
     references = subject.distribution(reference.baselines, rows)
-    each = (
-        evaluate_once(
-            subject, rows.at(tuple(r[i].expand_as(x) for r, x in zip(references, rows.inputs, strict=True))), known
-        )
-        for i in range(len(references[0]))
-    )
-    return torch.stack(list(each)).mean(0)
+    for i in range(len(references[0])):
+        yield rows.at(tuple(r[i].expand_as(x) for r, x in zip(references, rows.inputs, strict=True)))
 
 
 def evaluate_once(subject: Subject, rows: Rows, known: dict[bytes, Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lightning_explain.metrics._common import Free
 from lightning_explain.metrics._units import relevance, scores, wide
 from lightning_explain.types import Case, Score
 
@@ -45,7 +46,7 @@ def entropy(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Concentration:
+class Concentration(Free):
     """How unevenly the map is spread: Gini index (Chalasani et al. 2020; Quantus' Sparseness), and entropy as ``_entropy``.
 
     Both of the sizes of the pixels, whose channels are summed first.

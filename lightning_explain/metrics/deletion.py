@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_explain.baselines import check_baseline
 from lightning_explain.metrics._common import check_count, check_flag, draws_of
-from lightning_explain.metrics._units import relevance, scores, spread
-from lightning_explain.types import Baseline, Case, Rows, Score
+from lightning_explain.metrics._units import relevance, scores, spread, unit_count
+from lightning_explain.types import Baseline, Case, PassCount, Prospect, Rows, Score
 
 
 def places(units: Tensor) -> Tensor:
@@ -49,6 +49,11 @@ class _Curve:
         check_count(owner, "n_steps", self.n_steps)
         check_baseline(self.baselines)
         check_flag(owner, "normalize", self.normalize)
+
+    def passes(self, prospect: Prospect) -> PassCount:
+        """The baseline, and for each map every step but the two ends."""
+        inner = len(counts(unit_count(prospect.rows.inputs), self.n_steps)) - 2
+        return PassCount(len(prospect.rows) * (1 + len(prospect.maps) * inner))
 
     def _areas(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         end = case.subject.evaluate(case.rows.at(case.subject.baseline(self.baselines, case.rows)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.baselines import check_baseline
 from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of
 from lightning_explain.naming import nearest
-from lightning_explain.types import Baseline, Case, Rows, Score, Subject, bare
+from lightning_explain.types import Baseline, Case, PassCount, Prospect, Rows, Score, Subject, bare
 
 PerturbFunc = Callable[..., Any]
 _KINDS = ("gaussian", "square")
@@ -107,6 +107,10 @@ class Infidelity:
             for name, p in products.items()
         }
         return {"": result}
+
+    def passes(self, prospect: Prospect) -> PassCount:
+        """Each draw once, for all methods."""
+        return PassCount(self.n_perturb_samples * len(prospect.rows))
 
     def _collect(self, case: Case) -> tuple[dict[str, Tensor], Tensor]:
         shape = (len(case.rows), self.n_perturb_samples)

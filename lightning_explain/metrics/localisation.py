@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.metrics._common import check_count
+from lightning_explain.metrics._common import Free, check_count
 from lightning_explain.types import Case, Score
 
 
@@ -75,7 +75,7 @@ def _ranked(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RelevanceMass:
+class RelevanceMass(Free):
     """Share of the positive map inside the probe's masks (Arras et al. 2022; Quantus' RelevanceMassAccuracy).
 
     Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
@@ -99,7 +99,7 @@ class RelevanceMass:
 
 
 @dataclass(frozen=True)
-class RelevanceRank:
+class RelevanceRank(Free):
     """Share of the K most relevant pixels inside the probe's mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
 
     Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends
@@ -123,7 +123,7 @@ class RelevanceRank:
 
 
 @dataclass(frozen=True)
-class PointingGame:
+class PointingGame(Free):
     """Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
 
     Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends

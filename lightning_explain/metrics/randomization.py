@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_explain.metrics._common import check_count, check_flag, check_methods
 from lightning_explain.metrics._units import mean_over, spearman
 from lightning_explain.randomized import randomized, top_down
-from lightning_explain.types import Attribution, Case, Score, as_tuple
+from lightning_explain.types import Attribution, Case, PassCount, Prospect, Rows, Score, Subject, as_tuple
 
 
 def depths(layers: int, count: int | None) -> list[int]:
@@ -22,6 +22,10 @@ def depths(layers: int, count: int | None) -> list[int]:
     if count == 1:
         return [layers]
     return [1 + round(i * (layers - 1) / (count - 1)) for i in range(count)]
+
+
+def _layers(subject: Subject, rows: Rows) -> list[nn.Module]:
+    return top_down(subject.forward, lambda: subject.evaluate(rows[:1]))
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Randomization:
         Raises:
             ValueError: If the model has no parameters, or they are spread over several devices.
         """
-        layers = top_down(case.subject.forward, lambda: case.subject.evaluate(case.rows[:1]))
+        layers = _layers(case.subject, case.rows)
         if not layers:
             raise ValueError("Randomization needs a model with parameters; this one has none. Leave it out.")
         draws = [self._stages(case, layers, draw) for draw in range(self.n_draws)]
@@ -81,6 +85,13 @@ class Randomization:
             "top": {name: mean_over(value[:, 0]) for name, value in found.items()},
             "full": {name: mean_over(value[:, -1]) for name, value in found.items()},
         }
+
+    def passes(self, prospect: Prospect) -> PassCount | None:
+        """All attributions again for each stage of each random network, and a row to find the layers."""
+        if prospect.attribute is None:
+            return None
+        stages = depths(len(_layers(prospect.subject, prospect.rows)), self.n_layers)
+        return PassCount(1) + prospect.attribute * (len(stages) * self.n_draws)
 
     def _stages(self, case: Case, layers: Sequence[nn.Module], draw: int) -> dict[str, Tensor]:
         """For each method the correlation at each stage, ``(stages, N)``."""

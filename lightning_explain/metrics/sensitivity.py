@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of
-from lightning_explain.types import Attribution, Case, Rows, Score, Subject, bare
+from lightning_explain.types import Attribution, Case, PassCount, Prospect, Rows, Score, Subject, bare
 
 PerturbFunc = Callable[..., Attribution]
 
@@ -88,6 +88,10 @@ class SensitivityMax:
                 # amax carries NaN on, which torch.maximum does as well.
                 worst[name][where] = torch.maximum(worst[name][where], found.amax(1).to(case.outputs.dtype))
         return {"": {name: (values, None) for name, values in worst.items()}}
+
+    def passes(self, prospect: Prospect) -> PassCount | None:
+        """All maps again at each draw."""
+        return None if prospect.explain is None else prospect.explain * self.n_perturb_samples
 
     def _perturb(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
         if self.perturb_func is not None:

@@ -1,0 +1,121 @@
+"""What an explanation will cost: rows through the model, and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_explain.explanation import Explanation, innermost, placed
+from lightning_explain.plan import Description, plan
+from lightning_explain.types import PassCount, Prospect, Rows, Subject
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an explanation will cost.
+
+    Args:
+        methods: Who shares what, and what it costs.
+        metrics: What each metric costs; ``None`` where that cannot be said, for it depends on methods that run through Captum.
+        largest: Rows in the largest shared pass.
+        saved: Bytes that autograd keeps for one row between forward and backward.
+        inputs: Bytes of the inputs of one row.
+    """
+
+    methods: Description
+    metrics: Mapping[str, PassCount | None]
+    largest: int
+    saved: int
+    inputs: int
+
+    @property
+    def passes(self) -> PassCount:
+        """Rows through the model, but for what cannot be said."""
+        return sum((found for found in self.metrics.values() if found is not None), self.methods.passes)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the largest shared pass, beside the model: what autograd keeps, and the points with their copy."""
+        return self.largest * (self.saved + 2 * self.inputs)
+
+
+def forecast(explanation: Explanation) -> Forecast:
+    """What the explanation will cost. The model is run once for the targets, and a few rows more."""
+    methods = explanation.explainer.methods
+    explanation.with_targets(plan({}))
+    subject, rows = explanation.subject, explanation.rows
+    described = plan(methods).describe(subject, rows)
+    differentiated = sum(share.passes.forward for share in described.shares if share.passes.backward)
+    return Forecast(
+        methods=described,
+        metrics={name: _scored(explanation, name) for name in explanation.explainer.metrics},
+        largest=min(subject.limit, differentiated or described.passes.forward),
+        saved=_saved(subject, rows) if differentiated else 0,
+        inputs=sum(x[0].numel() * x.element_size() for x in rows.inputs),
+    )
+
+
+def _scored(explanation: Explanation, name: str) -> PassCount | None:
+    """What a metric costs, over all functions that are explained."""
+    metric, methods = explanation.explainer.metrics[name], explanation.explainer.methods
+    passes, wanted = getattr(metric, "passes", None), getattr(metric, "methods", None)
+    if passes is None:
+        return None
+    total = PassCount()
+    for subject, names in explanation.functions(name for name in methods if wanted is None or name in wanted):
+        found: PassCount | None = passes(_prospect(explanation, subject, names))
+        if found is None:
+            return None
+        # What a neuron says at the rows is asked for each time.
+        total += found + PassCount(0 if subject is explanation.subject else len(explanation.rows))
+    return total
+
+
+def _prospect(explanation: Explanation, subject: Subject, names: Iterable[str]) -> Prospect:
+    methods = {name: explanation.explainer.methods[name] for name in names}
+    maps = tuple(name for name, method in methods.items() if _has_map(method, explanation.subject))
+    references = {name: getattr(method, "reference", None) for name, method in methods.items()}
+    return Prospect(
+        subject=subject,
+        rows=explanation.rows,
+        maps=maps,
+        explain=_again(explanation, maps),
+        attribute=_again(explanation, methods),
+        references={name: reference for name, reference in references.items() if reference is not None},
+    )
+
+
+def _has_map(method: object, subject: Subject) -> bool:
+    inner = innermost(method)  # type: ignore[arg-type]
+    return not hasattr(inner, "arranged") or placed(inner, subject, subject.probe[:1]) is not None
+
+
+def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:
+    """What computing these attributions again costs; ``None`` if some run through Captum."""
+    planned = plan({name: explanation.explainer.methods[name] for name in names})
+    return None if planned.apart else planned.describe(explanation.subject, explanation.rows, choosing=False).passes
+
+
+def _saved(subject: Subject, rows: Rows) -> int:
+    """Bytes that autograd keeps for one row: what a second row adds, for weights are kept anyway."""
+    one, two = (_kept(subject, rows[:1].repeat(times)) for times in (1, 2))
+    return max(0, two - one)
+
+
+def _kept(subject: Subject, rows: Rows) -> int:
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in rows.inputs)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = subject.forward(*inputs, *rows.extra)
+    # Until here, so that no storage was freed and its place taken by another.
+    del output
+    return sum(storages.values())
