@@ -26,6 +26,7 @@ from _workload import NOISE, images, probe, trained
 from lightning_explain import Probe
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.requests import auto_limit
 
 STEPS, DRAWS = (20, 100, 400), (5, 50)
 PASS = 64
@@ -62,7 +63,7 @@ def ours(name: str, n: int, model: nn.Module, rows: Probe) -> Action:
         metrics = {"infidelity": q.Infidelity(n_perturb_samples=n)}
     else:
         metrics = {"sensitivity": q.SensitivityMax(n_perturb_samples=n)}
-    return explainer(model, rows, methods, metrics, PASS)
+    return explainer(model, rows, methods, metrics, auto_limit(PASS))
 
 
 def captum(name: str, n: int, model: nn.Module, rows: Probe) -> Action:

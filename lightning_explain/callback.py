@@ -22,7 +22,7 @@ from lightning_explain.pipeline import Explainer
 from lightning_explain.probe import ProbeSelection
 from lightning_explain.publish import charts
 from lightning_explain.random_state import preserved_random_state
-from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
+from lightning_explain.requests import Requests, auto_limit, build_methods, build_metrics, check_limit
 from lightning_explain.rounds import Publisher, report_of
 from lightning_explain.rows import FixedRows
 from lightning_explain.schedule import Schedule
@@ -47,7 +47,7 @@ class ExplanationMonitor(pl.Callback):
         hook: ``"train_epoch_end"``, or ``"validation_epoch_end"`` (the first validation of a due epoch). The hook decides which weights
             are explained when another callback swaps them for validation.
         max_overhead: Largest share of training time the monitor may take, e.g. 0.05; it explains less often to stay under it.
-        max_examples_per_pass: Rows the model may see in one call; ``"auto"``: the training batch, at most 64.
+        max_examples_per_pass: Rows the model may see in one call; ``"auto"``: what is fastest, below the training batch and at most 64.
         on_error: ``"warn"``: a failing explanation is told once and training goes on; ``"raise"``.
         seed: Key of all random draws.
         enabled: ``False`` switches everything off.
@@ -234,7 +234,7 @@ class ExplanationMonitor(pl.Callback):
         self._publisher.open(trainer, self._directory, layout)
 
     def _choose_and_check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
-        most = self._limit or min(trainers.batch_size(trainer) or AUTO_LIMIT, AUTO_LIMIT)
+        most = self._limit or auto_limit(trainers.batch_size(trainer))
         context = trainer.precision_plugin.forward_context
         probe = self._rows.choose(trainer, pl_module, source)
         self._ready = replace(self._explainer, limit=most, forward_context=context).check(pl_module, probe)

@@ -17,6 +17,9 @@ from lightning_explain.visits import Point, Spot, Visit, Want, joined_rows
 
 Read = dict[Want, tuple[Tensor, ...]]
 
+# Each row brings its baseline, and Captum keeps what goes into each activation and what comes out beside what autograd keeps.
+_SHARE = 4
+
 
 def look_at_pairs(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> list[Visit]:
     """The multipliers at the inputs and at layers, and what the layers say of rows and of what they are compared with.
@@ -34,7 +37,7 @@ def look_at_pairs(subject: Subject, points: Sequence[Point], wants: frozenset[Wa
     against = tuple(torch.cat(column) for column in zip(*(point.against for point in points), strict=True))
     parts = [
         _read(subject, part, tuple(a[start : start + len(part)] for a in against), wants, eps)
-        for start, part in _pieces(rows, max(1, subject.limit // 2))
+        for start, part in _pieces(rows, max(1, subject.limit // _SHARE))
     ]
     read = {want: tuple(torch.cat(c) for c in zip(*(p[want] for p in parts), strict=True)) for want in wants}
     n = len(points[0].rows)

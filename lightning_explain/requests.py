@@ -35,6 +35,15 @@ def build_metrics(requests: Requests) -> dict[str, Metric]:
     return build(requests, METRICS, "metric", Metric)
 
 
+def auto_limit(batch: int | None) -> int:
+    """The most rows in a pass that take no more memory than a training step: an eighth is left for the rows' own copies and sums.
+
+    Args:
+        batch: Rows of a training batch, if there is one.
+    """
+    return AUTO_LIMIT if batch is None else max(1, min(batch - batch // 8, AUTO_LIMIT))
+
+
 def check_limit(value: int | str) -> int | None:
     """``max_examples_per_pass`` as a number, ``None`` for ``"auto"``.
 
