@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from lightning_explain.arguments import selection_of
 from lightning_explain.callback import ExplanationMonitor
 from lightning_explain.config import instantiated, monitor_arguments, read
-from lightning_explain.pipeline import Explainer, with_layer
+from lightning_explain.pipeline import Explainer
+from lightning_explain.places import with_layer
 from lightning_explain.probe import ProbeSelection, collect
 from lightning_explain.requests import METHODS, build_methods
 from lightning_explain.types import Method, Probe, Verdict, as_tuple

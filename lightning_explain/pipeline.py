@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -30,14 +30,14 @@ from lightning_explain.forward import (
     last_feature_map,
     target_indices,
 )
+from lightning_explain.gather import ALONE, Ranks
 from lightning_explain.guard import explaining
-from lightning_explain.maps import arrange
-from lightning_explain.methods import LayerActivation
 from lightning_explain.naming import nearest
+from lightning_explain.places import check_place, rows_needed, with_layer
 from lightning_explain.probe import fingerprint
 from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
 from lightning_explain.sweep import sweep
-from lightning_explain.types import Mend, Method, Metric, Probe, Report, Rows, Subject, Verdict, as_tuple
+from lightning_explain.types import Mend, Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,7 @@ class Explainer:
         optional_layers: Leave out layer methods that find no layer by themselves, with a warning, instead of refusing.
         raising: Whether a failure ends the explanation; otherwise it is noted in ``Report.failures``.
         mends: What the doctor found necessary, for each method; :meth:`check` fills it in.
+        ranks: The processes that explain together, each a share of the rows; by default this one alone.
     """
 
     methods: Mapping[str, Method]
@@ -71,6 +72,7 @@ class Explainer:
     optional_layers: bool = False
     raising: bool = True
     mends: Mapping[str, tuple[Mend, ...]] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     def check(self, model: nn.Module, probe: Probe) -> Explainer:
         """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.
@@ -91,10 +93,10 @@ class Explainer:
         for name, method in self.methods.items():
             if name in self.metrics:
                 raise ValueError(f"A method and a metric are both named {name!r}; give one of them another name.")
-            if len(probe) < _rows_needed(method):
+            if len(probe) < rows_needed(method):
                 raise ValueError(
                     f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
-                    f"{_rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
+                    f"{rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
                 )
         methods, layer = self.methods, self.default_layer(model, probe)
         if layer is None and self.optional_layers:
@@ -120,7 +122,7 @@ class Explainer:
             choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
             subject = self._subject(model, explained, rows)
             for name, method in asked.items():
-                _check_place(name, method, subject, replace(rows[:1], extra=(*rows[:1].extra, choice)))
+                check_place(name, method, subject, replace(rows[:1], extra=(*rows[:1].extra, choice)))
 
     def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
         """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
@@ -146,19 +148,36 @@ class Explainer:
             return []
 
     def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
-        """Explains the probe's rows; the model is as before afterwards."""
+        """Explains the probe's rows; the model is as before afterwards.
+
+        To be called on all ranks if there are several.
+
+        Raises:
+            FailedElsewhereError: If another rank failed.
+        """
         started = time.perf_counter()
-        with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
-            labels = None if probe.targets is None else probe.targets.cpu()
-            subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
-            report = Explanation(self, run, subject, probe, progress).run()
+        with ExitStack() as stack:
+            explanation, explained = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
+            self.ranks.share_buffers(model)
+            report = explanation.run()
+            sent = explained.passes
+            passes = PassCount(*self.ranks.total(sent.forward, sent.backward))
         return replace(
             report,
-            passes=explained.passes,
+            passes=passes,
             seconds=time.perf_counter() - started,
             fingerprint=fingerprint(probe),
         )
+
+    def _begun(
+        self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress
+    ) -> tuple[Explanation, Explained]:
+        """The explanation inside the guard, which the stack leaves, and the function that it explains."""
+        run = stack.enter_context(explaining(model, self.forward_context))
+        explained, rows = self._start(model, probe, self.ranks.paced(run))
+        labels = None if probe.targets is None else probe.targets.cpu()
+        subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
+        return Explanation(self, run, subject, probe, progress), explained
 
     def _check_targets(self, explained: Explained, rows: Rows, probe: Probe) -> None:
         """Runs the model once, and sees whether it has the targets."""
@@ -203,44 +222,6 @@ def _moved(x: Tensor, like: Tensor) -> Tensor:
     """The rows where the weights are, and as precise as they are."""
     dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
     return x.detach().to(like.device, dtype, copy=True)
-
-
-def _rows_needed(method: Method) -> int:
-    inner = getattr(method, "attribution_method", method)
-    return int(getattr(inner, "rows_needed", 1))
-
-
-def with_layer(method: Method, name: str, layer: str | None) -> Method:
-    """The method at this layer, unless it names one or needs none.
-
-    Raises:
-        ValueError: If it needs a layer, and there is none.
-    """
-    inner = getattr(method, "attribution_method", None)
-    if inner is not None:
-        return replace(method, attribution_method=with_layer(inner, name, layer))  # type: ignore[type-var]
-    if not hasattr(method, "layer") or method.layer is not None:
-        return method
-    if layer is None:
-        raise ValueError(
-            f"The method {name!r} ({type(method).__name__}) has no layer, and no module of this model returns a map "
-            "(N, C, h, w); give layer=... or leave it out."
-        )
-    return replace(method, layer=layer)  # type: ignore[type-var]
-
-
-def _check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
-    of_input = method.attribute_to_layer_input
-    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
-    try:
-        placed = arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
-    except ValueError as error:
-        raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
-    if placed is None:
-        raise ValueError(
-            f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
-            "on a single image (N, C, H, W) that the model takes; leave reshape out."
-        )
 
 
 def explain(
