@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning_explain import trainer as trainers
 from lightning_explain.baselines import Normalization
 from lightning_explain.config import monitor_arguments
 from lightning_explain.forward import ForwardFn, OutputFn, Target, check_target
+from lightning_explain.gather import Ranks
 from lightning_explain.pace import Pace
 from lightning_explain.pipeline import Explainer
 from lightning_explain.probe import ProbeSelection
@@ -215,13 +217,11 @@ class ExplanationMonitor(pl.Callback):
             self._prepare(trainer, pl_module, "test")
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
-        error: Exception | None = None
+        ranks = trainers.ranks_of(trainer, pl_module)
         with preserved_random_state(), trainers.silenced(pl_module):
-            try:
-                self._choose_and_check(trainer, pl_module, source)
-            except Exception as failure:
-                error = failure
-        trainers.raise_together(trainer, error)
+            self._together(trainer, partial(self._rows.choose, trainer, pl_module, source))
+            self._rows.share(ranks)
+            self._together(trainer, partial(self._check, trainer, pl_module, ranks))
         if self._pace is not None:
             # The clock of rank zero decides for all, and a checkpoint keeps it: equal passes give equal numbers.
             self._pace = trainer.strategy.broadcast(self._pace)
@@ -233,13 +233,26 @@ class ExplanationMonitor(pl.Callback):
         layout = {name: chart for monitor in monitors for name, chart in monitor.charts.items()} if last else {}
         self._publisher.open(trainer, self._directory, layout)
 
-    def _choose_and_check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
-        most = self._limit or auto_limit(trainers.batch_size(trainer))
-        context = trainer.precision_plugin.forward_context
-        probe = self._rows.choose(trainer, pl_module, source)
-        self._ready = replace(self._explainer, limit=most, forward_context=context).check(pl_module, probe)
+    @staticmethod
+    def _together(trainer: pl.Trainer, work: Callable[[], object]) -> None:
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as failure:
+            error = failure
+        trainers.raise_together(trainer, error)
+
+    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
+        assert self.probe is not None
+        self._ready = replace(
+            self._explainer,
+            limit=self._limit or auto_limit(trainers.batch_size(trainer)),
+            forward_context=trainer.precision_plugin.forward_context,
+            forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
+            ranks=ranks,
+        ).check(pl_module, self.probe)
         if self._limit is None:
-            self._pace = self._pace or self._ready.pace(pl_module, probe)
+            self._pace = self._pace or self._ready.pace(pl_module, self.probe)
 
     # -- when ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from lightning_explain.arguments import selection_of
 from lightning_explain.callback import ExplanationMonitor
 from lightning_explain.config import instantiated, monitor_arguments, read
 from lightning_explain.forecast import Forecast
-from lightning_explain.pipeline import Explainer, with_layer
+from lightning_explain.pipeline import Explainer
+from lightning_explain.places import with_layer
 from lightning_explain.probe import ProbeSelection, collect
 from lightning_explain.requests import AUTO_LIMIT, METHODS, build_methods, build_metrics, check_limit
 from lightning_explain.types import Method, Probe, Verdict, as_tuple

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.forward import Choice, predictions_of
+from lightning_explain.gather import ELSEWHERE, check_rows
 from lightning_explain.guard import KEEPERS, Run
 from lightning_explain.maps import arrange, onto
 from lightning_explain.methods import LayerActivation, steps_taken
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
+Placed = tuple[Tensor, ...]
 
 
 @dataclass(eq=False)
@@ -58,75 +60,127 @@ class Explanation:
     probe: Probe
     progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
+    _refused: bool = False
+
+    def __post_init__(self) -> None:
+        self.rows, self._own = self.subject.probe, len(self.subject.probe)
+        if self.explainer.ranks.world > 1:
+            self._places, self._own = self.explainer.ranks.rows(len(self.rows))
+            self.rows = self.rows[self._places]
 
     def run(self) -> Report:
-        """The report, without what the whole explanation cost."""
+        """The report, without what the whole explanation cost; the same on all ranks but for its failures."""
+        ranks = self.explainer.ranks
         self.subject = replace(self.subject, mended=self._mended)
-        outputs, indices, found = self._first_sweep()
+        outputs, found = self._first_sweep()
         self._attempt(found, plan(self.explainer.methods).apart, lambda name: self._apart(name, self.rows))
         found = {name: found[name] for name in self.explainer.methods if name in found}
-        arranged = {name: self._arranged(name, value, self.rows) for name, value in found.items()}
-        placed = {name: onto(value, self.rows.inputs) for name, value in arranged.items() if value is not None}
+        arranged, placed = ranks.agreed(partial(self._placed, found))
         scored: dict[str, dict[str, Mapping[str, Score]]] = {}
         self._attempt(scored, self.explainer.metrics, lambda name: self._score(name, found, placed))
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
+        mine = ranks.agreed(lambda: self._parts(outputs, found, arranged, scores))
+        whole, probe = ranks.together(mine, self._own), self.subject.probe
         return Report(
-            attributions={name: _on_cpu(value) for name, value in found.items()},
-            scores={key: {m: value.cpu() for m, (value, _) in score.items()} for key, score in scores.items()},
-            standard_errors=_errors(scores),
-            outputs=outputs.cpu(),
-            predictions=predictions_of(outputs.cpu()),
-            targets=indices.cpu(),
-            ids=self.rows.ids,
+            **whole,
+            predictions=predictions_of(whole["outputs"]),
+            targets=probe.extra[-1].cpu(),
+            ids=probe.ids,
             failures=self.failures,
-            maps=_untold(found, arranged, self.rows.inputs),
-            n_steps={name: steps for name in found if (steps := self._steps(name)) is not None},
         )
 
-    @property
-    def rows(self) -> Rows:
-        """All rows of the probe."""
-        return self.subject.probe
+    def _placed(self, found: Mapping[str, Attribution]) -> tuple[dict[str, Placed | None], dict[str, Placed]]:
+        """How the attributions lie on the image, and the maps upsampled to it."""
+        arranged = {name: self._arranged(name, value, self.rows) for name, value in found.items()}
+        return arranged, {k: onto(value, self.rows.inputs) for k, value in arranged.items() if value is not None}
 
-    def _first_sweep(self) -> tuple[Tensor, Tensor, dict[str, Attribution]]:
-        """All outputs, the explained ones, and the attributions by all methods that share passes."""
-        methods = self.explainer.methods
+    def _parts(
+        self,
+        outputs: Tensor,
+        found: Mapping[str, Attribution],
+        arranged: Mapping[str, Placed | None],
+        scores: Mapping[str, Mapping[str, Score]],
+    ) -> dict[str, Any]:
+        """What the report says of these rows."""
+        return {
+            "attributions": {name: _on_cpu(value) for name, value in found.items()},
+            "scores": {key: {m: value.cpu() for m, (value, _) in score.items()} for key, score in scores.items()},
+            "standard_errors": _errors(scores),
+            "outputs": outputs.cpu(),
+            "maps": _untold(found, arranged, self.rows.inputs),
+            "n_steps": {name: steps for name in found if (steps := self._steps(name)) is not None},
+        }
+
+    def _first_sweep(self) -> tuple[Tensor, dict[str, Attribution]]:
+        """All outputs of these rows, and their attributions by all methods that share passes."""
+        methods, ranks = self.explainer.methods, self.explainer.ranks
         try:
-            begun = self.with_targets(plan(methods))
-            for name in begun[2]:
-                self.progress(name)
-            return begun
+            return self.with_targets(plan(methods))
         except Exception:
-            if self.explainer.raising:
+            if self.explainer.raising or not ranks.all(not self._refused):
                 raise
-        # One of them failed: each for itself, so that the others are explained. If it was the model or the target, it fails again.
-        outputs, indices, found = self.with_targets(plan({}))
+        # One of them failed: each for itself, so that the others are explained. If it was the model, it fails again.
+        outputs, found = self.with_targets(plan({}))
         streamed = [name for name in methods if name not in plan(methods).apart]
         self._attempt(found, streamed, lambda name: sweep(self.subject, {name: methods[name]}, self.rows)[name])
-        return outputs, indices, found
+        return outputs, found
 
-    def with_targets(self, planned: Plan) -> tuple[Tensor, Tensor, dict[str, Attribution]]:
-        """All outputs, the explained ones, and the attributions by the plan; from then on the rows have their targets."""
+    def with_targets(self, planned: Plan) -> tuple[Tensor, dict[str, Attribution]]:
+        """Chooses the targets, of these rows and then of all: what looks at the whole probe needs them too."""
+        ranks = self.explainer.ranks
+        outputs, indices, self.values, found = ranks.agreed(partial(self._swept, planned))
+        chosen = ranks.together(indices, self._own).to(indices.device)
+        probe = self.subject.probe
+        self.subject = replace(self.subject, probe=replace(probe, extra=(*probe.extra[:-1], chosen)))
+        self.rows = self.subject.probe if ranks.world == 1 else self.subject.probe[self._places]
+        return outputs, found
+
+    def _swept(self, planned: Plan) -> tuple[Tensor, Tensor, Tensor, dict[str, Attribution]]:
+        if not len(self.rows):
+            none = self.rows.ids
+            return none, none, none, {}
         parts = self._within(lambda: [self._begun(planned, block) for block in blocks(self.rows, self.subject.limit)])
-        outputs, indices, self.values = (torch.cat(column) for column in zip(*(p[:3] for p in parts), strict=True))
-        self.subject = replace(self.subject, probe=replace(self.rows, extra=(*self.rows.extra[:-1], indices)))
-        return outputs, indices, joined([part[3] for part in parts])
+        outputs, indices, values = (torch.cat(column) for column in zip(*(p[:3] for p in parts), strict=True))
+        found = joined([part[3] for part in parts])
+        for name in found:
+            self.progress(name)
+        return outputs, indices, values, found
 
     def _begun(self, planned: Plan, rows: Rows) -> tuple[Tensor, Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
         choice, block = Choice(self.explainer.target, rows.extra[-1]), Block(self.subject, planned, rows)
-        found = block.run(choice)
+        try:
+            found = block.run(choice)
+        finally:
+            self._refused = choice.refused
         return choice.outputs, choice.indices, block.outputs[()], found
 
     def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> None:
-        """What the work finds for each name; a failure is raised, or noted and left out."""
+        """What the work finds for each name; a failure is raised, or noted where it happened and left out on all ranks."""
+        names, ranks, failed = list(names), self.explainer.ranks, set[str]()
+        if len(self.rows):
+            ranks.agreed(lambda: failed.update(self._each(found, names, work)))
+        else:
+            ranks.agreed(lambda: None)
+        for name in ranks.failing(names, failed):
+            found.pop(name, None)
+
+    def _each(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> Iterator[str]:
+        """Does the work for each name, and gives the names that failed."""
         for name in names:
             self.progress(name)
             try:
                 found[name] = self._within(partial(work, name))
+                if self.explainer.ranks.world > 1:
+                    check_rows(found[name], len(self.rows))
+            except ELSEWHERE:
+                if self.explainer.raising:
+                    raise
+                yield name
             except Exception:
                 if self.explainer.raising:
                     raise
                 self.failures[name] = traceback.format_exc()
+                yield name
 
     def _within(self, work: Callable[[], T]) -> T:
         """Does the work in passes that fit into memory, and removes the hooks that it leaves behind if it fails."""
@@ -134,7 +188,7 @@ class Explanation:
         def within(limit: int) -> T:
             self.subject = replace(self.subject, limit=limit)
             with KEEPERS["hooks"](self.subject.forward):
-                return work()
+                return self.explainer.ranks.in_step(work)
 
         return within_memory(within, self.subject.limit)[0]
 
@@ -202,11 +256,15 @@ class Explanation:
             outputs=self.values if subject is self.subject else subject.evaluate(self.rows),
             maps=maps,
             explain=again,
-            masks=self.probe.masks,
+            masks=self._masks(),
             attributions=found,
             attribute=lambda rows: self._attributions(found, rows),
             references={key: reference for key, reference in references.items() if reference is not None},
         )
+
+    def _masks(self) -> Tensor | None:
+        masks = self.probe.masks
+        return masks if masks is None or self.explainer.ranks.world == 1 else masks[self._places.to(masks.device)]
 
 
 def innermost(method: Method) -> Any:

@@ -155,11 +155,13 @@ class Choice:
 
     def __init__(self, target: Target, labels: Tensor | None) -> None:
         self._target, self._labels = target, labels
+        self.refused = False
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """``(N,)`` indices of the explained outputs."""
-        self.outputs = outputs.detach()
+        self.outputs, self.refused = outputs.detach(), True
         self.indices = target_indices(self.outputs.cpu(), self._target, self._labels).to(outputs.device)
+        self.refused = False
         return self.indices
 
 

@@ -217,7 +217,26 @@ def _grad_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _sharded(model: nn.Module) -> Iterator[None]:
+    """FSDP2 leaves gathered weights in the place of sharded ones after a forward, and remembers that it did."""
+    # Known by their methods, for importing FSDP takes long.
+    parts: list[Any] = [m for m in model.modules() if hasattr(m, "reshard") and hasattr(m, "set_reshard_after_forward")]
+
+    def reshard() -> None:
+        for part in parts:
+            part.reshard()
+
+    reshard()
+    try:
+        yield
+    finally:
+        reshard()
+
+
+# Those that come first are put back last.
 KEEPERS: dict[str, Keeper] = {
+    "sharded": _sharded,
     "random_state": _random_state,
     "grad_mode": _grad_mode,
     "attributes": _attributes,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_explain.baselines import Baselines, Normalization
 from lightning_explain.doctor import acted_upon, doctor
 from lightning_explain.draws import KeyedDraws
-from lightning_explain.explanation import Explanation, Progress, innermost, placed, within_memory
+from lightning_explain.explanation import Explanation, Progress, innermost, within_memory
 from lightning_explain.forecast import Forecast, forecast
 from lightning_explain.forward import (
     Choice,
@@ -31,13 +31,15 @@ from lightning_explain.forward import (
     last_feature_map,
     target_indices,
 )
+from lightning_explain.gather import ALONE, Ranks
 from lightning_explain.guard import explaining
 from lightning_explain.naming import nearest
 from lightning_explain.pace import Pace, measured
+from lightning_explain.places import check_place, rows_needed, with_layer
 from lightning_explain.probe import fingerprint
 from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
 from lightning_explain.sweep import sweep
-from lightning_explain.types import Mend, Method, Metric, Probe, Report, Rows, Subject, Verdict, as_tuple
+from lightning_explain.types import Mend, Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ class Explainer:
         optional_layers: Leave out layer methods that find no layer by themselves, with a warning, instead of refusing.
         raising: Whether a failure ends the explanation; otherwise it is noted in ``Report.failures``.
         mends: What the doctor found necessary, for each method; :meth:`check` fills it in.
+        ranks: The processes that explain together, each a share of the rows; by default this one alone.
     """
 
     methods: Mapping[str, Method]
@@ -73,6 +76,7 @@ class Explainer:
     optional_layers: bool = False
     raising: bool = True
     mends: Mapping[str, tuple[Mend, ...]] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     def check(self, model: nn.Module, probe: Probe) -> Explainer:
         """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.
@@ -93,10 +97,10 @@ class Explainer:
         for name, method in self.methods.items():
             if name in self.metrics:
                 raise ValueError(f"A method and a metric are both named {name!r}; give one of them another name.")
-            if len(probe) < _rows_needed(method):
+            if len(probe) < rows_needed(method):
                 raise ValueError(
                     f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
-                    f"{_rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
+                    f"{rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
                 )
         methods, layer = self.methods, self.default_layer(model, probe)
         if layer is None and self.optional_layers:
@@ -122,7 +126,7 @@ class Explainer:
             choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
             subject = self._subject(model, explained, rows)
             for name, method in asked.items():
-                _check_place(name, method, subject, replace(rows[:1], extra=(*rows[:1].extra, choice)))
+                check_place(name, method, subject, replace(rows[:1], extra=(*rows[:1].extra, choice)))
 
     def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
         """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
@@ -132,7 +136,7 @@ class Explainer:
 
     def pace(self, model: nn.Module, probe: Probe) -> Pace:
         """How many rows, at most ``limit``, go through the model at once, and how they lie in memory, to be fastest."""
-        if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
+        if self.ranks.sharded:
             # Ranks that hold a part of the model each would have to try the same number of passes.
             return Pace(self.limit)
         with explaining(model, self.forward_context) as run:
@@ -166,31 +170,41 @@ class Explainer:
             return []
 
     def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
-        """Explains the probe's rows; the model is as before afterwards."""
+        """Explains the probe's rows; the model is as before afterwards.
+
+        To be called on all ranks if there are several.
+
+        Raises:
+            FailedElsewhereError: If another rank failed.
+        """
         started = time.perf_counter()
-        with self._begun(model, probe, progress) as (explained, explanation):
+        with ExitStack() as stack:
+            explanation, explained = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
+            self.ranks.share_buffers(model)
             report = explanation.run()
+            sent = explained.passes
+            passes = PassCount(*self.ranks.total(sent.forward, sent.backward))
         return replace(
             report,
-            passes=explained.passes,
+            passes=passes,
             seconds=time.perf_counter() - started,
             fingerprint=fingerprint(probe),
         )
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """What the explanation will cost; the model is run a few times, and is as before afterwards."""
-        with self._begun(model, probe) as (_, explanation):
-            return forecast(explanation)
+        with ExitStack() as stack:
+            return forecast(self._begun(stack, model, probe, lambda step: None)[0])
 
-    @contextmanager
     def _begun(
-        self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None
-    ) -> Iterator[tuple[Explained, Explanation]]:
-        with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
-            labels = None if probe.targets is None else probe.targets.cpu()
-            subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
-            yield explained, Explanation(self, run, subject, probe, progress)
+        self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress
+    ) -> tuple[Explanation, Explained]:
+        """The explanation inside the guard, which the stack leaves, and the function that it explains."""
+        run = stack.enter_context(explaining(model, self.forward_context))
+        explained, rows = self._start(model, probe, self.ranks.paced(run))
+        labels = None if probe.targets is None else probe.targets.cpu()
+        subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
+        return Explanation(self, run, subject, probe, progress), explained
 
     def _check_targets(self, explained: Explained, rows: Rows, probe: Probe) -> None:
         """Runs the model once, and sees whether it has the targets."""
@@ -236,42 +250,6 @@ def _moved(x: Tensor, like: Tensor) -> Tensor:
     """The rows where the weights are, and as precise as they are."""
     dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
     return x.detach().to(like.device, dtype, copy=True)
-
-
-def _rows_needed(method: Method) -> int:
-    inner = getattr(method, "attribution_method", method)
-    return int(getattr(inner, "rows_needed", 1))
-
-
-def with_layer(method: Method, name: str, layer: str | None) -> Method:
-    """The method at this layer, unless it names one or needs none.
-
-    Raises:
-        ValueError: If it needs a layer, and there is none.
-    """
-    inner = getattr(method, "attribution_method", None)
-    if inner is not None:
-        return replace(method, attribution_method=with_layer(inner, name, layer))  # type: ignore[type-var]
-    if not hasattr(method, "layer") or method.layer is not None:
-        return method
-    if layer is None:
-        raise ValueError(
-            f"The method {name!r} ({type(method).__name__}) has no layer, and no module of this model returns a map "
-            "(N, C, h, w); give layer=... or leave it out."
-        )
-    return replace(method, layer=layer)  # type: ignore[type-var]
-
-
-def _check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
-    try:
-        found = placed(method, subject, row)
-    except ValueError as error:
-        raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
-    if found is None:
-        raise ValueError(
-            f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
-            "on a single image (N, C, H, W) that the model takes; leave reshape out."
-        )
 
 
 def explain(

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from lightning_explain import trainer as trainers
+from lightning_explain.gather import ELSEWHERE
 from lightning_explain.pipeline import Explainer
 from lightning_explain.publish import Charts, publication, without
 from lightning_explain.render import Options, draw
@@ -32,6 +33,8 @@ def report_of(
         try:
             with trainers.silenced(pl_module):
                 report = explainer.explain(pl_module, probe, progress)
+        except ELSEWHERE:
+            pass
         except Exception as failure:
             error = failure
     if teller.raising:

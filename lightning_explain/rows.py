@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_explain import trainer as trainers
+from lightning_explain.gather import Ranks
 from lightning_explain.probe import ProbeSelection, collect, fingerprint, probe_from_state, probe_state
 from lightning_explain.types import Probe
 
@@ -40,6 +42,15 @@ class FixedRows:
             self.probe = self._collect(trainer, pl_module, source)
         self._warn_if_others(self.probe)
         return self.probe
+
+    def share(self, ranks: Ranks) -> None:
+        """Takes the rows of rank zero where those of the ranks differ, as those of a stream may. To be called on all of them.
+
+        Raises:
+            TypeError: If they differ, and have a forward argument that cannot be sent.
+        """
+        if self.probe is not None and not ranks.equal(fingerprint(self.probe)):
+            self.probe = probe_from_state(ranks.first(ranks.agreed(partial(probe_state, self.probe))))
 
     def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
         selection = self._selection

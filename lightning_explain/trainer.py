@@ -12,11 +12,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import IterableDataset
+
+from lightning_explain.forward import ForwardFn
+from lightning_explain.gather import ALONE, Ranks, is_sharded
 
 Log: TypeAlias = "Callable[[str, Tensor], None]"
 
@@ -25,13 +28,28 @@ def check_strategy(trainer: pl.Trainer) -> None:
     """Refuses strategies under which the module cannot be called by itself.
 
     Raises:
-        ValueError: If the strategy is DeepSpeed.
+        ValueError: If the strategy is DeepSpeed, or its ranks hold one stage of a pipeline each.
     """
     if isinstance(trainer.strategy, DeepSpeedStrategy):
         raise ValueError(
             "ExplanationMonitor cannot explain under DeepSpeed: its engine owns the forward and the gradients. "
             'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
         )
+    if any("pipe" in kind.__name__.lower() for kind in type(trainer.strategy).__mro__):
+        raise ValueError(
+            f"ExplanationMonitor cannot explain under {type(trainer.strategy).__name__}: each rank of a pipeline holds a part of "
+            "the model only, and none can go from the inputs to the output. "
+            'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
+        )
+
+
+def forward_of(trainer: pl.Trainer) -> ForwardFn:
+    """How the module must be called; ``None``: by itself.
+
+    FSDP1 gathers the weights of the outermost module only when its wrapper is called.
+    """
+    wrapper: Any = trainer.model
+    return (lambda module, *inputs: wrapper(*inputs)) if isinstance(trainer.strategy, FSDPStrategy) else None
 
 
 def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
@@ -169,6 +187,19 @@ def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], No
 
 
 # -- ranks: to be called on all of them ----------------------------------------------------------------------------
+
+
+def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
+    """The processes that explain together: those of a tensor-parallel model share their rows."""
+    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if trainer.world_size == 1 or world != trainer.world_size:
+        return ALONE
+    sharded = isinstance(trainer.strategy, FSDPStrategy) or is_sharded(module)
+    if not isinstance(trainer.strategy, ModelParallelStrategy):
+        return Ranks(world, sharded=sharded)
+    mesh = trainer.strategy.device_mesh
+    data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
+    return Ranks(world, data.size(), data.get_local_rank(), tensor.get_local_rank() == 0, sharded)
 
 
 def raise_together(trainer: pl.Trainer, error: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""Trainings on two ranks, launched by ``test_distributed.py``: ``python distributed_run.py FOLDER``.
+"""Trainings on two ranks, launched by ``test_distributed.py``: ``python distributed_run.py FOLDER [SCENARIO ...]``.
 
 Lightning runs this file again for rank 1. Each rank writes what it saw to ``FOLDER/<rank>.pt``.
 """
@@ -16,13 +16,17 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_explain import ExplanationMonitor
+from lightning_explain import ExplanationMonitor, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.types import Attribution, Case, Rows, Subject
-from networks import DigitNet
+from networks import DigitNet, digits
+from states import Recorder, assert_equal
 from training import Counted, DigitModule, NoTarget, loader, monitor
 
 KEY = "explain/infidelity/saliency"
@@ -72,11 +76,17 @@ def plain() -> DigitModule:
 
 
 def run(
-    root: Path, watch: ExplanationMonitor, module: DigitModule, *others: pl.Callback, epochs: int = 1
+    root: Path,
+    watch: ExplanationMonitor,
+    module: DigitModule,
+    *others: pl.Callback,
+    epochs: int = 1,
+    validation: Any = None,
+    strategy: Any = "ddp",
 ) -> pl.Trainer:
     """One training on two ranks."""
     trainer = pl.Trainer(
-        strategy="ddp",
+        strategy=strategy,
         accelerator="cpu",
         devices=2,
         max_epochs=epochs,
@@ -88,7 +98,9 @@ def run(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, loader(0, 32, shuffle=True), loader(100, 24, shuffle=True))
+    trainer.fit(
+        module, loader(0, 32, shuffle=True), loader(100, 24, shuffle=True) if validation is None else validation
+    )
     return trainer
 
 
@@ -104,20 +116,31 @@ def seen(watch: ExplanationMonitor, trainer: pl.Trainer) -> dict[str, Any]:
     }
 
 
+def rows_of(watch: ExplanationMonitor) -> dict[str, Any]:
+    assert watch.probe is not None
+    return {"inputs": watch.probe.inputs, "targets": watch.probe.targets, "ids": watch.probe.row_ids}
+
+
 def fine(root: Path) -> dict[str, Any]:
     watch, module = monitor(methods={"saliency": m.Saliency(abs=False), "cam": m.LayerGradCam()}), plain()
     best = ModelCheckpoint(root / "checkpoints", monitor=KEY, save_top_k=-1)
     found = seen(watch, run(root, watch, module, best, epochs=2))
-    assert watch.probe is not None
-    rows = {"inputs": watch.probe.inputs, "targets": watch.probe.targets, "ids": watch.probe.row_ids}
-    return {**found, **rows, "weights": module.net.state_dict()}
+    return {**found, **rows_of(watch), "weights": module.net.state_dict()}
+
+
+class Notes(pl.Callback):
+    """Copies the weights behind the monitor, before a validation spreads the statistics of rank zero."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *arguments: Any) -> None:
+        self.weights = {name: value.clone() for name, value in module.net.state_dict().items()}
 
 
 def batch_statistics(root: Path) -> dict[str, Any]:
     # Right after a training step, before the next forward spreads the statistics of rank zero.
-    watch = monitor(every_n_train_steps=1, at_start=True)
-    stop = EarlyStopping(monitor=KEY, patience=50)
-    return seen(watch, run(root, watch, DigitModule(DigitNet()), stop, epochs=2))
+    watch, module = monitor(every_n_train_steps=1, at_start=True), DigitModule(DigitNet())
+    stop, notes = EarlyStopping(monitor=KEY, patience=50), Notes()
+    found = seen(watch, run(root, watch, module, stop, notes, epochs=2))
+    return {**found, **rows_of(watch), "weights": notes.weights}
 
 
 def failing_method(root: Path) -> dict[str, Any]:
@@ -139,6 +162,60 @@ def limited(root: Path) -> dict[str, Any]:
     return {**seen(watch, run(root, watch, plain(), epochs=4)), "calls": counted.calls}
 
 
+class Stream(IterableDataset):
+    """Other rows on each rank."""
+
+    def __iter__(self) -> Any:
+        x, y = digits()
+        return iter([(x[i], y[i]) for i in range(100 * rank(), 100 * rank() + 24)])
+
+
+def stream(root: Path) -> dict[str, Any]:
+    watch = monitor()
+    found = seen(watch, run(root, watch, plain(), validation=DataLoader(Stream(), batch_size=8)))
+    return {**found, **rows_of(watch)}
+
+
+def undisturbed(root: Path) -> dict[str, Any]:
+    """A training with batch statistics and dropout, with the monitor and without it, hook by hook."""
+    methods = {"cam": m.LayerGradCam(), "shap": m.GradientShap(2, 0.1, "probe")}
+    watch = monitor(methods=methods, every_n_train_steps=1, at_start=True)
+    states = []
+    for arguments in ({}, {"enabled": False}):
+        pl.seed_everything(3, verbose=False)
+        recorder = Recorder(watch)
+        run(root, monitor(**arguments) if arguments else watch, DigitModule(DigitNet()), recorder, epochs=2)
+        states.append(recorder.states)
+    assert_equal(*states)
+    return {"states": len(states[0]), "reports": len(recorder.reports), "steps": watch.last_report.step}
+
+
+class Sharded(DigitModule):
+    """Its weights are spread over the ranks."""
+
+    def configure_model(self) -> None:
+        fully_shard(self.net.block, mesh=self.device_mesh["data_parallel"])
+        fully_shard(self, mesh=self.device_mesh["data_parallel"])
+
+
+def sharded(root: Path) -> dict[str, Any]:
+    """The same under FSDP2, with what is explained."""
+    found, weights = {}, []
+    for enabled in (True, False):
+        pl.seed_everything(3, verbose=False)
+        methods = {"saliency": m.Saliency(abs=False), "cam": m.LayerGradCam("net.block.bn2")}
+        watch = monitor(methods=methods, enabled=enabled, at_start=True, probe=ProbeSelection(count=3))
+        module = Sharded(DigitNet())
+        trainer = run(
+            root, watch, module, strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), epochs=2
+        )
+        found = {**seen(watch, trainer), **rows_of(watch)} if enabled else found
+        whole = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in module.net.state_dict().items()}
+        weights.append({name: value.clone() for name, value in whole.items()})
+    assert_equal(*weights)
+    return {**found, "weights": weights[0]}
+
+
 def raised(arguments: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
     def scenario(root: Path) -> dict[str, Any]:
         try:
@@ -156,15 +233,18 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "failing_method": failing_method,
     "failing_explanation": failing_explanation,
     "limited": limited,
+    "stream": stream,
+    "undisturbed": undisturbed,
+    "sharded": sharded,
     "raising": raised({"methods": {"bad": FailsOnOne()}, "on_error": "raise"}),
     "no_rows": raised({"batch_fn": no_rows}),
 }
 
 
-def main(root: Path) -> None:
+def main(root: Path, *names: str) -> None:
     torch.set_num_threads(1)
     found = {}
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in ((name, SCENARIOS[name]) for name in names or SCENARIOS):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             found[name] = scenario(root / name)
@@ -173,4 +253,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

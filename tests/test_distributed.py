@@ -15,10 +15,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from comparing import distance
 from distributed_run import plain
 from lightning_explain import Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from networks import DigitNet, digits
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 DEADLINE = 120
@@ -110,12 +112,49 @@ def test_all_ranks_log_the_numbers_of_rank_zero(ranks: Ranks) -> None:
 
 
 @scenario("ranks", ["batch_statistics"], indirect=True)
-def test_checkpoints_and_loggers_get_the_same_numbers_though_ranks_differ(ranks: Ranks, root: Path) -> None:
+def test_ranks_explain_with_the_batch_statistics_of_rank_zero_and_keep_their_own(ranks: Ranks, root: Path) -> None:
     zero, one = ranks
-    assert not torch.equal(zero["attributions"]["saliency"], one["attributions"]["saliency"])
+    assert not torch.equal(zero["weights"]["stem.1.running_mean"], one["weights"]["stem.1.running_mean"])
+    assert torch.equal(zero["attributions"]["saliency"], one["attributions"]["saliency"])
+    net = DigitNet()
+    net.load_state_dict(zero["weights"])
+    probe = Probe(zero["inputs"], zero["targets"], ids=zero["ids"])
+    alone = explain(net, probe, {"saliency": m.Saliency(abs=False)}, [])
+    assert distance(zero["attributions"]["saliency"], alone.attributions["saliency"]) <= 1e-5
     (events,) = (root / "batch_statistics").rglob("events.out.tfevents.*")
     found = EventAccumulator(str(events.parent)).Reload()
     assert zero["metrics"] == {tag: pytest.approx(found.Scalars(tag)[-1].value) for tag in zero["metrics"]}
+
+
+@scenario("ranks", ["stream"], indirect=True)
+def test_all_ranks_explain_the_rows_of_rank_zero(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert torch.equal(zero["inputs"], digits()[0][:4])
+    assert torch.equal(one["inputs"], zero["inputs"])
+    assert torch.equal(one["targets"], zero["targets"])
+    assert zero["metrics"] == one["metrics"]
+
+
+@scenario("ranks", ["undisturbed"], indirect=True)
+def test_training_on_two_ranks_is_bit_identical_with_the_monitor(ranks: Ranks) -> None:
+    for rank in ranks:
+        assert (rank["reports"], rank["steps"]) == (1, 4)
+        assert rank["states"] > 15
+
+
+@scenario("ranks", ["sharded"], indirect=True)
+def test_a_sharded_training_is_bit_identical_and_explained_as_a_whole_one(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["told"] == one["told"] == []
+    assert torch.equal(zero["attributions"]["saliency"], one["attributions"]["saliency"])
+    assert torch.equal(zero["weights"]["head.weight"], one["weights"]["head.weight"])
+    net = DigitNet()
+    net.load_state_dict(zero["weights"])
+    probe = Probe(zero["inputs"], zero["targets"], ids=zero["ids"])
+    alone = explain(net, probe, {"saliency": m.Saliency(abs=False), "cam": m.LayerGradCam("block.bn2")}, [])
+    assert len(zero["ids"]) == 3
+    for name, found in zero["attributions"].items():
+        assert distance(found, alone.attributions[name]) <= 1e-5
 
 
 @scenario("ranks", ["limited"], indirect=True)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
 
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
@@ -332,6 +333,23 @@ def compiled(fail: bool) -> None:
     handle.remove()
 
 
+def sharded(fail: bool) -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        fully_shard(model[0])
+        fully_shard(model)
+        for _ in range(2):
+            with touched(model, fail) as run:
+                run(model, torch.ones(1, 2))
+            # Weights of the outermost module stay gathered after a forward.
+            model(torch.ones(1, 2))
+        model(torch.ones(1, 2)).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    finally:
+        distributed.destroy_process_group()
+
+
 def assert_equal(ours: Any, theirs: Any) -> None:
     """Equal to the last bit, tensors and arrays included."""
     if isinstance(theirs, (tuple, list)):
@@ -364,6 +382,7 @@ LAWS: list[tuple[str, Callable[[bool], None], str]] = [
     ("modes", batch_statistics, "rows depend on each other"),
     ("inplace", inplace_flags, "an activation was overwritten"),
     ("recurrent", recurrent, "cuDNN cannot go back"),
+    ("sharded", sharded, "mixed torch.Tensor and DTensor"),
     ("eager", compiled, "compiled code passed a hook by"),
 ]
 laws = pytest.mark.parametrize(("keeper", "check", "symptom"), LAWS, ids=[f"{k}-{c.__name__}" for k, c, _ in LAWS])

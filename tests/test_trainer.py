@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_explain import trainer as trainers
@@ -183,6 +183,27 @@ def test_deepspeed_is_refused_with_ways_out() -> None:
     strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
     with pytest.raises(ValueError, match=r'cannot explain under DeepSpeed.*strategy="ddp" or FSDP2'):
         trainers.check_strategy(cast(pl.Trainer, SimpleNamespace(strategy=strategy)))
+
+
+def test_pipelines_are_refused_with_ways_out() -> None:
+    class PipelineParallelStrategy(SingleDeviceStrategy):
+        pass
+
+    strategy = PipelineParallelStrategy("cpu")
+    match = r'under PipelineParallelStrategy: each rank of a pipeline holds a part .*strategy="ddp" or FSDP2'
+    with pytest.raises(ValueError, match=match):
+        trainers.check_strategy(cast(pl.Trainer, SimpleNamespace(strategy=strategy)))
+
+
+def test_under_fsdp1_the_wrapper_is_called() -> None:
+    # FSDP1 needs GPUs: this is the route to its wrapper, not a run.
+    found = SimpleNamespace(strategy=FSDPStrategy.__new__(FSDPStrategy), model=lambda x, y: (x, y))
+    forward = trainers.forward_of(cast(pl.Trainer, found))
+    assert callable(forward)
+    assert forward(None, 1, 2) == (1, 2)
+    assert (
+        trainers.forward_of(cast(pl.Trainer, SimpleNamespace(strategy=SingleDeviceStrategy("cpu"), model=None))) is None
+    )
 
 
 def test_numbers_are_logged_for_callbacks_only(tmp_path: Path) -> None:

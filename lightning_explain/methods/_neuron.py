@@ -10,6 +10,7 @@ import torch
 from captum import attr as captum
 from torch import Tensor, nn
 
+from lightning_explain.gather import regather
 from lightning_explain.methods._captum import attribute, freeze
 from lightning_explain.types import Attribution, Method, Reference, Rows, Subject
 
@@ -48,11 +49,13 @@ class Neuron(nn.Module):
             raise ValueError(
                 f"The layer {type(self._watched[0]).__name__} of a neuron method does not run in this model."
             )
-        return counted(select(found[-1], self._selector), self.inner)
+        return counted(select(found[-1], self._selector), self.inner, self._watched[0])
 
 
-def counted(value: Tensor, forward: nn.Module) -> Tensor:
-    """The value, whose gradient is counted as that of an output of the explained function."""
+def counted(value: Tensor, forward: nn.Module, layer: nn.Module) -> Tensor:
+    """A value in the layer, whose gradient can be taken, and is counted as that of an output of the explained function."""
+    if value.requires_grad:
+        regather(forward, layer)
     count = getattr(forward, "count_backward", None)
     if value.requires_grad and count is not None:
         value.register_hook(count)

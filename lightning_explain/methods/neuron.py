@@ -267,13 +267,12 @@ class NeuronConductance(OfNeuron):
         """Input-shaped, in units of output."""
         needs_gradient(rows, "NeuronConductance")
         unit = self.unit(subject)
-        explainer = captum.NeuronConductance(
-            subject.forward, subject.layer(self.layer), multiply_by_inputs=self.multiply_by_inputs
-        )
+        layer = subject.layer(self.layer)
+        explainer = captum.NeuronConductance(subject.forward, layer, multiply_by_inputs=self.multiply_by_inputs)
         return attribute(
             explainer.attribute,
             rows,
-            neuron_selector=lambda activation: counted(select(activation, unit), subject.forward),
+            neuron_selector=lambda activation: counted(select(activation, unit), subject.forward, layer),
             baselines=bare(subject.baseline(self.baselines, rows)),
             n_steps=self.n_steps,
             method=self.method,

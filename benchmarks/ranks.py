@@ -1,0 +1,227 @@
+"""All 38 methods and the metrics on one to four gloo ranks, on a sharded model, and under torchrun; and what two ranks gain.
+
+    python benchmarks/ranks.py [numbers] [nodes] [speed]
+
+- numbers: the largest difference to one rank, max|a - b| / max|b| of a row for maps and of all rows for scores, in float64 (is it the
+  same computation?) and float32 (how far does arithmetic move it?). The trained network, 7 rows, 2 rows on 3 ranks; whole and
+  under FSDP2. ``failed``: what is left out under FSDP2, with the reason.
+- nodes: the same explanation by two torchrun agents on the loopback, each of them a node with one rank.
+- speed: the monitor's workload (ResNet-20, 16 rows, nine methods, two metrics), one thread a rank: one rank against two.
+
+It fails if a difference in float64 is above 1e-5.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+
+import _workload as workload
+from _cases import Bench, cases
+from forked import on_ranks
+from lightning_explain import Probe
+from lightning_explain import metrics as q
+from lightning_explain.gather import Ranks, is_sharded
+from lightning_explain.pipeline import Explainer
+from networks import Added, Layered, rows
+
+EQUAL = 1e-5
+REPEAT = 2
+console = Console(width=150)
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------
+
+
+def bench(dtype: torch.dtype) -> Bench:
+    """The network whose layers have names that all methods take."""
+    model = Layered(Added)
+    model.load_state_dict(torch.load(os.environ["RANKS_WEIGHTS"], weights_only=True))
+    x, y = rows(7)
+    by_hand = Layered(Added)
+    by_hand.load_state_dict(model.state_dict())
+    return Bench("digits", model.to(dtype), by_hand.to(dtype).eval(), x.to(dtype), y, "block.bn2", "block")
+
+
+def explainer(b: Bench, ranks: Ranks) -> Explainer:
+    methods = {case.name: case.method for case in cases(b)}
+    few = ("Saliency", "LayerGradCam", "NeuronGradient", "KernelShap")
+    metrics = {
+        "infidelity": q.Infidelity(n_perturb_samples=3),
+        "sensitivity": q.SensitivityMax(n_perturb_samples=2),
+        "completeness": q.Completeness(),
+        "agreement": q.Agreement(),
+        "concentration": q.Concentration(),
+        "deletion": q.Deletion(n_steps=4),
+        "randomization": q.Randomization(2, 2, methods=few),
+    }
+    return Explainer(methods, metrics, raising=False, ranks=ranks)
+
+
+def explained(dtype: torch.dtype, count: int, sharded: bool, rank: int) -> dict[str, Any]:
+    """What a rank has: maps, scores, and what failed."""
+    warnings.simplefilter("ignore")
+    b = bench(dtype)
+    if sharded:
+        fully_shard(b.model.block)
+        fully_shard(b.model)
+    elif rank:
+        for name, buffer in b.model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer += rank
+    probe = Probe(b.x[:count], b.y[:count])
+    ranks = Ranks(distributed.get_world_size(), sharded=is_sharded(b.model))
+    report = explainer(b, ranks).check(b.model, probe).explain(b.model, probe)
+    scores = {f"{metric}/{method}": v for metric, by in report.scores.items() for method, v in by.items()}
+    failed = {name: text.strip().splitlines()[-1] for name, text in report.failures.items()}
+    return {"maps": dict(report.attributions), "scores": scores, "failed": failed}
+
+
+def far(ours: Tensor, theirs: Tensor) -> float:
+    """Relative to the largest number of the row; of scores, of all rows, and at least to 1e-9."""
+    a, b = (v.double().flatten(1) if v.ndim > 1 else v.double()[None] for v in (ours, theirs))
+    if not torch.equal(a.isnan(), b.isnan()):
+        return float("inf")
+    scale = b.abs().nan_to_num(0).amax(1)
+    gaps = (a - b).abs().nan_to_num(0).amax(1)
+    # The concentration of a constant map is a rounding error.
+    least = 1e-9 if ours.ndim == 1 else torch.finfo(b.dtype).tiny
+    return (gaps / scale.clamp(min=least)).max().item()
+
+
+def furthest(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
+    """The largest difference, and of what. Errors of completeness are rounding errors by themselves, and are left out."""
+    found = {k: far(ours[k], v) for k, v in theirs.items() if k in ours and not k.startswith("completeness")}
+    name = max(found, key=lambda key: found[key])
+    return found[name], name
+
+
+RUNS = [("one", 1, 7, False), ("two", 2, 7, False), ("three", 3, 7, False), ("four", 4, 7, False)]
+RUNS += [("three, two rows", 3, 2, False), ("two, FSDP2", 2, 7, True), ("three, FSDP2, two rows", 3, 2, True)]
+
+
+def numbers(folder: Path) -> bool:
+    table = Table("ranks", "dtype", "methods", "maps", "of", "scores", "of", "seconds", title="Difference to one rank")
+    wrong, failed = False, {}
+    for dtype in (torch.float64, torch.float32):
+        alone = {n: on_ranks(1, partial(explained, dtype, n, False), fresh(folder))[0] for n in (7, 2)}
+        for name, world, count, sharded in RUNS:
+            started = time.perf_counter()
+            found = on_ranks(world, partial(explained, dtype, count, sharded), fresh(folder), 900)
+            seconds = time.perf_counter() - started
+            worst = [max(furthest(rank[k], alone[count][k]) for rank in found) for k in ("maps", "scores")]
+            wrong |= dtype == torch.float64 and not max(worst)[0] <= EQUAL
+            failed |= {f"{key}, {name}": text for rank in found for key, text in rank["failed"].items()}
+            cells = [cell for gap, what in worst for cell in (f"{gap:.1e}", what)]
+            table.add_row(name, str(dtype)[6:], str(len(found[0]["maps"])), *cells, f"{seconds:.0f}")
+    console.print(table)
+    for name, text in failed.items():
+        console.print(f"failed: {name}: {text[:300]}")
+    return wrong
+
+
+def fresh(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
+# -- nodes ---------------------------------------------------------------------------------------------------------
+
+
+def nodes(folder: Path) -> bool:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    agents = [
+        subprocess.Popen([*command, f"--node-rank={node}", __file__, "rank", str(folder)], env=environment)
+        for node in range(2)
+    ]
+    codes = [agent.wait(600) for agent in agents]
+    (alone,) = on_ranks(1, partial(explained, torch.float64, 7, False), fresh(folder))
+    found = [torch.load(folder / f"node-{rank}.pt", weights_only=True) for rank in range(2)]
+    gaps = {kind: max(furthest(rank[kind], alone[kind])[0] for rank in found) for kind in ("maps", "scores")}
+    console.print(f"Two nodes under torchrun (exit codes {codes}), float64: {gaps}")
+    return not max(gaps.values()) <= EQUAL
+
+
+def as_node(folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    torch.save(explained(torch.float64, 7, False, rank), folder / f"node-{rank}.pt")
+    distributed.destroy_process_group()
+
+
+# -- speed ---------------------------------------------------------------------------------------------------------
+
+
+def timed(weights: Path, rank: int) -> list[list[float]]:
+    """Seconds of each explanation: on the wall, and of this rank's processor."""
+    warnings.simplefilter("ignore")
+    model: nn.Module = workload.ResNet()
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    probe = workload.probe()
+    ranks = Ranks(distributed.get_world_size())
+    ready = Explainer(workload.methods(), workload.metrics(), ranks=ranks).check(model, probe)
+    found = []
+    for _ in range(REPEAT):
+        distributed.barrier()
+        started = time.perf_counter(), time.process_time()
+        ready.explain(model, probe)
+        found.append([time.perf_counter() - started[0], time.process_time() - started[1]])
+    return found
+
+
+def speed(folder: Path) -> bool:
+    weights = folder / "resnet.pt"
+    script = f"import _workload, torch; torch.save(_workload.trained().state_dict(), {str(weights)!r})"
+    # In a process of its own, for one that has computed something cannot be forked.
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
+    # The slowest rank counts; of several explanations the best.
+    best = [
+        torch.tensor(on_ranks(world, partial(timed, weights), fresh(folder), 1800)).amax(0).amin(0) for world in (1, 2)
+    ]
+    for what, one, two in zip(("wall", "processor"), *(value.tolist() for value in best), strict=True):
+        console.print(
+            f"16 rows, one thread a rank, {what}: {one:.2f} s on one, {two:.2f} s on two, gain {one / two:.2f}"
+        )
+    return False
+
+
+def main(names: list[str]) -> int:
+    if names[:1] == ["rank"]:
+        as_node(Path(names[1]))
+        return 0
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    parts = {"numbers": numbers, "nodes": nodes, "speed": speed}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.pt"
+        os.environ["RANKS_WEIGHTS"] = str(weights)
+        script = (
+            f"import torch; from networks import *; torch.save(trained(Added, Layered).state_dict(), {str(weights)!r})"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1] / "tests")
+        wrong = [name for name in names or parts if parts[name](Path(folder))]
+    console.print(f"failed: {', '.join(wrong)}" if wrong else f"all within {EQUAL:.0e}")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

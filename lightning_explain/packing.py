@@ -1,0 +1,112 @@
+"""Tensors as bytes and their form as JSON, and both from rank to rank: nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+def device_of_group() -> torch.device:
+    """Where the process group exchanges tensors."""
+    accelerator = torch.accelerator.current_accelerator()
+    if "gloo" in distributed.get_backend() or accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, torch.accelerator.current_device_index())
+
+
+def kind_of(tensor: Tensor) -> str:
+    """The dtype's name."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def packed(value: Any, tensors: list[Tensor], rows: bool = False) -> Any:
+    """The form of a tree, which JSON can hold; ``rows``: with the first dimension of its tensors, which are collected."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return {"tensor": [kind_of(value), list(value.shape if rows else value.shape[1:])]}
+    if isinstance(value, Mapping):
+        return {"items": [[key, packed(inner, tensors, rows)] for key, inner in value.items()]}
+    if isinstance(value, (tuple, list)):
+        return {type(value).__name__: [packed(inner, tensors, rows) for inner in value]}
+    return value
+
+
+def unpacked(form: Any, tensors: Iterator[Tensor]) -> Any:
+    """The tree of that form."""
+    if not isinstance(form, dict):
+        return form
+    ((kind, content),) = form.items()
+    if kind == "tensor":
+        return next(tensors)
+    if kind == "items":
+        return {key: unpacked(inner, tensors) for key, inner in content}
+    return (tuple if kind == "tuple" else list)(unpacked(inner, tensors) for inner in content)
+
+
+def _forms(form: Any) -> Iterable[tuple[torch.dtype, list[int]]]:
+    if not isinstance(form, dict):
+        return
+    ((kind, content),) = form.items()
+    if kind == "tensor":
+        yield getattr(torch, content[0]), content[1]
+        return
+    for inner in content:
+        yield from _forms(inner[1] if kind == "items" else inner)
+
+
+def rebuilt(flat: Tensor, form: Any, rows: int | None = None) -> list[Tensor]:
+    """The tensors of a form from their bytes, with ``rows`` in front of each shape."""
+    found, start = [], 0
+    for dtype, shape in _forms(form):
+        shape = shape if rows is None else [rows, *shape]
+        size = torch.Size(shape).numel() * dtype.itemsize
+        # A copy, for bytes of another dtype may begin anywhere.
+        found.append(flat[start : start + size].clone().view(dtype).reshape(shape))
+        start += size
+    return found
+
+
+def as_bytes(tensors: Sequence[Tensor]) -> Tensor:
+    """The bytes of all tensors, on the CPU."""
+    parts = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
+
+
+def read(text: Tensor) -> Any:
+    """What :func:`as_text` wrote."""
+    return json.loads(text.numpy().tobytes())
+
+
+def as_text(value: Any) -> Tensor:
+    """What JSON can hold, as bytes."""
+    return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def exchanged(mine: Tensor) -> list[Tensor]:
+    """The bytes of each rank, however many they are, on the CPU."""
+    world, device = distributed.get_world_size(), device_of_group()
+    lengths = torch.zeros(world, dtype=torch.int64, device=device)
+    lengths[distributed.get_rank()] = len(mine)
+    distributed.all_reduce(lengths)
+    longest = int(lengths.max())
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded[: len(mine)] = mine.to(device)
+    found = list(torch.empty(world, longest, dtype=torch.uint8, device=device).unbind())
+    if longest:
+        distributed.all_gather(found, padded)
+    return [piece[:length].cpu() for piece, length in zip(found, lengths.tolist(), strict=True)]
+
+
+def broadcast(value: Tensor | None) -> Tensor:
+    """The bytes of rank zero, on the CPU."""
+    device = device_of_group()
+    length = torch.tensor([0 if value is None else len(value)], device=device)
+    distributed.broadcast(length, 0)
+    sent = torch.empty(int(length), dtype=torch.uint8, device=device) if value is None else value.to(device)
+    if len(sent):
+        distributed.broadcast(sent, 0)
+    return sent.cpu()

@@ -1,0 +1,60 @@
+"""Which layer a method looks at, how its map lies on the image, and how many rows it needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lightning_explain.maps import arrange
+from lightning_explain.methods import LayerActivation
+from lightning_explain.types import Method, Rows, Subject, as_tuple
+
+
+def rows_needed(method: Method) -> int:
+    """How many rows the method looks at together."""
+    inner = getattr(method, "attribution_method", method)
+    return int(getattr(inner, "rows_needed", 1))
+
+
+def with_layer(method: Method, name: str, layer: str | None) -> Method:
+    """The method at this layer, unless it names one or needs none.
+
+    Raises:
+        ValueError: If it needs a layer, and there is none.
+    """
+    inner = getattr(method, "attribution_method", None)
+    if inner is not None:
+        return replace(method, attribution_method=with_layer(inner, name, layer))  # type: ignore[type-var]
+    if not hasattr(method, "layer") or method.layer is not None:
+        return method
+    if layer is None:
+        raise ValueError(
+            f"The method {name!r} ({type(method).__name__}) has no layer, and no module of this model returns a map "
+            "(N, C, h, w); give layer=... or leave it out."
+        )
+    return replace(method, layer=layer)  # type: ignore[type-var]
+
+
+def check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
+    """Refuses a ``reshape`` that does not fit the method's layer.
+
+    Args:
+        name: The method's name.
+        method: It has a ``reshape``.
+        subject: The explained function.
+        row: One row.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    of_input = method.attribute_to_layer_input
+    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
+    try:
+        placed = arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
+    except ValueError as error:
+        raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
+    if placed is None:
+        raise ValueError(
+            f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
+            "on a single image (N, C, H, W) that the model takes; leave reshape out."
+        )

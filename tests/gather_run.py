@@ -1,0 +1,251 @@
+"""Explanations on one to four ranks, launched by ``test_gather.py``: ``python gather_run.py FOLDER``.
+
+``FOLDER/weights.pt`` holds a trained network; what the ranks saw is saved as ``FOLDER/found.pt``.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+
+from forked import on_ranks
+from lightning_explain import Probe, Report
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.gather import Ranks, is_sharded
+from lightning_explain.pipeline import Explainer
+from lightning_explain.types import Attribution, Case, Rows, Subject
+from networks import DigitNet, rows
+
+LAYER = "block.bn2"
+GRID = {"grid": 4}
+METHODS = {
+    "saliency": m.Saliency(abs=False),
+    "ig": m.IntegratedGradients(n_steps=4, baselines="mean"),
+    "shap": m.GradientShap(3, 0.1, "probe"),
+    "tunnel": m.NoiseTunnel(m.InputXGradient(), nt_samples=2, stdevs=0.1),
+    "cam": m.LayerGradCam(LAYER),
+    "deeplift": m.DeepLiftShap(baselines="probe"),
+    "permutation": m.FeaturePermutation(feature_mask=GRID),
+    "neuron": m.NeuronGradient(LAYER),
+    "kernel": m.KernelShap(n_samples=8, feature_mask=GRID),
+}
+METRICS = {
+    "infidelity": q.Infidelity(n_perturb_samples=2),
+    "sensitivity": q.SensitivityMax(n_perturb_samples=1),
+    "completeness": q.Completeness(),
+    "mass": q.RelevanceMass(),
+    "randomization": q.Randomization(1, 2, methods=("saliency", "neuron")),
+}
+SHARDED = {name: METHODS[name] for name in ("saliency", "ig", "cam", "permutation", "neuron")}
+
+
+def network(folder: Path, rank: int) -> nn.Module:
+    """Weights of all ranks, and batch statistics of each rank's own, as between two steps under DDP."""
+    model = DigitNet()
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += rank
+    return model.double()
+
+
+def probe(count: int) -> Probe:
+    x, y = rows(count)
+    masks = torch.arange(8).remainder(3).gt(0).expand(count, 8, 8) & (torch.arange(count)[:, None, None] % 2 == 0)
+    return Probe(x.double(), y, ids=torch.arange(count) + 10, masks=masks | (torch.arange(8) < 4))
+
+
+def seen(report: Report) -> dict[str, Any]:
+    found = {name: getattr(report, name) for name in ("outputs", "predictions", "targets", "ids")}
+    named = {name: {k: dict(v) for k, v in getattr(report, name).items()} for name in ("scores", "standard_errors")}
+    passes = [report.passes.forward, report.passes.backward]
+    kept = {"maps": dict(report.maps), "failures": dict(report.failures), "passes": passes}
+    return {**found, **named, **kept, "attributions": dict(report.attributions)}
+
+
+def explained(
+    folder: Path, count: int, rank: int, sharded: bool = False, methods: Any = None, metrics: Any = None, **options: Any
+) -> dict[str, Any]:
+    """The report of one rank, or the error, and whether its own batch statistics are back."""
+    model = network(folder, 0 if sharded else rank)
+    if sharded:
+        fully_shard(model.block)
+        fully_shard(model)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    ranks = Ranks(distributed.get_world_size(), sharded=is_sharded(model))
+    explainer = Explainer(
+        METHODS if methods is None else methods, METRICS if metrics is None else metrics, ranks=ranks, **options
+    )
+    explainer = explainer.check(model, probe(count))
+    try:
+        found = seen(explainer.explain(model, probe(count)))
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+    return {**found, "restored": all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())}
+
+
+# -- what fails ----------------------------------------------------------------------------------------------------
+
+
+class FailsOn:
+    """A map of ones; on one rank none."""
+
+    def __init__(self, rank: int, error: Exception) -> None:
+        self.rank, self.error = rank, error
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        if distributed.get_rank() == self.rank:
+            raise self.error
+        return torch.ones_like(rows.inputs[0]) * subject.evaluate(rows)[:, None, None, None]
+
+
+class FailsInSweep(m.InputXGradient):
+    """A method that shares passes with others, and fails on one rank."""
+
+    def finish(self, visit: Any) -> tuple[Tensor, ...]:
+        if distributed.get_rank() == 1:
+            raise ArithmeticError("no map on rank 1")
+        return super().finish(visit)
+
+
+class FailsToScore(q.Infidelity):
+    """Fails on rank 0."""
+
+    def score(self, case: Case) -> Any:
+        if distributed.get_rank() == 0:
+            raise ArithmeticError("no score on rank 0")
+        return super().score(case)
+
+
+class OutOfMemory:
+    """Runs out of memory on rank 1 with more than two rows at a time; notes how many it may take in the end."""
+
+    limits: ClassVar[list[int]] = []
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        if distributed.get_rank() == 1 and len(rows) > 2:
+            raise torch.OutOfMemoryError("rank 1 is full")
+        self.limits.append(subject.limit)
+        return torch.ones_like(rows.inputs[0]) * subject.evaluate(rows)[:, None, None, None]
+
+
+class Uneven:
+    """Calls the model as often as its rows say."""
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        for _ in range(int(rows.ids.max())):
+            subject.evaluate(rows)
+        return torch.ones_like(rows.inputs[0])
+
+
+def no_target(outputs: Tensor) -> Tensor:
+    """There is none on rank 1, once the check is over."""
+    no_target.calls += 1  # type: ignore[attr-defined]
+    if distributed.get_rank() == 1 and no_target.calls > 4:  # type: ignore[attr-defined]
+        raise ArithmeticError("no target on rank 1")
+    return outputs[:, 0]
+
+
+no_target.calls = 0  # type: ignore[attr-defined]
+
+
+def failing(folder: Path, rank: int, sharded: bool) -> dict[str, Any]:
+    """Each failure with a method beside it that does not fail."""
+    run = partial(explained, folder, 7, rank, sharded, raising=False)
+    error = ArithmeticError("no map on rank 1")
+    one, metrics = {"saliency": m.Saliency(abs=False)}, {"infidelity": METRICS["infidelity"]}
+    both = {**metrics, "worse": FailsToScore(n_perturb_samples=2)}
+    found = {
+        "apart": run(methods={"bad": FailsOn(1, error), **one}, metrics=metrics),
+        "in_sweep": run(methods={"bad": FailsInSweep(), **one}, metrics=metrics),
+        "metric": run(methods=one, metrics=both),
+        "raising": run(methods={"bad": FailsOn(1, error), **one}, metrics={}, raising=True),
+        "memory": run(methods={"it": OutOfMemory()}, metrics={}, limit=64),
+    }
+    return {**found, "limits": list(OutOfMemory.limits)}
+
+
+def no_targets(folder: Path, rank: int) -> dict[str, Any]:
+    model = network(folder, rank)
+    ranks = Ranks(distributed.get_world_size())
+    fine = Explainer(SHARDED, {}, raising=False, ranks=ranks).check(model, probe(7))
+    broken = Explainer(fine.methods, {}, target=no_target, raising=False, ranks=ranks)
+    no_target.calls = 4  # type: ignore[attr-defined]
+    try:
+        broken.explain(model, probe(7))
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": "none"}
+
+
+# -- exchange ------------------------------------------------------------------------------------------------------
+
+
+def exchange(rank: int) -> dict[str, Any]:
+    """Ragged rows of all kinds, what rank zero has, and what the ranks agree upon."""
+    ranks = Ranks(distributed.get_world_size())
+    count = [2, 0, 3][rank]
+    first = rank * 10
+    tree = {
+        "float": torch.arange(first, first + count).double()[:, None].expand(count, 2),
+        "several": (torch.full((count,), rank > 0), torch.full((count, 1, 1), rank / 4, dtype=torch.bfloat16)),
+        "nothing": {},
+        "nan": torch.full((count,), torch.nan),
+        "none": None,
+    }
+    return {
+        "together": ranks.together(tree, count),
+        "first": ranks.first({"x": torch.full((3,), rank), "names": ("a", f"é{rank}"), "n": [rank, None, 0.5]}),
+        "equal": [ranks.equal("same"), ranks.equal(f"rank {rank}")],
+        "failing": sorted(ranks.failing(["a", "b", "c"], ["c"] if rank == 2 else ["a"] if rank == 1 else [])),
+        "total": ranks.total(rank, 1),
+        "all": [ranks.all(True), ranks.all(rank != 1)],
+        "different": error_of(lambda: ranks.together({"x": torch.zeros(1, 1 + rank)}, 1)),
+    }
+
+
+def error_of(work: Callable[[], Any]) -> str:
+    try:
+        work()
+    except RuntimeError as error:
+        return str(error)
+    return "none"
+
+
+def on_two(folder: Path, rank: int) -> dict[str, Any]:
+    found = {"seven": explained(folder, 7, rank), "failing": failing(folder, rank, False)}
+    OutOfMemory.limits.clear()
+    sharded = explained(folder, 7, rank, True, SHARDED, {"infidelity": METRICS["infidelity"]})
+    uneven = explained(folder, 7, rank, True, {"bad": Uneven(), **SHARDED}, {}, raising=False)
+    no = no_targets(folder, rank)
+    return {**found, "sharded": sharded, "failing_sharded": failing(folder, rank, True), "uneven": uneven, "target": no}
+
+
+def on_three(folder: Path, rank: int) -> dict[str, Any]:
+    found = {"seven": explained(folder, 7, rank), "two": explained(folder, 2, rank), "exchange": exchange(rank)}
+    few = explained(folder, 2, rank, True, SHARDED, {"infidelity": METRICS["infidelity"]})
+    return {**found, "two_sharded": few}
+
+
+def main(folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    scenarios: dict[int, Callable[[int], Any]] = {
+        1: lambda rank: {"seven": explained(folder, 7, rank), "two": explained(folder, 2, rank)},
+        2: partial(on_two, folder),
+        3: partial(on_three, folder),
+        4: lambda rank: {"seven": explained(folder, 7, rank)},
+    }
+    torch.save({world: on_ranks(world, work, folder) for world, work in scenarios.items()}, folder / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
