@@ -48,6 +48,7 @@ class Explanation:
         subject: The explained function; the last further argument of its probe is the labels.
         probe: The rows as the user gave them.
         progress: Called with the name of each method and metric.
+        history: The maps of these rows in earlier explanations, as ``Case.history`` holds them.
     """
 
     explainer: Explainer
@@ -55,6 +56,7 @@ class Explanation:
     subject: Subject
     probe: Probe
     progress: Progress
+    history: Mapping[str, Mapping[str, tuple[Tensor, ...]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _chosen: bool = False
 
@@ -197,6 +199,7 @@ class Explanation:
             attributions=found,
             attribute=lambda rows: self._attributions(found, rows),
             references={key: reference for key, reference in references.items() if reference is not None},
+            history=self.history,
         )
 
 
