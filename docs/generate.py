@@ -249,7 +249,7 @@ def _needs_masks(cls: type) -> str:
 
 def _metric(cls: Any) -> Iterator[str]:
     e = entry(cls)
-    scores = [f"``_{suffix}``" if suffix else "the plain name" for suffix in cls.suffixes]
+    scores = [f"``_{suffix}``" if suffix else "the plain name" for suffix in cls().suffixes]
     return _told("##", e, {"Scores": ", ".join(scores) if len(scores) > 1 else "", "Same as": e.twin})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_explain import methods, metrics
+    from lightning_explain.alerts import Alert
     from lightning_explain.callback import ExplanationMonitor
     from lightning_explain.pipeline import explain
     from lightning_explain.probe import ProbeSelection
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alert",
     "ExplanationMonitor",
     "Probe",
     "ProbeSelection",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alert": "alerts",
     "ExplanationMonitor": "callback",
     "Probe": "types",
     "ProbeSelection": "probe",

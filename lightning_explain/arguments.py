@@ -13,6 +13,7 @@ from lightning_explain.render import Options
 from lightning_explain.schedule import Schedule
 from lightning_explain.types import Method, Metric, Probe
 
+_RESERVED = ("caption", "overhead", "seconds", "table")
 _CHOICES = {"hook": ("train_epoch_end", "validation_epoch_end"), "on_error": ("warn", "raise")}
 
 
@@ -24,6 +25,20 @@ def check_choice(name: str, value: object) -> None:
     """
     if value not in _CHOICES[name]:
         raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, _CHOICES[name]))}.")
+
+
+def check_kinds(flags: Mapping[str, object], functions: Mapping[str, object]) -> None:
+    """Refuses flags that are not ``True`` or ``False``, and functions that cannot be called.
+
+    Raises:
+        TypeError: If there is one.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}; allowed: True or False.")
+    for name, value in functions.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name}={value!r}; allowed: a function, or None.")
 
 
 def check_name(name: object) -> None:
@@ -84,6 +99,47 @@ def options_of(methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any
     options = Options(**given) if panels is None else Options(panels=panels, **given)
     options.check_methods(methods)
     return options
+
+
+def check_tags(methods: Iterable[str], metrics: Mapping[str, Metric]) -> None:
+    """Refuses names under which two things would be written to one place, on systems that do not tell cases apart as well.
+
+    Args:
+        methods: The names of all methods, which are those of their pictures and folders.
+        metrics: All metrics, by name.
+
+    Raises:
+        ValueError: If two are alike.
+    """
+    methods = list(methods)
+    scores = [f"{name}_{suffix}" if suffix else name for name, metric in metrics.items() for suffix in metric.suffixes]
+    named = [(place, f"what the monitor itself writes as {place!r}") for place in _RESERVED]
+    named += [(method, f"the method {method!r}") for method in methods]
+    named += [(f"nonfinite/{m}", f"what the monitor itself writes as 'nonfinite/{m}'") for m in methods]
+    named += [(f"{score}/{method}", f"the score {score!r} of {method!r}") for score in scores for method in methods]
+    places: dict[str, str] = {}
+    for place, owner in named:
+        if place.casefold() in places:
+            other = places[place.casefold()]
+            raise ValueError(
+                f"{owner} and {other} would be written to one place; give methods=... or metrics=... other names."
+            )
+        places[place.casefold()] = owner
+
+
+def check_monitor_names(names: Sequence[str]) -> None:
+    """Refuses monitors whose folders are one where cases are not told apart.
+
+    Raises:
+        ValueError: If there are two.
+    """
+    for i, name in enumerate(names):
+        alike = [other for other in names[:i] if other.casefold() == name.casefold()]
+        if alike:
+            raise ValueError(
+                f"ExplanationMonitor(name={name!r}) and ExplanationMonitor(name={alike[0]!r}) would write to one place; give "
+                "them different names."
+            )
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:

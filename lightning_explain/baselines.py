@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -32,6 +33,8 @@ def check_baseline(spec: Baseline, names: Sequence[str] = NAMES) -> None:
     elif isinstance(spec, (tuple, list)):
         for part in spec:
             check_baseline(part, names)
+    elif isinstance(spec, Real) and not math.isfinite(float(spec)):
+        raise ValueError(f"baselines={spec!r}; allowed: a finite number.")
     elif spec is not None and not isinstance(spec, (Real, Tensor)):
         raise TypeError(
             f"baselines is a {type(spec).__name__}; allowed: None, a number, a tensor, one of {list(names)}, "

@@ -11,23 +11,30 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_explain import arguments, watchers
 from lightning_explain import trainer as trainers
+from lightning_explain.alerts import Alert, Alerts, alerts_of
 from lightning_explain.baselines import Normalization
 from lightning_explain.config import monitor_arguments
 from lightning_explain.forward import ForwardFn, OutputFn, Target, check_target
 from lightning_explain.gather import Ranks
+from lightning_explain.memory import Memory
 from lightning_explain.pace import Pace
 from lightning_explain.pipeline import Explainer
 from lightning_explain.probe import ProbeSelection
-from lightning_explain.publish import charts
+from lightning_explain.publish import charts, later_scores
 from lightning_explain.random_state import preserved_random_state
-from lightning_explain.requests import Requests, auto_limit, build_methods, build_metrics, check_limit
+from lightning_explain.requests import (
+    Requests,
+    auto_limit,
+    build_methods,
+    build_metrics,
+    check_limit,
+    check_seed,
+)
 from lightning_explain.rounds import Publisher, report_of
 from lightning_explain.rows import FixedRows
-from lightning_explain.schedule import Schedule
 from lightning_explain.telling import Teller
 from lightning_explain.types import Probe, Report
 
@@ -65,6 +72,7 @@ class ExplanationMonitor(pl.Callback):
             lists, with ``"default"`` for all others.
         cmap: Color map of heat maps: a name, a matplotlib object or ``(position, color)`` pairs; or a mapping as for ``panels``.
         outlier_perc: Share of a map's total that may be clipped, in percent; or a mapping as for ``panels``.
+        alerts: What to do when a score leaves its bounds: a list of ``Alert``, or of mappings of their arguments.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -97,9 +105,15 @@ class ExplanationMonitor(pl.Callback):
         panels: Sequence[Sequence[str]] | Mapping[str, Sequence[Sequence[str]]] | None = None,
         cmap: Any = None,
         outlier_perc: float | Mapping[str, float] = 2.0,
+        alerts: Sequence[Alert | Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         check_target(target)
+        check_seed(seed)
+        arguments.check_kinds(
+            flags={"at_start": at_start, "enabled": enabled, "save_probe": save_probe, "save_reports": save_reports},
+            functions={"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn},
+        )
         arguments.check_choice("hook", hook)
         arguments.check_choice("on_error", on_error)
         arguments.check_name(name)
@@ -109,7 +123,7 @@ class ExplanationMonitor(pl.Callback):
         self.at_start = at_start
         self.by_steps = every_n_train_steps is not None
         self.last_report: Report | None = None
-        self._schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
+        schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         given = probe if isinstance(probe, Probe) else None
         self._selection = arguments.selection_of(probe)
         self._rows = FixedRows(given, self._selection, batch_fn, save_probe)
@@ -135,6 +149,10 @@ class ExplanationMonitor(pl.Callback):
         )
         arguments.warn_of_unsigned(self._explainer.methods, self._explainer.metrics)
         self._ready = self._explainer
+        arguments.check_tags(self._explainer.methods, self._explainer.metrics)
+        watched = Alerts(name, alerts_of(alerts), self._teller)
+        watched.check(self._names())
+        self._memory = Memory(schedule, watched, self._explainer.metrics, self.by_steps)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **arguments: Any) -> ExplanationMonitor:
@@ -173,19 +191,25 @@ class ExplanationMonitor(pl.Callback):
         trainers.check_strategy(trainer)
         self._directory = trainers.run_directory(trainer) / "explain"
         if stage == "fit":
+            self._memory.alerts.check_loggers(trainer)
             names = [monitor.name for monitor in _monitors(trainer)]
+            arguments.check_monitor_names(names)
             watchers.check_keys(trainer, self.name, names, self._keys())
-            watchers.check_times(trainer, self, self.name, names, self._rhythm())
+            later = [f"{self.name}/{key}" for key in later_scores(self._ready.methods, self._ready.metrics)]
+            watchers.check_times(trainer, self, self.name, names, self._rhythm(), later)
 
     def _keys(self) -> list[str]:
-        scores = [tag for tags in self.charts[self.name].values() for tag in tags]
-        others = [*(f"nonfinite/{method}" for method in self._ready.methods), "seconds", "overhead"]
-        return [*scores, *(f"{self.name}/{key}" for key in others)]
+        return [f"{self.name}/{name}" for name in self._names()]
+
+    def _names(self) -> list[str]:
+        """Everything that is logged, without the monitor's name."""
+        scores = [tag.removeprefix(f"{self.name}/") for tags in self.charts[self.name].values() for tag in tags]
+        return [*scores, *(f"nonfinite/{method}" for method in self._ready.methods), "seconds", "overhead"]
 
     def _rhythm(self) -> watchers.Rhythm:
         epochs: watchers.Moment = "validation" if self.hook == "validation_epoch_end" else "train epoch"
-        steady = self._schedule.max_overhead is None
-        return watchers.Rhythm("step" if self.by_steps else epochs, self._schedule.every, self.at_start, steady)
+        steady = self._memory.schedule.max_overhead is None
+        return watchers.Rhythm("step" if self.by_steps else epochs, self._memory.schedule.every, self.at_start, steady)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the rows, checks everything that needs the model, and explains if asked to."""
@@ -199,11 +223,13 @@ class ExplanationMonitor(pl.Callback):
         self._prepare(trainer, pl_module, self._selection.source)
         # Again, for a method may have been left out on this model.
         watchers.check_keys(trainer, self.name, [monitor.name for monitor in _monitors(trainer)], self._keys())
+        self._memory.alerts.check(self._names())
         if trainer.global_step == 0:
             # A monitor may be used for a second training; what it counts begins again.
-            self._schedule = Schedule(self._schedule.every, self._schedule.max_overhead)
-        self._schedule.start(time.perf_counter())
-        if self.at_start and trainer.global_step == 0:
+            self._memory.begin_again()
+        self._memory.schedule.start(time.perf_counter())
+        assert self.probe is not None
+        if self.at_start and (trainer.global_step == 0 or self._memory.lacks_history(self.probe)):
             self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -288,7 +314,7 @@ class ExplanationMonitor(pl.Callback):
     def _explain_if_due(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, count: int, on_step: bool = False
     ) -> None:
-        if self.enabled and self._schedule.due(count):
+        if self.enabled and self._memory.schedule.due(count):
             self._explain(trainer, pl_module, trainers.logging_to(pl_module, on_step), count)
 
     # -- one explanation -------------------------------------------------------------------------------------------
@@ -298,54 +324,37 @@ class ExplanationMonitor(pl.Callback):
         assert self.probe is not None
         started = time.perf_counter()
         with preserved_random_state():
-            report = report_of(trainer, pl_module, self._ready, self.probe, self._teller)
+            report = report_of(trainer, pl_module, self._ready, self.probe, self._teller, self._memory.history)
             if report is not None:
                 self.last_report = report
                 scalars = self._scalars(trainer, report, count, started)
                 for key, value in scalars.items():
                     log(f"{self.name}/{key}", torch.tensor(value))
                 self._publisher.publish(trainer, report, self.probe, scalars, self._ready.metrics)
+                if trainer.state.fn == "fit":
+                    self._memory.keep(report, self.probe, trainer.strategy.broadcast)
+                    self._memory.alerts.watch(trainer, scalars)
             if trainer.state.fn == "fit":
-                self._note_time(trainer, count, started)
+                self._memory.note_time(count, started, trainer.strategy.broadcast)
 
     def _scalars(self, trainer: pl.Trainer, report: Report, count: int, started: float) -> dict[str, float]:
         """What is logged, as rank zero has it: equal keys and numbers everywhere."""
         found = {**report.scalars(), "seconds": report.seconds}
-        overhead = self._schedule.overhead(started, time.perf_counter())
+        overhead = self._memory.schedule.overhead(started, time.perf_counter())
         if count and overhead is not None:
             found["overhead"] = overhead
         return trainer.strategy.broadcast(found)
 
-    def _note_time(self, trainer: pl.Trainer, count: int, started: float) -> None:
-        lengthened = self._schedule.lengthened
-        self._schedule.done(count, started, time.perf_counter())
-        # The clock of rank zero decides for all, so that no rank explains alone.
-        self._schedule.load(trainer.strategy.broadcast(self._schedule.state()))
-        if self._schedule.lengthened and not lengthened:
-            unit = "steps" if self.by_steps else "epochs"
-            rank_zero_info(
-                f"ExplanationMonitor explains less often to stay under max_overhead={self._schedule.max_overhead}: "
-                f"next after {self._schedule.not_before} {unit}."
-            )
-
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows (or what names them), and the schedule; loads with ``weights_only=True``."""
+        """The rows (or what names them), and what is remembered; loads with ``weights_only=True``."""
         pace = {} if self._pace is None else {"pace": [self._pace.limit, self._pace.channels_last]}
-        return {
-            "version": 1,
-            "by_steps": self.by_steps,
-            "schedule": self._schedule.state(),
-            **pace,
-            **self._rows.state(),
-        }
+        return {"version": 1, **self._memory.state(), **pace, **self._rows.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the rows and the schedule of a checkpoint, so that the same rows are explained."""
-        if state_dict["by_steps"] == self.by_steps:
-            # What was counted in steps says nothing about epochs.
-            self._schedule.load(state_dict["schedule"])
+        """Takes up the rows and the memory of a checkpoint, so that the same rows are explained."""
+        self._memory.load(state_dict)
         if "pace" in state_dict and self._limit is None:
             self._pace = Pace(*state_dict["pace"])
         self._rows.load(state_dict)

@@ -16,7 +16,7 @@ from lightning_explain import metrics as q
 from lightning_explain.callback import ExplanationMonitor
 from lightning_explain.demo import CLASS_NAMES, MEAN, STD, DigitsModel, MarkedDigits, wrong_class
 from lightning_explain.render import Options, draw
-from lightning_explain.store import load_reports
+from lightning_explain.store import load_reports, replacing
 from lightning_explain.types import Probe, Report
 
 VARIANTS = {False: "marked", True: "clean"}
@@ -62,7 +62,8 @@ def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
     paths = []
     for method, picture in draw(report, probe, options).items():
         paths.append(folder / f"{method}.png")
-        Image.fromarray(picture).save(paths[-1])
+        with replacing(paths[-1]) as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG")
     return paths
 
 

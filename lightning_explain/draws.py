@@ -24,8 +24,8 @@ class KeyedDraws:
     """Draws keyed by (seed, purpose, row id, branch, draw index), and by nothing else.
 
     A key is hashed (BLAKE2b) to the 128 bits that start a Philox stream of NumPy, from which the row's numbers are
-    read on the CPU, in float64 for a float64 tensor and in float32 for any other; the two differ. Global generators
-    are neither read nor moved.
+    read on the CPU in float32, so that they are the same numbers in every precision, but for its rounding. Global
+    generators are neither read nor moved.
 
     Args:
         seed: The seed of all draws.
@@ -72,7 +72,7 @@ class KeyedDraws:
     def _draw(self, kind: str, purpose: str, rows: Rows, indices: Tensor, like: Tensor, fill: _Fill) -> Tensor:
         if not like.is_floating_point():
             raise TypeError(f"Draws are made for floating tensors, got {like.dtype}.")
-        values = np.empty(tuple(like.shape), np.float64 if like.dtype == torch.float64 else np.float32)
+        values = np.empty(tuple(like.shape), np.float32)
         # Making a Philox asks the system for entropy it will not use; setting the state of one is 6 times as fast.
         bits = np.random.Philox(key=0)
         generator, state = np.random.Generator(bits), bits.state
@@ -93,8 +93,8 @@ class KeyedDraws:
 
 
 def _fill_normal(generator: np.random.Generator, out: NDArray[Any]) -> object:
-    return generator.standard_normal(dtype=out.dtype, out=out)
+    return generator.standard_normal(dtype=np.float32, out=out)
 
 
 def _fill_uniform(generator: np.random.Generator, out: NDArray[Any]) -> object:
-    return generator.random(dtype=out.dtype, out=out)
+    return generator.random(dtype=np.float32, out=out)

@@ -52,6 +52,7 @@ class Explanation:
         subject: The explained function; the last further argument of its probe is the labels.
         probe: The rows as the user gave them.
         progress: Called with the name of each method and metric.
+        past: The maps of rows in earlier explanations, as ``Case.history`` holds them.
     """
 
     explainer: Explainer
@@ -59,6 +60,7 @@ class Explanation:
     subject: Subject
     probe: Probe
     progress: Progress
+    past: Callable[[Rows], Mapping[str, Mapping[str, tuple[Tensor, ...]]]] = lambda rows: {}
     failures: dict[str, str] = field(default_factory=dict)
     _refused: bool = False
 
@@ -260,6 +262,7 @@ class Explanation:
             attributions=found,
             attribute=lambda rows: self._attributions(found, rows),
             references={key: reference for key, reference in references.items() if reference is not None},
+            history=self.past(self.rows),
         )
 
     def _masks(self) -> Tensor | None:

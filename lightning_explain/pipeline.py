@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,11 +33,13 @@ from lightning_explain.forward import (
 )
 from lightning_explain.gather import ALONE, Ranks
 from lightning_explain.guard import explaining
+from lightning_explain.history import History, history_of
 from lightning_explain.naming import nearest
 from lightning_explain.pace import Pace, measured
 from lightning_explain.places import check_place, rows_needed, with_layer
 from lightning_explain.probe import fingerprint
-from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
+from lightning_explain.rehearsal import check_ids, check_masks, check_named, check_normalization, model_error, rehearse
+from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit, check_seed
 from lightning_explain.sweep import sweep
 from lightning_explain.types import Mend, Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
 
@@ -84,19 +86,17 @@ class Explainer:
         Raises:
             ValueError: If the target, a layer or a metric does not fit the model or the probe.
         """
+        check_ids(probe)
+        check_named(self.methods, self.metrics)
+        check_normalization(self.normalization, probe)
         for name, metric in self.metrics.items():
-            if getattr(metric, "needs_masks", False) and probe.masks is None:
-                raise ValueError(
-                    f"The metric {name!r} needs masks: give Probe(masks=...), a boolean region (N, H, W), or leave it out."
-                )
+            check_masks(name, metric, probe)
             for asked in getattr(metric, "methods", None) or ():
                 if asked not in self.methods:
                     raise ValueError(
                         f"The metric {name!r} asks for the method {asked!r}: {nearest(asked, self.methods)}"
                     )
         for name, method in self.methods.items():
-            if name in self.metrics:
-                raise ValueError(f"A method and a metric are both named {name!r}; give one of them another name.")
             if len(probe) < rows_needed(method):
                 raise ValueError(
                     f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
@@ -110,23 +110,26 @@ class Explainer:
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
                 )
         named = {name: with_layer(m, name, layer) for name, m in methods.items()}
-        self._check_places(model, probe, named)
-        return replace(self, methods=named, mends=acted_upon(self.verdicts(model, probe, named)))
+        self._rehearse(model, probe, named)
+        return replace(
+            self, methods=named, metrics=self._fitted(probe), mends=acted_upon(self.verdicts(model, probe, named))
+        )
 
-    def _check_places(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
-        """Refuses a ``reshape`` that does not fit its layer."""
-        inner = {name: innermost(method) for name, method in methods.items()}
-        asked = {
-            name: method for name, method in inner.items() if getattr(method, "reshape", None) not in (None, "none")
-        }
-        if not asked:
-            return
+    def _fitted(self, probe: Probe) -> dict[str, Metric]:
+        inputs = as_tuple(probe.inputs)
+        return {name: q.fitted(inputs) if hasattr(q, "fitted") else q for name, q in self.metrics.items()}
+
+    def _rehearse(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
+        """Refuses what does not fit the rows or its layer."""
         with explaining(model, self.forward_context) as run:
             explained, rows = self._start(model, probe, run)
             choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
             subject = self._subject(model, explained, rows)
-            for name, method in asked.items():
-                check_place(name, method, subject, replace(rows[:1], extra=(*rows[:1].extra, choice)))
+            for name, method in methods.items():
+                row, inner = replace(rows[:1], extra=(*rows[:1].extra, choice)), innermost(method)
+                rehearse(name, inner, subject, row)
+                if getattr(inner, "reshape", None) not in (None, "none"):
+                    check_place(name, inner, subject, row)
 
     def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
         """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
@@ -169,17 +172,21 @@ class Explainer:
             warnings.warn("The methods are not checked on this model: a few rows at once do not fit.", stacklevel=2)
             return []
 
-    def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
-        """Explains the probe's rows; the model is as before afterwards.
+    def explain(
+        self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None
+    ) -> Report:
+        """Explains the probe's rows; the model is as before afterwards. ``history`` is what earlier explanations left.
 
         To be called on all ranks if there are several.
 
         Raises:
             FailedElsewhereError: If another rank failed.
         """
-        started = time.perf_counter()
+        started, own = time.perf_counter(), fingerprint(probe)
         with ExitStack() as stack:
             explanation, explained = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
+            if history is not None:
+                explanation.past = partial(history.of, own)
             self.ranks.share_buffers(model)
             report = explanation.run()
             sent = explained.passes
@@ -188,7 +195,7 @@ class Explainer:
             report,
             passes=passes,
             seconds=time.perf_counter() - started,
-            fingerprint=fingerprint(probe),
+            fingerprint=own,
         )
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
@@ -208,7 +215,12 @@ class Explainer:
 
     def _check_targets(self, explained: Explained, rows: Rows, probe: Probe) -> None:
         """Runs the model once, and sees whether it has the targets."""
-        outputs, _ = within_memory(partial(_outputs, explained, rows), self.limit)
+        try:
+            outputs, _ = within_memory(partial(_outputs, explained, rows), self.limit)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise model_error(error, probe) from error
         indices = target_indices(outputs, self.target, probe.targets)
         choose(outputs, indices, self.target)
 
@@ -264,6 +276,7 @@ def explain(
     output_fn: OutputFn = None,
     normalization: Normalization | None = None,
     max_examples_per_pass: int | str = "auto",
+    history: Sequence[Report] = (),
 ) -> Report:
     """Explains fixed rows without a Trainer, and leaves the model as it was.
 
@@ -279,6 +292,7 @@ def explain(
         output_fn: The tensor ``(N, ...)`` in what the model returns.
         normalization: ``(mean, std)`` for each channel, undone for the black baseline.
         max_examples_per_pass: Rows the model may see in one call; ``"auto"`` is 64.
+        history: Reports of the same rows, the oldest first, for metrics such as ``Drift``.
 
     Returns:
         The report.
@@ -288,6 +302,7 @@ def explain(
         TypeError: If an argument is of a kind that is not allowed.
     """
     check_target(target)
+    check_seed(seed)
     explainer = Explainer(
         methods=build_methods(methods),
         metrics=build_metrics(metrics),
@@ -299,4 +314,5 @@ def explain(
         normalization=normalization,
         optional_layers=methods is None,
     )
-    return explainer.check(model, probe).explain(model, probe)
+    past = history_of(history, probe)
+    return explainer.check(model, probe).explain(model, probe, history=past)

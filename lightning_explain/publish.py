@@ -23,6 +23,12 @@ def charts(name: str, methods: Iterable[str], metrics: Mapping[str, Metric]) -> 
     return {name: {score: [f"{name}/{score}/{method}" for method in methods] for score in score_names(metrics)}}
 
 
+def later_scores(methods: Iterable[str], metrics: Mapping[str, Metric]) -> list[str]:
+    """``<score>/<method>`` of those that the first explanation has not, for they look back on earlier ones."""
+    later = [name for name, metric in score_names(metrics).items() if getattr(metric, "needs_history", False)]
+    return [f"{score}/{method}" for score in later for method in methods]
+
+
 def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]) -> Report:
     """The report without these methods and metrics, whatever they gave.
 

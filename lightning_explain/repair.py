@@ -174,12 +174,24 @@ def deeplift(model: nn.Module, calls: dict[str, int]) -> Iterator[Route]:
     """DeepLIFT's rescale rule at every elementwise call, and a rule for maxima whose windows may overlap."""
     elementwise = _modules(ElementwiseCall, calls["relu"] + calls["elementwise"])
     modules = {"relu": elementwise, "elementwise": elementwise, "pool": _modules(PoolCall, calls["pool"])}
-    rules = {ElementwiseCall: deep_lift.nonlinear, PoolCall: maximum}
+    rules = {ElementwiseCall: in_single(deep_lift.nonlinear), PoolCall: in_single(maximum)}
     with (
         _within(model, (elementwise, modules["pool"])),
         patch.dict(deep_lift.SUPPORTED_NON_LINEAR, rules, clear=True),
     ):
         yield partial(Router, modules)
+
+
+def in_single(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The rule in float32 where gradients are less: float16 has no number as small as ``eps``, and 0 / 0 is none at all."""
+
+    def widened(module: nn.Module, *tensors: Tensor, eps: float = 1e-10) -> Tensor:
+        dtype = tensors[-1].dtype
+        if dtype not in (torch.float16, torch.bfloat16):
+            return rule(module, *tensors, eps=eps)
+        return rule(module, *(t.float() for t in tensors), eps=eps).to(dtype)
+
+    return widened
 
 
 def maximum(

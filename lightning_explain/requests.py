@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from lightning_explain import methods as method_classes
@@ -25,14 +26,44 @@ def build_methods(requests: Requests) -> dict[str, Method]:
             "ig": method_classes.IntegratedGradients(n_steps=32),
             "cam": method_classes.LayerGradCam(),
         }
-    return build(requests, METHODS, "method", Method)
+    return _checked(build(requests, METHODS, "method", Method), "method")
 
 
 def build_metrics(requests: Requests) -> dict[str, Metric]:
     """Metrics as the user writes them, by name; ``None``: infidelity and sensitivity."""
     if requests is None:
         requests = [metric_classes.Infidelity(), metric_classes.SensitivityMax()]
-    return build(requests, METRICS, "metric", Metric)
+    return _checked(build(requests, METRICS, "metric", Metric), "metric")
+
+
+def _checked(instances: dict[str, Any], kind: str) -> dict[str, Any]:
+    for name, instance in instances.items():
+        _check_kinds(instance, f"{kind}s[{name!r}]")
+    return instances
+
+
+def _check_kinds(instance: Any, where: str) -> None:
+    """Refuses what is no flag or no layer's name, in our own classes and what is inside them."""
+    for field in fields(instance) if type(instance) in (*METHODS.values(), *METRICS.values()) else ():
+        value = getattr(instance, field.name)
+        if field.type == "bool" and not isinstance(value, bool):
+            raise TypeError(f"{where}: {type(instance).__name__}({field.name}={value!r}); allowed: True or False.")
+        if field.name == "layer" and value is not None and not isinstance(value, str):
+            raise TypeError(
+                f"{where}: {type(instance).__name__}(layer={value!r}); allowed: a module's name, such as 'layer4'."
+            )
+        if field.name == "attribution_method":
+            _check_kinds(value, f"{where}.attribution_method")
+
+
+def check_seed(value: object) -> None:
+    """Refuses what is no seed.
+
+    Raises:
+        ValueError: If it is no whole number of at least 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"seed={value!r}; allowed: a whole number of at least 0.")
 
 
 def auto_limit(batch: int | None) -> int:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 
 from lightning_explain import trainer as trainers
 from lightning_explain.gather import ELSEWHERE
+from lightning_explain.history import History
 from lightning_explain.pipeline import Explainer
 from lightning_explain.publish import Charts, publication, without
 from lightning_explain.render import Options, draw
@@ -23,7 +24,12 @@ _WHOLE = "explanation"
 
 
 def report_of(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, explainer: Explainer, probe: Probe, teller: Teller
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    explainer: Explainer,
+    probe: Probe,
+    teller: Teller,
+    history: History,
 ) -> Report | None:
     """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
     report: Report | None = None
@@ -32,7 +38,7 @@ def report_of(
     with trainers.progress_bar(trainer, len(names)) as progress:
         try:
             with trainers.silenced(pl_module):
-                report = explainer.explain(pl_module, probe, progress)
+                report = explainer.explain(pl_module, probe, progress, history)
         except ELSEWHERE:
             pass
         except Exception as failure:

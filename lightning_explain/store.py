@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -32,6 +33,8 @@ _TENSOR_FIELDS = (
     "maps",
     "n_steps",
 )
+# Bytes; file systems take 255.
+_LONGEST = 200
 _WINDOWS_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 
 
@@ -81,9 +84,13 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
 def safe_name(name: str) -> str:
     """A name as one path component, on every system; different names stay different, where case counts.
 
-    Letters, digits, ``_`` and ``-`` stay, every other character becomes its bytes, as in ``a%2Fb``.
+    Letters, digits, ``_`` and ``-`` stay, every other character becomes its bytes, as in ``a%2Fb``. What is too long for a file
+    system is cut, and ends with a digest.
     """
     kept = re.sub(r"[^\w-]", lambda match: _bytes(match[0]), name)
+    if len(kept.encode("utf-8", "surrogatepass")) > _LONGEST:
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        return f"{kept[:40]}%{digest}"
     if _WINDOWS_DEVICE.fullmatch(kept):
         return _bytes(kept[0]) + kept[1:]
     return kept or "%empty"

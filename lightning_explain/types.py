@@ -53,8 +53,8 @@ class Probe:
         forward_args: Further arguments of ``forward`` that are not explained; tensors with first dimension N are split by rows.
 
     Raises:
-        TypeError: If an input is not a tensor.
-        ValueError: If there are no rows, or first dimensions differ.
+        TypeError: If an argument is of another kind.
+        ValueError: If there are no rows, first dimensions differ, or ids are no whole numbers.
     """
 
     inputs: Attribution
@@ -81,6 +81,16 @@ class Probe:
                     f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} rows; "
                     f"its first dimension must be {len(self)}."
                 )
+
+        if self.row_ids.ndim != 1 or self.row_ids.is_floating_point() or self.row_ids.is_complex():
+            raise ValueError(
+                f"Probe(ids=...) is {self.row_ids.dtype} {tuple(self.row_ids.shape)}; it must be ({len(self)},) whole numbers."
+            )
+        if not isinstance(self.forward_args, (tuple, list)):
+            raise TypeError(f"Probe(forward_args=...) takes a tuple, got {_kind(self.forward_args)}.")
+        names = self.class_names
+        if names is not None and (isinstance(names, (str, bytes)) or not isinstance(names, Sequence)):
+            raise TypeError(f"Probe(class_names=...) takes a list of names, got {_kind(names)}.")
 
     def _columns(self) -> Iterator[tuple[str, Any]]:
         yield from ((f"inputs[{i}]", x) for i, x in enumerate(as_tuple(self.inputs)))
@@ -240,9 +250,10 @@ class Reference:
 class Method(Protocol):
     """An attribution method: a frozen dataclass with Captum's class name and argument names.
 
-    A method whose maps promise to add up has a property ``reference``, a :class:`Reference`; ``None`` where its arguments
-    break the promise. A method that knows how its maps lie on the image has ``arranged(subject, found, inputs)``, which returns
-    what ``maps.arrange`` does.
+    A method whose maps promise to add up has a property ``reference``, a :class:`Reference`; ``None`` where its arguments break
+    the promise. One that can see for itself whether it fits some rows has ``fits(subject, rows)``, which raises if not. A
+    method that knows how its maps lie on the image has ``arranged(subject, found, inputs)``, which returns what
+    ``maps.arrange`` does.
     """
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
@@ -264,6 +275,8 @@ class Case:
         attributions: For each method what it returned, in its own shape; also methods that have no map in input space.
         attribute: Computes the attributions of every method again.
         references: For each method that promises that its map adds up, to what.
+        history: ``"previous"`` and ``"first"``: the maps of the same rows in those explanations, as ``maps``; the channels of an
+            image are summed, and what there was not is missing.
     """
 
     subject: Subject
@@ -275,6 +288,7 @@ class Case:
     attributions: Mapping[str, Attribution]
     attribute: Callable[[Rows], Mapping[str, Attribution]]
     references: Mapping[str, Reference]
+    history: Mapping[str, Mapping[str, tuple[Tensor, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -319,6 +333,8 @@ class Metric(Protocol):
     ``higher_is_better`` says where the better end is (``None``: neither). ``suffixes`` names what ``score`` returns;
     ``("",)`` for a metric of one score. A metric that can say beforehand what it costs has ``passes(prospect)``, which returns a
     :class:`PassCount` for all rows together, or ``None`` if it depends on something that cannot.
+    Scores of some inputs only are left out by ``fitted(inputs)``, if there is such a method,
+    which returns the metric for these inputs. A metric with ``needs_history`` is given the maps of earlier explanations.
     """
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import lightning.pytorch as pl
@@ -51,7 +51,14 @@ def check_keys(trainer: pl.Trainer, name: str, names: Iterable[str], keys: Itera
             raise ValueError(f"{_called(watcher, key)} watches a score that is not logged: {nearest(key, keys)}")
 
 
-def check_times(trainer: pl.Trainer, monitor: pl.Callback, name: str, names: Iterable[str], explains: Rhythm) -> None:
+def check_times(
+    trainer: pl.Trainer,
+    monitor: pl.Callback,
+    name: str,
+    names: Iterable[str],
+    explains: Rhythm,
+    later: Collection[str] = (),
+) -> None:
     """Refuses a watcher that looks before there is a value, and tells of one that sees values more than once.
 
     Args:
@@ -60,6 +67,7 @@ def check_times(trainer: pl.Trainer, monitor: pl.Callback, name: str, names: Ite
         name: Its name.
         names: The names of all monitors.
         explains: When it explains.
+        later: The scores that the first explanation has not.
 
     Raises:
         ValueError: If one looks too early.
@@ -71,7 +79,9 @@ def check_times(trainer: pl.Trainer, monitor: pl.Callback, name: str, names: Ite
         # Only after a step and at the end of a training epoch both act in the same hook, and their order decides.
         same_hook = looks.moment == explains.moment != "validation"
         behind = not same_hook or order.index(watcher) > order.index(monitor)
-        if not explains.at_start:
+        if key in later:
+            _refuse_before_second(_called(watcher, key), looks, explained, explains, behind)
+        elif not explains.at_start:
             _refuse_early(_called(watcher, key), looks, explained, explains, behind)
         again = looks.moment == explains.moment == "validation" and trainer.val_check_interval != 1.0
         if explained is None or looks.every % explained.every or not explains.steady or not behind or again:
@@ -92,6 +102,18 @@ def _refuse_early(owner: str, looks: Rhythm, explained: Rhythm | None, explains:
         raise ValueError(f"{owner} may look before the first explanation is made; {_WAY_OUT}, or explain more often.")
     if explained.every == looks.every and looks.moment == explains.moment and not behind:
         raise ValueError(f"{owner} stands before the ExplanationMonitor in Trainer(callbacks=...); put it behind.")
+
+
+def _refuse_before_second(owner: str, looks: Rhythm, explained: Rhythm | None, explains: Rhythm, behind: bool) -> None:
+    """Refuses a watcher that may look before the second explanation, for the first has nothing to look back on."""
+    count = 1 if explains.at_start else 2
+    second = None if explained is None else replace(explained, every=count * explained.every)
+    same = looks.moment == explains.moment
+    if second is None or second.every > looks.every or (second.every == looks.every and same and not behind):
+        raise ValueError(
+            f"{owner} may look before the second explanation, and the first has nothing to look back on; {_WAY_OUT}, at the "
+            "same moments as it looks, and put it behind the ExplanationMonitor in Trainer(callbacks=...)."
+        )
 
 
 def _watchers(trainer: pl.Trainer, name: str, names: Iterable[str]) -> Iterator[tuple[pl.Callback, str]]:

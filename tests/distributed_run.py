@@ -216,6 +216,15 @@ def sharded(root: Path) -> dict[str, Any]:
     return {**found, "weights": weights[0]}
 
 
+def drifting(root: Path) -> dict[str, Any]:
+    # Batch statistics are each rank's own, and so are its maps; the score falls below on rank zero's word for both.
+    alerts = [{"metric": "drift_cosine_first/saliency", "below": 2, "patience": 3, "action": "stop"}]
+    watch = monitor(metrics=[q.Drift()], every_n_train_steps=1, alerts=alerts)
+    found = seen(watch, run(root, watch, DigitModule(DigitNet()), epochs=9))
+    state = watch.state_dict()
+    return {**found, "history": state["history"], "alerts": state["alerts"]}
+
+
 def raised(arguments: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
     def scenario(root: Path) -> dict[str, Any]:
         try:
@@ -236,6 +245,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "stream": stream,
     "undisturbed": undisturbed,
     "sharded": sharded,
+    "drifting": drifting,
     "raising": raised({"methods": {"bad": FailsOnOne()}, "on_error": "raise"}),
     "no_rows": raised({"batch_fn": no_rows}),
 }

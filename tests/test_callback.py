@@ -333,9 +333,9 @@ def test_explaining_after_validation_needs_validation(module: Any, limit: int | 
 
 def test_what_was_counted_in_steps_says_nothing_about_epochs() -> None:
     by_steps = ExplanationMonitor(every_n_train_steps=100)
-    by_steps._schedule.done(300, 0.0, 1.0)
+    by_steps._memory.schedule.done(300, 0.0, 1.0)
     by_epochs, again = ExplanationMonitor(), ExplanationMonitor(every_n_train_steps=100)
     by_epochs.load_state_dict(by_steps.state_dict())
     again.load_state_dict(by_steps.state_dict())
-    assert by_epochs._schedule.due(1)
-    assert not again._schedule.due(300)
+    assert by_epochs._memory.schedule.due(1)
+    assert not again._memory.schedule.due(300)

@@ -163,7 +163,10 @@ WRONG = {
     "a key": (tiny(monitor={"method": []}), "Unknown key 'method' in the configuration of the monitor"),
     "a group": ("defaults: [model: resnet]\n", "cannot be composed: In 'config.yaml': Could not find 'model/resnet'"),
     "what is no YAML": ("model: [\n", "config.yaml cannot be composed: "),
-    "another size": (tiny(input_shape=[1, 9, 9]), "on rows of shape [(4, 1, 9, 9)]: RuntimeError: "),
+    "another size": (
+        tiny(input_shape=[1, 9, 9]),
+        "on rows of shape [(4, 1, 9, 9)]: ValueError: The model cannot be called with",
+    ),
 }
 
 

@@ -103,6 +103,16 @@ def test_checkpoints_see_the_scores_that_are_written(ranks: Ranks, root: Path) -
     assert float(best["current_score"]) == pytest.approx(ranks[0]["metrics"]["explain/infidelity/saliency"])
 
 
+@scenario("ranks", ["drifting"], indirect=True)
+def test_all_ranks_remember_the_same_and_stop_together(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["steps"] == one["steps"] == 4, "no drift in the first explanation, then three in a row"
+    assert zero["alerts"] == one["alerts"]
+    for when in ("first", "previous"):
+        assert torch.equal(zero["history"][when]["saliency"][0], one["history"][when]["saliency"][0])
+    assert zero["metrics"] == one["metrics"]
+
+
 @scenario("ranks", ["batch_statistics", "limited"], indirect=True)
 def test_all_ranks_log_the_numbers_of_rank_zero(ranks: Ranks) -> None:
     zero, one = ranks

@@ -98,8 +98,9 @@ def test_draws_take_the_shape_and_dtype_asked_for(kind: Kind, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_is_single_precision_rounded(kind: Kind) -> None:
+def test_every_precision_is_single_precision_rounded(kind: Kind) -> None:
     single = draw(kind, shape=(100,))
+    assert torch.equal(draw(kind, shape=(100,), dtype=torch.float64), single.double())
     assert (draw(kind, shape=(100,), dtype=torch.bfloat16).float() - single).abs().max() < 0.02
 
 

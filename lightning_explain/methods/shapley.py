@@ -12,7 +12,7 @@ from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.baselines import check_baseline
-from lightning_explain.masks import FeatureMask, check_feature_mask, features_of
+from lightning_explain.masks import FeatureMask, Features, check_feature_mask, features_of
 from lightning_explain.methods._captum import attribute, check_positive, freeze, in_pieces
 from lightning_explain.methods._cloud import column, mean_over_draws, narrowed
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, bare
@@ -119,18 +119,27 @@ class ShapleyValues:
         """What the map promises to add up to."""
         return Reference(self.baselines) if self.feature_mask is None else None
 
+    def fits(self, subject: Subject, rows: Rows) -> Features:
+        """The features, if there are not too many.
+
+        Raises:
+            ValueError: If there are more than 12.
+        """
+        features = features_of(self.feature_mask, subject, rows)
+        if features.count > LARGEST:
+            raise ValueError(
+                f"ShapleyValues evaluates all sets of the {features.count} features; give a feature_mask with at most "
+                f'{LARGEST} of them, such as {{"grid": ...}} with large patches, or use ShapleyValueSampling.'
+            )
+        return features
+
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Input-shaped, in units of output.
 
         Raises:
             ValueError: If there are more than 12 features.
         """
-        features, missing = features_of(self.feature_mask, subject, rows), subject.baseline(self.baselines, rows)
-        if features.count > LARGEST:
-            raise ValueError(
-                f"ShapleyValues evaluates all sets of the {features.count} features; give a feature_mask with at most "
-                f'{LARGEST} of them, such as {{"grid": ...}} with large patches, or use ShapleyValueSampling.'
-            )
+        features, missing = self.fits(subject, rows), subject.baseline(self.baselines, rows)
         weights = _weights(features.count).to(rows.inputs[0].device)
 
         def one(part: Rows, sets: Tensor) -> tuple[Tensor, ...]:

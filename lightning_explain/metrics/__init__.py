@@ -4,6 +4,7 @@ from lightning_explain.metrics.agreement import Agreement
 from lightning_explain.metrics.completeness import Completeness
 from lightning_explain.metrics.concentration import Concentration
 from lightning_explain.metrics.deletion import Deletion, Insertion
+from lightning_explain.metrics.drift import Drift
 from lightning_explain.metrics.infidelity import Infidelity
 from lightning_explain.metrics.localisation import PointingGame, RelevanceMass, RelevanceRank
 from lightning_explain.metrics.randomization import Randomization
@@ -14,6 +15,7 @@ __all__ = [
     "Completeness",
     "Concentration",
     "Deletion",
+    "Drift",
     "Infidelity",
     "Insertion",
     "PointingGame",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -164,6 +165,8 @@ def _normalization(value: Any) -> Normalization | None:
     if len(pair) != 2:
         raise ValueError(f"normalization={value!r} must be a pair (mean, std).")
     mean, std = (_numbers(v, value) for v in pair)
+    if not all(math.isfinite(v) for v in (*mean, *std)):
+        raise ValueError(f"normalization={value!r} must be finite numbers.")
     if any(s <= 0 for s in std) or (len(mean) != len(std) and 1 not in (len(mean), len(std))):
         raise ValueError(f"normalization={value!r} must have positive std and as many means as stds.")
     return mean, std

@@ -16,7 +16,7 @@ from lightning_explain.naming import snake_case
 from lightning_explain.pipeline import Explainer
 from lightning_explain.requests import METRICS, build_metrics
 from lightning_explain.types import Metric
-from networks import rows, trained
+from networks import DigitNet, rows, trained
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "metric"
 ALL = {name: cls() for name, cls in METRICS.items()}
@@ -34,16 +34,25 @@ def probe(order: list[int] | None = None) -> Probe:
     return Probe(x[index], y[index], ids=index, masks=x[index, 0] > 0.5)
 
 
+def before(order: list[int] | None = None) -> Report:
+    """An explanation for metrics to look back on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return explain(DigitNet().double().eval(), probe(order), METHODS, [])
+
+
 @pytest.fixture(scope="module")
 def straight() -> Report:
-    return explain(trained().double(), probe(), METHODS, ALL)
+    return explain(trained().double(), probe(), METHODS, ALL, history=[before()])
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("limit", [1, 3, 64])
 def test_scores_do_not_depend_on_the_order_of_rows_or_chunks(limit: int, straight: Report) -> None:
     order = [3, 0, 6, 1, 5, 2, 4]
-    mixed = explain(trained().double(), probe(order), METHODS, ALL, max_examples_per_pass=limit)
+    mixed = explain(
+        trained().double(), probe(order), METHODS, ALL, max_examples_per_pass=limit, history=[before(order)]
+    )
     for found, expected in ((mixed.scores, straight.scores), (mixed.standard_errors, straight.standard_errors)):
         assert found.keys() == expected.keys()
         for key, by_method in expected.items():
@@ -56,7 +65,8 @@ def test_scores_do_not_depend_on_the_order_of_rows_or_chunks(limit: int, straigh
 
 
 def test_every_score_is_one_number_a_row_under_a_name_the_metric_told_of(straight: Report) -> None:
-    told = {f"{name}_{s}" if s else name for name, metric in ALL.items() for s in metric.suffixes}
+    fitted = {**ALL, "Drift": q.Drift(ssim=False)}
+    told = {f"{name}_{s}" if s else name for name, metric in fitted.items() for s in metric.suffixes}
     assert set(straight.scores) == told
     for key, by_method in {**straight.scores, **straight.standard_errors}.items():
         for name, values in by_method.items():
@@ -83,7 +93,8 @@ def test_a_map_that_is_not_a_number_in_one_row_leaves_the_others_alone(name: str
             return found  # type: ignore[return-value]
 
     methods = {"broken": Broken(n_steps=4), "sound": m.Saliency(abs=False)}
-    report = explain(trained(), probe(), methods, {"it": ALL[name]})
+    earlier = explain(trained(), probe(), {**methods, "broken": m.IntegratedGradients(n_steps=4)}, [])
+    report = explain(trained(), probe(), methods, {"it": ALL[name]}, history=[earlier])
     for key, by_method in report.scores.items():
         if "broken" in by_method:
             assert by_method["broken"].isnan().tolist() == [i == 2 for i in range(7)], key

@@ -73,8 +73,10 @@ def test_localisation_without_masks_is_refused_before_anything_runs(metric: obje
 
 def test_maps_without_pixels_have_no_place() -> None:
     probe = Probe(torch.ones(2, 3), masks=INSIDE.expand(2, 2, 2))
-    report = explain(Linear(torch.ones(3)), probe, {"it": Given(torch.ones(3))}, [q.PointingGame()])
-    assert report.scores["pointing_game"]["it"].isnan().all()
+    with pytest.raises(
+        ValueError, match=r"'pointing_game' needs Probe\(masks=...\) of the shape none, for no input is an"
+    ):
+        explain(Linear(torch.ones(3)), probe, {"it": Given(torch.ones(3))}, [q.PointingGame()])
 
 
 def test_a_negative_tolerance_is_refused() -> None:

@@ -1,0 +1,160 @@
+"""What 200 explanations in one process leave behind: memory, threads, open files, hooks. Two monitors, all methods."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from lightning_explain import ExplanationMonitor, Probe
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.requests import METHODS
+from networks import Added, Layered, digits, rows, trained
+
+PATCHES: dict[str, Any] = {"feature_mask": {"grid": 4}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "NoiseTunnel": {"attribution_method": m.Saliency(abs=False), "nt_samples": 2},
+    "Occlusion": {"strides": (1, 4, 4)},
+    **dict.fromkeys(("FeatureAblation", "FeaturePermutation", "ShapleyValues", "Lime", "KernelShap"), PATCHES),
+    "ShapleyValueSampling": {"n_samples": 1, **PATCHES},
+    "NeuronFeatureAblation": PATCHES,
+}
+
+
+@dataclass
+class Left(pl.Callback):
+    """What there is after each explanation.
+
+    Args:
+        mib: Resident memory in MiB.
+        threads: Threads of this process.
+        files: Open files.
+        hooks: Hooks on all modules.
+        tensors: Tensors that Python knows.
+    """
+
+    mib: list[float] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    hooks: list[int] = field(default_factory=list)
+    tensors: list[int] = field(default_factory=list)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+        """Counts."""
+        if trainer.global_step % 5 == 0 and trainer.global_step > 5:
+            gc.collect()
+            self.tensors.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
+        self.mib.append(resident())
+        self.threads.append(threading.active_count())
+        self.files.append(len(os.listdir("/proc/self/fd")))
+        self.hooks.append(
+            sum(len(v) for part in pl_module.modules() for k, v in vars(part).items() if "hooks" in k and v)
+        )
+
+    def slope(self, first: int) -> float:
+        """Least-squares growth of memory in KiB for each explanation from this one on."""
+        values = torch.tensor(self.mib[first:], dtype=torch.float64)
+        at = torch.arange(len(values), dtype=torch.float64)
+        at, values = at - at.mean(), values - values.mean()
+        return float(1024 * (at * values).sum() / (at * at).sum())
+
+
+def resident() -> float:
+    """This process's memory in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Module(pl.LightningModule):
+    """Reads digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = trained(Added, Layered)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``(N, 10)``."""
+        found: torch.Tensor = self.net(x)
+        return found
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        """Cross entropy."""
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Small steps."""
+        return torch.optim.SGD(self.parameters(), 1e-4)
+
+
+def cheap(method: Any) -> Any:
+    """The same with as few steps and samples as can be."""
+    few = {"n_steps": 2, "n_samples": 8 if type(method).__name__ in ("Lime", "KernelShap") else 1}
+    return replace(method, **{name: count for name, count in few.items() if hasattr(method, name)})
+
+
+def monitors() -> list[ExplanationMonitor]:
+    """All methods with a metric that keeps maps, and two methods with metrics that look again."""
+    x, y = rows(2)
+    every: dict[str, Any] = {"every_n_train_steps": 1, "on_error": "raise", "probe": Probe(x, y)}
+    every["panels"] = [("heat_map", "all")]
+    methods = {name: cheap(cls(**NEEDED.get(name, {}))) for name, cls in METHODS.items()}
+    few = {"ig": m.IntegratedGradients(n_steps=2), "cam": m.LayerGradCam()}
+    metrics = [q.Infidelity(n_perturb_samples=2), q.SensitivityMax(n_perturb_samples=2), q.Drift()]
+    return [
+        ExplanationMonitor(name="all", methods=methods, metrics=[q.Drift()], save_reports=False, **every),
+        ExplanationMonitor(name="few", methods=few, metrics=metrics, **every),
+    ]
+
+
+def run(explanations: int) -> tuple[Left, nn.Module]:
+    """A training in which each step is explained by both monitors."""
+    left, module = Left(), Module()
+    x, y = digits()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            default_root_dir=folder,
+            accelerator="cpu",
+            max_steps=explanations,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*monitors(), left],
+        )
+        trainer.fit(module, DataLoader(TensorDataset(x[:16], y[:16]), batch_size=8))
+    return left, module
+
+
+def main() -> None:
+    """Tells what grew in the second half."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--explanations", type=int, default=200)
+    count = parser.parse_args().explanations
+    warnings.simplefilter("ignore")
+    left, _ = run(count)
+    half = count // 2
+    print(f"{2 * count} explanations; in the second half:")
+    print(f"memory   {left.mib[half]:.1f} -> {left.mib[-1]:.1f} MiB, {left.slope(half):+.2f} KiB for each step")
+    for name in ("threads", "files", "hooks"):
+        values = getattr(left, name)
+        print(f"{name:8} {values[half]} -> {values[-1]}")
+    print(f"tensors  {left.tensors[len(left.tensors) // 2]} -> {left.tensors[-1]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Alerts: a score that leaves its bounds is told, sent to W&B, or ends the training."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_explain.naming import nearest
+from lightning_explain.telling import Teller, text_of
+
+ACTIONS = ("log", "wandb", "stop")
+_BOUNDS = ("above", "below", "times")
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What to do when a score leaves its bounds.
+
+    It fires once, and again only after the score has been within its bounds in between. An explanation without the score (it
+    failed, or no row was finite) is passed over.
+
+    Args:
+        metric: The score's name below the monitor's, such as ``"relevance_mass/ig"``.
+        above: Fires when the score is larger.
+        below: Fires when it is smaller.
+        times: Fires when it has reached so many times its first value: 2.0 when it doubles, 0.5 when it halves. Never, if that
+            value is not above 0.
+        patience: After so many explanations in a row.
+        action: ``"log"``: a warning; ``"wandb"``: also an alert of the W&B run; ``"stop"``: also the end of the training.
+
+    Raises:
+        TypeError: If an argument is of a kind that is not allowed.
+        ValueError: If it is out of its range, or not exactly one of ``above``, ``below`` and ``times`` is given.
+    """
+
+    metric: str
+    above: float | None = None
+    below: float | None = None
+    times: float | None = None
+    patience: int = 1
+    action: str = "log"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not self.metric:
+            raise TypeError(f"Alert(metric={self.metric!r}); allowed: a score's name, such as 'relevance_mass/ig'.")
+        given = [name for name in _BOUNDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = ", ".join(f"{name}={getattr(self, name)!r}" for name in given) or "none of them"
+            raise ValueError(f"Alert({self.metric!r}) has {found}; give exactly one of {', '.join(_BOUNDS)}.")
+        bound = getattr(self, given[0])
+        if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+            raise TypeError(f"Alert({given[0]}={bound!r}); allowed: a number.")
+        if not math.isfinite(bound):
+            raise ValueError(f"Alert({given[0]}={bound!r}); allowed: a finite number.")
+        if self.times is not None and (self.times <= 0 or self.times == 1):
+            raise ValueError(f"Alert(times={self.times!r}); allowed: a number above 1, or one between 0 and 1.")
+        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
+            raise ValueError(f"Alert(patience={self.patience!r}); allowed: a whole number of at least 1.")
+        if self.action not in ACTIONS:
+            raise ValueError(f"Alert(action={self.action!r}); allowed: {', '.join(map(repr, ACTIONS))}.")
+
+    @property
+    def key(self) -> str:
+        """What names it in a checkpoint: the condition, whatever is done about it."""
+        return f"{self.metric} {self.condition} for {self.patience}"
+
+    @property
+    def condition(self) -> str:
+        """``above 0.3``."""
+        return next(f"{name} {float(getattr(self, name)):g}" for name in _BOUNDS if getattr(self, name) is not None)
+
+    def out(self, value: float, first: float) -> bool:
+        """Whether a value is out of bounds, given the first one."""
+        if self.above is not None:
+            return value > self.above
+        if self.below is not None:
+            return value < self.below
+        assert self.times is not None
+        return first > 0 and (value >= self.times * first if self.times > 1 else value <= self.times * first)
+
+
+def alerts_of(given: Any) -> tuple[Alert, ...]:
+    """Alerts as the user writes them: instances, or mappings of their arguments.
+
+    Raises:
+        TypeError: If it is no list of them.
+        ValueError: If an argument is unknown or not allowed, or one is given twice.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
+        raise TypeError(f"alerts={given!r} is of type {type(given).__name__}; give a list of alerts.")
+    found = tuple(_alert(one, f"alerts[{i}]") for i, one in enumerate(given))
+    keys = [alert.key for alert in found]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"alerts has two of {twice!r}; one is enough, for each action warns as well.")
+    return found
+
+
+def _alert(given: Any, where: str) -> Alert:
+    if isinstance(given, Alert):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{where} is a {type(given).__name__}; allowed: Alert(metric='relevance_mass/ig', above=0.3), or a mapping of such "
+            "arguments."
+        )
+    known = list(inspect.signature(Alert).parameters)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where} has no argument {name!r}: {nearest(str(name), known)}")
+    if "metric" not in given:
+        raise TypeError(f"{where} needs metric=..., a score's name such as 'relevance_mass/ig'.")
+    return Alert(**given)
+
+
+@dataclass
+class Watch:
+    """An alert with what it has seen.
+
+    Args:
+        alert: The alert.
+        count: Explanations in a row that were out of bounds.
+        first: The first value there was.
+    """
+
+    alert: Alert
+    count: int = 0
+    first: float | None = None
+
+    def sees(self, value: float | None) -> bool:
+        """Whether the alert fires at this value; ``None``: there is none."""
+        if value is None or not math.isfinite(value):
+            return False
+        self.first = value if self.first is None else self.first
+        self.count = self.count + 1 if self.alert.out(value, self.first) else 0
+        return self.count == self.alert.patience
+
+
+class Alerts:
+    """All alerts of a monitor.
+
+    Args:
+        name: The monitor's name.
+        alerts: The alerts.
+        teller: Tells of alerts that could not be sent.
+    """
+
+    def __init__(self, name: str, alerts: Sequence[Alert], teller: Teller) -> None:
+        self._name = name
+        self._teller = teller
+        self._watches = [Watch(alert) for alert in alerts]
+
+    def check(self, scores: Iterable[str]) -> None:
+        """Refuses alerts of scores that will never be.
+
+        Args:
+            scores: The names of all scores, without the monitor's.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        known = list(scores)
+        for watch in self._watches:
+            if watch.alert.metric not in known:
+                raise ValueError(
+                    f"Alert(metric={watch.alert.metric!r}) is of a score that is not logged: "
+                    f"{nearest(watch.alert.metric, known)}"
+                )
+
+    def check_loggers(self, trainer: pl.Trainer) -> None:
+        """Refuses alerts to W&B where there is none; a dry run has no loggers at all.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        asked = [w.alert for w in self._watches if w.alert.action == "wandb"]
+        dry = getattr(trainer, "fast_dev_run", False)
+        if asked and not dry and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            raise ValueError(
+                f'Alert(metric={asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use '
+                'action="log".'
+            )
+
+    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float]) -> list[Alert]:
+        """Looks at an explanation's scalars, which are equal on all ranks, and acts.
+
+        Returns:
+            The alerts that fired.
+        """
+        fired = [watch for watch in self._watches if watch.sees(scalars.get(watch.alert.metric))]
+        for watch in fired:
+            text = self._text(watch, scalars[watch.alert.metric], trainer)
+            rank_zero_warn(text)
+            if watch.alert.action == "stop":
+                trainer.should_stop = True
+            if watch.alert.action == "wandb" and trainer.is_global_zero:
+                self._send(trainer, f"{self._name}/{watch.alert.metric} {watch.alert.condition}", text)
+        return [watch.alert for watch in fired]
+
+    def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
+        try:
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.alert(title=title, text=text)
+        except Exception as error:
+            # Never raised: only rank zero is here.
+            self._teller.tell_once(f"alert {title}", f"The alert could not be sent to W&B:\n{text_of(error)}")
+
+    def _text(self, watch: Watch, value: float, trainer: pl.Trainer) -> str:
+        alert = watch.alert
+        times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
+        row = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
+        end = "; training stops" if alert.action == "stop" else ""
+        return (
+            f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{row} "
+            f"(epoch {trainer.current_epoch}, step {trainer.global_step}){end}."
+        )
+
+    def begin_again(self) -> None:
+        """Forgets what was seen, for another training begins."""
+        self._watches = [Watch(watch.alert) for watch in self._watches]
+
+    def state(self) -> dict[str, Any]:
+        """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        names = [f.name for f in fields(Watch) if f.name != "alert"]
+        return {watch.alert.key: {name: getattr(watch, name) for name in names} for watch in self._watches}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes up a saved state; alerts that were not there begin anew."""
+        self._watches = [Watch(watch.alert, **state.get(watch.alert.key, {})) for watch in self._watches]

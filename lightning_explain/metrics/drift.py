@@ -1,0 +1,134 @@
+"""Drift: how far has the map moved since the explanation before, and since the first one?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_explain.metrics._common import check_flag, check_methods
+from lightning_explain.metrics._units import relevance, scores, spearman, spread, wide
+from lightning_explain.types import Case, PassCount, Prospect, Score
+
+_KINDS = ("cosine", "spearman", "ssim")
+_SINCE = ("previous", "first")
+# The window of torchmetrics' default Gaussian, with deviation 1.5.
+_SSIM_PIXELS = 11
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """The cosine of the angle between the maps of each row.
+
+    Args:
+        first: ``(N, U)``.
+        second: ``(N, U)``.
+
+    Returns:
+        ``(N,)`` in -1..1; NaN where one of the two is all zero or has a NaN.
+    """
+    a, b = (F.normalize(_scaled(wide(part)), dim=1) for part in (first, second))
+    return (a * b).sum(1).clamp(-1, 1)
+
+
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Structural similarity of the maps of each row, each over its largest size (torchmetrics).
+
+    Args:
+        first: ``(N, 1, H, W)``, both sides at least 11.
+        second: ``(N, 1, H, W)``.
+
+    Returns:
+        ``(N,)`` in -1..1; NaN where one of the two is all zero or has a NaN.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a, b = (_scaled(wide(part).flatten(1)).reshape(part.shape) for part in (first, second))
+    known = torch.isfinite(a + b).flatten(1).all(1)
+    found = torch.full((len(a),), torch.nan, dtype=a.dtype, device=a.device)
+    if known.any():
+        similar = structural_similarity_index_measure(a[known], b[known], data_range=2.0, reduction="none")
+        assert isinstance(similar, Tensor)
+        found[known] = similar.reshape(-1)
+    return found
+
+
+def _scaled(values: Tensor) -> Tensor:
+    """Each row ``(N, U)`` over its largest size; NaN where all are zero."""
+    return values / values.abs().amax(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Likeness of a row's map to that of the explanation before and to that of the first one (Adebayo et al. 2018).
+
+    ``_cosine_previous`` and so on: the cosine, Spearman's rank correlation and, for images of at least 11 pixels a side, the
+    structural similarity (Wang et al. 2004; torchmetrics) of the two maps, each scaled by its largest size. Pixels
+    are compared, channels summed. The first explanation has nothing to look back on, and no such score.
+
+    Cost: 0 forward, 0 backward.
+    Not for: judging a method: a map that no longer moves may be wrong, or of a network that no longer learns; methods whose
+        explanation failed in between are compared with the last that they had; a single explanation.
+
+    Args:
+        abs: Compare sizes instead of values.
+        ssim: Structural similarity as well; it is left out where the input is no image or too small.
+        methods: Names of the methods to score; by default all of them.
+
+    Raises:
+        ValueError: If ``abs`` or ``ssim`` is not a bool.
+        TypeError: If ``methods`` is no list of names.
+    """
+
+    abs: bool = False
+    ssim: bool = True
+    methods: tuple[str, ...] | None = None
+
+    higher_is_better: ClassVar[bool | None] = None
+    needs_history: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_flag("Drift", "abs", self.abs)
+        check_flag("Drift", "ssim", self.ssim)
+        check_methods(self)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """``cosine_previous``, ``cosine_first`` and so on."""
+        return tuple(f"{kind}_{since}" for kind in _KINDS if kind != "ssim" or self.ssim for since in _SINCE)
+
+    def fitted(self, inputs: tuple[Tensor, ...]) -> Drift:
+        """Without structural similarity where the inputs have none."""
+        return replace(self, ssim=self.ssim and _are_large_images(inputs))
+
+    def passes(self, prospect: Prospect) -> PassCount:
+        """None."""
+        return PassCount()
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        """All in -1..1, without unit; 1 where the map is as it was. A map of zeros gives NaN."""
+        now = self._units(case.maps, case)
+        return {
+            f"{kind}_{since}": scores(
+                {name: compare(now[name], before[name]) for name in now if name in before}, case.outputs
+            )
+            for since, before in ((since, self._units(case.history.get(since, {}), case)) for since in _SINCE)
+            for kind, compare in self._comparisons(case.rows.inputs).items()
+        }
+
+    def _units(self, maps: Mapping[str, tuple[Tensor, ...]], case: Case) -> dict[str, Tensor]:
+        units = {name: relevance(found, case.rows.inputs) for name, found in maps.items()}
+        return {name: u.abs() for name, u in units.items()} if self.abs else units
+
+    def _comparisons(self, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+        found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine, "spearman": spearman}
+        if self.ssim and _are_large_images(inputs):
+            found["ssim"] = lambda a, b: ssim(spread(a, inputs)[0], spread(b, inputs)[0])
+        return found
+
+
+def _are_large_images(inputs: tuple[Tensor, ...]) -> bool:
+    return len(inputs) == 1 and inputs[0].ndim == 4 and min(inputs[0].shape[2:]) >= _SSIM_PIXELS

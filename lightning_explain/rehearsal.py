@@ -1,0 +1,134 @@
+"""What can be seen before the first explanation: whether rows, masks and arguments fit each other and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from lightning_explain.masks import features_of
+from lightning_explain.types import Method, Metric, Probe, Rows, Subject, as_tuple
+from lightning_explain.visits import path_of
+
+# Points of a path that are made, though not visited: the first is often the row itself.
+_POINTS = 2
+
+
+def rehearse(name: str, method: Method, subject: Subject, row: Rows) -> None:
+    """Makes what a method makes of a row before it asks the model, and refuses what does not fit.
+
+    Args:
+        name: The method's name.
+        method: The method, inside all that is around it.
+        subject: The explained function.
+        row: One row, with its target.
+
+    Raises:
+        ValueError: If an argument does not fit the row or the layer.
+        TypeError: If it is of a kind that does not.
+    """
+    try:
+        with torch.no_grad():
+            _rehearse(method, subject, row)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"The method {name!r} ({type(method).__name__}): {error}") from error
+    except (AssertionError, IndexError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(f"The method {name!r} does not fit the rows: {error} It is {str(method)[:500]}.") from error
+
+
+def _rehearse(method: Any, subject: Subject, row: Rows) -> None:
+    if getattr(method, "neuron_selector", None) is not None:
+        subject = method.focused(subject)
+        subject.evaluate(row)
+    if hasattr(method, "baselines"):
+        # Methods of a distribution take the probe by default.
+        of_many = type(method).baselines == "probe"
+        (subject.distribution if of_many else subject.baseline)(method.baselines, row)
+    if hasattr(method, "feature_mask"):
+        features_of(method.feature_mask, subject, row)
+    if hasattr(method, "fits"):
+        method.fits(subject, row)
+    path = path_of(method) if hasattr(method, "path") else None
+    if path is not None:
+        list(islice(path.points(subject, row), _POINTS))
+
+
+def check_masks(name: str, metric: Metric, probe: Probe) -> None:
+    """Refuses a metric that needs masks where there are none that fit.
+
+    Raises:
+        ValueError: If there are none, or they do not mark the pixels of an image.
+    """
+    if not getattr(metric, "needs_masks", False):
+        return
+    masks = probe.masks
+    if masks is None:
+        raise ValueError(
+            f"The metric {name!r} needs masks: give Probe(masks=...), a boolean region (N, H, W), or leave it out."
+        )
+    sizes = [tuple(x.shape[2:]) for x in as_tuple(probe.inputs) if x.ndim == 4]
+    if tuple(masks.shape[1:]) not in sizes:
+        allowed = (
+            " or ".join(str((len(probe), *size)) for size in sizes) or "none, for no input is an image (N, C, H, W)"
+        )
+        raise ValueError(
+            f"The metric {name!r} needs Probe(masks=...) of the shape {allowed}; got {tuple(masks.shape)}."
+        )
+    if not ((masks == 0) | (masks == 1)).all():
+        raise ValueError(
+            f"The metric {name!r} needs Probe(masks=...) of True and False; got other numbers than 0 and 1."
+        )
+
+
+def check_ids(probe: Probe) -> None:
+    """Refuses rows of one name, whose draws and history would be one.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    if len(probe.row_ids.unique()) < len(probe):
+        raise ValueError(
+            "Probe(ids=...) names a row twice; draws and history are keyed by ids, so each row needs its own."
+        )
+
+
+def check_normalization(normalization: Any, probe: Probe) -> None:
+    """Refuses a normalization of other channels than the images have.
+
+    Raises:
+        ValueError: If their numbers differ.
+    """
+    channels = [x.shape[1] for x in as_tuple(probe.inputs) if x.ndim == 4]
+    for part in normalization or ():
+        count = len(part) if isinstance(part, Sequence) else 1
+        if channels and count not in (1, *channels):
+            raise ValueError(
+                f"normalization={normalization!r} has {count} numbers, but the images have {channels[0]} channels; give one number "
+                "for each channel, or one for all."
+            )
+
+
+def check_named(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
+    """Refuses a method and a metric of one name.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    for name in methods:
+        if name in metrics:
+            raise ValueError(f"A method and a metric are both named {name!r}; give one of them another name.")
+
+
+def model_error(error: Exception, probe: Probe) -> Exception:
+    """What to say when the model cannot be called on the probe."""
+    shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in as_tuple(probe.inputs))
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(
+        f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: {error} "
+        "Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; batch_fn=... for rows that are "
+        "chosen from a loader."
+    )
