@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_explain import arguments, watchers
 from lightning_explain import trainer as trainers
@@ -22,10 +22,11 @@ from lightning_explain.probe import ProbeSelection
 from lightning_explain.publish import charts
 from lightning_explain.random_state import preserved_random_state
 from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
-from lightning_explain.rounds import Publisher, report_of
+from lightning_explain.resuming import VERSION, understood
+from lightning_explain.rounds import Publisher, ready_together, report_of
 from lightning_explain.rows import FixedRows
 from lightning_explain.schedule import Schedule
-from lightning_explain.telling import Teller
+from lightning_explain.telling import Teller, text_of
 from lightning_explain.types import Probe, Report
 
 
@@ -47,7 +48,8 @@ class ExplanationMonitor(pl.Callback):
             are explained when another callback swaps them for validation.
         max_overhead: Largest share of training time the monitor may take, e.g. 0.05; it explains less often to stay under it.
         max_examples_per_pass: Rows the model may see in one call; ``"auto"``: the training batch, at most 64.
-        on_error: ``"warn"``: a failing explanation is told once and training goes on; ``"raise"``.
+        on_error: ``"warn"``: a failure is told once, what failed is left out, and switched off after three failures in a row
+            (see :meth:`switch_on`), and training goes on on all ranks; ``"raise"``: it is raised on all ranks.
         seed: Key of all random draws.
         enabled: ``False`` switches everything off.
         save_probe: Keep the rows in checkpoints; otherwise their indices and fingerprint only.
@@ -131,6 +133,7 @@ class ExplanationMonitor(pl.Callback):
         )
         arguments.warn_of_unsigned(self._explainer.methods, self._explainer.metrics)
         self._ready = self._explainer
+        self._idle = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **arguments: Any) -> ExplanationMonitor:
@@ -159,6 +162,13 @@ class ExplanationMonitor(pl.Callback):
     def charts(self) -> dict[str, dict[str, list[str]]]:
         """The tags of each score: what belongs on one chart."""
         return charts(self.name, self._ready.methods, self._ready.metrics)
+
+    def switch_on(self, what: str | None = None) -> None:
+        """Has a method, metric or sink again that failed three times in a row; all of them without a name.
+
+        To be called on all ranks alike, at any time. What is switched off stays so in checkpoints.
+        """
+        self._teller.switch_on(what)
 
     # -- before the first batch ------------------------------------------------------------------------------------
 
@@ -192,12 +202,13 @@ class ExplanationMonitor(pl.Callback):
                 'ExplanationMonitor(hook="validation_epoch_end"), but this run does not validate; '
                 'use hook="train_epoch_end", or give the Trainer a validation loader.'
             )
-        self._prepare(trainer, pl_module, self._selection.source)
-        # Again, for a method may have been left out on this model.
-        watchers.check_keys(trainer, self.name, [monitor.name for monitor in _monitors(trainer)], self._keys())
         if trainer.global_step == 0:
             # A monitor may be used for a second training; what it counts begins again.
             self._schedule = Schedule(self._schedule.every, self._schedule.max_overhead)
+            self._teller.failures = {}
+        self._prepare(trainer, pl_module, self._selection.source)
+        # Again, for a method may have been left out on this model.
+        watchers.check_keys(trainer, self.name, [monitor.name for monitor in _monitors(trainer)], self._keys())
         self._schedule.start(time.perf_counter())
         if self.at_start and trainer.global_step == 0:
             self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__)
@@ -219,7 +230,7 @@ class ExplanationMonitor(pl.Callback):
                 self._choose_and_check(trainer, pl_module, source)
             except Exception as failure:
                 error = failure
-        trainers.raise_together(trainer, error)
+        self._idle = not ready_together(trainer, error, self._teller)
         monitors = _monitors(trainer)
         # The last one writes the layout of all, for a dashboard has one; by now the others know their layers.
         last = monitors[-1] is self
@@ -274,16 +285,17 @@ class ExplanationMonitor(pl.Callback):
 
     def _explain(self, trainer: pl.Trainer, pl_module: pl.LightningModule, log: trainers.Log, count: int = 0) -> None:
         """Explains and logs. ``count`` is what the schedule counts; 0 outside of it."""
-        assert self.probe is not None
         started = time.perf_counter()
         with preserved_random_state():
-            report = report_of(trainer, pl_module, self._ready, self.probe, self._teller)
-            if report is not None:
+            probe = None if self._idle else self.probe
+            report = report_of(trainer, pl_module, self._ready, probe, self._teller) if probe else None
+            scalars = self._scalars(trainer, report, count, started) if report else {}
+            names = [monitor.name for monitor in _monitors(trainer)]
+            for key, value in {**watchers.missing(trainer, self.name, names), **scalars}.items():
+                log(f"{self.name}/{key}", torch.tensor(value))
+            if probe and report:
                 self.last_report = report
-                scalars = self._scalars(trainer, report, count, started)
-                for key, value in scalars.items():
-                    log(f"{self.name}/{key}", torch.tensor(value))
-                self._publisher.publish(trainer, report, self.probe, scalars, self._ready.metrics)
+                self._publisher.publish(trainer, report, probe, scalars, self._ready.metrics)
             if trainer.state.fn == "fit":
                 self._note_time(trainer, count, started)
 
@@ -310,15 +322,32 @@ class ExplanationMonitor(pl.Callback):
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows (or what names them), and the schedule; loads with ``weights_only=True``."""
-        return {"version": 1, "by_steps": self.by_steps, "schedule": self._schedule.state(), **self._rows.state()}
+        """The rows (or what names them), seed, schedule and failures in a row; loads with ``weights_only=True``."""
+        known = {"by_steps": self.by_steps, "schedule": self._schedule.state(), "seed": self._explainer.seed}
+        return {"version": VERSION, **known, "failures": dict(self._teller.failures), **self._rows.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the rows and the schedule of a checkpoint, so that the same rows are explained."""
-        if state_dict["by_steps"] == self.by_steps:
+        """Takes up a checkpoint's state, of this or another version, so that the curves go on as if never interrupted."""
+        try:
+            self._take_up(understood(state_dict, self.name))
+        except Exception as error:
+            if self._teller.raising:
+                raise
+            told = f"Its state in the checkpoint cannot be read; what is missing begins anew:\n{text_of(error)}"
+            self._teller.tell_once("state", told)
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        if state.get("by_steps") == self.by_steps:
             # What was counted in steps says nothing about epochs.
-            self._schedule.load(state_dict["schedule"])
-        self._rows.load(state_dict)
+            self._schedule.load(state.get("schedule", {}))
+        if state.get("seed", self._explainer.seed) != self._explainer.seed:
+            rank_zero_warn(
+                f"ExplanationMonitor goes on with the seed {state['seed']} of the checkpoint instead of "
+                f"{self._explainer.seed}, so that its draws stay the same. To draw anew, give the monitor another name."
+            )
+            self._explainer = replace(self._explainer, seed=state["seed"])
+        self._teller.failures = dict(state.get("failures", {}))
+        self._rows.load(state)
 
 
 def _monitors(trainer: pl.Trainer) -> list[ExplanationMonitor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -96,10 +97,17 @@ class Explanation:
         except Exception:
             if self.explainer.raising or not self._chosen:
                 raise
+            reason = traceback.format_exc()
         # One of them failed: each for itself, so that the others are explained.
         outputs, indices, found = self._with_targets(plan({}))
         streamed = [name for name in methods if name not in plan(methods).apart]
         self._attempt(found, streamed, lambda name: sweep(self.subject, {name: methods[name]}, self.rows)[name])
+        if not self.failures:
+            warnings.warn(
+                f"ExplanationMonitor: a pass failed, and all was well when it was tried again:\n{reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return outputs, indices, found
 
     def _with_targets(self, planned: Plan) -> tuple[Tensor, Tensor, dict[str, Attribution]]:

@@ -35,7 +35,14 @@ from lightning_explain.maps import arrange
 from lightning_explain.methods import LayerActivation
 from lightning_explain.naming import nearest
 from lightning_explain.probe import fingerprint
-from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit
+from lightning_explain.requests import (
+    AUTO_LIMIT,
+    Requests,
+    UncheckedError,
+    build_methods,
+    build_metrics,
+    check_limit,
+)
 from lightning_explain.sweep import sweep
 from lightning_explain.types import Mend, Method, Metric, Probe, Report, Rows, Subject, Verdict, as_tuple
 
@@ -129,7 +136,11 @@ class Explainer:
             return last_feature_map(model, lambda: self._check_targets(explained, rows, probe))
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
-        """What the doctor says of the methods on this model."""
+        """What the doctor says of the methods on this model.
+
+        Raises:
+            UncheckedError: If it fails, and failures are not to be raised as they are.
+        """
         try:
             return doctor(
                 model,
@@ -144,6 +155,10 @@ class Explainer:
         except torch.OutOfMemoryError:
             warnings.warn("The methods are not checked on this model: a few rows at once do not fit.", stacklevel=2)
             return []
+        except Exception as error:
+            if self.raising:
+                raise
+            raise UncheckedError(f"The model doctor failed: {error}") from error
 
     def explain(self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None) -> Report:
         """Explains the probe's rows; the model is as before afterwards."""

@@ -318,6 +318,7 @@ class Report:
         fingerprint: SHA-256 of the probe.
         maps: For methods whose attribution's shape does not tell how it lies on the image: the map ``(N, 1, h, w)`` that does, at
             the layer's resolution; an empty tuple if there is none.
+        stage: ``"fit"``, ``"validate"`` or ``"test"``, inside a Trainer.
     """
 
     attributions: Mapping[str, Attribution]
@@ -334,6 +335,7 @@ class Report:
     step: int | None = None
     fingerprint: str = ""
     maps: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    stage: str | None = None
 
     def nonfinite(self) -> dict[str, list[int]]:
         """For each method the ids of the rows whose map or score is NaN or infinite."""
@@ -388,6 +390,11 @@ class Publication:
     pictures: Mapping[str, Image]
     directions: Mapping[str, str]
     report: Report
+
+    @property
+    def stage(self) -> str:
+        """``"validate"`` or ``"test"``; empty in training, whose steps are explained once each."""
+        return "" if self.report.stage in (None, "fit") else self.report.stage
 
     @property
     def caption(self) -> str:

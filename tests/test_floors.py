@@ -33,7 +33,7 @@ FLOORS = (
     ("plan+sweep+look",),
     ("pipeline+requests+explanation", "store"),
     ("sinks", "report", "config", "publish", "trainer"),
-    ("callback+arguments+rounds+rows+telling+watchers",),
+    ("callback+arguments+resuming+rounds+rows+telling+watchers",),
     ("demo+demo_run", "consultation"),
     ("cli",),
 )
