@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.lightning-explain
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs
+.PHONY: help demo test lint bench faults docs
 
 # An environment can serve several checkouts; the one installed last is the one that is imported.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -29,6 +29,10 @@ lint: $(STAMP) ## Check format, style and types
 
 bench: $(STAMP) ## Run the benchmarks, one after the other
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+faults: $(STAMP) ## Inject every fault at every place, and kill and resume trainings
+	$(BIN)/python tests/faults/table.py
+	$(BIN)/python tests/faults/sigkill.py --moments 20
 
 docs: $(STAMP) ## Write docs/methods.md and docs/metrics.md from the docstrings
 	$(BIN)/python docs/generate.py

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_explain import arguments, watchers
 from lightning_explain import trainer as trainers
@@ -33,9 +34,10 @@ from lightning_explain.requests import (
     check_limit,
     check_seed,
 )
-from lightning_explain.rounds import Publisher, report_of
+from lightning_explain.resuming import VERSION, understood
+from lightning_explain.rounds import Publisher, ready_together, report_of
 from lightning_explain.rows import FixedRows
-from lightning_explain.telling import Teller
+from lightning_explain.telling import Teller, text_of
 from lightning_explain.types import Probe, Report
 
 
@@ -57,7 +59,8 @@ class ExplanationMonitor(pl.Callback):
             are explained when another callback swaps them for validation.
         max_overhead: Largest share of training time the monitor may take, e.g. 0.05; it explains less often to stay under it.
         max_examples_per_pass: Rows the model may see in one call; ``"auto"``: what is fastest, below the training batch and at most 64.
-        on_error: ``"warn"``: a failing explanation is told once and training goes on; ``"raise"``.
+        on_error: ``"warn"``: a failure is told once, what failed is left out, and switched off after three failures in a row
+            (see :meth:`switch_on`), and training goes on on all ranks; ``"raise"``: it is raised on all ranks.
         seed: Key of all random draws.
         enabled: ``False`` switches everything off.
         save_probe: Keep the rows in checkpoints; otherwise their indices and fingerprint only.
@@ -153,6 +156,7 @@ class ExplanationMonitor(pl.Callback):
         watched = Alerts(name, alerts_of(alerts), self._teller)
         watched.check(self._names())
         self._memory = Memory(schedule, watched, self._explainer.metrics, self.by_steps)
+        self._idle = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **arguments: Any) -> ExplanationMonitor:
@@ -181,6 +185,13 @@ class ExplanationMonitor(pl.Callback):
     def charts(self) -> dict[str, dict[str, list[str]]]:
         """The tags of each score: what belongs on one chart."""
         return charts(self.name, self._ready.methods, self._ready.metrics)
+
+    def switch_on(self, what: str | None = None) -> None:
+        """Has a method, metric or sink again that failed three times in a row; all of them without a name.
+
+        To be called on all ranks alike, at any time. What is switched off stays so in checkpoints.
+        """
+        self._teller.switch_on(what)
 
     # -- before the first batch ------------------------------------------------------------------------------------
 
@@ -220,16 +231,17 @@ class ExplanationMonitor(pl.Callback):
                 'ExplanationMonitor(hook="validation_epoch_end"), but this run does not validate; '
                 'use hook="train_epoch_end", or give the Trainer a validation loader.'
             )
+        if trainer.global_step == 0:
+            # A monitor may be used for a second training; what it counts begins again.
+            self._memory.begin_again()
+            self._teller.failures = {}
         self._prepare(trainer, pl_module, self._selection.source)
         # Again, for a method may have been left out on this model.
         watchers.check_keys(trainer, self.name, [monitor.name for monitor in _monitors(trainer)], self._keys())
         self._memory.alerts.check(self._names())
-        if trainer.global_step == 0:
-            # A monitor may be used for a second training; what it counts begins again.
-            self._memory.begin_again()
         self._memory.schedule.start(time.perf_counter())
-        assert self.probe is not None
-        if self.at_start and (trainer.global_step == 0 or self._memory.lacks_history(self.probe)):
+        looks_back = self.probe is not None and self._memory.lacks_history(self.probe)
+        if self.at_start and (trainer.global_step == 0 or looks_back):
             self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -245,10 +257,11 @@ class ExplanationMonitor(pl.Callback):
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         ranks = trainers.ranks_of(trainer, pl_module)
         with preserved_random_state(), trainers.silenced(pl_module):
-            self._together(trainer, partial(self._rows.choose, trainer, pl_module, source))
-            self._rows.share(ranks)
-            self._together(trainer, partial(self._check, trainer, pl_module, ranks))
-        if self._pace is not None:
+            self._idle = not self._together(trainer, partial(self._rows.choose, trainer, pl_module, source))
+            if not self._idle:
+                self._rows.share(ranks)
+                self._idle = not self._together(trainer, partial(self._check, trainer, pl_module, ranks))
+        if self._pace is not None and not self._idle:
             # The clock of rank zero decides for all, and a checkpoint keeps it: equal passes give equal numbers.
             self._pace = trainer.strategy.broadcast(self._pace)
             most, last = self._ready.limit, self._pace.channels_last
@@ -259,14 +272,14 @@ class ExplanationMonitor(pl.Callback):
         layout = {name: chart for monitor in monitors for name, chart in monitor.charts.items()} if last else {}
         self._publisher.open(trainer, self._directory, layout)
 
-    @staticmethod
-    def _together(trainer: pl.Trainer, work: Callable[[], object]) -> None:
+    def _together(self, trainer: pl.Trainer, work: Callable[[], object]) -> bool:
+        """Whether the work went well on all ranks; a mistake is raised on all of them."""
         error: Exception | None = None
         try:
             work()
         except Exception as failure:
             error = failure
-        trainers.raise_together(trainer, error)
+        return ready_together(trainer, error, self._teller)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
@@ -321,18 +334,20 @@ class ExplanationMonitor(pl.Callback):
 
     def _explain(self, trainer: pl.Trainer, pl_module: pl.LightningModule, log: trainers.Log, count: int = 0) -> None:
         """Explains and logs. ``count`` is what the schedule counts; 0 outside of it."""
-        assert self.probe is not None
         started = time.perf_counter()
         with preserved_random_state():
-            report = report_of(trainer, pl_module, self._ready, self.probe, self._teller, self._memory.history)
-            if report is not None:
+            probe = None if self._idle else self.probe
+            past = self._memory.history
+            report = report_of(trainer, pl_module, self._ready, probe, self._teller, past) if probe else None
+            scalars = self._scalars(trainer, report, count, started) if report else {}
+            names = [monitor.name for monitor in _monitors(trainer)]
+            for key, value in {**watchers.missing(trainer, self.name, names), **scalars}.items():
+                log(f"{self.name}/{key}", torch.tensor(value))
+            if probe and report:
                 self.last_report = report
-                scalars = self._scalars(trainer, report, count, started)
-                for key, value in scalars.items():
-                    log(f"{self.name}/{key}", torch.tensor(value))
-                self._publisher.publish(trainer, report, self.probe, scalars, self._ready.metrics)
+                self._publisher.publish(trainer, report, probe, scalars, self._ready.metrics)
                 if trainer.state.fn == "fit":
-                    self._memory.keep(report, self.probe, trainer.strategy.broadcast)
+                    self._memory.keep(report, probe, trainer.strategy.broadcast)
                     self._memory.alerts.watch(trainer, scalars)
             if trainer.state.fn == "fit":
                 self._memory.note_time(count, started, trainer.strategy.broadcast)
@@ -350,14 +365,31 @@ class ExplanationMonitor(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The rows (or what names them), and what is remembered; loads with ``weights_only=True``."""
         pace = {} if self._pace is None else {"pace": [self._pace.limit, self._pace.channels_last]}
-        return {"version": 1, **self._memory.state(), **pace, **self._rows.state()}
+        known = {"seed": self._explainer.seed, "failures": dict(self._teller.failures)}
+        return {"version": VERSION, **known, **self._memory.state(), **pace, **self._rows.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the rows and the memory of a checkpoint, so that the same rows are explained."""
-        self._memory.load(state_dict)
-        if "pace" in state_dict and self._limit is None:
-            self._pace = Pace(*state_dict["pace"])
-        self._rows.load(state_dict)
+        """Takes up a checkpoint's state, of this or another version, so that the curves go on as if never interrupted."""
+        try:
+            self._take_up(understood(state_dict, self.name))
+        except Exception as error:
+            if self._teller.raising:
+                raise
+            told = f"Its state in the checkpoint cannot be read; what is missing begins anew:\n{text_of(error)}"
+            self._teller.tell_once("state", told)
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        self._memory.load(state)
+        if "pace" in state and self._limit is None:
+            self._pace = Pace(*state["pace"])
+        if state.get("seed", self._explainer.seed) != self._explainer.seed:
+            rank_zero_warn(
+                f"ExplanationMonitor goes on with the seed {state['seed']} of the checkpoint instead of "
+                f"{self._explainer.seed}, so that its draws stay the same. To draw anew, give the monitor another name."
+            )
+            self._explainer = replace(self._explainer, seed=state["seed"])
+        self._teller.failures = dict(state.get("failures", {}))
+        self._rows.load(state)
 
 
 def _monitors(trainer: pl.Trainer) -> list[ExplanationMonitor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -121,10 +122,17 @@ class Explanation:
         except Exception:
             if self.explainer.raising or not ranks.all(not self._refused):
                 raise
+            reason = traceback.format_exc()
         # One of them failed: each for itself, so that the others are explained. If it was the model, it fails again.
         outputs, found = self.with_targets(plan({}))
         streamed = [name for name in methods if name not in plan(methods).apart]
         self._attempt(found, streamed, lambda name: sweep(self.subject, {name: methods[name]}, self.rows)[name])
+        if ranks.world == 1 and not self.failures:
+            warnings.warn(
+                f"ExplanationMonitor: a pass failed, and all was well when it was tried again:\n{reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return outputs, found
 
     def with_targets(self, planned: Plan) -> tuple[Tensor, dict[str, Attribution]]:

@@ -78,8 +78,8 @@ class Memory:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up a saved state."""
-        if state["by_steps"] == self._by_steps:
+        if state.get("by_steps") == self._by_steps:
             # What was counted in steps says nothing about epochs.
-            self.schedule.load(state["schedule"])
+            self.schedule.load(state.get("schedule", {}))
         self.alerts.load(state.get("alerts", {}))
         self.history = History(**state.get("history", {})) if self._looks_back else History()

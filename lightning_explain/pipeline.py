@@ -39,7 +39,15 @@ from lightning_explain.pace import Pace, measured
 from lightning_explain.places import check_place, rows_needed, with_layer
 from lightning_explain.probe import fingerprint
 from lightning_explain.rehearsal import check_ids, check_masks, check_named, check_normalization, model_error, rehearse
-from lightning_explain.requests import AUTO_LIMIT, Requests, build_methods, build_metrics, check_limit, check_seed
+from lightning_explain.requests import (
+    AUTO_LIMIT,
+    Requests,
+    UncheckedError,
+    build_methods,
+    build_metrics,
+    check_limit,
+    check_seed,
+)
 from lightning_explain.sweep import sweep
 from lightning_explain.types import Mend, Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
 
@@ -156,7 +164,11 @@ class Explainer:
             return measured(subject_of, some, self.limit)
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
-        """What the doctor says of the methods on this model."""
+        """What the doctor says of the methods on this model.
+
+        Raises:
+            UncheckedError: If it fails, and failures are not to be raised as they are.
+        """
         try:
             return doctor(
                 model,
@@ -171,6 +183,10 @@ class Explainer:
         except torch.OutOfMemoryError:
             warnings.warn("The methods are not checked on this model: a few rows at once do not fit.", stacklevel=2)
             return []
+        except Exception as error:
+            if self.raising:
+                raise
+            raise UncheckedError(f"The model doctor failed: {error}") from error
 
     def explain(
         self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None

@@ -18,6 +18,10 @@ METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metr
 AUTO_LIMIT = 64
 
 
+class UncheckedError(RuntimeError):
+    """The doctor itself failed on a model that runs, so that nothing can be said of the methods."""
+
+
 def build_methods(requests: Requests) -> dict[str, Method]:
     """Methods as the user writes them, by name; ``None``: saliency, integrated gradients, Grad-CAM."""
     if requests is None:

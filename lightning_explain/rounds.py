@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 
 from lightning_explain import trainer as trainers
 from lightning_explain.gather import ELSEWHERE
 from lightning_explain.history import History
 from lightning_explain.pipeline import Explainer
-from lightning_explain.publish import Charts, publication, without
+from lightning_explain.publish import Charts, publication, score_names, without
 from lightning_explain.render import Options, draw
+from lightning_explain.requests import UncheckedError
 from lightning_explain.sinks import sinks_for
 from lightning_explain.store import safe_name, save_report
 from lightning_explain.telling import Teller, text_of
-from lightning_explain.types import Metric, Probe, Publication, Report, Sink
+from lightning_explain.types import Metric, Probe, Publication, Report, Sink, as_tuple
 
-_WHOLE = "explanation"
+_WHOLE = "the whole explanation"
+# What the machine does, as opposed to what somebody wrote.
+_ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
+
+
+def ready_together(trainer: pl.Trainer, error: Exception | None, teller: Teller) -> bool:
+    """Whether all ranks can explain. A mistake on any is raised on all; an accident is told, and none of them explains.
+
+    Raises:
+        Exception: The mistake; accidents too, if the teller raises.
+    """
+    kind = [] if error is None else ["accident" if isinstance(error, _ACCIDENTS) else "mistake"]
+    found = trainers.first_failing(trainer, ["mistake", "accident"], kind)
+    if "mistake" in found or (found and teller.raising):
+        trainers.raise_together(trainer, error)
+    if error is not None and found.get("accident") == trainer.global_rank:
+        teller.tell_once(
+            "ready",
+            f"The rows or the model could not be made ready (rank {trainer.global_rank}); nothing is explained in this "
+            f"run, training goes on. The next run tries again:\n{text_of(error)}",
+        )
+    return not found
 
 
 def report_of(
@@ -32,28 +56,79 @@ def report_of(
     history: History,
 ) -> Report | None:
     """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
+    explainer = _switched_on(explainer, teller)
+    if teller.is_off(_WHOLE) or not explainer.methods:
+        return None
+    report, failures = _attempt(trainer, pl_module, explainer, probe, teller, history)
+    names = [*explainer.methods, *explainer.metrics]
+    try:
+        failed = trainers.first_failing(trainer, [_WHOLE, *names], failures)
+    except RuntimeError:
+        for name, text in failures.items():
+            teller.tell_once(
+                name, f"{name!r} failed (rank {trainer.global_rank}), and the ranks lost each other:\n{text}"
+            )
+        raise
+    empty = trainers.first_failing(trainer, names, _numberless(report, explainer.metrics) if report else [])
+    for name, rank in failed.items():
+        if rank == trainer.global_rank:
+            what = "No explanation" if name == _WHOLE else f"{name!r} failed and is left out of this explanation"
+            teller.tell_once(name, f"{what} (rank {rank}); training goes on:\n{failures[name]}")
+    # Of what a failed explanation would have found nothing is known.
+    for name in [_WHOLE] if _WHOLE in failed else [_WHOLE, *names]:
+        teller.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
+    if report is None or _WHOLE in failed:
+        return None
+    stage = None if trainer.state.fn is None else trainer.state.fn.value
+    left = without(report, failed, explainer.metrics)
+    return replace(left, epoch=trainer.current_epoch, step=trainer.global_step, stage=stage)
+
+
+def _switched_on(explainer: Explainer, teller: Teller) -> Explainer:
+    """Without the methods and metrics that are switched off."""
+    methods = {name: method for name, method in explainer.methods.items() if not teller.is_off(name)}
+    return replace(
+        explainer, methods=methods, metrics={k: v for k, v in explainer.metrics.items() if not teller.is_off(k)}
+    )
+
+
+def _attempt(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    explainer: Explainer,
+    probe: Probe,
+    teller: Teller,
+    history: History,
+) -> tuple[Report | None, dict[str, str]]:
+    """This rank's report, and what failed on it, with the traceback."""
     report: Report | None = None
     error: Exception | None = None
-    names = [*explainer.methods, *explainer.metrics]
-    with trainers.progress_bar(trainer, len(names)) as progress:
+    with trainers.progress_bar(trainer, len(explainer.methods) + len(explainer.metrics)) as progress:
         try:
             with trainers.silenced(pl_module):
                 report = explainer.explain(pl_module, probe, progress, history)
+                report.scalars()  # What cannot be averaged has failed, too.
         except ELSEWHERE:
             pass
         except Exception as failure:
             error = failure
     if teller.raising:
         trainers.raise_together(trainer, error)
-    failures = {_WHOLE: text_of(error)} if error is not None else dict(report.failures) if report is not None else {}
-    failed = trainers.first_failing(trainer, [_WHOLE, *names], failures)
-    for name, rank in failed.items():
-        if rank == trainer.global_rank:
-            what = "No explanation" if name == _WHOLE else f"{name!r} failed and is left out of this explanation"
-            teller.tell_once(name, f"{what} (rank {rank}); training goes on:\n{failures[name]}")
-    if report is None or _WHOLE in failed:
-        return None
-    return replace(without(report, failed, explainer.metrics), epoch=trainer.current_epoch, step=trainer.global_step)
+    if error is not None:
+        return None, {_WHOLE: text_of(error)}
+    return report, {} if report is None else dict(report.failures)
+
+
+def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
+    """Methods whose map is finite on no row, and metrics that have no finite score of any other method."""
+    maps = {name: [x.flatten(1) for x in as_tuple(value)] for name, value in report.attributions.items()}
+    empty = {name for name, parts in maps.items() if not torch.isfinite(torch.cat(parts, 1)).all(1).any()}
+    for name, metric in metrics.items():
+        by_method = [report.scores.get(score, {}) for score in score_names({name: metric})]
+        found = [values for scores in by_method for method, values in scores.items() if method not in empty]
+        if found and not any(bool(torch.isfinite(values).any()) for values in found):
+            empty = empty | {name}
+    return empty
 
 
 class Publisher:
@@ -72,15 +147,22 @@ class Publisher:
         self._save_reports = save_reports
         self._teller = teller
         self._directory = Path()
-        self._sinks: list[Sink] = []
+        self._sinks: dict[str, Sink] = {}
 
     def open(self, trainer: pl.Trainer, directory: Path, layout: Charts) -> None:
         """Finds the sinks of a Trainer on rank zero, none of a dry run, and writes the layout if there is one."""
         self._directory = directory
+        for what in self._teller.failures if trainer.is_global_zero else ():
+            self._teller.tell_of_off(what)
         dry = getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero
-        self._sinks = [] if dry else sinks_for(trainer.loggers, directory)
-        for sink in self._sinks if layout else []:
-            self._teller.survive(partial(sink.layout, layout), f"The layout of {type(sink).__name__}")
+        self._sinks = {} if dry else _named(sinks_for(trainer.loggers, directory))
+        error: Exception | None = None
+        try:
+            for name, sink in self._sinks.items() if layout else ():
+                self._teller.survive(partial(sink.layout, layout), f"The layout of {name}")
+        except Exception as failure:
+            error = failure
+        self._agree(trainer, error)
 
     def publish(
         self,
@@ -99,7 +181,12 @@ class Publisher:
                 self._write(publication(self._name, report, scalars, pictures or {}, metrics))
         except Exception as failure:
             error = failure
+        self._agree(trainer, error)
+
+    def _agree(self, trainer: pl.Trainer, error: Exception | None) -> None:
+        """Raises on all ranks, or has them all count the failures of rank zero, which alone writes."""
         trainers.raise_together(trainer, error)
+        self._teller.failures = trainer.strategy.broadcast(self._teller.failures)
 
     def _tell_of_nonfinite(self, report: Report) -> None:
         for method, rows in report.nonfinite().items():
@@ -114,5 +201,16 @@ class Publisher:
         if self._save_reports and self._sinks:
             folder = self._directory / safe_name(self._name)
             self._teller.survive(partial(save_report, found.report, folder), "Saving the report")
-        for sink in self._sinks:
-            self._teller.survive(partial(sink.write, found), type(sink).__name__)
+        for name, sink in self._sinks.items():
+            self._teller.survive(partial(sink.write, found), name)
+
+
+def _named(sinks: list[Sink]) -> dict[str, Sink]:
+    """Sinks by the name of their type; the second of a type is ``"ScalarSink 2"``."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for sink in sinks:
+        kind = type(sink).__name__
+        seen[kind] += 1
+        found[kind if seen[kind] == 1 else f"{kind} {seen[kind]}"] = sink
+    return found

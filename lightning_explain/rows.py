@@ -35,12 +35,16 @@ class FixedRows:
         self._batch_fn = batch_fn
         self._save = save
         self._expected: tuple[Tensor, str] | None = None
+        self._saved = False
 
     def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
-        """The rows; the first time they are read from this source, unless they are given."""
+        """The rows; the first time they are read from this source, unless they are given or saved."""
         if self.probe is None:
             self.probe = self._collect(trainer, pl_module, source)
-        self._warn_if_others(self.probe)
+            self._warn_if_others(self.probe)
+        elif self._saved and trainer.state.fn == "fit":
+            self._warn_if_moved(trainer, pl_module, source)
+        self._expected, self._saved = None, False
         return self.probe
 
     def share(self, ranks: Ranks) -> None:
@@ -61,28 +65,59 @@ class FixedRows:
         return collect(loader, selection, self._batch_fn, transfer)
 
     def _warn_if_others(self, probe: Probe) -> None:
-        expected, self._expected = self._expected, None
-        if expected is not None and fingerprint(probe) != expected[1]:
+        if self._expected is not None and fingerprint(probe) != self._expected[1]:
+            ids, before = self._expected
             rank_zero_warn(
                 f"The probe rows {probe.row_ids.tolist()} have the fingerprint {fingerprint(probe)[:12]}, but the "
-                f"checkpoint was of rows {expected[0].tolist()} with {expected[1][:12]}: the data has changed. Curves "
+                f"checkpoint was of rows {ids.tolist()} with {before[:12]}: the data has changed. Curves "
                 "from here on are of other rows; save_probe=True keeps the rows themselves."
+            )
+
+    def _warn_if_moved(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
+        """Reads the saved rows again, to see whether the dataset still has them."""
+        assert self.probe is not None
+        loader = trainers.find_loader(trainer, source, self._selection.dataloader_idx)
+        if trainers.is_stream(loader):
+            return  # What is read from it would be missing in training.
+        try:
+            now = fingerprint(self._collect(trainer, pl_module, source))[:12]
+        except Exception as error:
+            now = f"none ({type(error).__name__}: {error})"
+        before = fingerprint(self.probe)[:12]
+        if now != before:
+            rank_zero_warn(
+                f"The dataset has moved under the probe rows {self.probe.row_ids.tolist()}: their fingerprint in the "
+                f"checkpoint is {before}, in the dataset {now}. The monitor goes on with the rows of the checkpoint, so "
+                "that its curves stay of the same rows. To explain the new ones, give it another name."
             )
 
     def state(self) -> dict[str, Any]:
         """What must survive in a checkpoint; loads with ``weights_only=True``."""
         if self.probe is None:
-            return {}
+            # Rows that could not be read in this run may be there in the next one.
+            waiting = dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
+            return {**waiting, "probe": None} if waiting else {}
         named = {"ids": self.probe.row_ids, "fingerprint": fingerprint(self.probe)}
-        return {**named, "probe": probe_state(self.probe) if self._save else None}
+        return {**named, "probe": self._whole_state(self.probe) if self._save else None}
+
+    def _whole_state(self, probe: Probe) -> dict[str, Any] | None:
+        try:
+            return probe_state(probe)
+        except TypeError as error:
+            # A checkpoint without the rows is better than a training without checkpoints.
+            rank_zero_warn(f"The probe rows are not kept in checkpoints, only their indices and fingerprint: {error}")
+            return None
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up a saved state: its rows, or what they must be."""
+        known = {"ids", "fingerprint"} <= state.keys()
+        self._expected = (state["ids"], state["fingerprint"]) if known else None
         if state.get("probe") is None:
-            self._expected = (state["ids"], state["fingerprint"]) if "ids" in state else None
             return
         given, self.probe = self.probe, probe_from_state(state["probe"])
-        if given is not None and fingerprint(given) != state["fingerprint"]:
+        # Rows that were given belong to no dataset.
+        self._saved = given is None and known
+        if given is not None and fingerprint(given) != fingerprint(self.probe):
             rank_zero_warn(
                 "ExplanationMonitor goes on with the probe rows of the checkpoint, which are not those it was given. "
                 "To explain other rows, give the monitor another name."

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+_SAVED = ("last", "not_before", "explain_seconds", "train_seconds", "lengthened")
+
 
 @dataclass
 class Schedule:
@@ -73,11 +75,9 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """What must survive in a checkpoint."""
-        names = ("last", "not_before", "explain_seconds", "train_seconds", "lengthened")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _SAVED}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes up a saved state."""
-        for name, value in state.items():
-            if hasattr(self, name):
-                setattr(self, name, value)
+        """Takes up a saved state, or what there is of it."""
+        for name in _SAVED:
+            setattr(self, name, state.get(name, getattr(self, name)))

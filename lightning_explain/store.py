@@ -44,14 +44,14 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
     Args:
         report: What to save.
         path: A file that ends in ``.safetensors``, or a folder: the file is then ``step=00000120.safetensors``,
-            ``report.safetensors`` for a report without a step.
+            ``step=00000120-test.safetensors`` outside of training, ``report.safetensors`` for a report without a step.
 
     Returns:
         The file.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        path /= f"report{SUFFIX}" if report.step is None else step_file(report.step, SUFFIX)
+        path /= f"report{SUFFIX}" if report.step is None else step_file(report.step, SUFFIX, report.stage)
     tensors: dict[str, Tensor] = {}
     content = {f.name: getattr(report, f.name) for f in fields(report)}
     content.update({name: _pack(content[name], name, tensors) for name in _TENSOR_FIELDS})
@@ -62,7 +62,7 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
 
 
 def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
-    """The reports in a folder, sorted by step, then epoch; those without come first.
+    """The reports in a folder, sorted by step, then epoch, those without first; then training before validation and test.
 
     Other safetensors files in the folder, such as a saved probe, are passed over.
 
@@ -78,7 +78,12 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
     found = [report for path in paths if (report := _load(path)) is not None]
     if not found:
         raise FileNotFoundError(f"No reports in '{directory}'{_elsewhere(directory)}.")
-    return sorted(found, key=lambda r: (-1 if r.step is None else r.step, -1 if r.epoch is None else r.epoch))
+    return sorted(found, key=_place)
+
+
+def _place(report: Report) -> tuple[int, int, str]:
+    step, epoch = (-1 if number is None else number for number in (report.step, report.epoch))
+    return step, epoch, "" if report.stage in (None, "fit") else report.stage
 
 
 def safe_name(name: str) -> str:
@@ -100,9 +105,9 @@ def _bytes(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def step_file(step: int, suffix: str) -> str:
-    """``step=00000120.png``: names that sort by step."""
-    return f"step={step:08d}{suffix}"
+def step_file(step: int, suffix: str, stage: str | None = None) -> str:
+    """``step=00000120.png``: names that sort by step; ``step=00000120-test.png`` in other stages than ``"fit"``."""
+    return f"step={step:08d}{'' if stage in (None, '', 'fit') else f'-{stage}'}{suffix}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Failures that must not end a training run: told once, with their traceback."""
+"""Failures that must not end a training run: told once, with their traceback, and counted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+IN_A_ROW = 3
+"""After so many failures in a row a method, a metric or a sink is switched off."""
+
 
 class Teller:
-    """Tells everything once, and survives failures if it may.
+    """Tells everything once, survives failures if it may, and switches off what fails again and again.
 
     Args:
         name: The monitor's name.
@@ -20,6 +23,7 @@ class Teller:
 
     def __init__(self, name: str, raising: bool) -> None:
         self.raising = raising
+        self.failures: dict[str, int] = {}
         self._name = name
         self._told: set[str] = set()
 
@@ -30,14 +34,50 @@ class Teller:
             warnings.warn(f"ExplanationMonitor {self._name!r}: {text}", RuntimeWarning, stacklevel=2)
 
     def survive(self, work: Callable[[], T], what: str) -> T | None:
-        """The result of the work; ``None`` if it fails, which is told."""
+        """The result of the work; ``None`` if it fails, which is told and counted, or if it is switched off."""
+        if self.is_off(what):
+            return None
         try:
-            return work()
+            found = work()
         except Exception as error:
             if self.raising:
                 raise
-            self.tell_once(what, f"{what} failed; training goes on:\n{text_of(error)}")
+            # Only rank zero writes, so only it can fail here.
+            self.tell_once(what, f"{what} failed; training goes on (rank 0):\n{text_of(error)}")
+            self.count(what, failed=True)
             return None
+        self.count(what, failed=False)
+        return found
+
+    def count(self, what: str, failed: bool, speaks: bool = True) -> None:
+        """Counts a failure, or begins to count anew; the rank that ``speaks`` says if that switches it off."""
+        if not failed:
+            self.failures.pop(what, None)
+            return
+        self.failures[what] = self.failures.get(what, 0) + 1
+        if speaks:
+            self.tell_of_off(what)
+
+    def is_off(self, what: str) -> bool:
+        """Whether it has failed too often in a row."""
+        return self.failures.get(what, 0) >= IN_A_ROW
+
+    def tell_of_off(self, what: str) -> None:
+        """Says how to get it back, if it is switched off."""
+        if self.is_off(what):
+            self.tell_once(
+                f"off/{what}",
+                f"{what!r} failed {IN_A_ROW} times in a row and is switched off. Call "
+                f"monitor.switch_on({what!r}) on all ranks to have it again, for instance before a resumed fit, or train "
+                "anew from step 0.",
+            )
+
+    def switch_on(self, what: str | None = None) -> None:
+        """Forgets the failures of one thing, or of all: what fails from now on is told again."""
+        gone = [*self.failures] if what is None else [what]
+        for key in gone:
+            self.failures.pop(key, None)
+        self._told -= {*gone, *(f"off/{key}" for key in gone)}
 
 
 def text_of(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import IterableDataset
 
 from lightning_explain.forward import ForwardFn
@@ -202,9 +203,53 @@ def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
     return Ranks(world, data.size(), data.get_local_rank(), tensor.get_local_rank() == 0, sharded)
 
 
+_MEETINGS: dict[int, tuple[Any, Any]] = {}
+
+
+@contextmanager
+def meeting(trainer: pl.Trainer) -> Iterator[None]:
+    """All ranks come here before they agree on something; if one does not in time, all end with a message.
+
+    A rank that failed in the middle of a sharded model's forward leaves the others waiting in there. They meet in a group
+    of their own, so that what they say here is never taken for a part of that forward. The deadline is the ``timeout`` of
+    the strategy (torch's own: 30 minutes), counted from the first rank that comes.
+
+    Raises:
+        RuntimeError: If a rank does not come, or is gone.
+    """
+    try:
+        group, deadline = _side_group(trainer)
+        if group is not None:
+            distributed.monitored_barrier(group, timeout=deadline)
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"ExplanationMonitor: rank {trainer.global_rank} has lost the other ranks while explaining. One of them failed "
+            "or still waits inside the model's own communication, from which there is no way back; its output says why. "
+            "Resume from the last checkpoint, and leave out the method that was explained, or the monitor "
+            "(enabled=False). To be told sooner: DDPStrategy(timeout=...), and likewise for the other strategies."
+        ) from error
+
+
+def _side_group(trainer: pl.Trainer) -> tuple[Any, timedelta | None]:
+    """A group for agreements alone, one for each default group, and its deadline; ``None`` where there is one rank."""
+    together = trainer.world_size > 1 and distributed.is_available() and distributed.is_initialized()
+    if not (together and distributed.is_gloo_available()):
+        return None, None
+    deadline = getattr(trainer.strategy, "_timeout", None) or distributed.default_pg_timeout
+    world = distributed.group.WORLD
+    if id(world) not in _MEETINGS:
+        _MEETINGS.clear()
+        # The default group is kept as well, so that no other one can have its id.
+        _MEETINGS[id(world)] = (world, distributed.new_group(backend="gloo", timeout=deadline))
+    return _MEETINGS[id(world)][1], deadline
+
+
 def raise_together(trainer: pl.Trainer, error: Exception | None) -> None:
     """Raises on every rank if any of them has an error, so that no rank waits for one that is gone."""
-    if not trainer.strategy.reduce_boolean_decision(error is None, all=True):
+    with meeting(trainer):
+        fine = trainer.strategy.reduce_boolean_decision(error is None, all=True)
+    if not fine:
         raise error or RuntimeError("ExplanationMonitor failed on another rank; its traceback is printed there.")
 
 
@@ -219,5 +264,6 @@ def first_failing(trainer: pl.Trainer, names: Iterable[str], failed: Iterable[st
     names, failed, none = list(names), set(failed), trainer.world_size
     mine = [trainer.global_rank if name in failed else none for name in names]
     ranks = torch.tensor(mine, device=trainer.strategy.root_device)
-    first: Tensor = trainer.strategy.reduce(ranks, reduce_op="min")
+    with meeting(trainer):
+        first: Tensor = trainer.strategy.reduce(ranks, reduce_op="min")
     return {name: rank for name, rank in zip(names, first.tolist(), strict=True) if rank < none}

@@ -373,6 +373,7 @@ class Report:
         maps: For methods whose attribution's shape does not tell how it lies on the image: the map ``(N, 1, h, w)`` that does, at
             the layer's resolution; an empty tuple if there is none.
         n_steps: For methods with ``n_steps="auto"``: points that each row took, ``(N,)``.
+        stage: ``"fit"``, ``"validate"`` or ``"test"``, inside a Trainer.
     """
 
     attributions: Mapping[str, Attribution]
@@ -390,6 +391,7 @@ class Report:
     fingerprint: str = ""
     maps: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     n_steps: Mapping[str, Tensor] = field(default_factory=dict)
+    stage: str | None = None
 
     def nonfinite(self) -> dict[str, list[int]]:
         """For each method the ids of the rows whose map or score is NaN or infinite."""
@@ -444,6 +446,11 @@ class Publication:
     pictures: Mapping[str, Image]
     directions: Mapping[str, str]
     report: Report
+
+    @property
+    def stage(self) -> str:
+        """``"validate"`` or ``"test"``; empty in training, whose steps are explained once each."""
+        return "" if self.report.stage in (None, "fit") else self.report.stage
 
     @property
     def caption(self) -> str:

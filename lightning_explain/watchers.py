@@ -92,6 +92,17 @@ def check_times(
             )
 
 
+def missing(trainer: pl.Trainer, name: str, names: Iterable[str]) -> dict[str, float]:
+    """What stands for scores that an explanation did not give, without the monitor's name: NaN, which is the worst to a checkpoint.
+
+    A ModelCheckpoint that finds no value, or the one of other weights, would end the training or keep the wrong weights. Where
+    an EarlyStopping watches as well nothing is put in: NaN would stop it, and what it does without is its own ``strict``.
+    """
+    watched = list(_watchers(trainer, name, names)) if trainer.state.fn == "fit" else []
+    stopping = {key for watcher, key in watched if not isinstance(watcher, ModelCheckpoint)}
+    return {key.removeprefix(f"{name}/"): math.nan for _, key in watched if key not in stopping}
+
+
 def _refuse_early(owner: str, looks: Rhythm, explained: Rhythm | None, explains: Rhythm, behind: bool) -> None:
     if explained is None and (looks.moment, explains.moment) == ("validation", "train epoch"):
         raise ValueError(

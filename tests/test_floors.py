@@ -34,7 +34,7 @@ FLOORS = (
     ("plan+sweep+look+pairs+pace",),
     ("pipeline+requests+explanation+forecast+places+rehearsal", "store"),
     ("sinks", "report", "config", "publish", "trainer"),
-    ("callback+alerts+arguments+memory+rounds+rows+telling+watchers",),
+    ("callback+alerts+arguments+memory+resuming+rounds+rows+telling+watchers",),
     ("demo+demo_run", "consultation"),
     ("cli",),
 )

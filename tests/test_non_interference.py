@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from lightning_explain.guard import KEEPERS
 from lightning_explain.types import Attribution, Case, Rows, Score, Subject
 from networks import DigitNet, digits, rows
 from states import Recorder, assert_equal
-from training import NoTarget
+from training import NoTarget, told_in
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers:UserWarning"),
@@ -316,8 +317,11 @@ def test_training_is_bit_identical_when_a_whole_explanation_fails() -> None:
             return super().__call__(outputs)
 
     target = Drawing(RuntimeError("no target today"))
-    with pytest.warns(RuntimeWarning, match="(?s)No explanation.*training goes on.*no target today"):
+    with pytest.warns(RuntimeWarning) as told:
         recorder, _ = fit(light(target=target), more=[target])
+    failed, off = told_in(told)
+    assert re.search("(?s)No explanation.*training goes on.*no target today", failed)
+    assert "failed 3 times in a row" in off
     assert target.calls == 3
     assert_undisturbed(recorder, alone())
     assert recorder.reports == []

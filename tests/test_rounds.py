@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
+from lightning_explain import ExplanationMonitor, rounds
 from lightning_explain import methods as m
-from lightning_explain import rounds
 from lightning_explain.types import Attribution, Rows, Subject
 from training import (
     QUIET,
@@ -27,6 +28,7 @@ from training import (
     monitor,
     points,
     steps_in,
+    told_in,
     trainer,
 )
 
@@ -104,53 +106,152 @@ def test_reports_are_not_kept_if_not_wanted(tmp_path: Path) -> None:
 # -- failures ------------------------------------------------------------------------------------------------------
 
 
-def test_a_failing_method_is_told_once_and_the_others_go_on(tmp_path: Path) -> None:
-    watch = monitor(methods={"bad": Failing(), "good": m.Saliency(abs=False)})
+OFF = "failed 3 times in a row and is switched off"
+
+
+def test_a_failing_method_is_told_once_switched_off_after_three_and_the_others_go_on(tmp_path: Path) -> None:
+    watch = monitor(methods={"bad": (bad := Counting()), "good": m.Saliency(abs=False)})
     with pytest.warns(RuntimeWarning) as told:
-        finished = fit(tmp_path, watch, max_epochs=3)
-    (message,) = (str(w.message) for w in told if w.category is RuntimeWarning)
+        finished = fit(tmp_path, watch, max_epochs=5)
+    message, off = told_in(told)
     assert "'bad' failed and is left out" in message
+    assert "(rank 0)" in message
     assert "Traceback" in message
     assert "ArithmeticError: no map today" in message
-    assert finished.current_epoch == 3
+    assert f"'bad' {OFF}. Call monitor.switch_on('bad')" in off
+    assert finished.current_epoch == 5
     assert "explain/infidelity/good" in keys(finished)
     assert not any(key.endswith("/bad") for key in keys(finished))
+    assert bad.calls == 3
 
 
-def test_an_explanation_that_fails_as_a_whole_is_told_once_and_tried_again_when_due(tmp_path: Path) -> None:
+class Counting:
+    """Fails in the explanations of these numbers, from 1; in all, if there are none."""
+
+    def __init__(self, *failing: int) -> None:
+        self.failing = failing
+        self.calls = 0
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        self.calls += 1
+        if not self.failing or self.calls in self.failing:
+            raise ArithmeticError("no map today")
+        return torch.ones_like(rows.inputs[0])
+
+
+def test_a_success_begins_the_count_anew(tmp_path: Path) -> None:
+    bad = Counting(1, 2, 4, 5)
+    with pytest.warns(RuntimeWarning) as told:
+        fit(tmp_path, monitor(methods={"bad": bad}), max_epochs=6)
+    assert len(told_in(told)) == 1
+    assert bad.calls == 6
+
+
+class Mended(Callback):
+    """Switches everything on again at the beginning of an epoch."""
+
+    def __init__(self, watch: ExplanationMonitor, epoch: int) -> None:
+        self.watch, self.epoch = watch, epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            self.watch.switch_on()
+
+
+def test_what_is_switched_off_can_be_had_again(tmp_path: Path) -> None:
+    watch = monitor(methods={"bad": (bad := Counting(1, 2, 3)), "good": m.Saliency(abs=False)})
+    with pytest.warns(RuntimeWarning) as told:
+        finished = fit(tmp_path, watch, Mended(watch, 4), max_epochs=5)
+    assert OFF in told_in(told)[-1]
+    assert bad.calls == 4
+    assert "explain/infidelity/bad" in keys(finished)
+
+
+class NotANumberAnywhere:
+    """A map of NaN."""
+
+    calls = 0
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        type(self).calls += 1
+        return torch.full_like(rows.inputs[0], torch.nan)
+
+
+def test_a_method_that_finds_no_number_on_any_row_is_switched_off_and_metrics_are_not(tmp_path: Path) -> None:
+    watch = monitor(methods={"nan": NotANumberAnywhere(), "good": m.Saliency(abs=False)})
+    with pytest.warns(RuntimeWarning) as told:
+        finished = fit(tmp_path, watch, max_epochs=4)
+    nonfinite, off = told_in(told)
+    assert "'nan' has a map or score that is NaN" in nonfinite
+    assert f"'nan' {OFF}" in off
+    assert NotANumberAnywhere.calls == 3
+    assert watch.state_dict()["failures"] == {"nan": 3}
+    assert "explain/infidelity/good" in keys(finished)
+
+
+def test_an_explanation_that_fails_as_a_whole_is_told_once_and_tried_three_times(tmp_path: Path) -> None:
     target = NoTarget(ArithmeticError("no target today"))
-    with pytest.warns(
-        RuntimeWarning, match=r"No explanation \(rank 0\); training goes on(.|\n)*no target today"
-    ) as told:
-        finished = fit(tmp_path, monitor(target=target, every_n_train_steps=4), target, max_epochs=3)
-    assert len([w for w in told if w.category is RuntimeWarning]) == 1
-    assert finished.global_step == 12
+    with pytest.warns(RuntimeWarning) as told:
+        finished = fit(tmp_path, monitor(target=target, every_n_train_steps=4), target, max_epochs=5)
+    failed, off = told_in(told)
+    assert "No explanation (rank 0); training goes on" in failed
+    assert "no target today" in failed
+    assert f"'the whole explanation' {OFF}" in off
+    assert finished.global_step == 20
     assert target.calls == 3
     assert steps_in(tmp_path) == []
+
+
+def test_a_checkpoint_that_watches_a_failing_score_sees_the_worst_value(tmp_path: Path) -> None:
+    watch = monitor(methods={"bad": Counting(1, 3)})
+    best = ModelCheckpoint(tmp_path, monitor="explain/infidelity/bad", mode="min")
+    with pytest.warns(RuntimeWarning, match="'bad' failed"):
+        finished = fit(tmp_path, watch, best, max_epochs=3)
+    assert finished.current_epoch == 3
+    assert best.best_model_path.endswith("epoch=1-step=8.ckpt")
+    assert not bool(torch.isfinite(finished.callback_metrics["explain/infidelity/bad"]))
+
+
+@pytest.mark.filterwarnings("ignore:Early stopping conditioned on metric")
+@pytest.mark.parametrize("strict", [True, False])
+def test_early_stopping_without_its_score_does_what_strict_says(strict: bool, tmp_path: Path) -> None:
+    stop = EarlyStopping("explain/infidelity/bad", strict=strict)
+    run = trainer(tmp_path, monitor(methods={"bad": Failing()}), stop, max_epochs=2)
+    ends = pytest.raises(RuntimeError, match="Early stopping conditioned on metric") if strict else nullcontext()
+    with pytest.warns(RuntimeWarning, match="'bad' failed"), ends:
+        run.fit(DigitModule(), **loaders())
+    assert run.current_epoch == (0 if strict else 2)
 
 
 class Broken(CSVLogger):
     """A logger whose disk is full when it gets an explanation."""
 
+    refused = 0
+
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         if any(key.startswith("explain/") for key in metrics):
+            self.refused += 1
             raise OSError("no space left on device")
         super().log_metrics(metrics, step)
 
 
 def test_a_failing_logger_is_told_once_and_the_others_are_served(tmp_path: Path) -> None:
-    loggers: list[Logger] = [Broken(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tb")]
-    with pytest.warns(RuntimeWarning, match="ScalarSink failed; training goes on(.|\n)*no space left") as told:
-        fit(tmp_path, monitor(), logger=loggers, max_epochs=3)
-    assert len([w for w in told if w.category is RuntimeWarning]) == 1
-    assert points(tmp_path / "tb")["explain/seconds"] == [4, 8, 12]
+    broken = Broken(tmp_path / "csv")
+    with pytest.warns(RuntimeWarning) as told:
+        fit(tmp_path, monitor(), logger=[broken, TensorBoardLogger(tmp_path / "tb")], max_epochs=4)
+    assert broken.refused == 3
+    failed, off = told_in(told)
+    assert "ScalarSink failed; training goes on (rank 0)" in failed
+    assert "no space left" in failed
+    assert f"'ScalarSink' {OFF}" in off
+    assert points(tmp_path / "tb")["explain/seconds"] == [4, 8, 12, 16]
 
 
 def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "explain").write_text("a file in the way")
     with pytest.warns(RuntimeWarning) as told:
         finished = fit(tmp_path, monitor(), max_epochs=2)
-    messages = [str(w.message) for w in told if w.category is RuntimeWarning]
+    messages = told_in(told)
     assert len(messages) == 2
     assert all(what in text for what, text in zip(("Saving the report", "FilesSink"), messages, strict=True))
     assert "explain/infidelity/saliency" in keys(finished)
@@ -165,7 +266,7 @@ def test_pictures_that_cannot_be_drawn_are_told_once_and_numbers_are_still_writt
     monkeypatch.setattr(rounds, "draw", no_memory)
     with pytest.warns(RuntimeWarning, match="Drawing pictures failed; training goes on") as told:
         fit(tmp_path, monitor(), max_epochs=2)
-    assert len([w for w in told if w.category is RuntimeWarning]) == 1
+    assert len(told_in(told)) == 1
     assert len((tmp_path / "explain" / "scalars.jsonl").read_text().splitlines()) == 2
     assert steps_in(tmp_path) == [4, 8]
 
@@ -204,6 +305,6 @@ def test_rows_that_are_not_finite_are_counted_left_out_and_told_once(tmp_path: P
     watch = monitor(methods={"it": NotANumber()})
     with pytest.warns(RuntimeWarning, match="'it' has a map or score that is NaN") as told:
         finished = fit(tmp_path, watch, max_epochs=2)
-    assert len([w for w in told if w.category is RuntimeWarning]) == 1
+    assert len(told_in(told)) == 1
     assert float(finished.callback_metrics["explain/nonfinite/it"]) == 1
     assert torch.isfinite(finished.callback_metrics["explain/infidelity/it"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +189,8 @@ class NoTarget(pl.Callback):
             self.calls += 1
             raise self.error
         return outputs[:, 0]
+
+
+def told_in(record: Iterable[Any]) -> list[str]:
+    """What monitors told, among recorded warnings."""
+    return [str(w.message) for w in record if w.category is RuntimeWarning]

@@ -17,8 +17,8 @@ from lightning_explain.types import Publication
 class FilesSink:
     """Writes ``scalars.jsonl`` and PNG pictures.
 
-    Lines are appended, so a resumed run keeps the lines of the former one: of two lines with equal name and step
-    the later one holds.
+    Lines are appended, so a resumed run keeps the lines of the former one: of two lines with equal name, step
+    and stage (which only validation and test have) the later one holds.
 
     Args:
         directory: The folder, ``<run>/explain``. It is made when it is first needed.
@@ -35,7 +35,7 @@ class FilesSink:
         for tag, picture in publication.pictures.items():
             method = tag.removeprefix(f"{publication.name}/")
             folder = self._directory / safe_name(publication.name) / safe_name(method)
-            with replacing(folder / step_file(publication.step, ".png")) as temporary:
+            with replacing(folder / step_file(publication.step, ".png", publication.stage)) as temporary:
                 Image.fromarray(picture).save(temporary, format="PNG")
         _append_line(self._directory / "scalars.jsonl", _line(publication))
 
@@ -43,7 +43,8 @@ class FilesSink:
 def _line(publication: Publication) -> str:
     """One explanation's scalars as strict JSON, which has no NaN: ``null`` instead."""
     scalars = {tag: value if math.isfinite(value) else None for tag, value in publication.scalars.items()}
-    head = {"name": publication.name, "epoch": publication.epoch, "step": publication.step}
+    stage = {"stage": publication.stage} if publication.stage else {}
+    head = {"name": publication.name, "epoch": publication.epoch, "step": publication.step, **stage}
     return json.dumps({**head, "scalars": scalars}, allow_nan=False)
 
 

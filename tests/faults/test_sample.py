@@ -1,0 +1,74 @@
+"""A sample of the table of faults, and what only processes of their own can show; ``table.py`` runs the whole table."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.injected import FAULTS
+from faults.runs import Case
+from faults.table import DEADLINE, fault_of, outcomes, started
+
+pytestmark = pytest.mark.timeout(240)
+
+SAMPLE = (
+    "probe choice: the disk cannot be read",
+    "doctor: forward raises at call 2",
+    "pass: forward raises at call 3",
+    "pass: backward raises at call 1",
+    "pass: always out of memory",
+    "metric: SensitivityMax: perturb_func raises",
+    "gather: a map of fewer rows",
+    "render: the color map raises",
+    "sink: TensorBoard: add_image raises",
+    "sink: the disk is full for scalars",
+    "checkpoint: a schedule that is a word",
+)
+
+
+def test_faults_are_survived_on_all_ranks_or_raised_on_all_if_asked_for(tmp_path: Path) -> None:
+    assert set(SAMPLE) <= {f"{fault.place}: {fault.name}" for fault in FAULTS}
+    found = list(outcomes(tmp_path, 2, f"^({'|'.join(SAMPLE)})$"))
+    assert {case.fault.place for case, _ in found} == {fault.split(":")[0] for fault in SAMPLE}
+    wrong = {f"{case.fault.name}, {case.on_error}, {case.struck}": fault_of(case, ranks) for case, ranks in found}
+    assert {name: text for name, text in wrong.items() if text} == {}
+
+
+FINE = {"outcome": "survived", "detail": "", "fired": 1, "told": ["it"]}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wrong"),
+    [
+        ([FINE, FINE], ""),
+        ([FINE, {**FINE, "told": []}], ""),
+        ([FINE, {**FINE, "outcome": "other weights"}], "other weights / survived instead of survived: "),
+        ([FINE, {**FINE, "outcome": "hanging"}], "hanging / survived instead of survived: "),
+        ([{**FINE, "fired": 0}] * 2, "the fault never struck"),
+        ([{**FINE, "told": []}] * 2, "nothing was told"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_table_sees_what_went_wrong(ranks: list[dict[str, Any]], wrong: str) -> None:
+    fault = next(fault for fault in FAULTS if fault.raises)
+    assert fault_of(Case(fault, "warn", "all"), ranks) == wrong
+
+
+LOST = "has lost the other ranks while explaining"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("collective", (LOST, LOST)), ("raise", ("failed on another rank", "no map on rank 1"))],
+)
+def test_all_ranks_exit_with_a_message_within_the_deadline(how: str, said: tuple[str, str], tmp_path: Path) -> None:
+    until = time.monotonic() + DEADLINE
+    with started(tmp_path, 2, "parted.py", how) as ranks:
+        codes = [process.wait(max(0.1, until - time.monotonic())) for process in ranks]
+    outputs = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert codes == [1, 1]
+    assert all(text in output for text, output in zip(said, outputs, strict=True))
+    assert "ArithmeticError: no map on rank 1" in outputs[1]

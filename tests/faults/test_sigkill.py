@@ -1,0 +1,22 @@
+"""A few moments of ``sigkill.py``; the command tries as many as one likes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("sigkill.py")
+
+
+@pytest.mark.timeout(120)
+def test_a_training_killed_at_any_moment_and_resumed_gives_the_same_numbers() -> None:
+    paths = [str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), "--moments", "3", "--kills", "2", "--seed", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "3 of 3 trainings gave the numbers of the undisturbed one." in done.stdout

@@ -1,0 +1,185 @@
+"""What a checkpoint keeps of a monitor, and what is made of a checkpoint that is not as expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_explain import Probe
+from lightning_explain import methods as m
+from lightning_explain.freeze import fingerprint
+from networks import digits
+from training import QUIET, DigitModule, Failing, fit, loader, loaders, monitor, report_of, steps_in, told_in, trainer
+
+pytestmark = QUIET
+KEY = "ExplanationMonitor{'name': 'explain'}"
+OFF = "'bad' failed 3 times in a row and is switched off"
+State = dict[str, Any]
+
+
+def resumed(root: Path, watch: Any, path: Path, epochs: int = 4, **data: Any) -> None:
+    trainer(root, watch, max_epochs=epochs).fit(DigitModule(), **{**loaders(), **data}, ckpt_path=path)
+
+
+def checkpoint(root: Path, change: Callable[[State], State] = lambda state: state, **arguments: Any) -> Path:
+    """A checkpoint after two epochs, with the monitor's state changed."""
+    run = fit(root, monitor(**arguments), max_epochs=2)
+    run.save_checkpoint(root / "it.ckpt")
+    found = torch.load(root / "it.ckpt", weights_only=True)
+    found["callbacks"][KEY] = change(found["callbacks"][KEY])
+    torch.save(found, root / "it.ckpt")
+    return root / "it.ckpt"
+
+
+# -- what is kept --------------------------------------------------------------------------------------------------
+
+
+def test_what_failed_before_a_checkpoint_counts_after_it(tmp_path: Path) -> None:
+    methods = {"bad": Failing(), "good": m.Saliency(abs=False)}
+    with pytest.warns(RuntimeWarning, match="'bad' failed and is left out"):
+        path = checkpoint(tmp_path / "one", methods=methods)
+    watch = monitor(methods=methods)
+    with pytest.warns(RuntimeWarning) as told:
+        resumed(tmp_path / "two", watch, path, epochs=3)
+    assert OFF in told_in(told)[-1]
+    assert watch.state_dict()["failures"] == {"bad": 3}
+
+
+def test_what_is_switched_off_stays_off_in_a_resumed_run_and_is_said_again(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "one", lambda state: {**state, "failures": {"bad": 3}})
+    watch = monitor(methods={"bad": m.Saliency(abs=False), "good": m.InputXGradient()})
+    with pytest.warns(RuntimeWarning, match=OFF):
+        resumed(tmp_path / "two", watch, path)
+    assert set(report_of(watch).attributions) == {"good"}
+
+
+def test_a_new_training_begins_with_everything_switched_on(tmp_path: Path) -> None:
+    watch = monitor()
+    watch.load_state_dict({**watch.state_dict(), "failures": {"saliency": 3}})
+    fit(tmp_path, watch)
+    assert set(report_of(watch).attributions) == {"saliency"}
+
+
+def test_a_resumed_run_goes_on_with_the_draws_of_the_checkpoint(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "one", seed=3)
+    first, second = monitor(seed=3), monitor(seed=4)
+    torch.manual_seed(0)
+    resumed(tmp_path / "two", first, path, epochs=3)
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="goes on with the seed 3 of the checkpoint instead of 4"):
+        resumed(tmp_path / "three", second, path, epochs=3)
+    assert torch.equal(*(report_of(watch).scores["infidelity"]["saliency"] for watch in (first, second)))
+
+
+# -- other versions ------------------------------------------------------------------------------------------------
+
+
+def version_1(state: State) -> State:
+    """The state as version 1 wrote it, key by key."""
+    x, y = digits()
+    probe = Probe(x[100:104], y[100:104], ids=torch.arange(4))
+    columns = ("inputs", "targets", "ids", "masks", "class_names", "forward_args")
+    saved = {name: getattr(probe, name) for name in columns}
+    schedule = {"last": 2, "not_before": 0, "explain_seconds": 0.1, "train_seconds": 1.0, "lengthened": False}
+    named = {"ids": probe.row_ids, "fingerprint": fingerprint(probe), "probe": saved}
+    return {"version": 1, "by_steps": False, "schedule": schedule, **named}
+
+
+def test_the_state_of_version_1_is_taken_up(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "one", version_1)
+    watch = monitor()
+    resumed(tmp_path / "two", watch, path)
+    assert report_of(watch).ids.tolist() == [0, 1, 2, 3]
+    assert steps_in(tmp_path / "two") == [12, 16]
+
+
+def without(*names: str) -> Callable[[State], State]:
+    return lambda state: {key: value for key, value in state.items() if key not in names}
+
+
+ODD: dict[str, tuple[Callable[[State], State], str]] = {
+    "newer": (lambda s: {**s, "version": 9, "mood": 1}, r"\(version 9, this is 2\) has mood, which is not known here"),
+    "no schedule": (without("schedule"), "lacks schedule"),
+    "no failures": (without("failures", "by_steps"), "lacks by_steps, failures"),
+    "nearly empty": (lambda _: {"version": 2}, "lacks by_steps, schedule, seed, failures"),
+    "probe of another version": (
+        lambda s: {**s, "probe": {**s["probe"], "weights": torch.ones(4)}},
+        r"has probe\.weights, which is not known here",
+    ),
+    "no inputs": (lambda s: {**s, "probe": without("inputs")(s["probe"])}, r"lacks probe\.inputs"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), ODD.values(), ids=ODD.keys())
+def test_an_odd_state_is_told_and_the_rest_of_it_taken_up(change: Any, message: str, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "one", change)
+    watch = monitor()
+    with pytest.warns(UserWarning, match=message):
+        resumed(tmp_path / "two", watch, path)
+    assert steps_in(tmp_path / "two") == [12, 16]
+    assert len(report_of(watch).ids) == 4
+
+
+# -- data that moved -----------------------------------------------------------------------------------------------
+
+
+def test_saved_rows_are_explained_when_the_dataset_moved_and_both_fingerprints_are_named(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "one")
+    saved = torch.load(path, weights_only=True)["callbacks"][KEY]
+    watch = monitor()
+    with pytest.warns(
+        UserWarning, match=f"{saved['fingerprint'][:12]}, in the dataset [0-9a-f]{{12}}. The monitor goes"
+    ):
+        resumed(tmp_path / "two", watch, path, val_dataloaders=loader(300, 24))
+    assert report_of(watch).fingerprint == saved["fingerprint"]
+
+
+class Unreadable(Dataset[tuple[Tensor, Tensor]]):
+    """A dataset whose disk is gone."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        raise OSError("no such device")
+
+
+def test_saved_rows_are_explained_when_they_can_be_read_no_more(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "one")
+    watch = monitor()
+    run = trainer(tmp_path / "two", watch, limit_val_batches=0, max_epochs=3)
+    with pytest.warns(UserWarning, match=r"in the dataset none \(OSError: no such device\)"):
+        run.fit(DigitModule(), loader(0, 32, shuffle=True), DataLoader(Unreadable(), batch_size=8), ckpt_path=path)
+    assert len(report_of(watch).ids) == 4
+
+
+def test_rows_that_cannot_be_read_are_told_and_the_run_goes_on_without_explanations(tmp_path: Path) -> None:
+    watch = monitor()
+    run = trainer(tmp_path, watch, limit_val_batches=0, max_epochs=2)
+    with pytest.warns(
+        RuntimeWarning, match=r"could not be made ready \(rank 0\); nothing is explained(.|\n)*no such dev"
+    ):
+        run.fit(DigitModule(), loader(), DataLoader(Unreadable(), batch_size=8))
+    assert run.current_epoch == 2
+    assert watch.last_report is None
+
+
+# -- validation and test -------------------------------------------------------------------------------------------
+
+
+def test_a_test_after_training_keeps_the_report_of_training(tmp_path: Path) -> None:
+    watch, module = monitor(), DigitModule()
+    run = fit(tmp_path, watch, module=module)
+    run.validate(module, loader(100, 24), verbose=False)
+    run.test(module, loader(100, 24), verbose=False)
+    folder = tmp_path / "explain" / "explain"
+    names = ["step=00000004", "step=00000004-test", "step=00000004-validate"]
+    assert sorted(path.stem for path in folder.glob("*.safetensors")) == names
+    assert sorted(path.stem for path in (folder / "saliency").glob("*.png")) == names
+    assert steps_in(tmp_path) == [4, 4, 4]
