@@ -119,15 +119,16 @@ class Explanation:
         methods, ranks = self.explainer.methods, self.explainer.ranks
         try:
             return self.with_targets(plan(methods))
-        except Exception:
+        except Exception as error:
             if self.explainer.raising or not ranks.all(not self._refused):
                 raise
-            reason = traceback.format_exc()
+            # On the other ranks it is told nowhere: they gave up because of this one.
+            reason = "" if isinstance(error, ELSEWHERE) else traceback.format_exc()
         # One of them failed: each for itself, so that the others are explained. If it was the model, it fails again.
         outputs, found = self.with_targets(plan({}))
         streamed = [name for name in methods if name not in plan(methods).apart]
         self._attempt(found, streamed, lambda name: sweep(self.subject, {name: methods[name]}, self.rows)[name])
-        if ranks.world == 1 and not self.failures:
+        if reason and not self.failures:
             warnings.warn(
                 f"ExplanationMonitor: a pass failed, and all was well when it was tried again:\n{reason}",
                 RuntimeWarning,

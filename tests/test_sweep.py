@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -409,7 +410,8 @@ def test_further_arguments_go_along_with_their_rows() -> None:
 
 
 def test_blocks_of_a_sweep_are_the_rows_in_order() -> None:
-    with Explainer({}, {}, limit=3)._begun(trained(), probe()) as (_, explanation):
+    with ExitStack() as stack:
+        explanation, _ = Explainer({}, {}, limit=3)._begun(stack, trained(), probe(), lambda step: None)
         explanation.with_targets(plan({}))
         subject = explanation.subject
         whole = sweep(subject, {"it": STREAMED["saliency"]}, explanation.rows)["it"]
