@@ -27,7 +27,8 @@ def test_many_explanations_by_two_monitors_leave_nothing_behind() -> None:
     half = STEPS // 2
     for name in ("threads", "files", "hooks"):
         values = getattr(left, name)
-        assert len(set(values[half:])) == 1, (name, values)
+        # Files and threads that other tests left may go meanwhile; none may come.
+        assert max(values[half:]) <= values[half], (name, values)
     assert left.hooks[-1] == 0
     assert left.tensors[1] <= left.tensors[0] + 5, left.tensors
     # KiB for each step, of two explanations; a map of each method is 20. The benchmark tells more, over 200.
