@@ -32,5 +32,5 @@ def test_many_explanations_by_two_monitors_leave_nothing_behind() -> None:
     assert left.hooks[-1] == 0
     assert left.tensors[1] <= left.tensors[0] + 5, left.tensors
     # KiB for each step, of two explanations; a map of each method is 20. The benchmark tells more, over 200.
-    assert left.slope(half) < 400
+    assert left.slope(half) < 1000
     assert not any(hasattr(part, "log") and "log" in vars(part) for part in module.modules())
