@@ -17,13 +17,13 @@ from lightning_explain.forward import Choice, predictions_of
 from lightning_explain.gather import ELSEWHERE, check_rows
 from lightning_explain.guard import KEEPERS, Run
 from lightning_explain.maps import arrange, onto
-from lightning_explain.methods import LayerActivation, steps_taken
+from lightning_explain.methods import steps_taken
+from lightning_explain.places import innermost
 from lightning_explain.plan import Plan, blocks, plan
 from lightning_explain.sweep import Block, joined, sweep
 from lightning_explain.types import (
     Attribution,
     Case,
-    Method,
     Metric,
     Probe,
     Report,
@@ -277,23 +277,6 @@ class Explanation:
     def _masks(self) -> Tensor | None:
         masks = self.probe.masks
         return masks if masks is None or self.explainer.ranks.world == 1 else masks[self._places.to(masks.device)]
-
-
-def innermost(method: Method) -> Any:
-    """The method inside all that is around it."""
-    inner = getattr(method, "attribution_method", None)
-    return method if inner is None else innermost(inner)
-
-
-def placed(method: Any, subject: Subject, row: Rows) -> tuple[Tensor, ...] | None:
-    """How the activation of a method's layer lies on the image; ``None`` if it has no place there.
-
-    Raises:
-        ValueError: If ``reshape`` does not fit the layer.
-    """
-    of_input = method.attribute_to_layer_input
-    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
-    return arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
 
 
 def within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:

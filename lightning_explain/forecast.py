@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_explain.explanation import Explanation, innermost, placed
+from lightning_explain.explanation import Explanation
+from lightning_explain.places import innermost, placed
 from lightning_explain.plan import Description, plan
 from lightning_explain.types import PassCount, Prospect, Rows, Subject
 

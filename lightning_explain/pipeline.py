@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_explain.baselines import Baselines, Normalization
 from lightning_explain.doctor import acted_upon, doctor
 from lightning_explain.draws import KeyedDraws
-from lightning_explain.explanation import Explanation, Progress, innermost, within_memory
+from lightning_explain.explanation import Explanation, Progress, within_memory
 from lightning_explain.forecast import Forecast, forecast
 from lightning_explain.forward import (
     Choice,
@@ -36,7 +36,7 @@ from lightning_explain.guard import explaining
 from lightning_explain.history import History, history_of
 from lightning_explain.naming import nearest
 from lightning_explain.pace import Pace, measured
-from lightning_explain.places import check_place, rows_needed, with_layer
+from lightning_explain.places import check_place, innermost, rows_needed, with_layer
 from lightning_explain.probe import fingerprint
 from lightning_explain.rehearsal import check_ids, check_masks, check_named, check_normalization, model_error, rehearse
 from lightning_explain.requests import (

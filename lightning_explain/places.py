@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from lightning_explain.maps import arrange
 from lightning_explain.methods import LayerActivation
 from lightning_explain.types import Method, Rows, Subject, as_tuple
@@ -12,8 +14,13 @@ from lightning_explain.types import Method, Rows, Subject, as_tuple
 
 def rows_needed(method: Method) -> int:
     """How many rows the method looks at together."""
-    inner = getattr(method, "attribution_method", method)
-    return int(getattr(inner, "rows_needed", 1))
+    return int(getattr(innermost(method), "rows_needed", 1))
+
+
+def innermost(method: Method) -> Any:
+    """The method inside all that is around it."""
+    inner = getattr(method, "attribution_method", None)
+    return method if inner is None else innermost(inner)
 
 
 def with_layer(method: Method, name: str, layer: str | None) -> Method:
@@ -35,6 +42,17 @@ def with_layer(method: Method, name: str, layer: str | None) -> Method:
     return replace(method, layer=layer)  # type: ignore[type-var]
 
 
+def placed(method: Any, subject: Subject, row: Rows) -> tuple[Tensor, ...] | None:
+    """How the activation of a method's layer lies on the image; ``None`` if it has no place there.
+
+    Raises:
+        ValueError: If ``reshape`` does not fit the layer.
+    """
+    of_input = method.attribute_to_layer_input
+    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
+    return arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
+
+
 def check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
     """Refuses a ``reshape`` that does not fit the method's layer.
 
@@ -47,13 +65,11 @@ def check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
     Raises:
         ValueError: If it does not fit.
     """
-    of_input = method.attribute_to_layer_input
-    activation = LayerActivation(method.layer, of_input).attribute(subject, row)
     try:
-        placed = arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
+        found = placed(method, subject, row)
     except ValueError as error:
         raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
-    if placed is None:
+    if found is None:
         raise ValueError(
             f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
             "on a single image (N, C, H, W) that the model takes; leave reshape out."
