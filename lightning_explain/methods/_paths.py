@@ -74,7 +74,7 @@ class RandomLine:
         for index in range(self.n_samples):
             line = random_line(subject, rows, _all(rows, index), self.stdevs, references)
             change = tuple(x - b for x, b in zip(line[0], line[1], strict=True))
-            yield Point(rows.at(line[2]), (name, index), 1 / self.n_samples, change)
+            yield Point(rows.at(line[2]), (name, index), change=change)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,15 @@ def added(total: tuple[Tensor, ...] | None, parts: tuple[Tensor, ...]) -> tuple[
     return parts if total is None else tuple(t + p for t, p in zip(total, parts, strict=True))
 
 
+def sum_of_visits(count: int, one: Callable[[Visit], tuple[Tensor, ...]]) -> Reducer:
+    """What one visit gives, added up over so many of them."""
+    total: tuple[Tensor, ...] | None = None
+    for _ in range(count):
+        total = added(total, one((yield)))
+    assert total is not None
+    return total
+
+
 def each(function: Callable[..., Tensor], *columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The function of one tensor from each column at a time."""
     return tuple(function(*parts) for parts in zip(*columns, strict=True))

@@ -18,7 +18,7 @@ from lightning_explain.methods._captum import check_callable, freeze
 from lightning_explain.methods._cloud import narrowed, wide
 from lightning_explain.methods._layer import AtLayer
 from lightning_explain.methods._paths import Pairs, PairsWithEach
-from lightning_explain.methods._streamed import OnPath, added, each
+from lightning_explain.methods._streamed import OnPath, each, sum_of_visits
 from lightning_explain.types import Baseline, Reference, Rows, Subject
 from lightning_explain.visits import DEEPLIFT, Reducer, Visit, Want
 
@@ -67,10 +67,7 @@ class Rescaling(OnPath):
     def mean(self, subject: Subject, rows: Rows) -> Reducer:
         """The mean of the maps over the set of baselines."""
         count = len(subject.distribution(self.baselines, rows)[0])
-        total: tuple[Tensor, ...] | None = None
-        for _ in range(count):
-            total = added(total, each(wide, self.differences((yield))))
-        assert total is not None
+        total = yield from sum_of_visits(count, lambda visit: each(wide, self.differences(visit)))
         return narrowed(tuple(t / count for t in total), rows)
 
 

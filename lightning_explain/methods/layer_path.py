@@ -20,7 +20,7 @@ from lightning_explain.methods._captum import (
 from lightning_explain.methods._cloud import Stdevs, check_stdevs, mean_over_draws, narrowed
 from lightning_explain.methods._layer import AtLayer
 from lightning_explain.methods._paths import Line, random_line
-from lightning_explain.methods._streamed import OnPath, added, each
+from lightning_explain.methods._streamed import OnPath, added, each, sum_of_visits
 from lightning_explain.methods.layer import Replaceable
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
 from lightning_explain.visits import PLAIN, Reducer
@@ -117,13 +117,9 @@ class InternalInfluence(AtLayer, OnPath):
 
     def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Shaped as the layer's output, in units of the explained output per unit of activation."""
-        total: tuple[Tensor, ...] | None = None
-        for _ in range(self.n_steps):
-            visit = yield
-            weight = visit.point.weight
-            total = added(total, tuple(g * weight for g in visit.gradient(PLAIN, self.spot)))
-        assert total is not None
-        return total
+        return sum_of_visits(
+            self.n_steps, lambda visit: tuple(g * visit.point.weight for g in visit.gradient(PLAIN, self.spot))
+        )
 
 
 @dataclass(frozen=True)

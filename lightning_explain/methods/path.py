@@ -12,9 +12,9 @@ from lightning_explain.methods._adaptive import AUTO, adaptive
 from lightning_explain.methods._captum import check_integral, check_positive, freeze, needs_gradient
 from lightning_explain.methods._cloud import Stdevs, check_stdevs, narrowed, wide
 from lightning_explain.methods._paths import Line, RandomLine
-from lightning_explain.methods._streamed import OnPath, added, each
+from lightning_explain.methods._streamed import OnPath, added, each, sum_of_visits
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, bare
-from lightning_explain.visits import PLAIN, Reducer
+from lightning_explain.visits import PLAIN, Reducer, Visit
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,12 @@ class IntegratedGradients(OnPath):
     def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
         assert isinstance(self.n_steps, int)
-        return weighted_sum(self.n_steps, self.multiply_by_inputs)
+        total: tuple[Tensor, ...] | None = None
+        for _ in range(self.n_steps):
+            visit = yield
+            total = added(total, tuple(g * visit.point.weight for g in visit.gradient()))
+        assert total is not None
+        return each(torch.mul, total, visit.point.change) if self.multiply_by_inputs else total
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Input-shaped, in units of output."""
@@ -73,17 +78,6 @@ class IntegratedGradients(OnPath):
             return super().attribute(subject, rows)
         needs_gradient(rows, "IntegratedGradients")
         return bare(adaptive(self, subject, rows))
-
-
-def weighted_sum(count: int, multiply_by_change: bool) -> Reducer:
-    """The gradients at the inputs, weighted and added up, times the change if wanted."""
-    total: tuple[Tensor, ...] | None = None
-    for _ in range(count):
-        visit = yield
-        weight = visit.point.weight
-        total = added(total, each(lambda g, weight=weight: g * weight, visit.gradient()))
-    assert total is not None
-    return each(torch.mul, total, visit.point.change) if multiply_by_change else total
 
 
 @dataclass(frozen=True)
@@ -131,12 +125,10 @@ class GradientShap(OnPath):
 
     def reduce(self, subject: Subject, rows: Rows) -> Reducer:
         """Input-shaped, in units of output."""
-        total: tuple[Tensor, ...] | None = None
-        for _ in range(self.n_samples):
-            visit = yield
+
+        def one(visit: Visit) -> tuple[Tensor, ...]:
             found = each(wide, visit.gradient())
-            if self.multiply_by_inputs:
-                found = each(torch.mul, found, visit.point.change)
-            total = added(total, found)
-        assert total is not None
+            return each(torch.mul, found, visit.point.change) if self.multiply_by_inputs else found
+
+        total = yield from sum_of_visits(self.n_samples, one)
         return narrowed(tuple(t / self.n_samples for t in total), rows)
