@@ -96,7 +96,9 @@ def flags(fail: bool) -> None:
 def batch_statistics(fail: bool) -> None:
     model = trained()
     with touched(model, fail) as run:
-        assert torch.equal(run(model, rows()[0])[:2], run(model, rows()[0][:2])), "rows depend on each other"
+        many, few = run(model, rows()[0])[:2], run(model, rows()[0][:2])
+        # How a sum is rounded may depend on the number of rows, on some processors; batch statistics move it by tenths.
+        assert torch.allclose(many, few, rtol=1e-5, atol=1e-5), "rows depend on each other"
 
 
 def gradients(fail: bool) -> None:
