@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_explain.forward import Choice, predictions_of
 from lightning_explain.gather import ELSEWHERE, check_rows
-from lightning_explain.guard import KEEPERS, Run
+from lightning_explain.guard import KEEPERS, Parts, Run
 from lightning_explain.maps import arrange, onto
 from lightning_explain.methods import steps_taken
 from lightning_explain.places import innermost
@@ -198,7 +198,7 @@ class Explanation:
 
         def within(limit: int) -> T:
             self.subject = replace(self.subject, limit=limit)
-            with KEEPERS["hooks"](self.subject.forward):
+            with KEEPERS["hooks"](Parts(self.subject.forward)):
                 return self.explainer.ranks.in_step(work)
 
         return within_memory(within, self.subject.limit)[0]

@@ -23,7 +23,6 @@ from lightning_explain.random_state import preserved_random_state
 from lightning_explain.repair import MENDS, Route
 from lightning_explain.types import Mend
 
-Keeper = Callable[[nn.Module], AbstractContextManager[None]]
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tuple[Any, ...]"
 
@@ -33,17 +32,33 @@ _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.
 _LONGEST = 1000
 
 
+class Parts:
+    """What a model is made of, found once for all keepers.
+
+    Args:
+        model: The module.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = list(model.modules())
+        self.containers = [container for module in self.modules for container in _containers(module)]
+
+
+Keeper = Callable[[Parts], AbstractContextManager[None]]
+
+
 @contextmanager
-def _random_state(model: nn.Module) -> Iterator[None]:
-    own = [v for module in model.modules() for v in vars(module).values() if isinstance(v, _GENERATORS)]
+def _random_state(parts: Parts) -> Iterator[None]:
+    own = [v for module in parts.modules for v in vars(module).values() if isinstance(v, _GENERATORS)]
     with preserved_random_state(*own):
         yield
 
 
 @contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
+def _modes(parts: Parts) -> Iterator[None]:
     # The flags are set directly: an overridden train() or eval() may do more than set them (merge weights, freeze).
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in parts.modules]
     try:
         for module, _ in flags:
             module.training = False
@@ -54,8 +69,8 @@ def _modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _inplace(model: nn.Module) -> Iterator[None]:
-    modules = [module for module in model.modules() if getattr(module, "inplace", None) is True]
+def _inplace(parts: Parts) -> Iterator[None]:
+    modules = [module for module in parts.modules if getattr(module, "inplace", None) is True]
     try:
         for module in modules:
             module.__dict__["inplace"] = False
@@ -66,9 +81,9 @@ def _inplace(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _gradients(model: nn.Module) -> Iterator[None]:
+def _gradients(parts: Parts) -> Iterator[None]:
     # Without parameter gradients a backward pass costs less, and nothing can be added to ``.grad``.
-    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parts.model.parameters()]
     try:
         for parameter, _, _ in saved:
             parameter.grad = None
@@ -81,9 +96,9 @@ def _gradients(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _tensors(model: nn.Module) -> Iterator[None]:
+def _tensors(parts: Parts) -> Iterator[None]:
     """The values of buffers and of tensors kept as plain attributes (metric states, caches)."""
-    found = {id(tensor): tensor for module in model.modules() for tensor in _tensors_of(module)}
+    found = {id(tensor): tensor for tensor in _tensors_in(parts)}
     saved = [(tensor, tensor.detach().clone()) for tensor in found.values()]
     try:
         yield
@@ -101,41 +116,41 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
         tensor.copy_(value)
 
 
-def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    for container in _containers(module):
+def _tensors_in(parts: Parts) -> Iterator[Tensor]:
+    for container in parts.containers:
         for value in _values(container):
             # Weights change in optimizer steps only, except those that an embedding rescales as it looks them up.
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta:
                 yield value
-    if getattr(module, "max_norm", None) is not None and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        yield module.weight
+    for module in parts.modules:
+        if getattr(module, "max_norm", None) is not None and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            yield module.weight
 
 
 @contextmanager
-def _attributes(model: nn.Module) -> Iterator[None]:
+def _attributes(parts: Parts) -> Iterator[None]:
     """Which objects the attributes are, and what the containers among them hold (buffers and submodules too)."""
-    with _kept([container for module in model.modules() for container in _containers(module)]):
+    with _kept([container for container in parts.containers if not isinstance(container, tuple)]):
         yield
 
 
 @contextmanager
-def _usable(model: nn.Module) -> Iterator[None]:
+def _usable(parts: Parts) -> Iterator[None]:
     """Copies stand in for tensors made in inference mode, which cannot be changed or differentiated outside of it."""
     # What they stand in for returns with the attributes.
-    for module in model.modules():
-        for container in _containers(module):
-            if isinstance(container, (dict, list)):
-                items = list(container.items() if isinstance(container, dict) else enumerate(container))
-                for key, value in items:
-                    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_inference():
-                        container[key] = value.clone()
+    for container in parts.containers:
+        if isinstance(container, (dict, list)):
+            items = list(container.items() if isinstance(container, dict) else enumerate(container))
+            for key, value in items:
+                if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_inference():
+                    container[key] = value.clone()
     yield
 
 
 @contextmanager
-def _hooks(model: nn.Module) -> Iterator[None]:
-    found = [(name, value) for module in model.modules() for name, value in vars(module).items()]
-    with _kept([value for name, value in found if _is_hooks(name) and isinstance(value, _CONTAINERS)]):
+def _hooks(parts: Parts) -> Iterator[None]:
+    found = [value for module in parts.modules for name, value in vars(module).items() if _is_hooks(name)]
+    with _kept([value for value in found if isinstance(value, _CONTAINERS)]):
         yield
 
 
@@ -161,12 +176,14 @@ def _values(container: Container) -> list[Any]:
 
 @contextmanager
 def _kept(containers: list[Container]) -> Iterator[None]:
-    saved = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in containers]
+    # Nearly all are empty, and stay so: those of hooks above all.
+    saved = [(c, (dict(c) if isinstance(c, dict) else list(c)) if c else ()) for c in containers]
     try:
         yield
     finally:
         for container, content in saved:
-            _restore(container, content)
+            if container or content:
+                _restore(container, content)
 
 
 def _is_as(container: Any, saved: Any) -> bool:
@@ -186,7 +203,7 @@ def _restore(container: Any, saved: Any) -> None:
 
 
 @contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
+def _eager(parts: Parts) -> Iterator[None]:
     """Runs compiled code eagerly: a compiled module that has already run ignores hooks without a word."""
     # Where dynamo was never imported nothing can be compiled, and importing it takes seconds.
     if "torch._dynamo" not in sys.modules:
@@ -197,9 +214,9 @@ def _eager(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recurrent(model: nn.Module) -> Iterator[None]:
+def _recurrent(parts: Parts) -> Iterator[None]:
     """cuDNN cannot go back through a recurrent layer in eval mode."""
-    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+    if not any(isinstance(module, nn.RNNBase) for module in parts.modules):
         yield
         return
     enabled = torch.backends.cudnn.enabled
@@ -211,20 +228,20 @@ def _recurrent(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _grad_mode(model: nn.Module) -> Iterator[None]:
+def _grad_mode(parts: Parts) -> Iterator[None]:
     # Inside inference mode, enable_grad() alone records nothing.
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
-def _sharded(model: nn.Module) -> Iterator[None]:
+def _sharded(parts: Parts) -> Iterator[None]:
     """FSDP2 leaves gathered weights in the place of sharded ones after a forward, and remembers that it did."""
     # Known by their methods, for importing FSDP takes long.
-    parts: list[Any] = [m for m in model.modules() if hasattr(m, "reshard") and hasattr(m, "set_reshard_after_forward")]
+    sharded: list[Any] = [m for m in parts.modules if hasattr(m, "reshard") and hasattr(m, "set_reshard_after_forward")]
 
     def reshard() -> None:
-        for part in parts:
+        for part in sharded:
             part.reshard()
 
     reshard()
@@ -301,8 +318,9 @@ def explaining(model: nn.Module, forward_context: Context = nullcontext, mends: 
         ``run(function, *arguments)``, which calls the function inside ``forward_context``.
     """
     with ExitStack() as stack:
+        parts = Parts(model)
         for keeper in KEEPERS.values():
-            stack.enter_context(keeper(model))
+            stack.enter_context(keeper(parts))
         run = Run(model, forward_context)
         with run.mended(mends):
             yield run
