@@ -83,12 +83,12 @@ def explainer(
     metrics: Mapping[str, Any] | None = None,
     limit: int = 64,
     paced: bool = False,
+    channels_last: bool = False,
 ) -> Callable[[], Report]:
     """A function that explains, with everything that is checked only once already checked; ``paced``: at the pace a monitor finds."""
-    checked = Explainer(methods, metrics or {}, limit=limit).check(model, probe)
+    checked = Explainer(methods, metrics or {}, limit=limit, channels_last=channels_last).check(model, probe)
     if paced:
-        pace = checked.pace(model, probe)
-        checked = replace(checked, limit=pace.limit, channels_last=pace.channels_last)
+        checked = replace(checked, limit=checked.pace(model, probe))
     return lambda: checked.explain(model, probe)
 
 

@@ -1,10 +1,11 @@
 """How near our time is to the least it can be: the distinct rows at the bare speed of the network.
 
 The bare speed is that of forward, and of forward and backward to the input, with parameters that need no gradient, at the best of
-several chunk sizes and memory formats of the input. Each row needs 341 forward rows with gradient, 11 backward rows more (guided
-backpropagation goes back through the same forward), and 59 forward rows. Both are measured in one process, in turn.
+several chunk sizes, in the memory layout of ours; the other layout is shown beside it. Each row needs 341 forward rows with gradient,
+11 backward rows more (guided backpropagation goes back through the same forward), and 59 forward rows. Both are measured in one
+process, in turn.
 
-    python benchmarks/limit.py [--repeat 3] [--threads 2] [--clock process]
+    python benchmarks/limit.py [--repeat 3] [--threads 2] [--clock process] [--channels-last]
 """
 
 from __future__ import annotations
@@ -77,9 +78,12 @@ def least(forward: float, both: float) -> float:
 
 
 def main() -> None:
-    chosen = start(parser(__doc__, repeat=3))
+    arguments = parser(__doc__, repeat=3)
+    arguments.add_argument("--channels-last", action="store_true", help="ours and the least in that memory layout")
+    chosen = start(arguments)
+    layout = list(FORMATS)[chosen.channels_last]
     model, rows = trained(), probe()
-    explain = explainer(model, rows, methods(), metrics(), paced=True)
+    explain = explainer(model, rows, methods(), metrics(), paced=True, channels_last=chosen.channels_last)
     bare = ways(model)
 
     backward = 0
@@ -91,7 +95,7 @@ def main() -> None:
     sent = rows_sent(model, ours)
     times = in_turn({**bare, "ours": ours}, chosen.repeat)
     best = {
-        d: min((b for b in bare if b.direction == d), key=lambda b: min(times[b]))
+        d: min((b for b in bare if b.direction == d and b.layout == layout), key=lambda b: min(times[b]))
         for d in ("forward", "forward and backward")
     }
 

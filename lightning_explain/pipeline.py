@@ -35,7 +35,7 @@ from lightning_explain.gather import ALONE, Ranks
 from lightning_explain.guard import explaining
 from lightning_explain.history import History, history_of
 from lightning_explain.naming import nearest
-from lightning_explain.pace import Pace, measured
+from lightning_explain.pace import fastest
 from lightning_explain.places import check_place, innermost, rows_needed, with_layer
 from lightning_explain.probe import fingerprint
 from lightning_explain.rehearsal import check_ids, check_masks, check_named, check_normalization, model_error, rehearse
@@ -62,7 +62,7 @@ class Explainer:
         target: Which output is explained.
         seed: Key of all random draws.
         limit: Rows the model may see in one call.
-        channels_last: Images go through the model in that memory layout.
+        channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor ``(N, ...)`` in what the model returns.
         normalization: ``(mean, std)`` of image inputs, for the black baseline.
@@ -145,11 +145,11 @@ class Explainer:
             explained, rows = self._start(model, probe, run)
             return last_feature_map(model, lambda: self._check_targets(explained, rows, probe))
 
-    def pace(self, model: nn.Module, probe: Probe) -> Pace:
-        """How many rows, at most ``limit``, go through the model at once, and how they lie in memory, to be fastest."""
+    def pace(self, model: nn.Module, probe: Probe) -> int:
+        """How many rows, at most ``limit``, go through the model at once to be fastest."""
         if self.ranks.sharded:
             # Ranks that hold a part of the model each would have to try the same number of passes.
-            return Pace(self.limit)
+            return self.limit
         with explaining(model, self.forward_context) as run:
             explained, rows = self._start(model, probe, run)
 
@@ -158,10 +158,7 @@ class Explainer:
                 labels = None if probe.targets is None else probe.targets.cpu()[chosen]
                 return replace(rows[chosen], extra=(*rows[chosen].extra, Choice(self.target, labels)))
 
-            def subject_of(pace: Pace) -> Subject:
-                return replace(self, channels_last=pace.channels_last)._subject(model, explained, rows)
-
-            return measured(subject_of, some, self.limit)
+            return fastest(self._subject(model, explained, rows), some, self.limit)
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
         """What the doctor says of the methods on this model.
@@ -292,6 +289,7 @@ def explain(
     output_fn: OutputFn = None,
     normalization: Normalization | None = None,
     max_examples_per_pass: int | str = "auto",
+    channels_last: bool = False,
     history: Sequence[Report] = (),
 ) -> Report:
     """Explains fixed rows without a Trainer, and leaves the model as it was.
@@ -308,6 +306,7 @@ def explain(
         output_fn: The tensor ``(N, ...)`` in what the model returns.
         normalization: ``(mean, std)`` for each channel, undone for the black baseline.
         max_examples_per_pass: Rows the model may see in one call; ``"auto"`` is 64.
+        channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout; see ``ExplanationMonitor``.
         history: Reports of the same rows, the oldest first, for metrics such as ``Drift``.
 
     Returns:
@@ -325,6 +324,7 @@ def explain(
         target=target,
         seed=seed,
         limit=check_limit(max_examples_per_pass) or AUTO_LIMIT,
+        channels_last=channels_last,
         forward_fn=forward_fn,
         output_fn=output_fn,
         normalization=normalization,

@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_explain.types import Probe
 
-VERSION = 2
-"""1: rows, schedule, ``by_steps``. 2: also the seed of the draws, and failures in a row."""
+VERSION = 3
+"""1: rows, schedule, ``by_steps``. 2: also the seed of the draws, and failures in a row. 3: the pace is a number of rows."""
 
 _ALWAYS = ("by_steps", "schedule")
 _SINCE_2 = ("seed", "failures")
@@ -30,6 +30,9 @@ def understood(state: Mapping[str, Any], name: str) -> dict[str, Any]:
     missing = [key for key in (*_ALWAYS, *(_SINCE_2 if version != 1 else ())) if key not in state]
     unknown = [str(key) for key in state if key not in ("version", *_ALWAYS, *_SINCE_2, *_SOMETIMES, *_ROWS)]
     found = {key: value for key, value in state.items() if key not in unknown}
+    if version == 2 and "pace" in found:
+        # Then it was also said which memory layout was the faster one.
+        found["pace"], _ = found["pace"]
     if found.get("probe") is not None:
         columns = [field.name for field in fields(Probe)]
         unknown += [f"probe.{key}" for key in found["probe"] if key not in columns]

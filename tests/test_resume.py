@@ -104,7 +104,7 @@ def without(*names: str) -> Callable[[State], State]:
 
 
 ODD: dict[str, tuple[Callable[[State], State], str]] = {
-    "newer": (lambda s: {**s, "version": 9, "mood": 1}, r"\(version 9, this is 2\) has mood, which is not known here"),
+    "newer": (lambda s: {**s, "version": 9, "mood": 1}, r"\(version 9, this is 3\) has mood, which is not known here"),
     "no schedule": (without("schedule"), "lacks schedule"),
     "no failures": (without("failures", "by_steps"), "lacks by_steps, failures"),
     "nearly empty": (lambda _: {"version": 2}, "lacks by_steps, schedule, seed, failures"),
