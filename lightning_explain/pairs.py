@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,14 +83,9 @@ class _Caught:
         self.activations, self.gradients = tuple(t.detach() for t in tensors), [None] * len(tensors)
         for i, tensor in enumerate(tensors):
             if tensor.requires_grad:
-                tensor.register_hook(self._keeping(i))
+                # Into the list of this time: if a layer runs again, earlier gradients come back later.
+                tensor.register_hook(partial(self.gradients.__setitem__, i))
         return tensors
-
-    def _keeping(self, index: int) -> Callable[[Tensor], None]:
-        def keep(gradient: Tensor) -> None:
-            self.gradients[index] = gradient
-
-        return keep
 
 
 def _at_layer(subject: Subject, rows: Rows, against: tuple[Tensor, ...], spot: Spot, rule: str) -> Read:
