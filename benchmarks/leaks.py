@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "NeuronFeatureAblation": PATCHES,
 }
 
+COUNTED = ("threads", "files", "hooks", "tensors")
+
 
 @dataclass
 class Left(pl.Callback):
@@ -56,15 +61,15 @@ class Left(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
         """Counts."""
-        if trainer.global_step % 5 == 0 and trainer.global_step > 5:
-            gc.collect()
-            self.tensors.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
-        self.mib.append(resident())
         self.threads.append(threading.active_count())
         self.files.append(len(os.listdir("/proc/self/fd")))
         self.hooks.append(
             sum(len(v) for part in pl_module.modules() for k, v in vars(part).items() if "hooks" in k and v)
         )
+        # Memory in circles is no leak; a file in one is open too long.
+        gc.collect()
+        self.mib.append(resident())
+        self.tensors.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
 
     def slope(self, first: int) -> float:
         """Least-squares growth of memory in KiB for each explanation from this one on."""
@@ -75,7 +80,9 @@ class Left(pl.Callback):
 
 
 def resident() -> float:
-    """This process's memory in MiB."""
+    """This process's memory in MiB, without what the allocator only keeps for later."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -121,20 +128,36 @@ def monitors() -> list[ExplanationMonitor]:
     ]
 
 
-def run(explanations: int) -> tuple[Left, nn.Module]:
-    """A training in which each step is explained by both monitors."""
+@contextmanager
+def settled() -> Iterator[None]:
+    """What was left before goes now or afterwards, and not meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def run(steps: int, explained_by: Sequence[pl.Callback]) -> tuple[Left, nn.Module]:
+    """A training in which each step is explained.
+
+    Args:
+        steps: How many.
+        explained_by: Monitors, and whatever else is to be watched for what it leaves.
+    """
     left, module = Left(), Module()
     x, y = digits()
-    with tempfile.TemporaryDirectory() as folder:
+    with settled(), tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             default_root_dir=folder,
             accelerator="cpu",
-            max_steps=explanations,
+            max_steps=steps,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[*monitors(), left],
+            callbacks=[*explained_by, left],
         )
         trainer.fit(module, DataLoader(TensorDataset(x[:16], y[:16]), batch_size=8))
     return left, module
@@ -146,14 +169,13 @@ def main() -> None:
     parser.add_argument("--explanations", type=int, default=200)
     count = parser.parse_args().explanations
     warnings.simplefilter("ignore")
-    left, _ = run(count)
+    left, _ = run(count, monitors())
     half = count // 2
     print(f"{2 * count} explanations; in the second half:")
     print(f"memory   {left.mib[half]:.1f} -> {left.mib[-1]:.1f} MiB, {left.slope(half):+.2f} KiB for each step")
-    for name in ("threads", "files", "hooks"):
+    for name in COUNTED:
         values = getattr(left, name)
         print(f"{name:8} {values[half]} -> {values[-1]}")
-    print(f"tensors  {left.tensors[len(left.tensors) // 2]} -> {left.tensors[-1]}")
 
 
 if __name__ == "__main__":

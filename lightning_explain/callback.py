@@ -209,6 +209,9 @@ class ExplanationMonitor(pl.Callback):
         if not self.enabled:
             return
         trainers.check_strategy(trainer)
+        if trainer.global_step == 0:
+            # Of an earlier training with another model; that of a checkpoint comes after this.
+            self._pace = None
         self._directory = trainers.run_directory(trainer) / "explain"
         if stage == "fit":
             self._memory.alerts.check_loggers(trainer)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -17,6 +18,7 @@ from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Point, Spot, 
 
 T = TypeVar("T")
 Rule: TypeAlias = "Callable[[Tensor], AbstractContextManager[None]]"
+See: TypeAlias = "Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]"
 Place: TypeAlias = "Tensor | GradientEdge"
 
 
@@ -54,7 +56,7 @@ def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> l
     places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
     for number, rule in enumerate(rules, 1):
         read |= _back(rule, wants, values, places, number < len(rules))
-    return _split(points, values.detach(), read)
+    return visits_of(points, values.detach(), read)
 
 
 def _back(
@@ -75,7 +77,14 @@ def _at(spot: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
     return found[spot]
 
 
-def _split(points: Sequence[Point], values: Tensor, read: dict[Want, tuple[Tensor, ...]]) -> list[Visit]:
+def visits_of(points: Sequence[Point], values: Tensor, read: Mapping[Want, tuple[Tensor, ...]]) -> list[Visit]:
+    """A visit for each point, from what the model said of all of them at once.
+
+    Args:
+        points: P points of N rows each.
+        values: The outputs, ``(P * N,)``.
+        read: What was read, each ``(P * N, ...)``.
+    """
     n = len(points[0].rows)
     for (_, spot), parts in read.items():
         for part in parts:
@@ -96,54 +105,54 @@ def _split(points: Sequence[Point], values: Tensor, read: dict[Want, tuple[Tenso
 
 @contextmanager
 def watching(subject: Subject, wants: Iterable[Want]) -> Iterator[Caught]:
-    """Catches what layers say, or are told, and where the gradient is wanted the place in the graph.
-
-    What follows a layer is given copies, for it may write into them.
-    """
+    """Catches what layers say, or are told, and where the gradient is wanted the place in the graph."""
     caught = Caught({}, {})
     differentiated = {spot for rule, spot in wants if rule and spot}
+
+    def see(spot: Spot, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if spot in differentiated:
+            tensors = tuple(_begun(t) for t in tensors)
+            caught.places[spot] = tuple(get_gradient_edge(t) if t.requires_grad else t for t in tensors)
+        # Whoever made the input of a layer still has it, and may write into it.
+        caught.values[spot] = tuple(t.detach().clone() if spot.of_input else t.detach() for t in tensors)
+        return tensors
+
     with ExitStack() as stack:
         for spot in {spot for _, spot in wants if spot}:
-            catch = _Catch(caught, spot, spot in differentiated)
-            stack.callback(catch.hook(subject.layer(spot.layer)).remove)
+            stack.callback(intercept(subject, spot, partial(see, spot)).remove)
         yield caught
 
 
-class _Catch:
-    """A hook that keeps what passes."""
+def intercept(subject: Subject, spot: Spot, see: See) -> RemovableHandle:
+    """Shows the tensors that go into a layer, or come out of it, and hands on copies.
 
-    def __init__(self, caught: Caught, spot: Spot, differentiated: bool) -> None:
-        self._caught, self._spot, self._differentiated = caught, spot, differentiated
+    Args:
+        subject: The explained function.
+        spot: The layer, and which of the two.
+        see: Is given the tensors and returns those to go on with, as many.
+    """
 
-    def hook(self, module: nn.Module) -> RemovableHandle:
-        """Catches what goes into the module, or what comes out."""
-        if self._spot.of_input:
-            return module.register_forward_pre_hook(lambda module, arguments: self._passed(arguments))
-        return module.register_forward_hook(lambda module, arguments, output: self._passed(output))
-
-    def _passed(self, value: Any) -> Any:
+    def passed(value: Any) -> Any:
         several = isinstance(value, (tuple, list))
         parts = list(value) if several else [value]
-        kept = [self._begun(part) if isinstance(part, Tensor) else part for part in parts]
-        found = tuple(part for part in kept if isinstance(part, Tensor))
-        if not found:
-            raise ValueError(
-                f"The layer {self._spot.layer!r} gives no tensor but {type(value).__name__}; choose another."
-            )
-        # Whoever made the input of a layer still has it, and may write into it.
-        self._caught.values[self._spot] = tuple(
-            p.detach().clone() if self._spot.of_input else p.detach() for p in found
-        )
-        if self._differentiated:
-            self._caught.places[self._spot] = tuple(get_gradient_edge(p) if p.requires_grad else p for p in found)
-        copies = [part.clone() if isinstance(part, Tensor) else part for part in kept]
+        tensors = tuple(part for part in parts if isinstance(part, Tensor))
+        if not tensors:
+            raise ValueError(f"The layer {spot.layer!r} gives no tensor but {type(value).__name__}; choose another.")
+        going_on = iter(see(tensors))
+        # What follows may write into them.
+        copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
         return tuple(copies) if several else copies[0]
 
-    def _begun(self, part: Tensor) -> Tensor:
-        # Where nothing before it is differentiated, the graph begins at the layer.
-        if self._differentiated and part.is_floating_point() and not part.requires_grad:
-            return part.detach().clone().requires_grad_()
-        return part
+    module = subject.layer(spot.layer)
+    if spot.of_input:
+        return module.register_forward_pre_hook(lambda module, arguments: passed(arguments))
+    return module.register_forward_hook(lambda module, arguments, output: passed(output))
+
+
+def _begun(tensor: Tensor) -> Tensor:
+    """Where nothing before it is differentiated, the graph begins at the layer."""
+    begins = tensor.is_floating_point() and not tensor.requires_grad
+    return tensor.detach().clone().requires_grad_() if begins else tensor
 
 
 def _plain(values: Tensor) -> AbstractContextManager[None]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from captum import attr as captum
 from torch import Tensor
 
+from lightning_explain.look import intercept, visits_of
 from lightning_explain.methods._captum import attribute as through_captum
 from lightning_explain.types import Rows, Subject, as_tuple, bare
 from lightning_explain.visits import Point, Spot, Visit, Want, joined_rows
@@ -35,21 +37,13 @@ def look_at_pairs(subject: Subject, points: Sequence[Point], wants: frozenset[Wa
     (eps,) = {float(rule.partition(":")[2]) for rule, _ in wants if rule}
     rows = joined_rows([point.rows for point in points])
     against = tuple(torch.cat(column) for column in zip(*(point.against for point in points), strict=True))
+    size = max(1, subject.limit // _SHARE)
     parts = [
-        _read(subject, part, tuple(a[start : start + len(part)] for a in against), wants, eps)
-        for start, part in _pieces(rows, max(1, subject.limit // _SHARE))
+        _read(subject, part, tuple(others), wants, eps)
+        for part, *others in zip(rows.split(size), *(a.split(size) for a in against), strict=True)
     ]
     read = {want: tuple(torch.cat(c) for c in zip(*(p[want] for p in parts), strict=True)) for want in wants}
-    n = len(points[0].rows)
-    nothing = rows.inputs[0].new_empty(n)
-    return [
-        Visit(point, nothing, {want: tuple(v[i * n : (i + 1) * n] for v in values) for want, values in read.items()})
-        for i, point in enumerate(points)
-    ]
-
-
-def _pieces(rows: Rows, size: int) -> list[tuple[int, Rows]]:
-    return [(start, rows[start : start + size]) for start in range(0, len(rows), size)]
+    return visits_of(points, rows.inputs[0].new_empty(len(rows)), read)
 
 
 def _read(subject: Subject, rows: Rows, against: tuple[Tensor, ...], wants: frozenset[Want], eps: float) -> Read:
@@ -59,7 +53,9 @@ def _read(subject: Subject, rows: Rows, against: tuple[Tensor, ...], wants: froz
         return {want: value for spot in spots for want, value in _at_layer(subject, rows, against, spot, rule).items()}
     explainer = captum.DeepLift(subject.forward, multiply_by_inputs=False, eps=eps)
     with ExitStack() as stack:
-        caught: dict[Spot, _Caught] = {spot: _Caught(subject, spot, stack) for spot in spots}
+        caught = {spot: _Caught() for spot in spots}
+        for spot, catch in caught.items():
+            stack.callback(intercept(subject, spot, catch.see).remove)
         multipliers = as_tuple(through_captum(explainer.attribute, rows, baselines=bare(against)))
     return {(rule, None): multipliers, **_of_layers(caught, rule)}
 
@@ -78,32 +74,18 @@ def _of_layers(caught: Mapping[Spot, _Caught], rule: str) -> Read:
 class _Caught:
     """What a layer says while Captum runs, and the gradient that comes back to it."""
 
-    def __init__(self, subject: Subject, spot: Spot, stack: ExitStack) -> None:
-        self.activations: list[Tensor] = []
+    def __init__(self) -> None:
+        self.activations: tuple[Tensor, ...] = ()
         self.gradients: list[Tensor | None] = []
-        module = subject.layer(spot.layer)
-        if spot.of_input:
-            stack.callback(module.register_forward_pre_hook(lambda module, inputs: self._passed(inputs)).remove)
-        else:
-            stack.callback(module.register_forward_hook(lambda module, inputs, out: self._passed(out)).remove)
 
-    def _passed(self, value: Any) -> Any:
-        several = isinstance(value, (tuple, list))
-        parts = list(value) if several else [value]
-        tensors = [part for part in parts if isinstance(part, Tensor)]
-        self.activations, self.gradients = [t.detach() for t in tensors], [None] * len(tensors)
+    def see(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Keeps the activations, and waits for their gradients."""
+        self.activations, self.gradients = tuple(t.detach() for t in tensors), [None] * len(tensors)
         for i, tensor in enumerate(tensors):
             if tensor.requires_grad:
-                tensor.register_hook(self._keeping(i))
-        # What follows may write into an activation.
-        copies = [part.clone() if isinstance(part, Tensor) else part for part in parts]
-        return tuple(copies) if several else copies[0]
-
-    def _keeping(self, index: int) -> Callable[[Tensor], None]:
-        def keep(gradient: Tensor) -> None:
-            self.gradients[index] = gradient
-
-        return keep
+                # Into the list of this time: if a layer runs again, earlier gradients come back later.
+                tensor.register_hook(partial(self.gradients.__setitem__, i))
+        return tensors
 
 
 def _at_layer(subject: Subject, rows: Rows, against: tuple[Tensor, ...], spot: Spot, rule: str) -> Read:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +16,21 @@ from lightning_explain import Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from networks import DigitNet, digits
+from processes import finish
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 DEADLINE = 120
 Ranks = tuple[dict[str, Any], dict[str, Any]]
 
 
-def _environment() -> dict[str, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = [str(SCRIPT.parents[1]), str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")]
-    ours = {"PYTHONPATH": os.pathsep.join(paths), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return {**os.environ, **ours, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run on two ranks; a rank that waits alone misses the deadline."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    with (folder / "output.txt").open("w+") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=_environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(DEADLINE)
-        # Whatever is left of it, the other rank too.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert process.returncode == 0, (folder / "output.txt").read_text()[-5000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    finish(SCRIPT, folder, DEADLINE, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     return folder
 
 

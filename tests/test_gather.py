@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +11,7 @@ import torch
 from gather_run import METHODS, METRICS, SHARDED
 from lightning_explain.gather import ALONE, Ranks, check_rows
 from networks import trained
+from processes import finish
 
 SCRIPT = Path(__file__).with_name("gather_run.py")
 DEADLINE = 150
@@ -27,22 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each rank saw, by the number of ranks."""
     folder = tmp_path_factory.mktemp("gather")
     torch.save(trained().state_dict(), folder / "weights.pt")
-    paths = [str(SCRIPT.parents[1]), str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GLOO_SOCKET_IFNAME": "lo"}
-    with (folder / "output.txt").open("w+") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            env={**environment, "OMP_NUM_THREADS": "1"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(DEADLINE)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert process.returncode == 0, (folder / "output.txt").read_text()[-5000:]
+    finish(SCRIPT, folder, DEADLINE)
     result: Found = torch.load(folder / "found.pt", weights_only=True)
     return result
 

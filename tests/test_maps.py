@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -25,7 +24,7 @@ from lightning_explain import methods as m
 from lightning_explain.maps import arrange, check_reshape, to_input_space
 from lightning_explain.render import draw
 from lightning_explain.store import save_report
-from training import QUIET, trainer
+from training import QUIET, Blind, trainer
 
 VIT_LAYER = "encoder.layers.encoder_layer_0.ln_1"
 IMAGE = (torch.zeros(1, 3, 64, 64),)
@@ -350,21 +349,6 @@ def test_a_report_written_before_there_were_places_is_read(tmp_path: Path) -> No
     assert draw(loaded, Probe(images()))["act"].shape[0] < 500, "tokens are placed by their shape"
 
 
-class Module(pl.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = vit().train()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
 class TestWatched:
     pytestmark = QUIET
 
@@ -384,7 +368,7 @@ class TestWatched:
             },
             probe=Probe(images(2), torch.tensor([0, 1])),
         )
-        trainer(tmp_path, monitor).fit(Module(), DataLoader(data, batch_size=4))
+        trainer(tmp_path, monitor).fit(Blind(vit().train()), DataLoader(data, batch_size=4))
         (report,) = load_reports(tmp_path / "explain" / "explain")
         assert set(report.scores["infidelity"]) == {"cam", "act"}
         assert set(report.maps) == {"act"}

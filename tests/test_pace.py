@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_explain import ExplanationMonitor, Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.pace import candidates
 from lightning_explain.pipeline import Explainer
 from lightning_explain.types import Rows
+from training import QUIET, Blind, monitor, trainer
 
 
 class Sleeping(nn.Module):
@@ -79,7 +82,31 @@ def test_the_layout_does_not_change_the_numbers_nor_how_they_lie() -> None:
 def test_a_checkpoint_keeps_the_pace_unless_the_user_says_one(saved: dict[str, object]) -> None:
     state = {**ExplanationMonitor().state_dict(), **saved}
     free, told = ExplanationMonitor(), ExplanationMonitor(max_examples_per_pass=8)
-    for monitor in (free, told):
-        monitor.load_state_dict(state)
+    for watch in (free, told):
+        watch.load_state_dict(state)
     assert free.state_dict()["pace"] == 32
     assert "pace" not in told.state_dict()
+
+
+class TestUsedAgain:
+    pytestmark = QUIET
+
+    def test_a_second_training_finds_its_own_pace_and_a_resumed_one_keeps_that_of_its_checkpoint(
+        self, tmp_path: Path
+    ) -> None:
+        x, y = torch.randn(64, 3, 8, 8), torch.arange(64) % 2
+        data = DataLoader(TensorDataset(x, y), batch_size=64)
+        watch = monitor(probe=Probe(x[:2], y[:2]), metrics=[])
+
+        def fitted(small: bool, path: Path, epochs: int = 1, ckpt_path: Path | None = None) -> object:
+            ran = trainer(tmp_path, watch, max_epochs=epochs)
+            # In small passes a row takes a fifth of the time, or five times as long.
+            module = Blind(Sleeping(lambda n: 0.001 * n * ((0.2 if small else 5) if n == 28 else 1)))
+            ran.fit(module, data, ckpt_path=ckpt_path)
+            ran.save_checkpoint(path)
+            return watch.state_dict()["pace"]
+
+        first, later = tmp_path / "first.ckpt", tmp_path / "later.ckpt"
+        assert fitted(True, first) == 28
+        assert fitted(False, later) == 56
+        assert fitted(False, later, epochs=2, ckpt_path=first) == 28

@@ -65,9 +65,9 @@ class DigitModule(pl.LightningModule):
 class Blind(pl.LightningModule):
     """The same without validation."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) if net is None else net
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

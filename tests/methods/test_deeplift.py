@@ -143,6 +143,29 @@ def test_deep_lift_and_its_layers_share_their_passes_and_give_what_they_give_alo
         assert distance(shared.attributions[name], alone.attributions[name]) <= 1e-6
 
 
+class Twice(nn.Module):
+    """One layer runs two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.twice, self.last = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 10)
+        self.tanh, self.relu = nn.Tanh(), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        again = self.tanh(self.twice(self.first(x.flatten(1))))
+        return self.last(self.relu(self.twice(again)))
+
+
+@pytest.mark.filterwarnings("ignore:.*runs 2 times in one forward, and the last time is explained")
+@pytest.mark.parametrize("of_input", [False, True])
+def test_at_a_layer_that_runs_twice_its_last_time_counts_as_it_does_alone(of_input: bool) -> None:
+    layer = {"layer": m.LayerDeepLift("twice", attribute_to_layer_input=of_input)}
+    shared, _ = together({"input": m.DeepLift(), **layer}, 64, Twice)
+    alone, _ = together(layer, 64, Twice)
+    assert distance(shared.attributions["layer"], alone.attributions["layer"]) <= 1e-6
+
+
 def test_another_threshold_is_another_rule() -> None:
     report, _ = together({"one": m.DeepLift(), "other": m.DeepLift(eps=1.0)}, 64)
     assert report.passes.backward == 7 * 4
