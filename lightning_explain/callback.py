@@ -269,28 +269,21 @@ class ExplanationMonitor(pl.Callback):
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         ranks = trainers.ranks_of(trainer, pl_module)
         with preserved_random_state(), trainers.silenced(pl_module):
-            self._idle = not self._together(trainer, partial(self._rows.choose, trainer, pl_module, source))
+            self._idle = not ready_together(
+                trainer, partial(self._rows.choose, trainer, pl_module, source), self._teller
+            )
             if not self._idle:
                 self._rows.share(ranks)
-                self._idle = not self._together(trainer, partial(self._check, trainer, pl_module, ranks))
+                self._idle = not ready_together(trainer, partial(self._check, trainer, pl_module, ranks), self._teller)
         if self._pace is not None and not self._idle:
             # The clock of rank zero decides for all, and a checkpoint keeps it: equal passes give equal numbers.
-            self._pace = trainer.strategy.broadcast(self._pace)
+            self._pace = int(ranks.first(self._pace))
             self._ready = replace(self._ready, limit=min(self._pace, self._ready.limit))
         monitors = _monitors(trainer)
         # The last one writes the layout of all, for a dashboard has one; by now the others know their layers.
         last = monitors[-1] is self
         layout = {name: chart for monitor in monitors for name, chart in monitor.charts.items()} if last else {}
         self._publisher.open(trainer, self._directory, layout)
-
-    def _together(self, trainer: pl.Trainer, work: Callable[[], object]) -> bool:
-        """Whether the work went well on all ranks; a mistake is raised on all of them."""
-        error: Exception | None = None
-        try:
-            work()
-        except Exception as failure:
-            error = failure
-        return ready_together(trainer, error, self._teller)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
@@ -345,7 +338,7 @@ class ExplanationMonitor(pl.Callback):
 
     def _explain(self, trainer: pl.Trainer, pl_module: pl.LightningModule, log: trainers.Log, count: int = 0) -> None:
         """Explains and logs. ``count`` is what the schedule counts; 0 outside of it."""
-        started = time.perf_counter()
+        started, everyone = time.perf_counter(), trainers.everyone(trainer)
         with preserved_random_state():
             probe = None if self._idle else self.probe
             past = self._memory.history
@@ -358,10 +351,10 @@ class ExplanationMonitor(pl.Callback):
                 self.last_report = report
                 self._publisher.publish(trainer, report, probe, scalars, self._ready.metrics)
                 if trainer.state.fn == "fit":
-                    self._memory.keep(report, probe, trainer.strategy.broadcast)
+                    self._memory.keep(report, probe, everyone.first)
                     self._memory.alerts.watch(trainer, scalars)
             if trainer.state.fn == "fit":
-                self._memory.note_time(count, started, trainer.strategy.broadcast)
+                self._memory.note_time(count, started, everyone.first)
 
     def _scalars(self, trainer: pl.Trainer, report: Report, count: int, started: float) -> dict[str, float]:
         """What is logged, as rank zero has it: equal keys and numbers everywhere."""
@@ -369,7 +362,8 @@ class ExplanationMonitor(pl.Callback):
         overhead = self._memory.schedule.overhead(started, time.perf_counter())
         if count and overhead is not None:
             found["overhead"] = overhead
-        return trainer.strategy.broadcast(found)
+        agreed: dict[str, float] = trainers.everyone(trainer).first(found)
+        return agreed
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

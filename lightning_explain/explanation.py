@@ -17,6 +17,7 @@ from lightning_explain.forward import Choice, predictions_of
 from lightning_explain.gather import ELSEWHERE, check_rows
 from lightning_explain.guard import KEEPERS, Parts, Run
 from lightning_explain.maps import arrange, onto
+from lightning_explain.meeting import LostRanksError
 from lightning_explain.methods import steps_taken
 from lightning_explain.places import innermost
 from lightning_explain.plan import Plan, blocks, plan
@@ -119,6 +120,8 @@ class Explanation:
         methods, ranks = self.explainer.methods, self.explainer.ranks
         try:
             return self.with_targets(plan(methods))
+        except LostRanksError:
+            raise
         except Exception as error:
             if self.explainer.raising or not ranks.all(not self._refused):
                 raise
@@ -183,6 +186,8 @@ class Explanation:
                 found[name] = self._within(partial(work, name))
                 if self.explainer.ranks.world > 1:
                     check_rows(found[name], len(self.rows))
+            except LostRanksError:
+                raise
             except ELSEWHERE:
                 if self.explainer.raising:
                     raise

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
-from lightning_explain.packing import (
-    as_bytes,
-    as_text,
-    broadcast,
-    device_of_group,
-    exchanged,
-    kind_of,
-    packed,
-    read,
-    rebuilt,
-    unpacked,
-)
+from lightning_explain.meeting import Meeting, raise_if_lost
+from lightning_explain.packing import as_bytes, as_text, kind_of, packed, read, rebuilt, unpacked
 
 T = TypeVar("T")
 
@@ -41,12 +32,15 @@ ELSEWHERE = (FailedElsewhereError, MemoryElsewhereError)
 class Ranks:
     """The processes that explain together. All methods are to be called on all of them; alone they cost nothing.
 
+    Those that need the others raise ``LostRanksError`` if one of them is gone, or does not come within the deadline.
+
     Args:
         world: Processes.
         shares: Shares of the rows; fewer than processes where several hold one model between them and need the same rows.
         share: Which of them is this process's.
         speaks: Whether what this process finds counts; one does of those with the same share.
         sharded: Every call of the model is a collective, so that all processes have to make the same calls.
+        deadline: How long a process waits for the others. Default: torch's own, 30 minutes.
     """
 
     def __init__(
@@ -56,6 +50,7 @@ class Ranks:
         share: int | None = None,
         speaks: bool = True,
         sharded: bool = False,
+        deadline: timedelta | None = None,
     ) -> None:
         self.world = world
         self.shares = world if shares is None else shares
@@ -63,6 +58,7 @@ class Ranks:
         self.speaks = speaks
         self.sharded = sharded and world > 1
         self._settled: Exception | None = None
+        self._meeting = Meeting(deadline)
 
     def rows(self, count: int) -> tuple[Tensor, int]:
         """Which of ``count`` rows this process explains, and how many of them count.
@@ -91,7 +87,14 @@ class Ranks:
         Raises:
             torch.OutOfMemoryError: On all ranks of a sharded model, if any of them ran out of memory.
         """
-        return self._together(work, _MEMORY) if self.sharded else work()
+        if self.sharded:
+            return self._together(work, _MEMORY)
+        try:
+            return work()
+        except Exception as error:
+            # A model may have collectives of its own without being sharded.
+            raise_if_lost(error)
+            raise
 
     def _together(self, work: Callable[[], T], memory: int) -> T:
         if self.world == 1:
@@ -100,11 +103,12 @@ class Ranks:
         try:
             found = work()
         except Exception as failure:
+            raise_if_lost(failure)
             error = failure
         if settled := self._take_settled():
             raise settled from error
         code = _DONE if error is None else memory if isinstance(error, torch.OutOfMemoryError) else _FAILED
-        highest, lowest = self._codes(code)
+        highest, lowest = self._codes(code, error)
         if highest == lowest == _DONE:
             return found
         raise error if error is not None and code == highest else _elsewhere(highest)
@@ -126,24 +130,36 @@ class Ranks:
         settled, self._settled = self._settled, None
         return settled
 
-    def _codes(self, code: int) -> tuple[int, int]:
+    def _codes(self, code: int, reason: Exception | None = None) -> tuple[int, int]:
         # Always of this form, so that a rank that is done and one that calls the model meet in the same collective.
-        codes = torch.tensor([code, -code], device=device_of_group())
-        distributed.all_reduce(codes, distributed.ReduceOp.MAX)
-        highest, lowest = codes.tolist()
+        highest, lowest = self._meeting.reduced([code, -code], distributed.ReduceOp.MAX, reason)
         return highest, -lowest
 
-    def all(self, flag: bool) -> bool:
-        """Whether it is so on all ranks."""
-        return flag if self.world == 1 else self._codes(int(not flag))[0] == 0
+    def all(self, flag: bool, reason: Exception | None = None) -> bool:
+        """Whether it is so on all ranks. ``reason``: why it is not on this one, to be told if the others are lost."""
+        return flag if self.world == 1 else self._codes(int(not flag), reason)[0] == 0
 
     def failing(self, names: Sequence[str], failed: Iterable[str]) -> set[str]:
         """The names that failed on any rank, of those that are the same on all."""
+        return set(self.first_failing(names, failed))
+
+    def first_failing(
+        self, names: Sequence[str], failed: Iterable[str], reason: Exception | None = None
+    ) -> dict[str, int]:
+        """For each name that failed on any rank the first rank on which it did.
+
+        Args:
+            names: The same on all ranks, in the same order.
+            failed: Those that failed on this rank.
+            reason: Why they did, to be told if the others are lost.
+        """
+        failed = set(failed)
         if self.world == 1 or not names:
-            return {name for name in failed if name in names}
-        flags = torch.tensor([name in failed for name in names], dtype=torch.int64, device=device_of_group())
-        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-        return {name for name, flag in zip(names, flags.tolist(), strict=True) if flag}
+            return {name: 0 for name in names if name in failed}
+        rank = distributed.get_rank()
+        mine = [rank if name in failed else self.world for name in names]
+        first = self._meeting.reduced(mine, distributed.ReduceOp.MIN, reason)
+        return {name: rank for name, rank in zip(names, first, strict=True) if rank < self.world}
 
     # -- exchange --------------------------------------------------------------------------------------------------
 
@@ -162,10 +178,10 @@ class Ranks:
         tensors: list[Tensor] = []
         form = packed(tree, tensors) if own and self.speaks else None
         flat = as_bytes([tensor[:own] for tensor in tensors] if form is not None else [])
-        pieces = [read(piece) for piece in exchanged(as_text([form, own]))]
+        pieces = [read(piece) for piece in self._meeting.exchanged(as_text([form, own]))]
         parts = [
             (form, rebuilt(piece, form, rows))
-            for (form, rows), piece in zip(pieces, exchanged(flat), strict=True)
+            for (form, rows), piece in zip(pieces, self._meeting.exchanged(flat), strict=True)
             if form is not None
         ]
         if any(form != parts[0][0] for form, _ in parts):
@@ -177,9 +193,7 @@ class Ranks:
         """Sums over ranks, of each share once."""
         if self.world == 1:
             return list(numbers)
-        totals = torch.tensor([n if self.speaks else 0 for n in numbers], device=device_of_group())
-        distributed.all_reduce(totals)
-        return list(map(int, totals.tolist()))
+        return self._meeting.reduced([n if self.speaks else 0 for n in numbers], distributed.ReduceOp.SUM)
 
     def first(self, tree: Any) -> Any:
         """What rank zero has: tensors, numbers and texts in dictionaries, tuples and lists. Tensors arrive on the CPU."""
@@ -187,8 +201,8 @@ class Ranks:
             return tree
         tensors: list[Tensor] = []
         form, rank = packed(tree, tensors, rows=True), distributed.get_rank()
-        text = broadcast(as_text(form) if rank == 0 else None)
-        flat = broadcast(as_bytes(tensors) if rank == 0 else None)
+        text = self._meeting.broadcast(as_text(form) if rank == 0 else None)
+        flat = self._meeting.broadcast(as_bytes(tensors) if rank == 0 else None)
         form = read(text)
         return unpacked(form, iter(rebuilt(flat, form)))
 
@@ -196,7 +210,7 @@ class Ranks:
         """Whether all ranks have the same text."""
         if self.world == 1:
             return True
-        found = [piece.tolist() for piece in exchanged(as_text(text))]
+        found = [piece.tolist() for piece in self._meeting.exchanged(as_text(text))]
         return all(piece == found[0] for piece in found)
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -212,7 +226,7 @@ class Ranks:
             if buffer.layout == torch.strided and not hasattr(buffer, "full_tensor") and not buffer.is_meta
         }
         forms = {name: [kind_of(buffer), list(buffer.shape)] for name, buffer in plain.items()}
-        everywhere = [read(piece) for piece in exchanged(as_text(forms))]
+        everywhere = [read(piece) for piece in self._meeting.exchanged(as_text(forms))]
         names = [name for name in everywhere[0] if all(f.get(name) == everywhere[0][name] for f in everywhere)]
         with torch.no_grad():
             for name, value in self.first({name: plain[name] for name in names}).items():

@@ -1,4 +1,4 @@
-"""Tensors as bytes and their form as JSON, and both from rank to rank: nothing is pickled."""
+"""Tensors as bytes and their form as JSON, to go from rank to rank: nothing is pickled."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
-
-
-def device_of_group() -> torch.device:
-    """Where the process group exchanges tensors."""
-    accelerator = torch.accelerator.current_accelerator()
-    if "gloo" in distributed.get_backend() or accelerator is None:
-        return torch.device("cpu")
-    return torch.device(accelerator.type, torch.accelerator.current_device_index())
+from torch import Tensor
 
 
 def kind_of(tensor: Tensor) -> str:
@@ -84,29 +76,3 @@ def read(text: Tensor) -> Any:
 def as_text(value: Any) -> Tensor:
     """What JSON can hold, as bytes."""
     return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
-
-
-def exchanged(mine: Tensor) -> list[Tensor]:
-    """The bytes of each rank, however many they are, on the CPU."""
-    world, device = distributed.get_world_size(), device_of_group()
-    lengths = torch.zeros(world, dtype=torch.int64, device=device)
-    lengths[distributed.get_rank()] = len(mine)
-    distributed.all_reduce(lengths)
-    longest = int(lengths.max())
-    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
-    padded[: len(mine)] = mine.to(device)
-    found = list(torch.empty(world, longest, dtype=torch.uint8, device=device).unbind())
-    if longest:
-        distributed.all_gather(found, padded)
-    return [piece[:length].cpu() for piece, length in zip(found, lengths.tolist(), strict=True)]
-
-
-def broadcast(value: Tensor | None) -> Tensor:
-    """The bytes of rank zero, on the CPU."""
-    device = device_of_group()
-    length = torch.tensor([0 if value is None else len(value)], device=device)
-    distributed.broadcast(length, 0)
-    sent = torch.empty(int(length), dtype=torch.uint8, device=device) if value is None else value.to(device)
-    if len(sent):
-        distributed.broadcast(sent, 0)
-    return sent.cpu()

@@ -34,6 +34,7 @@ from lightning_explain.forward import (
 from lightning_explain.gather import ALONE, Ranks
 from lightning_explain.guard import explaining
 from lightning_explain.history import History, history_of
+from lightning_explain.meeting import telling
 from lightning_explain.naming import nearest
 from lightning_explain.pace import fastest
 from lightning_explain.places import check_place, innermost, rows_needed, with_layer
@@ -194,16 +195,18 @@ class Explainer:
 
         Raises:
             FailedElsewhereError: If another rank failed.
+            LostRanksError: If another rank is gone, or does not come within the deadline.
         """
         started, own = time.perf_counter(), fingerprint(probe)
         with ExitStack() as stack:
             explanation, explained = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
             if history is not None:
                 explanation.past = partial(history.of, own)
-            self.ranks.share_buffers(model)
-            report = explanation.run()
-            sent = explained.passes
-            passes = PassCount(*self.ranks.total(sent.forward, sent.backward))
+            with telling(explanation.failures):
+                self.ranks.share_buffers(model)
+                report = explanation.run()
+                sent = explained.passes
+                passes = PassCount(*self.ranks.total(sent.forward, sent.backward))
         return replace(
             report,
             passes=passes,

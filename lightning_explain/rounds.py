@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from lightning_explain import trainer as trainers
 from lightning_explain.gather import ELSEWHERE
 from lightning_explain.history import History
+from lightning_explain.meeting import telling
 from lightning_explain.pipeline import Explainer
 from lightning_explain.publish import Charts, publication, score_names, without
 from lightning_explain.render import Options, draw
@@ -28,14 +29,17 @@ _WHOLE = "the whole explanation"
 _ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
 
 
-def ready_together(trainer: pl.Trainer, error: Exception | None, teller: Teller) -> bool:
-    """Whether all ranks can explain. A mistake on any is raised on all; an accident is told, and none of them explains.
+def ready_together(trainer: pl.Trainer, work: Callable[[], object], teller: Teller) -> bool:
+    """Whether the work that comes before explaining went well on all ranks.
+
+    A mistake on any is raised on all; an accident is told, and none of them explains.
 
     Raises:
         Exception: The mistake; accidents too, if the teller raises.
     """
+    _, error = trainers.attempted(work)
     kind = [] if error is None else ["accident" if isinstance(error, _ACCIDENTS) else "mistake"]
-    found = trainers.first_failing(trainer, ["mistake", "accident"], kind)
+    found = trainers.first_failing(trainer, ["mistake", "accident"], kind, error)
     if "mistake" in found or (found and teller.raising):
         trainers.raise_together(trainer, error)
     if error is not None and found.get("accident") == trainer.global_rank:
@@ -59,16 +63,12 @@ def report_of(
     explainer = _switched_on(explainer, teller)
     if teller.is_off(_WHOLE) or not explainer.methods:
         return None
-    report, failures = _attempt(trainer, pl_module, explainer, probe, teller, history)
     names = [*explainer.methods, *explainer.metrics]
-    try:
+    with trainers.silenced(pl_module), trainers.progress_bar(trainer, len(names)) as progress:
+        explain = partial(explainer.explain, pl_module, probe, progress, history)
+        report, failures = _attempt(trainer, partial(_averaged, explain), teller)
+    with telling(failures):
         failed = trainers.first_failing(trainer, [_WHOLE, *names], failures)
-    except RuntimeError:
-        for name, text in failures.items():
-            teller.tell_once(
-                name, f"{name!r} failed (rank {trainer.global_rank}), and the ranks lost each other:\n{text}"
-            )
-        raise
     empty = trainers.first_failing(trainer, names, _numberless(report, explainer.metrics) if report else [])
     for name, rank in failed.items():
         if rank == trainer.global_rank:
@@ -93,30 +93,24 @@ def _switched_on(explainer: Explainer, teller: Teller) -> Explainer:
 
 
 def _attempt(
-    trainer: pl.Trainer,
-    pl_module: pl.LightningModule,
-    explainer: Explainer,
-    probe: Probe,
-    teller: Teller,
-    history: History,
+    trainer: pl.Trainer, explain: Callable[[], Report], teller: Teller
 ) -> tuple[Report | None, dict[str, str]]:
     """This rank's report, and what failed on it, with the traceback."""
-    report: Report | None = None
-    error: Exception | None = None
-    with trainers.progress_bar(trainer, len(explainer.methods) + len(explainer.metrics)) as progress:
-        try:
-            with trainers.silenced(pl_module):
-                report = explainer.explain(pl_module, probe, progress, history)
-                report.scalars()  # What cannot be averaged has failed, too.
-        except ELSEWHERE:
-            pass
-        except Exception as failure:
-            error = failure
+    report, error = trainers.attempted(explain)
+    if isinstance(error, ELSEWHERE):
+        error = None
     if teller.raising:
         trainers.raise_together(trainer, error)
     if error is not None:
         return None, {_WHOLE: text_of(error)}
     return report, {} if report is None else dict(report.failures)
+
+
+def _averaged(explain: Callable[[], Report]) -> Report:
+    """The report, if it can be averaged: what cannot has failed, too."""
+    report = explain()
+    report.scalars()
+    return report
 
 
 def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
@@ -156,13 +150,11 @@ class Publisher:
             self._teller.tell_of_off(what)
         dry = getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero
         self._sinks = {} if dry else _named(sinks_for(trainer.loggers, directory))
-        error: Exception | None = None
-        try:
-            for name, sink in self._sinks.items() if layout else ():
-                self._teller.survive(partial(sink.layout, layout), f"The layout of {name}")
-        except Exception as failure:
-            error = failure
-        self._agree(trainer, error)
+        self._agree(trainer, partial(self._lay_out, layout))
+
+    def _lay_out(self, layout: Charts) -> None:
+        for name, sink in self._sinks.items() if layout else ():
+            self._teller.survive(partial(sink.layout, layout), f"The layout of {name}")
 
     def publish(
         self,
@@ -173,20 +165,19 @@ class Publisher:
         metrics: Mapping[str, Metric],
     ) -> None:
         """Draws and writes. To be called on all ranks, for a failure may have to be raised on all."""
-        error: Exception | None = None
-        try:
-            if trainer.is_global_zero:
-                self._tell_of_nonfinite(report)
-                pictures = self._teller.survive(partial(draw, report, probe, self._options), "Drawing pictures")
-                self._write(publication(self._name, report, scalars, pictures or {}, metrics))
-        except Exception as failure:
-            error = failure
-        self._agree(trainer, error)
 
-    def _agree(self, trainer: pl.Trainer, error: Exception | None) -> None:
-        """Raises on all ranks, or has them all count the failures of rank zero, which alone writes."""
+        def work() -> None:
+            self._tell_of_nonfinite(report)
+            pictures = self._teller.survive(partial(draw, report, probe, self._options), "Drawing pictures")
+            self._write(publication(self._name, report, scalars, pictures or {}, metrics))
+
+        self._agree(trainer, work)
+
+    def _agree(self, trainer: pl.Trainer, work: Callable[[], None]) -> None:
+        """Rank zero alone works; what fails is raised on all ranks, or counted on all of them."""
+        _, error = trainers.attempted(work) if trainer.is_global_zero else (None, None)
         trainers.raise_together(trainer, error)
-        self._teller.failures = trainer.strategy.broadcast(self._teller.failures)
+        self._teller.failures = trainers.everyone(trainer).first(self._teller.failures)
 
     def _tell_of_nonfinite(self, report: Report) -> None:
         for method, rows in report.nonfinite().items():

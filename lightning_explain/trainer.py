@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -21,6 +20,9 @@ from torch.utils.data import IterableDataset
 
 from lightning_explain.forward import ForwardFn
 from lightning_explain.gather import ALONE, Ranks, is_sharded
+from lightning_explain.meeting import raise_if_lost
+
+T = TypeVar("T")
 
 Log: TypeAlias = "Callable[[str, Tensor], None]"
 
@@ -190,80 +192,53 @@ def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], No
 # -- ranks: to be called on all of them ----------------------------------------------------------------------------
 
 
+def everyone(trainer: pl.Trainer) -> Ranks:
+    """All processes of a Trainer. They wait for each other as long as the strategy's ``timeout`` says."""
+    world = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    if trainer.world_size == 1 or world != trainer.world_size:
+        return ALONE
+    return Ranks(world, deadline=_deadline(trainer))
+
+
 def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
     """The processes that explain together: those of a tensor-parallel model share their rows."""
-    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if trainer.world_size == 1 or world != trainer.world_size:
+    world, deadline = everyone(trainer).world, _deadline(trainer)
+    if world == 1:
         return ALONE
     sharded = isinstance(trainer.strategy, FSDPStrategy) or is_sharded(module)
     if not isinstance(trainer.strategy, ModelParallelStrategy):
-        return Ranks(world, sharded=sharded)
+        return Ranks(world, sharded=sharded, deadline=deadline)
     mesh = trainer.strategy.device_mesh
     data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
-    return Ranks(world, data.size(), data.get_local_rank(), tensor.get_local_rank() == 0, sharded)
+    return Ranks(world, data.size(), data.get_local_rank(), tensor.get_local_rank() == 0, sharded, deadline)
 
 
-_MEETINGS: dict[int, tuple[Any, Any]] = {}
+def _deadline(trainer: pl.Trainer) -> timedelta | None:
+    deadline: timedelta | None = getattr(trainer.strategy, "_timeout", None)
+    return deadline
 
 
-@contextmanager
-def meeting(trainer: pl.Trainer) -> Iterator[None]:
-    """All ranks come here before they agree on something; if one does not in time, all end with a message.
-
-    A rank that failed in the middle of a sharded model's forward leaves the others waiting in there. They meet in a group
-    of their own, so that what they say here is never taken for a part of that forward. The deadline is the ``timeout`` of
-    the strategy (torch's own: 30 minutes), counted from the first rank that comes.
+def attempted(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What the work gives, or how it failed: ranks are to agree on that before any of them raises or goes on.
 
     Raises:
-        RuntimeError: If a rank does not come, or is gone.
+        LostRanksError: If it failed because the other ranks are gone, with which nothing can be agreed.
     """
     try:
-        group, deadline = _side_group(trainer)
-        if group is not None:
-            distributed.monitored_barrier(group, timeout=deadline)
-        yield
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"ExplanationMonitor: rank {trainer.global_rank} has lost the other ranks while explaining. One of them failed "
-            "or still waits inside the model's own communication, from which there is no way back; its output says why. "
-            "Resume from the last checkpoint, and leave out the method that was explained, or the monitor "
-            "(enabled=False). To be told sooner: DDPStrategy(timeout=...), and likewise for the other strategies."
-        ) from error
-
-
-def _side_group(trainer: pl.Trainer) -> tuple[Any, timedelta | None]:
-    """A group for agreements alone, one for each default group, and its deadline; ``None`` where there is one rank."""
-    together = trainer.world_size > 1 and distributed.is_available() and distributed.is_initialized()
-    if not (together and distributed.is_gloo_available()):
-        return None, None
-    deadline = getattr(trainer.strategy, "_timeout", None) or distributed.default_pg_timeout
-    world = distributed.group.WORLD
-    if id(world) not in _MEETINGS:
-        _MEETINGS.clear()
-        # The default group is kept as well, so that no other one can have its id.
-        _MEETINGS[id(world)] = (world, distributed.new_group(backend="gloo", timeout=deadline))
-    return _MEETINGS[id(world)][1], deadline
+        return work(), None
+    except Exception as error:
+        raise_if_lost(error)
+        return None, error
 
 
 def raise_together(trainer: pl.Trainer, error: Exception | None) -> None:
     """Raises on every rank if any of them has an error, so that no rank waits for one that is gone."""
-    with meeting(trainer):
-        fine = trainer.strategy.reduce_boolean_decision(error is None, all=True)
-    if not fine:
+    if not everyone(trainer).all(error is None, error):
         raise error or RuntimeError("ExplanationMonitor failed on another rank; its traceback is printed there.")
 
 
-def first_failing(trainer: pl.Trainer, names: Iterable[str], failed: Iterable[str]) -> dict[str, int]:
-    """For each name that failed on any rank the first rank on which it did.
-
-    Args:
-        trainer: The Trainer.
-        names: The same on all ranks, in the same order.
-        failed: Those that failed on this rank.
-    """
-    names, failed, none = list(names), set(failed), trainer.world_size
-    mine = [trainer.global_rank if name in failed else none for name in names]
-    ranks = torch.tensor(mine, device=trainer.strategy.root_device)
-    with meeting(trainer):
-        first: Tensor = trainer.strategy.reduce(ranks, reduce_op="min")
-    return {name: rank for name, rank in zip(names, first.tolist(), strict=True) if rank < none}
+def first_failing(
+    trainer: pl.Trainer, names: Sequence[str], failed: Iterable[str], reason: Exception | None = None
+) -> dict[str, int]:
+    """For each name that failed on any rank the first rank on which it did (see ``Ranks.first_failing``)."""
+    return everyone(trainer).first_failing(names, failed, reason)

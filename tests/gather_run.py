@@ -1,13 +1,17 @@
 """Explanations on one to four ranks, launched by ``test_gather.py``: ``python gather_run.py FOLDER``.
 
-``FOLDER/weights.pt`` holds a trained network; what the ranks saw is saved as ``FOLDER/found.pt``.
+``FOLDER/weights.pt`` holds a trained network; what the ranks saw is saved as ``FOLDER/found.pt``, and what those
+that lost each other were told as ``FOLDER/lost.pt``.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +25,7 @@ from lightning_explain import Probe, Report
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.gather import Ranks, is_sharded
+from lightning_explain.meeting import LostRanksError
 from lightning_explain.pipeline import Explainer
 from lightning_explain.types import Attribution, Case, Rows, Subject
 from networks import DigitNet, rows
@@ -207,6 +212,7 @@ def exchange(rank: int) -> dict[str, Any]:
         "first": ranks.first({"x": torch.full((3,), rank), "names": ("a", f"é{rank}"), "n": [rank, None, 0.5]}),
         "equal": [ranks.equal("same"), ranks.equal(f"rank {rank}")],
         "failing": sorted(ranks.failing(["a", "b", "c"], ["c"] if rank == 2 else ["a"] if rank == 1 else [])),
+        "first_failing": ranks.first_failing(["a", "b", "c"], [["c"], ["a"], ["a", "c"]][rank]),
         "total": ranks.total(rank, 1),
         "all": [ranks.all(True), ranks.all(rank != 1)],
         "different": error_of(lambda: ranks.together({"x": torch.zeros(1, 1 + rank)}, 1)),
@@ -219,6 +225,100 @@ def error_of(work: Callable[[], Any]) -> str:
     except RuntimeError as error:
         return str(error)
     return "none"
+
+
+# -- a rank that is lost -------------------------------------------------------------------------------------------
+
+LOST_AFTER = timedelta(seconds=2)
+
+
+def lost(work: Callable[[], Any]) -> dict[str, Any]:
+    """What a rank is told that has lost the others, with everything that led to it, and after how many seconds."""
+    started, told = time.monotonic(), "nothing"
+    try:
+        work()
+    except LostRanksError as error:
+        told = "".join(traceback.format_exception(error))
+    return {"told": told, "seconds": time.monotonic() - started}
+
+
+def absent(met: bool, rank: int) -> dict[str, Any]:
+    """Rank 1 comes when the others have given it up; they have met before or not."""
+    ranks = Ranks(distributed.get_world_size(), deadline=LOST_AFTER)
+    if met:
+        ranks.all(True)
+    if rank == 1:
+        time.sleep(2 * LOST_AFTER.total_seconds())
+    return lost(partial(ranks.agreed, partial(failed_already, rank)))
+
+
+def failed_already(rank: int) -> None:
+    raise ArithmeticError(f"already failed on rank {rank}")
+
+
+def gone(rank: int) -> dict[str, Any]:
+    """Rank 1 ends; rank 0 asks for everything that ranks can be asked for, and its model for the other rank."""
+    ranks, model = Ranks(2, deadline=LOST_AFTER), DigitNet()
+    if not ranks.all(True) or rank == 1:
+        return {}
+    asked: dict[str, Callable[[], Any]] = {
+        "agreed": lambda: ranks.agreed(lambda: 1),
+        "all": lambda: ranks.all(True),
+        "failing": lambda: ranks.failing(["a"], []),
+        "together": lambda: ranks.together({"x": torch.zeros(1)}, 1),
+        "total": lambda: ranks.total(1),
+        "first": lambda: ranks.first([1]),
+        "equal": lambda: ranks.equal("a"),
+        "share_buffers": lambda: ranks.share_buffers(model),
+        "in_step": lambda: ranks.in_step(taken_for_another),
+    }
+    return {name: lost(ask) for name, ask in asked.items()}
+
+
+class Wired(DigitNet):
+    """Its forward needs all ranks, and nobody was told so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        distributed.all_reduce(torch.zeros(1))
+        return super().forward(x)
+
+
+def taken_for_another() -> None:
+    """What a check makes of a collective that fails in the model."""
+    try:
+        distributed.all_reduce(torch.zeros(1))
+    except RuntimeError as error:
+        raise ValueError("The model cannot be called.") from error
+
+
+def in_own_collective(how: str, rank: int) -> dict[str, Any]:
+    """Rank 1 fails where rank 0 waits for it in the model: in a method, or in a sharded forward."""
+    model = (DigitNet if how == "sharded" else Wired)().double()
+    ranks = Ranks(2, sharded=how == "sharded", deadline=LOST_AFTER)
+    methods = {"saliency": m.Saliency(), "bad": FailsOn(1, ArithmeticError("no map on rank 1"))}
+    ready = Explainer(methods, {}, raising=False, ranks=ranks).check(model, probe(4))
+    if how == "sharded":
+        fully_shard(model.block)
+        if rank == 1:
+            # Before the weights of the block are gathered, for which rank 0 waits.
+            model.stem.register_forward_hook(lambda *arguments: failed_already(rank))
+    return lost(partial(ready.explain, model, probe(4)))
+
+
+def on_lost_ranks(folder: Path) -> dict[str, Any]:
+    """Each on ranks of its own, for they are good for nothing afterwards."""
+    scenarios: dict[str, tuple[int, Callable[[int], Any]]] = {
+        "late": (2, partial(absent, True)),
+        "late_of_three": (3, partial(absent, True)),
+        "never_met": (2, partial(absent, False)),
+        "gone": (2, gone),
+        **{how: (2, partial(in_own_collective, how)) for how in ("method", "sharded")},
+    }
+    found = {}
+    for name, (world, work) in scenarios.items():
+        (inner := folder / name).mkdir()
+        found[name] = on_ranks(world, work, inner)
+    return found
 
 
 def on_two(folder: Path, rank: int) -> dict[str, Any]:
@@ -245,6 +345,7 @@ def main(folder: Path) -> None:
         4: lambda rank: {"seven": explained(folder, 7, rank)},
     }
     torch.save({world: on_ranks(world, work, folder) for world, work in scenarios.items()}, folder / "found.pt")
+    torch.save(on_lost_ranks(folder), folder / "lost.pt")
 
 
 if __name__ == "__main__":

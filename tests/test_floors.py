@@ -22,7 +22,7 @@ FLOORS = (
         "forward",
         "probe+batch+freeze",
         "draws",
-        "gather+packing",
+        "gather+packing+meeting",
         "history",
         "render",
         "baselines",

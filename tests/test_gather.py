@@ -1,4 +1,4 @@
-"""Law 2 over ranks: one to four of them, or a sharded model, find what one process finds; law 5: they agree on what failed."""
+"""Law 2 over ranks: one to four of them, or a sharded model, find what one process finds; law 5: they agree, or all end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gather_run import METHODS, METRICS, SHARDED
+from gather_run import LOST_AFTER, METHODS, METRICS, SHARDED
 from lightning_explain.gather import ALONE, Ranks, check_rows
 from networks import trained
 from processes import finish
@@ -16,15 +16,29 @@ from processes import finish
 SCRIPT = Path(__file__).with_name("gather_run.py")
 DEADLINE = 150
 Found = dict[int, list[dict[str, Any]]]
+Lost = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What each rank saw, by the number of ranks."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which all ranks have run."""
     folder = tmp_path_factory.mktemp("gather")
     torch.save(trained().state_dict(), folder / "weights.pt")
     finish(SCRIPT, folder, DEADLINE)
-    result: Found = torch.load(folder / "found.pt", weights_only=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(finished: Path) -> Found:
+    """What each rank saw, by the number of ranks."""
+    result: Found = torch.load(finished / "found.pt", weights_only=True)
+    return result
+
+
+@pytest.fixture(scope="module")
+def lost(finished: Path) -> Lost:
+    """What ranks were told that lost each other, by how they did."""
+    result: Lost = torch.load(finished / "lost.pt", weights_only=True)
     return result
 
 
@@ -143,6 +157,61 @@ def test_uneven_calls_of_a_sharded_model_end_the_method_and_not_the_run(found: F
         assert "call the sharded model different numbers of times" in rank["uneven"]["failures"]["bad"]
 
 
+# -- a rank that is lost -------------------------------------------------------------------------------------------
+
+TOLD = "LostRanksError: ExplanationMonitor: rank {} has lost the other ranks while explaining"
+# A rank that is alive is slow at times; all of these deadlines are two seconds.
+SLACK = 10
+
+
+@pytest.mark.parametrize("how", ["late", "late_of_three", "never_met"])
+def test_no_rank_waits_longer_than_the_deadline_nor_for_ranks_that_gave_it_up(lost: Lost, how: str) -> None:
+    deadline = LOST_AFTER.total_seconds()
+    for rank, each in enumerate(lost[how]):
+        assert TOLD.format(rank) in each["told"]
+        # The one that comes late finds the connection closed.
+        assert (0 if rank == 1 else deadline) - 0.1 <= each["seconds"] <= deadline + SLACK
+
+
+def test_every_agreement_and_exchange_says_that_a_rank_is_gone(lost: Lost) -> None:
+    asked = lost["gone"][0]
+    assert set(asked) >= {"agreed", "all", "failing", "together", "total", "first", "equal", "share_buffers"}
+    for name, each in asked.items():
+        assert TOLD.format(0) in each["told"], name
+        assert each["seconds"] <= SLACK
+
+
+def test_an_error_of_the_transport_is_known_in_what_others_make_of_it(lost: Lost) -> None:
+    told = lost["gone"][0]["in_step"]["told"]
+    assert "ValueError: The model cannot be called.\n\nThe above exception was the direct cause" in told
+    assert TOLD.format(0) in told
+
+
+@pytest.mark.parametrize("how", ["late", "late_of_three", "never_met"])
+def test_what_failed_on_a_rank_is_told_by_it_though_it_lost_the_others(lost: Lost, how: str) -> None:
+    for rank, each in enumerate(lost[how]):
+        before, _, after = each["told"].partition(TOLD.format(rank))
+        assert f"ArithmeticError: already failed on rank {rank}" in before
+        assert after
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("method", "ArithmeticError: no map on rank 1"), ("sharded", "ArithmeticError: already failed on rank 1")],
+)
+def test_a_rank_lost_in_the_models_own_collective_tells_why_and_the_other_that_it_is_lost(
+    lost: Lost, how: str, reason: str
+) -> None:
+    zero, one = lost[how]
+    assert TOLD.format(0) in zero["told"]
+    assert TOLD.format(1) in one["told"]
+    assert "Traceback" in one["told"]
+    assert reason in one["told"]
+    assert "ArithmeticError" not in zero["told"]
+    # Rank 0 waits in a group with half an hour of patience, until the other one has gone.
+    assert all(each["seconds"] <= LOST_AFTER.total_seconds() + SLACK for each in (zero, one))
+
+
 # -- exchange ------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +238,7 @@ def test_ranks_agree(found: Found) -> None:
     for rank in found[3]:
         exchange = rank["exchange"]
         assert exchange["failing"] == ["a", "c"]
+        assert exchange["first_failing"] == {"a": 1, "c": 0}
         assert exchange["equal"] == exchange["all"] == [True, False]
         assert exchange["total"] == [3, 3]
         assert "found different things for their rows" in exchange["different"]
@@ -197,6 +267,7 @@ def test_alone_nothing_is_asked_of_anyone() -> None:
     assert ALONE.together(tree, 2) is ALONE.first(tree) is tree
     assert ALONE.failing(["a", "b"], ["b"]) == {"b"}
     assert ALONE.agreed(lambda: 3) == ALONE.in_step(lambda: 3) == 3
+    assert ALONE.first_failing(["a", "b"], ["b", "c"]) == {"b": 0}
     assert (ALONE.all(False), ALONE.equal("x"), ALONE.total(4)) == (False, True, [4])
     with pytest.raises(ZeroDivisionError):
         ALONE.agreed(lambda: 1 // 0)

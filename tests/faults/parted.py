@@ -1,11 +1,13 @@
 """A rank that fails before the model's own collective, in which the other one then waits: ``python parted.py FOLDER HOW``.
 
-Started for two ranks by ``test_sample.py``. ``HOW`` is ``collective``, or ``raise`` for ``on_error="raise"`` without one.
+Started for two ranks by ``test_sample.py``. ``HOW`` is ``collective``; or, without one, ``raise`` for ``on_error="raise"``, or ``killed``
+for a rank that the machine ends.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -33,10 +35,15 @@ class Sharded(DigitModule):
 
 
 class FailsOnOne:
-    """Fails on rank 1 before it calls the model."""
+    """Fails on rank 1 before it calls the model, or is killed there."""
+
+    def __init__(self, killed: bool) -> None:
+        self.killed = killed
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         if torch.distributed.get_rank() == 1:
+            if self.killed:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise ArithmeticError("no map on rank 1")
         subject.evaluate(rows)
         return torch.ones_like(rows.inputs[0])
@@ -46,7 +53,7 @@ def main(root: Path, how: str) -> None:
     torch.set_num_threads(1)
     raising = how == "raise"
     watch = monitor(
-        methods={"bad": FailsOnOne()},
+        methods={"bad": FailsOnOne(how == "killed")},
         metrics=[q.Infidelity(n_perturb_samples=2)],
         on_error="raise" if raising else "warn",
     )
@@ -64,7 +71,7 @@ def main(root: Path, how: str) -> None:
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    trainer.fit(DigitModule() if raising else Sharded(), loader(0, 32), loader(100, 8))
+    trainer.fit(Sharded() if how == "collective" else DigitModule(), loader(0, 32), loader(100, 8))
 
 
 if __name__ == "__main__":
