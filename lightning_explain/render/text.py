@@ -15,6 +15,8 @@ from lightning_explain.types import Image
 Color = tuple[int, int, int]
 
 _ELLIPSIS = "..."
+# Words that change with every epoch are never asked for again.
+_LINES = 128
 
 
 @lru_cache(maxsize=16)
@@ -27,7 +29,7 @@ def line_height(size: int) -> int:
     return math.ceil(1.3 * size)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def width(text: str, size: int) -> int:
     """Pixels a line takes."""
     return math.ceil(_font(size).getlength(text))
@@ -41,7 +43,7 @@ def shorten(text: str, size: int, limit: int) -> str:
     return text[:kept].rstrip() + _ELLIPSIS
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=_LINES)
 def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
     """The text broken between words into at most ``lines`` lines of ``limit`` pixels; what is too long is cut."""
     broken: list[str] = []
@@ -54,7 +56,7 @@ def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
     return tuple(shorten(line, size, limit) for line in broken)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_LINES)
 def coverage(text: str, size: int) -> NDArray[np.float32]:
     """How much ink is on each pixel of a line, ``(h, w, 1)`` in [0, 1]. Treat it as read-only."""
     bitmap = PillowImage.new("L", (max(1, width(text, size)), line_height(size)))
