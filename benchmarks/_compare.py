@@ -91,12 +91,11 @@ def lines(bench: Bench, wanted: Iterable[str]) -> list[Line]:
 def add_limits(bench: Bench, found: Iterable[Line]) -> None:
     """Adds to random methods how far they are from their limits; misses are computed again in float64."""
     known = {line.name: line for line in found if line.difference is not None}
-    for float64 in (False, True):
-        for limit in limits(bench.double() if float64 else bench):
+    for b, suffix in ((bench, ""), (bench.double(), ", in float64")):
+        for limit in limits(b):
             line = known.get(type(limit.method).__name__)
             if line is not None and (line.limit is None or _above(line.limit[0], EQUAL)):
-                what = f"{limit.what}, in float64" if float64 else limit.what
-                line.limit = distance(found_at_limit(bench, limit), limit.expected().detach()), what
+                line.limit = distance(found_at_limit(b, limit), limit.expected().detach()), f"{limit.what}{suffix}"
 
 
 def _line(bench: Bench, case: Case, verdict: Verdict) -> Line:

@@ -8,23 +8,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lightning_explain.forward import Choice, predictions_of
-from lightning_explain.gather import ELSEWHERE, check_rows
-from lightning_explain.guard import KEEPERS, Parts, Run
+from lightning_explain.forward import Choice, Target, predictions_of
+from lightning_explain.gather import ALONE, ELSEWHERE, Ranks, check_rows
+from lightning_explain.guard import KEEPERS, Run
 from lightning_explain.maps import arrange, onto
 from lightning_explain.meeting import LostRanksError
 from lightning_explain.methods import steps_taken
-from lightning_explain.places import innermost
+from lightning_explain.pace import within_memory
+from lightning_explain.parts import Parts
+from lightning_explain.places import innermost, untold
 from lightning_explain.plan import Plan, blocks, plan
 from lightning_explain.sweep import Block, joined, sweep
 from lightning_explain.types import (
     Attribution,
     Case,
+    Mend,
+    Method,
     Metric,
     Probe,
     Report,
@@ -36,12 +40,30 @@ from lightning_explain.types import (
 )
 from lightning_explain.visits import widened
 
-if TYPE_CHECKING:
-    from lightning_explain.pipeline import Explainer
-
 T = TypeVar("T")
 Progress = Callable[[str], None]
 Placed = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """What an explanation goes by.
+
+    Args:
+        methods: By name.
+        metrics: By name.
+        target: Which output is explained.
+        raising: Whether a failure ends the explanation; otherwise it is noted in ``Report.failures``.
+        mends: What the doctor found necessary, for each method.
+        ranks: The processes that explain together, each a share of the rows; by default this one alone.
+    """
+
+    methods: Mapping[str, Method]
+    metrics: Mapping[str, Metric]
+    target: Target = "label"
+    raising: bool = True
+    mends: Mapping[str, tuple[Mend, ...]] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
 
 @dataclass(eq=False)
@@ -49,7 +71,7 @@ class Explanation:
     """Rows explained by all methods, and scored by all metrics.
 
     Args:
-        explainer: What was decided before.
+        decided: What was decided before.
         model_run: Calls the model, with mends if need be.
         subject: The explained function; the last further argument of its probe is the labels.
         probe: The rows as the user gave them.
@@ -57,7 +79,7 @@ class Explanation:
         past: The maps of rows in earlier explanations, as ``Case.history`` holds them.
     """
 
-    explainer: Explainer
+    decided: Decisions
     model_run: Run
     subject: Subject
     probe: Probe
@@ -68,20 +90,20 @@ class Explanation:
 
     def __post_init__(self) -> None:
         self.rows, self._own = self.subject.probe, len(self.subject.probe)
-        if self.explainer.ranks.world > 1:
-            self._places, self._own = self.explainer.ranks.rows(len(self.rows))
+        if self.decided.ranks.world > 1:
+            self._places, self._own = self.decided.ranks.rows(len(self.rows))
             self.rows = self.rows[self._places]
 
     def run(self) -> Report:
         """The report, without what the whole explanation cost; the same on all ranks but for its failures."""
-        ranks = self.explainer.ranks
+        ranks = self.decided.ranks
         self.subject = replace(self.subject, mended=self._mended)
         outputs, found = self._first_sweep()
-        self._attempt(found, plan(self.explainer.methods).apart, lambda name: self._apart(name, self.rows))
-        found = {name: found[name] for name in self.explainer.methods if name in found}
+        self._attempt(found, plan(self.decided.methods).apart, lambda name: self._apart(name, self.rows))
+        found = {name: found[name] for name in self.decided.methods if name in found}
         arranged, placed = ranks.agreed(partial(self._placed, found))
         scored: dict[str, dict[str, Mapping[str, Score]]] = {}
-        self._attempt(scored, self.explainer.metrics, lambda name: self._score(name, found, placed))
+        self._attempt(scored, self.decided.metrics, lambda name: self._score(name, found, placed))
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
         mine = ranks.agreed(lambda: self._parts(outputs, found, arranged, scores))
         whole, probe = ranks.together(mine, self._own), self.subject.probe
@@ -111,19 +133,19 @@ class Explanation:
             "scores": {key: {m: value.cpu() for m, (value, _) in score.items()} for key, score in scores.items()},
             "standard_errors": _errors(scores),
             "outputs": outputs.cpu(),
-            "maps": _untold(found, arranged, self.rows.inputs),
+            "maps": untold(found, arranged, self.rows.inputs),
             "n_steps": {name: steps for name in found if (steps := self._steps(name)) is not None},
         }
 
     def _first_sweep(self) -> tuple[Tensor, dict[str, Attribution]]:
         """All outputs of these rows, and their attributions by all methods that share passes."""
-        methods, ranks = self.explainer.methods, self.explainer.ranks
+        methods, ranks = self.decided.methods, self.decided.ranks
         try:
             return self.with_targets(plan(methods))
         except LostRanksError:
             raise
         except Exception as error:
-            if self.explainer.raising or not ranks.all(not self._refused):
+            if self.decided.raising or not ranks.all(not self._refused):
                 raise
             # On the other ranks it is told nowhere: they gave up because of this one.
             reason = "" if isinstance(error, ELSEWHERE) else traceback.format_exc()
@@ -141,7 +163,7 @@ class Explanation:
 
     def with_targets(self, planned: Plan) -> tuple[Tensor, dict[str, Attribution]]:
         """Chooses the targets, of these rows and then of all: what looks at the whole probe needs them too."""
-        ranks = self.explainer.ranks
+        ranks = self.decided.ranks
         outputs, indices, self.values, found = ranks.agreed(partial(self._swept, planned))
         chosen = ranks.together(indices, self._own).to(indices.device)
         probe = self.subject.probe
@@ -161,7 +183,7 @@ class Explanation:
         return outputs, indices, values, found
 
     def _begun(self, planned: Plan, rows: Rows) -> tuple[Tensor, Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
-        choice, block = Choice(self.explainer.target, rows.extra[-1]), Block(self.subject, planned, rows)
+        choice, block = Choice(self.decided.target, rows.extra[-1]), Block(self.subject, planned, rows)
         try:
             found = block.run(choice)
         finally:
@@ -170,7 +192,7 @@ class Explanation:
 
     def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> None:
         """What the work finds for each name; a failure is raised, or noted where it happened and left out on all ranks."""
-        names, ranks, failed = list(names), self.explainer.ranks, set[str]()
+        names, ranks, failed = list(names), self.decided.ranks, set[str]()
         if len(self.rows):
             ranks.agreed(lambda: failed.update(self._each(found, names, work)))
         else:
@@ -184,16 +206,16 @@ class Explanation:
             self.progress(name)
             try:
                 found[name] = self._within(partial(work, name))
-                if self.explainer.ranks.world > 1:
+                if self.decided.ranks.world > 1:
                     check_rows(found[name], len(self.rows))
             except LostRanksError:
                 raise
             except ELSEWHERE:
-                if self.explainer.raising:
+                if self.decided.raising:
                     raise
                 yield name
             except Exception:
-                if self.explainer.raising:
+                if self.decided.raising:
                     raise
                 self.failures[name] = traceback.format_exc()
                 yield name
@@ -204,20 +226,20 @@ class Explanation:
         def within(limit: int) -> T:
             self.subject = replace(self.subject, limit=limit)
             with KEEPERS["hooks"](Parts(self.subject.forward)):
-                return self.explainer.ranks.in_step(work)
+                return self.decided.ranks.in_step(work)
 
         return within_memory(within, self.subject.limit)[0]
 
     def _attributions(self, names: Iterable[str], rows: Rows) -> dict[str, Attribution]:
         """The attributions of rows by these methods."""
-        methods = {name: self.explainer.methods[name] for name in names}
+        methods = {name: self.decided.methods[name] for name in names}
         apart = plan(methods).apart
         found = sweep(self.subject, {name: m for name, m in methods.items() if name not in apart}, rows)
         return {name: self._apart(name, rows) if name in apart else found[name] for name in methods}
 
     def _apart(self, name: str, rows: Rows) -> Attribution:
         """The attribution by a method that shares nothing."""
-        method = self.explainer.methods[name]
+        method = self.decided.methods[name]
         # A method may write into its rows; the next one needs them as well.
         copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in blocks(rows, self.subject.limit))
         with self._mended([name]):
@@ -226,21 +248,21 @@ class Explanation:
 
     def _mended(self, names: Sequence[str]) -> AbstractContextManager[Any]:
         """What is mended for these methods; what is mended already where they need nothing."""
-        mends = dict.fromkeys(mend for name in names for mend in self.explainer.mends.get(name, ()))
+        mends = dict.fromkeys(mend for name in names for mend in self.decided.mends.get(name, ()))
         return self.model_run.mended(mends) if mends else nullcontext()
 
     def _arranged(self, name: str, found: Attribution, rows: Rows) -> tuple[Tensor, ...] | None:
         """How an attribution lies on the image (see ``maps.arrange``)."""
-        own = getattr(innermost(self.explainer.methods[name]), "arranged", None)
+        own = getattr(innermost(self.decided.methods[name]), "arranged", None)
         return own(self.subject, found, rows.inputs) if own else arrange(as_tuple(found), rows.inputs)
 
     def _steps(self, name: str) -> Tensor | None:
-        return steps_taken(self.explainer.methods[name], self.subject, self.rows)
+        return steps_taken(self.decided.methods[name], self.subject, self.rows)
 
     def _score(
         self, name: str, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]
     ) -> dict[str, Mapping[str, Score]]:
-        metric: Metric = self.explainer.metrics[name]
+        metric: Metric = self.decided.metrics[name]
         scored: dict[str, dict[str, Score]] = {}
         wanted = getattr(metric, "methods", None)
         for subject, names in self.functions(name for name in found if wanted is None or name in wanted):
@@ -252,7 +274,7 @@ class Explanation:
     def functions(self, names: Iterable[str]) -> list[tuple[Subject, list[str]]]:
         """Methods that explain the same function, which is the output but for neuron methods; they are scored together."""
         subjects = {
-            name: getattr(self.explainer.methods[name], "focused", lambda subject: subject)(self.subject)
+            name: getattr(self.decided.methods[name], "focused", lambda subject: subject)(self.subject)
             for name in names
         }
         alone = [(subject, [name]) for name, subject in subjects.items() if subject is not self.subject]
@@ -265,7 +287,7 @@ class Explanation:
             arranged = {key: self._arranged(key, value, rows) for key, value in moved.items()}
             return {key: onto(value, rows.inputs) for key, value in arranged.items() if value is not None}
 
-        references = {key: getattr(self.explainer.methods[key], "reference", None) for key in found}
+        references = {key: getattr(self.decided.methods[key], "reference", None) for key in found}
         return Case(
             subject=subject,
             rows=self.rows,
@@ -281,21 +303,7 @@ class Explanation:
 
     def _masks(self) -> Tensor | None:
         masks = self.probe.masks
-        return masks if masks is None or self.explainer.ranks.world == 1 else masks[self._places.to(masks.device)]
-
-
-def within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:
-    """What the work gives, in passes of half the size each time the device runs out of memory, and the size that fits."""
-    while True:
-        try:
-            return work(limit), limit
-        except torch.OutOfMemoryError:
-            if limit == 1:
-                raise
-        # Outside of the handler: the exception keeps the frames, and so the tensors, of the failed pass.
-        limit //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        return masks if masks is None or self.decided.ranks.world == 1 else masks[self._places.to(masks.device)]
 
 
 def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Tensor]]:
@@ -303,20 +311,6 @@ def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Te
         key: {m: error.cpu() for m, (_, error) in score.items() if error is not None} for key, score in scores.items()
     }
     return {key: by_method for key, by_method in found.items() if by_method}
-
-
-def _untold(
-    found: Mapping[str, Attribution], arranged: Mapping[str, tuple[Tensor, ...] | None], inputs: tuple[Tensor, ...]
-) -> dict[str, tuple[Tensor, ...]]:
-    """The maps that pictures could not make from an attribution's shape; an empty tuple where they would make one."""
-    by_shape = {name: arrange(as_tuple(value), inputs) for name, value in found.items()}
-
-    def told(name: str) -> bool:
-        as_found = as_tuple(found[name])[0]
-        return all(way is not None and way[0] is as_found for way in (arranged[name], by_shape[name]))
-
-    untold = [name for name in found if not told(name) and not (arranged[name] is by_shape[name] is None)]
-    return {name: tuple(v.cpu() for v in arranged[name] or ()) for name in untold}
 
 
 def _on_cpu(value: Attribution) -> Attribution:

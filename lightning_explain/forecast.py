@@ -45,14 +45,14 @@ class Forecast:
 
 def forecast(explanation: Explanation) -> Forecast:
     """What the explanation will cost. The model is run once for the targets, and a few rows more."""
-    methods = explanation.explainer.methods
+    methods = explanation.decided.methods
     explanation.with_targets(plan({}))
     subject, rows = explanation.subject, explanation.rows
     described = plan(methods).describe(subject, rows)
     differentiated = sum(share.passes.forward for share in described.shares if share.passes.backward)
     return Forecast(
         methods=described,
-        metrics={name: _scored(explanation, name) for name in explanation.explainer.metrics},
+        metrics={name: _scored(explanation, name) for name in explanation.decided.metrics},
         largest=min(subject.limit, differentiated or described.passes.forward),
         saved=_saved(subject, rows) if differentiated else 0,
         inputs=sum(x[0].numel() * x.element_size() for x in rows.inputs),
@@ -61,7 +61,7 @@ def forecast(explanation: Explanation) -> Forecast:
 
 def _scored(explanation: Explanation, name: str) -> PassCount | None:
     """What a metric costs, over all functions that are explained."""
-    metric, methods = explanation.explainer.metrics[name], explanation.explainer.methods
+    metric, methods = explanation.decided.metrics[name], explanation.decided.methods
     passes, wanted = getattr(metric, "passes", None), getattr(metric, "methods", None)
     if passes is None:
         return None
@@ -76,7 +76,7 @@ def _scored(explanation: Explanation, name: str) -> PassCount | None:
 
 
 def _prospect(explanation: Explanation, subject: Subject, names: Iterable[str]) -> Prospect:
-    methods = {name: explanation.explainer.methods[name] for name in names}
+    methods = {name: explanation.decided.methods[name] for name in names}
     maps = tuple(name for name, method in methods.items() if _has_map(method, explanation.subject))
     references = {name: getattr(method, "reference", None) for name, method in methods.items()}
     return Prospect(
@@ -96,7 +96,7 @@ def _has_map(method: object, subject: Subject) -> bool:
 
 def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:
     """What computing these attributions again costs; ``None`` if some run through Captum."""
-    planned = plan({name: explanation.explainer.methods[name] for name in names})
+    planned = plan({name: explanation.decided.methods[name] for name in names})
     return None if planned.apart else planned.describe(explanation.subject, explanation.rows, choosing=False).passes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -232,6 +233,9 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: If there is none; the nearest names are listed.
     """
+    with suppress(AttributeError):
+        if name:
+            return model.get_submodule(name)
     layers: dict[str, nn.Module] = {_plain(key): module for key, module in model.named_modules() if key}
     if _plain(name) not in layers:
         raise ValueError(f"There is no layer {name!r} in {type(model).__name__}: {nearest(name, layers)}")

@@ -6,52 +6,28 @@ in turn and sees the law of non-interference fail.
 
 from __future__ import annotations
 
-import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cache
 from operator import eq, is_
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_explain.parts import Container, Parts
 from lightning_explain.random_state import preserved_random_state
 from lightning_explain.repair import MENDS, Route
 from lightning_explain.types import Mend
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
-Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tuple[Any, ...]"
-
-_CONTAINERS = (dict, list, deque, set, tuple)
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
-# Longer containers are kept, but not searched: vocabularies and file names hold no state.
-_LONGEST = 1000
-
-
-class Parts:
-    """What a model is made of, found once for all keepers.
-
-    Args:
-        model: The module.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.modules = list(model.modules())
-        self.containers = [container for module in self.modules for container in _containers(module)]
-
-
 Keeper = Callable[[Parts], AbstractContextManager[None]]
 
 
 @contextmanager
 def _random_state(parts: Parts) -> Iterator[None]:
-    own = [v for module in parts.modules for v in vars(module).values() if isinstance(v, _GENERATORS)]
-    with preserved_random_state(*own):
+    with preserved_random_state(*parts.generators):
         yield
 
 
@@ -60,12 +36,14 @@ def _modes(parts: Parts) -> Iterator[None]:
     # The flags are set directly: an overridden train() or eval() may do more than set them (merge weights, freeze).
     flags = [(module, module.training) for module in parts.modules]
     try:
-        for module, _ in flags:
-            module.training = False
+        for module, training in flags:
+            if training:
+                module.training = False
         yield
     finally:
         for module, training in flags:
-            module.training = training
+            if module.training is not training:
+                module.training = training
 
 
 @contextmanager
@@ -117,13 +95,11 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
 
 
 def _tensors_in(parts: Parts) -> Iterator[Tensor]:
-    for container in parts.containers:
-        for value in _values(container):
-            # Weights change in optimizer steps only, except those that an embedding rescales as it looks them up.
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta:
-                yield value
+    # Those made in inference mode cannot change outside of it.
+    yield from (value for _, _, value in parts.tensors if not value.is_meta and not value.is_inference())
+    # Weights change in optimizer steps only, except those that an embedding rescales as it looks them up.
     for module in parts.modules:
-        if getattr(module, "max_norm", None) is not None and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
             yield module.weight
 
 
@@ -138,40 +114,16 @@ def _attributes(parts: Parts) -> Iterator[None]:
 def _usable(parts: Parts) -> Iterator[None]:
     """Copies stand in for tensors made in inference mode, which cannot be changed or differentiated outside of it."""
     # What they stand in for returns with the attributes.
-    for container in parts.containers:
-        if isinstance(container, (dict, list)):
-            items = list(container.items() if isinstance(container, dict) else enumerate(container))
-            for key, value in items:
-                if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_inference():
-                    container[key] = value.clone()
+    for container, key, value in parts.tensors:
+        if isinstance(container, (dict, list)) and value.is_inference():
+            container[key] = value.clone()
     yield
 
 
 @contextmanager
 def _hooks(parts: Parts) -> Iterator[None]:
-    found = [value for module in parts.modules for name, value in vars(module).items() if _is_hooks(name)]
-    with _kept([value for value in found if isinstance(value, _CONTAINERS)]):
+    with _kept(parts.hooks):
         yield
-
-
-@cache
-def _is_hooks(name: str) -> bool:
-    return name.startswith("_") and "_hooks" in name
-
-
-def _containers(module: nn.Module) -> list[Container]:
-    """A module's attributes, and the containers in them, in order from the outside in; hooks are not among them."""
-    found: dict[int, Container] = {id(vars(module)): vars(module)}
-    level = [value for name, value in vars(module).items() if not _is_hooks(name)]
-    while level:
-        new = {id(v): v for v in level if isinstance(v, _CONTAINERS) and id(v) not in found}
-        found.update(new)
-        level = [value for container in new.values() if len(container) <= _LONGEST for value in _values(container)]
-    return list(found.values())
-
-
-def _values(container: Container) -> list[Any]:
-    return list(container.values() if isinstance(container, dict) else container)
 
 
 @contextmanager
@@ -238,7 +190,9 @@ def _grad_mode(parts: Parts) -> Iterator[None]:
 def _sharded(parts: Parts) -> Iterator[None]:
     """FSDP2 leaves gathered weights in the place of sharded ones after a forward, and remembers that it did."""
     # Known by their methods, for importing FSDP takes long.
-    sharded: list[Any] = [m for m in parts.modules if hasattr(m, "reshard") and hasattr(m, "set_reshard_after_forward")]
+    sharded: list[Any] = [
+        m for m in parts.modules if hasattr(type(m), "reshard") and hasattr(type(m), "set_reshard_after_forward")
+    ]
 
     def reshard() -> None:
         for part in sharded:

@@ -1,15 +1,18 @@
-"""How many rows a pass should have to be fastest, found by trying."""
+"""How many rows a pass should have: what is fastest, found by trying, and what fits into memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from lightning_explain.look import look
 from lightning_explain.types import Rows, Subject
 from lightning_explain.visits import PLAIN, Point
+
+T = TypeVar("T")
 
 SMALLEST = 16
 """Below this many rows a pass is not made smaller."""
@@ -53,3 +56,17 @@ def _seconds_a_row(subject: Subject, rows: Rows) -> float:
         # Too many rows at once, or a model that has no gradient at its input.
         return float("inf")
     return (time.perf_counter() - started) / len(rows)
+
+
+def within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:
+    """What the work gives, in passes of half the size each time the device runs out of memory, and the size that fits."""
+    while True:
+        try:
+            return work(limit), limit
+        except torch.OutOfMemoryError:
+            if limit == 1:
+                raise
+        # Outside of the handler: the exception keeps the frames, and so the tensors, of the failed pass.
+        limit //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_explain.baselines import Baselines, Normalization
 from lightning_explain.doctor import acted_upon, doctor
 from lightning_explain.draws import KeyedDraws
-from lightning_explain.explanation import Explanation, Progress, within_memory
+from lightning_explain.explanation import Decisions, Explanation, Progress
 from lightning_explain.forecast import Forecast, forecast
 from lightning_explain.forward import (
     Choice,
@@ -31,12 +31,11 @@ from lightning_explain.forward import (
     last_feature_map,
     target_indices,
 )
-from lightning_explain.gather import ALONE, Ranks
 from lightning_explain.guard import explaining
 from lightning_explain.history import History, history_of
 from lightning_explain.meeting import telling
 from lightning_explain.naming import nearest
-from lightning_explain.pace import fastest
+from lightning_explain.pace import fastest, within_memory
 from lightning_explain.places import check_place, innermost, rows_needed, with_layer
 from lightning_explain.probe import fingerprint
 from lightning_explain.rehearsal import check_ids, check_masks, check_named, check_normalization, model_error, rehearse
@@ -50,17 +49,16 @@ from lightning_explain.requests import (
     check_seed,
 )
 from lightning_explain.sweep import sweep
-from lightning_explain.types import Mend, Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
+from lightning_explain.types import Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
 
 
 @dataclass(frozen=True, eq=False)
-class Explainer:
+class Explainer(Decisions):
     """Everything that is decided before the first explanation, and the explanation itself.
 
+    :meth:`check` fills in the mends. What is not listed here is in :class:`~lightning_explain.explanation.Decisions`.
+
     Args:
-        methods: By name.
-        metrics: By name.
-        target: Which output is explained.
         seed: Key of all random draws.
         limit: Rows the model may see in one call.
         channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout.
@@ -69,14 +67,8 @@ class Explainer:
         normalization: ``(mean, std)`` of image inputs, for the black baseline.
         forward_context: Entered around each forward, such as autocast.
         optional_layers: Leave out layer methods that find no layer by themselves, with a warning, instead of refusing.
-        raising: Whether a failure ends the explanation; otherwise it is noted in ``Report.failures``.
-        mends: What the doctor found necessary, for each method; :meth:`check` fills it in.
-        ranks: The processes that explain together, each a share of the rows; by default this one alone.
     """
 
-    methods: Mapping[str, Method]
-    metrics: Mapping[str, Metric]
-    target: Target = "label"
     seed: int = 0
     limit: int = AUTO_LIMIT
     channels_last: bool = False
@@ -85,9 +77,6 @@ class Explainer:
     normalization: Normalization | None = None
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     optional_layers: bool = False
-    raising: bool = True
-    mends: Mapping[str, tuple[Mend, ...]] = field(default_factory=dict)
-    ranks: Ranks = ALONE
 
     def check(self, model: nn.Module, probe: Probe) -> Explainer:
         """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lightning_explain.maps import arrange
 from lightning_explain.methods import LayerActivation
-from lightning_explain.types import Method, Rows, Subject, as_tuple
+from lightning_explain.types import Attribution, Method, Rows, Subject, as_tuple
 
 
 def rows_needed(method: Method) -> int:
@@ -74,3 +75,17 @@ def check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
             f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
             "on a single image (N, C, H, W) that the model takes; leave reshape out."
         )
+
+
+def untold(
+    found: Mapping[str, Attribution], arranged: Mapping[str, tuple[Tensor, ...] | None], inputs: tuple[Tensor, ...]
+) -> dict[str, tuple[Tensor, ...]]:
+    """The maps that pictures could not make from an attribution's shape; an empty tuple where they would make one."""
+    by_shape = {name: arrange(as_tuple(value), inputs) for name, value in found.items()}
+
+    def told(name: str) -> bool:
+        as_found = as_tuple(found[name])[0]
+        return all(way is not None and way[0] is as_found for way in (arranged[name], by_shape[name]))
+
+    untold = [name for name in found if not told(name) and not (arranged[name] is by_shape[name] is None)]
+    return {name: tuple(v.cpu() for v in arranged[name] or ()) for name in untold}

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # A room imports from lower floors and from itself. Files that share a room are joined by a plus; the first names it.
 FLOORS = (
-    ("types", "maps", "random_state", "naming", "schedule", "repair"),
+    ("types", "maps", "random_state", "naming", "schedule", "repair", "parts"),
     (
         "guard",
         "forward",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -369,3 +370,14 @@ def test_rows_through_the_model_are_counted(
     # The row itself is seen once, for its output and for whoever looks there.
     assert report.passes.forward == 4 * (forward + 4 * len(metrics))
     assert report.passes.backward == 4 * backward
+
+
+def test_a_layer_is_found_by_each_of_its_names() -> None:
+    shared = nn.ReLU()
+    model = nn.Sequential(OrderedDict(first=shared, second=shared))
+    assert find_layer(model, "first") is find_layer(model, "second") is shared
+
+
+def test_the_model_itself_is_no_layer() -> None:
+    with pytest.raises(ValueError, match="There is no layer '' in Sequential"):
+        find_layer(nn.Sequential(nn.ReLU()), "")

@@ -1,0 +1,84 @@
+"""What a model is made of: modules, the containers and tensors in them, and their random generators."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from functools import cache, cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tuple[Any, ...]"
+
+_CONTAINERS = (dict, list, deque, set, tuple)
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+# Longer containers are kept, but not searched: vocabularies and file names hold no state.
+_LONGEST = 1000
+
+
+class Parts:
+    """What a model is made of, each found once for all keepers.
+
+    Args:
+        model: The module.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = list(model.modules())
+
+    @cached_property
+    def containers(self) -> list[Container]:
+        """The attributes of all modules, and the containers in them, from the outside in; hooks are not among them."""
+        found: dict[int, Container] = {id(vars(module)): vars(module) for module in self.modules}
+        level = [v for module in self.modules for name, v in vars(module).items() if not _is_hooks(name)]
+        while level:
+            new = {id(v): v for v in level if _SORT[type(v)] == "container" and id(v) not in found}
+            found.update(new)
+            level = [value for container in new.values() if len(container) <= _LONGEST for value in _values(container)]
+        return list(found.values())
+
+    @cached_property
+    def tensors(self) -> list[tuple[Container, Any, Tensor]]:
+        """Where tensors are that are no parameters: the container, the key in dictionaries and lists, and the tensor."""
+        return [
+            (container, key, value)
+            for container in self.containers
+            for key, value in (container.items() if isinstance(container, dict) else enumerate(container))
+            if _SORT[type(value)] == "tensor" and not isinstance(value, nn.Parameter)
+        ]
+
+    @property
+    def hooks(self) -> list[Container]:
+        """What holds the hooks of modules."""
+        found = [v for module in self.modules for name, v in vars(module).items() if _is_hooks(name)]
+        return [value for value in found if _SORT[type(value)] == "container"]
+
+    @property
+    def generators(self) -> list[Any]:
+        """The random generators that are attributes of modules."""
+        return [v for module in self.modules for v in vars(module).values() if _SORT[type(v)] == "generator"]
+
+
+class _Sorts(dict[type, str]):
+    """What objects of a class are to the guard; asked of each class once, for ``isinstance`` is slow with torch's classes."""
+
+    def __missing__(self, cls: type) -> str:
+        kinds: dict[str, Any] = {"tensor": Tensor, "container": _CONTAINERS, "generator": _GENERATORS}
+        self[cls] = next((name for name, classes in kinds.items() if issubclass(cls, classes)), "")
+        return self[cls]
+
+
+_SORT = _Sorts()
+
+
+@cache
+def _is_hooks(name: str) -> bool:
+    return name.startswith("_") and "_hooks" in name
+
+
+def _values(container: Container) -> list[Any]:
+    return list(container.values() if isinstance(container, dict) else container)
