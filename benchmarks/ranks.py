@@ -15,7 +15,6 @@ It fails if a difference in float64 is above 1e-5.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from lightning_explain import metrics as q
 from lightning_explain.gather import Ranks, is_sharded
 from lightning_explain.pipeline import Explainer
 from networks import Added, Layered, rows
+from processes import free_port
 
 EQUAL = 1e-5
 REPEAT = 2
@@ -159,11 +159,8 @@ def fresh(folder: Path) -> Path:
 
 
 def nodes(folder: Path) -> bool:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     agents = [
         subprocess.Popen([*command, f"--node-rank={node}", __file__, "rank", str(folder)], env=environment)

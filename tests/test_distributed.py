@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lightning_explain import Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from networks import DigitNet, digits
-from processes import finish
+from processes import finish, free_port
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 DEADLINE = 120
@@ -27,10 +26,7 @@ Ranks = tuple[dict[str, Any], dict[str, Any]]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run on two ranks; a rank that waits alone misses the deadline."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    finish(SCRIPT, folder, DEADLINE, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    finish(SCRIPT, folder, DEADLINE, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
     return folder
 
 

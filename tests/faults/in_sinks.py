@@ -50,7 +50,7 @@ def pictures() -> Iterator[Fault]:
     yield Fault("render", "the color map raises", colors(fails(ValueError("no color"))), writing=True)
     yield Fault("render", "the color map gives one color", colors(lambda values: (0, 0, 0)), writing=True)
     yield Fault("render", "the color map gives words", colors(lambda values: "red"), writing=True)
-    yield Fault("render", "a normalization of other channels", argument(wrong_normalization), writing=True)
+    yield Fault("render", "a normalization of other channels", argument(wrong_normalization), refused=True)
 
 
 class BrokenCSV(CSVLogger):

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from faults.runs import Case, cases  # noqa: E402
+from processes import free_port  # noqa: E402
 
 DEADLINE = 60.0
 # Until the first training: two processes import, and two trainings are run to compare with.
@@ -36,9 +36,7 @@ Lines = dict[int, dict[str, Any]]
 @contextmanager
 def started(folder: Path, world: int, script: str, *arguments: str) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The ranks of a script in this folder, which are gone afterwards; each writes to ``<rank>.txt``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     shared = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WANDB_MODE": "offline"}
     pair = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": str(world)}
