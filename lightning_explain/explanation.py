@@ -38,7 +38,7 @@ from lightning_explain.types import (
     as_tuple,
     bare,
 )
-from lightning_explain.visits import widened
+from lightning_explain.visits import CENTER, widened
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -188,7 +188,7 @@ class Explanation:
             found = block.run(choice)
         finally:
             self._refused = choice.refused
-        return choice.outputs, choice.indices, block.outputs[()], found
+        return choice.outputs, choice.indices, block.outputs[CENTER], found
 
     def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> None:
         """What the work finds for each name; a failure is raised, or noted where it happened and left out on all ranks."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.naming import nearest
-from lightning_explain.types import PassCount
+from lightning_explain.types import PassCount, Probe, Rows, Shared, as_tuple
 
 Run: TypeAlias = "Callable[..., Any]"
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
@@ -200,8 +200,7 @@ class Explained(nn.Module):
 
     def outputs(self, *arguments: Any) -> Tensor:
         """All outputs ``(N, ...)``, in float32 or higher."""
-        # A model may change its input in place; the rows are ours.
-        outputs = self._output(self._call(*(x.clone() if isinstance(x, Tensor) else x for x in arguments)))
+        outputs = self._output(self._call(*map(_own, arguments)))
         if not isinstance(outputs, Tensor):
             raise TypeError(f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...).")
         if outputs.ndim == 0:
@@ -225,6 +224,32 @@ class Explained(nn.Module):
         outputs = self.outputs(*inputs)
         check_rows(outputs, len(inputs[0]))
         return choose(outputs, indices(outputs) if callable(indices) else indices, self._target)
+
+
+def _own(argument: Any) -> Any:
+    """What the model is given: a copy, for it may change it in place."""
+    value = argument.value if isinstance(argument, Shared) else argument
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def rows_for(model: nn.Module, probe: Probe) -> Rows:
+    """The probe's rows, copied to where the model's weights are and as precise as they are."""
+    like = next(model.parameters(), torch.empty(0))
+    inputs = tuple(_moved(x, like) for x in as_tuple(probe.inputs))
+    extra = tuple(_moved_argument(x, len(probe), like.device) for x in probe.forward_args)
+    ids = probe.row_ids.cpu()
+    return Rows(inputs, inputs, extra, ids, torch.zeros_like(ids))
+
+
+def _moved(x: Tensor, like: Tensor) -> Tensor:
+    dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
+    return x.detach().to(like.device, dtype, copy=True)
+
+
+def _moved_argument(x: Any, count: int, device: torch.device) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(device) if x.ndim > 0 and len(x) == count else Shared(x.to(device))
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:

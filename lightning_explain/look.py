@@ -56,7 +56,8 @@ def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> l
     places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
     for number, rule in enumerate(rules, 1):
         read |= _back(rule, wants, values, places, number < len(rules))
-    return visits_of(points, values.detach(), read)
+    # A copy, for the explained outputs may be a view of all outputs.
+    return visits_of(points, values.detach().clone(), read)
 
 
 def _back(
@@ -113,8 +114,8 @@ def watching(subject: Subject, wants: Iterable[Want]) -> Iterator[Caught]:
         if spot in differentiated:
             tensors = tuple(_begun(t) for t in tensors)
             caught.places[spot] = tuple(get_gradient_edge(t) if t.requires_grad else t for t in tensors)
-        # Whoever made the input of a layer still has it, and may write into it.
-        caught.values[spot] = tuple(t.detach().clone() if spot.of_input else t.detach() for t in tensors)
+        # Whoever else has them may write into them: who made the input of a layer, or of one that hands it on as it is.
+        caught.values[spot] = tuple(t.detach().clone() for t in tensors)
         return tensors
 
     with ExitStack() as stack:
@@ -207,7 +208,7 @@ def _is_relu(node: Any) -> bool:
     if name.startswith("Relu"):
         return True
     if name.startswith("ClampMin"):
-        return bool(node._saved_min == 0)
+        return bool(torch.as_tensor(node._saved_min == 0).all())
     if name.startswith("ClampBackward1"):
         return node._saved_max is None and bool(node._saved_min == 0)
     return name.startswith("ThresholdBackward") and bool(node._saved_threshold == 0)

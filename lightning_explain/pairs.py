@@ -43,7 +43,8 @@ def look_at_pairs(subject: Subject, points: Sequence[Point], wants: frozenset[Wa
         for part, *others in zip(rows.split(size), *(a.split(size) for a in against), strict=True)
     ]
     read = {want: tuple(torch.cat(c) for c in zip(*(p[want] for p in parts), strict=True)) for want in wants}
-    return visits_of(points, rows.inputs[0].new_empty(len(rows)), read)
+    # What the model says of rows and what they are compared with together is nobody's output.
+    return visits_of(points, torch.full((len(rows),), torch.nan), read)
 
 
 def _read(subject: Subject, rows: Rows, against: tuple[Tensor, ...], wants: frozenset[Want], eps: float) -> Read:
@@ -80,7 +81,7 @@ class _Caught:
 
     def see(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Keeps the activations, and waits for their gradients."""
-        self.activations, self.gradients = tuple(t.detach() for t in tensors), [None] * len(tensors)
+        self.activations, self.gradients = tuple(t.detach().clone() for t in tensors), [None] * len(tensors)
         for i, tensor in enumerate(tensors):
             if tensor.requires_grad:
                 # Into the list of this time: if a layer runs again, earlier gradients come back later.

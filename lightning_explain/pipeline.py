@@ -29,6 +29,7 @@ from lightning_explain.forward import (
     choose,
     find_layer,
     last_feature_map,
+    rows_for,
     target_indices,
 )
 from lightning_explain.guard import explaining
@@ -230,12 +231,7 @@ class Explainer(Decisions):
         choose(outputs, indices, self.target)
 
     def _start(self, model: nn.Module, probe: Probe, run: Callable[..., Any]) -> tuple[Explained, Rows]:
-        like = next((p for p in model.parameters()), torch.empty(0))
-        inputs = tuple(_moved(x, like) for x in as_tuple(probe.inputs))
-        extra = tuple(x.to(like.device) if isinstance(x, Tensor) else x for x in probe.forward_args)
-        ids = probe.row_ids.cpu()
-        rows = Rows(inputs, inputs, extra, ids, torch.zeros_like(ids))
-        return Explained(model, run, self.target, self.forward_fn, self.output_fn), rows
+        return Explained(model, run, self.target, self.forward_fn, self.output_fn), rows_for(model, probe)
 
     def _subject(self, model: nn.Module, explained: Explained, rows: Rows) -> Subject:
         # Ordered by id, so that a random choice from the probe does not depend on the order of its rows.
@@ -261,12 +257,6 @@ def _outputs(explained: Explained, rows: Rows, limit: int) -> Tensor:
     for count, found in parts:
         check_rows(found, count)
     return torch.cat([found for _, found in parts])
-
-
-def _moved(x: Tensor, like: Tensor) -> Tensor:
-    """The rows where the weights are, and as precise as they are."""
-    dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
-    return x.detach().to(like.device, dtype, copy=True)
 
 
 def explain(

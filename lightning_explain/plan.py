@@ -145,7 +145,7 @@ def _share(stream: Stream, subject: Subject, block: Rows, known: set[Hashable]) 
     for point in stream.path.points(subject, block):
         points += 1
         # The sweep looks again where more than the output is read.
-        needed = bool(stream.wants) or point.key not in known
+        needed = bool(stream.wants) or point.key is None or point.key not in known
         forward += needed * (_of_pairs(stream) if point.against else 1)
         known.add(point.key)
     passes = PassCount(forward * len(block), forward * len(block) * len(stream.rules))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from lightning_explain.methods._captum import needs_gradient
 from lightning_explain.pairs import look_at_pairs
 from lightning_explain.plan import Plan, Stream, blocks, shared
 from lightning_explain.types import Attribution, Rows, Subject, bare
-from lightning_explain.visits import Point, Reducer, Visit, Want
+from lightning_explain.visits import CENTER, Point, Reducer, Visit
 
 Found = dict[str, tuple[Tensor, ...]]
 
@@ -56,6 +57,8 @@ class Block:
         self._subject, self.rows = subject, rows
         self._plan = planned
         self._capacity = max(1, subject.limit // len(rows))
+        # What only looks forward takes outputs that are known; where nothing does, none is kept but that of the center.
+        self._reused = any(not stream.wants for stream in planned.streams)
         self.outputs: dict[Hashable, Tensor] = {}
 
     def run(self, choice: Choice | None = None) -> Found:
@@ -81,8 +84,10 @@ class Block:
         rows = self.rows if choice is None else replace(self.rows, extra=(*self.rows.extra[:-1], choice))
         readers = Readers(center, self._subject, rows) if center is not None else None
         point = readers.next_point() if readers is not None else None
-        (visit,) = look(self._subject, [point or Point(rows)], center.wants if center is not None else frozenset())
-        self.outputs[()] = visit.output
+        (visit,) = look(
+            self._subject, [point or Point(rows, CENTER)], center.wants if center is not None else frozenset()
+        )
+        self.outputs[CENTER] = visit.output
         if choice is not None:
             self.rows = replace(self.rows, extra=(*self.rows.extra[:-1], choice.indices))
         if readers is None:
@@ -96,7 +101,8 @@ class Block:
         coming: set[Hashable] = set()
         for reader in readers:
             while (point := reader.next_point()) is not None:
-                known = not reader.stream.wants and (point.key in self.outputs or point.key in coming)
+                named = point.key is not None
+                known = named and not reader.stream.wants and (point.key in self.outputs or point.key in coming)
                 chunk.append(Stop(reader, point, known))
                 coming.add(point.key)
                 # Points that cost nothing take memory as well.
@@ -108,23 +114,26 @@ class Block:
             yield chunk
 
     def _visit(self, chunk: list[Stop]) -> None:
-        costly = [stop for stop in chunk if not stop.known]
-        wants = frozenset().union(*(stop.reader.stream.wants for stop in costly))
-        visits = iter(self._look(costly, wants))
+        visits = iter(self._look([stop for stop in chunk if not stop.known]))
         for reader, point, known in chunk:
             visit = Visit(point, self.outputs[point.key], {}) if known else next(visits)
-            if not point.against:
+            if self._reused and point.key is not None and not point.against:
                 self.outputs[point.key] = visit.output
             reader.send(visit)
 
-    def _look(self, chunk: list[Stop], wants: frozenset[Want]) -> list[Visit]:
-        points = [stop.point for stop in chunk]
-        if not points:
+    def _look(self, chunk: list[Stop]) -> list[Visit]:
+        if not chunk:
             return []
-        if not points[0].against:
-            return look(self._subject, points, wants)
-        with self._subject.mended([name for stop in chunk for name in stop.reader.stream.methods]):
-            return look_at_pairs(self._subject, points, wants)
+        if chunk[0].point.against:
+            # A layer that is read costs passes of its own, so only points at which the same is read go together.
+            groups = [list(stops) for _, stops in groupby(chunk, key=lambda stop: stop.reader.stream.wants)]
+            return [visit for stops in groups for visit in self._look_at_pairs(stops)]
+        wants = frozenset().union(*(stop.reader.stream.wants for stop in chunk))
+        return look(self._subject, [stop.point for stop in chunk], wants)
+
+    def _look_at_pairs(self, stops: list[Stop]) -> list[Visit]:
+        with self._subject.mended([name for stop in stops for name in stop.reader.stream.methods]):
+            return look_at_pairs(self._subject, [stop.point for stop in stops], stops[0].reader.stream.wants)
 
 
 class Stop(NamedTuple):
@@ -160,9 +169,10 @@ class Readers:
     def _begun(method: Any, subject: Subject, rows: Rows) -> Reducer:
         if method.floating:
             needs_gradient(rows, type(method).__name__)
-        reducer: Reducer = method.reduce(subject, rows)
         try:
-            next(reducer)
+            with torch.no_grad():
+                reducer: Reducer = method.reduce(subject, rows)
+                next(reducer)
         except StopIteration:
             raise RuntimeError(
                 f"The reducer of {type(method).__name__} asks for no visit; it must yield once for each point."

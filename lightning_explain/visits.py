@@ -20,6 +20,8 @@ from lightning_explain.types import Rows, Subject
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
 DEEPLIFT = "deeplift"
 """Followed by a colon and what counts as no difference: rows that go in pairs."""
+CENTER = ()
+"""The key of the rows themselves."""
 
 
 class Spot(NamedTuple):
@@ -44,14 +46,15 @@ class Point:
 
     Args:
         rows: N rows at that point.
-        key: Names the point among those of the same rows: equal keys are equal points.
+        key: Names the point among those of the same rows: equal keys are equal points, whose output is known once it was
+            found. ``CENTER`` for the rows themselves; ``None``: it is like no other.
         weight: Its share in the sum over the path.
         change: For each input what the map is to be multiplied by, or which elements were changed; broadcasts to ``(N, ...)``.
         against: What the rows are compared with, for rows that go in pairs.
     """
 
     rows: Rows
-    key: Hashable = ()
+    key: Hashable = None
     weight: float = 1.0
     change: tuple[Tensor, ...] = ()
     against: tuple[Tensor, ...] = ()
@@ -128,20 +131,16 @@ def joined_rows(rows: Sequence[Rows]) -> Rows:
     """Equally many rows each, one after the other, on their way into the model: where they come from is left behind."""
     if len(rows) == 1:
         return rows[0]
-    n, columns = len(rows[0]), list(zip(*(r.extra for r in rows), strict=True))
-    extra = tuple(torch.cat(c) if _has_rows(c[0], n) else c[0] for c in columns)
+    columns = list(zip(*(r.extra for r in rows), strict=True))
+    extra = tuple(torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns)
     inputs = tuple(torch.cat(column) for column in zip(*(r.inputs for r in rows), strict=True))
     return Rows(inputs, inputs, extra, torch.cat([r.ids for r in rows]), torch.cat([r.branches for r in rows]))
-
-
-def _has_rows(value: Any, n: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
 
 
 def value_of(thing: Any) -> Hashable:
     """What a hyperparameter is worth: lists are tuples, tensors their content, dataclasses their fields, functions themselves."""
     if is_dataclass(thing) and not isinstance(thing, type):
-        return (type(thing).__qualname__, *(value_of(getattr(thing, field.name)) for field in fields(thing)))
+        return (type(thing), *(value_of(getattr(thing, field.name)) for field in fields(thing)))
     if isinstance(thing, Tensor):
         content = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return ("tensor", str(thing.dtype), tuple(thing.shape), blake2b(content, digest_size=16).digest())

@@ -381,3 +381,28 @@ def test_a_layer_is_found_by_each_of_its_names() -> None:
 def test_the_model_itself_is_no_layer() -> None:
     with pytest.raises(ValueError, match="There is no layer '' in Sequential"):
         find_layer(nn.Sequential(nn.ReLU()), "")
+
+
+class Positions(nn.Module):
+    """An argument that is the same for all rows, and may be as long as some of them are many."""
+
+    def forward(self, x: Tensor, positions: Tensor, offset: Tensor) -> Tensor:
+        return (x * positions).sum(1, keepdim=True) ** 2 + offset
+
+
+SHARING = [m.IntegratedGradients(n_steps=4), m.GradientShap(2), m.Occlusion((1,)), m.Lime(5), m.FeaturePermutation()]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 64])
+@pytest.mark.parametrize("method", SHARING, ids=lambda method: type(method).__name__)
+def test_an_argument_that_all_rows_share_stays_whole_however_many_rows_there_are(method: Any, limit: int) -> None:
+    # Three numbers in blocks of three rows, too.
+    x, positions = torch.rand(7, 3), torch.tensor([1.0, 2.0, 3.0])
+    found, expected = (
+        explain(model, probe, {"it": method}, [], max_examples_per_pass=limit).attributions["it"]
+        for model, probe in (
+            (Positions(), Probe(x, forward_args=(positions, torch.tensor(0.5)))),
+            (Wrapped(lambda x: (x * positions).sum(1, keepdim=True) ** 2 + 0.5, nn.Identity()), Probe(x)),
+        )
+    )
+    torch.testing.assert_close(found, expected)

@@ -252,3 +252,35 @@ def test_no_hook_is_left_behind() -> None:
     explain(model, Probe(*rows()), {"it": m.GuidedGradCam("block.bn2"), "on": m.LayerConductance("stem", 3)}, [])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert isinstance(model, DigitNet)
+
+
+class Handed(nn.Module):
+    """A layer hands on what it gets, and its input is changed afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.identity = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = x * 2
+        found = self.identity(inside)
+        with torch.no_grad():
+            inside += 100
+        return (found * 3).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("of_input", [False, True])
+def test_what_a_layer_hands_on_is_read_as_it_was(of_input: bool) -> None:
+    x = torch.rand(3, 4)
+    method = m.LayerActivation("identity", attribute_to_layer_input=of_input)
+    found = explain(Handed(), Probe(x), {"it": method}, []).attributions["it"]
+    torch.testing.assert_close(found, 2 * x)
+
+
+def test_a_minimum_that_is_a_tensor_is_no_relu() -> None:
+    class Clamped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp_min(torch.relu(x - 0.5), torch.tensor([0.1, 0.2, 0.3, 0.4])).sum(1, keepdim=True)
+
+    found = explain(Clamped(), Probe(torch.rand(3, 4)), {"it": m.GuidedBackprop()}, []).attributions["it"]
+    assert torch.isfinite(found).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from comparing import LAYER, by_hand, distance
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.methods._streamed import OnPath
 from lightning_explain.pipeline import Explainer
 from lightning_explain.plan import plan
 from lightning_explain.sweep import Block, sweep
@@ -420,3 +422,78 @@ def test_blocks_of_a_sweep_are_the_rows_in_order() -> None:
             for part in explanation.rows.split(3)
         ]
     assert torch.equal(whole, torch.cat(parts))
+
+
+# -- what is kept --------------------------------------------------------------------------------------------------
+
+
+class Dense(nn.Module):
+    """A number for each pixel, of which one is explained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(4, 1).pow(2)
+
+
+@pytest.mark.parametrize("fewer", [False, True], ids=["gradients", "and occlusion"])
+def test_of_dense_outputs_no_more_than_a_passs_stay_alive(fewer: bool) -> None:
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    class Watched(Dense):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal most
+            most = max(most, sum(ref() is not None for ref in alive))
+            found = super().forward(x)
+            alive.append(weakref.ref(found.untyped_storage()))
+            return found
+
+    methods: dict[str, Any] = {"ig": m.IntegratedGradients(n_steps=12)}
+    methods |= {"occlusion": m.Occlusion(**WINDOW)} if fewer else {}
+    x, _ = rows(2)
+    explain(Watched(), Probe(x), methods, [], target=(1, 3, 3), max_examples_per_pass=4)
+    assert len(alive) > 6
+    assert most <= 2
+
+
+@dataclass(frozen=True)
+class Unnamed:
+    """Points that are like no other, whose author gave them no key."""
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        yield from (Point(rows.at(tuple(x * scale for x in rows.inputs))) for scale in (0.5, 0.25))
+
+
+class Halves(OnPath):
+    """The outputs there, ``(N, 2)``."""
+
+    wants: Any = frozenset()
+    path = Unnamed()
+
+    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+        return (torch.stack([(yield).output, (yield).output], 1),)
+
+
+def test_points_without_a_key_are_taken_for_no_other() -> None:
+    x, y = rows(COUNT)
+    methods = {"saliency": m.Saliency(), "it": Halves(), "smooth": m.NoiseTunnel(Halves(), nt_samples=1, stdevs=0.0)}
+    report = explain(trained(), Probe(x, y), methods, [])
+    with torch.no_grad():
+        model = trained().eval()
+        expected = torch.stack([model(x * s).gather(1, y[:, None]).squeeze(1) for s in (0.5, 0.25)], 1)
+        torch.testing.assert_close(report.outputs, model(x))
+    torch.testing.assert_close(report.attributions["it"], expected)
+    torch.testing.assert_close(report.attributions["smooth"], expected)
+    described = Explainer(methods, {}, limit=64).forecast(trained(), Probe(x, y))
+    assert report.passes == described.passes
+
+
+def test_pairs_read_the_layers_of_their_own_stream_alone() -> None:
+    lifts = {"lift": m.LayerDeepLift("stem"), "shap": m.LayerDeepLiftShap("block", baselines=torch.zeros(2, 1, 8, 8))}
+    together = report_of(lifts, 64)[0]
+    apart = [report_of({name: method}, 64)[0] for name, method in lifts.items()]
+    once = COUNT  # The rows themselves, for their outputs.
+    assert together.passes.forward - once == sum(report.passes.forward - once for report in apart)
+    described = Explainer(lifts, {}, limit=64).forecast(trained(), probe()).passes
+    assert together.passes == described
+    for name, report in zip(lifts, apart, strict=True):
+        assert distance(together.attributions[name], report.attributions[name]) <= 1e-6

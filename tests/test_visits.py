@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -130,3 +130,15 @@ def test_a_visit_widens_what_is_read_in_half_precision() -> None:
     found = Visit(Point(rows), torch.zeros(1), {("plain", None): (torch.ones(1, dtype=torch.bfloat16),)}).gradient()
     assert found[0].dtype == torch.float32
     assert widened(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
+
+
+def same_name(number: int) -> type:
+    @dataclass(frozen=True)
+    class Path:
+        n: int = 1
+
+    return Path
+
+
+def test_paths_of_different_classes_differ_though_their_names_do_not() -> None:
+    assert value_of(same_name(1)()) != value_of(same_name(2)())

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lightning_explain.doctor import measure, rules, traits
 from lightning_explain.doctor.record import Op, Record, record
 from lightning_explain.doctor.rules import Finding
-from lightning_explain.forward import Explained, ForwardFn, OutputFn, Target, find_layer, target_indices
+from lightning_explain.forward import Explained, ForwardFn, OutputFn, Target, find_layer, rows_for, target_indices
 from lightning_explain.guard import Run, explaining
-from lightning_explain.types import Mend, Method, Probe, Rows, Verdict, as_tuple
+from lightning_explain.types import Mend, Method, Probe, Rows, Verdict
 
 ROWS = 3
 _ORDER = ("fine", "mended", "warned", "refused")
@@ -59,16 +59,7 @@ def doctor(
 
 
 def _rows(model: nn.Module, probe: Probe, count: int) -> Rows:
-    like = next(model.parameters(), torch.empty(0))
-    ids = probe.row_ids.cpu()
-    inputs = tuple(x.detach() for x in as_tuple(probe.inputs))
-    rows = Rows(inputs, inputs, probe.forward_args, ids, torch.zeros_like(ids))[:count]
-    moved = tuple(
-        x.to(like.device, like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype, copy=True)
-        for x in rows.inputs
-    )
-    extra = tuple(x.to(like.device) if isinstance(x, Tensor) else x for x in rows.extra)
-    rows = replace(rows, inputs=moved, clean=moved, extra=extra)
+    rows = rows_for(model, probe)[:count]
     return rows if len(rows) > 1 else _doubled(rows)
 
 

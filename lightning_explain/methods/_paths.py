@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_explain.masks import FeatureMask, features_of
 from lightning_explain.methods._cloud import Stdevs, add_noise, column
 from lightning_explain.types import Baseline, Rows, Subject
-from lightning_explain.visits import Path, Point, value_of
+from lightning_explain.visits import CENTER, Path, Point, value_of
 
 Shape = tuple[int, ...]
 
@@ -26,7 +26,7 @@ class AtInput:
 
     def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
         """One point."""
-        yield Point(rows)
+        yield Point(rows, CENTER)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Cloud:
             indices = _all(rows, index)
             noisy = rows.at(add_noise(subject, rows, indices, self.stdevs)).draw(indices)
             for point in self.around.points(subject, noisy):
-                yield replace(point, key=("cloud", value_of(self.stdevs), index, point.key))
+                named = None if point.key is None else ("cloud", value_of(self.stdevs), index, point.key)
+                yield replace(point, key=named)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Windows:
 
     def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
         """``change`` is one inside the window, zero elsewhere; only the first point has none."""
-        yield Point(rows)
+        yield Point(rows, CENTER)
         baselines, name = subject.baseline(self.baselines, rows), value_of(self)
         for place, (which, inside) in enumerate(self.masks(rows.inputs)):
             x = rows.inputs[which]
@@ -188,7 +189,7 @@ class Ablations:
 
     def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
         """``change`` is true inside the feature; only the first point has none."""
-        yield Point(rows)
+        yield Point(rows, CENTER)
         baselines, features = subject.baseline(self.baselines, rows), features_of(self.feature_mask, subject, rows)
         name = value_of(self)
         for index in range(features.count):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_explain.masks import FeatureMask, Features, features_of, positions
 from lightning_explain.types import Rows, Subject
-from lightning_explain.visits import Point, value_of
+from lightning_explain.visits import CENTER, Point, value_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Permutations:
 
     def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
         """``change`` is true inside the feature; only the first point has none."""
-        yield Point(rows)
+        yield Point(rows, CENTER)
         features, name = features_of(self.feature_mask, subject, rows), value_of(self)
         places = positions(subject, rows)
         for index in range(features.count):

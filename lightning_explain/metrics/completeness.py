@@ -97,7 +97,7 @@ def evaluate_once(subject: Subject, rows: Rows, known: dict[bytes, Tensor]) -> T
 
 def _digests(rows: Rows) -> list[bytes]:
     n = len(rows)
-    columns = [x for x in (*rows.inputs, *rows.extra) if isinstance(x, Tensor) and x.ndim > 0 and len(x) == n]
+    columns = [x for x in (*rows.inputs, *rows.extra) if isinstance(x, Tensor)]
     digests = [blake2b(digest_size=16) for _ in range(n)]
     for column in columns:
         for digest, value in zip(digests, column.detach().cpu(), strict=True):

@@ -2,7 +2,7 @@
 
 from lightning_explain.types.contracts import Case, Draws, Method, Metric, Prospect, Reference, Score, Sink, Subject
 from lightning_explain.types.report import Image, PassCount, Publication, Report
-from lightning_explain.types.rows import Attribution, Baseline, Probe, Rows, as_tuple, bare
+from lightning_explain.types.rows import Attribution, Baseline, Probe, Rows, Shared, as_tuple, bare
 from lightning_explain.types.verdict import Mend, Verdict
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Report",
     "Rows",
     "Score",
+    "Shared",
     "Sink",
     "Subject",
     "Verdict",

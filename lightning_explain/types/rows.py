@@ -39,7 +39,8 @@ class Probe:
         ids: ``(N,)`` integers that name the rows (dataset indices); random draws are keyed by them. Default ``0..N-1``.
         masks: ``(N, H, W)`` boolean regions for localisation scores such as ``RelevanceMass``.
         class_names: A name for each class index, used in titles.
-        forward_args: Further arguments of ``forward`` that are not explained; tensors with first dimension N are split by rows.
+        forward_args: Further arguments of ``forward`` that are not explained; tensors with first dimension N are split by
+            rows, all others are the same for every row.
 
     Raises:
         TypeError: If an argument is of another kind.
@@ -102,13 +103,25 @@ def _kind(value: object) -> str:
 
 
 @dataclass(frozen=True, eq=False)
+class Shared:
+    """A forward argument that is the same for all rows, whatever its shape; only the call of the model looks inside.
+
+    Args:
+        value: The argument.
+    """
+
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Some rows on their way through the model, on the model's device.
 
     Args:
         inputs: The point at which the model is evaluated, each ``(N, ...)``.
         clean: The unperturbed probe rows these points come from, each ``(N, ...)``; baselines refer to them.
-        extra: What follows the inputs in the call: forward arguments and the row's target. Tensors have first dimension N.
+        extra: What follows the inputs in the call: forward arguments and the row's target. Tensors have first dimension N, others
+            are :class:`Shared`.
         ids: ``(N,)`` row ids, on the CPU.
         branches: ``(N,)`` which nested random sample the row is in, on the CPU; 0 outside of any.
     """
@@ -123,11 +136,10 @@ class Rows:
         return len(self.ids)
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Rows:
-        n = len(self)
         return Rows(
             inputs=tuple(f(x) for x in self.inputs),
             clean=tuple(f(x) for x in self.clean),
-            extra=tuple(f(x) if isinstance(x, Tensor) and x.ndim > 0 and len(x) == n else x for x in self.extra),
+            extra=tuple(f(x) if isinstance(x, Tensor) else x for x in self.extra),
             ids=f(self.ids),
             branches=f(self.branches),
         )
