@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,18 @@ class _Sums(OnPath):
         return (*total, torch.stack([outputs[0], outputs[-1]], 1))
 
 
-def adaptive(method: Any, subject: Subject, rows: Rows) -> tuple[Tensor, ...]:
-    """The integral of the gradients by the trapezoidal rule, each interval halved until the map adds up.
+def check_tolerance(owner: str, tolerance: Any) -> None:
+    """Refuses what is no relative error.
 
-    Halving adds the points in the middle of all intervals, so no point is visited twice. A row is finished when
-    ``|sum of the map - (f(x) - f(baseline))| <= tolerance * |f(x) - f(baseline)|``, or after ``MOST`` intervals; how many points
-    each row took is kept in ``subject.memory``.
+    Raises:
+        ValueError: If it is no number above 0.
+    """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
+        raise ValueError(f"{owner}(tolerance={tolerance!r}); allowed: a number above 0.")
+
+
+def adaptive(method: Any, subject: Subject, rows: Rows) -> tuple[Tensor, ...]:
+    """The integral of the gradients from the baseline to the input, refined until the map adds up.
 
     Args:
         method: Has ``baselines``, ``multiply_by_inputs`` and ``tolerance``.
@@ -79,22 +85,49 @@ def adaptive(method: Any, subject: Subject, rows: Rows) -> tuple[Tensor, ...]:
     """
     starts = subject.baseline(method.baselines, rows)
     change = tuple(wide(x - b) for x, b in zip(rows.inputs, starts, strict=True))
-    count = FIRST
-    *total, ends = _sums(method, subject, rows, tuple(i / count for i in range(count + 1)))
-    total = [t / count for t in total]
-    gap = ends[:, 1] - ends[:, 0]
-    taken = torch.full((len(rows),), count + 1)
+    *total, ends = _sums(method, subject, rows, tuple(i / FIRST for i in range(FIRST + 1)))
+
+    def middles(some: Rows, count: int) -> tuple[Tensor, ...]:
+        *found, _ = _sums(method, subject, some, tuple((i + 0.5) / count for i in range(count)))
+        return tuple(part / count for part in found)
+
+    first = [part / FIRST for part in total]
+    return narrowed(refined(method, subject, rows, first, change, ends[:, 1] - ends[:, 0], middles), rows)
+
+
+def refined(
+    method: Any,
+    subject: Subject,
+    rows: Rows,
+    total: list[Tensor],
+    change: tuple[Tensor, ...],
+    gap: Tensor,
+    middles: Callable[[Rows, int], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """The integral by the trapezoidal rule, each interval halved until the map adds up.
+
+    Halving adds the points in the middle of all intervals, so no point is visited twice. A row is finished when
+    ``|sum of the map - gap| <= tolerance * |gap|``, or after ``MOST`` intervals; how many points each row took is kept in
+    ``subject.memory``.
+
+    Args:
+        method: Has ``multiply_by_inputs`` and ``tolerance``.
+        subject: The explained function.
+        rows: N rows.
+        total: The mean gradient by the trapezoidal rule on ``FIRST`` intervals, each ``(N, ...)``; changed in place.
+        change: What it is multiplied by, each ``(N, ...)``.
+        gap: What the products have to add up to, ``(N,)``.
+        middles: The mean gradient in the middles of so many intervals, for some of the rows.
+    """
+    count, taken = FIRST, torch.full((len(rows),), FIRST + 1)
     while count < MOST and (left := _unfinished(total, change, gap, method.tolerance)).any():
         where = left.nonzero().squeeze(1)
-        middles = tuple((i + 0.5) / count for i in range(count))
-        *new, _ = _sums(method, subject, rows[where.cpu()], middles)
-        for t, n in zip(total, new, strict=True):
-            t[where] = t[where] / 2 + n / (2 * count)
+        for t, n in zip(total, middles(rows[where.cpu()], count), strict=True):
+            t[where] = (t[where] + n) / 2
         taken[where.cpu()] += count
         count *= 2
     _note(method, subject, rows, taken)
-    found = each(torch.mul, tuple(total), change) if method.multiply_by_inputs else tuple(total)
-    return narrowed(found, rows)
+    return each(torch.mul, tuple(total), change) if method.multiply_by_inputs else tuple(total)
 
 
 def _sums(method: Any, subject: Subject, rows: Rows, alphas: tuple[float, ...]) -> tuple[Tensor, ...]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from captum import attr as captum
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.maps import Reshape
+from lightning_explain.methods._adaptive import AUTO, FIRST, check_tolerance, refined
 from lightning_explain.methods._captum import (
     attribute,
     check_integral,
     check_positive,
     needs_gradient,
 )
-from lightning_explain.methods._cloud import Stdevs, check_stdevs, mean_over_draws, narrowed
+from lightning_explain.methods._cloud import Stdevs, check_stdevs, mean_over_draws, narrowed, wide
 from lightning_explain.methods._layer import AtLayer
 from lightning_explain.methods._paths import Line, random_line
 from lightning_explain.methods._streamed import OnPath, added, each, sum_of_visits
-from lightning_explain.methods.layer import Replaceable
+from lightning_explain.methods.layer import LayerActivation, Replaceable
 from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
 from lightning_explain.visits import PLAIN, Reducer
 
@@ -128,34 +130,38 @@ class LayerIntegratedGradients(AtLayer):
 
     The line runs between activations, not at the input: from the activation at the baseline to that at the row.
 
-    Cost: n_steps + 2 forward, n_steps backward.
+    Cost: n_steps + 2 forward, n_steps backward; with ``"auto"`` from 9 to 1025 points, as each row needs.
     Not for: comparison with IntegratedGradients: its line lies between activations, where no input may lead; layers
         that run more than once (refused).
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Points on the line.
+        n_steps: Points on the line; ``"auto"``: so many for each row that the map adds up to what the layer changes in f, by the
+            trapezoidal rule whatever the ``method``; ``Report.n_steps`` says how many.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: The input at whose activation the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         multiply_by_inputs: Multiply by the difference of the activations, so that the map sums to f(x) - f(baseline).
         reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        tolerance: With ``"auto"``: how far the sum may be from it, relative to it.
 
     Raises:
-        ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
+        ValueError: If ``n_steps``, ``method``, ``baselines`` or ``tolerance`` is not allowed.
     """
 
     layer: str | None = None
-    n_steps: int = 50
+    n_steps: int | str = 50
     method: str = "gausslegendre"
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
     reshape: Reshape = None
+    tolerance: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self)
+        check_tolerance("LayerIntegratedGradients", self.tolerance)
 
     @property
     def reference(self) -> Reference | None:
@@ -164,9 +170,51 @@ class LayerIntegratedGradients(AtLayer):
 
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
+        if isinstance(self.n_steps, int):
+            return self._along_line(subject, rows, self.n_steps, self.method, self.multiply_by_inputs)
+        return bare(self._refined(subject, rows))
+
+    def _along_line(self, subject: Subject, rows: Rows, n_steps: int, method: str, multiply: bool) -> Attribution:
         layer = Replaceable(subject.layer(self.layer))
-        explainer = captum.LayerIntegratedGradients(subject.forward, layer, multiply_by_inputs=self.multiply_by_inputs)
-        return _along_line(self, explainer, subject, rows)
+        explainer = captum.LayerIntegratedGradients(subject.forward, layer, multiply_by_inputs=multiply)
+        return attribute(
+            explainer.attribute,
+            rows,
+            baselines=bare(subject.baseline(self.baselines, rows)),
+            n_steps=n_steps,
+            method=method,
+            internal_batch_size=max(subject.limit, len(rows)),
+            attribute_to_layer_input=self.attribute_to_layer_input,
+        )
+
+    def _refined(self, subject: Subject, rows: Rows) -> tuple[Tensor, ...]:
+        def mean(some: Rows, n_steps: int, rule: str) -> tuple[Tensor, ...]:
+            return each(wide, as_tuple(self._along_line(subject, some, n_steps, rule, multiply=False)))
+
+        level = LayerActivation(self.layer, self.attribute_to_layer_input)
+        begun = rows.at(subject.baseline(self.baselines, rows))
+        there, here = (as_tuple(level.attribute(subject, at)) for at in (begun, rows))
+        # Captum's trapezoids sum up to (n - 1) / n.
+        first = [t * (FIRST + 1) / FIRST for t in mean(rows, FIRST + 1, "riemann_trapezoid")]
+        change = tuple(wide(x - b) for x, b in zip(here, there, strict=True))
+        gap = wide(subject.evaluate(rows) - self._replaced(subject, rows, there))
+        middles = partial(mean, rule="riemann_middle")
+        return narrowed(refined(self, subject, rows, first, change, gap, middles), rows)
+
+    def _replaced(self, subject: Subject, rows: Rows, values: tuple[Tensor, ...]) -> Tensor:
+        """F at the rows where the layer says something else, ``(N,)``: what goes around it stays."""
+        layer = Replaceable(subject.layer(self.layer))
+        hook = layer.register_forward_pre_hook if self.attribute_to_layer_input else layer.register_forward_hook
+
+        def replacement(module: nn.Module, *passed: Any) -> Any:
+            return bare(values) if isinstance(passed[-1], Tensor) else values
+
+        handle = hook(replacement)
+        try:
+            with torch.no_grad():
+                return subject.forward(*subject.laid_out(rows.inputs), *rows.extra)  # type: ignore[no-any-return]
+        finally:
+            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -237,17 +285,6 @@ _Line = LayerConductance | InternalInfluence | LayerIntegratedGradients
 
 
 def _check(method: _Line) -> None:
-    check_integral(type(method).__name__, method.n_steps, method.method)
+    steps = 1 if isinstance(method, LayerIntegratedGradients) and method.n_steps == AUTO else method.n_steps
+    check_integral(type(method).__name__, steps, method.method)
     check_baseline(method.baselines)
-
-
-def _along_line(method: LayerIntegratedGradients, explainer: Any, subject: Subject, rows: Rows) -> Attribution:
-    return attribute(
-        explainer.attribute,
-        rows,
-        baselines=bare(subject.baseline(method.baselines, rows)),
-        n_steps=method.n_steps,
-        method=method.method,
-        internal_batch_size=max(subject.limit, len(rows)),
-        attribute_to_layer_input=method.attribute_to_layer_input,
-    )

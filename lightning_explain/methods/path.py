@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.methods._adaptive import AUTO, adaptive
+from lightning_explain.methods._adaptive import AUTO, adaptive, check_tolerance
 from lightning_explain.methods._captum import check_integral, check_positive, freeze, needs_gradient
 from lightning_explain.methods._cloud import Stdevs, check_stdevs, narrowed, wide
 from lightning_explain.methods._paths import Line, RandomLine
@@ -47,8 +47,7 @@ class IntegratedGradients(OnPath):
         freeze(self)
         check_integral("IntegratedGradients", 1 if self.n_steps == AUTO else self.n_steps, self.method)
         check_baseline(self.baselines)
-        if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, (int, float)) or not self.tolerance > 0:
-            raise ValueError(f"IntegratedGradients(tolerance={self.tolerance!r}); allowed: a number above 0.")
+        check_tolerance("IntegratedGradients", self.tolerance)
 
     @property
     def reference(self) -> Reference | None:

@@ -94,3 +94,61 @@ def test_whole_number_inputs_are_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 1), nn.Flatten())
     with pytest.raises((TypeError, ValueError), match="takes the gradient of"):
         explain(model, Probe(torch.ones(2, 1, dtype=torch.long)), {"it": m.IntegratedGradients("auto")}, [])
+
+
+class Around(nn.Module):
+    """Half of the output goes around the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(5, 6)
+        self.inner = nn.Sequential(nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(3 * self.layer(x)) + torch.sin(x).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("of_input", [False, True])
+def test_a_layers_map_adds_up_to_what_the_layer_changes_also_beside_a_way_around_it(of_input: bool) -> None:
+    x, model = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).double(), Around().double()
+    name = "inner.0" if of_input else "layer"
+    auto = m.LayerIntegratedGradients(name, "auto", attribute_to_layer_input=of_input, tolerance=1e-3)
+    report = explain(model, Probe(x), {"auto": auto}, [], max_examples_per_pass=4)
+    found, taken = report.attributions["auto"], report.n_steps["auto"]
+    assert isinstance(found, Tensor)
+    with torch.no_grad():
+        alone = model.inner(3 * model.layer(x)) - model.inner(3 * model.layer(torch.zeros_like(x)))
+    assert ((found.sum(1) - alone[:, 0]).abs() / alone[:, 0].abs()).max() <= 1e-3
+    assert 9 <= taken.min() < taken.max() < 1025, "each row takes what it needs"
+    layer = model.get_submodule(name)
+    explainer = captum.LayerIntegratedGradients(lambda x: model(x)[:, 0], layer)
+    exact = explainer.attribute(x, n_steps=3000, attribute_to_layer_input=of_input)
+    assert distance(found, exact[0] if isinstance(exact, tuple) else exact) <= 2e-3
+
+
+def test_a_layers_mean_gradient_is_refined_as_its_map() -> None:
+    x, y = rows()
+    layer = {"layer": "block.bn2", "n_steps": "auto"}
+    methods = {
+        "map": m.LayerIntegratedGradients(**layer),
+        "mean": m.LayerIntegratedGradients(**layer, multiply_by_inputs=False),
+    }
+    report = explain(trained().double(), Probe(x, y), methods, [])
+    zero = explain(trained().double(), Probe(torch.zeros_like(x)), {"at": m.LayerActivation("block.bn2")}, [])
+    here = explain(trained().double(), Probe(x, y), {"at": m.LayerActivation("block.bn2")}, [])
+    change = here.attributions["at"] - zero.attributions["at"]
+    torch.testing.assert_close(report.attributions["map"], report.attributions["mean"] * change)
+    assert torch.equal(report.n_steps["map"], report.n_steps["mean"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"n_steps": "many"}, r"LayerIntegratedGradients\(n_steps='many'\); allowed: a whole number"),
+        ({"tolerance": -1}, r"LayerIntegratedGradients\(tolerance=-1\); allowed: a number above 0"),
+    ],
+)
+def test_layers_refuse_what_is_no_number_of_steps_or_tolerance(arguments: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        m.LayerIntegratedGradients(**arguments)
