@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from lightning_explain.naming import nearest
 from lightning_explain.types import PassCount, Probe, Rows, Shared, as_tuple
 
-Run: TypeAlias = "Callable[..., Any]"
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
 OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
@@ -170,6 +169,16 @@ def _single(outputs: Tensor) -> bool:
     return outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)
 
 
+class Run(Protocol):
+    """What ``guard.explaining`` yields: calls the model."""
+
+    calls: nn.ModuleList
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's value, inside the guard."""
+        ...
+
+
 class Explained(nn.Module):
     """A model as ``f(*inputs, *forward_args, target index) -> (N,)``, with the rows that went through it counted.
 
@@ -181,14 +190,22 @@ class Explained(nn.Module):
         target: Which output is explained.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor in what the model returns, instead of :func:`output_tensor`.
+        paced: Makes of the run a call that keeps step with other ranks.
     """
 
     def __init__(
-        self, model: nn.Module, run: Run, target: Target, forward_fn: ForwardFn = None, output_fn: OutputFn = None
+        self,
+        model: nn.Module,
+        run: Run,
+        target: Target,
+        forward_fn: ForwardFn = None,
+        output_fn: OutputFn = None,
+        paced: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
     ) -> None:
         super().__init__()
-        self.model = model
-        self._call = partial(run, forward_fn, model) if forward_fn else partial(run, model)
+        # Both are parts of this module, for Captum to hook.
+        self.model, self.calls = model, run.calls
+        self._call = partial(paced(run), forward_fn, model) if forward_fn else partial(paced(run), model)
         self._target = target
         self._output = output_fn or output_tensor
         self._forward = self._backward = 0

@@ -225,13 +225,14 @@ KEEPERS: dict[str, Keeper] = {
 class Run:
     """Calls the model: ``run(function, *arguments)``.
 
+    ``calls`` are the modules that stand for calls while something is mended; whoever hooks the model has to hook them too.
+
     Args:
-        model: The module, inside the guard.
         forward_context: Entered around each forward and not around the backward, such as autocast.
     """
 
-    def __init__(self, model: nn.Module, forward_context: Context = nullcontext) -> None:
-        self._model = model
+    def __init__(self, forward_context: Context = nullcontext) -> None:
+        self.calls = nn.ModuleList()
         self._forward_context = forward_context
         self._routes: list[Route] = []
 
@@ -247,7 +248,7 @@ class Run:
     def mended(self, mends: Iterable[Mend]) -> Iterator[None]:
         """Explanations in here see the model with these mends; numbers of its forward stay what they are."""
         with ExitStack() as stack:
-            routes = [stack.enter_context(MENDS[m.kind](self._model, m.calls)) for m in mends if m.kind in MENDS]
+            routes = [stack.enter_context(MENDS[m.kind](self.calls, m.calls)) for m in mends if m.kind in MENDS]
             saved, self._routes = self._routes, routes
             try:
                 yield
@@ -275,6 +276,6 @@ def explaining(model: nn.Module, forward_context: Context = nullcontext, mends: 
         parts = Parts(model)
         for keeper in KEEPERS.values():
             stack.enter_context(keeper(parts))
-        run = Run(model, forward_context)
+        run = Run(forward_context)
         with run.mended(mends):
             yield run

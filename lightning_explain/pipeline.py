@@ -32,7 +32,7 @@ from lightning_explain.forward import (
     rows_for,
     target_indices,
 )
-from lightning_explain.guard import explaining
+from lightning_explain.guard import Run, explaining
 from lightning_explain.history import History, history_of
 from lightning_explain.meeting import telling
 from lightning_explain.naming import nearest
@@ -214,7 +214,7 @@ class Explainer(Decisions):
     ) -> tuple[Explanation, Explained]:
         """The explanation inside the guard, which the stack leaves, and the function that it explains."""
         run = stack.enter_context(explaining(model, self.forward_context))
-        explained, rows = self._start(model, probe, self.ranks.paced(run))
+        explained, rows = self._start(model, probe, run, self.ranks.paced)
         labels = None if probe.targets is None else probe.targets.cpu()
         subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
         return Explanation(self, run, subject, probe, progress), explained
@@ -230,8 +230,10 @@ class Explainer(Decisions):
         indices = target_indices(outputs, self.target, probe.targets)
         choose(outputs, indices, self.target)
 
-    def _start(self, model: nn.Module, probe: Probe, run: Callable[..., Any]) -> tuple[Explained, Rows]:
-        return Explained(model, run, self.target, self.forward_fn, self.output_fn), rows_for(model, probe)
+    def _start(
+        self, model: nn.Module, probe: Probe, run: Run, paced: Callable[..., Any] = lambda run: run
+    ) -> tuple[Explained, Rows]:
+        return Explained(model, run, self.target, self.forward_fn, self.output_fn, paced), rows_for(model, probe)
 
     def _subject(self, model: nn.Module, explained: Explained, rows: Rows) -> Subject:
         # Ordered by id, so that a random choice from the probe does not depend on the order of its rows.

@@ -8,7 +8,7 @@ functions, wherever they come from, so no code is rewritten, no weight is copied
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -27,7 +27,6 @@ def words(text: str) -> set[str]:
     return set(text.split())
 
 
-CALLS = "_lightning_explain_calls"
 RELU = {"relu"}
 # A name that stands for a function, a method and their variants in place. Each is elementwise in its first argument.
 ELEMENTWISE = RELU | words(
@@ -155,7 +154,7 @@ def _call(function: Callable[..., Tensor], rest: tuple[Any, ...], kwargs: dict[s
 
 
 @contextmanager
-def guided(model: nn.Module, calls: dict[str, int]) -> Iterator[Route]:
+def guided(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
     """Guided backpropagation and deconvolution at every ReLU call, and at no module twice."""
     owner = guided_backprop_deconvnet.ModifiedReluGradientAttribution
     original = owner._register_hooks
@@ -164,19 +163,19 @@ def guided(model: nn.Module, calls: dict[str, int]) -> Iterator[Route]:
         if isinstance(module, ReluCall):
             original(self, module)
 
-    modules = {"relu": _modules(ReluCall, calls["relu"])}
-    with _within(model, modules.values()), patch.object(owner, "_register_hooks", only_calls):
+    modules = {"relu": _modules(ReluCall, counts["relu"])}
+    with _within(calls, modules.values()), patch.object(owner, "_register_hooks", only_calls):
         yield partial(Router, modules)
 
 
 @contextmanager
-def deeplift(model: nn.Module, calls: dict[str, int]) -> Iterator[Route]:
+def deeplift(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
     """DeepLIFT's rescale rule at every elementwise call, and a rule for maxima whose windows may overlap."""
-    elementwise = _modules(ElementwiseCall, calls["relu"] + calls["elementwise"])
-    modules = {"relu": elementwise, "elementwise": elementwise, "pool": _modules(PoolCall, calls["pool"])}
+    elementwise = _modules(ElementwiseCall, counts["relu"] + counts["elementwise"])
+    modules = {"relu": elementwise, "elementwise": elementwise, "pool": _modules(PoolCall, counts["pool"])}
     rules = {ElementwiseCall: in_single(deep_lift.nonlinear), PoolCall: in_single(maximum)}
     with (
-        _within(model, (elementwise, modules["pool"])),
+        _within(calls, (elementwise, modules["pool"])),
         patch.dict(deep_lift.SUPPORTED_NON_LINEAR, rules, clear=True),
     ):
         yield partial(Router, modules)
@@ -224,15 +223,16 @@ def _modules(kind: type[C], count: int) -> nn.ModuleList:
 
 
 @contextmanager
-def _within(model: nn.Module, modules: Iterable[nn.ModuleList]) -> Iterator[None]:
-    """The modules as part of the model, where Captum finds them."""
-    with ExitStack() as stack:
-        stack.callback(model._modules.pop, CALLS, None)
-        model._modules[CALLS] = nn.ModuleList(modules).eval()
+def _within(calls: nn.ModuleList, modules: Iterable[nn.ModuleList]) -> Iterator[None]:
+    """The modules among the calls; not inside the model, whose forward may run all that is in it."""
+    calls.append(nn.ModuleList(modules).eval())
+    try:
         yield
+    finally:
+        calls.pop(-1)
 
 
-MENDS: dict[str, Callable[[nn.Module, dict[str, int]], AbstractContextManager[Route]]] = {
+MENDS: dict[str, Callable[[nn.ModuleList, dict[str, int]], AbstractContextManager[Route]]] = {
     "guided": guided,
     "deeplift": deeplift,
 }

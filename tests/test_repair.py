@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import captum.attr as ca
 import pytest
@@ -16,9 +17,9 @@ from torch.nn import functional as F
 from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from lightning_explain.guard import explaining
-from lightning_explain.repair import CALLS
-from lightning_explain.types import Mend, Method
+from lightning_explain.types import Mend, Method, Rows, Subject
 from repairing import Functional, all_rules, repaired_by_hand, warmed
 
 # Captum announces that it sets hooks.
@@ -207,12 +208,12 @@ def test_a_mend_is_gone_afterwards_also_after_a_failure(mend: Mend, fail: bool) 
     model = Applied(nn.GELU())
     before = snapshot(model)
     with suppress(ZeroDivisionError), explaining(model, mends=[mend]) as run:
-        assert hasattr(model, CALLS)
+        assert sum(1 for _ in run.calls.modules()) > 20
         run(model, torch.randn(2, 3, 8, 8, requires_grad=True))
         if fail:
             raise ZeroDivisionError
     assert snapshot(model) == before
-    assert not hasattr(model, CALLS)
+    assert not len(run.calls)
 
 
 @pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.kind)
@@ -238,8 +239,8 @@ def test_only_the_methods_that_need_it_see_the_mended_model() -> None:
         def __init__(self, rule: str) -> None:
             self.key = rule
 
-        def attribute(self, subject: object, rows: object) -> Tensor:
-            seen[self.key] = hasattr(model, CALLS)
+        def attribute(self, subject: Subject, rows: Rows) -> Tensor:
+            seen[self.key] = len(subject.forward.calls) > 0
             return rows.inputs[0]
 
     class Plain(Spy):
@@ -324,3 +325,56 @@ def test_an_operation_in_place_still_changes_its_input() -> None:
     expected = attributions(other, x, it=m.GuidedBackprop())["it"]
     assert torch.equal(attributions(model, x, it=m.GuidedBackprop())["it"], expected)
     assert distance(expected, attributions(other, x, it=m.Saliency(abs=False))["it"]) > 0.1
+
+
+class Children(nn.Module):
+    """Runs all that is in it, whatever that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.second = nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+def sequential() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 6), nn.GELU(), nn.Linear(6, 3))
+    )
+
+
+RULED = [
+    *(m.DeepLift(), m.DeepLiftShap(), m.LayerDeepLift("0"), m.NeuronDeepLift("4", 0), m.GuidedBackprop()),
+    *(m.Deconvolution(), m.GuidedGradCam("0"), m.NeuronGuidedBackprop("4", 0)),
+]
+
+
+@pytest.mark.parametrize("method", RULED, ids=lambda method: type(method).__name__)
+def test_a_model_that_runs_all_that_is_in_it_is_mended(method: Method) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = sequential()
+
+        def forward(self, x: Tensor) -> Tensor:
+            for module in [*self.inner]:
+                x = module(x)
+            return x
+
+    torch.manual_seed(0)
+    model, x = sequential(), torch.randn(3, 1, 8, 8)
+    other = Wrapped()
+    other.inner.load_state_dict(model.state_dict())
+    elsewhere = replace(method, layer=f"inner.{method.layer}") if hasattr(method, "layer") else method
+    found = attributions(model, x, it=method)["it"]
+    assert torch.equal(found, attributions(other, x, it=elsewhere)["it"])
+
+
+def test_a_forward_over_all_children_is_mended() -> None:
+    torch.manual_seed(0)
+    model, x = Children(), torch.randn(3, 4)
+    report = explain(model, Probe(x), {"it": m.DeepLift()}, [q.Completeness()])
+    assert report.scores["completeness"]["it"].max() <= 1e-5
