@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lightning_explain.metrics import Infidelity
+from torch import Tensor
+
 from lightning_explain.probe import ProbeSelection
 from lightning_explain.render import Options
 from lightning_explain.schedule import Schedule
-from lightning_explain.types import Method, Metric, Probe
+from lightning_explain.types import Metric, Probe
 
 _RESERVED = ("caption", "overhead", "seconds", "table")
 _CHOICES = {"hook": ("train_epoch_end", "validation_epoch_end"), "on_error": ("warn", "raise")}
@@ -80,6 +80,8 @@ def selection_of(probe: Any) -> ProbeSelection:
         return ProbeSelection()
     if isinstance(probe, ProbeSelection):
         return probe
+    if isinstance(probe, Tensor) or (isinstance(probe, (tuple, list)) and any(isinstance(x, Tensor) for x in probe)):
+        raise TypeError("probe is made of tensors; give Probe(inputs, targets), or a list of dataset indices.")
     if isinstance(probe, Sequence) and not isinstance(probe, (str, bytes)):
         return ProbeSelection(indices=probe)
     raise TypeError(
@@ -140,14 +142,3 @@ def check_monitor_names(names: Sequence[str]) -> None:
                 f"ExplanationMonitor(name={name!r}) and ExplanationMonitor(name={alike[0]!r}) would write to one place; give "
                 "them different names."
             )
-
-
-def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
-    """Tells of scores that cannot be right on a map without signs."""
-    unsigned = [name for name, method in methods.items() if getattr(method, "abs", False) is True]
-    scored = [name for name, metric in metrics.items() if isinstance(metric, Infidelity)]
-    if unsigned and scored:
-        warnings.warn(
-            f"{unsigned} take absolute values, and {scored} cannot be right on a map without signs; use abs=False.",
-            stacklevel=3,
-        )

@@ -40,7 +40,13 @@ def rows_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
         ValueError: If its tensors do not have the same number of rows.
     """
     if batch_fn is not None:
-        return _by_user(batch_fn(batch))
+        try:
+            found = batch_fn(batch)
+        except (LookupError, AttributeError, TypeError) as error:
+            raise TypeError(
+                f"batch_fn failed on a batch, {_described(batch)}: {type(error).__name__}: {error}"
+            ) from error
+        return _by_user(found)
     if isinstance(batch, Tensor):
         return _probe("A tensor", (batch,), None)
     if isinstance(batch, Mapping):
@@ -48,6 +54,14 @@ def rows_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
     if isinstance(batch, (tuple, list)):
         return _from_sequence(batch)
     raise TypeError(f"Cannot read a batch of type {type(batch).__name__}. {WAY_OUT}")
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a mapping with the keys {list(batch)}"
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {[type(part).__name__ for part in batch]}"
+    return f"a {type(batch).__name__}"
 
 
 def _probe(what: str, inputs: tuple[Any, ...], targets: Tensor | None, forward_args: tuple[Tensor, ...] = ()) -> Probe:

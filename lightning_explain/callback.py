@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_explain import arguments, watchers
 from lightning_explain import trainer as trainers
@@ -22,6 +22,7 @@ from lightning_explain.forward import ForwardFn, OutputFn, Target, check_target
 from lightning_explain.gather import Ranks
 from lightning_explain.memory import Memory
 from lightning_explain.pipeline import Explainer
+from lightning_explain.places import innermost
 from lightning_explain.probe import ProbeSelection
 from lightning_explain.publish import charts, later_scores
 from lightning_explain.random_state import preserved_random_state
@@ -32,6 +33,7 @@ from lightning_explain.requests import (
     build_metrics,
     check_limit,
     check_seed,
+    warn_of_unsigned,
 )
 from lightning_explain.resuming import VERSION, understood
 from lightning_explain.rounds import Publisher, ready_together, report_of
@@ -157,9 +159,10 @@ class ExplanationMonitor(pl.Callback):
             output_fn=output_fn,
             normalization=options.normalization,
             optional_layers=methods is None,
+            optional_metrics=metrics is None,
             raising=on_error == "raise",
         )
-        arguments.warn_of_unsigned(self._explainer.methods, self._explainer.metrics)
+        warn_of_unsigned(self._explainer.methods, self._explainer.metrics)
         self._ready = self._explainer
         arguments.check_tags(self._explainer.methods, self._explainer.metrics)
         watched = Alerts(name, alerts_of(alerts), self._teller)
@@ -193,7 +196,7 @@ class ExplanationMonitor(pl.Callback):
     @property
     def charts(self) -> dict[str, dict[str, list[str]]]:
         """The tags of each score: what belongs on one chart."""
-        return charts(self.name, self._ready.methods, self._ready.metrics)
+        return charts(self.name, self._ready.methods, self._ready.metrics, self._ready.scored)
 
     def switch_on(self, what: str | None = None) -> None:
         """Has a method, metric or sink again that failed three times in a row; all of them without a name.
@@ -220,6 +223,18 @@ class ExplanationMonitor(pl.Callback):
             watchers.check_keys(trainer, self.name, names, self._keys())
             later = [f"{self.name}/{key}" for key in later_scores(self._ready.methods, self._ready.metrics)]
             watchers.check_times(trainer, self, self.name, names, self._rhythm(), later)
+            self._tell_if_never(trainer)
+
+    def _tell_if_never(self, trainer: pl.Trainer) -> None:
+        every, last = self._memory.schedule.every, trainer.max_epochs
+        if self.by_steps:
+            last = trainer.max_steps if trainer.max_steps > 0 else None
+        if last is not None and 0 < last < every and not self.at_start:
+            unit = "steps" if self.by_steps else "epochs"
+            rank_zero_warn(
+                f"ExplanationMonitor {self.name!r} explains after every {every} {unit}, and this training ends after {last}: "
+                "nothing will be explained. Explain more often, or give at_start=True."
+            )
 
     def _keys(self) -> list[str]:
         return [f"{self.name}/{name}" for name in self._names()]
@@ -294,6 +309,10 @@ class ExplanationMonitor(pl.Callback):
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
         ).check(pl_module, self.probe)
+        for name, method in self._ready.methods.items():
+            if getattr(innermost(self._explainer.methods[name]), "layer", "") is None:
+                layer = innermost(method).layer
+                rank_zero_info(f"ExplanationMonitor: {name!r} looks at the layer {layer!r}, the last feature map.")
         if self._limit is None:
             self._pace = self._pace or self._ready.pace(pl_module, self.probe)
 

@@ -107,6 +107,7 @@ def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
         target=tuple(target) if isinstance(target, list) else target,
         limit=check_limit(arguments.get("max_examples_per_pass", "auto")) or AUTO_LIMIT,
         optional_layers=requests is None and not examined,
+        optional_metrics=arguments.get("metrics") is None,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.explanation import Explanation
-from lightning_explain.places import innermost, placed
+from lightning_explain.places import has_map
 from lightning_explain.plan import Description, plan
 from lightning_explain.types import PassCount, Prospect, Rows, Subject
 
@@ -77,7 +77,8 @@ def _scored(explanation: Explanation, name: str) -> PassCount | None:
 
 def _prospect(explanation: Explanation, subject: Subject, names: Iterable[str]) -> Prospect:
     methods = {name: explanation.decided.methods[name] for name in names}
-    maps = tuple(name for name, method in methods.items() if _has_map(method, explanation.subject))
+    row = explanation.subject.probe[:1]
+    maps = tuple(name for name, method in methods.items() if has_map(method, explanation.subject, row))
     references = {name: getattr(method, "reference", None) for name, method in methods.items()}
     return Prospect(
         subject=subject,
@@ -87,11 +88,6 @@ def _prospect(explanation: Explanation, subject: Subject, names: Iterable[str]) 
         attribute=_again(explanation, methods),
         references={name: reference for name, reference in references.items() if reference is not None},
     )
-
-
-def _has_map(method: object, subject: Subject) -> bool:
-    inner = innermost(method)  # type: ignore[arg-type]
-    return not hasattr(inner, "arranged") or placed(inner, subject, subject.probe[:1]) is not None
 
 
 def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:

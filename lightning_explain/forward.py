@@ -18,14 +18,19 @@ ForwardFn: TypeAlias = "Callable[..., Any] | None"
 OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
 
 TARGETS = ("label", "predicted")
-_WAYS = 'target="label", "predicted", an int, a tuple such as (class, row, column), or a callable (N, ...) -> (N,)'
+_OTHER_WAYS = 'target="predicted", an int, a tuple such as (class, row, column), or a callable (N, ...) -> (N,)'
+_WAYS = f'target="label", {_OTHER_WAYS.removeprefix("target=")}'
+
+
+class OutputError(TypeError):
+    """The model, or ``output_fn``, returned something in which there is nothing to explain."""
 
 
 def output_tensor(output: Any) -> Tensor:
     """The tensor in what a model returns: itself, ``.logits`` or ``["logits"]``, or the first of a tuple.
 
     Raises:
-        TypeError: If no tensor is found there.
+        OutputError: If no tensor is found there.
     """
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
@@ -35,9 +40,9 @@ def output_tensor(output: Any) -> Tensor:
         output = output[0]
     if not isinstance(output, Tensor):
         keys = f" with keys {list(output)}" if isinstance(output, Mapping) else ""
-        raise TypeError(
+        raise OutputError(
             f"The model returned {type(output).__name__}{keys}; allowed are a tensor, a tuple that starts with one, "
-            "a mapping or an object with 'logits'. Otherwise give output_fn=lambda output: ..."
+            "a mapping or an object with 'logits'. Otherwise give output_fn=lambda output: ..., which picks the tensor."
         )
     return output
 
@@ -86,7 +91,8 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
             raise ValueError(f"target={target}, but the model returns one number a row: {tuple(outputs.shape)}.")
         return torch.zeros(n, dtype=torch.long)
     if outputs.ndim != 2:
-        raise ValueError(f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}; use {_WAYS}.")
+        ways = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
+        raise ValueError(f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}; use {ways}.")
     return _class_indices(outputs, target, labels)
 
 
@@ -98,7 +104,8 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
         assert labels is not None
         if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
             raise ValueError(
-                f'target="label" needs integer labels ({n},), got {labels.dtype} {tuple(labels.shape)}; use {_WAYS}.'
+                f'target="label" needs integer labels ({n},), got {labels.dtype} {tuple(labels.shape)}; give such labels '
+                f"(batch_fn=...), or use {_OTHER_WAYS}."
             )
         indices = labels.long().cpu()
     else:
@@ -182,7 +189,8 @@ class Run(Protocol):
 class Explained(nn.Module):
     """A model as ``f(*inputs, *forward_args, target index) -> (N,)``, with the rows that went through it counted.
 
-    It is a module so that Captum can hook the layers in it. It lives inside the guard and is thrown away.
+    It is a module so that Captum can hook the layers in it. It lives inside the guard and is thrown away. ``choices`` says among
+    how many tensors of what the model returned the outputs were chosen without anybody saying so.
 
     Args:
         model: The module.
@@ -207,7 +215,8 @@ class Explained(nn.Module):
         self.model, self.calls = model, run.calls
         self._call = partial(paced(run), forward_fn, model) if forward_fn else partial(paced(run), model)
         self._target = target
-        self._output = output_fn or output_tensor
+        self._output_fn = output_fn
+        self.choices = 1
         self._forward = self._backward = 0
 
     @property
@@ -217,9 +226,7 @@ class Explained(nn.Module):
 
     def outputs(self, *arguments: Any) -> Tensor:
         """All outputs ``(N, ...)``, in float32 or higher."""
-        outputs = self._output(self._call(*map(_own, arguments)))
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...).")
+        outputs = self._chosen(self._call(*map(_own, arguments)))
         if outputs.ndim == 0:
             raise ValueError(
                 "The model returned one number for all rows, such as a loss; its output must be (N, ...), one entry for "
@@ -229,6 +236,23 @@ class Explained(nn.Module):
         self._forward += len(outputs)
         if outputs.requires_grad:
             outputs.register_hook(self.count_backward)
+        return outputs
+
+    def _chosen(self, returned: Any) -> Tensor:
+        if self._output_fn is None:
+            found = output_tensor(returned)
+            if isinstance(returned, (tuple, list)) and returned[0] is found:
+                # A loss is no choice.
+                self.choices = sum(isinstance(x, Tensor) and x.ndim > 0 for x in returned)
+            return found
+        try:
+            outputs = self._output_fn(returned)
+        except (LookupError, AttributeError, TypeError) as error:
+            raise OutputError(
+                f"output_fn failed on what the model returned, a {type(returned).__name__}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(outputs, Tensor):
+            raise OutputError(f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...).")
         return outputs
 
     def count_backward(self, gradient: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from lightning_explain.repair import nodes
 from lightning_explain.types import Subject
 from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Point, Spot, Visit, Want, joined_rows
 
@@ -185,22 +186,10 @@ def _positive(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]
 def _at_relus(values: Tensor, rule: Callable[..., Any]) -> Iterator[None]:
     """The rule at each ReLU between the values and what is differentiated, whether a module's or a function's."""
     with ExitStack() as stack:
-        for node in _nodes(values.grad_fn):
+        for node in nodes(values.grad_fn):
             if _is_relu(node):
                 stack.callback(node.register_hook(rule).remove)
         yield
-
-
-def _nodes(last: Any) -> Iterator[Any]:
-    """Every operation of a graph."""
-    seen, left = set(), [last]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        left += [earlier for earlier, _ in node.next_functions]
 
 
 def _is_relu(node: Any) -> bool:

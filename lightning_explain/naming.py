@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 Requests: TypeAlias = "Mapping[str, Any] | Sequence[Any]"
 
 _LISTED = 40
+_INSIDE = "attribution_method"
+"""The argument that takes an instance of the same kind."""
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -140,11 +142,15 @@ class _Builder:
             )
         name = request["name"]
         cls = name if isinstance(name, type) else self._class(name, where)
-        arguments = {key: self._argument(value, f"{where}[{key!r}]") for key, value in request.items() if key != "name"}
+        arguments = {
+            key: self._argument(key, value, f"{where}[{key!r}]") for key, value in request.items() if key != "name"
+        }
         return self._call(cls, arguments, where)
 
-    def _argument(self, value: Any, where: str) -> Any:
-        return self.instance(value, where) if isinstance(value, Mapping) and "name" in value else value
+    def _argument(self, key: str, value: Any, where: str) -> Any:
+        named = isinstance(value, Mapping) and "name" in value
+        # As everywhere else a name may stand for an instance.
+        return self.instance(value, where) if named or (key == _INSIDE and isinstance(value, str)) else value
 
     def _class(self, name: object, where: str) -> type:
         if not isinstance(name, str):

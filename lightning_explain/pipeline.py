@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from lightning_explain.forward import (
     Choice,
     Explained,
     ForwardFn,
+    OutputError,
     OutputFn,
     Target,
     check_rows,
@@ -35,11 +36,18 @@ from lightning_explain.forward import (
 from lightning_explain.guard import Run, explaining
 from lightning_explain.history import History, history_of
 from lightning_explain.meeting import telling
-from lightning_explain.naming import nearest
 from lightning_explain.pace import fastest, within_memory
-from lightning_explain.places import check_place, innermost, rows_needed, with_layer
+from lightning_explain.places import check_place, has_map, innermost, with_layer
 from lightning_explain.probe import fingerprint
-from lightning_explain.rehearsal import check_ids, check_masks, check_named, check_normalization, model_error, rehearse
+from lightning_explain.rehearsal import (
+    check_finite,
+    check_ids,
+    check_normalization,
+    check_requests,
+    model_error,
+    rehearse,
+    scored_by,
+)
 from lightning_explain.requests import (
     AUTO_LIMIT,
     Requests,
@@ -48,6 +56,7 @@ from lightning_explain.requests import (
     build_metrics,
     check_limit,
     check_seed,
+    warn_of_unsigned,
 )
 from lightning_explain.sweep import sweep
 from lightning_explain.types import Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
@@ -68,6 +77,8 @@ class Explainer(Decisions):
         normalization: ``(mean, std)`` of image inputs, for the black baseline.
         forward_context: Entered around each forward, such as autocast.
         optional_layers: Leave out layer methods that find no layer by themselves, with a warning, instead of refusing.
+        optional_metrics: Leave out metrics that have no score of such inputs, with a warning, instead of refusing.
+        scored: For each metric the methods that it will score; :meth:`check` fills it in.
     """
 
     seed: int = 0
@@ -78,6 +89,8 @@ class Explainer(Decisions):
     normalization: Normalization | None = None
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     optional_layers: bool = False
+    optional_metrics: bool = False
+    scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def check(self, model: nn.Module, probe: Probe) -> Explainer:
         """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.
@@ -86,21 +99,9 @@ class Explainer(Decisions):
             ValueError: If the target, a layer or a metric does not fit the model or the probe.
         """
         check_ids(probe)
-        check_named(self.methods, self.metrics)
+        check_finite(probe)
         check_normalization(self.normalization, probe)
-        for name, metric in self.metrics.items():
-            check_masks(name, metric, probe)
-            for asked in getattr(metric, "methods", None) or ():
-                if asked not in self.methods:
-                    raise ValueError(
-                        f"The metric {name!r} asks for the method {asked!r}: {nearest(asked, self.methods)}"
-                    )
-        for name, method in self.methods.items():
-            if len(probe) < rows_needed(method):
-                raise ValueError(
-                    f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
-                    f"{rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
-                )
+        check_requests(self.methods, self.metrics, probe)
         methods, layer = self.methods, self.default_layer(model, probe)
         if layer is None and self.optional_layers:
             methods = {name: method for name, method in methods.items() if getattr(method, "layer", 0) is not None}
@@ -109,14 +110,31 @@ class Explainer(Decisions):
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
                 )
         named = {name: with_layer(m, name, layer) for name, m in methods.items()}
+        metrics = self._fitted(probe)
         self._rehearse(model, probe, named)
-        return replace(
-            self, methods=named, metrics=self._fitted(probe), mends=acted_upon(self.verdicts(model, probe, named))
-        )
+        mends = acted_upon(self.verdicts(model, probe, named))
+        scored = scored_by(metrics, named, self._with_maps(model, probe, named))
+        return replace(self, methods=named, metrics=metrics, mends=mends, scored=scored)
 
     def _fitted(self, probe: Probe) -> dict[str, Metric]:
-        inputs = as_tuple(probe.inputs)
-        return {name: q.fitted(inputs) if hasattr(q, "fitted") else q for name, q in self.metrics.items()}
+        """The metrics for these inputs; of default ones those that have no score of them are left out."""
+        inputs, found = as_tuple(probe.inputs), {}
+        for name, metric in self.metrics.items():
+            try:
+                found[name] = metric.fitted(inputs) if hasattr(metric, "fitted") else metric
+            except ValueError as error:
+                if not self.optional_metrics:
+                    raise
+                warnings.warn(f"{name!r} is left out: {error}", stacklevel=2)
+        return found
+
+    def _with_maps(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[str]:
+        """Names of the methods whose map has a place in input space."""
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+            choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
+            subject, row = self._subject(model, explained, rows), replace(rows[:1], extra=(*rows[:1].extra, choice))
+            return [name for name, method in methods.items() if has_map(method, subject, row)]
 
     def _rehearse(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
         """Refuses what does not fit the rows or its layer."""
@@ -223,10 +241,16 @@ class Explainer(Decisions):
         """Runs the model once, and sees whether it has the targets."""
         try:
             outputs, _ = within_memory(partial(_outputs, explained, rows), self.limit)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, OutputError):
             raise
         except (RuntimeError, IndexError, TypeError) as error:
             raise model_error(error, probe) from error
+        if explained.choices > 1:
+            warnings.warn(
+                f"The model returns {explained.choices} tensors, of which the first, {tuple(outputs.shape)}, is explained; to "
+                "choose another, or to be told no more, give output_fn=lambda output: output[0].",
+                stacklevel=2,
+            )
         indices = target_indices(outputs, self.target, probe.targets)
         choose(outputs, indices, self.target)
 
@@ -300,6 +324,11 @@ def explain(
         ValueError: If an argument does not fit the model or the probe.
         TypeError: If an argument is of a kind that is not allowed.
     """
+    if not isinstance(model, nn.Module) or not isinstance(probe, Probe):
+        raise TypeError(
+            f"explain(model, probe, ...) takes a torch.nn.Module and a Probe(inputs, targets), got {type(model).__name__} and "
+            f"{type(probe).__name__}."
+        )
     check_target(target)
     check_seed(seed)
     explainer = Explainer(
@@ -313,6 +342,8 @@ def explain(
         output_fn=output_fn,
         normalization=normalization,
         optional_layers=methods is None,
+        optional_metrics=metrics is None,
     )
+    warn_of_unsigned(explainer.methods, explainer.metrics)
     past = history_of(history, probe)
     return explainer.check(model, probe).explain(model, probe, history=past)

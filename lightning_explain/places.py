@@ -54,6 +54,12 @@ def placed(method: Any, subject: Subject, row: Rows) -> tuple[Tensor, ...] | Non
     return arrange(as_tuple(activation), row.inputs, method.reshape, subject.layer(method.layer), of_input)
 
 
+def has_map(method: Any, subject: Subject, row: Rows) -> bool:
+    """Whether the method's map has a place in input space."""
+    inner = innermost(method)
+    return not hasattr(inner, "arranged") or placed(inner, subject, row) is not None
+
+
 def check_place(name: str, method: Any, subject: Subject, row: Rows) -> None:
     """Refuses a ``reshape`` that does not fit the method's layer.
 

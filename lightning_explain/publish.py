@@ -18,9 +18,25 @@ def score_names(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     return {f"{name}_{s}" if s else name: metric for name, metric in metrics.items() for s in metric.suffixes}
 
 
-def charts(name: str, methods: Iterable[str], metrics: Mapping[str, Metric]) -> Charts:
-    """One chart for each score, all methods on it: ``{name: {score: [tags]}}``."""
-    return {name: {score: [f"{name}/{score}/{method}" for method in methods] for score in score_names(metrics)}}
+def charts(
+    name: str, methods: Iterable[str], metrics: Mapping[str, Metric], scored: Mapping[str, Iterable[str]] | None = None
+) -> Charts:
+    """One chart for each score, all methods that have it on it: ``{name: {score: [tags]}}``.
+
+    Args:
+        name: The monitor's name.
+        methods: Names of the methods.
+        metrics: By name.
+        scored: For each metric the methods that it scores; by default all of them.
+    """
+    methods = list(methods)
+    by_metric = {key: (scored or {}).get(key, methods) for key in metrics}
+    tags = {
+        score: [f"{name}/{score}/{method}" for method in by_metric[key]]
+        for key, metric in metrics.items()
+        for score in score_names({key: metric})
+    }
+    return {name: {score: found for score, found in tags.items() if found}}
 
 
 def later_scores(methods: Iterable[str], metrics: Mapping[str, Metric]) -> list[str]:

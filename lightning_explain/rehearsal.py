@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 
 from lightning_explain.masks import features_of
-from lightning_explain.types import Method, Metric, Probe, Rows, Subject, as_tuple
+from lightning_explain.naming import nearest
+from lightning_explain.places import rows_needed
+from lightning_explain.types import Method, Metric, Probe, Reference, Rows, Subject, as_tuple
 from lightning_explain.visits import path_of
 
-# Points of a path that are made, though not visited: the first is often the row itself.
+# Points of a path that are made, and visited where nothing is differentiated: the first is often the row itself.
 _POINTS = 2
 
 
@@ -37,7 +40,8 @@ def rehearse(name: str, method: Method, subject: Subject, row: Rows) -> None:
     except (AssertionError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ValueError(f"The method {name!r} does not fit the rows: {error} It is {str(method)[:500]}.") from error
+        told = f"{str(error).rstrip('.')}. It is {str(method)[:500]}."
+        raise ValueError(f"The method {name!r} does not fit the rows: {told}") from error
 
 
 def _rehearse(method: Any, subject: Subject, row: Rows) -> None:
@@ -54,7 +58,72 @@ def _rehearse(method: Any, subject: Subject, row: Rows) -> None:
         method.fits(subject, row)
     path = path_of(method) if hasattr(method, "path") else None
     if path is not None:
-        list(islice(path.points(subject, row), _POINTS))
+        for point in islice(path.points(subject, row), _POINTS):
+            if not method.wants:
+                subject.evaluate(point.rows)
+
+
+def check_requests(methods: Mapping[str, Method], metrics: Mapping[str, Metric], probe: Probe) -> None:
+    """Refuses methods and metrics that do not fit each other or the number of rows.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    check_named(methods, metrics)
+    for name, metric in metrics.items():
+        check_masks(name, metric, probe)
+        for asked in getattr(metric, "methods", None) or ():
+            if asked not in methods:
+                raise ValueError(f"The metric {name!r} asks for the method {asked!r}: {nearest(asked, methods)}")
+    for name, method in methods.items():
+        if len(probe) < rows_needed(method):
+            raise ValueError(
+                f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
+                f"{rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
+            )
+
+
+def scored_by(
+    metrics: Mapping[str, Metric], methods: Mapping[str, Method], maps: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """For each metric the methods that it will score; who is scored by none is told of.
+
+    Args:
+        metrics: By name, fitted to the inputs.
+        methods: By name.
+        maps: Names of the methods that have a map in input space.
+    """
+    references = {name: getattr(method, "reference", None) for name, method in methods.items()}
+    promising = {name: reference for name, reference in references.items() if reference is not None}
+    found = {name: _scored(metric, list(methods), maps, promising) for name, metric in metrics.items()}
+    for name, scored in found.items():
+        if not scored:
+            warnings.warn(
+                f"The metric {name!r} will score none of the methods; it needs "
+                f"{getattr(metrics[name], 'needs', 'a map that has a place on the image')}.",
+                stacklevel=2,
+            )
+    for name in methods if all(found.values()) else ():
+        if metrics and name not in maps and not any(name in scored for scored in found.values()):
+            warnings.warn(f"No metric will score {name!r}: its map has no place on the image.", stacklevel=2)
+    return found
+
+
+def _scored(
+    metric: Metric, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]
+) -> tuple[str, ...]:
+    own, wanted = getattr(metric, "scored", None), getattr(metric, "methods", None)
+    maps = [name for name in maps if wanted is None or name in wanted]
+    return tuple(own(methods, maps, references) if own is not None else maps)
+
+
+def check_finite(probe: Probe) -> None:
+    """Tells of rows that are not finite, for nothing that is found at them will be."""
+    odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]
+    rows = torch.stack(odd).any(0) if odd else torch.zeros(0, dtype=torch.bool)
+    if rows.any():
+        named = probe.row_ids[rows.to(probe.row_ids.device)].tolist()
+        warnings.warn(f"The probe rows {named} hold numbers that are NaN or infinite; choose other rows.", stacklevel=2)
 
 
 def check_masks(name: str, metric: Metric, probe: Probe) -> None:
@@ -71,10 +140,10 @@ def check_masks(name: str, metric: Metric, probe: Probe) -> None:
             f"The metric {name!r} needs masks: give Probe(masks=...), a boolean region (N, H, W), or leave it out."
         )
     sizes = [tuple(x.shape[2:]) for x in as_tuple(probe.inputs) if x.ndim == 4]
+    if not sizes:
+        raise ValueError(f"The metric {name!r} needs images (N, C, H, W), of which masks are regions; leave it out.")
     if tuple(masks.shape[1:]) not in sizes:
-        allowed = (
-            " or ".join(str((len(probe), *size)) for size in sizes) or "none, for no input is an image (N, C, H, W)"
-        )
+        allowed = " or ".join(str((len(probe), *size)) for size in sizes)
         raise ValueError(
             f"The metric {name!r} needs Probe(masks=...) of the shape {allowed}; got {tuple(masks.shape)}."
         )
@@ -107,8 +176,8 @@ def check_normalization(normalization: Any, probe: Probe) -> None:
         count = len(part) if isinstance(part, Sequence) else 1
         if channels and count not in (1, *channels):
             raise ValueError(
-                f"normalization={normalization!r} has {count} numbers, but the images have {channels[0]} channels; give one number "
-                "for each channel, or one for all."
+                f"normalization={normalization!r} has {count} numbers in one of its parts, but the images have {channels[0]} "
+                "channel(s); mean and std both need one number for each channel, or one for all."
             )
 
 
@@ -128,7 +197,7 @@ def model_error(error: Exception, probe: Probe) -> Exception:
     shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in as_tuple(probe.inputs))
     kind = TypeError if isinstance(error, TypeError) else ValueError
     return kind(
-        f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: {error} "
-        "Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; batch_fn=... for rows that are "
-        "chosen from a loader."
+        f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: "
+        f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; "
+        "batch_fn=... for rows that are chosen from a loader."
     )

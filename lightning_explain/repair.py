@@ -57,6 +57,18 @@ def depending(value: Any) -> Iterator[Tensor]:
         yield from depending(list(value.values()))
 
 
+def nodes(last: Any) -> Iterator[Any]:
+    """Every operation of a graph."""
+    seen, left = set(), [last]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        left += [earlier for earlier, _ in node.next_functions]
+
+
 def family(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """``"relu"``, ``"elementwise"`` or ``"pool"`` for calls that can be mended, ``None`` for all others."""
     name = name_of(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -30,6 +31,11 @@ def build_methods(requests: Requests) -> dict[str, Method]:
             "ig": method_classes.IntegratedGradients(n_steps=32),
             "cam": method_classes.LayerGradCam(),
         }
+    if not requests:
+        raise ValueError(
+            "methods is empty, so there is nothing to explain; name one, such as ['Saliency'], or give "
+            "ExplanationMonitor(enabled=False) to switch it off."
+        )
     return _checked(build(requests, METHODS, "method", Method), "method")
 
 
@@ -42,6 +48,12 @@ def build_metrics(requests: Requests) -> dict[str, Metric]:
 
 def _checked(instances: dict[str, Any], kind: str) -> dict[str, Any]:
     for name, instance in instances.items():
+        if method_classes.is_captums(instance):
+            kind_of = type(instance).__name__
+            raise TypeError(
+                f"{kind}s[{name!r}] is captum.attr.{kind_of}, which is bound to a model; give "
+                f"lightning_explain.methods.{kind_of}(...), which takes the arguments of its attribute()."
+            )
         _check_kinds(instance, f"{kind}s[{name!r}]")
     return instances
 
@@ -58,6 +70,17 @@ def _check_kinds(instance: Any, where: str) -> None:
             )
         if field.name == "attribution_method":
             _check_kinds(value, f"{where}.attribution_method")
+
+
+def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
+    """Tells of scores that cannot be right on a map without signs."""
+    unsigned = [name for name, method in methods.items() if getattr(method, "abs", False) is True]
+    scored = [name for name, metric in metrics.items() if isinstance(metric, metric_classes.Infidelity)]
+    if unsigned and scored:
+        warnings.warn(
+            f"{unsigned} take absolute values, and {scored} cannot be right on a map without signs; use abs=False.",
+            stacklevel=3,
+        )
 
 
 def check_seed(value: object) -> None:

@@ -16,7 +16,7 @@ VERSION = 3
 _ALWAYS = ("by_steps", "schedule")
 _SINCE_2 = ("seed", "failures")
 _SOMETIMES = ("alerts", "history", "pace")
-_ROWS = ("ids", "fingerprint", "probe")
+_ROWS = ("ids", "fingerprint", "probe", "selection")
 
 
 def understood(state: Mapping[str, Any], name: str) -> dict[str, Any]:

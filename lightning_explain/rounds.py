@@ -168,6 +168,7 @@ class Publisher:
 
         def work() -> None:
             self._tell_of_nonfinite(report)
+            self._tell_of_odd(report)
             pictures = self._teller.survive(partial(draw, report, probe, self._options), "Drawing pictures")
             self._write(publication(self._name, report, scalars, pictures or {}, metrics))
 
@@ -187,6 +188,21 @@ class Publisher:
                     f"{method!r} has a map or score that is NaN or infinite on rows {rows}; they are counted in "
                     f"{self._name}/nonfinite/{method} and left out of means.",
                 )
+
+    def _tell_of_odd(self, report: Report) -> None:
+        for method, value in report.attributions.items():
+            if not any(bool(part.any()) for part in as_tuple(value)):
+                self._teller.tell_once(
+                    f"zero/{method}",
+                    f"the map of {method!r} is zero everywhere, on all rows, and its scores mean nothing: the explained output "
+                    "does not move with what it looks at. Behind the last block of a transformer only the class token is "
+                    "read; explain an earlier layer.",
+                )
+        names, outputs = self._options.class_names, report.outputs
+        if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
+            self._teller.tell_once(
+                "class_names", f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs."
+            )
 
     def _write(self, found: Publication) -> None:
         if self._save_reports and self._sinks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,17 @@ from lightning_explain import trainer as trainers
 from lightning_explain.gather import Ranks
 from lightning_explain.probe import ProbeSelection, collect, fingerprint, probe_from_state, probe_state
 from lightning_explain.types import Probe
+
+
+def _asked(selection: ProbeSelection) -> dict[str, Any]:
+    """What was asked for, as a checkpoint can hold it."""
+    indices = None if selection.indices is None else [int(index) for index in selection.indices]
+    return {**asdict(replace(selection, indices=None)), "indices": indices}
+
+
+def _shown(asked: Mapping[str, Any]) -> str:
+    given = {k: v for k, v in asked.items() if v != getattr(ProbeSelection(), k, None) or k == "count"}
+    return f"ProbeSelection({', '.join(f'{key}={value!r}' for key, value in given.items())})" if asked else "a Probe"
 
 
 class FixedRows:
@@ -35,6 +46,7 @@ class FixedRows:
         self._batch_fn = batch_fn
         self._save = save
         self._expected: tuple[Tensor, str] | None = None
+        self._asked = {} if probe is not None else _asked(selection)
         self._saved = False
 
     def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
@@ -97,7 +109,7 @@ class FixedRows:
             # Rows that could not be read in this run may be there in the next one.
             waiting = dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
             return {**waiting, "probe": None} if waiting else {}
-        named = {"ids": self.probe.row_ids, "fingerprint": fingerprint(self.probe)}
+        named = {"ids": self.probe.row_ids, "fingerprint": fingerprint(self.probe), "selection": self._asked}
         return {**named, "probe": self._whole_state(self.probe) if self._save else None}
 
     def _whole_state(self, probe: Probe) -> dict[str, Any] | None:
@@ -114,6 +126,12 @@ class FixedRows:
         self._expected = (state["ids"], state["fingerprint"]) if known else None
         if state.get("probe") is None:
             return
+        if self.probe is None and state.get("selection", self._asked) != self._asked:
+            rank_zero_warn(
+                f"ExplanationMonitor goes on with the probe rows {state['ids'].tolist()} of the checkpoint; they were chosen by "
+                f"{_shown(state['selection'])}, and now {_shown(self._asked)} was asked for. To explain other rows, give the "
+                "monitor another name."
+            )
         given, self.probe = self.probe, probe_from_state(state["probe"])
         # Rows that were given belong to no dataset.
         self._saved = given is None and known

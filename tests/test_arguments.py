@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import captum.attr as captum
 import pytest
+import torch
 
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
@@ -60,6 +62,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         r"cmap names a method 'cams': did you mean 'cam'\? Allowed: 'saliency', 'ig', 'cam', 'default'",
     ),
+    "no method": ({"methods": []}, ValueError, r"methods is empty, .*enabled=False"),
+    "a method of Captum's": (
+        {"methods": {"it": captum.Saliency(torch.nn.ReLU())}},
+        TypeError,
+        r"methods\['it'\] is captum.attr.Saliency, which is bound to a model; give lightning_explain.methods.Saliency",
+    ),
+    "tensors for rows": ({"probe": rows(3)}, TypeError, r"made of tensors; give Probe\(inputs, targets\)"),
     "sign of a method": ({"panels": {"ig": [("heat_map", "postive")]}}, ValueError, "did you mean 'positive'"),
     "outliers": ({"outlier_perc": {"ig": 200}}, ValueError, "outlier_perc=200 must be a number from 0 to 100"),
 }
@@ -86,7 +95,6 @@ def test_no_rows_are_refused() -> None:
         {"name": "runs/late"},
         {"max_overhead": 2},
         {"target": [1, 2]},
-        {"methods": []},
         {"metrics": []},
     ],
     ids=str,

@@ -221,10 +221,20 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
         (None, torch.arange(4, 11), "label", "target='label' gives indices from 4 to 10"),
         (None, torch.full((7,), -100), "label", "indices from -100 to -100"),
         (None, torch.rand(7), "label", r"needs integer labels \(7,\), got torch.float32 \(7,\)"),
-        (None, torch.zeros(7, 10, dtype=torch.long), "label", r"got torch.int64 \(7, 10\); use target="),
+        (
+            None,
+            torch.zeros(7, 10, dtype=torch.long),
+            "label",
+            r"got torch.int64 \(7, 10\); give such labels .* or use target=\"predicted\"",
+        ),
         (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number a row: \(7,\)"),
         (lambda o: o[:, :1], "own", 2, r"target=2, but the model returns one number a row: \(7, 1\)"),
-        (lambda o: o.reshape(-1, 5, 2), "own", "label", r"needs outputs \(N, C\), got \(7, 5, 2\); use target="),
+        (
+            lambda o: o.reshape(-1, 5, 2),
+            "own",
+            "label",
+            r"needs outputs \(N, C\), got \(7, 5, 2\); use a tuple such as",
+        ),
         (lambda o: o.reshape(-1, 5, 2), "own", 3, r"target=3 needs outputs \(N, C\)"),
         (
             lambda o: o.reshape(-1, 5, 2),

@@ -368,7 +368,8 @@ class TestWatched:
             },
             probe=Probe(images(2), torch.tensor([0, 1])),
         )
-        trainer(tmp_path, monitor).fit(Blind(vit().train()), DataLoader(data, batch_size=4))
+        with pytest.warns(UserWarning, match="No metric will score 'head'"):
+            trainer(tmp_path, monitor).fit(Blind(vit().train()), DataLoader(data, batch_size=4))
         (report,) = load_reports(tmp_path / "explain" / "explain")
         assert set(report.scores["infidelity"]) == {"cam", "act"}
         assert set(report.maps) == {"act"}

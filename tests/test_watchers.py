@@ -167,7 +167,7 @@ TOLD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "every other epoch": ({"every_n_epochs": 2, "at_start": True}, {}, {}),
     "put off": ({"max_overhead": 1e6}, {}, {}),
     "steps that do not divide": ({"every_n_train_steps": 2}, {"every_n_train_steps": 3}, {}),
-    "epochs that do not divide": ({"every_n_epochs": 2}, {"every_n_epochs": 3}, {}),
+    "epochs that do not divide": ({"every_n_epochs": 2}, {"every_n_epochs": 3}, {"max_epochs": 2}),
     "two validations": ({"hook": "validation_epoch_end"}, {}, {"val_check_interval": 0.5}),
 }
 

@@ -132,11 +132,22 @@ class _Patient:
             reason = f"the layer {name!r} is not run for this input"
             return [Finding("refused", reason, "name a layer that forward calls as a module")]
         if calls == 1:
-            return []
+            return self._leads_nowhere(method, name)
         reason = f"the layer {name!r} runs {calls} times in one forward, "
         if traits.replaces_the_layer(method):
             return [Finding("refused", f"{reason}and would be replaced each time", "name a layer that runs once")]
         return [Finding("warned", f"{reason}and the last time is explained", "name a layer that runs once")]
+
+    def _leads_nowhere(self, method: Method, name: str) -> list[Finding]:
+        """An auxiliary head, or a branch that is thrown away."""
+        layer = find_layer(self.model, name)
+        backward = traits.rule(method) != "none" and traits.place(method) == "layer"
+        if not backward or getattr(method, "attribute_to_layer_input", False) or id(layer) not in self.seen.ends:
+            return []
+        if not self.seen.outputs.requires_grad or self.seen.leads_on(layer):
+            return []
+        reason = f"the explained output does not depend on the layer {name!r} through anything that has a gradient"
+        return [Finding("refused", reason, "name another layer, or choose another output (output_fn)")]
 
     def _whole_numbers(self, method: Method) -> list[Finding]:
         if all(x.is_floating_point() for x in self.rows.inputs):
@@ -145,7 +156,10 @@ class _Patient:
             way = "use the method without the noise tunnel"
             return [Finding("refused", "it adds noise to inputs that are whole numbers", way)]
         if traits.reads_input(traits.innermost(method)):
-            way = "explain an embedding layer, with LayerIntegratedGradients or LayerGradientXActivation"
+            layers = "LayerIntegratedGradients or LayerGradientXActivation"
+            way = f"explain an embedding layer, with {layers}"
+            if not any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in self.model.modules()):
+                way = f"give floating-point inputs (batch_fn), or explain a layer, with {layers}"
             return [Finding("refused", "it takes the gradient of inputs that are whole numbers", way)]
         return []
 
@@ -154,7 +168,8 @@ class _Patient:
             return []
         if not self.seen.outputs.requires_grad:
             reason = "the output does not depend on the input through anything that has a gradient"
-            return [Finding("refused", reason, "remove torch.no_grad() or detach(), or use Occlusion")]
+            way = "remove what cuts it off (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
+            return [Finding("refused", reason, way)]
         return [*self._recurrent(), *self._saturated(method)]
 
     def _recurrent(self) -> list[Finding]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_explain.repair import depending, family, name_of, words
+from lightning_explain.repair import depending, family, name_of, nodes, words
 
 # They look at a tensor, but compute nothing with it.
 _LOOKS = words(
@@ -54,6 +54,7 @@ class Record:
         ops: The calls.
         calls: How often each module ran, by ``id``.
         spans: For each module, by ``id``, the range of ``ops`` from its first call to its last.
+        ends: For each module that returned tensors, by ``id``: what they came from, or themselves where a graph begins.
         low_precision: Whether something was computed in 16 bits.
         outputs: What the model returned.
     """
@@ -61,6 +62,7 @@ class Record:
     ops: list[Op] = field(default_factory=list)
     calls: Counter[int] = field(default_factory=Counter)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    ends: dict[int, list[Any]] = field(default_factory=dict)
     low_precision: bool = False
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -68,10 +70,18 @@ class Record:
         """How many calls belong to a family."""
         return sum(op.family == name for op in self.ops)
 
+    def leads_on(self, module: nn.Module) -> bool:
+        """Whether the outputs depend on the tensors that the module returned through something that has a gradient."""
+        ends = {id(end) for end in self.ends[id(module)]}
+        return any(
+            id(node) in ends or id(getattr(node, "variable", None)) in ends for node in nodes(self.outputs.grad_fn)
+        )
+
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, begin: bool) -> None:
         super().__init__()
+        self._begin = begin
         self.record = Record()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._inside = [model]
@@ -104,9 +114,13 @@ class _Recorder(TorchFunctionMode):
         if self._inside[-1] is module:
             self._inside.pop()
         self.record.spans[id(module)] = (self.record.spans[id(module)][0], len(self.record.ops))
-        # Token numbers have no gradient; what is looked up for them has.
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and not output.requires_grad:
-            output.requires_grad_()
+        for tensor in output if isinstance(output, (tuple, list)) else [output]:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                # Whole numbers have no gradient; what becomes of them in the first layer has.
+                if self._begin and not tensor.requires_grad:
+                    tensor.requires_grad_()
+                ends = self.record.ends.setdefault(id(module), [])
+                ends += [tensor if tensor.grad_fn is None else tensor.grad_fn] if tensor.requires_grad else []
 
 
 @contextmanager
@@ -130,7 +144,7 @@ def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tenso
         extra: What follows in the call.
     """
     points = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
-    recorder = _Recorder(model)
+    recorder = _Recorder(model, begin=not any(x.is_floating_point() for x in inputs))
     with _watching(model, recorder):
         outputs = forward(*points, *extra)
     recorder.record.outputs = outputs

@@ -1,6 +1,7 @@
 """Attribution methods: one frozen dataclass for each Captum class, with its name and argument names."""
 
 from lightning_explain.methods._adaptive import steps_taken as steps_taken
+from lightning_explain.methods._captum import is_captums as is_captums
 from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, GuidedGradCam, InputXGradient, Saliency
 from lightning_explain.methods.layer import (

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from captum.attr import Attribution as Attribution_
 from torch import Tensor
 
 from lightning_explain.types import Attribution, Rows, as_tuple, bare
@@ -41,6 +42,11 @@ def attribute(call: Callable[..., Attribution], rows: Rows, **arguments: Any) ->
 
 def _finished(found: Attribution | Sequence[Tensor]) -> Attribution:
     return bare(tuple(part.detach() for part in (found if isinstance(found, (tuple, list)) else (found,))))
+
+
+def is_captums(thing: object) -> bool:
+    """Whether it is an object of Captum's, which is bound to a model and knows nothing of ours."""
+    return isinstance(thing, Attribution_)
 
 
 def in_pieces(rows: Rows, size: int, call: Callable[[Rows], Attribution]) -> Attribution:

@@ -91,7 +91,8 @@ class RescalingAtLayer(AtLayer, Rescaling):
 class DeepLift(Rescaling):
     """Differences from a baseline, carried back by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
 
-    Activations that are functions or used twice are mended while explaining.
+    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
+    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 forward, 2 backward.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -144,7 +145,8 @@ class DeepLift(Rescaling):
 class DeepLiftShap(Rescaling):
     """DeepLIFT averaged over a set of K baselines (Lundberg & Lee 2017; ``captum.attr.DeepLiftShap``).
 
-    Activations that are functions or used twice are mended while explaining.
+    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
+    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -188,7 +190,8 @@ class DeepLiftShap(Rescaling):
 class LayerDeepLift(RescalingAtLayer):
     """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
-    Activations that are functions or used twice are mended while explaining.
+    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
+    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 forward, 2 backward.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -238,7 +241,8 @@ class LayerDeepLift(RescalingAtLayer):
 class LayerDeepLiftShap(RescalingAtLayer):
     """DeepLIFT of a layer's activations, at K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
-    Activations that are functions or used twice are mended while explaining.
+    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
+    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers

@@ -141,7 +141,8 @@ class NeuronGradientShap(OfNeuron):
 class NeuronDeepLift(OfNeuron):
     """DeepLIFT of a neuron (Shrikumar et al. 2017; ``captum.attr.NeuronDeepLift``).
 
-    Activations that are functions or used twice are mended while explaining.
+    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
+    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 forward, 2 backward; 1 more forward without ``neuron_selector``.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -172,7 +173,8 @@ class NeuronDeepLift(OfNeuron):
 class NeuronDeepLiftShap(OfNeuron):
     """DeepLIFT of a neuron, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.NeuronDeepLiftShap``).
 
-    Activations that are functions or used twice are mended while explaining.
+    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
+    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 * K forward, 2 * K backward; K baselines; 1 more forward without ``neuron_selector``.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers

@@ -34,6 +34,19 @@ def draws_of(rows: Rows, count: int, limit: int) -> Iterator[tuple[slice, Rows, 
             yield where, part.repeat(k), torch.arange(first, first + k).repeat(len(part))
 
 
+def needs_floating(owner: str, inputs: tuple[Tensor, ...], way_out: str) -> None:
+    """Refuses inputs that cannot be moved by a little.
+
+    Raises:
+        ValueError: If one is made of whole numbers.
+    """
+    for x in inputs:
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{owner} moves the inputs by a little, but they are {x.dtype}; leave it out, or {way_out}."
+            )
+
+
 def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
     """Refuses anything but a whole number of at least ``least``.
 

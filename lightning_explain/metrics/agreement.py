@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
@@ -53,9 +53,14 @@ class Agreement(Free):
 
     higher_is_better: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[str, ...]] = ("",)
+    needs: ClassVar[str] = "two methods whose maps have a place on the image"
 
     def __post_init__(self) -> None:
         check_flag("Agreement", "abs", self.abs)
+
+    def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
+        """All, if there are two."""
+        return maps if len(maps) > 1 else ()
 
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit; 1 where all methods rank alike."""

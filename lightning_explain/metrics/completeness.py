@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import ClassVar
@@ -43,6 +43,7 @@ class Completeness:
 
     higher_is_better: ClassVar[bool | None] = False
     suffixes: ClassVar[tuple[str, ...]] = ("", "delta")
+    needs: ClassVar[str] = "a method whose map promises a sum, such as IntegratedGradients"
 
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """The relative error without unit, ``_delta`` in units of output. Lower is better.
@@ -56,6 +57,10 @@ class Completeness:
             deltas[name] = convergence_delta(case.attributions[name], gaps).abs()
             relative[name] = deltas[name] / wide(gaps).abs()
         return {"": scores(relative, case.outputs), "delta": scores(deltas, case.outputs)}
+
+    def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:
+        """Methods that promise a sum."""
+        return list(references)
 
     def passes(self, prospect: Prospect) -> PassCount:
         """Each different row of a baseline once."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.baselines import check_baseline
-from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of
+from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of, needs_floating
 from lightning_explain.naming import nearest
 from lightning_explain.types import Baseline, Case, PassCount, Prospect, Rows, Score, Subject, bare
 
@@ -99,6 +99,26 @@ class Infidelity:
             check_count("Infidelity", "size", self.size)
         check_methods(self)
 
+    def fitted(self, inputs: tuple[Tensor, ...]) -> Infidelity:
+        """Itself, if these inputs can be perturbed."""
+        if self.perturb_func == "gaussian":
+            needs_floating("Infidelity", inputs, "give perturb_func")
+        elif self.perturb_func == "square":
+            self._check_images(inputs)
+        return self
+
+    def _check_images(self, inputs: tuple[Tensor, ...]) -> None:
+        for x in inputs:
+            if x.ndim != 4 or not x.is_floating_point():
+                raise ValueError(
+                    f'Infidelity(perturb_func="square") needs images (N, C, H, W) of floating-point numbers, got {x.dtype} '
+                    f"{tuple(x.shape)}."
+                )
+            if self.size is not None and self.size > min(x.shape[2:]):
+                raise ValueError(
+                    f"Infidelity(size={self.size}) is larger than the shorter side of the images {tuple(x.shape)}."
+                )
+
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """In squared units of output, with the jackknife over draws as standard error. Lower is better."""
         products, changes = self._collect(case)
@@ -146,8 +166,6 @@ class Infidelity:
 
     def _square(self, subject: Subject, rows: Rows, indices: Tensor, x: Tensor) -> Tensor:
         """``(N, 1, H, W)``: one inside a random square, zero elsewhere."""
-        if x.ndim != 4:
-            raise ValueError(f'Infidelity(perturb_func="square") needs images (N, C, H, W), got {tuple(x.shape)}.')
         height, width = x.shape[2:]
         size = min(self.size or max(1, min(height, width) // 4), height, width)
         corner = subject.draws.uniform("square", rows, indices, x.new_empty(len(x), 2))

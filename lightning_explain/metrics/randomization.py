@@ -67,6 +67,10 @@ class Randomization:
         check_flag("Randomization", "abs", self.abs)
         check_methods(self)
 
+    def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
+        """All: maps without a place on the image are compared in their own shape."""
+        return methods
+
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit, with the standard error over random networks. Lower is better.
 

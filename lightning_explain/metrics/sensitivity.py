@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of
+from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of, needs_floating
 from lightning_explain.types import Attribution, Case, PassCount, Prospect, Rows, Score, Subject, bare
 
 PerturbFunc = Callable[..., Attribution]
@@ -75,6 +75,12 @@ class SensitivityMax:
         if self.perturb_func is not None and not callable(self.perturb_func):
             raise ValueError(f"SensitivityMax(perturb_func={self.perturb_func!r}); allowed: None or a callable.")
         check_methods(self)
+
+    def fitted(self, inputs: tuple[Tensor, ...]) -> SensitivityMax:
+        """Itself, if these inputs can be perturbed."""
+        if self.perturb_func is None:
+            needs_floating("SensitivityMax", inputs, "give perturb_func")
+        return self
 
     def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; a maximum has no standard error. Lower is better."""

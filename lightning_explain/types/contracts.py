@@ -174,8 +174,11 @@ class Metric(Protocol):
     ``higher_is_better`` says where the better end is (``None``: neither). ``suffixes`` names what ``score`` returns;
     ``("",)`` for a metric of one score. A metric that can say beforehand what it costs has ``passes(prospect)``, which returns a
     :class:`PassCount` for all rows together, or ``None`` if it depends on something that cannot.
-    Scores of some inputs only are left out by ``fitted(inputs)``, if there is such a method,
-    which returns the metric for these inputs. A metric with ``needs_history`` is given the maps of earlier explanations.
+    Scores of some inputs only are left out by ``fitted(inputs)``, if there is such a method, which returns the metric for these
+    inputs, or raises ``ValueError`` if it has none at all. One that does not score just the methods with a map in input space
+    has ``scored(methods, maps, references)``: of all methods, of those with such a map and of those that promise a sum, the
+    names of those that it will score; ``needs`` says in words what that takes. A metric with ``needs_history`` is given the maps
+    of earlier explanations.
     """
 
     @property

@@ -82,6 +82,7 @@ def cam(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return ca.LayerGradCam(model, model.block).attribute(x, target=y)
 
 
+@pytest.mark.filterwarnings("ignore:.*absolute values:UserWarning")
 def test_infidelity_of_captums_own_example_has_captums_values() -> None:
     x = torch.arange(1.0, 13.0).reshape(4, 3)
 

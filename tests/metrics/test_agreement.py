@@ -41,7 +41,10 @@ def test_agreement_by_size_ignores_signs() -> None:
 
 
 def test_a_single_method_has_nobody_to_agree_with() -> None:
-    report = explain(Linear(torch.ones(6)), Probe(torch.ones(2, 6)), {"it": Given(torch.arange(6.0))}, [q.Agreement()])
+    with pytest.warns(UserWarning, match="'agreement' will score none of the methods; it needs two methods whose maps"):
+        report = explain(
+            Linear(torch.ones(6)), Probe(torch.ones(2, 6)), {"it": Given(torch.arange(6.0))}, [q.Agreement()]
+        )
     assert report.scores["agreement"] == {}
     assert not any(key.startswith("agreement") for key in report.scalars())
 

@@ -101,7 +101,10 @@ def test_methods_that_promise_nothing_have_no_score() -> None:
         "cam": m.LayerGradCam("block"),
         "noise": m.NoiseTunnel(m.IntegratedGradients(n_steps=2)),
     }
-    report = explain(trained(), Probe(x, y), methods, [q.Completeness()])
+    with pytest.warns(
+        UserWarning, match="'completeness' will score none of the methods; it needs a method whose map prom"
+    ):
+        report = explain(trained(), Probe(x, y), methods, [q.Completeness()])
     assert report.scores["completeness"] == {}
 
 

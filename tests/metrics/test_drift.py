@@ -138,8 +138,10 @@ def test_structural_similarity_is_for_images_of_at_least_11_pixels(side: int, th
 def test_maps_of_layers_drift_on_the_image() -> None:
     x, y = rows(3)
     methods = {"cam": m.LayerGradCam("block.relu2"), "head": m.LayerActivation("head")}
-    first = explain(trained(), Probe(x, y), methods, [q.Drift()])
-    second = explain(trained(), Probe(x, y), methods, [q.Drift()], history=[first])
+    with pytest.warns(UserWarning, match="No metric will score 'head': its map has no place on the image"):
+        first = explain(trained(), Probe(x, y), methods, [q.Drift()])
+    with pytest.warns(UserWarning, match="No metric will score 'head'"):
+        second = explain(trained(), Probe(x, y), methods, [q.Drift()], history=[first])
     assert second.scores["drift_cosine_first"].keys() == {"cam"}
     assert second.scores["drift_cosine_first"]["cam"].tolist() == pytest.approx([1, 1, 1])
 
