@@ -18,7 +18,7 @@ from lightning_explain import trainer as trainers
 from lightning_explain.alerts import Alert, Alerts, alerts_of
 from lightning_explain.baselines import Normalization
 from lightning_explain.config import monitor_arguments
-from lightning_explain.forward import ForwardFn, OutputFn, Target, check_target
+from lightning_explain.forward import ForwardFn, OutputFn
 from lightning_explain.gather import Ranks
 from lightning_explain.memory import Memory
 from lightning_explain.pipeline import Explainer
@@ -38,6 +38,7 @@ from lightning_explain.requests import (
 from lightning_explain.resuming import VERSION, understood
 from lightning_explain.rounds import Publisher, ready_together, report_of
 from lightning_explain.rows import FixedRows
+from lightning_explain.targets import Target, check_target
 from lightning_explain.telling import Teller, text_of
 from lightning_explain.types import Probe, Report
 

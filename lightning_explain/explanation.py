@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_explain.forward import Choice, Target, predictions_of
 from lightning_explain.gather import ALONE, ELSEWHERE, Ranks, check_rows
 from lightning_explain.guard import KEEPERS, Run
 from lightning_explain.maps import arrange, onto
@@ -24,6 +23,7 @@ from lightning_explain.parts import Parts
 from lightning_explain.places import innermost, untold
 from lightning_explain.plan import Plan, blocks, plan
 from lightning_explain.sweep import Block, joined, sweep
+from lightning_explain.targets import Choice, Target, predictions_of
 from lightning_explain.types import (
     Attribution,
     Case,

@@ -18,21 +18,7 @@ from lightning_explain.doctor import acted_upon, doctor
 from lightning_explain.draws import KeyedDraws
 from lightning_explain.explanation import Decisions, Explanation, Progress
 from lightning_explain.forecast import Forecast, forecast
-from lightning_explain.forward import (
-    Choice,
-    Explained,
-    ForwardFn,
-    OutputError,
-    OutputFn,
-    Target,
-    check_rows,
-    check_target,
-    choose,
-    find_layer,
-    last_feature_map,
-    rows_for,
-    target_indices,
-)
+from lightning_explain.forward import Explained, ForwardFn, OutputFn, find_layer, last_feature_map, rows_for
 from lightning_explain.guard import Run, explaining
 from lightning_explain.history import History, history_of
 from lightning_explain.meeting import telling
@@ -59,6 +45,7 @@ from lightning_explain.requests import (
     warn_of_unsigned,
 )
 from lightning_explain.sweep import sweep
+from lightning_explain.targets import Choice, OutputError, Target, check_rows, check_target, choose, target_indices
 from lightning_explain.types import Method, Metric, PassCount, Probe, Report, Rows, Subject, Verdict, as_tuple
 
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_explain.forward import Choice
 from lightning_explain.look import look
 from lightning_explain.methods._captum import needs_gradient
 from lightning_explain.pairs import look_at_pairs
 from lightning_explain.plan import Plan, Stream, blocks, shared
+from lightning_explain.targets import Choice
 from lightning_explain.types import Attribution, Rows, Subject, bare
 from lightning_explain.visits import CENTER, Point, Reducer, Visit
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("types", "maps", "random_state", "naming", "schedule", "repair", "parts"),
     (
         "guard",
-        "forward",
+        "forward+targets",
         "probe+batch+freeze",
         "draws",
         "gather+packing+meeting",

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.forward import check_target, find_layer, last_feature_map, output_tensor, predictions_of
+from lightning_explain.forward import find_layer, last_feature_map
 from lightning_explain.guard import explaining
 from lightning_explain.pipeline import Explainer
+from lightning_explain.targets import check_target, output_tensor, predictions_of
 from networks import DigitNet, rows, trained
 
 SALIENCY = {"saliency": m.Saliency(abs=False)}

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lightning_explain.doctor import measure, rules, traits
 from lightning_explain.doctor.record import Op, Record, record
 from lightning_explain.doctor.rules import Finding
-from lightning_explain.forward import Explained, ForwardFn, OutputFn, Target, find_layer, rows_for, target_indices
+from lightning_explain.forward import Explained, ForwardFn, OutputFn, find_layer, rows_for
 from lightning_explain.guard import Run, explaining
+from lightning_explain.targets import Target, target_indices
 from lightning_explain.types import Mend, Method, Probe, Rows, Verdict
 
 ROWS = 3
