@@ -118,22 +118,24 @@ class Explainer(Decisions):
     def _with_maps(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[str]:
         """Names of the methods whose map has a place in input space."""
         with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
-            choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
-            subject, row = self._subject(model, explained, rows), replace(rows[:1], extra=(*rows[:1].extra, choice))
+            subject, row = self._first_row(model, probe, run)
             return [name for name, method in methods.items() if has_map(method, subject, row)]
 
     def _rehearse(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
         """Refuses what does not fit the rows or its layer."""
         with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
-            choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
-            subject = self._subject(model, explained, rows)
+            subject, row = self._first_row(model, probe, run)
             for name, method in methods.items():
-                row, inner = replace(rows[:1], extra=(*rows[:1].extra, choice)), innermost(method)
+                inner = innermost(method)
                 rehearse(name, inner, subject, row)
                 if getattr(inner, "reshape", None) not in (None, "none"):
                     check_place(name, inner, subject, row)
+
+    def _first_row(self, model: nn.Module, probe: Probe, run: Run) -> tuple[Subject, Rows]:
+        """The function, and a row whose target is chosen as it goes through the model."""
+        explained, rows = self._start(model, probe, run)
+        choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
+        return self._subject(model, explained, rows), replace(rows[:1], extra=(*rows[:1].extra, choice))
 
     def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
         """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
