@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -49,15 +49,18 @@ class Baselines:
     Args:
         inputs: All rows of the probe in the order of their ids, each ``(N, ...)``, on the model's device.
         normalization: ``(mean, std)`` per channel of image inputs; needed by ``"black"``.
+        ids: ``(N,)`` the rows' ids in the probe's own order, which is that of tensors with a baseline for each row.
     """
 
     inputs: tuple[Tensor, ...]
     normalization: Normalization | None = None
+    ids: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def points(self, spec: Baseline, rows: Rows) -> tuple[Tensor, ...]:
         """One baseline for each row, shaped like the rows' inputs.
 
-        A tuple gives one for each input. Names: ``"zero"``, ``"black"`` (a black image in normalised space),
+        A tuple gives one for each input; a tensor is for all rows, or has a baseline for each row of the probe.
+        Names: ``"zero"``, ``"black"`` (a black image in normalised space),
         ``"mean"`` (of the probe's rows), ``"blur"`` (the blurred row).
 
         Raises:
@@ -66,11 +69,21 @@ class Baselines:
         specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(rows.clean)
         if len(specs) != len(rows.clean):
             raise ValueError(f"baselines has {len(specs)} entries for {len(rows.clean)} inputs; give one for each.")
-        return tuple(self._point(s, i, x) for i, (s, x) in enumerate(zip(specs, rows.clean, strict=True)))
+        own = (self._own(s, x, rows) for s, x in zip(specs, rows.clean, strict=True))
+        return tuple(self._point(s, i, x) for i, (s, x) in enumerate(zip(own, rows.clean, strict=True)))
+
+    def _own(self, spec: Any, clean: Tensor, rows: Rows) -> Any:
+        """Of a baseline for each row of the probe those of these rows."""
+        count = len(self.ids)
+        if not isinstance(spec, Tensor) or spec.ndim != clean.ndim or len(spec) == 1:
+            return spec
+        if len(spec) != count:
+            raise ValueError(_misfit(spec, clean, count))
+        return spec[rows.places_in(self.ids).to(spec.device)]
 
     def _point(self, spec: Any, index: int, clean: Tensor) -> Tensor:
         if isinstance(spec, Tensor):
-            return _fit(spec.to(clean), clean)
+            return _fit(spec.to(clean), clean, len(self.ids))
         if isinstance(spec, str):
             return self._named(spec, index, clean)
         return torch.full_like(clean, 0.0 if spec is None else float(spec))
@@ -85,7 +98,7 @@ class Baselines:
         if self.normalization is None:
             raise ValueError('baselines="black" needs normalization=(mean, std) to know what black is.')
         mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
-        return _fit((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), clean)
+        return _fit((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), clean, len(self.ids))
 
     def distribution(self, spec: Baseline, rows: Rows) -> tuple[Tensor, ...]:
         """A set of reference rows, each ``(K, ...)``, from which random methods choose.
@@ -113,14 +126,18 @@ def _check_shape(value: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def _fit(value: Tensor, like: Tensor) -> Tensor:
+def _fit(value: Tensor, like: Tensor, count: int) -> Tensor:
     try:
         return value.expand_as(like)
     except RuntimeError as error:
-        raise ValueError(
-            f"baselines has shape {tuple(value.shape)}, which does not fit inputs {tuple(like.shape)}; "
-            f"allowed: (1, *{tuple(like.shape[1:])}) or anything that broadcasts to it."
-        ) from error
+        raise ValueError(_misfit(value, like, count)) from error
+
+
+def _misfit(value: Tensor, like: Tensor, count: int) -> str:
+    return (
+        f"baselines has shape {tuple(value.shape)}, which does not fit rows {tuple(like.shape[1:])}; allowed: whatever broadcasts "
+        f"to (1, *{tuple(like.shape[1:])}), or with a first dimension of {count} a baseline for each row of the probe."
+    )
 
 
 def _blurred(image: Tensor) -> Tensor:

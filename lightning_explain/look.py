@@ -53,10 +53,11 @@ def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> l
         inputs = tuple(x.detach().requires_grad_(at_input) for x in subject.laid_out(rows.inputs))
         caught = stack.enter_context(watching(subject, wants))
         values = subject.forward(*inputs, *rows.extra)
-    read: dict[Want, tuple[Tensor, ...]] = {(None, s): _at(s, caught.values) for r, s in wants if r is None}
-    places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
-    for number, rule in enumerate(rules, 1):
-        read |= _back(rule, wants, values, places, number < len(rules))
+        read: dict[Want, tuple[Tensor, ...]] = {(None, s): _at(s, caught.values) for r, s in wants if r is None}
+        places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
+        # Layers stay watched, for checkpointing runs them again, and has to find what it found before.
+        for number, rule in enumerate(rules, 1):
+            read |= _back(rule, wants, values, places, number < len(rules))
     # A copy, for the explained outputs may be a view of all outputs.
     return visits_of(points, values.detach().clone(), read)
 
@@ -109,14 +110,15 @@ def visits_of(points: Sequence[Point], values: Tensor, read: Mapping[Want, tuple
 def watching(subject: Subject, wants: Iterable[Want]) -> Iterator[Caught]:
     """Catches what layers say, or are told, and where the gradient is wanted the place in the graph."""
     caught = Caught({}, {})
-    differentiated = {spot for rule, spot in wants if rule and spot}
+    differentiated, read = ({spot for rule, spot in wants if spot and bool(rule) == back} for back in (True, False))
 
     def see(spot: Spot, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if spot in differentiated:
             tensors = tuple(_begun(t) for t in tensors)
             caught.places[spot] = tuple(get_gradient_edge(t) if t.requires_grad else t for t in tensors)
-        # Whoever else has them may write into them: who made the input of a layer, or of one that hands it on as it is.
-        caught.values[spot] = tuple(t.detach().clone() for t in tensors)
+        if spot in read:
+            # Whoever else has them may write into them: who made the input of a layer, or of one that hands it on as it is.
+            caught.values[spot] = tuple(t.detach().clone() for t in tensors)
         return tensors
 
     with ExitStack() as stack:

@@ -146,7 +146,7 @@ def _slic() -> Any:
 def _fit(mask: Tensor, index: int, clean: Tensor, subject: Subject, rows: Rows) -> Tensor:
     count, by_row = len(subject.probe), mask.ndim == clean.ndim
     if by_row and len(mask) == count and count > 1:
-        mask = mask[positions(subject, rows).to(mask.device)]
+        mask = mask[rows.places_in(subject.probe.ids).to(mask.device)]
     elif by_row and len(mask) != 1:
         raise ValueError(_misfit(mask, index, clean, count))
     try:
@@ -160,20 +160,6 @@ def _misfit(mask: Tensor, index: int, clean: Tensor, count: int) -> str:
         f"feature_mask of input {index} has shape {tuple(mask.shape)}, which does not fit {tuple(clean.shape[1:])}; "
         f"allowed: whatever broadcasts to it, with a first dimension of 1 or of {count} for the rows of the probe."
     )
-
-
-def positions(subject: Subject, rows: Rows) -> Tensor:
-    """``(N,)``: where in the probe each row stands.
-
-    Raises:
-        ValueError: If two rows of the probe have one id.
-    """
-    places = {row: i for i, row in enumerate(subject.probe.ids.tolist())}
-    if len(places) < len(subject.probe):
-        raise ValueError(
-            "Rows that are told apart by their ids need distinct ones; give Probe(ids=...) without repeats."
-        )
-    return torch.tensor([places[row] for row in rows.ids.tolist()])
 
 
 def _numbered(masks: list[Tensor]) -> Features:

@@ -251,7 +251,7 @@ class Explainer(Decisions):
     def _subject(self, model: nn.Module, explained: Explained, rows: Rows) -> Subject:
         # Ordered by id, so that a random choice from the probe does not depend on the order of its rows.
         order = rows.ids.argsort(stable=True)
-        baselines = Baselines(tuple(x[order.to(x.device)] for x in rows.inputs), self.normalization)
+        baselines = Baselines(tuple(x[order.to(x.device)] for x in rows.inputs), self.normalization, rows.ids)
         return Subject(
             forward=explained,
             layer=lambda name: find_layer(model, str(name)),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_explain.doctor import measure, rules, traits
+from lightning_explain.doctor.graph import probabilities, reentrant
+from lightning_explain.doctor.portions import From, UpTo
 from lightning_explain.doctor.record import Op, Record, record
 from lightning_explain.doctor.rules import Finding
 from lightning_explain.forward import Explained, ForwardFn, OutputFn, find_layer, rows_for
@@ -66,11 +68,12 @@ def _rows(model: nn.Module, probe: Probe, count: int) -> Rows:
 
 def _doubled(rows: Rows) -> Rows:
     """A second row that differs, for with one row nothing can be seen of how rows influence each other."""
-    both = rows.repeat(2)
-    scale = torch.tensor([1.0, 0.5])
-    return both.at(
-        tuple(x * scale.to(x).reshape(2, *[1] * (x.ndim - 1)) if x.is_floating_point() else x for x in both.inputs)
-    )
+    return rows.repeat(2).at(tuple(torch.cat([x, _another(x)]) for x in rows.inputs))
+
+
+def _another(x: Tensor) -> Tensor:
+    """Half of a row; of whole numbers, which name things, the first everywhere."""
+    return x * 0.5 if x.is_floating_point() else x.reshape(1, -1)[:, :1].reshape(1, *[1] * (x.ndim - 1)).expand_as(x)
 
 
 def _labels(probe: Probe, count: int) -> Tensor | None:
@@ -93,7 +96,7 @@ class _Patient:
     inplace: bool
     probe_size: int
     pairs: int
-    measured: dict[tuple[Mend, ...], list[Finding]] = field(default_factory=dict)
+    measured: dict[Hashable, list[Finding]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.whole = measure.agreement(self.explained, self.rows, self.seen.outputs.detach(), self.seen.low_precision)
@@ -132,6 +135,13 @@ class _Patient:
         if calls == 0:
             reason = f"the layer {name!r} is not run for this input"
             return [Finding("refused", reason, "name a layer that forward calls as a module")]
+        if id(find_layer(self.model, name)) in self.seen.nested and not traits.of_input(method):
+            if traits.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
+                way = "give a callable neuron_selector, which chooses from what it returns"
+                return [Finding("refused", f"the layer {name!r} does not return tensors alone", way)]
+            if not traits.picks_tensors(method):
+                way = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
+                return [Finding("refused", f"the layer {name!r} does not return tensors alone", way)]
         if calls == 1:
             return self._leads_nowhere(method, name)
         reason = f"the layer {name!r} runs {calls} times in one forward, "
@@ -143,7 +153,7 @@ class _Patient:
         """An auxiliary head, or a branch that is thrown away."""
         layer = find_layer(self.model, name)
         backward = traits.rule(method) != "none" and traits.place(method) == "layer"
-        if not backward or getattr(method, "attribute_to_layer_input", False) or id(layer) not in self.seen.ends:
+        if not (backward or traits.goes_through(method)) or traits.of_input(method) or id(layer) not in self.seen.ends:
             return []
         if not self.seen.outputs.requires_grad or self.seen.leads_on(layer):
             return []
@@ -171,7 +181,27 @@ class _Patient:
             reason = "the output does not depend on the input through anything that has a gradient"
             way = "remove what cuts it off (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
             return [Finding("refused", reason, way)]
-        return [*self._recurrent(), *self._saturated(method)]
+        return [*self._checkpointed(), *self._unread(method), *self._recurrent(), *self._saturated(method)]
+
+    def _checkpointed(self) -> list[Finding]:
+        if not reentrant(self.seen.outputs.grad_fn):
+            return []
+        reason = "torch.utils.checkpoint(use_reentrant=True) gives gradients to parameters only by backward(), and to inputs not at all"
+        return [Finding("refused", reason, "checkpoint with use_reentrant=False")]
+
+    def _unread(self, method: Method) -> list[Finding]:
+        """Captum, too, takes the gradient at all inputs or at none."""
+        if not traits.reads_input(method):
+            return []
+        unit = find_layer(self.model, method.layer) if traits.place(method) == "neuron" else None  # type: ignore[attr-defined]
+        if unit is not None and id(unit) not in self.seen.ends:
+            return []
+        unread = self.seen.unread(unit)
+        if not unread:
+            return []
+        what = f"the layer {method.layer!r}" if unit is not None else "the output"  # type: ignore[attr-defined]
+        reason = f"{what} does not depend on {rules.listed(f'inputs[{i}]' for i in unread)} through anything that has a gradient"
+        return [Finding("refused", reason, "hand it on without explaining it: Probe(forward_args=...)")]
 
     def _recurrent(self) -> list[Finding]:
         if not any(isinstance(m, nn.RNNBase) and self.seen.calls[id(m)] for m in self.model.modules()):
@@ -181,15 +211,11 @@ class _Patient:
 
     def _saturated(self, method: Method) -> list[Finding]:
         """A softmax whose values are the outputs flattens every gradient that is taken at the row alone."""
-        outputs = self.seen.outputs.detach()
-        last = [op for op in self.seen.ops if op.name in ("softmax", "sigmoid")]
-        if not last or not traits.at_the_point(method) or outputs.ndim < 2:
+        name = probabilities(self.seen.outputs.grad_fn) if traits.at_the_point(method) else None
+        if name is None:
             return []
-        probabilities = bool((outputs >= 0).all() and (outputs <= 1).all())
-        sums = (outputs.sum(1) - 1).abs().max().item() < 1e-2
-        if not probabilities or (last[-1].name == "softmax" and not sums):
-            return []
-        reason = f"the outputs are probabilities ({last[-1]}), whose gradients vanish where the model is sure"
+        where = next((str(op) for op in reversed(self.seen.ops) if op.name in name), name[0])
+        reason = f"the outputs are probabilities ({where}), whose gradients vanish where the model is sure"
         return [Finding("warned", reason, "return logits, or give output_fn")]
 
     def _rule(self, method: Method) -> list[Finding]:
@@ -203,31 +229,52 @@ class _Patient:
         if rule == "lrp":
             return rules.lrp(self.model, self.seen)
         ops = self._passed(method)
-        found = rules.deeplift(self.seen, ops) if rule == "deeplift" else rules.guided(self.seen, ops)
+        rescaled = rules.deeplift(self.seen, ops)
+        found = list(rescaled if rule == "deeplift" else rules.guided(self.seen, ops))
         if self.inplace:
             found.append(Finding("mended", "activations run out of place while explaining", mends=(Mend("inplace"),)))
-        return found + self._incomplete(found) if rule == "deeplift" else found
+        if any(f.state == "refused" for f in rescaled):
+            return found
+        if rule == "deeplift":
+            return found + self._incomplete(method, tuple(m for f in found for m in f.mends))
+        hidden = self._incomplete(method, (rules.deeplift_mend(self.seen),))
+        return found + [rules.UNGUIDED for _ in hidden if not any(f.state == "warned" for f in found)]
 
     def _passed(self, method: Method) -> list[Op]:
         """The calls the method goes back through: all, those after its layer, or those before its neuron."""
-        name = getattr(method, "layer", None)
-        if name is None or (traits.rule(method) == "guided" and traits.place(method) == "layer"):
+        place, name = traits.goes_back(method), str(getattr(method, "layer", None))
+        if place == "input":
             return self.seen.ops
         first, last = self.seen.spans[id(find_layer(self.model, name))]
-        if traits.place(method) == "neuron":
-            return self.seen.ops[:last]
-        return self.seen.ops[first if getattr(method, "attribute_to_layer_input", False) else last :]
+        if place == "neuron":
+            return self.seen.ops[: first if traits.of_input(method) else last]
+        return self.seen.ops[first if traits.of_input(method) else last :]
 
-    def _incomplete(self, found: list[Finding]) -> list[Finding]:
-        """The measured check, where the whole network is what the method goes through."""
-        elsewhere = rules.deeplift(self.seen, self.seen.ops)
-        if any(f.state == "refused" for f in [*found, *elsewhere]):
+    def _incomplete(self, method: Method, mends: tuple[Mend, ...]) -> list[Finding]:
+        """The measured check: does DeepLIFT add up in the part of the model that the method goes back through."""
+        place, name = traits.goes_back(method), str(getattr(method, "layer", None))
+        if place != "input" and self.seen.calls[id(find_layer(self.model, name))] > 1:
             return []
-        if not all(x.is_floating_point() for x in self.rows.inputs):
-            return []
-        mends = tuple(m for f in found for m in f.mends)
-        if mends not in self.measured:
-            rows = replace(self.rows, extra=(*self.rows.extra, self.indices))[: self.pairs]
+        key = (mends, place, name if place != "input" else "", traits.of_input(method))
+        if key not in self.measured:
             with self.run.mended(mends):
-                self.measured[mends] = measure.completeness(self.explained, rows, self.seen.low_precision)
-        return self.measured[mends]
+                self.measured[key] = self._measured(place, name, traits.of_input(method))
+        return self.measured[key]
+
+    def _measured(self, place: str, layer: str, of_input: bool) -> list[Finding]:
+        rows = replace(self.rows, extra=(*self.rows.extra, self.indices))[: self.pairs]
+        function, baselines = cast("nn.Module", self.explained), measure.baselines_of(rows)
+        try:
+            if place == "neuron":
+                function = UpTo(self.explained, find_layer(self.model, layer), of_input)
+            elif place == "layer":
+                function = beyond = From(self.explained, find_layer(self.model, layer), of_input)
+                baselines = [beyond.at(rows, baseline).inputs for baseline in baselines]
+                rows = beyond.at(rows, rows.inputs)
+            return measure.completeness(function, rows, baselines, self.seen.low_precision)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            return [
+                Finding("refused", f"DeepLIFT cannot go through this model: {str(error).rstrip('.')}", rules.INSTEAD)
+            ]

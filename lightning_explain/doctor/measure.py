@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from captum import attr as captum
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_explain.doctor.rules import INSTEAD, Finding
 from lightning_explain.forward import Explained
@@ -23,7 +24,7 @@ _COARSE = 50.0
 
 
 def agreement(explained: Explained, rows: Rows, outputs: Tensor, coarse: bool) -> list[Finding]:
-    """Whether a second forward, and one of the first row alone, give the outputs again.
+    """Whether a second forward, and one of each row alone, give the outputs again.
 
     Args:
         explained: The model, inside the guard.
@@ -37,13 +38,12 @@ def agreement(explained: Explained, rows: Rows, outputs: Tensor, coarse: bool) -
         alone = float("inf")
         # Some models cannot be given a single row at all, which is an answer, too.
         with suppress(ValueError, RuntimeError):
-            one = rows[:1]
-            alone = _difference(explained.outputs(*one.inputs, *one.extra), outputs[:1])
+            alone = _difference(torch.cat([explained.outputs(*r.inputs, *r.extra) for r in rows.split(1)]), outputs)
     if again > tolerance:
         return [_finding(f"two forwards of the same rows in eval mode differ by {again:.1%}", *_RANDOM)]
     if alone > tolerance:
         found = "cannot be computed" if alone == float("inf") else f"differs by {alone:.1%} when computed"
-        return [_finding(f"rows influence each other in eval mode: the first row's output {found} alone", *_MIXED)]
+        return [_finding(f"rows influence each other in eval mode: a row's output {found} alone", *_MIXED)]
     return []
 
 
@@ -53,7 +53,8 @@ _RANDOM = (
 )
 _MIXED = (
     "methods change rows one by one and expect the others to stay as they are",
-    "use statistics of training in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm)",
+    "use statistics of training in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm), and give layers "
+    "that take time or tokens first batch_first=True",
 )
 
 
@@ -66,29 +67,39 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item() / scale if scale > 0 else (a - b).abs().max().item()
 
 
-def completeness(explained: Explained, rows: Rows, coarse: bool) -> list[Finding]:
-    """Whether DeepLIFT's map sums to f(x) - f(baseline), for two baselines: zero, and other rows of the probe."""
-    errors = [_completeness(explained, rows, baselines, coarse) for baselines in _baselines(rows)]
-    worst = max(errors)
+def completeness(
+    function: nn.Module, rows: Rows, baselines: Sequence[tuple[Tensor, ...]], coarse: bool
+) -> list[Finding]:
+    """Whether DeepLIFT's map sums to what the function changes between the rows and each of the baselines.
+
+    Args:
+        function: ``function(*inputs, *extra) -> (N,)``, inside what is mended.
+        rows: N rows.
+        baselines: Each of the rows' shape.
+        coarse: Whether it computes in 16 bits.
+    """
+    worst = max(_completeness(function, rows, baseline, coarse) for baseline in baselines)
     if worst <= _INCOMPLETE:
         return []
     reason = f"DeepLIFT's map misses f(x) - f(baseline) by {worst:.1%} on the probe: something in the model has no rule"
     return [Finding("refused", reason, f"write activations as functions or modules of torch.nn; or {INSTEAD}")]
 
 
-def _baselines(rows: Rows) -> list[tuple[Tensor, ...]]:
-    return [tuple(torch.zeros_like(x) for x in rows.inputs), tuple(0.5 * x.roll(1, 0) for x in rows.inputs)]
+def baselines_of(rows: Rows) -> list[tuple[Tensor, ...]]:
+    """Two to compare with: zero, and other rows of the probe."""
+    halved = (x.roll(1, 0) * (0.5 if x.is_floating_point() else 1) for x in rows.inputs)
+    return [tuple(torch.zeros_like(x) for x in rows.inputs), tuple(halved)]
 
 
-def _completeness(explained: Explained, rows: Rows, baselines: tuple[Tensor, ...], coarse: bool) -> float:
+def _completeness(function: nn.Module, rows: Rows, baselines: tuple[Tensor, ...], coarse: bool) -> float:
     """The largest error of a row, relative to its gap, beyond what rounding explains."""
     points = tuple(x.detach().clone() for x in rows.inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = captum.DeepLift(explained).attribute(bare(points), bare(baselines), additional_forward_args=rows.extra)
+        found = captum.DeepLift(function).attribute(bare(points), bare(baselines), additional_forward_args=rows.extra)
     parts = [p.detach().double().flatten(1) for p in (found if isinstance(found, tuple) else (found,))]
     with torch.no_grad():
-        ends = [explained(*at.inputs, *at.extra).double() for at in (rows, replace(rows, inputs=baselines))]
+        ends = [function(*at.inputs, *at.extra).double() for at in (rows, replace(rows, inputs=baselines))]
     gap = ends[0] - ends[1]
     # A sum of large parts, or a small difference of large outputs, is no more exact than they are.
     sizes = [ends[0].abs() * _OUTPUT, ends[1].abs() * _OUTPUT, *(p.abs().sum(1) * _PARTS for p in parts)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +46,11 @@ class Op:
         return f"{self.name} in {place}"
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Whether it computes, rather than only arrange what others compute."""
+    return not any(module.children()) or any(True for _ in module.parameters(recurse=False))
+
+
 @dataclass(eq=False)
 class Record:
     """All calls of one forward, in order.
@@ -55,16 +60,22 @@ class Record:
         calls: How often each module ran, by ``id``.
         spans: For each module, by ``id``, the range of ``ops`` from its first call to its last.
         ends: For each module that returned tensors, by ``id``: what they came from, or themselves where a graph begins.
+        nested: By ``id``, the modules that returned anything but tensors or a tuple of them.
         low_precision: Whether something was computed in 16 bits.
         outputs: What the model returned.
+        points: What it was given, each ``(N, ...)``.
+        readers: For each tensor, by ``id``, the layers that are given it, and the modules that compute with it outside of layers.
     """
 
     ops: list[Op] = field(default_factory=list)
     calls: Counter[int] = field(default_factory=Counter)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)
     ends: dict[int, list[Any]] = field(default_factory=dict)
+    nested: set[int] = field(default_factory=set)
     low_precision: bool = False
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
+    points: tuple[Tensor, ...] = ()
+    readers: dict[int, list[nn.Module]] = field(default_factory=dict)
 
     def count(self, name: str) -> int:
         """How many calls belong to a family."""
@@ -72,10 +83,20 @@ class Record:
 
     def leads_on(self, module: nn.Module) -> bool:
         """Whether the outputs depend on the tensors that the module returned through something that has a gradient."""
-        ends = {id(end) for end in self.ends[id(module)]}
-        return any(
-            id(node) in ends or id(getattr(node, "variable", None)) in ends for node in nodes(self.outputs.grad_fn)
-        )
+        return _meet([self.outputs.grad_fn], self.ends[id(module)])
+
+    def unread(self, module: nn.Module | None = None) -> list[int]:
+        """Which inputs the outputs, or what a module returned, do not depend on through anything that has a gradient."""
+        starts = [self.outputs.grad_fn] if module is None else self.ends.get(id(module), [])
+        return [i for i, x in enumerate(self.points) if x.requires_grad and not _meet(starts, [x])]
+
+
+def _meet(starts: Iterable[Any], ends: Iterable[Any]) -> bool:
+    """Whether a graph that is entered at some operations leads to others, or to tensors where it begins."""
+    wanted = {id(end) for end in ends}
+    return any(
+        id(node) in wanted or id(getattr(node, "variable", None)) in wanted for start in starts for node in nodes(start)
+    )
 
 
 class _Recorder(TorchFunctionMode):
@@ -86,6 +107,7 @@ class _Recorder(TorchFunctionMode):
         self._names = {id(module): name for name, module in model.named_modules()}
         self._inside = [model]
         self._returned: dict[int, Any] = {}
+        self._kept: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -98,13 +120,23 @@ class _Recorder(TorchFunctionMode):
         if activations and name not in _LOOKS and torch.is_grad_enabled():
             module = self._inside[-1]
             self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), beside))
+            if not is_layer(module):
+                self._note_readers(activations, module)
         if kind:
             # Kept alive, for an address may be used again.
             self._returned[id(out)] = out
         self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)
         return out
 
+    def _note_readers(self, tensors: Iterable[Tensor], module: nn.Module) -> None:
+        for tensor in tensors:
+            self.record.readers.setdefault(id(tensor), []).append(module)
+            # Kept alive, for an address may be used again.
+            self._kept.append(tensor)
+
     def enter(self, module: nn.Module, arguments: Any) -> None:
+        if is_layer(module) and not any(is_layer(outer) for outer in self._inside[1:]):
+            self._note_readers(depending(arguments), module)
         self._inside.append(module)
         self.record.calls[id(module)] += 1
         first, last = self.record.spans.get(id(module), (len(self.record.ops), 0))
@@ -114,8 +146,14 @@ class _Recorder(TorchFunctionMode):
         if self._inside[-1] is module:
             self._inside.pop()
         self.record.spans[id(module)] = (self.record.spans[id(module)][0], len(self.record.ops))
-        for tensor in output if isinstance(output, (tuple, list)) else [output]:
+        parts = output if isinstance(output, (tuple, list)) else [output]
+        if not all(isinstance(part, Tensor) for part in parts):
+            self.record.nested.add(id(module))
+        for tensor in parts:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                # What is handed on as it is was not read.
+                if module in self.record.readers.get(id(tensor), []):
+                    self.record.readers[id(tensor)].remove(module)
                 # Whole numbers have no gradient; what becomes of them in the first layer has.
                 if self._begin and not tensor.requires_grad:
                     tensor.requires_grad_()
@@ -147,5 +185,5 @@ def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tenso
     recorder = _Recorder(model, begin=not any(x.is_floating_point() for x in inputs))
     with _watching(model, recorder):
         outputs = forward(*points, *extra)
-    recorder.record.outputs = outputs
+    recorder.record.outputs, recorder.record.points = outputs, tuple(points)
     return recorder.record

@@ -10,7 +10,7 @@ from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from torch import nn
 
-from lightning_explain.doctor.record import Op, Record
+from lightning_explain.doctor.record import Op, Record, is_layer
 from lightning_explain.repair import words
 from lightning_explain.types import Mend
 
@@ -52,6 +52,13 @@ class Finding:
     reason: str
     way_out: str = ""
     mends: tuple[Mend, ...] = ()
+
+
+UNGUIDED = Finding(
+    "warned",
+    "something in the model acts as an activation but is no call of one, and passes its plain gradient; only ReLU is guided",
+    "write ReLU as nn.ReLU, F.relu or clamp(min=0)",
+)
 
 
 def listed(things: Iterable[Any], most: int = 3) -> str:
@@ -153,10 +160,11 @@ def guided(record: Record, ops: Sequence[Op]) -> list[Finding]:
 
 def lrp(model: nn.Module, record: Record) -> list[Finding]:
     """Why Captum's LRP cannot be right; nothing is mended for it."""
-    ran = {name: m for name, m in model.named_modules() if record.calls[id(m)] and _is_layer(m)}
+    ran = {name: m for name, m in model.named_modules() if record.calls[id(m)] and is_layer(m)}
     unknown = [f"{n!r} ({type(m).__name__})" for n, m in ran.items() if not _has_rule(m)]
     reused = [repr(n) for n, m in ran.items() if record.calls[id(m)] > 1 and not isinstance(m, TRANSPARENT)]
-    outside = [op for op in record.ops if op.name not in _MOVES and not _is_layer(op.module)]
+    outside = [op for op in record.ops if op.name not in _MOVES and not is_layer(op.module)]
+    mixed = [str(name) for name, m in ran.items() if _is_ruled(m) and _goes_past(m, record)]
     way = "set module.rule to one of captum.attr._utils.lrp_rules, or " + INSTEAD
     known = listed((c.__name__ for c in SUPPORTED_LAYERS_WITH_RULES), most=9)
     return [
@@ -169,14 +177,26 @@ def lrp(model: nn.Module, record: Record) -> list[Finding]:
                 reused,
                 "use a layer for each call, or " + INSTEAD,
             ),
+            (
+                "takes relevance for a gradient where a tensor goes into a layer and past it (by concatenation, a slice, an "
+                "activation)",
+                mixed,
+                "let both ways begin with a layer, or " + INSTEAD,
+            ),
         )
         if found
     ]
 
 
-def _is_layer(module: nn.Module) -> bool:
-    return not any(module.children()) or any(True for _ in module.parameters(recurse=False))
-
-
 def _has_rule(module: nn.Module) -> bool:
     return type(module) in _LRP or isinstance(module, TRANSPARENT) or hasattr(module, "rule")
+
+
+def _is_ruled(module: nn.Module) -> bool:
+    """Whether Captum hooks what goes into the layer; activations it hooks otherwise."""
+    return type(module) in SUPPORTED_LAYERS_WITH_RULES or hasattr(module, "rule")
+
+
+def _goes_past(module: nn.Module, record: Record) -> bool:
+    """Whether something else than layers with rules reads the same tensor."""
+    return any(module in readers and not all(map(_is_ruled, readers)) for readers in record.readers.values())

@@ -46,6 +46,11 @@ _AT_THE_POINT = {
 # Layer methods that walk through input space, or go back to it.
 _MOVES_THE_INPUT = {"GuidedGradCam", "InternalInfluence", "LayerConductance", "LayerGradientShap"}
 _REPLACES_THE_LAYER = {"LayerFeatureAblation", "LayerIntegratedGradients"}
+# Captum's classes look at the layer, and want nothing but tensors there.
+_BY_CAPTUM = {
+    *("LayerDeepLift", "LayerDeepLiftShap", "LayerFeatureAblation", "LayerGradientShap", "LayerIntegratedGradients"),
+    "NeuronConductance",
+}
 
 
 def innermost(method: Method) -> Method:
@@ -65,6 +70,26 @@ def place(method: Method) -> str:
     if not hasattr(method, "layer"):
         return "input"
     return "neuron" if hasattr(method, "neuron_selector") else "layer"
+
+
+def goes_back(method: Method) -> str:
+    """Where the rule ends: at the ``"input"``; at a ``"layer"``, coming from the output; at the input, coming from a ``"neuron"``."""
+    return "input" if type(method).__name__ in _MOVES_THE_INPUT else place(method)
+
+
+def goes_through(method: Method) -> bool:
+    """Whether it explains the output, and not the unit of the layer, with the input."""
+    return type(method).__name__ == "NeuronConductance"
+
+
+def picks_tensors(method: Method) -> bool:
+    """Whether it can look at a layer that returns other things beside tensors."""
+    return type(method).__name__ not in _BY_CAPTUM
+
+
+def of_input(method: Method) -> bool:
+    """Whether it looks at what goes into its layer instead of what comes out."""
+    return any(getattr(method, f"attribute_to_{part}_input", False) is True for part in ("layer", "neuron"))
 
 
 def reads_input(method: Method) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_explain.masks import FeatureMask, Features, features_of, positions
+from lightning_explain.masks import FeatureMask, Features, features_of
 from lightning_explain.types import Rows, Subject
 from lightning_explain.visits import CENTER, Point, value_of
 
@@ -29,7 +29,7 @@ class Permutations:
         """``change`` is true inside the feature; only the first point has none."""
         yield Point(rows, CENTER)
         features, name = features_of(self.feature_mask, subject, rows), value_of(self)
-        places = positions(subject, rows)
+        places = rows.places_in(subject.probe.ids)
         for index in range(features.count):
             chosen = tuple(mask == index for mask in features.masks)
             donors = self._donors(subject, features, places, index)

@@ -11,8 +11,11 @@ from torch.nn import functional
 from lightning_explain.maps import Reshape, check_reshape, grid_of, image_size
 from lightning_explain.methods._captum import freeze
 from lightning_explain.methods._streamed import AtOnce, OnPath, each
+from lightning_explain.naming import nearest
 from lightning_explain.types import Rows, Subject
 from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Reducer, Spot, Visit, Want
+
+_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,13 @@ class GuidedGradCam(OnPath):
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        interpolate_mode: How the layer's map is upsampled: ``nearest``, ``bilinear``, or another mode of ``interpolate``.
+        interpolate_mode: How the layer's map is upsampled: ``nearest``, ``nearest-exact``, ``bilinear``, ``bicubic`` or ``area``;
+            ``linear`` for sequences and ``trilinear`` for volumes.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
         reshape: How the layer's map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
 
     Raises:
-        ValueError: If ``reshape`` is not allowed.
+        ValueError: If ``reshape`` or ``interpolate_mode`` is not allowed.
     """
 
     layer: str | None = None
@@ -116,6 +120,10 @@ class GuidedGradCam(OnPath):
     def __post_init__(self) -> None:
         freeze(self)
         check_reshape("GuidedGradCam", self.reshape)
+        if self.interpolate_mode not in _MODES:
+            raise ValueError(
+                f"GuidedGradCam(interpolate_mode={self.interpolate_mode!r}): {nearest(str(self.interpolate_mode), _MODES)}"
+            )
 
     @property
     def wants(self) -> frozenset[Want]:

@@ -156,7 +156,7 @@ class LayerFeatureAblation(AtLayer):
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        layer_baselines: What replaces them: zero, a number, or a tensor that broadcasts to the activation.
+        layer_baselines: What replaces them: zero, a number, or a tensor that broadcasts to the activation ``(1, ...)`` of a row.
         layer_mask: A tensor of whole numbers ``(1, ...)`` shaped as the activation: equal numbers are replaced together; by
             default each unit by itself.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
@@ -182,6 +182,20 @@ class LayerFeatureAblation(AtLayer):
                     f"{', a number' if name == 'layer_baselines' else ' of whole numbers'}."
                 )
 
+    def fits(self, subject: Subject, rows: Rows) -> None:
+        """Refuses what is not for one row of the layer.
+
+        Raises:
+            ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or the layer gives several tensors.
+        """
+        found = LayerActivation(self.layer, self.attribute_to_layer_input).attribute(subject, rows[:1])
+        if not isinstance(found, Tensor):
+            raise ValueError(f"the layer {self.layer!r} gives several tensors, of which Captum's class ablates none")
+        for name in ("layer_baselines", "layer_mask"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                _check_broadcast(name, value, found)
+
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
         return attribute(
@@ -192,3 +206,13 @@ class LayerFeatureAblation(AtLayer):
             attribute_to_layer_input=self.attribute_to_layer_input,
             perturbations_per_eval=max(1, subject.limit // len(rows)),
         )
+
+
+def _check_broadcast(name: str, value: Tensor, like: Tensor) -> None:
+    try:
+        value.expand_as(like)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, which does not fit a row of the layer, {tuple(like.shape)}; allowed: whatever "
+            "broadcasts to that, the same for all rows."
+        ) from error

@@ -16,7 +16,10 @@ Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """What Captum's ``attribute`` returns: a tensor, or a tuple of tensors for several inputs."""
 
 Baseline: TypeAlias = "None | float | str | Tensor | Sequence[Any]"
-"""A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them."""
+"""A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them.
+
+A tensor broadcasts to one row, or has a row for each row of the probe.
+"""
 
 
 def as_tuple(value: Attribution) -> tuple[Tensor, ...]:
@@ -159,6 +162,19 @@ class Rows:
     def at(self, inputs: tuple[Tensor, ...]) -> Rows:
         """The same rows evaluated at other points."""
         return replace(self, inputs=inputs)
+
+    def places_in(self, ids: Tensor) -> Tensor:
+        """``(N,)``: where each row stands among the ids ``(K,)`` of the probe.
+
+        Raises:
+            ValueError: If two rows of the probe have one id.
+        """
+        places = {row: i for i, row in enumerate(ids.tolist())}
+        if len(places) < len(ids):
+            raise ValueError(
+                "Rows that are told apart by their ids need distinct ones; give Probe(ids=...) without repeats."
+            )
+        return torch.tensor([places[row] for row in self.ids.tolist()])
 
     def draw(self, indices: Tensor) -> Rows:
         """The same rows inside random sample ``indices`` ``(N,)``, so that draws nested in it differ from sample to sample."""

@@ -1,0 +1,58 @@
+"""A tensor with a baseline for each row of the probe, in the probe's order, wherever the row comes by."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from captum import attr as captum
+
+from comparing import distance
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from networks import rows, trained
+
+WINDOW = (1, 2, 2)
+PAIRS = {
+    "ig": (m.IntegratedGradients, captum.IntegratedGradients, {"n_steps": 5}),
+    "deep_lift": (m.DeepLift, captum.DeepLift, {}),
+    "feature_ablation": (m.FeatureAblation, captum.FeatureAblation, {}),
+    "occlusion": (m.Occlusion, captum.Occlusion, {"sliding_window_shapes": WINDOW}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:(Setting|Input Tensor):UserWarning")
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("limit", [1, 3, 64])
+def test_each_row_has_its_own_baseline(name: str, limit: int) -> None:
+    ours, theirs, options = PAIRS[name]
+    model, (x, y) = trained(), rows(7)
+    # Numbers that are neither in order nor positions.
+    ids = torch.tensor([40, 3, 17, 5, 99, 8, 21])
+    baselines = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    method = ours(baselines=baselines, **options)
+    found = explain(
+        model, Probe(x, y, ids=ids), {"it": method}, ["SensitivityMax"], max_examples_per_pass=limit
+    ).attributions["it"]
+    expected = theirs(model.eval()).attribute(x, target=y, baselines=baselines, **options)
+    assert distance(found, expected) <= 1e-5
+
+
+def test_other_numbers_of_baselines_are_refused_and_told_what_is_allowed() -> None:
+    x, y = rows(7)
+    method = m.IntegratedGradients(baselines=torch.rand(4, *x.shape[1:]))
+    with pytest.raises(ValueError, match=r"first dimension of 7 a baseline for each row of the probe"):
+        explain(trained(), Probe(x, y), {"it": method}, [])
+
+
+def test_layer_baselines_are_for_all_rows() -> None:
+    x, y = rows(4)
+    model = trained()
+    layer = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d))
+    method = m.LayerFeatureAblation(layer=layer, layer_baselines=torch.rand(4, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"layer_baselines has shape \(4, 1, 1, 1\)"):
+        explain(model, Probe(x, y), {"it": method}, [])
+
+
+def test_an_unknown_way_of_upsampling_is_refused_when_it_is_given() -> None:
+    with pytest.raises(ValueError, match=r"interpolate_mode='bilinaer'.*did you mean 'bilinear'"):
+        m.GuidedGradCam(interpolate_mode="bilinaer")
