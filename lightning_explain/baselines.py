@@ -42,6 +42,15 @@ def check_baseline(spec: Baseline, names: Sequence[str] = NAMES) -> None:
         )
 
 
+def settled(spec: Baseline) -> Baseline:
+    """One form for what can be written in several ways: zero is ``None``, a list a tuple, each number a float."""
+    if isinstance(spec, (tuple, list)):
+        return tuple(settled(part) for part in spec)
+    if isinstance(spec, Real):
+        return float(spec) or None
+    return None if isinstance(spec, str) and spec == "zero" else spec
+
+
 @dataclass(frozen=True, eq=False)
 class Baselines:
     """Resolves baselines for the rows of one probe.

@@ -19,7 +19,6 @@ from lightning_explain import __version__
 
 if TYPE_CHECKING:
     from lightning_explain.forecast import Forecast
-    from lightning_explain.types import PassCount
 
 app = typer.Typer(
     help="Watches why a model decides what it decides, while it trains.",
@@ -112,22 +111,13 @@ def _configured() -> Iterator[None]:
 
 def _shares(found: Forecast) -> Table:
     """Who shares passes: a line for each stream, each method apart and each metric; rows through the model for each explained row."""
-    table = Table("who", "looks at", "points", "forward", "backward", "layers", title="Passes for each explained row")
-    rows, described = found.methods.rows, found.methods
-    for share in described.shares:
-        who = ", ".join(share.methods) or "the choice of targets"
-        passes = _per_row(share.passes, rows)
-        table.add_row(Text(who), share.path, str(share.points), *passes, Text(", ".join(share.layers)))
-    for name in described.apart:
-        table.add_row(Text(name), "runs by itself", "", "as Captum", "as Captum", "")
+    from lightning_explain.plan import per_row
+
+    table, rows = found.methods.table(), found.methods.rows
     table.add_section()
     for name, cost in found.metrics.items():
-        table.add_row(Text(name), "score", "", *(("not known",) * 2 if cost is None else _per_row(cost, rows)), "")
+        table.add_row(Text(name), "score", "", *(("not known",) * 2 if cost is None else per_row(cost, rows)), "")
     return table
-
-
-def _per_row(passes: PassCount, rows: int) -> tuple[str, str]:
-    return f"{passes.forward / rows:.6g}", f"{passes.backward / rows:.6g}"
 
 
 def _bill(found: Forecast) -> str:

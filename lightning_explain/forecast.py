@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,15 +52,23 @@ def forecast(explanation: Explanation) -> Forecast:
     differentiated = sum(share.passes.forward for share in described.shares if share.passes.backward)
     return Forecast(
         methods=described,
-        metrics={name: _scored(explanation, name) for name in explanation.decided.metrics},
+        metrics=dict(_all_scored(explanation)),
         largest=min(subject.limit, differentiated or described.passes.forward),
         saved=_saved(subject, rows) if differentiated else 0,
         inputs=sum(x[0].numel() * x.element_size() for x in rows.inputs),
     )
 
 
-def _scored(explanation: Explanation, name: str) -> PassCount | None:
-    """What a metric costs, over all functions that are explained."""
+def _all_scored(explanation: Explanation) -> Iterator[tuple[str, PassCount | None]]:
+    looked: set[Hashable] = set()
+    for name, metric in explanation.decided.metrics.items():
+        looks = getattr(metric, "looks", None)
+        yield name, _scored(explanation, name, looks is not None and looks in looked)
+        looked.add(looks)
+
+
+def _scored(explanation: Explanation, name: str, looked: bool) -> PassCount | None:
+    """What a metric costs, over all functions that are explained; the output itself costs nothing where another has looked."""
     metric, methods = explanation.decided.metrics[name], explanation.decided.methods
     passes, wanted = getattr(metric, "passes", None), getattr(metric, "methods", None)
     if passes is None:
@@ -70,6 +78,8 @@ def _scored(explanation: Explanation, name: str) -> PassCount | None:
         found: PassCount | None = passes(_prospect(explanation, subject, names))
         if found is None:
             return None
+        if looked and subject is explanation.subject:
+            continue
         # What a neuron says at the rows is asked for each time.
         total += found + PassCount(0 if subject is explanation.subject else len(explanation.rows))
     return total

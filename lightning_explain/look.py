@@ -141,16 +141,27 @@ def intercept(subject: Subject, spot: Spot, see: See) -> RemovableHandle:
         parts = list(value) if several else [value]
         tensors = tuple(part for part in parts if isinstance(part, Tensor))
         if not tensors:
-            raise ValueError(f"The layer {spot.layer!r} gives no tensor but {type(value).__name__}; choose another.")
+            raise ValueError(_without_tensor(spot, value))
         going_on = iter(see(tensors))
         # What follows may write into them.
         copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
-        return tuple(copies) if several else copies[0]
+        return _like(value, copies) if several else copies[0]
 
     module = subject.layer(spot.layer)
     if spot.of_input:
         return module.register_forward_pre_hook(lambda module, arguments: passed(arguments))
     return module.register_forward_hook(lambda module, arguments, output: passed(output))
+
+
+def _like(value: Any, parts: list[Any]) -> Any:
+    """The parts in a container of that kind; fields of named tuples keep their names."""
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+
+
+def _without_tensor(spot: Spot, value: Any) -> str:
+    if spot.of_input and not value:
+        return f"The layer {spot.layer!r} is called with arguments by name alone; explain its output, or the layer before it."
+    return f"The layer {spot.layer!r} gives no tensor but {type(value).__name__}; choose another."
 
 
 def _begun(tensor: Tensor) -> Tensor:
@@ -195,11 +206,12 @@ def _at_relus(values: Tensor, rule: Callable[..., Any]) -> Iterator[None]:
 
 
 def _is_relu(node: Any) -> bool:
+    # Torch's own have a number at the end; a function of the user's may have a name that begins like theirs.
     name = node.name()
-    if name.startswith("Relu"):
+    if name == "ReluBackward0":
         return True
-    if name.startswith("ClampMin"):
+    if name.startswith("ClampMinBackward"):
         return bool(torch.as_tensor(node._saved_min == 0).all())
-    if name.startswith("ClampBackward1"):
+    if name == "ClampBackward1":
         return node._saved_max is None and bool(node._saved_min == 0)
-    return name.startswith("ThresholdBackward") and bool(node._saved_threshold == 0)
+    return name == "ThresholdBackward0" and bool(node._saved_threshold == 0)

@@ -81,6 +81,9 @@ class _Caught:
 
     def see(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Keeps the activations, and waits for their gradients."""
+        if torch._C._current_graph_task_id() != -1:
+            # In a backward pass: checkpointing computes again what is known.
+            return tensors
         self.activations, self.gradients = tuple(t.detach().clone() for t in tensors), [None] * len(tensors)
         for i, tensor in enumerate(tensors):
             if tensor.requires_grad:

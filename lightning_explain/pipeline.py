@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.baselines import Baselines, Normalization
-from lightning_explain.doctor import acted_upon, doctor
+from lightning_explain.doctor import MOST_ROWS, acted_upon, doctor, unexamined
 from lightning_explain.draws import KeyedDraws
 from lightning_explain.explanation import Decisions, Explanation, Progress
 from lightning_explain.forecast import Forecast, forecast
@@ -164,20 +164,25 @@ class Explainer(Decisions):
         Raises:
             UncheckedError: If it fails, and failures are not to be raised as they are.
         """
+        examined = partial(
+            doctor,
+            model,
+            methods,
+            probe,
+            target=self.target,
+            forward_fn=self.forward_fn,
+            output_fn=self.output_fn,
+            forward_context=self.forward_context,
+        )
+
+        def within(limit: int) -> list[Verdict]:
+            return self.ranks.in_step(partial(examined, limit=limit))
+
         try:
-            return doctor(
-                model,
-                methods,
-                probe,
-                target=self.target,
-                forward_fn=self.forward_fn,
-                output_fn=self.output_fn,
-                forward_context=self.forward_context,
-                limit=self.limit,
-            )
+            return within_memory(within, min(self.limit, MOST_ROWS))[0]
         except torch.OutOfMemoryError:
-            warnings.warn("The methods are not checked on this model: a few rows at once do not fit.", stacklevel=2)
-            return []
+            warnings.warn("The methods are not checked on this model: two rows at once do not fit.", stacklevel=2)
+            return unexamined(methods)
         except Exception as error:
             if self.raising:
                 raise

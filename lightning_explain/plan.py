@@ -6,11 +6,14 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_explain.methods._paths import AtInput, Line
 from lightning_explain.types import PassCount, Rows, Subject
 from lightning_explain.visits import Path, Streamed, Want, path_of, value_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _AT_INPUT = value_of(AtInput())
 
@@ -132,6 +135,35 @@ class Description:
     def passes(self) -> PassCount:
         """Rows through the model, but for methods apart."""
         return sum((share.passes for share in self.shares), PassCount())
+
+    def table(self) -> Table:
+        """A line for each stream and each method apart; rows through the model for each explained row."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(
+            "who", "looks at", "points", "forward", "backward", "layers", title="Passes for each explained row"
+        )
+        for share in self.shares:
+            who = ", ".join(share.methods) or "the choice of targets"
+            passes = per_row(share.passes, self.rows)
+            table.add_row(Text(who), share.path, str(share.points), *passes, Text(", ".join(share.layers)))
+        for name in self.apart:
+            table.add_row(Text(name), "runs by itself", "", "as Captum", "as Captum", "")
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=140, color_system=None)
+        with console.capture() as capture:
+            console.print(self.table(), *self.notes, sep="\n")
+        return capture.get()
+
+
+def per_row(passes: PassCount, rows: int) -> tuple[str, str]:
+    """Forward and backward rows for each explained row."""
+    return f"{passes.forward / rows:.6g}", f"{passes.backward / rows:.6g}"
 
 
 def blocks(rows: Rows, limit: int) -> list[Rows]:

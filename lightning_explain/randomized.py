@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +82,19 @@ def _drawn(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
             f"A parameter of {type(layer).__name__} is spread over several devices (DTensor), and only whole ones can be "
             "randomized; leave Randomization out of this run, and score a saved checkpoint instead."
         )
-    double = copy(layer)
+    double = _double(layer)
     for kind, own in kinds.items():
         # Not through setattr: the copy still shares these dictionaries with the layer.
         double.__dict__[kind] = dict(getattr(layer, kind)) | {k: _copied(v) for k, v in own.items()}
     _reset(double)
     return [(v, _placed(getattr(double, kind)[k], v)) for kind, own in kinds.items() for k, v in own.items()]
+
+
+def _double(layer: nn.Module) -> nn.Module:
+    # Not through copy(): parametrized modules refuse to be copied so.
+    double: nn.Module = object.__new__(type(layer))
+    double.__dict__.update(layer.__dict__)
+    return double
 
 
 def _reset(layer: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -301,6 +301,7 @@ LAYERED = [
     *(m.LayerGradientXActivation("block.0"), m.LayerGradCam("block.0"), m.LayerConductance("block.0", n_steps=3)),
     *(m.LayerIntegratedGradients("block", n_steps=3), m.LayerDeepLift("first"), m.LayerActivation("block.1")),
     *(m.NeuronGradient("block.0", (0, 0, 0)), m.GuidedGradCam("block.0"), m.Saliency(), m.DeepLift()),
+    *(m.LayerDeepLift("block.0"), m.LayerDeepLift("block.1", attribute_to_layer_input=True)),
     *(m.NeuronConductance("block.0", (0, 0, 0), n_steps=3), m.InternalInfluence("block.0")),
 ]
 
@@ -312,6 +313,15 @@ def test_what_is_computed_again_in_the_backward_pass_is_explained_as_ever(method
         for reentrant in (False, None)
     )
     assert torch.equal(found, expected)
+
+
+def test_several_layers_are_read_beside_deeplift_though_they_are_computed_again() -> None:
+    methods = {"d": m.DeepLift(), "l": m.LayerDeepLift("block.0"), "o": m.LayerDeepLift("block.1")}
+    found, expected = (
+        explain(Checkpointed(reentrant), Probe(IMAGES), methods, [], target=0).attributions
+        for reentrant in (False, None)
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in methods)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -350,3 +360,109 @@ def test_a_callable_chooses_a_unit_of_what_such_a_layer_returns() -> None:
     found = explain(Recalling(), Probe(SEQUENCES), {"it": method}, [], target=0).attributions["it"]
     assert found[:, 0].abs().sum() > 0
     assert found[:, 1:].abs().sum() == 0
+
+
+# -- what Captum hooks in its own order --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [m.LayerDeepLift, m.LayerDeepLiftShap])
+@pytest.mark.parametrize("of_input", [True, False])
+def test_layer_deeplift_of_what_goes_into_an_activation_is_the_same_alone_and_beside_deeplift(
+    method: Any, of_input: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).double()
+    it = method("1", attribute_to_layer_input=of_input)
+    assert judged(model, it).state == ("mended" if of_input else "fine")
+    alone = explain(model, Probe(IMAGES), {"it": it}, ["Completeness", "SensitivityMax"], target=0)
+    beside = explain(model, Probe(IMAGES), {"it": it, "d": m.DeepLift()}, ["Completeness", "SensitivityMax"], target=0)
+    assert torch.allclose(alone.attributions["it"], beside.attributions["it"], rtol=0, atol=1e-12)
+    assert torch.allclose(alone.scores["sensitivity_max"]["it"], beside.scores["sensitivity_max"]["it"], atol=1e-9)
+    assert alone.scores["completeness"]["it"].max() < 1e-9
+
+
+class Around(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class Doubled(nn.Module):
+    """A part of it is known under two names."""
+
+    def __init__(self, doubled: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.around, self.head = Around(body), nn.Linear(144, 3)
+        self.body = body if doubled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.around(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "method", [m.DeepLift(), m.LayerDeepLift("around.inner.0"), m.LRP(), m.GuidedBackprop()], ids=repr
+)
+def test_a_part_that_the_model_knows_by_two_names_is_explained_as_one(method: Method) -> None:
+    found, expected = (
+        explain(Doubled(doubled), Probe(IMAGES), {"it": method}, [], target=0).attributions["it"]
+        for doubled in (True, False)
+    )
+    assert torch.equal(found, expected)
+
+
+class Pair(NamedTuple):
+    first: Tensor
+    second: Tensor
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.two, self.head = Function(lambda x: Pair(x, x * 2)), nn.Linear(192, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.two(x)
+        return self.head((found.first + found.second).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m.LayerActivation, m.LayerGradientXActivation, m.LayerConductance, m.LayerDeepLift, m.LayerIntegratedGradients],
+)
+def test_fields_of_what_a_layer_returns_keep_their_names_or_it_is_refused(method: Any) -> None:
+    by_captum = method in (m.LayerDeepLift, m.LayerIntegratedGradients)
+    if by_captum:
+        assert judged(Named(), method("two")).state == "refused"
+        return
+    found = explain(Named(), Probe(IMAGES), {"it": method("two")}, [], target=0).attributions["it"]
+    assert isinstance(found, tuple)
+    assert len(found) == 2
+
+
+class ReluSquared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0).square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 2 * ctx.saved_tensors[0].clamp(min=0)
+
+
+def test_a_function_whose_name_begins_like_relu_is_not_guided() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Function(ReluSquared.apply), nn.Flatten(), nn.Linear(144, 3))
+    with pytest.warns(UserWarning, match="no ReLU"):
+        found = explain(
+            model, Probe(IMAGES), {"it": m.GuidedBackprop(), "plain": m.Saliency(abs=False)}, [], target=0
+        ).attributions
+    assert torch.equal(found["it"], found["plain"])

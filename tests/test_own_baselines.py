@@ -14,7 +14,7 @@ from networks import rows, trained
 WINDOW = (1, 2, 2)
 PAIRS = {
     "ig": (m.IntegratedGradients, captum.IntegratedGradients, {"n_steps": 5}),
-    "deep_lift": (m.DeepLift, captum.DeepLift, {}),
+    "gradient_times": (m.IntegratedGradients, captum.IntegratedGradients, {"n_steps": 3, "method": "riemann_left"}),
     "feature_ablation": (m.FeatureAblation, captum.FeatureAblation, {}),
     "occlusion": (m.Occlusion, captum.Occlusion, {"sliding_window_shapes": WINDOW}),
 }
@@ -35,6 +35,15 @@ def test_each_row_has_its_own_baseline(name: str, limit: int) -> None:
     ).attributions["it"]
     expected = theirs(model.eval()).attribute(x, target=y, baselines=baselines, **options)
     assert distance(found, expected) <= 1e-5
+
+
+def test_deeplift_adds_up_to_what_each_own_baseline_leaves() -> None:
+    model, (x, y) = trained().eval().double(), rows(7)
+    baselines = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    found = explain(model, Probe(x, y), {"it": m.DeepLift(baselines=baselines)}, [], max_examples_per_pass=8)
+    with torch.no_grad():
+        gap = (model(x.double()) - model(baselines.double())).gather(1, y[:, None]).squeeze(1)
+    assert torch.allclose(found.attributions["it"].flatten(1).sum(1), gap, atol=1e-9)
 
 
 def test_other_numbers_of_baselines_are_refused_and_told_what_is_allowed() -> None:

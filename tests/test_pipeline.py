@@ -73,6 +73,26 @@ def test_numbers_are_the_same_when_the_device_runs_out_of_memory(fits: int, only
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("fits", [2, 3, 5, 99])
+def test_the_doctor_looks_at_fewer_rows_where_more_do_not_fit(fits: int) -> None:
+    class Functional(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.gelu(super().forward(nn.functional.gelu(x)))
+
+    x, y = rows()
+    found = explain(Functional(fits).double(), Probe(x, y), {"it": m.DeepLift()}, ["Completeness"])
+    assert found.scores["completeness"]["it"].max() < 1e-9
+
+
+def test_rules_that_cannot_be_examined_are_refused() -> None:
+    x, y = rows()
+    with (
+        pytest.warns(UserWarning, match="two rows at once do not fit"),
+        pytest.raises(ValueError, match=r"'it': two rows at once do not fit into memory.*IntegratedGradients"),
+    ):
+        explain(Small(1), Probe(x, y), {"it": m.DeepLift(), "fine": m.Saliency()}, [])
+
+
 @pytest.mark.filterwarnings("ignore:The methods are not checked on this model")
 def test_a_device_without_memory_for_one_row_says_so() -> None:
     x, y = rows()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ def test_an_integral_an_influence_and_a_conductance_of_a_step_less_share_one_lin
     integral, influence = m.IntegratedGradients(n + 1, **where), m.InternalInfluence("a", n + 1, **where)
     assert shared(integral, influence, m.LayerConductance("b", n, **where)) == [{"0", "1", "2"}]
     assert shared(integral, m.LayerConductance("b", n + 1, **where)) == [{"0"}, {"1"}]
+
+
+@pytest.mark.parametrize("baselines", [None, 0, 0.0, "zero"])
+@pytest.mark.parametrize(
+    "method", [partial(m.IntegratedGradients, 4), m.DeepLift, m.FeatureAblation, partial(m.Occlusion, (1, 2, 2))]
+)
+def test_nothing_is_written_in_several_ways_and_shared(method: Any, baselines: Any) -> None:
+    found = plan({"a": method(baselines=baselines), "b": method(), "c": method(baselines=0.5)})
+    assert [set(stream.methods) for stream in found.streams] == [{"a", "b"}, {"c"}]
 
 
 @pytest.mark.parametrize("kind", [m.IntegratedGradients, m.GradientShap, m.Occlusion, m.FeatureAblation])
@@ -135,6 +145,25 @@ def test_every_metric_says_what_it_costs(name: str) -> None:
     assert not report.failures
     assert forecast.metrics["it"] is not None
     assert forecast.passes == report.passes
+
+
+def test_infidelities_of_the_same_draws_share_what_the_model_says() -> None:
+    metrics = {"a": q.Infidelity(), "b": q.Infidelity(normalize=False), "c": q.Infidelity(stdevs=0.5)}
+    probe, methods = Probe(*rows(3)), {"s": m.Saliency(abs=False), "i": m.InputXGradient()}
+    explainer = Explainer(methods, metrics)
+    forecast, report = explainer.forecast(trained(), probe), explainer.explain(trained(), probe)
+    assert report.passes == forecast.passes == PassCount(3 + 2 * 30, 3)
+    for name in metrics:
+        alone = Explainer(methods, {name: metrics[name]}).explain(trained(), probe)
+        for method in methods:
+            assert torch.equal(report.scores[name][method], alone.scores[name][method])
+
+
+def test_a_description_is_printed_as_a_table() -> None:
+    text = str(described({"a": m.Saliency(), "ig": m.IntegratedGradients(4), "lime": m.Lime()}, count=3))
+    assert "AtInput" in text
+    assert "Line" in text
+    assert "runs by itself" in text
 
 
 @pytest.mark.parametrize("metric", [q.SensitivityMax(), q.Randomization()], ids=lambda metric: type(metric).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ from lightning_explain.targets import Target, target_indices
 from lightning_explain.types import Mend, Method, Probe, Rows, Verdict
 
 ROWS = 3
+MOST_ROWS = 2 * ROWS
+"""Rows that the model sees at once: each beside what it is compared with."""
 _ORDER = ("fine", "mended", "warned", "refused")
 
 
@@ -59,6 +61,13 @@ def doctor(
         indices = indices.to(seen.outputs.device)
         patient = _Patient(model, run, explained, rows, seen, indices, inplace, len(probe), max(1, limit // 2))
         return [patient.verdict(name, method) for name, method in methods.items()]
+
+
+def unexamined(methods: Mapping[str, Method]) -> list[Verdict]:
+    """What is to be said where the model cannot be run on two rows: rules that may be wrong are refused."""
+    ruled = [name for name, method in methods.items() if traits.rule(traits.innermost(method)) in ("deeplift", "lrp")]
+    reason = "two rows at once do not fit into memory, so nobody can say whether its rule is right on this model"
+    return [Verdict(name, "refused", reason, f"explain smaller inputs, or {rules.INSTEAD}", ()) for name in ruled]
 
 
 def _rows(model: nn.Module, probe: Probe, count: int) -> Rows:
@@ -138,10 +147,14 @@ class _Patient:
         if id(find_layer(self.model, name)) in self.seen.nested and not traits.of_input(method):
             if traits.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
                 way = "give a callable neuron_selector, which chooses from what it returns"
-                return [Finding("refused", f"the layer {name!r} does not return tensors alone", way)]
+                return [
+                    Finding("refused", f"the layer {name!r} does not return a tensor, or a plain tuple of tensors", way)
+                ]
             if not traits.picks_tensors(method):
                 way = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
-                return [Finding("refused", f"the layer {name!r} does not return tensors alone", way)]
+                return [
+                    Finding("refused", f"the layer {name!r} does not return a tensor, or a plain tuple of tensors", way)
+                ]
         if calls == 1:
             return self._leads_nowhere(method, name)
         reason = f"the layer {name!r} runs {calls} times in one forward, "
@@ -229,7 +242,9 @@ class _Patient:
         if rule == "lrp":
             return rules.lrp(self.model, self.seen)
         ops = self._passed(method)
-        rescaled = rules.deeplift(self.seen, ops)
+        beyond = rule == "deeplift" and traits.goes_back(method) == "layer" and traits.of_input(method)
+        told = find_layer(self.model, method.layer) if beyond else None  # type: ignore[attr-defined]
+        rescaled = rules.deeplift(self.seen, ops, told)
         found = list(rescaled if rule == "deeplift" else rules.guided(self.seen, ops))
         if self.inplace:
             found.append(Finding("mended", "activations run out of place while explaining", mends=(Mend("inplace"),)))
@@ -265,13 +280,15 @@ class _Patient:
         rows = replace(self.rows, extra=(*self.rows.extra, self.indices))[: self.pairs]
         function, baselines = cast("nn.Module", self.explained), measure.baselines_of(rows)
         try:
-            if place == "neuron":
-                function = UpTo(self.explained, find_layer(self.model, layer), of_input)
-            elif place == "layer":
-                function = beyond = From(self.explained, find_layer(self.model, layer), of_input)
-                baselines = [beyond.at(rows, baseline).inputs for baseline in baselines]
-                rows = beyond.at(rows, rows.inputs)
-            return measure.completeness(function, rows, baselines, self.seen.low_precision)
+            with ExitStack() as stack:
+                if place == "neuron":
+                    function = UpTo(self.explained, find_layer(self.model, layer), of_input)
+                elif place == "layer":
+                    function = beyond = From(self.explained, find_layer(self.model, layer), of_input)
+                    baselines = [beyond.at(rows, baseline).inputs for baseline in baselines]
+                    rows = beyond.at(rows, rows.inputs)
+                    stack.enter_context(beyond.replacing())
+                return measure.completeness(function, rows, baselines, self.seen.low_precision)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:

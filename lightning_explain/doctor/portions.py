@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +59,8 @@ class UpTo(_Portion):
 class From(_Portion):
     """The explained number as a function of what passes at the layer: ``f(*activations, *inputs, *extra) -> (N,)``."""
 
+    _activations: tuple[Tensor, ...] = ()
+
     def at(self, rows: Rows, inputs: tuple[Tensor, ...]) -> Rows:
         """The rows with the activations at these inputs as what is explained; what goes around the layer stays."""
         with torch.no_grad():
@@ -65,16 +68,20 @@ class From(_Portion):
         self._count = len(activations)
         return replace(rows, inputs=activations, clean=activations, extra=(*rows.inputs, *rows.extra))
 
-    def forward(self, *arguments: Any) -> Tensor:
-        """The explained number of each row, ``(N,)``."""
-        activations, others = arguments[: self._count], arguments[self._count :]
-        # Captum hooks the gradients of all activations, also of those before the layer.
-        others = tuple(_differentiable(x) if isinstance(x, Tensor) else x for x in others)
-        handle = self._hooked(lambda value: _replaced(value, activations))
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Inside, it can be called, and gone back through: checkpointing runs the layer again in the backward pass."""
+        handle = self._hooked(lambda value: _replaced(value, self._activations))
         try:
-            found: Tensor = self.explained(*others)
+            yield
         finally:
             handle.remove()
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """The explained number of each row, ``(N,)``."""
+        self._activations, others = arguments[: self._count], arguments[self._count :]
+        # Captum hooks the gradients of all activations, also of those before the layer.
+        found: Tensor = self.explained(*(_differentiable(x) if isinstance(x, Tensor) else x for x in others))
         return found
 
 

@@ -48,7 +48,7 @@ class Op:
 
 def is_layer(module: nn.Module) -> bool:
     """Whether it computes, rather than only arrange what others compute."""
-    return not any(module.children()) or any(True for _ in module.parameters(recurse=False))
+    return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
 
 
 @dataclass(eq=False)
@@ -60,7 +60,8 @@ class Record:
         calls: How often each module ran, by ``id``.
         spans: For each module, by ``id``, the range of ``ops`` from its first call to its last.
         ends: For each module that returned tensors, by ``id``: what they came from, or themselves where a graph begins.
-        nested: By ``id``, the modules that returned anything but tensors or a tuple of them.
+        doubled: By ``id``, the modules that are in the model more than once; whoever hooks all its parts hooks them as often.
+        nested: By ``id``, the modules that returned anything but a tensor or a plain tuple of them.
         low_precision: Whether something was computed in 16 bits.
         outputs: What the model returned.
         points: What it was given, each ``(N, ...)``.
@@ -71,6 +72,7 @@ class Record:
     calls: Counter[int] = field(default_factory=Counter)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)
     ends: dict[int, list[Any]] = field(default_factory=dict)
+    doubled: set[int] = field(default_factory=set)
     nested: set[int] = field(default_factory=set)
     low_precision: bool = False
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -103,7 +105,8 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, begin: bool) -> None:
         super().__init__()
         self._begin = begin
-        self.record = Record()
+        places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+        self.record = Record(doubled={key for key, count in places.items() if count > 1})
         self._names = {id(module): name for name, module in model.named_modules()}
         self._inside = [model]
         self._returned: dict[int, Any] = {}
@@ -147,7 +150,7 @@ class _Recorder(TorchFunctionMode):
             self._inside.pop()
         self.record.spans[id(module)] = (self.record.spans[id(module)][0], len(self.record.ops))
         parts = output if isinstance(output, (tuple, list)) else [output]
-        if not all(isinstance(part, Tensor) for part in parts):
+        if not all(isinstance(part, Tensor) for part in parts) or hasattr(output, "_fields"):
             self.record.nested.add(id(module))
         for tensor in parts:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():

@@ -67,12 +67,13 @@ def listed(things: Iterable[Any], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def deeplift(record: Record, ops: Sequence[Op]) -> list[Finding]:
+def deeplift(record: Record, ops: Sequence[Op], told: nn.Module | None = None) -> list[Finding]:
     """What Captum's DeepLIFT needs, or why it cannot be right.
 
     Args:
         record: One forward.
         ops: The part of it that the method goes back through.
+        told: The layer whose input is explained, if it is an input.
     """
     refused = [
         Finding("refused", f"DeepLIFT has no rule for {what}: {listed(found)}", INSTEAD)
@@ -80,6 +81,8 @@ def deeplift(record: Record, ops: Sequence[Op]) -> list[Finding]:
     ]
     # Captum hooks the whole model, also what the method does not go back through.
     reasons = list(_deeplift_faults(record))
+    if type(told) in SUPPORTED_NON_LINEAR:
+        reasons.append("the layer whose input is explained is an activation, whose rule Captum leaves out there")
     if refused or not reasons:
         return refused
     return [Finding("mended", "; ".join(reasons), mends=(deeplift_mend(record),))]
@@ -107,11 +110,13 @@ def _deeplift_faults(record: Record) -> Iterable[str]:
     without = [op for op in owned if type(op.module) not in SUPPORTED_NON_LINEAR]
     functional = [op for op in hooked if op not in owned]
     reused = [op for op in owned if op not in without and record.calls[id(op.module)] > 1]
+    doubled = [op for op in owned if op not in [*without, *reused] and id(op.module) in record.doubled]
     overlapping = [op for op in owned if op.family == "pool" and op not in without and _overlaps(op.module)]
     for what, found in (
         ("functional activations, which Captum does not see", functional),
         ("activations for which Captum has no rule", without),
         ("a module used more than once", reused),
+        ("a module that is in the model twice, and that Captum hooks twice", doubled),
         ("activations directly beside each other (Captum issue 1104)", [op for op in hooked if op.beside]),
         ("maxima over overlapping windows, of which Captum keeps the last", overlapping),
     ):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.methods._cloud import narrowed, wide
+from lightning_explain.methods._paths import FromBaseline
 from lightning_explain.methods._streamed import OnPath, added, each
 from lightning_explain.types import Baseline, Rows, Subject, as_tuple
 from lightning_explain.visits import PLAIN, Point, Reducer, value_of
@@ -21,7 +22,7 @@ _STEPS = "n_steps"
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(FromBaseline):
     """Points on the line from the baseline to the row.
 
     Args:
@@ -146,10 +147,11 @@ def _note(method: Any, subject: Subject, rows: Rows, taken: Tensor) -> None:
 
 
 def _key(method: Any, subject: Subject) -> Hashable:
-    return (_STEPS, id(subject.forward), value_of(method))
+    return (_STEPS, getattr(subject.forward, "unit", None), value_of(method))
 
 
 def steps_taken(method: Any, subject: Subject, rows: Rows) -> Tensor | None:
     """``(N,)``: points that each row took when it was first explained; ``None`` for a method with a fixed number."""
-    known = subject.memory.get(_key(method, subject))
+    inside = getattr(method, "inside", None)
+    known = subject.memory.get(_key(*(inside(subject) if inside is not None else (method, subject))))
     return None if known is None else torch.tensor([known[row] for row in rows.ids.tolist()])

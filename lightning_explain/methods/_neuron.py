@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_explain.gather import regather
 from lightning_explain.methods._captum import attribute, freeze
 from lightning_explain.types import Attribution, Method, Reference, Rows, Subject
+from lightning_explain.visits import value_of
 
 Selector: TypeAlias = "None | int | tuple[int | slice, ...] | Callable[[Any], Tensor]"
 
@@ -33,6 +34,11 @@ class Neuron(nn.Module):
         # In a tuple, for a layer that were registered twice would be given each of Captum's hooks twice.
         self._watched = (layer,)
         self._selector, self._of_input = selector, of_input
+
+    @property
+    def unit(self) -> Hashable:
+        """Which unit it is; another object of the same unit is the same function."""
+        return (id(self._watched[0]), value_of(self._selector), self._of_input)
 
     def forward(self, *arguments: Any) -> Tensor:
         """The unit's value in each row, ``(N,)``."""
@@ -165,6 +171,11 @@ class OfNeuron:
             subject, forward=Neuron(subject.forward, layer, self.unit(subject), self.attribute_to_neuron_input)
         )
 
+    def inside(self, subject: Subject) -> tuple[Method, Subject]:
+        """The method that explains the neuron, and the neuron as the function that it explains."""
+        return self._primary(), self.focused(subject)
+
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Input-shaped, as the method of that name without ``Neuron``, in units of the neuron."""
-        return self._primary().attribute(self.focused(subject), rows)
+        method, neuron = self.inside(subject)
+        return method.attribute(neuron, rows)

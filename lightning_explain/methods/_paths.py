@@ -12,6 +12,7 @@ import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
+from lightning_explain.baselines import settled
 from lightning_explain.masks import FeatureMask, features_of
 from lightning_explain.methods._cloud import Stdevs, add_noise, column
 from lightning_explain.types import Baseline, Rows, Subject
@@ -29,8 +30,17 @@ class AtInput:
         yield Point(rows, CENTER)
 
 
+class FromBaseline:
+    """A path that begins at a baseline, or passes it; equal baselines are written in one way, for equal paths are shared."""
+
+    baselines: Baseline
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baselines", settled(self.baselines))
+
+
 @dataclass(frozen=True)
-class Line:
+class Line(FromBaseline):
     """A straight line from the baseline to the row, with the weights of a quadrature.
 
     Args:
@@ -55,7 +65,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class RandomLine:
+class RandomLine(FromBaseline):
     """Random points between random baselines and the noisy row, those of GradientShap.
 
     Args:
@@ -102,7 +112,7 @@ class Cloud:
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(FromBaseline):
     """The row, and then the row with a sliding window of it replaced by the baseline.
 
     Args:
@@ -176,7 +186,7 @@ def _check_window(windows: Windows, shape: Shape, stride: Shape, x: Tensor) -> N
 
 
 @dataclass(frozen=True)
-class Ablations:
+class Ablations(FromBaseline):
     """The row, and then the row with one feature after the other replaced by the baseline.
 
     Args:
@@ -199,7 +209,7 @@ class Ablations:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(FromBaseline):
     """The row beside its baseline.
 
     Args:
@@ -216,7 +226,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class PairsWithEach:
+class PairsWithEach(FromBaseline):
     """The row beside each of a set of baselines.
 
     Args:

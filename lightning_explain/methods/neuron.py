@@ -265,6 +265,10 @@ class NeuronConductance(OfNeuron):
         """The subject itself: it is the output that flows through the neuron."""
         return subject
 
+    def inside(self, subject: Subject) -> tuple[Method, Subject]:
+        """Itself, for it is no method of another name inside the neuron."""
+        return self, subject
+
     def attribute(self, subject: Subject, rows: Rows) -> Attribution:
         """Input-shaped, in units of output."""
         needs_gradient(rows, "NeuronConductance")

@@ -35,7 +35,8 @@ class NoiseTunnel(OnPath):
         attribution_method: The method inside.
         nt_type: ``smoothgrad`` (mean), ``smoothgrad_sq`` (mean of squares) or ``vargrad`` (variance).
         nt_samples: Noisy copies.
-        nt_samples_batch_size: Noisy copies of a row in one call; by default as many as the pass limit allows.
+        nt_samples_batch_size: Noisy copies of a row in one call, for a method inside that runs through Captum; all others fill passes
+            up to ``max_examples_per_pass``, which is how to make them smaller.
         stdevs: Standard deviation of the noise, in units of the input, one number or one for each input.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from lightning_explain.baselines import check_baseline
 from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of, needs_floating
 from lightning_explain.naming import nearest
 from lightning_explain.types import Baseline, Case, PassCount, Prospect, Rows, Score, Subject, bare
+from lightning_explain.visits import value_of
 
 PerturbFunc = Callable[..., Any]
 _KINDS = ("gaussian", "square")
@@ -132,16 +133,27 @@ class Infidelity:
         """Each draw once, for all methods."""
         return PassCount(self.n_perturb_samples * len(prospect.rows))
 
+    @property
+    def looks(self) -> Hashable:
+        """What says where it looks: those that look at the same perturbed rows, normalized or not, share what the model says there."""
+        return (
+            "infidelity",
+            *map(value_of, (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size, self.baselines)),
+        )
+
     def _collect(self, case: Case) -> tuple[dict[str, Tensor], Tensor]:
-        shape = (len(case.rows), self.n_perturb_samples)
-        changes = case.outputs.new_empty(shape)
+        shape, key = (len(case.rows), self.n_perturb_samples), (self.looks, case.subject.forward)
+        known: Tensor | None = case.subject.memory.get(key)
+        changes = case.outputs.new_empty(shape) if known is None else known
         products = {name: case.outputs.new_empty(shape) for name in case.maps}
         for where, part, indices in draws_of(case.rows, self.n_perturb_samples, case.subject.limit):
             noise, points = self._perturb(case.subject, part, indices)
             rows = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
-            changes[rows, indices] = case.outputs[rows] - case.subject.evaluate(part.at(points))
+            if known is None:
+                changes[rows, indices] = case.outputs[rows] - case.subject.evaluate(part.at(points))
             for name, found in case.maps.items():
                 products[name][rows, indices] = _dot([m[rows] for m in found], noise).to(changes.dtype)
+        case.subject.memory[key] = changes
         return products, changes
 
     def _perturb(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

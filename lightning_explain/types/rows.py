@@ -43,7 +43,7 @@ class Probe:
         masks: ``(N, H, W)`` boolean regions for localisation scores such as ``RelevanceMass``.
         class_names: A name for each class index, used in titles.
         forward_args: Further arguments of ``forward`` that are not explained; tensors with first dimension N are split by
-            rows, all others are the same for every row.
+            rows, all others are the same for every row. One that happens to have N rows and is the same for all goes into ``forward_fn``.
 
     Raises:
         TypeError: If an argument is of another kind.

@@ -67,6 +67,8 @@ def test_rows_are_the_same_in_any_chunk_and_inside_other_methods() -> None:
     for name in methods:
         torch.testing.assert_close(one.attributions[name], all_.attributions[name], rtol=1e-9, atol=1e-12)
     assert torch.equal(one.n_steps["auto"], all_.n_steps["auto"])
+    assert torch.equal(one.n_steps["neuron"], all_.n_steps["neuron"])
+    assert set(one.n_steps) == {"auto", "neuron"}
 
 
 def test_points_are_kept_in_the_reports_file(tmp_path: Path) -> None:

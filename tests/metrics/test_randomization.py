@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from given import Given
 from lightning_explain import Probe, Report, explain
@@ -136,3 +139,16 @@ def test_a_model_without_parameters_is_refused() -> None:
 
     with pytest.raises(ValueError, match="needs a model with parameters"):
         explain(Sum(), Probe(torch.randn(2, 3)), {"it": Given(torch.randn(3))}, [q.Randomization()])
+
+
+@pytest.mark.parametrize("parametrization", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrized_weights_are_randomized_and_put_back(parametrization: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        parametrization(nn.Conv2d(1, 4, 3)), nn.ReLU(), nn.Flatten(), parametrization(nn.Linear(144, 4))
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x, y = rows(4)
+    found = explain(model, Probe(x, y % 4), {"it": m.Saliency(abs=False)}, [q.Randomization()])
+    assert found.scores["randomization_full"]["it"].abs().max() < 0.9
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
