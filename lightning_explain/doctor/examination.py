@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class _Patient:
     inplace: bool
     probe_size: int
     pairs: int
-    measured: dict[Hashable, list[Finding]] = field(default_factory=dict)
+    measured: dict[Hashable, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.whole = measure.agreement(self.explained, self.rows, self.seen.outputs.detach(), self.seen.low_precision)
@@ -145,16 +145,13 @@ class _Patient:
             reason = f"the layer {name!r} is not run for this input"
             return [Finding("refused", reason, "name a layer that forward calls as a module")]
         if id(find_layer(self.model, name)) in self.seen.nested and not traits.of_input(method):
+            reason = f"the layer {name!r} does not return a tensor, or a plain tuple of tensors"
             if traits.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
                 way = "give a callable neuron_selector, which chooses from what it returns"
-                return [
-                    Finding("refused", f"the layer {name!r} does not return a tensor, or a plain tuple of tensors", way)
-                ]
+                return [Finding("refused", reason, way)]
             if not traits.picks_tensors(method):
                 way = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
-                return [
-                    Finding("refused", f"the layer {name!r} does not return a tensor, or a plain tuple of tensors", way)
-                ]
+                return [Finding("refused", reason, way)]
         if calls == 1:
             return self._leads_nowhere(method, name)
         reason = f"the layer {name!r} runs {calls} times in one forward, "
@@ -251,9 +248,10 @@ class _Patient:
         if any(f.state == "refused" for f in rescaled):
             return found
         if rule == "deeplift":
-            return found + self._incomplete(method, tuple(m for f in found for m in f.mends))
-        hidden = self._incomplete(method, (rules.deeplift_mend(self.seen),))
-        return found + [rules.UNGUIDED for _ in hidden if not any(f.state == "warned" for f in found)]
+            return found + rules.missed(self._misses(method, tuple(m for f in found for m in f.mends)))
+        missed = self._misses(method, (rules.deeplift_mend(self.seen),))
+        hidden = isinstance(missed, float) and missed > rules.INCOMPLETE
+        return [*found, rules.UNGUIDED] if hidden and all(f.state != "warned" for f in found) else found
 
     def _passed(self, method: Method) -> list[Op]:
         """The calls the method goes back through: all, those after its layer, or those before its neuron."""
@@ -265,33 +263,31 @@ class _Patient:
             return self.seen.ops[: first if traits.of_input(method) else last]
         return self.seen.ops[first if traits.of_input(method) else last :]
 
-    def _incomplete(self, method: Method, mends: tuple[Mend, ...]) -> list[Finding]:
-        """The measured check: does DeepLIFT add up in the part of the model that the method goes back through."""
+    def _misses(self, method: Method, mends: tuple[Mend, ...]) -> float | str:
+        """By how much DeepLIFT's map misses its sum in the part of the model that the method goes back through, or why it cannot be."""
         place, name = traits.goes_back(method), str(getattr(method, "layer", None))
         if place != "input" and self.seen.calls[id(find_layer(self.model, name))] > 1:
-            return []
+            return 0.0
         key = (mends, place, name if place != "input" else "", traits.of_input(method))
         if key not in self.measured:
-            with self.run.mended(mends):
-                self.measured[key] = self._measured(place, name, traits.of_input(method))
+            try:
+                with self.run.mended(mends):
+                    self.measured[key] = self._measured(place, name, traits.of_input(method))
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+                self.measured[key] = str(error)
         return self.measured[key]
 
-    def _measured(self, place: str, layer: str, of_input: bool) -> list[Finding]:
+    def _measured(self, place: str, layer: str, of_input: bool) -> float:
         rows = replace(self.rows, extra=(*self.rows.extra, self.indices))[: self.pairs]
-        function, baselines = cast("nn.Module", self.explained), measure.baselines_of(rows)
-        try:
-            with ExitStack() as stack:
-                if place == "neuron":
-                    function = UpTo(self.explained, find_layer(self.model, layer), of_input)
-                elif place == "layer":
-                    function = beyond = From(self.explained, find_layer(self.model, layer), of_input)
-                    baselines = [beyond.at(rows, baseline).inputs for baseline in baselines]
-                    rows = beyond.at(rows, rows.inputs)
-                    stack.enter_context(beyond.replacing())
-                return measure.completeness(function, rows, baselines, self.seen.low_precision)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-            return [
-                Finding("refused", f"DeepLIFT cannot go through this model: {str(error).rstrip('.')}", rules.INSTEAD)
-            ]
+        baselines, coarse = measure.baselines_of(rows), self.seen.low_precision
+        if place == "input":
+            return measure.completeness(self.explained, rows, baselines, coarse)
+        module = find_layer(self.model, layer)
+        if place == "neuron":
+            return measure.completeness(UpTo(self.explained, module, of_input), rows, baselines, coarse)
+        beyond = From(self.explained, module, of_input)
+        baselines, rows = [beyond.at(rows, b).inputs for b in baselines], beyond.at(rows, rows.inputs)
+        with beyond.replacing():
+            return measure.completeness(beyond, rows, baselines, coarse)

@@ -14,6 +14,8 @@ from lightning_explain.doctor.record import Op, Record, is_layer
 from lightning_explain.repair import words
 from lightning_explain.types import Mend
 
+INCOMPLETE = 1e-2
+"""What DeepLIFT's map misses by more than this, relative to it, has no rule."""
 INSTEAD = "use IntegratedGradients or GradientShap, which need no rule"
 
 _PRODUCTS = words(
@@ -161,6 +163,16 @@ def guided(record: Record, ops: Sequence[Op]) -> list[Finding]:
             "mended", "; ".join([*reasons, *([note] if note else [])]), mends=(Mend("guided", record.count("relu")),)
         )
     ]
+
+
+def missed(found: float | str) -> list[Finding]:
+    """What is to be said of a DeepLIFT map that misses its sum by so much, relative to it, or that cannot be made for a reason."""
+    if isinstance(found, str):
+        return [Finding("refused", f"DeepLIFT cannot go through this model: {found.rstrip('.')}", INSTEAD)]
+    if found <= INCOMPLETE:
+        return []
+    reason = f"DeepLIFT's map misses f(x) - f(baseline) by {found:.1%} on the probe: something in the model has no rule"
+    return [Finding("refused", reason, f"write activations as functions or modules of torch.nn; or {INSTEAD}")]
 
 
 def lrp(model: nn.Module, record: Record) -> list[Finding]:

@@ -168,7 +168,7 @@ def _layers(subject: Subject, owner: str) -> list[nn.Module]:
     ran: list[tuple[str, nn.Module]] = []
     with ExitStack() as stack:
         for name, module in subject.forward.named_modules():
-            if not any(module.children()) or any(True for _ in module.parameters(recurse=False)):
+            if not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False)):
                 hook = module.register_forward_hook(lambda m, i, o, name=name: ran.append((name, m)))
                 stack.callback(hook.remove)
         subject.evaluate(subject.probe[:1])
