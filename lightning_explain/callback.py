@@ -191,7 +191,7 @@ class ExplanationMonitor(pl.Callback):
 
     @property
     def probe(self) -> Probe | None:
-        """The fixed rows, once they are chosen."""
+        """The fixed rows of this run, once they are chosen."""
         return self._rows.probe
 
     @property
@@ -216,6 +216,8 @@ class ExplanationMonitor(pl.Callback):
         if trainer.global_step == 0:
             # Of an earlier training with another model; that of a checkpoint comes after this.
             self._pace = None
+            if stage == "fit":
+                self._rows.begin_again()
         self._directory = trainers.run_directory(trainer) / "explain"
         if stage == "fit":
             self._memory.alerts.check_loggers(trainer)
@@ -273,12 +275,12 @@ class ExplanationMonitor(pl.Callback):
             self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the rows and checks, when validation runs alone."""
+        """Chooses the rows of that validation and checks, when it runs alone."""
         if self.enabled and trainer.state.fn == "validate":
             self._prepare(trainer, pl_module, "val")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the rows and checks, when testing."""
+        """Chooses the rows of the test and checks."""
         if self.enabled:
             self._prepare(trainer, pl_module, "test")
 

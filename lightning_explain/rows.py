@@ -31,6 +31,9 @@ def _shown(asked: Mapping[str, Any]) -> str:
 class FixedRows:
     """The rows, or how they are chosen.
 
+    A training has its rows from its first batch to its last one, also across a resume. Validation and test that run alone have
+    rows of their own loaders.
+
     Args:
         probe: The rows, if they are given.
         selection: How they are chosen, otherwise.
@@ -42,22 +45,56 @@ class FixedRows:
         self, probe: Probe | None, selection: ProbeSelection, batch_fn: Callable[[Any], Any] | None, save: bool
     ) -> None:
         self.probe = probe
+        self._given = probe
         self._selection = selection
         self._batch_fn = batch_fn
         self._save = save
-        self._expected: tuple[Tensor, str] | None = None
         self._asked = {} if probe is not None else _asked(selection)
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Forgets the rows that were chosen, for another training begins."""
+        self.probe = self._given
+        self._trained: Probe | None = None
+        self._expected: tuple[Tensor, str] | None = None
+        self._notice = ""
         self._saved = False
 
     def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
-        """The rows; the first time they are read from this source, unless they are given or saved."""
-        if self.probe is None:
-            self.probe = self._collect(trainer, pl_module, source)
-            self._warn_if_others(self.probe)
-        elif self._saved and trainer.state.fn == "fit":
-            self._warn_if_moved(trainer, pl_module, source)
-        self._expected, self._saved = None, False
+        """The rows of this run, read from its source, unless they are given, saved, or those of a training that goes on."""
+        if trainer.state.fn == "fit":
+            self.probe = self._trained = self._of_training(trainer, pl_module, source)
+            self._expected, self._notice, self._saved = None, "", False
+        else:
+            self.probe = self._alone(trainer, pl_module, source)
         return self.probe
+
+    def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
+        if self._notice:
+            rank_zero_warn(self._notice)
+        if self._trained is None:
+            given = self._given
+            probe = self._collect(trainer, pl_module, source, self._expected) if given is None else given
+            self._warn_if_others(probe)
+            return probe
+        if self._given is None:
+            # Rows that were given belong to no dataset.
+            self._warn_if_moved(trainer, pl_module, source, self._trained)
+        return self._trained
+
+    def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
+        """The rows of a validation or test that runs alone; if its loader has none such, those of the training before."""
+        if self._given is not None:
+            return self._given
+        try:
+            return self._collect(trainer, pl_module, source)
+        except (TypeError, ValueError) as error:
+            if self._trained is None:
+                raise
+            rank_zero_warn(
+                f"The rows of the training are explained again, for there are none of the {source} loader: {error}"
+            )
+            return self._trained
 
     def share(self, ranks: Ranks) -> None:
         """Takes the rows of rank zero where those of the ranks differ, as those of a stream may. To be called on all of them.
@@ -66,13 +103,22 @@ class FixedRows:
             TypeError: If they differ, and have a forward argument that cannot be sent.
         """
         if self.probe is not None and not ranks.equal(fingerprint(self.probe)):
-            self.probe = probe_from_state(ranks.first(ranks.agreed(partial(probe_state, self.probe))))
+            shared = probe_from_state(ranks.first(ranks.agreed(partial(probe_state, self.probe))))
+            self._trained = shared if self._trained is self.probe else self._trained
+            self.probe = shared
 
-    def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
+    def _collect(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        source: str,
+        expected: tuple[Tensor, str] | None = None,
+    ) -> Probe:
+        """Reads the rows that were asked for, or those that a checkpoint expects."""
         selection = self._selection
         loader = trainers.find_loader(trainer, source, selection.dataloader_idx)
-        if self._expected is not None and not trainers.is_stream(loader):
-            selection = replace(selection, indices=self._expected[0].tolist(), per_class=False)
+        if expected is not None and not trainers.is_stream(loader):
+            selection = replace(selection, indices=expected[0].tolist(), per_class=False)
         transfer = trainers.transferred(trainer, pl_module, selection.dataloader_idx)
         return collect(loader, selection, self._batch_fn, transfer)
 
@@ -85,32 +131,32 @@ class FixedRows:
                 "from here on are of other rows; save_probe=True keeps the rows themselves."
             )
 
-    def _warn_if_moved(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
-        """Reads the saved rows again, to see whether the dataset still has them."""
-        assert self.probe is not None
+    def _warn_if_moved(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, probe: Probe) -> None:
+        """Reads the rows of the training again, to see whether the dataset still has them."""
         loader = trainers.find_loader(trainer, source, self._selection.dataloader_idx)
         if trainers.is_stream(loader):
             return  # What is read from it would be missing in training.
+        before, whose = fingerprint(probe), "the checkpoint" if self._saved else "the training so far"
         try:
-            now = fingerprint(self._collect(trainer, pl_module, source))[:12]
+            now = fingerprint(self._collect(trainer, pl_module, source, (probe.row_ids, before)))[:12]
         except Exception as error:
             now = f"none ({type(error).__name__}: {error})"
-        before = fingerprint(self.probe)[:12]
-        if now != before:
+        if now != before[:12]:
             rank_zero_warn(
-                f"The dataset has moved under the probe rows {self.probe.row_ids.tolist()}: their fingerprint in the "
-                f"checkpoint is {before}, in the dataset {now}. The monitor goes on with the rows of the checkpoint, so "
-                "that its curves stay of the same rows. To explain the new ones, give it another name."
+                f"The dataset has moved under the probe rows {probe.row_ids.tolist()}: their fingerprint in {whose} is "
+                f"{before[:12]}, in the dataset {now}. The monitor goes on with the rows of {whose}, so that its curves stay "
+                "of the same rows. To explain the new ones, give it another name."
             )
 
     def state(self) -> dict[str, Any]:
         """What must survive in a checkpoint; loads with ``weights_only=True``."""
-        if self.probe is None:
+        probe = self._given if self._trained is None else self._trained
+        if probe is None:
             # Rows that could not be read in this run may be there in the next one.
             waiting = dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
             return {**waiting, "probe": None} if waiting else {}
-        named = {"ids": self.probe.row_ids, "fingerprint": fingerprint(self.probe), "selection": self._asked}
-        return {**named, "probe": self._whole_state(self.probe) if self._save else None}
+        named = {"ids": probe.row_ids, "fingerprint": fingerprint(probe), "selection": self._asked}
+        return {**named, "probe": self._whole_state(probe) if self._save else None}
 
     def _whole_state(self, probe: Probe) -> dict[str, Any] | None:
         try:
@@ -123,20 +169,25 @@ class FixedRows:
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up a saved state: its rows, or what they must be."""
         known = {"ids", "fingerprint"} <= state.keys()
+        self.begin_again()
         self._expected = (state["ids"], state["fingerprint"]) if known else None
         if state.get("probe") is None:
             return
-        if self.probe is None and state.get("selection", self._asked) != self._asked:
-            rank_zero_warn(
-                f"ExplanationMonitor goes on with the probe rows {state['ids'].tolist()} of the checkpoint; they were chosen by "
-                f"{_shown(state['selection'])}, and now {_shown(self._asked)} was asked for. To explain other rows, give the "
+        self.probe = self._trained = probe_from_state(state["probe"])
+        self._saved = True
+        self._notice = self._other_rows(self._trained, state.get("selection", self._asked))
+
+    def _other_rows(self, probe: Probe, selection: Mapping[str, Any]) -> str:
+        """What is to be said of saved rows that are not those that were asked for or given."""
+        if self._given is None and selection != self._asked:
+            return (
+                f"ExplanationMonitor goes on with the probe rows {probe.row_ids.tolist()} of the checkpoint; they were chosen by "
+                f"{_shown(selection)}, and now {_shown(self._asked)} was asked for. To explain other rows, give the "
                 "monitor another name."
             )
-        given, self.probe = self.probe, probe_from_state(state["probe"])
-        # Rows that were given belong to no dataset.
-        self._saved = given is None and known
-        if given is not None and fingerprint(given) != fingerprint(self.probe):
-            rank_zero_warn(
+        if self._given is not None and fingerprint(self._given) != fingerprint(probe):
+            return (
                 "ExplanationMonitor goes on with the probe rows of the checkpoint, which are not those it was given. "
                 "To explain other rows, give the monitor another name."
             )
+        return ""

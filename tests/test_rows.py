@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, random_split
 
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
+from lightning_explain.freeze import fingerprint
 from lightning_explain.types import Report
 from networks import DigitNet, digits, rows, trained
 from training import (
@@ -175,6 +177,82 @@ def test_neither_loaders_nor_loggers_draw_training_randomness_for_the_monitor(tm
 
     pairs = zip(weights(), weights(monitor(every_n_train_steps=1)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# -- one monitor, several runs -------------------------------------------------------------------------------------
+
+
+def are_of(watch: ExplanationMonitor, first: int, count: int) -> bool:
+    """Whether the rows are those that a selection takes of these digits."""
+    assert watch.probe is not None
+    return watch.probe.row_ids.tolist() == sorted(random.Random(0).sample(range(count), 4)) and torch.equal(
+        watch.probe.inputs, digits()[0][first : first + count][watch.probe.row_ids]
+    )
+
+
+@pytest.mark.parametrize("before", ["test", "validate"])
+def test_a_training_chooses_its_own_rows_whatever_ran_before_it(before: str, tmp_path: Path) -> None:
+    watch, module = monitor(), DigitModule()
+    run = trainer(tmp_path, watch)
+    getattr(run, before)(module, loader(300, 20), verbose=False)
+    assert are_of(watch, 300, 20)
+    run.fit(module, **loaders())
+    assert are_of(watch, 100, 24)
+    assert report_of(watch).fingerprint == fingerprint(watch.probe)  # type: ignore[arg-type]
+
+
+def test_a_second_training_has_rows_of_its_own_data(tmp_path: Path) -> None:
+    watch = monitor()
+    fit(tmp_path / "one", watch)
+    trainer(tmp_path / "two", watch).fit(DigitModule(), loader(), loader(300, 16))
+    assert are_of(watch, 300, 16)
+
+
+@pytest.mark.parametrize("after", ["test", "validate"])
+def test_validation_and_test_after_training_explain_rows_of_their_own_loaders(after: str, tmp_path: Path) -> None:
+    watch, module = monitor(), DigitModule()
+    run = fit(tmp_path, watch, module=module)
+    getattr(run, after)(module, loader(300, 20), verbose=False)
+    assert are_of(watch, 300, 20)
+    assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(20), 4))
+
+
+def test_a_test_does_not_touch_the_rows_of_the_training_in_checkpoints(tmp_path: Path) -> None:
+    watch, module = monitor(), DigitModule()
+    run = fit(tmp_path / "one", watch, module=module)
+    run.test(module, loader(300, 20), verbose=False)
+    run.save_checkpoint(tmp_path / "it.ckpt")
+    resumed(tmp_path / "two", watch, tmp_path / "it.ckpt", epochs=2)
+    assert are_of(watch, 100, 24)
+
+
+def test_a_training_that_goes_on_keeps_its_rows_and_tells_of_other_data(tmp_path: Path) -> None:
+    watch, module = monitor(), DigitModule()
+    run = fit(tmp_path, watch, module=module)
+    run.test(module, loader(300, 20), verbose=False)
+    for first in (100, 300):
+        run.fit_loop.max_epochs = run.current_epoch + 1
+        run.fit_loop.epoch_loop.val_loop._combined_loader = None
+        told = pytest.warns(UserWarning, match="in the training so far is") if first == 300 else nullcontext()
+        with told:
+            run.fit(module, loader(), loader(first, 24))
+        assert are_of(watch, 100, 24)
+
+
+def test_rows_that_the_test_loader_has_not_are_those_of_the_training_and_that_is_said(tmp_path: Path) -> None:
+    watch, module = monitor(probe=[3, 23]), DigitModule()
+    run = fit(tmp_path, watch, module=module)
+    with pytest.warns(UserWarning, match=r"rows of the training are explained again.*has \[23\]"):
+        run.test(module, loader(300, 20), verbose=False)
+    assert torch.equal(watch.probe.inputs, digits()[0][[103, 123]])  # type: ignore[union-attr]
+
+
+def test_given_rows_are_explained_in_every_run(tmp_path: Path) -> None:
+    given = Probe(*rows(3))
+    watch, module = monitor(probe=given), DigitModule()
+    run = fit(tmp_path, watch, module=module)
+    run.test(module, loader(300, 20), verbose=False)
+    assert watch.probe is given
 
 
 # -- checkpoints and resuming --------------------------------------------------------------------------------------
