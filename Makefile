@@ -33,6 +33,7 @@ bench: $(STAMP) ## Run the benchmarks, one after the other
 faults: $(STAMP) ## Inject every fault at every place, and kill and resume trainings
 	$(BIN)/python tests/faults/table.py
 	$(BIN)/python tests/faults/sigkill.py --moments 20
+	$(BIN)/python tests/faults/sigkill.py --moments 20 --early
 
 docs: $(STAMP) ## Write docs/methods.md and docs/metrics.md from the docstrings
 	$(BIN)/python docs/generate.py

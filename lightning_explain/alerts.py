@@ -190,15 +190,20 @@ class Alerts:
                 'action="log".'
             )
 
-    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float]) -> list[Alert]:
+    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> list[Alert]:
         """Looks at an explanation's scalars, which are equal on all ranks, and acts.
+
+        Args:
+            trainer: The Trainer.
+            scalars: By name, without the monitor's.
+            epoch: The one that was explained, if it is not the current one.
 
         Returns:
             The alerts that fired.
         """
         fired = [watch for watch in self._watches if watch.sees(scalars.get(watch.alert.metric))]
         for watch in fired:
-            text = self._text(watch, scalars[watch.alert.metric], trainer)
+            text = self._text(watch, scalars[watch.alert.metric], trainer, epoch)
             rank_zero_warn(text)
             if watch.alert.action == "stop":
                 trainer.should_stop = True
@@ -215,14 +220,14 @@ class Alerts:
             # Never raised: only rank zero is here.
             self._teller.tell_once(f"alert {title}", f"The alert could not be sent to W&B:\n{text_of(error)}")
 
-    def _text(self, watch: Watch, value: float, trainer: pl.Trainer) -> str:
+    def _text(self, watch: Watch, value: float, trainer: pl.Trainer, epoch: int | None) -> str:
         alert = watch.alert
         times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
         row = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
         end = "; training stops" if alert.action == "stop" else ""
         return (
             f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{row} "
-            f"(epoch {trainer.current_epoch}, step {trainer.global_step}){end}."
+            f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step}){end}."
         )
 
     def begin_again(self) -> None:

@@ -218,6 +218,7 @@ class ExplanationMonitor(pl.Callback):
             self._pace = None
             if stage == "fit":
                 self._rows.begin_again()
+                self._begin_again()
         self._directory = trainers.run_directory(trainer) / "explain"
         if stage == "fit":
             self._memory.alerts.check_loggers(trainer)
@@ -263,16 +264,46 @@ class ExplanationMonitor(pl.Callback):
             )
         if trainer.global_step == 0:
             # A monitor may be used for a second training; what it counts begins again.
-            self._memory.begin_again()
-            self._teller.failures = {}
+            self._begin_again()
         self._prepare(trainer, pl_module, self._selection.source)
         # Again, for a method may have been left out on this model.
         watchers.check_keys(trainer, self.name, [monitor.name for monitor in _monitors(trainer)], self._keys())
         self._memory.alerts.check(self._names())
-        self._memory.schedule.start(time.perf_counter())
+        self._memory.start(self._count(trainer))
+        self._catch_up(trainer, pl_module)
         looks_back = self.probe is not None and self._memory.lacks_history(self.probe)
         if self.at_start and (trainer.global_step == 0 or looks_back):
             self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__)
+
+    def _begin_again(self) -> None:
+        self._memory.begin_again()
+        self._teller.failures = {}
+
+    def _count(self, trainer: pl.Trainer) -> int:
+        """What the schedule counts, before a batch."""
+        return trainer.global_step if self.by_steps else trainer.current_epoch
+
+    def _catch_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Makes the explanation for which the checkpoint came too early: Lightning does not repeat the hook it is made in."""
+        count, schedule = self._count(trainer), self._memory.schedule
+        after_validation = self.hook == "validation_epoch_end"
+        if not (self.enabled and schedule.due(count)) or (
+            after_validation and not trainers.ended_on_validation(trainer)
+        ):
+            return
+        if after_validation and trainers.may_swap_weights(trainer):
+            rank_zero_warn(
+                f"ExplanationMonitor {self.name!r}: the checkpoint was made before the validation of epoch {count - 1}, which "
+                "Lightning does not repeat, and the weights may be others in validation. That epoch is not explained."
+            )
+        elif after_validation or count % schedule.every == 0:
+            epoch = trainers.epoch_of_last_batch(trainer) if self.by_steps else count - 1
+            self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__, count, epoch)
+        schedule.pass_over(count)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops the clock."""
+        self._memory.schedule.stop(time.perf_counter())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the rows of that validation and checks, when it runs alone."""
@@ -358,13 +389,29 @@ class ExplanationMonitor(pl.Callback):
 
     # -- one explanation -------------------------------------------------------------------------------------------
 
-    def _explain(self, trainer: pl.Trainer, pl_module: pl.LightningModule, log: trainers.Log, count: int = 0) -> None:
-        """Explains and logs. ``count`` is what the schedule counts; 0 outside of it."""
+    def _explain(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        log: trainers.Log,
+        count: int = 0,
+        epoch: int | None = None,
+    ) -> None:
+        """Explains and logs.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The module.
+            log: Takes the scalars.
+            count: What the schedule counts; 0 outside of it.
+            epoch: The one that is explained, if it is not the current one.
+        """
         started, everyone = time.perf_counter(), trainers.everyone(trainer)
         with preserved_random_state():
             probe = None if self._idle else self.probe
             past = self._memory.history
             report = report_of(trainer, pl_module, self._ready, probe, self._teller, past) if probe else None
+            report = report if report is None or epoch is None else replace(report, epoch=epoch)
             scalars = self._scalars(trainer, report, count, started) if report else {}
             names = [monitor.name for monitor in _monitors(trainer)]
             for key, value in {**watchers.missing(trainer, self.name, names), **scalars}.items():
@@ -374,7 +421,7 @@ class ExplanationMonitor(pl.Callback):
                 self._publisher.publish(trainer, report, probe, scalars, self._ready.metrics)
                 if trainer.state.fn == "fit":
                     self._memory.keep(report, probe, everyone.first)
-                    self._memory.alerts.watch(trainer, scalars)
+                    self._memory.alerts.watch(trainer, scalars, report.epoch)
             if trainer.state.fn == "fit":
                 self._memory.note_time(count, started, everyone.first)
 

@@ -32,6 +32,7 @@ class Memory:
         self.alerts = alerts
         self.history = History()
         self._by_steps = by_steps
+        self._follows = False
         self._looks_back = any(getattr(metric, "needs_history", False) for metric in metrics.values())
 
     def begin_again(self) -> None:
@@ -39,6 +40,18 @@ class Memory:
         self.schedule = Schedule(self.schedule.every, self.schedule.max_overhead)
         self.alerts.begin_again()
         self.history = History()
+        self._follows = False
+
+    def start(self, count: int) -> None:
+        """Starts the clock. A schedule of which the checkpoint knew nothing begins at its next multiple.
+
+        Args:
+            count: What the schedule counts, as far as training has come.
+        """
+        self.schedule.start(time.perf_counter())
+        if not self._follows:
+            self.schedule.pass_over(count)
+        self._follows = True
 
     def lacks_history(self, probe: Probe) -> bool:
         """Whether a metric wants to look back, and there is nothing of these rows."""
@@ -69,9 +82,11 @@ class Memory:
 
     def state(self) -> dict[str, Any]:
         """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        # Trained since the last explanation, too: a checkpoint may come right before the next one.
+        trained = {"train_seconds": self.schedule.trained(time.perf_counter())}
         return {
             "by_steps": self._by_steps,
-            "schedule": self.schedule.state(),
+            "schedule": {**self.schedule.state(), **trained, "every": self.schedule.every},
             "alerts": self.alerts.state(),
             "history": self.history.state(),
         }
@@ -80,6 +95,8 @@ class Memory:
         """Takes up a saved state."""
         if state.get("by_steps") == self._by_steps:
             # What was counted in steps says nothing about epochs.
-            self.schedule.load(state.get("schedule", {}))
+            saved = state.get("schedule", {})
+            self.schedule.load(saved)
+            self._follows = "last" in saved and saved.get("every", self.schedule.every) == self.schedule.every
         self.alerts.load(state.get("alerts", {}))
         self.history = History(**state.get("history", {})) if self._looks_back else History()

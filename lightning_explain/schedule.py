@@ -23,7 +23,7 @@ class Schedule:
         explain_seconds: Time spent explaining so far.
         train_seconds: Time spent training so far, without explaining.
         lengthened: Whether the limit has ever put an explanation off.
-        origin: Reading of the clock at which training would have begun, had it never been interrupted.
+        origin: Reading of the clock at which training would have begun, had it never been interrupted; ``None``: the clock stands.
     """
 
     every: int = 1
@@ -33,7 +33,7 @@ class Schedule:
     explain_seconds: float = 0.0
     train_seconds: float = 0.0
     lengthened: bool = False
-    origin: float = 0.0
+    origin: float | None = None
 
     def start(self, now: float) -> None:
         """Starts the clock, or starts it again after a resume. ``now`` is in seconds."""
@@ -41,7 +41,15 @@ class Schedule:
 
     def trained(self, now: float) -> float:
         """Seconds spent training until now, without explaining."""
-        return now - self.origin - self.explain_seconds
+        return self.train_seconds if self.origin is None else now - self.origin - self.explain_seconds
+
+    def stop(self, now: float) -> None:
+        """Stops the clock, for training ends. ``now`` is in seconds."""
+        self.train_seconds, self.origin = self.trained(now), None
+
+    def pass_over(self, count: int) -> None:
+        """Goes on behind this count: what was due until then is not made up for."""
+        self.last = max(self.last, count)
 
     def due(self, count: int) -> bool:
         """Whether to explain at this count; a count that has been explained is not due again."""

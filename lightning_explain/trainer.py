@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
 from torch.utils.data import IterableDataset
 
@@ -25,6 +26,8 @@ from lightning_explain.meeting import raise_if_lost
 T = TypeVar("T")
 
 Log: TypeAlias = "Callable[[str, Tensor], None]"
+
+_BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -95,6 +98,31 @@ def _listed(loaders: Any) -> list[Any]:
     if isinstance(loaders, Mapping):
         return list(loaders.values())
     return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+
+
+def ended_on_validation(trainer: pl.Trainer) -> bool:
+    """Whether a validation belongs to the last batch of the epoch that a training goes on behind."""
+    epochs, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if epochs is not None:
+        return trainer.current_epoch % epochs == 0
+    return batches is not None and (trainer.fit_loop.total_batch_idx + 1) % batches == 0
+
+
+def epoch_of_last_batch(trainer: pl.Trainer) -> int:
+    """The epoch of the last batch before a training that goes on; the current one may be the next."""
+    return max(0, trainer.fit_loop.epoch_progress.current.ready - 1)
+
+
+def may_swap_weights(trainer: pl.Trainer) -> bool:
+    """Whether validation may see other weights than training, such as averaged ones: somebody does something before it."""
+    parts = [callback for callback in trainer.callbacks if _is_foreign(callback)]  # type: ignore[attr-defined]
+    return any(is_overridden(hook, part) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION)
+
+
+def _is_foreign(callback: pl.Callback) -> bool:
+    """Whether a callback is none of ours and none of Lightning's but the one that averages weights."""
+    averages = any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)
+    return averages or type(callback).__module__.partition(".")[0] not in ("lightning", "lightning_explain")
 
 
 def batch_size(trainer: pl.Trainer) -> int | None:

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_explain import Probe
+from lightning_explain import ExplanationMonitor, Probe, load_reports
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from lightning_explain.freeze import fingerprint
-from networks import digits
+from networks import DigitNet, digits, trained
 from training import QUIET, DigitModule, Failing, fit, loader, loaders, monitor, report_of, steps_in, told_in, trainer
 
 pytestmark = QUIET
@@ -75,6 +77,115 @@ def test_a_resumed_run_goes_on_with_the_draws_of_the_checkpoint(tmp_path: Path) 
     with pytest.warns(UserWarning, match="goes on with the seed 3 of the checkpoint instead of 4"):
         resumed(tmp_path / "three", second, path, epochs=3)
     assert torch.equal(*(report_of(watch).scores["infidelity"]["saliency"] for watch in (first, second)))
+
+
+# -- checkpoints of an epoch's last batch, before what is explained behind it ----------------------------------------
+
+
+def plain() -> DigitModule:
+    """A module whose training depends on nothing but its batches."""
+    module = DigitModule(DigitNet())
+    module.net.load_state_dict(trained().state_dict())
+    module.net.dropout = nn.Identity()  # type: ignore[union-attr]
+    return module
+
+
+def run_of(root: Path, path: Path | None, *others: Callback, epochs: int = 4, **arguments: Any) -> ExplanationMonitor:
+    """A training of four batches an epoch, with a checkpoint at every last one."""
+    given = {"metrics": [q.Infidelity(n_perturb_samples=2), q.Drift()], **arguments}
+    watch = monitor(**given)
+    saved = ModelCheckpoint(root, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    run = trainer(root, watch, saved, *others, max_epochs=epochs)
+    run.fit(plain(), loader(), loader(100, 24), ckpt_path=path)
+    return watch
+
+
+def explained(root: Path) -> dict[int | None, tuple[int | None, dict[str, float]]]:
+    """Epoch and scores of each explained step."""
+    found = load_reports(root / "explain" / "explain") if steps_in(root) else []
+    return {report.step: (report.epoch, report.scalars()) for report in found}
+
+
+EARLY: dict[str, dict[str, Any]] = {
+    "each epoch": {},
+    "after validation": {"hook": "validation_epoch_end"},
+    "every second epoch": {"every_n_epochs": 2},
+    "every second validation": {"hook": "validation_epoch_end", "every_n_epochs": 2},
+    "every third epoch": {"every_n_epochs": 3},
+    "at the start, too": {"at_start": True},
+    "by steps": {"every_n_train_steps": 4},
+    "with a limit that allows it": {"max_overhead": 1000.0},
+}
+
+
+@pytest.mark.parametrize("arguments", EARLY.values(), ids=EARLY.keys())
+@pytest.mark.parametrize("step", [4, 8, 12, 16])
+def test_an_explanation_for_which_the_checkpoint_came_too_early_is_made_on_resume(
+    arguments: dict[str, Any], step: int, tmp_path: Path
+) -> None:
+    run_of(tmp_path / "whole", None, **arguments)
+    run_of(tmp_path / "resumed", tmp_path / "whole" / f"step={step}.ckpt", **arguments)
+    whole, again = explained(tmp_path / "whole"), explained(tmp_path / "resumed")
+    # Explanations by steps come before the checkpoint of the same step.
+    first = step + 1 if "every_n_train_steps" in arguments else step
+    assert again == {at: found for at, found in whole.items() if at is not None and at >= first}
+
+
+def test_a_limit_knows_of_the_training_before_a_checkpoint_that_came_too_early(tmp_path: Path) -> None:
+    run_of(tmp_path / "whole", None, max_overhead=0.5, epochs=1)
+    path = tmp_path / "whole" / "step=4.ckpt"
+    assert torch.load(path, weights_only=True)["callbacks"][KEY]["schedule"]["train_seconds"] > 0
+
+
+class Swapping(Callback):
+    """A callback that may do anything before validation."""
+
+    def on_validation_epoch_start(self, *arguments: Any) -> None:
+        pass
+
+
+def test_weights_that_may_be_swapped_for_validation_are_not_explained_unswapped(tmp_path: Path) -> None:
+    run_of(tmp_path / "whole", None, hook="validation_epoch_end", epochs=2)
+    path = tmp_path / "whole" / "step=4.ckpt"
+    with pytest.warns(UserWarning, match=r"validation of epoch 0, which Lightning does not repeat.* is not explained"):
+        run_of(tmp_path / "resumed", path, Swapping(), hook="validation_epoch_end", epochs=2)
+    assert list(explained(tmp_path / "resumed")) == [8]
+
+
+def test_an_epoch_without_validation_is_explained_after_the_next_one_as_ever(tmp_path: Path) -> None:
+    def run(root: Path, path: Path | None) -> list[int | None]:
+        saved = ModelCheckpoint(root, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+        watch = monitor(hook="validation_epoch_end")
+        going = trainer(root, watch, saved, max_epochs=4, check_val_every_n_epoch=2)
+        going.fit(plain(), loader(), loader(100, 24), ckpt_path=path)
+        return steps_in(root)
+
+    assert run(tmp_path / "whole", None) == [8, 16]
+    assert run(tmp_path / "a", tmp_path / "whole" / "step=4.ckpt") == [8, 16]
+    assert run(tmp_path / "b", tmp_path / "whole" / "step=8.ckpt") == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ({"enabled": False}, {"every_n_train_steps": 5}, [15, 20]),
+        ({"every_n_epochs": 1}, {"every_n_train_steps": 5}, [15, 20]),
+        ({"every_n_train_steps": 10}, {"every_n_train_steps": 5}, [15, 20]),
+        ({"every_n_train_steps": 5}, {"every_n_epochs": 2}, [16]),
+        ({"every_n_epochs": 2}, {"every_n_epochs": 1}, [16, 20]),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_the_checkpoint_knows_nothing_of_begins_at_its_next_multiple(
+    before: dict[str, Any], after: dict[str, Any], expected: list[int], tmp_path: Path
+) -> None:
+    saved = fit(tmp_path / "one", monitor(**before), max_epochs=3)
+    saved.save_checkpoint(tmp_path / "it.ckpt")
+    found = torch.load(tmp_path / "it.ckpt", weights_only=True)
+    found["callbacks"] = {} if "enabled" in before else found["callbacks"]
+    torch.save(found, tmp_path / "it.ckpt")
+    resumed(tmp_path / "two", monitor(**after), tmp_path / "it.ckpt", epochs=5)
+    assert steps_in(tmp_path / "two") == expected
 
 
 # -- other versions ------------------------------------------------------------------------------------------------
