@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
 from torch.utils.data import IterableDataset
@@ -95,9 +95,12 @@ def _val_loaders(trainer: pl.Trainer) -> Any:
 
 
 def _listed(loaders: Any) -> list[Any]:
+    """All loaders, however they are nested."""
+    if isinstance(loaders, CombinedLoader):
+        return _listed(loaders.iterables)
     if isinstance(loaders, Mapping):
-        return list(loaders.values())
-    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+        loaders = list(loaders.values())
+    return [one for part in loaders for one in _listed(part)] if isinstance(loaders, (list, tuple)) else [loaders]
 
 
 def ended_on_validation(trainer: pl.Trainer) -> bool:

@@ -13,8 +13,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_explain import ProbeSelection
 from lightning_explain import trainer as trainers
 from training import QUIET, Blind, DigitModule, loader, monitor, trainer
 
@@ -59,6 +61,19 @@ def test_one_of_several_loaders_is_found_by_its_index(kind: type, tmp_path: Path
     given = val if kind is dict else kind(val.values())
     found = asked(tmp_path, lambda t: trainers.find_loader(t, "val", 1), loader(), given)
     assert found.dataset is val["b"].dataset
+
+
+@pytest.mark.parametrize("arguments", [{}, {"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}], ids=str)
+@pytest.mark.parametrize("nest", [list, lambda both: {"a": both[0], "rest": [both[1]]}], ids=["flat", "nested"])
+def test_a_combined_loader_is_as_many_loaders_as_it_holds(nest: Any, arguments: dict[str, Any], tmp_path: Path) -> None:
+    both = [loader(100, 24), loader(200, 16)]
+    for index, one in enumerate(both):
+        watch = monitor(probe=ProbeSelection(count=4, dataloader_idx=index))
+        run = trainer(tmp_path / str(index), watch, **arguments)
+        run.fit(DigitModule(), loader(), CombinedLoader(nest(both), "sequential"))
+        assert watch.probe is not None
+        expected = [one.dataset[i][0] for i in watch.probe.row_ids.tolist()]
+        assert torch.equal(watch.probe.inputs, torch.stack(expected))
 
 
 def test_a_loader_that_is_not_there_is_told_with_the_number_there_are(tmp_path: Path) -> None:
