@@ -91,7 +91,14 @@ def _val_loaders(trainer: pl.Trainer) -> Any:
     # Not loaded yet, because the first validation is some epochs away. Asked of its source, not of the loop, so
     # that the loop loads it when it would have.
     source = trainer.fit_loop.epoch_loop.val_loop._data_source
-    return source.dataloader() if source.is_defined() else None
+    try:
+        return source.dataloader() if source.is_defined() else None
+    except Exception as error:
+        if trainer.enable_validation:
+            raise
+        # Training would never ask for it.
+        rank_zero_warn(f"Validation is off, and its loader cannot be had ({type(error).__name__}: {error}).")
+        return None
 
 
 def _listed(loaders: Any) -> list[Any]:

@@ -53,6 +53,28 @@ def test_rows_come_from_the_validation_loader_even_if_it_is_not_run(tmp_path: Pa
     assert torch.equal(watch.probe.inputs, digits()[0][100:124][watch.probe.row_ids])
 
 
+class WithoutData(DigitModule):
+    """A module that has validation, but no data for it."""
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        raise ValueError("no validation data")
+
+
+def test_a_validation_loader_that_training_never_asks_for_may_fail(tmp_path: Path) -> None:
+    watch = monitor()
+    with (
+        pytest.warns(UserWarning, match=r"its loader cannot be had \(ValueError: no validation data\)"),
+        pytest.warns(UserWarning, match="There is no val loader; the probe rows come from the train loader"),
+    ):
+        trainer(tmp_path, watch, limit_val_batches=0).fit(WithoutData(), loader(0, 32))
+    assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(32), 4))
+
+
+def test_a_validation_loader_that_training_will_ask_for_may_not_fail(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no validation data"):
+        trainer(tmp_path, monitor(), check_val_every_n_epoch=2).fit(WithoutData(), loader(0, 32))
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_of_several_validation_loaders_is_chosen_by_its_index(index: int, tmp_path: Path) -> None:
     watch = monitor(probe=ProbeSelection(count=4, dataloader_idx=index))
