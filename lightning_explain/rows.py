@@ -28,6 +28,13 @@ def _shown(asked: Mapping[str, Any]) -> str:
     return f"ProbeSelection({', '.join(f'{key}={value!r}' for key, value in given.items())})" if asked else "a Probe"
 
 
+def _of_indices(selection: ProbeSelection, indices: list[int], loader: Any) -> ProbeSelection:
+    """The selection of these rows, of those that are still there; as it is, if none of them is."""
+    length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
+    left = [index for index in indices if 0 <= index < length]
+    return replace(selection, indices=left, per_class=False) if left else selection
+
+
 class FixedRows:
     """The rows, or how they are chosen.
 
@@ -118,7 +125,7 @@ class FixedRows:
         selection = self._selection
         loader = trainers.find_loader(trainer, source, selection.dataloader_idx)
         if expected is not None and not trainers.is_stream(loader):
-            selection = replace(selection, indices=expected[0].tolist(), per_class=False)
+            selection = _of_indices(selection, expected[0].tolist(), loader)
         transfer = trainers.transferred(trainer, pl_module, selection.dataloader_idx)
         return collect(loader, selection, self._batch_fn, transfer)
 

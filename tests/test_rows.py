@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -322,6 +323,24 @@ def test_without_saved_rows_changed_data_is_told(tmp_path: Path) -> None:
     path = saved(tmp_path / "one", monitor(save_probe=False))
     with pytest.warns(UserWarning, match=r"The probe rows .* the data has changed.*save_probe=True"):
         resumed(tmp_path / "two", monitor(save_probe=False), path, val_dataloaders=loader(300, 24))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(13, [1, 8, 12]), (5, [1]), (1, [0])],
+    ids=["some are left", "one is left", "none is left"],
+)
+@pytest.mark.filterwarnings("ignore:ProbeSelection.count=4")
+def test_without_saved_rows_a_dataset_that_shrank_is_told_and_what_is_left_is_explained(
+    count: int, expected: list[int], tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "one", monitor(save_probe=False))
+    before = torch.load(path, weights_only=True)["callbacks"]["ExplanationMonitor{'name': 'explain'}"]["ids"].tolist()
+    watch = monitor(save_probe=False)
+    match = rf"The probe rows {re.escape(str(expected))} .* the checkpoint was of rows {re.escape(str(before))} .*has changed"
+    with pytest.warns(UserWarning, match=match):
+        resumed(tmp_path / "two", watch, path, val_dataloaders=loader(100, count))
+    assert report_of(watch).ids.tolist() == expected
 
 
 def test_other_rows_than_those_of_the_checkpoint_are_not_taken_silently(tmp_path: Path) -> None:
