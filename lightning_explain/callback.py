@@ -454,7 +454,7 @@ class ExplanationMonitor(pl.Callback):
 
     def _take_up(self, state: dict[str, Any]) -> None:
         self._memory.load(state)
-        if isinstance(state.get("pace"), int) and self._limit is None:
+        if "pace" in state and self._limit is None:
             self._pace = state["pace"]
         if state.get("seed", self._explainer.seed) != self._explainer.seed:
             rank_zero_warn(

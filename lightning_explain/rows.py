@@ -31,7 +31,7 @@ def _shown(asked: Mapping[str, Any]) -> str:
 def _of_indices(selection: ProbeSelection, indices: list[int], loader: Any) -> ProbeSelection:
     """The selection of these rows, of those that are still there; as it is, if none of them is."""
     length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
-    left = [index for index in indices if 0 <= index < length]
+    left = [index for index in dict.fromkeys(indices) if 0 <= index < length]
     return replace(selection, indices=left, per_class=False) if left else selection
 
 

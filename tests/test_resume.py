@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_explain import ExplanationMonitor, Probe, load_reports
+from lightning_explain import Alert, ExplanationMonitor, Probe, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.freeze import fingerprint
@@ -235,6 +235,53 @@ def test_an_odd_state_is_told_and_the_rest_of_it_taken_up(change: Any, message: 
         resumed(tmp_path / "two", watch, path)
     assert steps_in(tmp_path / "two") == [12, 16]
     assert len(report_of(watch).ids) == 4
+
+
+def scheduled(**changed: Any) -> Callable[[State], State]:
+    return lambda state: {**state, "schedule": {**state["schedule"], **changed}}
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[[State], State], str]] = {
+    "last": (scheduled(last="x"), r"says schedule\.last='x', which cannot be"),
+    "not before": (scheduled(not_before=None), r"schedule\.not_before=None"),
+    "every": (scheduled(every=0), r"schedule\.every=0"),
+    "seconds": (
+        scheduled(explain_seconds=float("nan"), train_seconds="1"),
+        r"explain_seconds=nan, schedule\.train_seconds='1'",
+    ),
+    "lengthened": (scheduled(lengthened=2), r"schedule\.lengthened=2"),
+    "schedule": (lambda s: {**s, "schedule": [1]}, r"says schedule=\[1\]"),
+    "by steps": (lambda s: {**s, "by_steps": "no"}, "says by_steps='no'"),
+    "seed": (lambda s: {**s, "seed": -1}, "says seed=-1"),
+    "failures": (lambda s: {**s, "failures": {"saliency": "often"}}, "says failures={'saliency': 'often'}"),
+    "failures, a list": (lambda s: {**s, "failures": ["saliency"]}, r"says failures=\['saliency'\]"),
+    "pace": (lambda s: {**s, "pace": -1}, "says pace=-1"),
+    "pace of version 2": (lambda s: {**s, "version": 2, "pace": 7.5}, "says pace=7.5"),
+    "alerts": (lambda s: {**s, "alerts": {ALERT.key: {"count": "two"}}}, "says alerts="),
+    "alerts, more": (lambda s: {**s, "alerts": {ALERT.key: {"mood": 1}}}, "says alerts="),
+    "history": (lambda s: {**s, "history": {"first": {"saliency": "x"}}}, "says history="),
+    "history of other rows": (
+        lambda s: {**s, "history": {**s["history"], "previous": {"saliency": (torch.ones(9, 1),)}}},
+        "says history=",
+    ),
+    "rows": (lambda s: {**s, "ids": None, "probe": None}, "says ids=None"),
+    "fingerprint": (lambda s: {**s, "fingerprint": 7, "probe": None}, "says fingerprint=7"),
+    "probe": (lambda s: {**s, "probe": 7}, "says probe=7"),
+    "selection": (lambda s: {**s, "selection": None}, "says selection=None"),
+}
+ALERT = Alert("drift_cosine_first/saliency", below=-2)
+
+
+@pytest.mark.parametrize(("change", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_what_cannot_be_in_a_state_is_told_and_begins_anew(change: Any, message: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"metrics": [q.Concentration(), q.Drift()], "alerts": [ALERT]}
+    path = checkpoint(tmp_path / "one", change, **given)
+    watch = monitor(**given)
+    with pytest.warns(UserWarning, match=message):
+        resumed(tmp_path / "two", watch, path)
+    assert steps_in(tmp_path / "two") == [12, 16]
+    assert len(report_of(watch).ids) == 4
+    assert torch.isfinite(report_of(watch).scores["drift_cosine_previous"]["saliency"]).all()
 
 
 # -- data that moved -----------------------------------------------------------------------------------------------
