@@ -23,15 +23,16 @@ _BOUNDS = ("above", "below", "times")
 class Alert:
     """What to do when a score leaves its bounds.
 
-    It fires once, and again only after the score has been within its bounds in between. An explanation without the score (it
-    failed, or no row was finite) is passed over.
+    It fires once, and again only after the score has been within its bounds in between, or in a training that goes on: one that
+    was stopped and is resumed stops again if the score is still out of bounds. An explanation without the score (it failed, or no
+    row was finite) is passed over.
 
     Args:
         metric: The score's name below the monitor's, such as ``"relevance_mass/ig"``.
         above: Fires when the score is larger.
         below: Fires when it is smaller.
         times: Fires when it has reached so many times its first value: 2.0 when it doubles, 0.5 when it halves. Never, if that
-            value is not above 0.
+            value is not above 0, which is told.
         patience: After so many explanations in a row.
         action: ``"log"``: a warning; ``"wandb"``: also an alert of the W&B run; ``"stop"``: also the end of the training.
 
@@ -136,6 +137,15 @@ class Watch:
     count: int = 0
     first: float | None = None
 
+    def arm(self) -> None:
+        """Lets it fire once more if the next value is still out of bounds, for training goes on after it has fired."""
+        self.count = min(self.count, self.alert.patience - 1)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it can never fire, for its first value has no multiples that mean anything."""
+        return self.alert.times is not None and self.first is not None and self.first <= 0
+
     def sees(self, value: float | None) -> bool:
         """Whether the alert fires at this value; ``None``: there is none."""
         if value is None or not math.isfinite(value):
@@ -201,7 +211,11 @@ class Alerts:
         Returns:
             The alerts that fired.
         """
+        new = [watch for watch in self._watches if watch.first is None]
         fired = [watch for watch in self._watches if watch.sees(scalars.get(watch.alert.metric))]
+        for watch in new:
+            if watch.is_void:
+                self._tell_of_void(watch)
         for watch in fired:
             text = self._text(watch, scalars[watch.alert.metric], trainer, epoch)
             rank_zero_warn(text)
@@ -210,6 +224,12 @@ class Alerts:
             if watch.alert.action == "wandb" and trainer.is_global_zero:
                 self._send(trainer, f"{self._name}/{watch.alert.metric} {watch.alert.condition}", text)
         return [watch.alert for watch in fired]
+
+    def _tell_of_void(self, watch: Watch) -> None:
+        rank_zero_warn(
+            f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never act: the first value is "
+            f"{watch.first:.6g}, and only one above 0 can be reached so many times. Give above=... or below=..."
+        )
 
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
         try:
@@ -229,6 +249,11 @@ class Alerts:
             f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{row} "
             f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step}){end}."
         )
+
+    def arm(self) -> None:
+        """Lets alerts that have fired fire once more, for training goes on."""
+        for watch in self._watches:
+            watch.arm()
 
     def begin_again(self) -> None:
         """Forgets what was seen, for another training begins."""

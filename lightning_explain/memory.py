@@ -43,12 +43,13 @@ class Memory:
         self._follows = False
 
     def start(self, count: int) -> None:
-        """Starts the clock. A schedule of which the checkpoint knew nothing begins at its next multiple.
+        """Starts the clock and arms the alerts. A schedule of which the checkpoint knew nothing begins at its next multiple.
 
         Args:
             count: What the schedule counts, as far as training has come.
         """
         self.schedule.start(time.perf_counter())
+        self.alerts.arm()
         if not self._follows:
             self.schedule.pass_over(count)
         self._follows = True

@@ -124,6 +124,43 @@ def test_patience_and_first_values_survive_in_a_checkpoint(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.parametrize("patience", [1, 2])
+def test_a_training_that_was_stopped_and_is_resumed_stops_again_while_the_score_is_out(
+    patience: int, tmp_path: Path
+) -> None:
+    alerts = [Alert(KEY, above=0.3, patience=patience, action="stop")]
+    with pytest.warns(UserWarning, match="training stops"):
+        first = fit(tmp_path, telling(0.4, 0.5, alerts=alerts), max_epochs=9)
+    assert first.global_step == 4 * patience
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    again = telling(0.4, 0.4, 0.4, alerts=alerts)
+    (told,) = resumed(tmp_path, tmp_path / "last.ckpt", again, 9)
+    assert f"(epoch {patience}, step {4 * patience + 4}); training stops" in told
+    fine = telling(0.1, 0.4, 0.4, alerts=alerts)
+    (told,) = resumed(tmp_path, tmp_path / "last.ckpt", fine, 9)
+    assert f"(epoch {2 * patience}, step" in told
+
+
+def test_a_training_that_goes_on_in_the_same_trainer_stops_again(tmp_path: Path) -> None:
+    watch, module = telling(0.4, 0.5, 0.6, alerts=[Alert(KEY, above=0.3, action="stop")]), DigitModule()
+    run = trainer(tmp_path, watch, max_epochs=9)
+    for steps in (4, 8):
+        with pytest.warns(UserWarning, match="training stops"):
+            run.fit(module, **loaders())
+        assert run.global_step == steps
+
+
+@pytest.mark.parametrize("first", [0.0, -1.5])
+def test_a_first_value_that_has_no_multiples_is_told_once(first: float, tmp_path: Path) -> None:
+    watch = telling(first, 1.0, 3.0, alerts=[Alert(KEY, times=2)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, watch, max_epochs=3)
+    told = [str(w.message) for w in caught if "told/saliency" in str(w.message)]
+    assert len(told) == 1
+    assert f"times=2) will never act: the first value is {first:.6g}" in told[0]
+
+
 def test_an_alert_that_was_not_in_the_checkpoint_begins_anew(tmp_path: Path) -> None:
     first = fit(tmp_path, telling(1.0, alerts=[Alert(KEY, times=2)]), max_epochs=1)
     first.save_checkpoint(tmp_path / "last.ckpt")
