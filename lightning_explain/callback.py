@@ -445,7 +445,7 @@ class ExplanationMonitor(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up a checkpoint's state, of this or another version, so that the curves go on as if never interrupted."""
         try:
-            self._take_up(understood(state_dict, self.name))
+            self._take_up(understood(state_dict, self.name, self._teller.raising))
         except Exception as error:
             if self._teller.raising:
                 raise

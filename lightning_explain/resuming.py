@@ -98,12 +98,16 @@ def _sorted_out(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, A
 # -- the whole of it -----------------------------------------------------------------------------------------------
 
 
-def understood(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+def understood(state: Mapping[str, Any], name: str, raising: bool = False) -> dict[str, Any]:
     """What there is to take up of a saved state, of this version or any other; what is odd about it is told.
 
     Args:
         state: As it comes from the checkpoint.
         name: The monitor's name, for the warning.
+        raising: Whether what cannot be is refused instead.
+
+    Raises:
+        ValueError: If it is, and there is such.
     """
     version = state.get("version", 1)
     missing = [key for key in (*_ALWAYS, *(_SINCE_2 if version != 1 else ())) if key not in state]
@@ -113,6 +117,8 @@ def understood(state: Mapping[str, Any], name: str) -> dict[str, Any]:
         # Then it was also said which memory layout was the faster one.
         found["pace"] = found["pace"][0]
     found, impossible = _sorted_out(found)
+    if impossible and raising:
+        raise ValueError(f"ExplanationMonitor {name!r}: its state says {', '.join(impossible)}, which cannot be.")
     if not {"ids", "fingerprint"} <= found.keys():
         # One says nothing without the other.
         found = {key: value for key, value in found.items() if key not in ("ids", "fingerprint")}

@@ -284,6 +284,12 @@ def test_what_cannot_be_in_a_state_is_told_and_begins_anew(change: Any, message:
     assert torch.isfinite(report_of(watch).scores["drift_cosine_previous"]["saliency"]).all()
 
 
+def test_what_cannot_be_in_a_state_is_raised_if_asked_for(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "one", scheduled(last="x"))
+    with pytest.raises(ValueError, match=r"its state says schedule\.last='x', which cannot be"):
+        resumed(tmp_path / "two", monitor(on_error="raise"), path)
+
+
 # -- data that moved -----------------------------------------------------------------------------------------------
 
 
