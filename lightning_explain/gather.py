@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -39,7 +40,7 @@ class Ranks:
         shares: Shares of the rows; fewer than processes where several hold one model between them and need the same rows.
         share: Which of them is this process's.
         speaks: Whether what this process finds counts; one does of those with the same share.
-        sharded: Every call of the model is a collective, so that all processes have to make the same calls.
+        sharded: Calls of the model are collectives, so that all processes have to make the same ones.
         deadline: How long a process waits for the others. Default: torch's own, 30 minutes.
     """
 
@@ -70,6 +71,12 @@ class Ranks:
         first, own = sum(sizes[: self.number]), sizes[self.number]
         size = sizes[0] if self.sharded else own
         return torch.arange(first, first + size).clamp(max=min(first + max(own, 1), count) - 1), own
+
+    def in_company(self, needed: bool) -> Ranks:
+        """These processes, which make the same calls of a model from now on if it needs the others on any of them."""
+        found = copy.copy(self)
+        found.sharded = self.sharded or not self.all(not needed)
+        return found
 
     # -- agreement -------------------------------------------------------------------------------------------------
 
@@ -260,8 +267,9 @@ def _elsewhere(code: int) -> Exception:
     if code == _FAILED:
         return FailedElsewhereError("Given up because it failed on another rank; the traceback is told there.")
     return RuntimeError(
-        "The ranks call the sharded model different numbers of times, because their rows ask for different numbers of "
-        "passes (superpixels, for example). Use a method whose passes do not depend on the row, or strategy='ddp'."
+        "The ranks call the model, which needs all of them, different numbers of times, because their rows ask for different "
+        "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the row, or, if it is for its "
+        "weights that the model needs them, strategy='ddp'."
     )
 
 

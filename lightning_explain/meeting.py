@@ -121,6 +121,22 @@ class Meeting:
             raise LostRanksError from error
 
 
+def collectives_called() -> int:
+    """How many collectives this process has called in all of its groups, as far as their backends count them."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0
+    groups = distributed.distributed_c10d._world.pg_map
+    return sum(map(_counted, groups))
+
+
+def _counted(group: Any) -> int:
+    try:
+        return int(group._get_sequence_number_for_group())
+    except RuntimeError:
+        # Not all backends count.
+        return 0
+
+
 _GROUPS: dict[timedelta | None, tuple[Any, Any]] = {}
 
 

@@ -21,7 +21,7 @@ from lightning_explain.forecast import Forecast, forecast
 from lightning_explain.forward import Explained, ForwardFn, OutputFn, find_layer, last_feature_map, rows_for
 from lightning_explain.guard import Run, explaining
 from lightning_explain.history import History, history_of
-from lightning_explain.meeting import telling
+from lightning_explain.meeting import collectives_called, telling
 from lightning_explain.pace import fastest, within_memory
 from lightning_explain.places import check_place, has_map, innermost, with_layer
 from lightning_explain.probe import fingerprint
@@ -82,9 +82,18 @@ class Explainer(Decisions):
     def check(self, model: nn.Module, probe: Probe) -> Explainer:
         """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.
 
+        To be called on all ranks if there are several: a model that calls collectives of its own is found out here.
+
         Raises:
             ValueError: If the target, a layer or a metric does not fit the model or the probe.
+            FailedElsewhereError: If another rank raised.
         """
+        ready, needs_others = self.ranks.agreed(partial(self._checked, model, probe))
+        return replace(ready, ranks=self.ranks.in_company(needs_others))
+
+    def _checked(self, model: nn.Module, probe: Probe) -> tuple[Explainer, bool]:
+        """Itself with the layers named, and whether the model called collectives."""
+        called = collectives_called()
         check_ids(probe)
         check_finite(probe)
         check_normalization(self.normalization, probe)
@@ -101,7 +110,8 @@ class Explainer(Decisions):
         self._rehearse(model, probe, named)
         mends = acted_upon(self.verdicts(model, probe, named))
         scored = scored_by(metrics, named, self._with_maps(model, probe, named))
-        return replace(self, methods=named, metrics=metrics, mends=mends, scored=scored)
+        ready = replace(self, methods=named, metrics=metrics, mends=mends, scored=scored)
+        return ready, collectives_called() > called
 
     def _fitted(self, probe: Probe) -> dict[str, Metric]:
         """The metrics for these inputs; of default ones those that have no score of them are left out."""
@@ -146,7 +156,7 @@ class Explainer(Decisions):
     def pace(self, model: nn.Module, probe: Probe) -> int:
         """How many rows, at most ``limit``, go through the model at once to be fastest."""
         if self.ranks.sharded:
-            # Ranks that hold a part of the model each would have to try the same number of passes.
+            # Ranks whose model needs the others would have to try the same number of passes.
             return self.limit
         with explaining(model, self.forward_context) as run:
             explained, rows = self._start(model, probe, run)

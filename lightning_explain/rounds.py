@@ -38,6 +38,8 @@ def ready_together(trainer: pl.Trainer, work: Callable[[], object], teller: Tell
         Exception: The mistake; accidents too, if the teller raises.
     """
     _, error = trainers.attempted(work)
+    # Whose reason is told elsewhere.
+    error = None if isinstance(error, ELSEWHERE) else error
     kind = [] if error is None else ["accident" if isinstance(error, _ACCIDENTS) else "mistake"]
     found = trainers.first_failing(trainer, ["mistake", "accident"], kind, error)
     if "mistake" in found or (found and teller.raising):

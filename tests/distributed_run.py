@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -216,6 +216,20 @@ def sharded(root: Path) -> dict[str, Any]:
     return {**found, "weights": weights[0]}
 
 
+class Gathering(DigitModule):
+    """Its forward needs both ranks, though its weights are all here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.distributed.all_reduce(torch.ones(1))
+        return super().forward(x)
+
+
+def gathering(root: Path) -> dict[str, Any]:
+    watch = monitor(probe=ProbeSelection(count=3), max_examples_per_pass=2)
+    module = Gathering(plain().net)
+    return {**seen(watch, run(root, watch, module)), **rows_of(watch), "weights": module.net.state_dict()}
+
+
 def drifting(root: Path) -> dict[str, Any]:
     # Batch statistics are each rank's own, and so are its maps; the score falls below on rank zero's word for both.
     alerts = [{"metric": "drift_cosine_first/saliency", "below": 2, "patience": 3, "action": "stop"}]
@@ -245,6 +259,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "stream": stream,
     "undisturbed": undisturbed,
     "sharded": sharded,
+    "gathering": gathering,
     "drifting": drifting,
     "raising": raised({"methods": {"bad": FailsOnOne()}, "on_error": "raise"}),
     "no_rows": raised({"batch_fn": no_rows}),

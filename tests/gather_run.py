@@ -276,11 +276,34 @@ def gone(rank: int) -> dict[str, Any]:
 
 
 class Wired(DigitNet):
-    """Its forward needs all ranks, and nobody was told so."""
+    """Its forward needs all ranks, at first or from later on, though its weights are all here."""
+
+    wired = True
 
     def forward(self, x: Tensor) -> Tensor:
-        distributed.all_reduce(torch.zeros(1))
+        if self.wired:
+            distributed.all_reduce(torch.zeros(1))
         return super().forward(x)
+
+
+def wired(folder: Path, rank: int) -> dict[str, Any]:
+    """A model that needs the other rank, for shares of four rows and of three, and a method that fails on one of them."""
+    model = Wired()
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    methods = {"bad": FailsOn(1, ArithmeticError("no map on rank 1")), **SHARDED}
+    metrics = {"infidelity": METRICS["infidelity"]}
+    ready = Explainer(methods, metrics, raising=False, ranks=Ranks(2)).check(model.double(), probe(7))
+    return {**seen(ready.explain(model, probe(7))), "pace": ready.pace(model, probe(7)), "limit": ready.limit}
+
+
+def not_ready(folder: Path, rank: int) -> dict[str, str]:
+    """A model that does not fit the rows of one rank."""
+    few = probe(4) if rank == 0 else Probe(torch.zeros(4, 1, 3, 3).double())
+    try:
+        Explainer(SHARDED, {}, ranks=Ranks(2)).check(network(folder, 0), few)
+    except Exception as error:
+        return {"error": type(error).__name__}
+    return {"error": "none"}
 
 
 def taken_for_another() -> None:
@@ -296,7 +319,12 @@ def in_own_collective(how: str, rank: int) -> dict[str, Any]:
     model = (DigitNet if how == "sharded" else Wired)().double()
     ranks = Ranks(2, sharded=how == "sharded", deadline=LOST_AFTER)
     methods = {"saliency": m.Saliency(), "bad": FailsOn(1, ArithmeticError("no map on rank 1"))}
+    if isinstance(model, Wired):
+        # So that nobody has seen it when the explanation begins.
+        model.wired = False
     ready = Explainer(methods, {}, raising=False, ranks=ranks).check(model, probe(4))
+    if isinstance(model, Wired):
+        model.wired = True
     if how == "sharded":
         fully_shard(model.block)
         if rank == 1:
@@ -326,8 +354,9 @@ def on_two(folder: Path, rank: int) -> dict[str, Any]:
     OutOfMemory.limits.clear()
     sharded = explained(folder, 7, rank, True, SHARDED, {"infidelity": METRICS["infidelity"]})
     uneven = explained(folder, 7, rank, True, {"bad": Uneven(), **SHARDED}, {}, raising=False)
-    no = no_targets(folder, rank)
-    return {**found, "sharded": sharded, "failing_sharded": failing(folder, rank, True), "uneven": uneven, "target": no}
+    no, needing = no_targets(folder, rank), {"wired": wired(folder, rank), "not_ready": not_ready(folder, rank)}
+    of_sharded = {"sharded": sharded, "failing_sharded": failing(folder, rank, True), "uneven": uneven}
+    return {**found, **of_sharded, "target": no, **needing}
 
 
 def on_three(folder: Path, rank: int) -> dict[str, Any]:

@@ -142,6 +142,19 @@ def test_a_sharded_training_is_bit_identical_and_explained_as_a_whole_one(ranks:
         assert distance(found, alone.attributions[name]) <= 1e-5
 
 
+@scenario("ranks", ["gathering"], indirect=True)
+def test_a_model_with_collectives_of_its_own_is_explained_with_uneven_shares(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["told"] == one["told"] == []
+    assert zero["metrics"] == one["metrics"]
+    net = plain().net
+    net.load_state_dict(zero["weights"])
+    probe = Probe(zero["inputs"], zero["targets"], ids=zero["ids"])
+    alone = explain(net, probe, {"saliency": m.Saliency(abs=False)}, [])
+    assert len(zero["ids"]) == 3
+    assert distance(zero["attributions"]["saliency"], alone.attributions["saliency"]) <= 1e-5
+
+
 @scenario("ranks", ["limited"], indirect=True)
 def test_the_clock_of_rank_zero_decides_for_all(ranks: Ranks) -> None:
     zero, one = ranks

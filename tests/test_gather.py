@@ -101,6 +101,20 @@ def test_a_sharded_model_gives_the_numbers_of_a_whole_one(found: Found) -> None:
             assert_close(rank[key]["scores"], {"infidelity": scores}, "infidelity")
 
 
+def test_a_model_with_collectives_of_its_own_gives_the_numbers_of_one_without(found: Found) -> None:
+    (alone,) = found[1]
+    for rank in found[2]:
+        expected = {name: alone["seven"]["attributions"][name] for name in SHARDED}
+        assert_close(rank["wired"], {"attributions": expected}, "attributions")
+        assert list(rank["wired"]["scores"]["infidelity"]) == list(SHARDED)
+        assert rank["wired"]["pace"] == rank["wired"]["limit"], "no sizes are tried, which would be calls of the model"
+    assert "ArithmeticError: no map on rank 1" in found[2][1]["wired"]["failures"]["bad"]
+
+
+def test_a_model_that_does_not_fit_on_one_rank_is_refused_on_all(found: Found) -> None:
+    assert [rank["not_ready"]["error"] for rank in found[2]] == ["FailedElsewhereError", "ValueError"]
+
+
 # -- what fails on one rank ----------------------------------------------------------------------------------------
 
 
@@ -154,7 +168,9 @@ def test_ranks_of_a_sharded_model_go_on_in_smaller_passes_together(found: Found)
 def test_uneven_calls_of_a_sharded_model_end_the_method_and_not_the_run(found: Found) -> None:
     for rank in found[2]:
         assert list(rank["uneven"]["attributions"]) == list(SHARDED)
-        assert "call the sharded model different numbers of times" in rank["uneven"]["failures"]["bad"]
+        assert (
+            "call the model, which needs all of them, different numbers of times" in rank["uneven"]["failures"]["bad"]
+        )
 
 
 # -- a rank that is lost -------------------------------------------------------------------------------------------
