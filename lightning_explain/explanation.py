@@ -100,10 +100,12 @@ class Explanation:
         self.subject = replace(self.subject, mended=self._mended)
         outputs, found = self._first_sweep()
         self._attempt(found, plan(self.decided.methods).apart, lambda name: self._apart(name, self.rows))
+        self._leave_out_unlike(found, self.decided.methods)
         found = {name: found[name] for name in self.decided.methods if name in found}
         arranged, placed = ranks.agreed(partial(self._placed, found))
         scored: dict[str, dict[str, Mapping[str, Score]]] = {}
         self._attempt(scored, self.decided.metrics, lambda name: self._score(name, found, placed))
+        self._leave_out_unlike(scored, self.decided.metrics)
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
         mine = ranks.agreed(lambda: self._parts(outputs, found, arranged, scores))
         whole, probe = ranks.together(mine, self._own), self.subject.probe
@@ -220,6 +222,16 @@ class Explanation:
                 self.failures[name] = traceback.format_exc()
                 yield name
 
+    def _leave_out_unlike(self, found: dict[str, Any], names: Iterable[str]) -> None:
+        """Leaves out, on all ranks, what is of another form on some: it has failed there."""
+        ranks = self.decided.ranks
+        odd = ranks.unlike(found, self._own)
+        if self.decided.raising:
+            ranks.agreed(partial(_raise_first, odd))
+        self.failures.update(odd)
+        for name in ranks.failing(list(names), odd):
+            found.pop(name, None)
+
     def _within(self, work: Callable[[], T]) -> T:
         """Does the work in passes that fit into memory, and removes the hooks that it leaves behind if it fails."""
 
@@ -268,6 +280,7 @@ class Explanation:
         for subject, names in self.functions(name for name in found if wanted is None or name in wanted):
             case = self._case(subject, {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps})
             for suffix, score in metric.score(case).items():
+                _check_score(score)
                 scored.setdefault(f"{name}_{suffix}" if suffix else name, {}).update(score)
         return dict(scored)
 
@@ -304,6 +317,20 @@ class Explanation:
     def _masks(self) -> Tensor | None:
         masks = self.probe.masks
         return masks if masks is None or self.decided.ranks.world == 1 else masks[self._places.to(masks.device)]
+
+
+def _check_score(score: Mapping[str, Score]) -> None:
+    for method, (value, error) in score.items():
+        if not isinstance(value, Tensor) or not (error is None or isinstance(error, Tensor)):
+            raise TypeError(
+                f"Its score of {method!r} is ({type(value).__name__}, {type(error).__name__}); allowed: two tensors (N,), the "
+                "values and their standard errors, or a tensor and None."
+            )
+
+
+def _raise_first(failures: Mapping[str, str]) -> None:
+    for name, text in failures.items():
+        raise ValueError(f"{name!r} differs over ranks: {text}")
 
 
 def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Tensor]]:

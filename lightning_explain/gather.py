@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lightning_explain.meeting import Meeting, raise_if_lost
-from lightning_explain.packing import as_bytes, as_text, kind_of, packed, read, rebuilt, unpacked
+from lightning_explain.packing import as_bytes, as_text, form_of, kind_of, packed, read, rebuilt, unpacked
 
 T = TypeVar("T")
 
@@ -167,6 +167,25 @@ class Ranks:
         mine = [rank if name in failed else self.world for name in names]
         first = self._meeting.reduced(mine, distributed.ReduceOp.MIN, reason)
         return {name: rank for name, rank in zip(names, first, strict=True) if rank < self.world}
+
+    def unlike(self, found: Mapping[str, Any], own: int) -> dict[str, str]:
+        """For each name under which this rank found something of another form than the first rank that has it, both forms.
+
+        Args:
+            found: Trees, as :meth:`together` takes them.
+            own: The rows of this rank that count; what is found for none does not.
+        """
+        if self.world == 1:
+            return {}
+        forms = {name: form_of(tree) for name, tree in found.items()} if own and self.speaks else {}
+        everywhere = [read(piece) for piece in self._meeting.exchanged(as_text(forms))]
+        first = {name: rank for rank in reversed(range(self.world)) for name in everywhere[rank]}
+        return {
+            name: f"Rank {first[name]} found {everywhere[first[name]][name]} and rank {distributed.get_rank()} {form}, which "
+            "cannot be put together."
+            for name, form in forms.items()
+            if form != everywhere[first[name]][name]
+        }
 
     # -- exchange --------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,17 @@ def packed(value: Any, tensors: list[Tensor], rows: bool = False) -> Any:
     return value
 
 
+def form_of(value: Any) -> str:
+    """The form of a tree as it is told, such as ``{'infidelity': float32 (N,)}``."""
+    if isinstance(value, Tensor):
+        return f"{kind_of(value)} ({', '.join(['N', *map(str, value.shape[1:])])})".replace("(N)", "(N,)")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {form_of(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of " + ", ".join(map(form_of, value))
+    return repr(value)
+
+
 def unpacked(form: Any, tensors: Iterator[Tensor]) -> Any:
     """The tree of that form."""
     if not isinstance(form, dict):

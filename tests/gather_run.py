@@ -131,6 +131,36 @@ class FailsToScore(q.Infidelity):
         return super().score(case)
 
 
+class Unlike:
+    """A map of one column less on rank 1."""
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        return torch.ones_like(rows.inputs[0])[..., distributed.get_rank() :]
+
+
+class UnlikeInSweep(m.InputXGradient):
+    """A method that shares passes with others, and whose map is coarser on rank 1."""
+
+    def finish(self, visit: Any) -> tuple[Tensor, ...]:
+        dtype = [torch.float64, torch.float32][distributed.get_rank()]
+        return tuple(x.to(dtype) for x in super().finish(visit))
+
+
+class Omits(q.Concentration):
+    """Scores nothing on rank 0, where it has something; otherwise everything but one method on rank 1."""
+
+    def __init__(self, all_of_them: bool) -> None:
+        super().__init__()
+        object.__setattr__(self, "all_of_them", all_of_them)
+
+    def score(self, case: Case) -> Any:
+        found = super().score(case)
+        if self.all_of_them:  # type: ignore[attr-defined]
+            return {} if distributed.get_rank() == 0 else found
+        rank = distributed.get_rank()
+        return {key: {k: v for k, v in score.items() if k != "saliency" or rank == 0} for key, score in found.items()}
+
+
 class OutOfMemory:
     """Runs out of memory on rank 1 with more than two rows at a time; notes how many it may take in the end."""
 
@@ -175,6 +205,9 @@ def failing(folder: Path, rank: int, sharded: bool) -> dict[str, Any]:
         "metric": run(methods=one, metrics=both),
         "raising": run(methods={"bad": FailsOn(1, error), **one}, metrics={}, raising=True),
         "memory": run(methods={"it": OutOfMemory()}, metrics={}, limit=64),
+        "unlike": run(methods={"bad": Unlike(), "worse": UnlikeInSweep(), **one}, metrics=metrics),
+        "unlike_metric": run(methods=one, metrics={**metrics, "bad": Omits(True), "worse": Omits(False)}),
+        "unlike_raising": run(methods={"bad": Unlike(), **one}, metrics={}, raising=True),
     }
     return {**found, "limits": list(OutOfMemory.limits)}
 

@@ -139,6 +139,33 @@ def test_a_metric_that_fails_on_one_rank_is_left_out_on_all(found: Found, kind: 
 
 
 @pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
+def test_what_is_of_another_form_on_one_rank_is_left_out_on_all_and_alone(found: Found, kind: str) -> None:
+    zero, one = (rank[kind]["unlike"] for rank in found[2])
+    assert list(zero["attributions"]) == list(one["attributions"]) == ["saliency"]
+    assert list(zero["scores"]["infidelity"]) == ["saliency"]
+    assert_close(zero, one)
+    assert zero["failures"] == {}
+    said = "Rank 0 found float64 (N, 1, 8, 8) and rank 1 float64 (N, 1, 8, 7), which cannot be put together."
+    assert one["failures"]["bad"] == said
+    assert "rank 1 float32 (N, 1, 8, 8)" in one["failures"]["worse"]
+
+
+@pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
+def test_scores_that_one_rank_omits_are_left_out_on_all_and_alone(found: Found, kind: str) -> None:
+    zero, one = (rank[kind]["unlike_metric"] for rank in found[2])
+    assert list(zero["scores"]) == list(one["scores"]) == ["infidelity"]
+    assert_close(zero, one)
+    assert list(one["failures"]) == ["bad", "worse"]
+    assert one["failures"]["bad"].startswith("Rank 0 found {} and rank 1 {'bad': {'saliency': tuple of float")
+
+
+def test_who_wants_errors_gets_one_on_all_ranks_for_unlike_forms(found: Found) -> None:
+    zero, one = (rank["failing"]["unlike_raising"] for rank in found[2])
+    assert one["error"].startswith("ValueError: 'bad' differs over ranks: Rank 0 found")
+    assert zero["error"].startswith("FailedElsewhereError: Given up because it failed on another rank")
+
+
+@pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
 def test_who_wants_errors_gets_one_on_all_ranks(found: Found, kind: str) -> None:
     zero, one = (rank[kind]["raising"] for rank in found[2])
     assert one["error"] == "ArithmeticError: no map on rank 1"

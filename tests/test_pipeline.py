@@ -151,6 +151,21 @@ def test_a_failure_is_noted_and_the_others_are_as_without_it() -> None:
             assert torch.equal(found.scores[metric][name], value)
 
 
+class Numbers(Broken):
+    """A metric that gives one number instead of one for each row."""
+
+    def score(self, case: Case) -> Any:
+        return {"": {name: (0.5, None) for name in case.maps}}
+
+
+def test_a_metric_that_gives_no_tensors_leaves_the_others_alone() -> None:
+    x, y = rows()
+    explainer = Explainer(METHODS, {"numbers": Numbers(), **METRICS}, raising=False)
+    found = explainer.check(trained(), Probe(x, y)).explain(trained(), Probe(x, y))
+    assert list(found.scores) == list(METRICS)
+    assert "is (float, NoneType); allowed: two tensors (N,)" in found.failures["numbers"]
+
+
 def test_a_method_that_never_fits_into_memory_leaves_the_others_alone() -> None:
     x, y = rows()
     methods = {"broken": Broken(torch.OutOfMemoryError("no memory")), **METHODS}
