@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 import torch
 
 import lightning_explain
+from disk import full_disk
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
@@ -25,17 +23,6 @@ from training import QUIET, fit, monitor
 pytestmark = QUIET
 
 PACKAGE = Path(lightning_explain.__file__).parent
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond so many bytes: writing more fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def report(step: int = 1, size: int = 100_000) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -49,10 +50,19 @@ def _line(publication: Publication) -> str:
 
 
 def _append_line(path: Path, line: str) -> None:
-    """Adds a line in one write, on a line of its own even if a crash cut the last one short."""
+    """Adds a line in one write, on a line of its own even if a crash cut the last one short.
+
+    Raises:
+        OSError: If it does not fit on the disk; the file is as before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(end - 1, 0))
         start = "\n" if file.read(1) not in (b"", b"\n") else ""
-        file.write(f"{start}{line}\n".encode())
+        added = f"{start}{line}\n".encode()
+        # Where it fits in part only, that part is written without an error.
+        written = file.write(added)
+        if written != len(added):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, f"{written} of {len(added)} bytes could be written", str(path))

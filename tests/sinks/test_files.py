@@ -1,3 +1,4 @@
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from disk import full_disk
 from lightning_explain.sinks import FilesSink
 from lightning_explain.types import Publication
 
@@ -94,3 +96,18 @@ def test_no_temporary_file_is_left(tmp_path: Path, publish: Callable[..., Public
 def test_making_a_sink_makes_no_folder(tmp_path: Path) -> None:
     FilesSink(tmp_path / "run").layout({"explain": {"infidelity": ["explain/infidelity/ig"]}})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_line_that_fits_in_part_only_is_told_and_leaves_the_lines_before_it(
+    tmp_path: Path, publish: Callable[..., Publication]
+) -> None:
+    sink = FilesSink(tmp_path)
+    first = replace(publish(), pictures={})
+    sink.write(first)
+    size = (tmp_path / "scalars.jsonl").stat().st_size
+    with full_disk(size + 10), pytest.raises(OSError, match=r"10 of .* bytes could be written") as told:
+        sink.write(first)
+    assert told.value.errno == errno.ENOSPC
+    assert (tmp_path / "scalars.jsonl").stat().st_size == size
+    sink.write(first)
+    assert [line["step"] for line in lines(tmp_path)] == [first.step] * 2
