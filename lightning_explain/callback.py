@@ -360,7 +360,13 @@ class ExplanationMonitor(pl.Callback):
             self._explain_if_due(trainer, pl_module, trainer.global_step, on_step=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Explains after training epochs."""
+        """Explains after training epochs, if the schedule does not go by steps."""
+        if self.by_steps and self.enabled and trainer.global_step == 0 and trainer.is_global_zero:
+            self._teller.tell_once(
+                "steps",
+                "every_n_train_steps counts the Trainer's global_step, which has not moved in a whole epoch: nothing will be "
+                "explained. Use every_n_epochs, or in manual optimization the optimizers of self.optimizers().",
+            )
         if not self.by_steps and self.hook == "train_epoch_end":
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_explain.types import PassCount, Report
+from lightning_explain.types import PassCount, Publication, Report
 
 SUFFIX = ".safetensors"
 _KEY = "lightning_explain_report"
@@ -44,14 +44,15 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
     Args:
         report: What to save.
         path: A file that ends in ``.safetensors``, or a folder: the file is then ``step=00000120.safetensors``,
-            ``step=00000120-test.safetensors`` outside of training, ``report.safetensors`` for a report without a step.
+            ``step=00000120-test.safetensors`` outside of training, ``step=00000120-epoch=00000003.safetensors`` if there is a report of
+            that step and another epoch, ``report.safetensors`` for a report without a step.
 
     Returns:
         The file.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        path /= f"report{SUFFIX}" if report.step is None else step_file(report.step, SUFFIX, report.stage)
+        path = path / f"report{SUFFIX}" if report.step is None else step_path(path, report, SUFFIX, _epoch_in)
     tensors: dict[str, Tensor] = {}
     content = {f.name: getattr(report, f.name) for f in fields(report)}
     content.update({name: _pack(content[name], name, tensors) for name in _TENSOR_FIELDS})
@@ -105,9 +106,33 @@ def _bytes(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def step_file(step: int, suffix: str, stage: str | None = None) -> str:
-    """``step=00000120.png``: names that sort by step; ``step=00000120-test.png`` in other stages than ``"fit"``."""
-    return f"step={step:08d}{'' if stage in (None, '', 'fit') else f'-{stage}'}{suffix}"
+def step_path(folder: Path, moment: Report | Publication, suffix: str, epoch_in: Callable[[Path], int | None]) -> Path:
+    """``step=00000120.png``: names that sort by step; ``step=00000120-test.png`` in other stages than ``"fit"``.
+
+    The step does not move in every training (manual optimization). Where the file has another epoch the name has the epoch as
+    well, so that none is lost; the same moment of a resumed run takes the same name.
+
+    Args:
+        folder: Where the file is to lie.
+        moment: What is written of it.
+        suffix: With its dot.
+        epoch_in: The epoch of a file that is there; ``None`` if it does not say.
+    """
+    stage = "" if moment.stage in (None, "", "fit") else f"-{moment.stage}"
+    plain = folder / f"step={moment.step or 0:08d}{stage}{suffix}"
+    if moment.epoch is None or not plain.is_file() or epoch_in(plain) in (None, moment.epoch):
+        return plain
+    return plain.with_name(f"step={moment.step or 0:08d}-epoch={moment.epoch:08d}{stage}{suffix}")
+
+
+def _epoch_in(path: Path) -> int | None:
+    """The epoch of the report in a file; ``None`` if it holds something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            epoch = json.loads((file.metadata() or {})[_KEY])["epoch"]
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return epoch if isinstance(epoch, int) else None
 
 
 @contextmanager

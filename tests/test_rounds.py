@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from lightning_explain import ExplanationMonitor, rounds
+from lightning_explain import ExplanationMonitor, load_reports, rounds
 from lightning_explain import methods as m
 from lightning_explain.types import Attribution, Rows, Subject
 from training import (
@@ -308,3 +308,40 @@ def test_rows_that_are_not_finite_are_counted_left_out_and_told_once(tmp_path: P
     assert len(told_in(told)) == 1
     assert float(finished.callback_metrics["explain/nonfinite/it"]) == 1
     assert torch.isfinite(finished.callback_metrics["explain/infidelity/it"])
+
+
+# -- a step that does not move -------------------------------------------------------------------------------------
+
+
+class Manual(DigitModule):
+    """Steps an optimizer of which the Trainer knows nothing, so that its step stays 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(self._loss(batch))
+        optimizer.step()
+
+
+def test_where_the_step_does_not_move_each_epoch_keeps_its_files_and_a_resumed_one_replaces_its_own(
+    tmp_path: Path,
+) -> None:
+    fit(tmp_path, monitor(), module=Manual(), max_epochs=2).save_checkpoint(tmp_path / "two.ckpt")
+    third = trainer(tmp_path, monitor(), max_epochs=3)
+    third.fit(Manual(), **loaders())
+    resumed = trainer(tmp_path, monitor(), max_epochs=4)
+    resumed.fit(Manual(), **loaders(), ckpt_path=tmp_path / "two.ckpt")
+    folder = tmp_path / "explain" / "explain"
+    assert [(report.step, report.epoch) for report in load_reports(folder)] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    names = ["step=00000000", *(f"step=00000000-epoch=0000000{epoch}" for epoch in (1, 2, 3))]
+    assert sorted(path.stem for path in (folder / "saliency").iterdir()) == sorted(names)
+
+
+def test_a_schedule_by_steps_that_do_not_move_is_told_once(tmp_path: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="which has not moved in a whole epoch: nothing will be explained") as told:
+        fit(tmp_path, monitor(every_n_train_steps=2), module=Manual(), max_epochs=2)
+    assert len(told_in(told)) == 1

@@ -101,10 +101,27 @@ def test_reports_are_sorted_by_step_then_epoch(tmp_path: Path) -> None:
     assert [(r.step, r.epoch) for r in load_reports(tmp_path)] == order
 
 
-def test_saving_a_step_again_replaces_its_report(tmp_path: Path) -> None:
-    save_report(make_report(epoch=1), tmp_path)
-    save_report(make_report(epoch=2), tmp_path)
-    assert [r.epoch for r in load_reports(tmp_path)] == [2]
+def test_saving_a_moment_again_replaces_its_report(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        save_report(make_report(epoch=epoch, seconds=1.0), tmp_path)
+        save_report(make_report(epoch=epoch, seconds=2.0), tmp_path)
+    assert [(r.epoch, r.seconds) for r in load_reports(tmp_path)] == [(1, 2.0), (2, 2.0)]
+
+
+def test_a_step_of_several_epochs_has_a_file_for_each(tmp_path: Path) -> None:
+    for stage in ("fit", "test"):
+        for epoch in (0, 1, 0, 2, 1):
+            save_report(make_report(step=7, epoch=epoch, stage=stage), tmp_path)
+    later = [f"step=00000007-epoch=0000000{epoch}" for epoch in (1, 2)]
+    names = ["step=00000007", *later, "step=00000007-test", *(f"{name}-test" for name in later)]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(names)
+    assert [r.epoch for r in load_reports(tmp_path)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_broken_file_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "step=00000120.safetensors").write_bytes(b"half a rep")
+    save_report(make_report(), tmp_path)
+    assert len(load_reports(tmp_path)) == 1
 
 
 def test_a_failed_save_leaves_the_former_report_and_nothing_else(tmp_path: Path) -> None:
@@ -125,10 +142,10 @@ def test_a_file_that_cannot_take_its_place_is_not_left_behind(tmp_path: Path) ->
 
 
 def test_a_report_is_replaced_and_never_written_over(tmp_path: Path) -> None:
-    path = save_report(make_report(epoch=1), tmp_path / "run")
+    path = save_report(make_report(seconds=1.0), tmp_path / "run")
     (tmp_path / "former.safetensors").hardlink_to(path)
-    save_report(make_report(epoch=2), tmp_path / "run")
-    assert [load_reports(folder)[0].epoch for folder in (tmp_path, tmp_path / "run")] == [1, 2]
+    save_report(make_report(seconds=2.0), tmp_path / "run")
+    assert [load_reports(folder)[0].seconds for folder in (tmp_path, tmp_path / "run")] == [1.0, 2.0]
 
 
 def test_no_temporary_file_is_left_and_none_is_read(tmp_path: Path) -> None:

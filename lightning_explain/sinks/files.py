@@ -10,16 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from lightning_explain.store import replacing, safe_name, step_file
+from lightning_explain.store import replacing, safe_name, step_path
 from lightning_explain.types import Publication
+
+_EPOCH = "epoch"
 
 
 class FilesSink:
     """Writes ``scalars.jsonl`` and PNG pictures.
 
-    Lines are appended, so a resumed run keeps the lines of the former one: of two lines with equal name, step
-    and stage (which only validation and test have) the later one holds.
+    Lines are appended, so a resumed run keeps the lines of the former one: of two lines with equal name, step,
+    epoch and stage (which only validation and test have) the later one holds.
 
     Args:
         directory: The folder, ``<run>/explain``. It is made when it is first needed.
@@ -32,13 +35,28 @@ class FilesSink:
         """Nothing: files have no charts."""
 
     def write(self, publication: Publication) -> None:
-        """``<directory>/scalars.jsonl`` and ``<directory>/<name>/<method>/step=00000120.png``."""
+        """``<directory>/scalars.jsonl`` and ``<directory>/<name>/<method>/step=00000120.png`` (see ``store.step_path``)."""
         for tag, picture in publication.pictures.items():
             method = tag.removeprefix(f"{publication.name}/")
             folder = self._directory / safe_name(publication.name) / safe_name(method)
-            with replacing(folder / step_file(publication.step, ".png", publication.stage)) as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG")
+            with replacing(step_path(folder, publication, ".png", _epoch_in)) as temporary:
+                Image.fromarray(picture).save(temporary, format="PNG", pnginfo=_dated(publication.epoch))
         _append_line(self._directory / "scalars.jsonl", _line(publication))
+
+
+def _dated(epoch: int) -> PngInfo:
+    found = PngInfo()
+    found.add_text(_EPOCH, str(epoch))
+    return found
+
+
+def _epoch_in(path: Path) -> int | None:
+    """The epoch of a picture; ``None`` if it does not say."""
+    try:
+        with Image.open(path) as picture:
+            return int(picture.info[_EPOCH])
+    except (OSError, KeyError, ValueError, SyntaxError):
+        return None
 
 
 def _line(publication: Publication) -> str:
