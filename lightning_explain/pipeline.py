@@ -26,6 +26,7 @@ from lightning_explain.pace import fastest, within_memory
 from lightning_explain.places import check_place, has_map, innermost, with_layer
 from lightning_explain.probe import fingerprint
 from lightning_explain.rehearsal import (
+    check_explained,
     check_finite,
     check_ids,
     check_normalization,
@@ -256,7 +257,7 @@ class Explainer(Decisions):
                 stacklevel=2,
             )
         indices = target_indices(outputs, self.target, probe.targets)
-        choose(outputs, indices, self.target)
+        check_explained(choose(outputs, indices, self.target), probe)
 
     def _start(
         self, model: nn.Module, probe: Probe, run: Run, paced: Callable[..., Any] = lambda run: run

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_explain.masks import features_of
 from lightning_explain.naming import nearest
@@ -119,11 +120,28 @@ def _scored(
 
 def check_finite(probe: Probe) -> None:
     """Tells of rows that are not finite, for nothing that is found at them will be."""
-    odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]
-    rows = torch.stack(odd).any(0) if odd else torch.zeros(0, dtype=torch.bool)
+    rows = _odd_rows(probe)
     if rows.any():
         named = probe.row_ids[rows.to(probe.row_ids.device)].tolist()
         warnings.warn(f"The probe rows {named} hold numbers that are NaN or infinite; choose other rows.", stacklevel=2)
+
+
+def _odd_rows(probe: Probe) -> Tensor:
+    """``(N,)``: whether a row holds numbers that are not finite."""
+    odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]
+    return torch.stack(odd).any(0).cpu() if odd else torch.zeros(len(probe), dtype=torch.bool)
+
+
+def check_explained(chosen: Tensor, probe: Probe) -> None:
+    """Tells of rows whose explained output is not finite though they are: it cannot be explained there."""
+    rows = ~torch.isfinite(chosen).cpu() & ~_odd_rows(probe)
+    if rows.any():
+        named = probe.row_ids.cpu()[rows].tolist()
+        warnings.warn(
+            f"The explained output is NaN or infinite on the probe rows {named}, where no map or score will be finite; see to the "
+            "model, its weights, output_fn and target.",
+            stacklevel=2,
+        )
 
 
 def check_masks(name: str, metric: Metric, probe: Probe) -> None:

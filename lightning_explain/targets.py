@@ -103,29 +103,37 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
                 f"(batch_fn=...), or use {_OTHER_WAYS}."
             )
         indices = labels.long().cpu()
-    else:
-        indices = torch.full((n,), int(target))
-    if int(indices.min()) < 0 or int(indices.max()) >= classes:
+    # Not every int fits into a tensor.
+    lowest, highest = (target, target) if isinstance(target, int) else (int(indices.min()), int(indices.max()))
+    if lowest < 0 or highest >= classes:
         raise ValueError(
-            f"target={target!r} gives indices from {int(indices.min())} to {int(indices.max())}, but the model has "
+            f"target={target!r} gives indices from {lowest} to {highest}, but the model has "
             f"{classes} outputs (0 to {classes - 1})."
         )
-    return indices
+    return torch.full((n,), target) if isinstance(target, int) else indices
 
 
 def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     """The explained number of each row, ``(N,)``.
 
     Raises:
-        ValueError: If a tuple does not lie within the outputs.
+        ValueError: If a tuple does not lie within the outputs, or a callable looks for what they have not.
     """
     if callable(target):
-        return target(outputs)
+        try:
+            return target(outputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, AttributeError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"target={target!r} failed on outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}"
+            ) from error
     if isinstance(target, (tuple, list)):
         try:
             index: tuple[Any, ...] = (slice(None), *target)
             return outputs[index]
-        except IndexError as error:
+        except (IndexError, ValueError) as error:
+            # Not every int fits into an index.
             raise ValueError(f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {error}.") from error
     if _single(outputs):
         return outputs.reshape(len(outputs))

@@ -492,6 +492,20 @@ def test_token_numbers_have_no_gradient_but_their_embedding_has() -> None:
     assert_says(found[0], "gradient of inputs that are whole numbers")
 
 
+def test_a_target_without_a_gradient_is_refused_where_the_output_is_gone_back_from() -> None:
+    methods = {
+        "map": m.Saliency(),
+        "layer": m.LayerGradCam("first"),
+        "through": m.NeuronConductance("first", (0, 0, 0)),
+        "unit": m.NeuronGradient("first", (0, 0, 0)),
+        "forward": m.Occlusion((1, 2, 2)),
+    }
+    for target in (lambda o: o.detach()[:, 0], lambda o: o.argmax(1), lambda o: torch.rand(len(o))):
+        found = doctor(Net(nn.ReLU()), methods, Probe(images()), target=target)
+        assert [v.state for v in found] == ["refused"] * 3 + ["fine"] * 2
+        assert_says(found[0], "what target chooses does not depend on the outputs through anything that has a gradient")
+
+
 def test_a_model_in_16_bits_is_not_accused_of_rounding() -> None:
     model = Net(nn.GELU()).to(torch.bfloat16)
     assert {v.state for v in verdicts(model, PLAIN)} == {"fine"}

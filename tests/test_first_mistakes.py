@@ -164,6 +164,23 @@ def test_rows_that_are_not_finite_are_told() -> None:
         explain(trained(), Probe(x, y), {"it": m.Saliency(abs=False)}, [])
 
 
+NOWHERE: dict[str, dict[str, Any]] = {
+    "output_fn": {"output_fn": lambda output: output.masked_fill(torch.arange(len(output))[:, None] == 1, torch.nan)},
+    "target": {"target": lambda output: output[:, 0] / (torch.arange(len(output)) != 1)},
+}
+
+
+@pytest.mark.parametrize("given", NOWHERE.values(), ids=NOWHERE)
+@pytest.mark.filterwarnings("ignore:.*has a map or score")
+def test_an_explained_output_that_is_not_finite_is_told_with_its_rows_before_the_first_batch(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    x, y = rows(3)
+    watch = monitor(probe=Probe(x, y, ids=torch.tensor([7, 8, 9])), **given)
+    with pytest.warns(UserWarning, match=r"The explained output is NaN or infinite on the probe rows \[8\]"):
+        fit(tmp_path, watch, max_steps=1)
+
+
 # -- outputs ---------------------------------------------------------------------------------------------------------
 
 

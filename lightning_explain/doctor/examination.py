@@ -17,7 +17,7 @@ from lightning_explain.doctor.record import Op, Record, record
 from lightning_explain.doctor.rules import Finding
 from lightning_explain.forward import Explained, ForwardFn, OutputFn, find_layer, rows_for
 from lightning_explain.guard import Run, explaining
-from lightning_explain.targets import Target, target_indices
+from lightning_explain.targets import Target, choose, target_indices
 from lightning_explain.types import Mend, Method, Probe, Rows, Verdict
 
 ROWS = 3
@@ -59,7 +59,8 @@ def doctor(
         seen = record(model, explained.outputs, rows.inputs, rows.extra)
         indices = target_indices(seen.outputs.detach().cpu(), target, _labels(probe, count))
         indices = indices.to(seen.outputs.device)
-        patient = _Patient(model, run, explained, rows, seen, indices, inplace, len(probe), max(1, limit // 2))
+        chosen = choose(seen.outputs, indices, target)
+        patient = _Patient(model, run, explained, rows, seen, indices, chosen, inplace, len(probe), max(1, limit // 2))
         return [patient.verdict(name, method) for name, method in methods.items()]
 
 
@@ -102,6 +103,7 @@ class _Patient:
     rows: Rows
     seen: Record
     indices: Tensor
+    chosen: Tensor
     inplace: bool
     probe_size: int
     pairs: int
@@ -190,6 +192,10 @@ class _Patient:
         if not self.seen.outputs.requires_grad:
             reason = "the output does not depend on the input through anything that has a gradient"
             way = "remove what cuts it off (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
+            return [Finding("refused", reason, way)]
+        if not self.chosen.requires_grad and (traits.place(method) != "neuron" or traits.goes_through(method)):
+            reason = "what target chooses does not depend on the outputs through anything that has a gradient"
+            way = "choose it without detach(), item(), argmax or rounding: target=lambda output: output[:, 0]; or use Occlusion"
             return [Finding("refused", reason, way)]
         return [*self._checkpointed(), *self._unread(method), *self._recurrent(), *self._saturated(method)]
 

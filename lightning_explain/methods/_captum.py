@@ -102,11 +102,11 @@ def check_callable(name: str, value: Any) -> None:
         raise TypeError(f"{name}={value!r}); allowed: None or a callable (from Python only).")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Refuses anything but a whole number of at least 1.
+def check_positive(name: str, value: Any, least: int = 1) -> None:
+    """Refuses anything but a whole number of at least 1, or of what is needed for more than zeros.
 
     Raises:
         ValueError: If it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}); allowed: a whole number of at least 1.")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}); allowed: a whole number of at least {least}.")

@@ -59,7 +59,8 @@ class NoiseTunnel(OnPath):
             )
         if self.nt_type not in _TYPES:
             raise ValueError(f"NoiseTunnel(nt_type={self.nt_type!r}); allowed: {', '.join(_TYPES)}.")
-        check_positive("NoiseTunnel(nt_samples", self.nt_samples)
+        # The variance of one sample is zero.
+        check_positive("NoiseTunnel(nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
         if self.nt_samples_batch_size is not None:
             check_positive("NoiseTunnel(nt_samples_batch_size", self.nt_samples_batch_size)
         check_stdevs("NoiseTunnel", self.stdevs)

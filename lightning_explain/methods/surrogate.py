@@ -110,7 +110,8 @@ class KernelShap:
 def _check(method: Lime | KernelShap) -> None:
     freeze(method)
     owner = type(method).__name__
-    check_positive(f"{owner}(n_samples", method.n_samples)
+    # To a single sample any model fits, also that of zeros.
+    check_positive(f"{owner}(n_samples", method.n_samples, least=2)
     check_baseline(method.baselines)
     check_feature_mask(f"{owner}(feature_mask", method.feature_mask)
 

@@ -69,6 +69,11 @@ class Probe:
         for name, value in self._columns():
             if not isinstance(value, Tensor):
                 raise TypeError(f"Probe({name}=...) takes a tensor, got {_kind(value)}.")
+            if value.layout != torch.strided:
+                kind = str(value.layout).removeprefix("torch.")
+                raise TypeError(
+                    f"Probe({name}=...) is a tensor of the layout {kind}; give it as a dense one: to_dense()."
+                )
             if value.ndim == 0 or len(value) != len(self):
                 raise ValueError(
                     f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} rows; "
