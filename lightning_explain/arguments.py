@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_explain.naming import unwritable
 from lightning_explain.probe import ProbeSelection
 from lightning_explain.render import Options
 from lightning_explain.schedule import Schedule
@@ -49,6 +50,8 @@ def check_name(name: object) -> None:
     """
     if not isinstance(name, str) or not name or name != name.strip("/ ") or name in (".", ".."):
         raise ValueError(f"name={name!r}; allowed: a word that can be a tag prefix and a folder, such as 'explain'.")
+    if fault := unwritable(name):
+        raise ValueError(f"name={name[:40]!r} {fault}; give a shorter or plainer one, such as 'explain'.")
 
 
 def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any, hook: str) -> Schedule:

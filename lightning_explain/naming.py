@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 Requests: TypeAlias = "Mapping[str, Any] | Sequence[Any]"
 
+LONGEST = 200
+"""Bytes of a name; file systems take 255, in which loggers write a step and a digest as well."""
 _LISTED = 40
 _INSIDE = "attribution_method"
 """The argument that takes an instance of the same kind."""
@@ -65,7 +68,7 @@ def build(requests: Requests, classes: Mapping[str, type], kind: str, protocol: 
 
     Raises:
         TypeError: If a request is of another kind, or an argument is missing.
-        ValueError: If a class, an argument or a key is unknown, empty or given twice.
+        ValueError: If a class, an argument or a key is unknown, empty, given twice, or cannot be written everywhere.
     """
     builder = _Builder(classes, kind, protocol)
     if isinstance(requests, Mapping):
@@ -83,7 +86,17 @@ def _key(key: object, kind: str) -> str:
         raise TypeError(f"{kind}s has the key {key!r} of type {type(key).__name__}; names must be str.")
     if not key.strip():
         raise ValueError(f"{kind}s has the empty key {key!r}; give the {kind} a name.")
+    if fault := unwritable(key):
+        raise ValueError(f"{kind}s has the key {key[:40]!r}, which {fault}; give the {kind} another name.")
     return key
+
+
+def unwritable(name: str) -> str:
+    """Why a name cannot be a tag and a part of files' names everywhere; empty if it can."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "holds a control character or half of a character"
+    size = len(name.encode())
+    return f"has {size} bytes in UTF-8, and {LONGEST} are the most" if size > LONGEST else ""
 
 
 def _by_class_name(instances: Sequence[Any], kind: str) -> dict[str, Any]:

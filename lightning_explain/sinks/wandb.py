@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -19,6 +20,8 @@ _MAX_PICTURES = 49
 class WandbSink:
     """Writes scalars, pictures and a table of all rows, in one call an explanation.
 
+    ``*`` in a name becomes ``%2A``, and so do in the keys of pictures and tables other characters that no file may have.
+
     Args:
         logger: The logger whose run is written to.
     """
@@ -35,9 +38,9 @@ class WandbSink:
         self._define(publication)
         self._logger.experiment.log(
             {
-                **publication.scalars,
+                **{_key(tag): value for tag, value in publication.scalars.items()},
                 **_pictures(publication),
-                f"{publication.name}/table": _table(publication),
+                _file_key(f"{publication.name}/table"): _table(publication),
                 _STEP: publication.step,
             }
         )
@@ -47,8 +50,18 @@ class WandbSink:
             if tag in self._defined:
                 continue
             summary = publication.directions.get(tag, "last")
-            self._logger.experiment.define_metric(tag, step_metric=_STEP, summary=summary)
+            self._logger.experiment.define_metric(_key(tag), step_metric=_STEP, summary=summary)
             self._defined.add(tag)
+
+
+def _key(tag: str) -> str:
+    """The tag, without what W&B takes for a pattern."""
+    return tag.replace("*", "%2A")
+
+
+def _file_key(tag: str) -> str:
+    """The tag, without what no file may be named on some systems: W&B makes files of pictures and tables."""
+    return re.sub(r'[*:?|<>"\\]', lambda match: f"%{ord(match[0]):02X}", tag)
 
 
 def _pictures(publication: Publication) -> dict[str, Any]:
@@ -62,7 +75,7 @@ def _pictures(publication: Publication) -> dict[str, Any]:
             stacklevel=2,
         )
     first = islice(pictures.items(), _MAX_PICTURES)
-    return {tag: wandb.Image(picture, caption=publication.caption) for tag, picture in first}
+    return {_file_key(tag): wandb.Image(picture, caption=publication.caption) for tag, picture in first}
 
 
 def _table(publication: Publication) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
+from lightning_explain.naming import LONGEST
 from lightning_explain.sinks import WandbSink
 from lightning_explain.types import Publication
 
@@ -164,3 +165,20 @@ def test_of_too_many_pictures_the_first_49_are_sent_and_it_is_told(
         WandbSink(logger).write(publish(methods=methods))
     (row,) = finished(logger, []).explained
     assert [m for m in methods if f"explain/{m}" not in row] == ["method_49"]
+
+
+@pytest.mark.parametrize("method", ["a:b*?|<>", "ig*", "x" * LONGEST])
+def test_a_name_that_is_no_name_of_a_file_or_a_pattern_loses_nothing(
+    method: str, clean_wandb: Path, publish: Callable[..., Publication]
+) -> None:
+    logger = WandbLogger(project="test", save_dir=clean_wandb)
+    scalars = {f"explain/infidelity/{method}": 2.5}
+    WandbSink(logger).write(publish(methods=[method], scalars=scalars))
+    run = finished(logger, [])
+    (row,) = run.explained
+    key = f"infidelity/{method.replace('*', '%2A')}"
+    assert row[f"explain/{key}"] == 2.5
+    assert f"explain/{key}" in {metric.name for metric in run.metrics}
+    (picture,) = (run.files / "media" / "images" / "explain").iterdir()
+    assert not set('*:?|<>"') & set(picture.name)
+    assert np.asarray(Image.open(picture)).shape == (9, 12, 3)
