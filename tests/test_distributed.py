@@ -159,8 +159,10 @@ def test_a_model_with_collectives_of_its_own_is_explained_with_uneven_shares(ran
 def test_the_clock_of_rank_zero_decides_for_all(ranks: Ranks) -> None:
     zero, one = ranks
     assert zero["calls"] == one["calls"] < 8
-    assert zero["schedule"] == one["schedule"]
-    assert zero["schedule"]["lengthened"]
+    # Since then each rank has trained by its own clock; a checkpoint has that of rank zero.
+    decided = [{**rank["schedule"], "train_seconds": None} for rank in ranks]
+    assert decided[0] == decided[1]
+    assert decided[0]["lengthened"]
 
 
 @scenario("ranks", ["failing_method"], indirect=True)
