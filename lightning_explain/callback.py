@@ -262,7 +262,7 @@ class ExplanationMonitor(pl.Callback):
                 'ExplanationMonitor(hook="validation_epoch_end"), but this run does not validate; '
                 'use hook="train_epoch_end", or give the Trainer a validation loader.'
             )
-        if trainer.global_step == 0:
+        if trainer.global_step == trainer.current_epoch == 0:
             # A monitor may be used for a second training; what it counts begins again.
             self._begin_again()
         self._prepare(trainer, pl_module, self._selection.source)

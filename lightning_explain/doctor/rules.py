@@ -168,7 +168,7 @@ def guided(record: Record, ops: Sequence[Op]) -> list[Finding]:
 def missed(found: float | str) -> list[Finding]:
     """What is to be said of a DeepLIFT map that misses its sum by so much, relative to it, or that cannot be made for a reason."""
     if isinstance(found, str):
-        return [Finding("refused", f"DeepLIFT cannot go through this model: {found.rstrip('.')}", INSTEAD)]
+        return [Finding("refused", f"Captum's DeepLIFT does not go through this model: {found.rstrip('.')}", INSTEAD)]
     if found <= INCOMPLETE:
         return []
     reason = f"DeepLIFT's map misses f(x) - f(baseline) by {found:.1%} on the probe: something in the model has no rule"
