@@ -41,6 +41,8 @@ METHODS = {
     "deeplift": m.DeepLiftShap(baselines="probe"),
     "permutation": m.FeaturePermutation(feature_mask=GRID),
     "neuron": m.NeuronGradient(LAYER),
+    "neuron_lift": m.NeuronDeepLift(LAYER),
+    "layer_lift": m.LayerDeepLift(LAYER),
     "kernel": m.KernelShap(n_samples=8, feature_mask=GRID),
 }
 METRICS = {
@@ -50,7 +52,9 @@ METRICS = {
     "mass": q.RelevanceMass(),
     "randomization": q.Randomization(1, 2, methods=("saliency", "neuron")),
 }
-SHARDED = {name: METHODS[name] for name in ("saliency", "ig", "cam", "permutation", "neuron")}
+SHARDED = {
+    name: METHODS[name] for name in ("saliency", "ig", "cam", "permutation", "neuron", "neuron_lift", "layer_lift")
+}
 
 
 def network(folder: Path, rank: int) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_explain.forward import Explained
+from lightning_explain.gather import regather
 from lightning_explain.types import Rows
 
 
@@ -53,6 +54,8 @@ class UpTo(_Portion):
     def forward(self, *arguments: Any) -> Tensor:
         """The mixture in each row, ``(N,)``."""
         units = torch.cat([t.flatten(1) for t in self.passed(*arguments) if t.is_floating_point()], 1)
+        if units.requires_grad:
+            regather(self.explained, self._layer[0])
         return (units * torch.arange(units.shape[1]).cos().to(units)).sum(1)
 
 
