@@ -83,12 +83,12 @@ class Baselines:
 
     def _own(self, spec: Any, clean: Tensor, rows: Rows) -> Any:
         """Of a baseline for each row of the probe those of these rows."""
-        count = len(self.ids)
-        if not isinstance(spec, Tensor) or spec.ndim != clean.ndim or len(spec) == 1:
+        if not isinstance(spec, Tensor):
             return spec
-        if len(spec) != count:
-            raise ValueError(_misfit(spec, clean, count))
-        return spec[rows.places_in(self.ids).to(spec.device)]
+        own = rows.own(spec, clean, self.ids)
+        if own is None:
+            raise ValueError(_misfit(spec, clean, len(self.ids)))
+        return own
 
     def _point(self, spec: Any, index: int, clean: Tensor) -> Tensor:
         if isinstance(spec, Tensor):

@@ -144,13 +144,11 @@ def _slic() -> Any:
 
 
 def _fit(mask: Tensor, index: int, clean: Tensor, subject: Subject, rows: Rows) -> Tensor:
-    count, by_row = len(subject.probe), mask.ndim == clean.ndim
-    if by_row and len(mask) == count and count > 1:
-        mask = mask[rows.places_in(subject.probe.ids).to(mask.device)]
-    elif by_row and len(mask) != 1:
+    count, own = len(subject.probe), rows.own(mask, clean, subject.probe.ids)
+    if own is None:
         raise ValueError(_misfit(mask, index, clean, count))
     try:
-        return mask.long().expand(len(mask) if by_row else 1, *clean.shape[1:])
+        return own.long().expand(len(own) if own.ndim == clean.ndim else 1, *clean.shape[1:])
     except RuntimeError as error:
         raise ValueError(_misfit(mask, index, clean, count)) from error
 

@@ -63,6 +63,12 @@ class Parts:
         return [v for module in self.modules for v in vars(module).values() if _SORT[type(v)] == "generator"]
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module computes, rather than only arrange what others compute."""
+    # Counted, for a compiled module has no truth value without a length.
+    return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
+
+
 class _Sorts(dict[type, str]):
     """What objects of a class are to the guard; asked of each class once, for ``isinstance`` is slow with torch's classes."""
 

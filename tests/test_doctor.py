@@ -17,7 +17,7 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.doctor import doctor, table
 from lightning_explain.types import Method, Verdict
-from repairing import warmed
+from repairing import Own, warmed
 
 GUIDED = [m.GuidedBackprop(), m.Deconvolution(), m.GuidedGradCam("first"), m.NeuronGuidedBackprop("second", 0)]
 DEEPLIFT = [m.DeepLift(), m.DeepLiftShap(), m.LayerDeepLift("first"), m.NeuronDeepLift("second", 0)]
@@ -81,19 +81,6 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x) if float(x.detach().sum()) > -1e9 else x
-
-
-class Own(torch.autograd.Function):
-    """A non-linearity that nobody can see into."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * (ctx.saved_tensors[0] > 0)
 
 
 class Noisy(nn.Module):

@@ -16,6 +16,7 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.doctor import doctor
 from lightning_explain.types import Method, Verdict
+from repairing import Own
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -85,17 +86,6 @@ def test_rows_of_whole_numbers_that_influence_each_other_are_seen(mixed: bool, c
 
 
 # -- activations that are no calls of one ------------------------------------------------------------------------------
-
-
-class Own(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * (ctx.saved_tensors[0] > 0)
 
 
 HIDDEN: dict[str, Callable[[Tensor], Tensor]] = {

@@ -140,13 +140,14 @@ class _Patient:
         if name is None:
             return []
         try:
-            calls = self.seen.calls[id(find_layer(self.model, name))]
+            layer = self._module(method)
         except ValueError as error:
             return [Finding("refused", str(error).rstrip("."), "name another layer")]
+        calls = self.seen.calls[id(layer)]
         if calls == 0:
             reason = f"the layer {name!r} is not run for this input"
             return [Finding("refused", reason, "name a layer that forward calls as a module")]
-        if id(find_layer(self.model, name)) in self.seen.nested and not traits.of_input(method):
+        if id(layer) in self.seen.nested and not traits.of_input(method):
             reason = f"the layer {name!r} does not return a tensor, or a plain tuple of tensors"
             if traits.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
                 way = "give a callable neuron_selector, which chooses from what it returns"
@@ -155,15 +156,18 @@ class _Patient:
                 way = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
                 return [Finding("refused", reason, way)]
         if calls == 1:
-            return self._leads_nowhere(method, name)
+            return self._leads_nowhere(method, name, layer)
         reason = f"the layer {name!r} runs {calls} times in one forward, "
         if traits.replaces_the_layer(method):
             return [Finding("refused", f"{reason}and would be replaced each time", "name a layer that runs once")]
         return [Finding("warned", f"{reason}and the last time is explained", "name a layer that runs once")]
 
-    def _leads_nowhere(self, method: Method, name: str) -> list[Finding]:
+    def _module(self, method: Method) -> nn.Module:
+        """The layer that the method names."""
+        return find_layer(self.model, str(getattr(method, "layer", None)))
+
+    def _leads_nowhere(self, method: Method, name: str, layer: nn.Module) -> list[Finding]:
         """An auxiliary head, or a branch that is thrown away."""
-        layer = find_layer(self.model, name)
         backward = traits.rule(method) != "none" and traits.place(method) == "layer"
         if not (backward or traits.goes_through(method)) or traits.of_input(method) or id(layer) not in self.seen.ends:
             return []
@@ -209,7 +213,7 @@ class _Patient:
         """Captum, too, takes the gradient at all inputs or at none."""
         if not traits.reads_input(method):
             return []
-        unit = find_layer(self.model, method.layer) if traits.place(method) == "neuron" else None  # type: ignore[attr-defined]
+        unit = self._module(method) if traits.place(method) == "neuron" else None
         if unit is not None and id(unit) not in self.seen.ends:
             return []
         unread = self.seen.unread(unit)
@@ -246,7 +250,7 @@ class _Patient:
             return rules.lrp(self.model, self.seen)
         ops = self._passed(method)
         beyond = rule == "deeplift" and traits.goes_back(method) == "layer" and traits.of_input(method)
-        told = find_layer(self.model, method.layer) if beyond else None  # type: ignore[attr-defined]
+        told = self._module(method) if beyond else None
         rescaled = rules.deeplift(self.seen, ops, told)
         found = list(rescaled if rule == "deeplift" else rules.guided(self.seen, ops))
         if self.inplace:
@@ -255,44 +259,45 @@ class _Patient:
             return found
         if rule == "deeplift":
             return found + rules.missed(self._misses(method, tuple(m for f in found for m in f.mends)))
+        if any(f.state == "warned" for f in found):
+            return found
         missed = self._misses(method, (rules.deeplift_mend(self.seen),))
-        hidden = isinstance(missed, float) and missed > rules.INCOMPLETE
-        return [*found, rules.UNGUIDED] if hidden and all(f.state != "warned" for f in found) else found
+        return [*found, rules.UNGUIDED] if isinstance(missed, float) and missed > rules.INCOMPLETE else found
 
     def _passed(self, method: Method) -> list[Op]:
         """The calls the method goes back through: all, those after its layer, or those before its neuron."""
-        place, name = traits.goes_back(method), str(getattr(method, "layer", None))
+        place = traits.goes_back(method)
         if place == "input":
             return self.seen.ops
-        first, last = self.seen.spans[id(find_layer(self.model, name))]
+        first, last = self.seen.spans[id(self._module(method))]
         if place == "neuron":
             return self.seen.ops[: first if traits.of_input(method) else last]
         return self.seen.ops[first if traits.of_input(method) else last :]
 
     def _misses(self, method: Method, mends: tuple[Mend, ...]) -> float | str:
         """By how much DeepLIFT's map misses its sum in the part of the model that the method goes back through, or why it cannot be."""
-        place, name = traits.goes_back(method), str(getattr(method, "layer", None))
-        if place != "input" and self.seen.calls[id(find_layer(self.model, name))] > 1:
+        place, of_input = traits.goes_back(method), traits.of_input(method)
+        layer = None if place == "input" else self._module(method)
+        if layer is not None and self.seen.calls[id(layer)] > 1:
             return 0.0
-        key = (mends, place, name if place != "input" else "", traits.of_input(method))
+        key = (mends, place, layer, of_input)
         if key not in self.measured:
             try:
                 with self.run.mended(mends):
-                    self.measured[key] = self._measured(place, name, traits.of_input(method))
+                    self.measured[key] = self._measured(place, layer, of_input)
             except AssertionError as error:
                 # So Captum says that it cannot; all other errors are accidents.
                 self.measured[key] = str(error)
         return self.measured[key]
 
-    def _measured(self, place: str, layer: str, of_input: bool) -> float:
+    def _measured(self, place: str, layer: nn.Module | None, of_input: bool) -> float:
         rows = replace(self.rows, extra=(*self.rows.extra, self.indices))[: self.pairs]
         baselines, coarse = measure.baselines_of(rows), self.seen.low_precision
-        if place == "input":
+        if layer is None:
             return measure.completeness(self.explained, rows, baselines, coarse)
-        module = find_layer(self.model, layer)
         if place == "neuron":
-            return measure.completeness(UpTo(self.explained, module, of_input), rows, baselines, coarse)
-        beyond = From(self.explained, module, of_input)
+            return measure.completeness(UpTo(self.explained, layer, of_input), rows, baselines, coarse)
+        beyond = From(self.explained, layer, of_input)
         baselines, rows = [beyond.at(rows, b).inputs for b in baselines], beyond.at(rows, rows.inputs)
         with beyond.replacing():
             return measure.completeness(beyond, rows, baselines, coarse)

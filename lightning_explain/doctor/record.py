@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_explain.parts import is_layer
 from lightning_explain.repair import depending, family, name_of, nodes, words
 
 # They look at a tensor, but compute nothing with it.
@@ -44,11 +45,6 @@ class Op:
     def __str__(self) -> str:
         place = f"{self.where!r} ({type(self.module).__name__})" if self.where else type(self.module).__name__
         return f"{self.name} in {place}"
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether it computes, rather than only arrange what others compute."""
-    return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
 
 
 @dataclass(eq=False)

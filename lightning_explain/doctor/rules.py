@@ -10,7 +10,8 @@ from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from torch import nn
 
-from lightning_explain.doctor.record import Op, Record, is_layer
+from lightning_explain.doctor.record import Op, Record
+from lightning_explain.parts import is_layer
 from lightning_explain.repair import words
 from lightning_explain.types import Mend
 

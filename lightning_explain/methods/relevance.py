@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_explain.maps import Reshape
 from lightning_explain.methods._captum import attribute, needs_gradient
 from lightning_explain.methods._layer import AtLayer
+from lightning_explain.parts import is_layer
 from lightning_explain.types import Attribution, Rows, Subject, bare
 
 # In eval mode they pass on what they get, at most in another shape; so does relevance.
@@ -168,7 +169,7 @@ def _layers(subject: Subject, owner: str) -> list[nn.Module]:
     ran: list[tuple[str, nn.Module]] = []
     with ExitStack() as stack:
         for name, module in subject.forward.named_modules():
-            if not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False)):
+            if is_layer(module):
                 hook = module.register_forward_hook(lambda m, i, o, name=name: ran.append((name, m)))
                 stack.callback(hook.remove)
         subject.evaluate(subject.probe[:1])

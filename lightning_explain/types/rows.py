@@ -168,6 +168,21 @@ class Rows:
         """The same rows evaluated at other points."""
         return replace(self, inputs=inputs)
 
+    def own(self, value: Tensor, like: Tensor, ids: Tensor) -> Tensor | None:
+        """Of a tensor with a row for each row of the probe those of these rows; itself if it is the same for all.
+
+        Args:
+            value: Without rows, with one row, or with a row for each row of the probe.
+            like: What it is for, ``(N, ...)``.
+            ids: The ids ``(K,)`` of the probe, in its order.
+
+        Returns:
+            ``None`` if it has another number of rows.
+        """
+        if value.ndim != like.ndim or len(value) == 1:
+            return value
+        return value[self.places_in(ids).to(value.device)] if len(value) == len(ids) else None
+
     def places_in(self, ids: Tensor) -> Tensor:
         """``(N,)``: where each row stands among the ids ``(K,)`` of the probe.
 
