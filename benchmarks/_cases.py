@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from captum_reference import layers, neurons, perturbation, primary
 from comparing import keyed, permutations, prepared, seeded_rows
 from lightning_explain import methods as m
-from lightning_explain.types import Method
+from lightning_explain.core.contracts import Method
 
 SAMPLES = 4
 # They send each row through the network a few times at most.

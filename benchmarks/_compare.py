@@ -13,8 +13,10 @@ from _limits import found as found_at_limit
 from _limits import limits
 from lightning_explain import Probe, explain
 from lightning_explain import metrics as q
-from lightning_explain.doctor import doctor
-from lightning_explain.types import Method, PassCount, Verdict
+from lightning_explain.checks.doctor import doctor
+from lightning_explain.core.contracts import Method
+from lightning_explain.core.report import PassCount
+from lightning_explain.core.verdict import Verdict
 from repairing import all_rules
 
 EQUAL, COMPLETE = 1e-5, 1e-3

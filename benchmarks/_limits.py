@@ -14,7 +14,7 @@ from _cases import Bench
 from captum_reference import layers, neurons, perturbation, primary
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.types import Method
+from lightning_explain.core.contracts import Method
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_explain import Probe, Report
-from lightning_explain.pipeline import Explainer
+from lightning_explain.explainer.explainer import Explainer
 
 console = Console(width=140)
 _clock: Callable[[], float] = time.perf_counter

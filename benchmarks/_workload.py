@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lightning_explain import Probe
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.types import Method, Metric
+from lightning_explain.core.contracts import Method, Metric
 
 ROWS, CLASSES, SIZE = 16, 10, 32
 STEPS, SAMPLES, DRAWS, NOISE = 20, 10, 10, 0.1

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from lightning_explain import ExplanationMonitor, Probe
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.requests import METHODS
+from lightning_explain.explainer.registry import METHODS
 from networks import Added, Layered, digits, rows, trained
 
 PATCHES: dict[str, Any] = {"feature_mask": {"grid": 4}}

@@ -26,7 +26,7 @@ from _workload import NOISE, images, probe, trained
 from lightning_explain import Probe
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.requests import auto_limit
+from lightning_explain.explainer.registry import auto_limit
 
 STEPS, DRAWS = (20, 100, 400), (5, 50)
 PASS = 64

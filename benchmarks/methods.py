@@ -20,7 +20,7 @@ from _handwritten import explainers
 from _measure import console, explainer, in_turn, parser, start, table
 from _workload import LAYER, NOISE, SAMPLES, STEPS, methods, probe, trained
 from lightning_explain import methods as m
-from lightning_explain.guard import explaining
+from lightning_explain.model.isolation import explaining
 
 PASS = 64
 MARK = 1.05

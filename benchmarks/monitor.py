@@ -31,7 +31,7 @@ from _handwritten import ROWS_EACH, HandwrittenMonitor
 from _measure import console, median_ratio, parser, seconds, start, table
 from _workload import DISTINCT, ROWS, images, methods, metrics, probe, rows_sent, trained
 from lightning_explain import ExplanationMonitor, Probe
-from lightning_explain.maps import to_input_space
+from lightning_explain.modalities.image import to_input_space
 
 
 class Still(pl.LightningModule):

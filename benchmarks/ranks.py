@@ -38,8 +38,9 @@ from _measure import first_rows
 from forked import on_ranks
 from lightning_explain import Probe
 from lightning_explain import metrics as q
-from lightning_explain.gather import Ranks, is_sharded
-from lightning_explain.pipeline import Explainer
+from lightning_explain.distributed.fsdp import is_sharded
+from lightning_explain.distributed.ranks import Ranks
+from lightning_explain.explainer.explainer import Explainer
 from networks import Added, Layered, rows
 from processes import free_port
 

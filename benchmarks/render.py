@@ -25,8 +25,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from lightning_explain.render import Options, draw
-from lightning_explain.types import Probe, Report, as_tuple
+from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.report import Report
+from lightning_explain.render.figure import draw
+from lightning_explain.render.options import Options
 
 METHODS, ROWS, RUNS = 9, 16, 5
 KINDS = ["original_image", "heat_map", "blended_heat_map"]

@@ -26,7 +26,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
-from lightning_explain.render import Options, draw
+from lightning_explain.render.figure import draw
+from lightning_explain.render.options import Options
 
 CLASS_NAMES: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lightning_explain.core.version import __version__
+
 if TYPE_CHECKING:
     from lightning_explain import methods, metrics
-    from lightning_explain.alerts import Alert
-    from lightning_explain.callback import ExplanationMonitor
-    from lightning_explain.pipeline import explain
-    from lightning_explain.probe import ProbeSelection
-    from lightning_explain.store import load_reports
-    from lightning_explain.types import Probe, Report
-
-__version__ = "0.1.0"
+    from lightning_explain.core.alert import Alert
+    from lightning_explain.core.probe import Probe
+    from lightning_explain.core.report import Report
+    from lightning_explain.explainer.explainer import explain
+    from lightning_explain.monitor.callback import ExplanationMonitor
+    from lightning_explain.probes.selection import ProbeSelection
+    from lightning_explain.store.report_files import load_reports
 
 __all__ = [
     "Alert",
@@ -30,13 +31,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Alert": "alerts",
-    "ExplanationMonitor": "callback",
-    "Probe": "types",
-    "ProbeSelection": "probe",
-    "Report": "types",
-    "explain": "pipeline",
-    "load_reports": "store",
+    "Alert": "core.alert",
+    "ExplanationMonitor": "monitor.callback",
+    "Probe": "core.probe",
+    "ProbeSelection": "probes.selection",
+    "Report": "core.report",
+    "explain": "explainer.explainer",
+    "load_reports": "store.report_files",
 }
 
 

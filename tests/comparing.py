@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain import Probe, Report, explain
-from lightning_explain.draws import KeyedDraws
-from lightning_explain.pipeline import Explainer
-from lightning_explain.types import Method, Rows
+from lightning_explain.core.contracts import Method
+from lightning_explain.core.probe import Rows
+from lightning_explain.engine.draws import KeyedDraws
+from lightning_explain.explainer.explainer import Explainer
 from networks import DigitNet, OutOfPlace, rows, trained
 
 LAYER = "block.bn2"  # its output is changed in place by what follows

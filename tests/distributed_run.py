@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_explain import ExplanationMonitor, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.types import Attribution, Case, Rows, Subject
+from lightning_explain.core.contracts import Case, Subject
+from lightning_explain.core.probe import Attribution, Rows
 from networks import DigitNet, digits
 from states import Recorder, assert_equal
 from training import Counted, DigitModule, NoTarget, loader, monitor

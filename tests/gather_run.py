@@ -24,10 +24,12 @@ from forked import on_ranks
 from lightning_explain import Probe, Report
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.gather import Ranks, is_sharded
-from lightning_explain.meeting import LostRanksError
-from lightning_explain.pipeline import Explainer
-from lightning_explain.types import Attribution, Case, Rows, Subject
+from lightning_explain.core.contracts import Case, Subject
+from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.distributed.collectives import LostRanksError
+from lightning_explain.distributed.fsdp import is_sharded
+from lightning_explain.distributed.ranks import Ranks
+from lightning_explain.explainer.explainer import Explainer
 from networks import DigitNet, rows
 
 LAYER = "block.bn2"

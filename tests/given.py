@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.types import Reference, Rows
+from lightning_explain.core.contracts import Reference
+from lightning_explain.core.probe import Rows
 
 
 class Linear(nn.Module):

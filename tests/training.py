@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.types import Attribution, Report, Rows, Subject
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.report import Report
 from networks import DigitNet, digits
 
 # What Lightning and wandb have to say about small runs on a CPU.

@@ -1,7 +1,7 @@
 """Attribution methods: one frozen dataclass for each Captum class, with its name and argument names."""
 
+from lightning_explain.engine.captum_adapter import is_captums as is_captums
 from lightning_explain.methods._adaptive import steps_taken as steps_taken
-from lightning_explain.methods._captum import is_captums as is_captums
 from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, GuidedGradCam, InputXGradient, Saliency
 from lightning_explain.methods.layer import (
@@ -16,6 +16,7 @@ from lightning_explain.methods.layer_path import (
     LayerGradientShap,
     LayerIntegratedGradients,
 )
+from lightning_explain.methods.lrp import LRP, LayerLRP
 from lightning_explain.methods.neuron import (
     NeuronConductance,
     NeuronDeconvolution,
@@ -27,10 +28,9 @@ from lightning_explain.methods.neuron import (
     NeuronGuidedBackprop,
     NeuronIntegratedGradients,
 )
-from lightning_explain.methods.noise import NoiseTunnel
+from lightning_explain.methods.noise_tunnel import NoiseTunnel
 from lightning_explain.methods.path import GradientShap, IntegratedGradients
 from lightning_explain.methods.perturbation import FeatureAblation, FeaturePermutation, Occlusion
-from lightning_explain.methods.relevance import LRP, LayerLRP
 from lightning_explain.methods.shapley import ShapleyValues, ShapleyValueSampling
 from lightning_explain.methods.surrogate import KernelShap, Lime
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.methods._cloud import narrowed, wide
-from lightning_explain.methods._paths import FromBaseline
-from lightning_explain.methods._streamed import OnPath, added, each
-from lightning_explain.types import Baseline, Rows, Subject, as_tuple
-from lightning_explain.visits import PLAIN, Point, Reducer, value_of
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.points import PLAIN, Point, Reducer, value_of
+from lightning_explain.core.probe import Baseline, Rows, as_tuple
+from lightning_explain.engine.noise import narrowed, wide
+from lightning_explain.engine.paths import FromBaseline
+from lightning_explain.methods._base import OnPath, added, each
 
 AUTO = "auto"
 FIRST, MOST = 8, 1024

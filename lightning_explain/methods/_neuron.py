@@ -10,10 +10,11 @@ import torch
 from captum import attr as captum
 from torch import Tensor, nn
 
-from lightning_explain.gather import regather
-from lightning_explain.methods._captum import attribute, freeze
-from lightning_explain.types import Attribution, Method, Reference, Rows, Subject
-from lightning_explain.visits import value_of
+from lightning_explain.core.contracts import Method, Reference, Subject
+from lightning_explain.core.points import value_of
+from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.distributed.fsdp import regather
+from lightning_explain.engine.captum_adapter import attribute, freeze
 
 Selector: TypeAlias = "None | int | tuple[int | slice, ...] | Callable[[Any], Tensor]"
 

@@ -12,15 +12,16 @@ from typing import Any, ClassVar, TypeAlias
 from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor
 
-from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.maps import Reshape
-from lightning_explain.methods._captum import check_callable, freeze
-from lightning_explain.methods._cloud import narrowed, wide
-from lightning_explain.methods._layer import AtLayer
-from lightning_explain.methods._paths import Pairs, PairsWithEach
-from lightning_explain.methods._streamed import OnPath, each, sum_of_visits
-from lightning_explain.types import Baseline, Reference, Rows, Subject
-from lightning_explain.visits import DEEPLIFT, Reducer, Visit, Want
+from lightning_explain.core.contracts import Reference, Subject
+from lightning_explain.core.points import DEEPLIFT, Reducer, Visit, Want
+from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.validation import check_callable
+from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
+from lightning_explain.engine.captum_adapter import freeze
+from lightning_explain.engine.noise import narrowed, wide
+from lightning_explain.engine.paths import Pairs, PairsWithEach
+from lightning_explain.methods._base import AtLayer, OnPath, each, sum_of_visits
+from lightning_explain.modalities.image import Reshape
 
 AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
 

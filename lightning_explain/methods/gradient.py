@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_explain.maps import Reshape, check_reshape, grid_of, image_size
-from lightning_explain.methods._captum import freeze
-from lightning_explain.methods._streamed import AtOnce, OnPath, each
-from lightning_explain.naming import nearest
-from lightning_explain.types import Rows, Subject
-from lightning_explain.visits import DECONVOLUTION, GUIDED, PLAIN, Reducer, Spot, Visit, Want
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.naming import nearest
+from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Reducer, Spot, Visit, Want
+from lightning_explain.core.probe import Rows
+from lightning_explain.engine.captum_adapter import freeze
+from lightning_explain.methods._base import AtOnce, OnPath, each
+from lightning_explain.modalities.image import Reshape, check_reshape, grid_of, image_size
 
 _MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
 

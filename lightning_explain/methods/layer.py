@@ -11,13 +11,13 @@ from captum import attr as captum
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_explain.maps import Reshape, arrange
-from lightning_explain.methods._captum import attribute
-from lightning_explain.methods._layer import AtLayer
-from lightning_explain.methods._streamed import AtOnce, each
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.points import PLAIN, Reducer, Visit, Want
+from lightning_explain.core.probe import Attribution, Rows, as_tuple
+from lightning_explain.engine.captum_adapter import attribute
+from lightning_explain.methods._base import AtLayer, AtOnce, each
 from lightning_explain.methods.gradient import grad_cam
-from lightning_explain.types import Attribution, Rows, Subject, as_tuple
-from lightning_explain.visits import PLAIN, Reducer, Visit, Want
+from lightning_explain.modalities.image import Reshape, arrange
 
 
 class Replaceable(nn.Module):

@@ -10,22 +10,18 @@ import torch
 from captum import attr as captum
 from torch import Tensor, nn
 
-from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.maps import Reshape
+from lightning_explain.core.contracts import Reference, Subject
+from lightning_explain.core.points import PLAIN, Reducer
+from lightning_explain.core.probe import Attribution, Baseline, Rows, as_tuple, bare
+from lightning_explain.core.validation import check_integral, check_positive
+from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
+from lightning_explain.engine.captum_adapter import attribute, needs_gradient
+from lightning_explain.engine.noise import Stdevs, check_stdevs, mean_over_draws, narrowed, wide
+from lightning_explain.engine.paths import Line, random_line
 from lightning_explain.methods._adaptive import AUTO, FIRST, check_tolerance, refined
-from lightning_explain.methods._captum import (
-    attribute,
-    check_integral,
-    check_positive,
-    needs_gradient,
-)
-from lightning_explain.methods._cloud import Stdevs, check_stdevs, mean_over_draws, narrowed, wide
-from lightning_explain.methods._layer import AtLayer
-from lightning_explain.methods._paths import Line, random_line
-from lightning_explain.methods._streamed import OnPath, added, each, sum_of_visits
+from lightning_explain.methods._base import AtLayer, OnPath, added, each, sum_of_visits
 from lightning_explain.methods.layer import LayerActivation, Replaceable
-from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, as_tuple, bare
-from lightning_explain.visits import PLAIN, Reducer
+from lightning_explain.modalities.image import Reshape
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 from captum import attr as captum
 
-from lightning_explain.baselines import check_baseline
-from lightning_explain.masks import FeatureMask
-from lightning_explain.methods._captum import attribute, check_integral, needs_gradient
-from lightning_explain.methods._cloud import Stdevs
+from lightning_explain.core.contracts import Method, Reference, Subject
+from lightning_explain.core.probe import Attribution, Baseline, Rows, bare
+from lightning_explain.core.validation import check_integral
+from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.engine.captum_adapter import attribute, needs_gradient
+from lightning_explain.engine.features import FeatureMask
+from lightning_explain.engine.noise import Stdevs
 from lightning_explain.methods._neuron import OfNeuron, counted, select
 from lightning_explain.methods.deeplift import AttributionFunc, DeepLift, DeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, Saliency
 from lightning_explain.methods.path import GradientShap, IntegratedGradients
 from lightning_explain.methods.perturbation import FeatureAblation
-from lightning_explain.types import Attribution, Baseline, Method, Reference, Rows, Subject, bare
 
 
 @dataclass(frozen=True)

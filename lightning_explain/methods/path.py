@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_explain.baselines import DISTRIBUTIONS, check_baseline
+from lightning_explain.core.contracts import Reference, Subject
+from lightning_explain.core.points import PLAIN, Reducer, Visit
+from lightning_explain.core.probe import Attribution, Baseline, Rows, bare
+from lightning_explain.core.validation import check_integral, check_positive
+from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
+from lightning_explain.engine.captum_adapter import freeze, needs_gradient
+from lightning_explain.engine.noise import Stdevs, check_stdevs, narrowed, wide
+from lightning_explain.engine.paths import Line, RandomLine
 from lightning_explain.methods._adaptive import AUTO, adaptive, check_tolerance
-from lightning_explain.methods._captum import check_integral, check_positive, freeze, needs_gradient
-from lightning_explain.methods._cloud import Stdevs, check_stdevs, narrowed, wide
-from lightning_explain.methods._paths import Line, RandomLine
-from lightning_explain.methods._streamed import OnPath, added, each, sum_of_visits
-from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, bare
-from lightning_explain.visits import PLAIN, Reducer, Visit
+from lightning_explain.methods._base import OnPath, added, each, sum_of_visits
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.baselines import check_baseline
-from lightning_explain.masks import FeatureMask, check_feature_mask, features_of
-from lightning_explain.methods._captum import check_callable, freeze
-from lightning_explain.methods._cloud import column
-from lightning_explain.methods._paths import Ablations, Windows
-from lightning_explain.methods._permutations import Permutations
-from lightning_explain.methods._streamed import OnPath
-from lightning_explain.types import Baseline, Rows, Subject
-from lightning_explain.visits import Reducer
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.points import Reducer
+from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.validation import check_callable
+from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.engine.captum_adapter import freeze
+from lightning_explain.engine.features import FeatureMask, check_feature_mask, features_of
+from lightning_explain.engine.noise import column
+from lightning_explain.engine.paths import Ablations, Windows
+from lightning_explain.engine.permutations import Permutations
+from lightning_explain.methods._base import OnPath
 
 Shape = tuple[int, ...]
 

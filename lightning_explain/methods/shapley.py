@@ -11,11 +11,13 @@ import torch
 from captum import attr as captum
 from torch import Tensor
 
-from lightning_explain.baselines import check_baseline
-from lightning_explain.masks import FeatureMask, Features, check_feature_mask, features_of
-from lightning_explain.methods._captum import attribute, check_positive, freeze, in_pieces
-from lightning_explain.methods._cloud import column, mean_over_draws, narrowed
-from lightning_explain.types import Attribution, Baseline, Reference, Rows, Subject, bare
+from lightning_explain.core.contracts import Reference, Subject
+from lightning_explain.core.probe import Attribution, Baseline, Rows, bare
+from lightning_explain.core.validation import check_positive
+from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.engine.captum_adapter import attribute, freeze, in_pieces
+from lightning_explain.engine.features import FeatureMask, Features, check_feature_mask, features_of
+from lightning_explain.engine.noise import column, mean_over_draws, narrowed
 
 LARGEST = 12
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from captum import attr as captum
 
-from lightning_explain.baselines import check_baseline
-from lightning_explain.masks import FeatureMask, check_feature_mask, features_of
-from lightning_explain.methods._captum import attribute, check_callable, check_positive, freeze
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Attribution, Baseline, Rows, as_tuple
+from lightning_explain.core.validation import check_callable, check_positive
+from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.engine.captum_adapter import attribute, freeze
+from lightning_explain.engine.features import FeatureMask, check_feature_mask, features_of
 from lightning_explain.methods.shapley import ShapleyValues, one_by_one, perturbed
-from lightning_explain.types import Attribution, Baseline, Rows, Subject, as_tuple
 
 
 @dataclass(frozen=True)

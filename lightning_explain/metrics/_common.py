@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_explain.types import PassCount, Prospect, Rows
+from lightning_explain.core.contracts import Prospect
+from lightning_explain.core.probe import Rows
+from lightning_explain.core.report import PassCount
 
 
 class Free:
@@ -45,49 +46,3 @@ def needs_floating(owner: str, inputs: tuple[Tensor, ...], way_out: str) -> None
             raise ValueError(
                 f"{owner} moves the inputs by a little, but they are {x.dtype}; leave it out, or {way_out}."
             )
-
-
-def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
-    """Refuses anything but a whole number of at least ``least``.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}({name}={value!r}); allowed: a whole number of at least {least}.")
-
-
-def check_size(owner: str, name: str, value: Any) -> None:
-    """Refuses anything but a number above 0.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"{owner}({name}={value!r}); allowed: a number above 0.")
-
-
-def check_flag(owner: str, name: str, value: Any) -> None:
-    """Refuses anything but ``True`` and ``False``.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f"{owner}({name}={value!r}); allowed: True or False.")
-
-
-def check_methods(metric: Any) -> None:
-    """Refuses anything but names of methods, or ``None`` for all; a list becomes a tuple.
-
-    Raises:
-        TypeError: If it is something else.
-    """
-    names = metric.methods
-    if names is None:
-        return
-    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(
-            f"{type(metric).__name__}(methods={names!r}); allowed: None (all) or a list of the names that methods have."
-        )
-    object.__setattr__(metric, "methods", tuple(names))

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.metrics._common import Free, check_flag
-from lightning_explain.metrics._units import relevance, scores, spearman
-from lightning_explain.types import Case, Score
+from lightning_explain.core.contracts import Case, Score
+from lightning_explain.core.validation import check_flag
+from lightning_explain.metrics._common import Free
+from lightning_explain.metrics._ranking import relevance, scores, spearman
 
 
 def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,8 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.metrics._units import scores, wide
-from lightning_explain.types import Attribution, Case, PassCount, Prospect, Reference, Rows, Score, Subject, as_tuple
+from lightning_explain.core.contracts import Case, Prospect, Reference, Score, Subject
+from lightning_explain.core.probe import Attribution, Rows, as_tuple
+from lightning_explain.core.report import PassCount
+from lightning_explain.metrics._ranking import scores, wide
 
 
 def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lightning_explain.core.contracts import Case, Score
 from lightning_explain.metrics._common import Free
-from lightning_explain.metrics._units import relevance, scores, wide
-from lightning_explain.types import Case, Score
+from lightning_explain.metrics._ranking import relevance, scores, wide
 
 
 def gini(values: Tensor) -> Tensor:

@@ -9,10 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.baselines import check_baseline
-from lightning_explain.metrics._common import check_count, check_flag, draws_of
-from lightning_explain.metrics._units import relevance, scores, spread, unit_count
-from lightning_explain.types import Baseline, Case, PassCount, Prospect, Rows, Score
+from lightning_explain.core.contracts import Case, Prospect, Score
+from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.report import PassCount
+from lightning_explain.core.validation import check_count, check_flag
+from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.metrics._common import draws_of
+from lightning_explain.metrics._ranking import relevance, scores, spread, unit_count
 
 
 def places(units: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.metrics._common import check_flag, check_methods
-from lightning_explain.metrics._units import relevance, scores, spearman, spread, wide
-from lightning_explain.types import Case, PassCount, Prospect, Score
+from lightning_explain.core.contracts import Case, Prospect, Score
+from lightning_explain.core.report import PassCount
+from lightning_explain.core.validation import check_flag, check_methods
+from lightning_explain.metrics._ranking import relevance, scores, spearman, spread, wide
 
 _KINDS = ("cosine", "spearman", "ssim")
 _SINCE = ("previous", "first")

@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.baselines import check_baseline
-from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of, needs_floating
-from lightning_explain.naming import nearest
-from lightning_explain.types import Baseline, Case, PassCount, Prospect, Rows, Score, Subject, bare
-from lightning_explain.visits import value_of
+from lightning_explain.core.contracts import Case, Prospect, Score, Subject
+from lightning_explain.core.naming import nearest
+from lightning_explain.core.points import value_of
+from lightning_explain.core.probe import Baseline, Rows, bare
+from lightning_explain.core.report import PassCount
+from lightning_explain.core.validation import check_count, check_methods, check_size
+from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.metrics._common import draws_of, needs_floating
 
 PerturbFunc = Callable[..., Any]
 _KINDS = ("gaussian", "square")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.metrics._common import Free, check_count
-from lightning_explain.types import Case, Score
+from lightning_explain.core.contracts import Case, Score
+from lightning_explain.core.validation import check_count
+from lightning_explain.metrics._common import Free
 
 
 def relevance_mass(found: Tensor, masks: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.metrics._common import check_count, check_flag, check_methods
-from lightning_explain.metrics._units import mean_over, spearman
-from lightning_explain.randomized import randomized, top_down
-from lightning_explain.types import Attribution, Case, PassCount, Prospect, Rows, Score, Subject, as_tuple
+from lightning_explain.core.contracts import Case, Prospect, Score, Subject
+from lightning_explain.core.probe import Attribution, Rows, as_tuple
+from lightning_explain.core.report import PassCount
+from lightning_explain.core.validation import check_count, check_flag, check_methods
+from lightning_explain.metrics._ranking import mean_over, spearman
+from lightning_explain.model.reinitialize import randomized, top_down
 
 
 def depths(layers: int, count: int | None) -> list[int]:

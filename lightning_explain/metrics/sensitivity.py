@@ -9,8 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.metrics._common import check_count, check_methods, check_size, draws_of, needs_floating
-from lightning_explain.types import Attribution, Case, PassCount, Prospect, Rows, Score, Subject, bare
+from lightning_explain.core.contracts import Case, Prospect, Score, Subject
+from lightning_explain.core.probe import Attribution, Rows, bare
+from lightning_explain.core.report import PassCount
+from lightning_explain.core.validation import check_count, check_methods, check_size
+from lightning_explain.metrics._common import draws_of, needs_floating
 
 PerturbFunc = Callable[..., Attribution]
 

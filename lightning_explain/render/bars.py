@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_explain.render import text
-from lightning_explain.render.sheet import BLACK, GRAY, LINE, SMALL, header
-from lightning_explain.types import Image
+from lightning_explain.core.report import Image
+from lightning_explain.render import letters as text
+from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL, header
 
 STRONGEST = 16
 """How many units have a line of their own."""

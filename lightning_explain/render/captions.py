@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_explain.types import Probe, Report
+from lightning_explain.core.probe import Probe
+from lightning_explain.core.report import Report
 
 
 @dataclass(frozen=True)

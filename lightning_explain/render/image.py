@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.naming import nearest
+from lightning_explain.core.naming import nearest
 from lightning_explain.render.color import SIGNS, ColorMap, sign_table
 
 Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"

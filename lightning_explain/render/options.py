@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lightning_explain.naming import nearest
+from lightning_explain.core.naming import nearest
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
 from lightning_explain.render.image import Normalization, check_panel
 

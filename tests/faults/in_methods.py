@@ -14,7 +14,8 @@ from faults.fault import Fault, Inject, argument, fails
 from faults.scene import Scene, Trap
 from lightning_explain import Probe
 from lightning_explain import metrics as q
-from lightning_explain.types import Attribution, Rows, Subject
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Attribution, Rows
 
 
 class Broken:

@@ -18,7 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from lightning_explain import metrics as q
-from lightning_explain.types import Attribution, Rows, Subject
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Attribution, Rows
 from training import DigitModule, loader, monitor
 
 TIMEOUT = timedelta(seconds=8)

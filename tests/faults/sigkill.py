@@ -39,13 +39,20 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.types import Attribution, Rows, Subject
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Attribution, Rows
 
 EPOCHS = 6
 DEADLINE = 60.0
 _TIMES = ("explain/seconds", "explain/overhead")
 # Imported once, by the process that all others are forked from.
-_HEAVY = ["lightning.pytorch", "torch.utils.tensorboard", "torch._dynamo", "lightning_explain.callback", "captum.attr"]
+_HEAVY = [
+    "lightning.pytorch",
+    "torch.utils.tensorboard",
+    "torch._dynamo",
+    "lightning_explain.monitor.callback",
+    "captum.attr",
+]
 Curves = dict[tuple[str, int], float]
 
 

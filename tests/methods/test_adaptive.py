@@ -13,7 +13,7 @@ from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.store import load_reports, save_report
+from lightning_explain.store.report_files import load_reports, save_report
 from networks import rows, trained
 
 

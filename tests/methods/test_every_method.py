@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from lightning_explain import methods as m
-from lightning_explain.naming import snake_case
-from lightning_explain.requests import build_methods
+from lightning_explain.core.naming import snake_case
+from lightning_explain.explainer.registry import build_methods
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "method"
-FAMILIES = ("deeplift", "layer", "neuron", "perturbation", "relevance")
+FAMILIES = ("deeplift", "layer", "neuron", "perturbation", "lrp")
 # Compared in test_against_captum.py, outside of its tables.
 ELSEWHERE = {"GuidedBackprop", "NoiseTunnel", "GradientShap"}
 # What belongs to the call (rows, target), to passes, or to Captum's own output.

@@ -10,9 +10,9 @@ from captum_reference import metrics, primary
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.draws import KeyedDraws
-from lightning_explain.maps import upsample
-from lightning_explain.types import Rows
+from lightning_explain.core.probe import Rows
+from lightning_explain.engine.draws import KeyedDraws
+from lightning_explain.modalities.image import upsample
 from networks import OutOfPlace, rows, trained
 
 METHODS = {
@@ -157,7 +157,7 @@ def test_perturbed_rows_of_infidelity_go_through_the_model_once_for_all_methods(
     model, calls = trained(), []
     model.register_forward_hook(lambda module, arguments, output: calls.append(len(output)))
     five = {f"method{i}": Constant(torch.full((8, 8), float(i + 1))) for i in range(5)}
-    from lightning_explain.pipeline import Explainer
+    from lightning_explain.explainer.explainer import Explainer
 
     explainer = Explainer(five, {"infidelity": q.Infidelity(n_perturb_samples=10)}, limit=24)
     report = explainer.explain(model, Probe(x, y))

@@ -12,10 +12,10 @@ import yaml
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.naming import snake_case
-from lightning_explain.pipeline import Explainer
-from lightning_explain.requests import METRICS, build_metrics
-from lightning_explain.types import Metric
+from lightning_explain.core.contracts import Metric
+from lightning_explain.core.naming import snake_case
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.registry import METRICS, build_metrics
 from networks import DigitNet, rows, trained
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "metric"

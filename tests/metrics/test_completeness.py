@@ -9,9 +9,10 @@ from given import Given, Linear
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.contracts import Reference, Subject
+from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.metrics.completeness import convergence_delta
-from lightning_explain.pipeline import Explainer
-from lightning_explain.types import Attribution, Reference, Rows, Subject
 from networks import rows, trained
 
 

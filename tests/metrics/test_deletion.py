@@ -9,8 +9,8 @@ from torch import Tensor
 from given import Given, Linear
 from lightning_explain import Probe, explain
 from lightning_explain import metrics as q
+from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.metrics.deletion import area, counts, places
-from lightning_explain.pipeline import Explainer
 from networks import rows, trained
 
 # f(x) - f(0) = 1 - 2 + 3 + 4 = 6: what each number contributes is known.

@@ -16,9 +16,9 @@ from given import Given, Linear
 from lightning_explain import ExplanationMonitor, Probe, Report, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.history import History
+from lightning_explain.core.probe import Rows
+from lightning_explain.explainer.history import History
 from lightning_explain.metrics.drift import cosine, ssim
-from lightning_explain.types import Rows
 from networks import rows, trained
 from training import QUIET, DigitModule, fit, keys, loader, loaders, monitor, report_of, trainer
 

@@ -12,8 +12,8 @@ from given import Given
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.probe import Rows
 from lightning_explain.metrics.randomization import depths
-from lightning_explain.types import Rows
 from networks import rows, trained
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_explain.core.report import Image
 from lightning_explain.render.bars import NEGATIVE, POSITIVE, STRONGEST, charts, profile
-from lightning_explain.types import Image
 
 
 def length(panel: Image, color: tuple[int, int, int], axis: int) -> int:

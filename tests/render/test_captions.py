@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_explain.core.probe import Probe
+from lightning_explain.core.report import Report
 from lightning_explain.render.captions import Caption, captions, probabilities
-from lightning_explain.types import Probe, Report
 
 NAMES = ["zero", "one", "two"]
 

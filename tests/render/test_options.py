@@ -5,7 +5,7 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
-from lightning_explain.render import Options
+from lightning_explain.render.options import Options
 
 
 def test_lists_from_yaml_are_the_same_as_tuples() -> None:

@@ -1,0 +1,228 @@
+"""What happens in one forward: which functions are called, by which module, on what depends on the input."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lightning_explain.model.activations import depending, family, name_of, nodes, words
+from lightning_explain.model.inventory import is_layer
+
+# They look at a tensor, but compute nothing with it.
+_LOOKS = words(
+    "get set size dim ndimension numel element_size stride storage_offset data_ptr is_floating_point is_complex is_contiguous len "
+    "repr format hash bool register_hook requires_grad retain_grad detach item tolist shape_as is_same_size"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One call of a function on something that depends on the input.
+
+    Args:
+        name: Its plain name, such as ``relu``.
+        family: What it can be mended as: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None``.
+        module: The innermost module that makes it.
+        where: That module's dotted name; ``None`` if the model does not know the module.
+        activations: How many of its arguments depend on the input.
+        beside: Whether its input is the very tensor another such call returned.
+    """
+
+    name: str
+    family: str | None
+    module: nn.Module
+    where: str | None
+    activations: int
+    beside: bool = False
+
+    def __str__(self) -> str:
+        place = f"{self.where!r} ({type(self.module).__name__})" if self.where else type(self.module).__name__
+        return f"{self.name} in {place}"
+
+
+@dataclass(eq=False)
+class Record:
+    """All calls of one forward, in order.
+
+    Args:
+        ops: The calls.
+        calls: How often each module ran, by ``id``.
+        spans: For each module, by ``id``, the range of ``ops`` from its first call to its last.
+        ends: For each module that returned tensors, by ``id``: what they came from, or themselves where a graph begins.
+        doubled: By ``id``, the modules that are in the model more than once; whoever hooks all its parts hooks them as often.
+        nested: By ``id``, the modules that returned anything but a tensor or a plain tuple of them.
+        low_precision: Whether something was computed in 16 bits.
+        outputs: What the model returned.
+        points: What it was given, each ``(N, ...)``.
+        readers: For each tensor, by ``id``, the layers that are given it, and the modules that compute with it outside of layers.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    calls: Counter[int] = field(default_factory=Counter)
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    ends: dict[int, list[Any]] = field(default_factory=dict)
+    doubled: set[int] = field(default_factory=set)
+    nested: set[int] = field(default_factory=set)
+    low_precision: bool = False
+    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
+    points: tuple[Tensor, ...] = ()
+    readers: dict[int, list[nn.Module]] = field(default_factory=dict)
+
+    def count(self, name: str) -> int:
+        """How many calls belong to a family."""
+        return sum(op.family == name for op in self.ops)
+
+    def leads_on(self, module: nn.Module) -> bool:
+        """Whether the outputs depend on the tensors that the module returned through something that has a gradient."""
+        return _meet([self.outputs.grad_fn], self.ends[id(module)])
+
+    def unread(self, module: nn.Module | None = None) -> list[int]:
+        """Which inputs the outputs, or what a module returned, do not depend on through anything that has a gradient."""
+        starts = [self.outputs.grad_fn] if module is None else self.ends.get(id(module), [])
+        return [i for i, x in enumerate(self.points) if x.requires_grad and not _meet(starts, [x])]
+
+
+def _meet(starts: Iterable[Any], ends: Iterable[Any]) -> bool:
+    """Whether a graph that is entered at some operations leads to others, or to tensors where it begins."""
+    wanted = {id(end) for end in ends}
+    return any(
+        id(node) in wanted or id(getattr(node, "variable", None)) in wanted for start in starts for node in nodes(start)
+    )
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, model: nn.Module, begin: bool) -> None:
+        super().__init__()
+        self._begin = begin
+        places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+        self.record = Record(doubled={key for key, count in places.items() if count > 1})
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._inside = [model]
+        self._returned: dict[int, Any] = {}
+        self._kept: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name, activations = name_of(func), list(depending([args, kwargs]))
+        kind = family(func, args, kwargs) if activations else None
+        beside = bool(kind) and id(activations[0]) in self._returned
+        out = func(*args, **kwargs)
+        if activations and name not in _LOOKS and torch.is_grad_enabled():
+            module = self._inside[-1]
+            self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), beside))
+            if not is_layer(module):
+                self._note_readers(activations, module)
+        if kind:
+            # Kept alive, for an address may be used again.
+            self._returned[id(out)] = out
+        self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)
+        return out
+
+    def _note_readers(self, tensors: Iterable[Tensor], module: nn.Module) -> None:
+        for tensor in tensors:
+            self.record.readers.setdefault(id(tensor), []).append(module)
+            # Kept alive, for an address may be used again.
+            self._kept.append(tensor)
+
+    def enter(self, module: nn.Module, arguments: Any) -> None:
+        if is_layer(module) and not any(is_layer(outer) for outer in self._inside[1:]):
+            self._note_readers(depending(arguments), module)
+        self._inside.append(module)
+        self.record.calls[id(module)] += 1
+        first, last = self.record.spans.get(id(module), (len(self.record.ops), 0))
+        self.record.spans[id(module)] = (first, last)
+
+    def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        if self._inside[-1] is module:
+            self._inside.pop()
+        self.record.spans[id(module)] = (self.record.spans[id(module)][0], len(self.record.ops))
+        parts = output if isinstance(output, (tuple, list)) else [output]
+        if not all(isinstance(part, Tensor) for part in parts) or hasattr(output, "_fields"):
+            self.record.nested.add(id(module))
+        for tensor in parts:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                # What is handed on as it is was not read.
+                if module in self.record.readers.get(id(tensor), []):
+                    self.record.readers[id(tensor)].remove(module)
+                # Whole numbers have no gradient; what becomes of them in the first layer has.
+                if self._begin and not tensor.requires_grad:
+                    tensor.requires_grad_()
+                ends = self.record.ends.setdefault(id(module), [])
+                ends += [tensor if tensor.grad_fn is None else tensor.grad_fn] if tensor.requires_grad else []
+
+
+@contextmanager
+def _watching(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_pre_hook(recorder.enter).remove)
+                stack.callback(module.register_forward_hook(recorder.leave).remove)
+        stack.enter_context(recorder)
+        yield
+
+
+def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...], extra: Any) -> Record:
+    """Watches one forward, with gradients.
+
+    Args:
+        model: The module, inside the guard.
+        forward: Calls it.
+        inputs: What is explained.
+        extra: What follows in the call.
+    """
+    points = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    recorder = _Recorder(model, begin=not any(x.is_floating_point() for x in inputs))
+    with _watching(model, recorder):
+        outputs = forward(*points, *extra)
+    recorder.record.outputs, recorder.record.points = outputs, tuple(points)
+    return recorder.record
+
+
+# They arrange numbers, or convert them.
+_HANDS_ON = words(
+    "View Reshape ReshapeAlias UnsafeView Squeeze Unsqueeze Select Slice Index Clone ToCopy T Transpose Permute Expand Alias "
+    "Split Unbind Chunk AsStrided Copy"
+)
+
+
+_PROBABILITIES = {
+    "Softmax": ("softmax",),
+    "LogSoftmax": ("log_softmax",),
+    "Sigmoid": ("sigmoid", "expit"),
+}
+
+
+def probabilities(last: Any) -> tuple[str, ...] | None:
+    """By what functions the outputs are probabilities, or a multiple of them; ``None`` if they are not."""
+    exponent = False
+    while last is not None:
+        kind = _kind(last)
+        if kind in _PROBABILITIES:
+            return _PROBABILITIES[kind] if exponent == (kind == "LogSoftmax") else None
+        before = [node for node, _ in last.next_functions if node is not None]
+        scaled = kind in ("Mul", "Div") and len(before) == 1
+        exponent = exponent or kind == "Exp"
+        if len(before) != 1 or not (kind in _HANDS_ON or kind == "Exp" or scaled):
+            return None
+        last = before[0]
+    return None
+
+
+def reentrant(last: Any) -> bool:
+    """Whether something is computed again in the backward pass by a backward pass of its own."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in nodes(last))
+
+
+def _kind(node: Any) -> str:
+    """``Softmax`` for ``SoftmaxBackward0``, ``Squeeze`` for ``SqueezeBackward1``."""
+    return str(node.name()).rstrip("0123456789").removesuffix("Backward")

@@ -1,0 +1,163 @@
+"""The doctor and the plan for a configuration: builds the model it names, and examines or counts the methods it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_explain.core.contracts import Method, with_layer
+from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.verdict import Verdict
+from lightning_explain.explainer.cost import Forecast
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.registry import AUTO_LIMIT, METHODS, build_methods, build_metrics, check_limit
+from lightning_explain.monitor.arguments import selection_of
+from lightning_explain.monitor.callback import ExplanationMonitor
+from lightning_explain.monitor.config import instantiated, monitor_arguments, read
+from lightning_explain.probes.selection import ProbeSelection, collect
+
+_ROWS = 4
+_WAYS = "input_shape: [3, 64, 64] (random rows), or data: {_target_: ...} (a data module, a loader or a dataset)"
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """What is examined.
+
+    Args:
+        model: The module.
+        explainer: The methods, and what they explain.
+        probe: The rows.
+    """
+
+    model: nn.Module
+    explainer: Explainer
+    probe: Probe
+
+    def verdicts(self) -> list[Verdict]:
+        """What the doctor says of each method; those that find no layer on this model are refused as well.
+
+        Raises:
+            ValueError: If the model cannot be run on the rows.
+        """
+        layer = self._layer()
+        methods, refused = _placed(self.explainer.methods, layer)
+        found = {v.method: v for v in self.explainer.verdicts(self.model, self.probe, methods)} | refused
+        return [found[name] for name in self.explainer.methods]
+
+    def forecast(self) -> Forecast:
+        """What one explanation as the configuration asks for it will cost.
+
+        Raises:
+            ValueError: If the model cannot be run on the rows, or a method would be wrong on it.
+        """
+        self._layer()
+        return self.explainer.check(self.model, self.probe).forecast(self.model, self.probe)
+
+    def _layer(self) -> str | None:
+        try:
+            return self.explainer.default_layer(self.model, self.probe)
+        # Whatever a model raises on rows that it is not made for.
+        except Exception as error:
+            shapes = [tuple(x.shape) for x in as_tuple(self.probe.inputs)]
+            raise ValueError(
+                f"The model cannot be explained on rows of shape {shapes}: {type(error).__name__}: {error} Give the input_shape or "
+                "the data that it is made for."
+            ) from error
+
+
+def patient(path: Path, overrides: Sequence[str] = (), examined: bool = True) -> Patient:
+    """What a file of ``model``, ``monitor`` and ``input_shape`` or ``data`` describes.
+
+    Args:
+        path: A YAML file. It may have a ``defaults`` list and is composed by Hydra, as ``configs/train.yaml`` is.
+        overrides: As on the command line of a Hydra application: ``monitor=full``, ``model.num_classes=5``.
+        examined: A few random rows, and all methods where it names none; otherwise as many rows and the methods that a monitor has.
+
+    Raises:
+        ImportError: If Hydra is not installed.
+        ValueError: If a key is missing, or something it names cannot be built.
+        TypeError: If something is of another kind than it must be.
+    """
+    config = read(path, overrides)
+    if config.get("model") is None:
+        raise ValueError(
+            f"{path} has no model; write model: {{_target_: torchvision.models.resnet18, num_classes: 10}}."
+        )
+    arguments = monitor_arguments(config.get("monitor") or {}, ExplanationMonitor)
+    model = instantiated(config, "model")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; _target_ must make a torch.nn.Module.")
+    selection = selection_of(arguments.get("probe"))
+    count = _ROWS if examined else len(selection.indices or ()) or selection.count
+    return Patient(model, _explainer(arguments, examined), _probe(config, selection, count))
+
+
+def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
+    target = arguments.get("target", "label")
+    requests = arguments.get("methods")
+    return Explainer(
+        methods=build_methods(list(METHODS) if requests is None and examined else requests),
+        metrics={} if examined else build_metrics(arguments.get("metrics")),
+        target=tuple(target) if isinstance(target, list) else target,
+        limit=check_limit(arguments.get("max_examples_per_pass", "auto")) or AUTO_LIMIT,
+        optional_layers=requests is None and not examined,
+        optional_metrics=arguments.get("metrics") is None,
+    )
+
+
+def _placed(methods: Mapping[str, Method], layer: str | None) -> tuple[dict[str, Method], dict[str, Verdict]]:
+    """The methods with their layers, and a refusal of each that has none."""
+    placed, refused = {}, {}
+    for name, method in methods.items():
+        try:
+            placed[name] = with_layer(method, name, layer)
+        except ValueError:
+            reason = "it has no layer, and no module of this model returns a map (N, C, h, w)"
+            refused[name] = Verdict(name, "refused", reason, "give layer=...")
+    return placed, refused
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _probe(config: Mapping[str, Any], selection: ProbeSelection, count: int) -> Probe:
+    shape, data = config.get("input_shape"), config.get("data")
+    if shape is not None:
+        return Probe(_random_inputs(shape, count))
+    if data is None:
+        raise ValueError(f"There are no rows to examine the model with; write {_WAYS}.")
+    found = instantiated(config, "data")
+    return found if isinstance(found, Probe) else collect(_loader(found, selection), selection)
+
+
+def _random_inputs(shape: Any, count: int) -> tuple[Tensor, ...]:
+    """Normal numbers of one shape, or of one for each input."""
+    shapes = shape if _is_list(shape) and shape and all(map(_is_list, shape)) else [shape]
+    for each in shapes:
+        if not _is_list(each) or not all(type(size) is int and size > 0 for size in each):
+            raise ValueError(
+                f"input_shape={shape!r}; allowed: the shape of one row, such as [3, 64, 64], or a list of them."
+            )
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(count, *each, generator=generator) for each in shapes)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _loader(data: Any, selection: ProbeSelection) -> Any:
+    """The loader of a data module; a loader as it is; a loader of a dataset."""
+    if not hasattr(data, "train_dataloader"):
+        return data if hasattr(data, "dataset") or not hasattr(data, "__getitem__") else DataLoader(data)
+    data.prepare_data()
+    data.setup("test" if selection.source == "test" else "fit")
+    loaders = getattr(data, f"{selection.source}_dataloader")()
+    return loaders[selection.dataloader_idx] if isinstance(loaders, (list, tuple)) else loaders

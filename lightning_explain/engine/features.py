@@ -1,0 +1,172 @@
+"""Which elements of an input make up one feature: a mask as the user writes it becomes numbered features."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Rows
+
+FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
+
+KINDS = ("grid", "superpixels")
+_WAYS = 'None (each element by itself), a tensor of whole numbers, {"grid": 8} or {"superpixels": 50}'
+
+
+def check_feature_mask(owner: str, spec: FeatureMask) -> None:
+    """Refuses what can never be a feature mask.
+
+    Args:
+        owner: The method and its argument, for errors: ``"FeatureAblation(feature_mask"``.
+        spec: The mask as the user writes it.
+
+    Raises:
+        ValueError: If it is an unknown kind, its number is not positive, or a tensor is not of whole numbers.
+        TypeError: If it is of another type.
+    """
+    if isinstance(spec, (tuple, list)):
+        for part in spec:
+            check_feature_mask(owner, part)
+    elif isinstance(spec, Mapping):
+        _check_kind(owner, spec)
+    elif isinstance(spec, Tensor):
+        if spec.is_floating_point() or spec.is_complex():
+            raise ValueError(f"{owner}=...) is a tensor of {spec.dtype}; features are numbered by whole numbers.")
+    elif spec is not None:
+        raise TypeError(f"{owner}=...) is a {type(spec).__name__}; allowed: {_WAYS}, or one of these for each input.")
+
+
+def _check_kind(owner: str, spec: Mapping[str, int]) -> None:
+    if len(spec) != 1 or next(iter(spec)) not in KINDS:
+        raise ValueError(f"{owner}={dict(spec)!r}); allowed: {_WAYS}.")
+    ((kind, number),) = spec.items()
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{owner}={dict(spec)!r}); {kind} takes a whole number of at least 1.")
+    if kind == "superpixels":
+        _slic()
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Numbered features of some rows.
+
+    Args:
+        masks: For each input the feature of each element, ``(1, ...)`` where all rows have the same features, else ``(N, ...)``.
+        count: Features are numbered ``0..count-1``; in masks that differ from row to row a row may lack the last of them.
+    """
+
+    masks: tuple[Tensor, ...]
+    count: int
+
+
+def features_of(spec: FeatureMask, subject: Subject, rows: Rows) -> Features:
+    """The features of the rows, renumbered so that no number is left out.
+
+    A number that stands in the tensors of several inputs is one feature, as in Captum; patches and superpixels of
+    different inputs are different features.
+
+    Args:
+        spec: ``None``, a tensor (without rows, with one row, or with a row for each row of the probe),
+            ``{"grid": 8}`` (patches of 8 by 8 pixels, the same in all channels), ``{"superpixels": 50}`` (about 50 SLIC
+            segments of each clean row), or one of these for each input.
+        subject: Knows the probe.
+        rows: The rows.
+
+    Raises:
+        ValueError: If it does not fit the inputs.
+    """
+    specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(rows.clean)
+    if len(specs) != len(rows.clean):
+        raise ValueError(f"feature_mask has {len(specs)} entries for {len(rows.clean)} inputs; give one for each.")
+    if isinstance(spec, Tensor) and len(rows.clean) > 1:
+        raise ValueError(f"feature_mask is one tensor, but there are {len(rows.clean)} inputs; give one for each.")
+    return _numbered(list(_raw(specs, subject, rows)))
+
+
+def _raw(specs: Sequence[Any], subject: Subject, rows: Rows) -> Iterator[Tensor]:
+    """Masks with numbers as they come, those that are made here different from all that came before."""
+    taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor)), default=0)
+    for i, (spec, clean) in enumerate(zip(specs, rows.clean, strict=True)):
+        if isinstance(spec, Tensor):
+            yield _fit(spec.to(clean.device), i, clean, subject, rows)
+            continue
+        made = _made(spec, clean, subject) + taken
+        taken = int(made.max()) + 1
+        yield made
+
+
+def _made(spec: Mapping[str, int] | None, clean: Tensor, subject: Subject) -> Tensor:
+    if spec is None:
+        return torch.arange(clean[0].numel(), device=clean.device).reshape(1, *clean.shape[1:])
+    ((kind, number),) = spec.items()
+    if kind == "grid":
+        return _grid(clean, number)
+    if clean.ndim != 4:
+        raise ValueError(f'feature_mask={{"superpixels": ...}} needs images (N, C, H, W), got {tuple(clean.shape)}.')
+    segments = [_superpixels(row, number, subject) for row in clean]
+    return torch.stack([s.to(clean.device).expand(clean.shape[1:]) for s in segments])
+
+
+def _grid(clean: Tensor, size: int) -> Tensor:
+    if clean.ndim not in (3, 4):
+        raise ValueError(
+            f'feature_mask={{"grid": ...}} needs images (N, H, W) or (N, C, H, W), got {tuple(clean.shape)}.'
+        )
+    height, width = clean.shape[-2:]
+    down, right = (torch.arange(n, device=clean.device) // size for n in (height, width))
+    return (down[:, None] * (int(right[-1]) + 1) + right).expand(1, *clean.shape[1:])
+
+
+def _superpixels(row: Tensor, count: int, subject: Subject) -> Tensor:
+    """SLIC segments ``(H, W)`` of one clean row ``(C, H, W)``; computed once in an explanation."""
+    image = row.detach().float().cpu().movedim(0, -1).contiguous().numpy()
+    key = ("superpixels", count, image.shape, blake2b(image.tobytes()).digest())
+    # Distances between colors of the Lab space go up to 100, those between other channels up to 1.
+    color = image.shape[-1] == 3
+    options = {"compactness": 10.0 if color else 0.1, "convert2lab": color, "start_label": 0, "channel_axis": -1}
+    return subject.remembered(key, lambda: torch.from_numpy(_slic()(image, n_segments=count, **options)).long())
+
+
+def _slic() -> Any:
+    try:
+        return importlib.import_module("skimage.segmentation").slic
+    except ImportError as error:
+        raise ImportError(
+            'feature_mask={"superpixels": ...} needs scikit-image: pip install "lightning-explain[superpixels]", '
+            'or use {"grid": 8}.'
+        ) from error
+
+
+def _fit(mask: Tensor, index: int, clean: Tensor, subject: Subject, rows: Rows) -> Tensor:
+    count, own = len(subject.probe), rows.own(mask, clean, subject.probe.ids)
+    if own is None:
+        raise ValueError(_misfit(mask, index, clean, count))
+    try:
+        return own.long().expand(len(own) if own.ndim == clean.ndim else 1, *clean.shape[1:])
+    except RuntimeError as error:
+        raise ValueError(_misfit(mask, index, clean, count)) from error
+
+
+def _misfit(mask: Tensor, index: int, clean: Tensor, count: int) -> str:
+    return (
+        f"feature_mask of input {index} has shape {tuple(mask.shape)}, which does not fit {tuple(clean.shape[1:])}; "
+        f"allowed: whatever broadcasts to it, with a first dimension of 1 or of {count} for the rows of the probe."
+    )
+
+
+def _numbered(masks: list[Tensor]) -> Features:
+    count = max(len(mask) for mask in masks)
+    if any(len(mask) not in (1, count) for mask in masks):
+        raise ValueError(f"feature_mask has {[len(m) for m in masks]} rows for the inputs; give 1 or one for each row.")
+    joined = torch.cat([mask.expand(count, *mask.shape[1:]).flatten(1) for mask in masks], 1)
+    numbers = torch.stack([torch.unique(row, return_inverse=True)[1] for row in joined])
+    parts = numbers.split([mask[0].numel() for mask in masks], 1)
+    shaped = tuple(part.reshape(count, *mask.shape[1:]) for part, mask in zip(parts, masks, strict=True))
+    return Features(shaped, int(numbers.max()) + 1)

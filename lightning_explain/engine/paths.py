@@ -1,0 +1,275 @@
+"""Paths: the points at which methods look at the model."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from math import ceil
+from typing import Any
+
+import torch
+from captum.attr._utils.approximation_methods import approximation_parameters
+from torch import Tensor
+
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.points import CENTER, Path, Point, value_of
+from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.engine.baselines import settled
+from lightning_explain.engine.features import FeatureMask, features_of
+from lightning_explain.engine.noise import Stdevs, add_noise, column
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AtInput:
+    """The rows themselves."""
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """One point."""
+        yield Point(rows, CENTER)
+
+
+class FromBaseline:
+    """A path that begins at a baseline, or passes it; equal baselines are written in one way, for equal paths are shared."""
+
+    baselines: Baseline
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baselines", settled(self.baselines))
+
+
+@dataclass(frozen=True)
+class Line(FromBaseline):
+    """A straight line from the baseline to the row, with the weights of a quadrature.
+
+    Args:
+        n_points: Points on it.
+        method: Captum's name of the quadrature.
+        baselines: Where it begins.
+    """
+
+    n_points: int
+    method: str
+    baselines: Baseline
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """``n_points`` points; their ``change`` is the whole way, row - baseline."""
+        sizes, alphas = (f(self.n_points) for f in approximation_parameters(self.method))
+        starts = subject.baseline(self.baselines, rows)
+        change = tuple(x - b for x, b in zip(rows.inputs, starts, strict=True))
+        name = value_of(self)
+        for weight, alpha in zip(sizes, alphas, strict=True):
+            inputs = tuple(b + alpha * c for b, c in zip(starts, change, strict=True))
+            yield Point(rows.at(inputs), (name, alpha), weight, change)
+
+
+@dataclass(frozen=True)
+class RandomLine(FromBaseline):
+    """Random points between random baselines and the noisy row, those of GradientShap.
+
+    Args:
+        n_samples: Points.
+        stdevs: Standard deviation of the noise.
+        baselines: The set of baselines.
+    """
+
+    n_samples: int
+    stdevs: Stdevs
+    baselines: Baseline
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """``n_samples`` points; their ``change`` is noisy row - baseline."""
+        references, name = subject.distribution(self.baselines, rows), value_of(self)
+        for index in range(self.n_samples):
+            line = random_line(subject, rows, _all(rows, index), self.stdevs, references)
+            change = tuple(x - b for x, b in zip(line[0], line[1], strict=True))
+            yield Point(rows.at(line[2]), (name, index), change=change)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A path around each of some noisy copies of the row.
+
+    Args:
+        n_samples: Copies.
+        stdevs: Standard deviation of the noise.
+        around: The path.
+    """
+
+    n_samples: int
+    stdevs: Stdevs
+    around: Path
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """The points around the first copy, those around the second, and so on."""
+        for index in range(self.n_samples):
+            indices = _all(rows, index)
+            noisy = rows.at(add_noise(subject, rows, indices, self.stdevs)).draw(indices)
+            for point in self.around.points(subject, noisy):
+                named = None if point.key is None else ("cloud", value_of(self.stdevs), index, point.key)
+                yield replace(point, key=named)
+
+
+@dataclass(frozen=True)
+class Windows(FromBaseline):
+    """The row, and then the row with a sliding window of it replaced by the baseline.
+
+    Args:
+        shapes: The window in each input, without the row dimension.
+        strides: How far it moves.
+        baselines: What replaces it.
+    """
+
+    shapes: Shape | tuple[Shape, ...]
+    strides: int | Shape | tuple[int | Shape, ...] | None
+    baselines: Baseline
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """``change`` is one inside the window, zero elsewhere; only the first point has none."""
+        yield Point(rows, CENTER)
+        baselines, name = subject.baseline(self.baselines, rows), value_of(self)
+        for place, (which, inside) in enumerate(self.masks(rows.inputs)):
+            x = rows.inputs[which]
+            moved = torch.where(inside.bool(), baselines[which], x)
+            inputs = (*rows.inputs[:which], moved, *rows.inputs[which + 1 :])
+            yield Point(rows.at(inputs), (name, place), change=(inside,))
+
+    def masks(self, inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
+        """For each position which input the window is in, and the window ``(1, ...)``, in Captum's order.
+
+        Raises:
+            ValueError: If a window does not fit.
+        """
+        shapes, strides = self._formatted(inputs)
+        for which, (x, shape, stride) in enumerate(zip(inputs, shapes, strides, strict=True)):
+            counts = [ceil((n - w) / s) + 1 for n, w, s in zip(x.shape[1:], shape, stride, strict=True)]
+            for place in product(*(range(count) for count in reversed(counts))):
+                starts = [i * s for i, s in zip(reversed(place), stride, strict=True)]
+                inside = x.new_zeros(1, *x.shape[1:])
+                window = tuple(slice(a, a + w) for a, w in zip(starts, shape, strict=True))
+                inside[0][window] = 1
+                yield which, inside
+
+    def _formatted(self, inputs: tuple[Tensor, ...]) -> tuple[list[Shape], list[Shape]]:
+        several = isinstance(self.shapes[0], tuple)
+        shapes: list[Any] = list(self.shapes) if several else [self.shapes]
+        given: Any = self.strides
+        strides: list[Any] = list(given) if several and isinstance(given, tuple) else [given] * len(shapes)
+        if len(shapes) != len(inputs) or len(strides) != len(inputs):
+            raise ValueError(
+                f"Occlusion(sliding_window_shapes={self.shapes!r}, strides={self.strides!r}) has not one entry for each of "
+                f"{len(inputs)} inputs."
+            )
+        found = [_stride(s, x) for s, x in zip(strides, inputs, strict=True)]
+        for shape, stride, x in zip(shapes, found, inputs, strict=True):
+            _check_window(self, shape, stride, x)
+        return shapes, found
+
+
+def _stride(stride: int | Shape | None, x: Tensor) -> Shape:
+    return stride if isinstance(stride, tuple) else (stride or 1,) * (x.ndim - 1)
+
+
+def _check_window(windows: Windows, shape: Shape, stride: Shape, x: Tensor) -> None:
+    size = tuple(x.shape[1:])
+    if len(shape) != len(size) or len(stride) != len(size) or any(w > n for w, n in zip(shape, size, strict=True)):
+        raise ValueError(
+            f"Occlusion(sliding_window_shapes={windows.shapes!r}, strides={windows.strides!r}) does not fit an input of shape "
+            f"(N, {', '.join(map(str, size))}): one number for each dimension after the first, no window larger than the input."
+        )
+    if any(s > w and w < n for s, w, n in zip(stride, shape, size, strict=True)):
+        raise ValueError(
+            f"Occlusion(strides={windows.strides!r}) moves farther than the window {shape}, so that parts of the input are "
+            "never covered; strides must not be larger than the window."
+        )
+
+
+@dataclass(frozen=True)
+class Ablations(FromBaseline):
+    """The row, and then the row with one feature after the other replaced by the baseline.
+
+    Args:
+        feature_mask: Which elements make up a feature.
+        baselines: What replaces them.
+    """
+
+    feature_mask: FeatureMask
+    baselines: Baseline
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """``change`` is true inside the feature; only the first point has none."""
+        yield Point(rows, CENTER)
+        baselines, features = subject.baseline(self.baselines, rows), features_of(self.feature_mask, subject, rows)
+        name = value_of(self)
+        for index in range(features.count):
+            chosen = tuple(mask == index for mask in features.masks)
+            inputs = tuple(torch.where(c, b, x) for c, b, x in zip(chosen, baselines, rows.inputs, strict=True))
+            yield Point(rows.at(inputs), (name, index), change=chosen)
+
+
+@dataclass(frozen=True)
+class Pairs(FromBaseline):
+    """The row beside its baseline.
+
+    Args:
+        baselines: What it is compared with.
+        eps: Differences of activations below it count as none.
+    """
+
+    baselines: Baseline
+    eps: float = 1e-10
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """One point; ``change`` is row - baseline."""
+        yield _pair(rows, subject.baseline(self.baselines, rows), value_of(self))
+
+
+@dataclass(frozen=True)
+class PairsWithEach(FromBaseline):
+    """The row beside each of a set of baselines.
+
+    Args:
+        baselines: The set.
+    """
+
+    baselines: Baseline
+
+    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+        """A point for each of the K baselines; ``change`` is row - baseline."""
+        references, name = subject.distribution(self.baselines, rows), value_of(self)
+        for index in range(len(references[0])):
+            chosen = tuple(r[index].expand_as(x) for r, x in zip(references, rows.inputs, strict=True))
+            yield _pair(rows, chosen, (name, index))
+
+
+def _pair(rows: Rows, against: tuple[Tensor, ...], key: Hashable) -> Point:
+    change = tuple(x - b for x, b in zip(rows.inputs, against, strict=True))
+    return Point(rows, key, change=change, against=against)
+
+
+def random_line(
+    subject: Subject, rows: Rows, indices: Tensor, stdevs: Stdevs, references: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The draws of GradientShap and of its relatives: for each row a noisy input, a baseline, and a point between them.
+
+    Args:
+        subject: Has the draws.
+        rows: N rows.
+        indices: ``(N,)``: which draw of its row each one is.
+        stdevs: Standard deviation of the noise at the input.
+        references: The set baselines are drawn from, each ``(K, ...)``.
+    """
+    noisy = add_noise(subject, rows, indices, stdevs)
+    like = rows.inputs[0].new_empty(len(rows))
+    u, weight = (subject.draws.uniform(purpose, rows, indices, like) for purpose in ("baseline", "coefficient"))
+    chosen = tuple(r[(u * len(r)).long().clamp(max=len(r) - 1)] for r in references)
+    # In the order of Captum's operations, for a point that is rounded otherwise may lie on the other side of a kink.
+    coefficients = [column(weight, x) for x in noisy]
+    points = tuple(x * c + b * (1 - c) for x, c, b in zip(noisy, coefficients, chosen, strict=True))
+    return noisy, chosen, points
+
+
+def _all(rows: Rows, index: int) -> Tensor:
+    return torch.full((len(rows),), index)

@@ -1,0 +1,130 @@
+"""What an explanation will cost: rows through the model, and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.contracts import Prospect, Subject
+from lightning_explain.core.probe import Rows
+from lightning_explain.core.report import PassCount
+from lightning_explain.engine.layer_maps import has_map
+from lightning_explain.engine.plan import Description, plan
+from lightning_explain.explainer.run import Explanation
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an explanation will cost.
+
+    Args:
+        methods: Who shares what, and what it costs.
+        metrics: What each metric costs; ``None`` where that cannot be said, for it depends on methods that run through Captum.
+        largest: Rows in the largest shared pass.
+        saved: Bytes that autograd keeps for one row between forward and backward.
+        inputs: Bytes of the inputs of one row.
+    """
+
+    methods: Description
+    metrics: Mapping[str, PassCount | None]
+    largest: int
+    saved: int
+    inputs: int
+
+    @property
+    def passes(self) -> PassCount:
+        """Rows through the model, but for what cannot be said."""
+        return sum((found for found in self.metrics.values() if found is not None), self.methods.passes)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the largest shared pass, beside the model: what autograd keeps, and the points with their copy."""
+        return self.largest * (self.saved + 2 * self.inputs)
+
+
+def forecast(explanation: Explanation) -> Forecast:
+    """What the explanation will cost. The model is run once for the targets, and a few rows more."""
+    methods = explanation.decided.methods
+    explanation.with_targets(plan({}))
+    subject, rows = explanation.subject, explanation.rows
+    described = plan(methods).describe(subject, rows)
+    differentiated = sum(share.passes.forward for share in described.shares if share.passes.backward)
+    return Forecast(
+        methods=described,
+        metrics=dict(_all_scored(explanation)),
+        largest=min(subject.limit, differentiated or described.passes.forward),
+        saved=_saved(subject, rows) if differentiated else 0,
+        inputs=sum(x[0].numel() * x.element_size() for x in rows.inputs),
+    )
+
+
+def _all_scored(explanation: Explanation) -> Iterator[tuple[str, PassCount | None]]:
+    looked: set[Hashable] = set()
+    for name, metric in explanation.decided.metrics.items():
+        looks = getattr(metric, "looks", None)
+        yield name, _scored(explanation, name, looks is not None and looks in looked)
+        looked.add(looks)
+
+
+def _scored(explanation: Explanation, name: str, looked: bool) -> PassCount | None:
+    """What a metric costs, over all functions that are explained; the output itself costs nothing where another has looked."""
+    metric, methods = explanation.decided.metrics[name], explanation.decided.methods
+    passes, wanted = getattr(metric, "passes", None), getattr(metric, "methods", None)
+    if passes is None:
+        return None
+    total = PassCount()
+    for subject, names in explanation.functions(name for name in methods if wanted is None or name in wanted):
+        found: PassCount | None = passes(_prospect(explanation, subject, names))
+        if found is None:
+            return None
+        if looked and subject is explanation.subject:
+            continue
+        # What a neuron says at the rows is asked for each time.
+        total += found + PassCount(0 if subject is explanation.subject else len(explanation.rows))
+    return total
+
+
+def _prospect(explanation: Explanation, subject: Subject, names: Iterable[str]) -> Prospect:
+    methods = {name: explanation.decided.methods[name] for name in names}
+    row = explanation.subject.probe[:1]
+    maps = tuple(name for name, method in methods.items() if has_map(method, explanation.subject, row))
+    references = {name: getattr(method, "reference", None) for name, method in methods.items()}
+    return Prospect(
+        subject=subject,
+        rows=explanation.rows,
+        maps=maps,
+        explain=_again(explanation, maps),
+        attribute=_again(explanation, methods),
+        references={name: reference for name, reference in references.items() if reference is not None},
+    )
+
+
+def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:
+    """What computing these attributions again costs; ``None`` if some run through Captum."""
+    planned = plan({name: explanation.decided.methods[name] for name in names})
+    return None if planned.apart else planned.describe(explanation.subject, explanation.rows, choosing=False).passes
+
+
+def _saved(subject: Subject, rows: Rows) -> int:
+    """Bytes that autograd keeps for one row: what a second row adds, for weights are kept anyway."""
+    one, two = (_kept(subject, rows[:1].repeat(times)) for times in (1, 2))
+    return max(0, two - one)
+
+
+def _kept(subject: Subject, rows: Rows) -> int:
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in rows.inputs)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = subject.forward(*inputs, *rows.extra)
+    # Until here, so that no storage was freed and its place taken by another.
+    del output
+    return sum(storages.values())

@@ -1,0 +1,367 @@
+"""The whole flow without a Trainer: probe, guard, methods, metrics, report."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.checks.doctor import MOST_ROWS, doctor, unexamined
+from lightning_explain.checks.preflight import (
+    check_explained,
+    check_finite,
+    check_ids,
+    check_normalization,
+    check_requests,
+    model_error,
+    rehearse,
+    scored_by,
+)
+from lightning_explain.checks.verdicts import acted_upon
+from lightning_explain.core.contracts import Method, Metric, Subject, innermost, with_layer
+from lightning_explain.core.probe import Probe, Rows, as_tuple
+from lightning_explain.core.report import PassCount, Report
+from lightning_explain.core.validation import check_seed
+from lightning_explain.core.verdict import Verdict
+from lightning_explain.distributed.collectives import collectives_called, telling
+from lightning_explain.engine.baselines import Baselines, Normalization
+from lightning_explain.engine.draws import KeyedDraws
+from lightning_explain.engine.executor import sweep
+from lightning_explain.engine.layer_maps import check_place, has_map
+from lightning_explain.engine.pass_size import fastest, within_memory
+from lightning_explain.explainer.cost import Forecast, forecast
+from lightning_explain.explainer.history import History, history_of
+from lightning_explain.explainer.registry import (
+    AUTO_LIMIT,
+    Requests,
+    UncheckedError,
+    build_methods,
+    build_metrics,
+    check_limit,
+    warn_of_unsigned,
+)
+from lightning_explain.explainer.run import Decisions, Explanation, Progress
+from lightning_explain.model.function import Explained, ForwardFn, OutputFn, rows_for
+from lightning_explain.model.isolation import Run, explaining
+from lightning_explain.model.layers import find_layer, last_feature_map
+from lightning_explain.model.targets import (
+    Choice,
+    OutputError,
+    Target,
+    check_rows,
+    check_target,
+    choose,
+    target_indices,
+)
+from lightning_explain.probes.selection import fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer(Decisions):
+    """Everything that is decided before the first explanation, and the explanation itself.
+
+    :meth:`check` fills in the mends. What is not listed here is in :class:`~lightning_explain.explanation.Decisions`.
+
+    Args:
+        seed: Key of all random draws.
+        limit: Rows the model may see in one call.
+        channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout.
+        forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
+        output_fn: The tensor ``(N, ...)`` in what the model returns.
+        normalization: ``(mean, std)`` of image inputs, for the black baseline.
+        forward_context: Entered around each forward, such as autocast.
+        optional_layers: Leave out layer methods that find no layer by themselves, with a warning, instead of refusing.
+        optional_metrics: Leave out metrics that have no score of such inputs, with a warning, instead of refusing.
+        scored: For each metric the methods that it will score; :meth:`check` fills it in.
+    """
+
+    seed: int = 0
+    limit: int = AUTO_LIMIT
+    channels_last: bool = False
+    forward_fn: ForwardFn = None
+    output_fn: OutputFn = None
+    normalization: Normalization | None = None
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    optional_layers: bool = False
+    optional_metrics: bool = False
+    scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def check(self, model: nn.Module, probe: Probe) -> Explainer:
+        """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.
+
+        To be called on all ranks if there are several: a model that calls collectives of its own is found out here.
+
+        Raises:
+            ValueError: If the target, a layer or a metric does not fit the model or the probe.
+            FailedElsewhereError: If another rank raised.
+        """
+        ready, needs_others = self.ranks.agreed(partial(self._checked, model, probe))
+        return replace(ready, ranks=self.ranks.in_company(needs_others))
+
+    def _checked(self, model: nn.Module, probe: Probe) -> tuple[Explainer, bool]:
+        """Itself with the layers named, and whether the model called collectives."""
+        called = collectives_called()
+        check_ids(probe)
+        check_finite(probe)
+        check_normalization(self.normalization, probe)
+        check_requests(self.methods, self.metrics, probe)
+        methods, layer = self.methods, self.default_layer(model, probe)
+        if layer is None and self.optional_layers:
+            methods = {name: method for name, method in methods.items() if getattr(method, "layer", 0) is not None}
+            for name in set(self.methods) - set(methods):
+                warnings.warn(
+                    f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
+                )
+        named = {name: with_layer(m, name, layer) for name, m in methods.items()}
+        metrics = self._fitted(probe)
+        self._rehearse(model, probe, named)
+        mends = acted_upon(self.verdicts(model, probe, named))
+        scored = scored_by(metrics, named, self._with_maps(model, probe, named))
+        ready = replace(self, methods=named, metrics=metrics, mends=mends, scored=scored)
+        return ready, collectives_called() > called
+
+    def _fitted(self, probe: Probe) -> dict[str, Metric]:
+        """The metrics for these inputs; of default ones those that have no score of them are left out."""
+        inputs, found = as_tuple(probe.inputs), {}
+        for name, metric in self.metrics.items():
+            try:
+                found[name] = metric.fitted(inputs) if hasattr(metric, "fitted") else metric
+            except ValueError as error:
+                if not self.optional_metrics:
+                    raise
+                warnings.warn(f"{name!r} is left out: {error}", stacklevel=2)
+        return found
+
+    def _with_maps(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[str]:
+        """Names of the methods whose map has a place in input space."""
+        with explaining(model, self.forward_context) as run:
+            subject, row = self._first_row(model, probe, run)
+            return [name for name, method in methods.items() if has_map(method, subject, row)]
+
+    def _rehearse(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
+        """Refuses what does not fit the rows or its layer."""
+        with explaining(model, self.forward_context) as run:
+            subject, row = self._first_row(model, probe, run)
+            for name, method in methods.items():
+                inner = innermost(method)
+                rehearse(name, inner, subject, row)
+                if getattr(inner, "reshape", None) not in (None, "none"):
+                    check_place(name, inner, subject, row)
+
+    def _first_row(self, model: nn.Module, probe: Probe, run: Run) -> tuple[Subject, Rows]:
+        """The function, and a row whose target is chosen as it goes through the model."""
+        explained, rows = self._start(model, probe, run)
+        choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
+        return self._subject(model, explained, rows), replace(rows[:1], extra=(*rows[:1].extra, choice))
+
+    def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
+        """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+            return last_feature_map(model, lambda: self._check_targets(explained, rows, probe))
+
+    def pace(self, model: nn.Module, probe: Probe) -> int:
+        """How many rows, at most ``limit``, go through the model at once to be fastest."""
+        if self.ranks.sharded:
+            # Ranks whose model needs the others would have to try the same number of passes.
+            return self.limit
+        with explaining(model, self.forward_context) as run:
+            explained, rows = self._start(model, probe, run)
+
+            def some(count: int) -> Rows:
+                chosen = torch.arange(count) % len(rows)
+                labels = None if probe.targets is None else probe.targets.cpu()[chosen]
+                return replace(rows[chosen], extra=(*rows[chosen].extra, Choice(self.target, labels)))
+
+            return fastest(self._subject(model, explained, rows), some, self.limit)
+
+    def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
+        """What the doctor says of the methods on this model.
+
+        Raises:
+            UncheckedError: If it fails, and failures are not to be raised as they are.
+        """
+        examined = partial(
+            doctor,
+            model,
+            methods,
+            probe,
+            target=self.target,
+            forward_fn=self.forward_fn,
+            output_fn=self.output_fn,
+            forward_context=self.forward_context,
+        )
+
+        def within(limit: int) -> list[Verdict]:
+            return self.ranks.in_step(partial(examined, limit=limit))
+
+        try:
+            return within_memory(within, min(self.limit, MOST_ROWS))[0]
+        except torch.OutOfMemoryError:
+            warnings.warn("The methods are not checked on this model: two rows at once do not fit.", stacklevel=2)
+            return unexamined(methods)
+        except Exception as error:
+            if self.raising:
+                raise
+            raise UncheckedError(f"The model doctor failed: {error}") from error
+
+    def explain(
+        self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None
+    ) -> Report:
+        """Explains the probe's rows; the model is as before afterwards. ``history`` is what earlier explanations left.
+
+        To be called on all ranks if there are several.
+
+        Raises:
+            FailedElsewhereError: If another rank failed.
+            LostRanksError: If another rank is gone, or does not come within the deadline.
+        """
+        started, own = time.perf_counter(), fingerprint(probe)
+        with ExitStack() as stack:
+            explanation, explained = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
+            if history is not None:
+                explanation.past = partial(history.of, own)
+            with telling(explanation.failures):
+                self.ranks.share_buffers(model)
+                report = explanation.run()
+                sent = explained.passes
+                passes = PassCount(*self.ranks.total(sent.forward, sent.backward))
+        return replace(
+            report,
+            passes=passes,
+            seconds=time.perf_counter() - started,
+            fingerprint=own,
+        )
+
+    def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
+        """What the explanation will cost; the model is run a few times, and is as before afterwards."""
+        with ExitStack() as stack:
+            return forecast(self._begun(stack, model, probe, lambda step: None)[0])
+
+    def _begun(
+        self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress
+    ) -> tuple[Explanation, Explained]:
+        """The explanation inside the guard, which the stack leaves, and the function that it explains."""
+        run = stack.enter_context(explaining(model, self.forward_context))
+        explained, rows = self._start(model, probe, run, self.ranks.paced)
+        labels = None if probe.targets is None else probe.targets.cpu()
+        subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
+        return Explanation(self, run, subject, probe, progress), explained
+
+    def _check_targets(self, explained: Explained, rows: Rows, probe: Probe) -> None:
+        """Runs the model once, and sees whether it has the targets."""
+        try:
+            outputs, _ = within_memory(partial(_outputs, explained, rows), self.limit)
+        except (torch.OutOfMemoryError, OutputError):
+            raise
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise model_error(error, probe) from error
+        if explained.choices > 1:
+            warnings.warn(
+                f"The model returns {explained.choices} tensors, of which the first, {tuple(outputs.shape)}, is explained; to "
+                "choose another, or to be told no more, give output_fn=lambda output: output[0].",
+                stacklevel=2,
+            )
+        indices = target_indices(outputs, self.target, probe.targets)
+        check_explained(choose(outputs, indices, self.target), probe)
+
+    def _start(
+        self, model: nn.Module, probe: Probe, run: Run, paced: Callable[..., Any] = lambda run: run
+    ) -> tuple[Explained, Rows]:
+        return Explained(model, run, self.target, self.forward_fn, self.output_fn, paced), rows_for(model, probe)
+
+    def _subject(self, model: nn.Module, explained: Explained, rows: Rows) -> Subject:
+        # Ordered by id, so that a random choice from the probe does not depend on the order of its rows.
+        order = rows.ids.argsort(stable=True)
+        baselines = Baselines(tuple(x[order.to(x.device)] for x in rows.inputs), self.normalization, rows.ids)
+        return Subject(
+            forward=explained,
+            layer=lambda name: find_layer(model, str(name)),
+            baseline=baselines.points,
+            distribution=baselines.distribution,
+            draws=KeyedDraws(self.seed),
+            limit=self.limit,
+            probe=rows,
+            sweep=sweep,
+            channels_last=self.channels_last,
+        )
+
+
+def _outputs(explained: Explained, rows: Rows, limit: int) -> Tensor:
+    """All outputs of all rows on the CPU, at most ``limit`` rows at a time."""
+    with torch.no_grad():
+        parts = [(len(part), explained.outputs(*part.inputs, *part.extra).cpu()) for part in rows.split(limit)]
+    for count, found in parts:
+        check_rows(found, count)
+    return torch.cat([found for _, found in parts])
+
+
+def explain(
+    model: nn.Module,
+    probe: Probe,
+    methods: Requests = None,
+    metrics: Requests = None,
+    target: Target = "label",
+    seed: int = 0,
+    *,
+    forward_fn: ForwardFn = None,
+    output_fn: OutputFn = None,
+    normalization: Normalization | None = None,
+    max_examples_per_pass: int | str = "auto",
+    channels_last: bool = False,
+    history: Sequence[Report] = (),
+) -> Report:
+    """Explains fixed rows without a Trainer, and leaves the model as it was.
+
+    Args:
+        model: Any module; it is explained where its weights are.
+        probe: The rows.
+        methods: A mapping of names to methods, or a list of methods or class names. Default: saliency, ig, cam.
+        metrics: The same for metrics. Default: Infidelity and SensitivityMax.
+        target: ``"label"`` (predicted where there are no labels), ``"predicted"``, an int, a tuple such as (class, row, column), or a
+            callable ``(N, ...) -> (N,)``.
+        seed: Key of all random draws; they belong to the row, so equal seeds give equal numbers in any order or chunk.
+        forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
+        output_fn: The tensor ``(N, ...)`` in what the model returns.
+        normalization: ``(mean, std)`` for each channel, undone for the black baseline.
+        max_examples_per_pass: Rows the model may see in one call; ``"auto"`` is 64.
+        channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout; see ``ExplanationMonitor``.
+        history: Reports of the same rows, the oldest first, for metrics such as ``Drift``.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: If an argument does not fit the model or the probe.
+        TypeError: If an argument is of a kind that is not allowed.
+    """
+    if not isinstance(model, nn.Module) or not isinstance(probe, Probe):
+        raise TypeError(
+            f"explain(model, probe, ...) takes a torch.nn.Module and a Probe(inputs, targets), got {type(model).__name__} and "
+            f"{type(probe).__name__}."
+        )
+    check_target(target)
+    check_seed(seed)
+    explainer = Explainer(
+        methods=build_methods(methods),
+        metrics=build_metrics(metrics),
+        target=target,
+        seed=seed,
+        limit=check_limit(max_examples_per_pass) or AUTO_LIMIT,
+        channels_last=channels_last,
+        forward_fn=forward_fn,
+        output_fn=output_fn,
+        normalization=normalization,
+        optional_layers=methods is None,
+        optional_metrics=metrics is None,
+    )
+    warn_of_unsigned(explainer.methods, explainer.metrics)
+    past = history_of(history, probe)
+    return explainer.check(model, probe).explain(model, probe, history=past)

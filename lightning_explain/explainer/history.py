@@ -1,0 +1,112 @@
+"""What an explanation leaves to the next ones: the first map and the last map of every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.probe import Probe, Rows, as_tuple
+from lightning_explain.core.report import Report
+from lightning_explain.modalities.image import arrange, onto
+
+Maps: TypeAlias = "Mapping[str, tuple[Tensor, ...]]"
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Maps of earlier explanations of the same rows, on the CPU, as precise as they were.
+
+    Those of images have their channels summed, those of layers are at the layer's resolution.
+
+    Args:
+        first: Of the first explanation that each method had.
+        previous: Of the last one.
+        ids: ``(N,)`` the rows.
+        fingerprint: Of the probe; rows of another one have no history.
+    """
+
+    first: Maps = field(default_factory=dict)
+    previous: Maps = field(default_factory=dict)
+    ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    fingerprint: str = ""
+
+    def followed_by(self, report: Report, probe: Probe) -> History:
+        """The history with one more explanation; what a method that failed had before stays."""
+        same = self.fingerprint == report.fingerprint
+        found = _kept(report, as_tuple(probe.inputs))
+        earlier, before = (self.first, self.previous) if same else ({}, {})
+        return History(_filled(earlier, found), _filled(found, before), report.ids.clone(), report.fingerprint)
+
+    def of(self, fingerprint: str, rows: Rows) -> dict[str, dict[str, tuple[Tensor, ...]]]:
+        """What ``Case.history`` holds: the maps of these rows in input space, where the rows are.
+
+        Args:
+            fingerprint: Of the probe.
+            rows: Its rows, in any order.
+        """
+        if self.fingerprint != fingerprint:
+            return {}
+        place = {row: i for i, row in enumerate(self.ids.tolist())}
+        index = torch.tensor([place[row] for row in rows.ids.tolist()])
+        return {name: _placed(maps, index, rows) for name, maps in (("previous", self.previous), ("first", self.first))}
+
+    def state(self) -> dict[str, Any]:
+        """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        maps = {"first": dict(self.first), "previous": dict(self.previous)}
+        return {**maps, "ids": self.ids, "fingerprint": self.fingerprint}
+
+
+def history_of(reports: Sequence[Report], probe: Probe) -> History:
+    """The history that these reports make, the oldest first.
+
+    Raises:
+        TypeError: If one is no report.
+        ValueError: If one is of other rows.
+    """
+    found = History()
+    if isinstance(reports, Report) or not isinstance(reports, Sequence):
+        raise TypeError(f"history is a {type(reports).__name__}; give a list of reports, the oldest first.")
+    for report in reports:
+        if not isinstance(report, Report):
+            raise TypeError(f"history holds a {type(report).__name__}; give a list of reports, the oldest first.")
+        if found.fingerprint not in ("", report.fingerprint):
+            raise ValueError("history holds reports of different probes; give those of one probe.")
+        found = found.followed_by(report, probe)
+    return found
+
+
+def _kept(report: Report, inputs: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, ...]]:
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for name, attribution in report.attributions.items():
+        arranged = report.maps[name] if name in report.maps else arrange(as_tuple(attribution), inputs)
+        if arranged:
+            found[name] = tuple(_summed(value).detach().to("cpu", copy=True) for value in arranged)
+    return found
+
+
+def _filled(maps: Maps, others: Maps) -> dict[str, tuple[Tensor, ...]]:
+    """The maps, with those of the others where there is none, or none that is finite."""
+    both = {name: tuple(map(_row_by_row, maps[name], others[name])) for name in maps if name in others}
+    return {**others, **maps, **both}
+
+
+def _row_by_row(value: Tensor, other: Tensor) -> Tensor:
+    if value.shape != other.shape:
+        return value
+    finite = torch.isfinite(value).flatten(1).all(1)
+    return torch.where(finite.reshape(-1, *(1,) * (value.ndim - 1)), value, other)
+
+
+def _summed(value: Tensor) -> Tensor:
+    return value.sum(1, keepdim=True) if value.ndim == 4 else value
+
+
+def _placed(maps: Maps, index: Tensor, rows: Rows) -> dict[str, tuple[Tensor, ...]]:
+    device = rows.inputs[0].device
+    # A single channel takes the place of all of them.
+    inputs = tuple(x[:, :1] if x.ndim == 4 else x for x in rows.inputs)
+    return {name: onto(tuple(value[index].to(device) for value in found), inputs) for name, found in maps.items()}

@@ -1,0 +1,85 @@
+"""Explanations in Weights & Biases."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from lightning_explain.core.report import Publication
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+_STEP = "trainer/global_step"
+_MAX_PICTURES = 49
+
+
+class WandbSink:
+    """Writes scalars, pictures and a table of all rows, in one call an explanation.
+
+    ``*`` in a name becomes ``%2A``, and so do in the keys of pictures and tables other characters that no file may have.
+
+    Args:
+        logger: The logger whose run is written to.
+    """
+
+    def __init__(self, logger: WandbLogger) -> None:
+        self._logger = logger
+        self._defined: set[str] = set()
+
+    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Nothing: W&B makes its own charts."""
+
+    def write(self, publication: Publication) -> None:
+        """Everything in one call: W&B counts each call as a step."""
+        self._define(publication)
+        self._logger.experiment.log(
+            {
+                **{_key(tag): value for tag, value in publication.scalars.items()},
+                **_pictures(publication),
+                _file_key(f"{publication.name}/table"): _table(publication),
+                _STEP: publication.step,
+            }
+        )
+
+    def _define(self, publication: Publication) -> None:
+        for tag in publication.scalars:
+            if tag in self._defined:
+                continue
+            summary = publication.directions.get(tag, "last")
+            self._logger.experiment.define_metric(_key(tag), step_metric=_STEP, summary=summary)
+            self._defined.add(tag)
+
+
+def _key(tag: str) -> str:
+    """The tag, without what W&B takes for a pattern."""
+    return tag.replace("*", "%2A")
+
+
+def _file_key(tag: str) -> str:
+    """The tag, without what no file may be named on some systems: W&B makes files of pictures and tables."""
+    return re.sub(r'[*:?|<>"\\]', lambda match: f"%{ord(match[0]):02X}", tag)
+
+
+def _pictures(publication: Publication) -> dict[str, Any]:
+    import wandb
+
+    pictures = publication.pictures
+    if len(pictures) > _MAX_PICTURES:
+        warnings.warn(
+            f"W&B gets the first {_MAX_PICTURES} of {len(pictures)} pictures of '{publication.name}': "
+            "it is made for fewer than 50 a step.",
+            stacklevel=2,
+        )
+    first = islice(pictures.items(), _MAX_PICTURES)
+    return {_file_key(tag): wandb.Image(picture, caption=publication.caption) for tag, picture in first}
+
+
+def _table(publication: Publication) -> Any:
+    import wandb
+
+    columns, lines = publication.report.table()
+    return wandb.Table(columns=[*columns], data=lines)

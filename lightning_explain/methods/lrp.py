@@ -1,0 +1,184 @@
+"""Layer-wise relevance propagation, at the input and at layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from captum import attr as captum
+from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
+from torch import Tensor, nn
+
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Attribution, Rows, bare
+from lightning_explain.engine.captum_adapter import attribute, needs_gradient
+from lightning_explain.methods._base import AtLayer
+from lightning_explain.modalities.image import Reshape
+from lightning_explain.model.inventory import is_layer
+
+# In eval mode they pass on what they get, at most in another shape; so does relevance.
+_TRANSPARENT = (
+    *(nn.Identity, nn.Flatten, nn.Unflatten),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+_SUPPORTED = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS)
+
+
+class _Layered(nn.Module):
+    """The explained function, as Captum's LRP walks through it: its children are the layers that run.
+
+    Captum's way to restore weights (``load_state_dict``) gives them new storage; here they are kept and put back.
+    """
+
+    def __init__(self, forward: nn.Module, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.inner = forward
+        self._layers = tuple(layers)
+        self.outputs: list[Tensor] = []
+
+    def children(self) -> Iterator[nn.Module]:
+        return iter(self._layers)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        return {}
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        return None
+
+    def forward(self, *arguments: Any) -> Tensor:
+        output: Tensor = self.inner(*arguments)
+        self.outputs.append(output.detach())
+        return output
+
+    def has_rule(self, layer: nn.Module) -> bool:
+        """Whether relevance goes through the layer by a rule."""
+        return type(layer) not in SUPPORTED_NON_LINEAR_LAYERS and any(layer is known for known in self._layers)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Weights and rules as they were; Captum takes away rules that the user has given."""
+        weights = [(parameter, parameter.data) for parameter in self.inner.parameters()]
+        rules = [(layer, vars(layer)["rule"]) for layer in self._layers if "rule" in vars(layer)]
+        try:
+            yield
+        finally:
+            for parameter, data in weights:
+                parameter.data = data
+            for layer, rule in rules:
+                layer.rule = rule
+
+
+@dataclass(frozen=True)
+class LRP:
+    """The output, handed back layer by layer in shares (Bach et al. 2015; ``captum.attr.LRP``).
+
+    Each layer that runs needs a rule: epsilon by default for linear, convolution, pooling and 2-D batch normalization layers
+    and ``Addition_Module``; another one is given as ``layer.rule``, as in Captum. ReLU, Tanh and dropout need none. Branches
+    must be joined by ``Addition_Module``: a plain ``+`` would hand the relevance out twice. The sum of a map is the output
+    without the share of the biases.
+
+    Cost: 2 forward, 1 backward; 1 forward row more in each explanation.
+    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
+        the default rule, where it is InputXGradient at a higher price.
+    """
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Input-shaped, in units of output.
+
+        Raises:
+            ValueError: If a layer has no rule.
+        """
+        needs_gradient(rows, "LRP")
+        model = _layered(subject, "LRP")
+        with model.kept():
+            return attribute(captum.LRP(model).attribute, rows)
+
+
+@dataclass(frozen=True)
+class LayerLRP(AtLayer):
+    """The relevance that LRP hands back to a layer (Bach et al. 2015; ``captum.attr.LayerLRP``).
+
+    It works at any layer that gives a tensor, also at blocks and activations, where Captum's finds no rule.
+
+    Cost: 2 forward, 1 backward; 1 forward row more in each explanation.
+    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
+        the default rule, where it is LayerGradientXActivation at a higher price.
+
+    Args:
+        layer: Dotted name of the layer; by default the last one with a feature map.
+        attribute_to_layer_input: The relevance of what goes into the layer instead of what comes out.
+        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+    """
+
+    layer: str | None = None
+    attribute_to_layer_input: bool = False
+    reshape: Reshape = None
+
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        """Shaped as the layer's output, in units of the explained output.
+
+        Raises:
+            ValueError: If a layer has no rule, or this layer gives no tensor.
+        """
+        needs_gradient(rows, "LayerLRP")
+        model, layer = _layered(subject, "LayerLRP"), subject.layer(self.layer)
+        with model.kept(), _relevance(model, layer, self.attribute_to_layer_input) as found:
+            attribute(captum.LRP(model).attribute, rows)
+        if not found:
+            raise ValueError(
+                f"LayerLRP(layer={self.layer!r}): no relevance reaches it as a single tensor; give another."
+            )
+        return bare((found[-1] * model.outputs[0].reshape(-1, *(1,) * (found[-1].ndim - 1)),))
+
+
+@contextmanager
+def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[list[Tensor]]:
+    """Collects what goes back through the layer; between layers LRP's gradient is the relevance, as a share of the output.
+
+    Captum turns gradients into relevance in hooks on the input of the next layer, and back in hooks on the output of a layer
+    with a rule. Only what is passed on as a copy has been through the former, and not yet through the latter.
+    """
+    found: list[Tensor] = []
+    ruled = model.has_rule(layer)
+
+    def note(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return value
+        value.register_hook(lambda gradient: found.append(gradient.detach().clone()))
+        # Captum itself copies the output of a layer with a rule.
+        return value if ruled and not of_input else value.clone()
+
+    if of_input:
+        handle = layer.register_forward_pre_hook(lambda module, inputs: (note(inputs[0]), *inputs[1:]))
+    else:
+        handle = layer.register_forward_hook(lambda module, inputs, output: note(output))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _layered(subject: Subject, owner: str) -> _Layered:
+    layers = subject.remembered(("relevance",), lambda: _layers(subject, owner))
+    return _Layered(subject.forward, layers)
+
+
+def _layers(subject: Subject, owner: str) -> list[nn.Module]:
+    """The layers that run; found by sending one row through the model."""
+    ran: list[tuple[str, nn.Module]] = []
+    with ExitStack() as stack:
+        for name, module in subject.forward.named_modules():
+            if is_layer(module):
+                hook = module.register_forward_hook(lambda m, i, o, name=name: ran.append((name, m)))
+                stack.callback(hook.remove)
+        subject.evaluate(subject.probe[:1])
+    for name, module in ran:
+        if not isinstance(module, _TRANSPARENT) and type(module) not in _SUPPORTED and not hasattr(module, "rule"):
+            raise ValueError(
+                f"{owner} has no rule for the layer {name.removeprefix('model.')!r} ({type(module).__name__}); there are rules "
+                f"for {', '.join(kind.__name__ for kind in _SUPPORTED)}. Give it one (layer.rule = EpsilonRule(), from "
+                "captum.attr._utils.lrp_rules) if it is nearly linear, or use IntegratedGradients."
+            )
+    return [module for _, module in ran if not isinstance(module, _TRANSPARENT)]

@@ -1,0 +1,136 @@
+"""How a module becomes ``f(inputs) -> (N,)``: which output, which rows, which layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.core.probe import Probe, Rows, Shared, as_tuple
+from lightning_explain.core.report import PassCount
+from lightning_explain.model.targets import OutputError, Target, check_rows, choose, output_tensor
+
+ForwardFn: TypeAlias = "Callable[..., Any] | None"
+
+
+OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
+
+
+class Run(Protocol):
+    """What ``guard.explaining`` yields: calls the model."""
+
+    calls: nn.ModuleList
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's value, inside the guard."""
+        ...
+
+
+class Explained(nn.Module):
+    """A model as ``f(*inputs, *forward_args, target index) -> (N,)``, with the rows that went through it counted.
+
+    It is a module so that Captum can hook the layers in it. It lives inside the guard and is thrown away. ``choices`` says among
+    how many tensors of what the model returned the outputs were chosen without anybody saying so.
+
+    Args:
+        model: The module.
+        run: What ``guard.explaining`` yields.
+        target: Which output is explained.
+        forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
+        output_fn: The tensor in what the model returns, instead of :func:`output_tensor`.
+        paced: Makes of the run a call that keeps step with other ranks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        run: Run,
+        target: Target,
+        forward_fn: ForwardFn = None,
+        output_fn: OutputFn = None,
+        paced: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
+    ) -> None:
+        super().__init__()
+        # Both are parts of this module, for Captum to hook.
+        self.model, self.calls = model, run.calls
+        self._call = partial(paced(run), forward_fn, model) if forward_fn else partial(paced(run), model)
+        self._target = target
+        self._output_fn = output_fn
+        self.choices = 1
+        self._forward = self._backward = 0
+
+    @property
+    def passes(self) -> PassCount:
+        """Rows counted so far."""
+        return PassCount(self._forward, self._backward)
+
+    def outputs(self, *arguments: Any) -> Tensor:
+        """All outputs ``(N, ...)``, in float32 or higher."""
+        outputs = self._chosen(self._call(*map(_own, arguments)))
+        if outputs.ndim == 0:
+            raise ValueError(
+                "The model returned one number for all rows, such as a loss; its output must be (N, ...), one entry for "
+                "each row. Otherwise give output_fn=lambda output: ..."
+            )
+        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        self._forward += len(outputs)
+        if outputs.requires_grad:
+            outputs.register_hook(self.count_backward)
+        return outputs
+
+    def _chosen(self, returned: Any) -> Tensor:
+        if self._output_fn is None:
+            found = output_tensor(returned)
+            if isinstance(returned, (tuple, list)) and returned[0] is found:
+                # A loss is no choice.
+                self.choices = sum(isinstance(x, Tensor) and x.ndim > 0 for x in returned)
+            return found
+        try:
+            outputs = self._output_fn(returned)
+        except (LookupError, AttributeError, TypeError) as error:
+            raise OutputError(
+                f"output_fn failed on what the model returned, a {type(returned).__name__}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(outputs, Tensor):
+            raise OutputError(f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...).")
+        return outputs
+
+    def count_backward(self, gradient: Tensor) -> None:
+        """Counts the rows of a gradient that goes back into the model."""
+        self._backward += len(gradient)
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """The explained number of each row, ``(N,)``; the last argument is the targets, or a ``Choice`` of them."""
+        *inputs, indices = arguments
+        outputs = self.outputs(*inputs)
+        check_rows(outputs, len(inputs[0]))
+        return choose(outputs, indices(outputs) if callable(indices) else indices, self._target)
+
+
+def _own(argument: Any) -> Any:
+    """What the model is given: a copy, for it may change it in place."""
+    value = argument.value if isinstance(argument, Shared) else argument
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def rows_for(model: nn.Module, probe: Probe) -> Rows:
+    """The probe's rows, copied to where the model's weights are and as precise as they are."""
+    like = next(model.parameters(), torch.empty(0))
+    inputs = tuple(_moved(x, like) for x in as_tuple(probe.inputs))
+    extra = tuple(_moved_argument(x, len(probe), like.device) for x in probe.forward_args)
+    ids = probe.row_ids.cpu()
+    return Rows(inputs, inputs, extra, ids, torch.zeros_like(ids))
+
+
+def _moved(x: Tensor, like: Tensor) -> Tensor:
+    dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
+    return x.detach().to(like.device, dtype, copy=True)
+
+
+def _moved_argument(x: Any, count: int, device: torch.device) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(device) if x.ndim > 0 and len(x) == count else Shared(x.to(device))

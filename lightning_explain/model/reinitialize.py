@@ -1,0 +1,119 @@
+"""The model with some of its layers as if they had never been trained. No weight is written to: others stand in for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.core.contracts import Draws
+from lightning_explain.core.probe import Rows
+
+
+def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]:
+    """The modules with parameters of their own, the last to run first.
+
+    A module that is not called by itself (a weight that another module uses) runs with the one defined before it.
+
+    Args:
+        model: The module.
+        forward: Runs the model once.
+    """
+    started: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, arguments: object) -> None:
+        started[module] = len(started)
+
+    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    found, latest = [], -1
+    for place, module in enumerate(model.modules()):
+        latest = started.get(module, latest)
+        if any(True for _ in module.parameters(recurse=False)):
+            found.append((latest, place, module))
+    return [module for _, _, module in sorted(found, key=lambda entry: entry[:2], reverse=True)]
+
+
+@contextmanager
+def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: Draws, draw: int) -> Iterator[None]:
+    """Inside, these layers have parameters as at the start of a training.
+
+    A layer's ``reset_parameters`` makes them, and resets its buffers (the statistics of a normalization); where a layer has
+    none, each parameter is replaced by normal numbers with its root mean square. The same layers, seed and draw give
+    the same numbers. Whoever shares a parameter gets the same new one.
+
+    Args:
+        model: The module, inside the guard.
+        layers: Modules of it, as :func:`top_down` orders them; a longer list keeps the numbers of a shorter one.
+        draws: Their seed is the key.
+        draw: Which random model it is.
+
+    Raises:
+        ValueError: If a parameter is spread over several devices.
+    """
+    fresh: dict[int, Tensor] = {}
+    for place, layer in enumerate(layers):
+        key = torch.tensor([place])
+        with draws.seeded("randomized", Rows((), (), (), key, torch.zeros_like(key)), torch.tensor([draw])):
+            for old, new in _drawn(layer):
+                fresh.setdefault(id(old), new)
+    with ExitStack() as stack:
+        for module in model.modules():
+            # By setattr, for a recurrent layer keeps a second list of its weights.
+            for name, value in [*module._parameters.items(), *module._buffers.items()]:
+                if id(value) in fresh:
+                    stack.callback(setattr, module, name, value)
+                    setattr(module, name, fresh[id(value)])
+        yield
+
+
+def _drawn(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor of the layer's own and what stands in for it; random numbers are made on the CPU."""
+    kinds = {
+        kind: {k: v for k, v in getattr(layer, kind).items() if v is not None} for kind in ("_parameters", "_buffers")
+    }
+    if any(hasattr(value, "full_tensor") for own in kinds.values() for value in own.values()):
+        raise ValueError(
+            f"A parameter of {type(layer).__name__} is spread over several devices (DTensor), and only whole ones can be "
+            "randomized; leave Randomization out of this run, and score a saved checkpoint instead."
+        )
+    double = _double(layer)
+    for kind, own in kinds.items():
+        # Not through setattr: the copy still shares these dictionaries with the layer.
+        double.__dict__[kind] = dict(getattr(layer, kind)) | {k: _copied(v) for k, v in own.items()}
+    _reset(double)
+    return [(v, _placed(getattr(double, kind)[k], v)) for kind, own in kinds.items() for k, v in own.items()]
+
+
+def _double(layer: nn.Module) -> nn.Module:
+    # Not through copy(): parametrized modules refuse to be copied so.
+    double: nn.Module = object.__new__(type(layer))
+    double.__dict__.update(layer.__dict__)
+    return double
+
+
+def _reset(layer: nn.Module) -> None:
+    # One that has children may reset them too, and they are not copies.
+    reset = getattr(layer, "reset_parameters", None)
+    if callable(reset) and not any(True for _ in layer.children()):
+        reset()
+        return
+    for value in layer._parameters.values():
+        if value is not None and value.is_floating_point():
+            value.data.normal_(0, value.data.square().mean().sqrt().item())
+
+
+def _copied(value: Tensor) -> Tensor:
+    clone = value.detach().to("cpu", copy=True)
+    return nn.Parameter(clone, requires_grad=False) if isinstance(value, nn.Parameter) else clone
+
+
+def _placed(new: Tensor, like: Tensor) -> Tensor:
+    moved = new.detach().to(like.device)
+    return nn.Parameter(moved, requires_grad=False) if isinstance(like, nn.Parameter) else moved

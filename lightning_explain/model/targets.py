@@ -1,0 +1,179 @@
+"""Which output is explained: the tensor in what a model returns, and the target in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.naming import nearest
+
+Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
+
+TARGETS = ("label", "predicted")
+_OTHER_WAYS = 'target="predicted", an int, a tuple such as (class, row, column), or a callable (N, ...) -> (N,)'
+_WAYS = f'target="label", {_OTHER_WAYS.removeprefix("target=")}'
+
+
+class OutputError(TypeError):
+    """The model, or ``output_fn``, returned something in which there is nothing to explain."""
+
+
+def output_tensor(output: Any) -> Tensor:
+    """The tensor in what a model returns: itself, ``.logits`` or ``["logits"]``, or the first of a tuple.
+
+    Raises:
+        OutputError: If no tensor is found there.
+    """
+    if isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
+    elif hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        keys = f" with keys {list(output)}" if isinstance(output, Mapping) else ""
+        raise OutputError(
+            f"The model returned {type(output).__name__}{keys}; allowed are a tensor, a tuple that starts with one, "
+            "a mapping or an object with 'logits'. Otherwise give output_fn=lambda output: ..., which picks the tensor."
+        )
+    return output
+
+
+def check_target(target: Target) -> None:
+    """Refuses what can never be a target.
+
+    Raises:
+        ValueError: If it is an unknown word.
+        TypeError: If it is of another kind.
+    """
+    if isinstance(target, str):
+        if target not in TARGETS:
+            raise ValueError(f"target={target!r}: {nearest(target, TARGETS)} Or an int, a tuple, a callable.")
+    elif isinstance(target, (list, tuple)):
+        if not all(isinstance(t, int) for t in target):
+            raise TypeError(f"target={target!r} is not a tuple of ints; allowed: {_WAYS}.")
+    elif isinstance(target, bool) or not (isinstance(target, int) or callable(target)):
+        raise TypeError(f"target={target!r} is of type {type(target).__name__}; allowed: {_WAYS}.")
+
+
+def predictions_of(outputs: Tensor) -> Tensor:
+    """``(N,)`` predicted classes; for one number a row whether it is positive; for dense outputs zeros."""
+    if _single(outputs):
+        return (outputs.reshape(len(outputs)) > 0).long()
+    return outputs.argmax(1) if outputs.ndim == 2 else torch.zeros(len(outputs), dtype=torch.long)
+
+
+def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Tensor:
+    """``(N,)`` index of the explained output of each row.
+
+    0 where the output is one number a row, whatever the label; -1 where a tuple or a callable chooses.
+
+    Raises:
+        ValueError: If the target does not fit the outputs.
+    """
+    n = len(outputs)
+    if callable(target) or isinstance(target, (tuple, list)):
+        chosen = choose(outputs, torch.zeros(n, dtype=torch.long), target)
+        if not isinstance(chosen, Tensor) or chosen.shape != (n,):
+            came = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
+            raise ValueError(f"target={target!r} chose {came} from outputs {tuple(outputs.shape)}; it must be ({n},).")
+        return torch.full((n,), -1)
+    if _single(outputs):
+        if isinstance(target, int) and target != 0:
+            raise ValueError(f"target={target}, but the model returns one number a row: {tuple(outputs.shape)}.")
+        return torch.zeros(n, dtype=torch.long)
+    if outputs.ndim != 2:
+        ways = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
+        raise ValueError(f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}; use {ways}.")
+    return _class_indices(outputs, target, labels)
+
+
+def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) -> Tensor:
+    n, classes = outputs.shape
+    if target == "predicted" or (target == "label" and labels is None):
+        return outputs.argmax(1)
+    if target == "label":
+        assert labels is not None
+        if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
+            raise ValueError(
+                f'target="label" needs integer labels ({n},), got {labels.dtype} {tuple(labels.shape)}; give such labels '
+                f"(batch_fn=...), or use {_OTHER_WAYS}."
+            )
+        indices = labels.long().cpu()
+    # Not every int fits into a tensor.
+    lowest, highest = (target, target) if isinstance(target, int) else (int(indices.min()), int(indices.max()))
+    if lowest < 0 or highest >= classes:
+        raise ValueError(
+            f"target={target!r} gives indices from {lowest} to {highest}, but the model has "
+            f"{classes} outputs (0 to {classes - 1})."
+        )
+    return torch.full((n,), target) if isinstance(target, int) else indices
+
+
+def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
+    """The explained number of each row, ``(N,)``.
+
+    Raises:
+        ValueError: If a tuple does not lie within the outputs, or a callable looks for what they have not.
+    """
+    if callable(target):
+        try:
+            return target(outputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, AttributeError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"target={target!r} failed on outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}"
+            ) from error
+    if isinstance(target, (tuple, list)):
+        try:
+            index: tuple[Any, ...] = (slice(None), *target)
+            return outputs[index]
+        except (IndexError, ValueError) as error:
+            # Not every int fits into an index.
+            raise ValueError(f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {error}.") from error
+    if _single(outputs):
+        return outputs.reshape(len(outputs))
+    return outputs.gather(1, indices[:, None]).squeeze(1)
+
+
+def check_rows(outputs: Tensor, count: int) -> None:
+    """Refuses outputs that have not one entry for each row.
+
+    Raises:
+        ValueError: If their number differs.
+    """
+    if len(outputs) != count:
+        raise ValueError(
+            f"The model returned {len(outputs)} rows for {count}; its output must be (N, ...), one entry for each row (see output_fn)."
+        )
+
+
+class Choice:
+    """Chooses the targets of some rows from their outputs, and keeps both.
+
+    Args:
+        target: Which output is explained.
+        labels: Labels of the rows, or ``None``.
+    """
+
+    outputs: Tensor
+    indices: Tensor
+
+    def __init__(self, target: Target, labels: Tensor | None) -> None:
+        self._target, self._labels = target, labels
+        self.refused = False
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """``(N,)`` indices of the explained outputs."""
+        self.outputs, self.refused = outputs.detach(), True
+        self.indices = target_indices(self.outputs.cpu(), self._target, self._labels).to(outputs.device)
+        self.refused = False
+        return self.indices
+
+
+def _single(outputs: Tensor) -> bool:
+    return outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)

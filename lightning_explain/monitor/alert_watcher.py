@@ -1,0 +1,199 @@
+"""Alerts: a score that leaves its bounds is told, sent to W&B, or ends the training."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_explain.core.alert import Alert
+from lightning_explain.core.naming import nearest
+from lightning_explain.monitor.failures import Teller, text_of
+
+
+def alerts_of(given: Any) -> tuple[Alert, ...]:
+    """Alerts as the user writes them: instances, or mappings of their arguments.
+
+    Raises:
+        TypeError: If it is no list of them.
+        ValueError: If an argument is unknown or not allowed, or one is given twice.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
+        raise TypeError(f"alerts={given!r} is of type {type(given).__name__}; give a list of alerts.")
+    found = tuple(_alert(one, f"alerts[{i}]") for i, one in enumerate(given))
+    keys = [alert.key for alert in found]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"alerts has two of {twice!r}; one is enough, for each action warns as well.")
+    return found
+
+
+def _alert(given: Any, where: str) -> Alert:
+    if isinstance(given, Alert):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{where} is a {type(given).__name__}; allowed: Alert(metric='relevance_mass/ig', above=0.3), or a mapping of such "
+            "arguments."
+        )
+    known = list(inspect.signature(Alert).parameters)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where} has no argument {name!r}: {nearest(str(name), known)}")
+    if "metric" not in given:
+        raise TypeError(f"{where} needs metric=..., a score's name such as 'relevance_mass/ig'.")
+    return Alert(**given)
+
+
+@dataclass
+class Watch:
+    """An alert with what it has seen.
+
+    Args:
+        alert: The alert.
+        count: Explanations in a row that were out of bounds.
+        first: The first value there was.
+    """
+
+    alert: Alert
+    count: int = 0
+    first: float | None = None
+
+    def arm(self) -> None:
+        """Lets it fire once more if the next value is still out of bounds, for training goes on after it has fired."""
+        self.count = min(self.count, self.alert.patience - 1)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it can never fire, for its first value has no multiples that mean anything."""
+        return self.alert.times is not None and self.first is not None and self.first <= 0
+
+    def sees(self, value: float | None) -> bool:
+        """Whether the alert fires at this value; ``None``: there is none."""
+        if value is None or not math.isfinite(value):
+            return False
+        self.first = value if self.first is None else self.first
+        self.count = self.count + 1 if self.alert.out(value, self.first) else 0
+        return self.count == self.alert.patience
+
+
+class Alerts:
+    """All alerts of a monitor.
+
+    Args:
+        name: The monitor's name.
+        alerts: The alerts.
+        teller: Tells of alerts that could not be sent.
+    """
+
+    def __init__(self, name: str, alerts: Sequence[Alert], teller: Teller) -> None:
+        self._name = name
+        self._teller = teller
+        self._watches = [Watch(alert) for alert in alerts]
+
+    def check(self, scores: Iterable[str]) -> None:
+        """Refuses alerts of scores that will never be.
+
+        Args:
+            scores: The names of all scores, without the monitor's.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        known = list(scores)
+        for watch in self._watches:
+            if watch.alert.metric not in known:
+                raise ValueError(
+                    f"Alert(metric={watch.alert.metric!r}) is of a score that is not logged: "
+                    f"{nearest(watch.alert.metric, known)}"
+                )
+
+    def check_loggers(self, trainer: pl.Trainer) -> None:
+        """Refuses alerts to W&B where there is none; a dry run has no loggers at all.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        asked = [w.alert for w in self._watches if w.alert.action == "wandb"]
+        dry = getattr(trainer, "fast_dev_run", False)
+        if asked and not dry and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            raise ValueError(
+                f'Alert(metric={asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use '
+                'action="log".'
+            )
+
+    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> list[Alert]:
+        """Looks at an explanation's scalars, which are equal on all ranks, and acts.
+
+        Args:
+            trainer: The Trainer.
+            scalars: By name, without the monitor's.
+            epoch: The one that was explained, if it is not the current one.
+
+        Returns:
+            The alerts that fired.
+        """
+        new = [watch for watch in self._watches if watch.first is None]
+        fired = [watch for watch in self._watches if watch.sees(scalars.get(watch.alert.metric))]
+        for watch in new:
+            if watch.is_void:
+                self._tell_of_void(watch)
+        for watch in fired:
+            text = self._text(watch, scalars[watch.alert.metric], trainer, epoch)
+            rank_zero_warn(text)
+            if watch.alert.action == "stop":
+                trainer.should_stop = True
+            if watch.alert.action == "wandb" and trainer.is_global_zero:
+                self._send(trainer, f"{self._name}/{watch.alert.metric} {watch.alert.condition}", text)
+        return [watch.alert for watch in fired]
+
+    def _tell_of_void(self, watch: Watch) -> None:
+        rank_zero_warn(
+            f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never act: the first value is "
+            f"{watch.first:.6g}, and only one above 0 can be reached so many times. Give above=... or below=..."
+        )
+
+    def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
+        try:
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.alert(title=title, text=text)
+        except Exception as error:
+            # Never raised: only rank zero is here.
+            self._teller.tell_once(f"alert {title}", f"The alert could not be sent to W&B:\n{text_of(error)}")
+
+    def _text(self, watch: Watch, value: float, trainer: pl.Trainer, epoch: int | None) -> str:
+        alert = watch.alert
+        times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
+        row = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
+        end = "; training stops" if alert.action == "stop" else ""
+        return (
+            f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{row} "
+            f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step}){end}."
+        )
+
+    def arm(self) -> None:
+        """Lets alerts that have fired fire once more, for training goes on."""
+        for watch in self._watches:
+            watch.arm()
+
+    def begin_again(self) -> None:
+        """Forgets what was seen, for another training begins."""
+        self._watches = [Watch(watch.alert) for watch in self._watches]
+
+    def state(self) -> dict[str, Any]:
+        """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        names = [f.name for f in fields(Watch) if f.name != "alert"]
+        return {watch.alert.key: {name: getattr(watch, name) for name in names} for watch in self._watches}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes up a saved state; alerts that were not there begin anew."""
+        self._watches = [Watch(watch.alert, **state.get(watch.alert.key, {})) for watch in self._watches]

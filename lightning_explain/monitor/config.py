@@ -1,0 +1,179 @@
+"""From a configuration to constructor arguments. The only importer of OmegaConf and Hydra."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lightning_explain.core.naming import nearest
+from lightning_explain.probes.selection import ProbeSelection
+
+Keys: TypeAlias = "tuple[str | int, ...]"
+
+# A configuration is never code: what takes a function takes it from Python alone.
+_FUNCTIONS = ("forward_fn", "output_fn", "batch_fn")
+_HYDRA_CODE = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+_REQUESTS = ("methods", "metrics")
+_MISSING = "???"
+
+
+def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
+    """Arguments of a monitor from a plain mapping or an OmegaConf one.
+
+    Names of methods and metrics stay names: the monitor looks them up in ``lightning_explain.methods`` and
+    ``lightning_explain.metrics``, and nowhere else. A mapping made in Python may hold a ``Probe`` under ``probe``.
+
+    Args:
+        config: Keys are the constructor's arguments; ``probe`` is a mapping of ``ProbeSelection``'s, or indices.
+        monitor: The class whose constructor they are for.
+
+    Raises:
+        TypeError: If the configuration is not a mapping.
+        ValueError: If a key is unknown, a value is missing or cannot be resolved, or something asks for code.
+    """
+    plain = _plain(config)
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"The configuration is a {type(plain).__name__}; it must be a mapping of arguments to values.")
+    plain = {key: value for key, value in plain.items() if key not in _FUNCTIONS or value is not None}
+    _check_complete(plain)
+    for keys, value in _nodes(plain):
+        _check_is_data(keys, value)
+    _check_keys("the monitor", plain, _parameters(monitor, without=_FUNCTIONS))
+    return {key: _selection(value) if key == "probe" else value for key, value in plain.items()}
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A file as Hydra composes it, with its ``defaults`` and overrides; the values are not resolved yet.
+
+    Args:
+        path: A YAML file; its folder is where the groups of its ``defaults`` are.
+        overrides: As on the command line of a Hydra application.
+
+    Raises:
+        ImportError: If Hydra is not installed.
+        ValueError: If it cannot be composed, or is not a mapping.
+    """
+    _needs_hydra()
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(path.resolve().parent), version_base="1.3"):
+            config = compose(path.name, list(overrides))
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"{path} cannot be composed: {error}") from error
+    if not OmegaConf.is_dict(config):
+        raise ValueError(f"{path} is not a mapping of keys to values.")
+    return {str(key): config[key] for key in config if key != "hydra"}
+
+
+def instantiated(config: Mapping[str, Any], key: str) -> Any:
+    """What the import path ``_target_`` under a key makes. That is code, unlike what is under ``monitor``.
+
+    Raises:
+        ImportError: If Hydra is not installed.
+        ValueError: If there is no ``_target_``, or it cannot be found or built.
+    """
+    _needs_hydra()
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    node = config[key]
+    if (not isinstance(node, Mapping) and not OmegaConf.is_dict(node)) or "_target_" not in node:
+        raise ValueError(
+            f"{key}={node!r} names no class; write {key}: {{_target_: package.module.Class, argument: value}}."
+        )
+    try:
+        return instantiate(node)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
+        reason = str(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception", "")
+        raise ValueError(
+            f"{key} cannot be built: {' '.join(reason.split())}{cause}. _target_ is an import path."
+        ) from error
+
+
+def _needs_hydra() -> None:
+    try:
+        import hydra  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Models are built from files by Hydra: pip install 'lightning-explain[hydra]'") from error
+
+
+def _plain(value: Any) -> Any:
+    """The same in dicts and lists, resolved; OmegaConf's own containers may lie anywhere in it."""
+    if OmegaConf.is_config(value):
+        return _resolved(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _resolved(config: Any) -> Any:
+    try:
+        return OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key!r} in the configuration cannot be resolved: {error.msg}") from error
+
+
+def _nodes(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Every value in nested mappings and lists, after the keys that lead to it."""
+    if keys:
+        yield keys, value
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _nodes(part, (*keys, key))
+
+
+def _path(keys: Keys) -> str:
+    """As OmegaConf writes it: ``metrics[0].name``."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+
+
+def _check_complete(plain: Mapping[Any, Any]) -> None:
+    missing = [_path(keys) for keys, value in _nodes(plain) if isinstance(value, str) and value == _MISSING]
+    if missing:
+        raise ValueError(f"The configuration has no value (???) for {', '.join(missing)}; give one for each.")
+
+
+def _check_is_data(keys: Keys, value: Any) -> None:
+    where = _path(keys)
+    if keys[-1] in _HYDRA_CODE or keys[0] in _FUNCTIONS or callable(value):
+        raise ValueError(
+            f"{where}={value!r} asks for code, and a configuration is never code: write {{name: ClassName, ...}} for "
+            f"methods and metrics, and give functions ({', '.join(_FUNCTIONS)}, ...) to ExplanationMonitor in Python."
+        )
+    if isinstance(value, str) and "${" in value:
+        raise ValueError(f"{where}={value!r} is not resolved; give the OmegaConf configuration it comes from.")
+    if isinstance(value, str) and "." in value and _names_a_class(keys):
+        raise ValueError(
+            f"{where}={value!r} is a path to code, and a configuration is never code: names are those of "
+            f"lightning_explain.{keys[0]}, such as {value.rpartition('.')[2]!r}."
+        )
+
+
+def _names_a_class(keys: Keys) -> bool:
+    return keys[0] in _REQUESTS and (len(keys) == 2 or keys[-1] == "name")
+
+
+def _selection(probe: Any) -> Any:
+    if not isinstance(probe, Mapping):
+        return probe
+    _check_keys("probe", probe, _parameters(ProbeSelection))
+    return ProbeSelection(**probe)
+
+
+def _parameters(cls: type, without: tuple[str, ...] = ()) -> list[str]:
+    return [name for name in inspect.signature(cls).parameters if name not in without]
+
+
+def _check_keys(owner: str, given: Mapping[Any, Any], allowed: list[str]) -> None:
+    for key in given:
+        if key not in allowed:
+            raise ValueError(f"Unknown key {key!r} in the configuration of {owner}: {nearest(str(key), allowed)}")

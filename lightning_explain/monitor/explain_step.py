@@ -1,0 +1,126 @@
+"""One explanation on all ranks: made, agreed upon, told, and written by rank zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import lightning.pytorch as pl
+import torch
+
+from lightning_explain.core.contracts import Metric
+from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.report import Report
+from lightning_explain.distributed.collectives import telling
+from lightning_explain.distributed.ranks import ELSEWHERE
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.history import History
+from lightning_explain.explainer.registry import UncheckedError
+from lightning_explain.loggers.publication import score_names, without
+from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor.failures import Teller, text_of
+
+_WHOLE = "the whole explanation"
+
+
+# What the machine does, as opposed to what somebody wrote.
+_ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
+
+
+def ready_together(trainer: pl.Trainer, work: Callable[[], object], teller: Teller) -> bool:
+    """Whether the work that comes before explaining went well on all ranks.
+
+    A mistake on any is raised on all; an accident is told, and none of them explains.
+
+    Raises:
+        Exception: The mistake; accidents too, if the teller raises.
+    """
+    _, error = trainers.attempted(work)
+    # Whose reason is told elsewhere.
+    error = None if isinstance(error, ELSEWHERE) else error
+    kind = [] if error is None else ["accident" if isinstance(error, _ACCIDENTS) else "mistake"]
+    found = trainers.first_failing(trainer, ["mistake", "accident"], kind, error)
+    if "mistake" in found or (found and teller.raising):
+        trainers.raise_together(trainer, error)
+    if error is not None and found.get("accident") == trainer.global_rank:
+        teller.tell_once(
+            "ready",
+            f"The rows or the model could not be made ready (rank {trainer.global_rank}); nothing is explained in this "
+            f"run, training goes on. The next run tries again:\n{text_of(error)}",
+        )
+    return not found
+
+
+def report_of(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    explainer: Explainer,
+    probe: Probe,
+    teller: Teller,
+    history: History,
+) -> Report | None:
+    """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
+    explainer = _switched_on(explainer, teller)
+    if teller.is_off(_WHOLE) or not explainer.methods:
+        return None
+    names = [*explainer.methods, *explainer.metrics]
+    with trainers.silenced(pl_module), trainers.progress_bar(trainer, len(names)) as progress:
+        explain = partial(explainer.explain, pl_module, probe, progress, history)
+        report, failures = _attempt(trainer, partial(_averaged, explain), teller)
+    with telling(failures):
+        failed = trainers.first_failing(trainer, [_WHOLE, *names], failures)
+    empty = trainers.first_failing(trainer, names, _numberless(report, explainer.metrics) if report else [])
+    for name, rank in failed.items():
+        if rank == trainer.global_rank:
+            what = "No explanation" if name == _WHOLE else f"{name!r} failed and is left out of this explanation"
+            teller.tell_once(name, f"{what} (rank {rank}); training goes on:\n{failures[name]}")
+    # Of what a failed explanation would have found nothing is known.
+    for name in [_WHOLE] if _WHOLE in failed else [_WHOLE, *names]:
+        teller.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
+    if report is None or _WHOLE in failed:
+        return None
+    stage = None if trainer.state.fn is None else trainer.state.fn.value
+    left = without(report, failed, explainer.metrics)
+    return replace(left, epoch=trainer.current_epoch, step=trainer.global_step, stage=stage)
+
+
+def _switched_on(explainer: Explainer, teller: Teller) -> Explainer:
+    """Without the methods and metrics that are switched off."""
+    methods = {name: method for name, method in explainer.methods.items() if not teller.is_off(name)}
+    return replace(
+        explainer, methods=methods, metrics={k: v for k, v in explainer.metrics.items() if not teller.is_off(k)}
+    )
+
+
+def _attempt(
+    trainer: pl.Trainer, explain: Callable[[], Report], teller: Teller
+) -> tuple[Report | None, dict[str, str]]:
+    """This rank's report, and what failed on it, with the traceback."""
+    report, error = trainers.attempted(explain)
+    if isinstance(error, ELSEWHERE):
+        error = None
+    if teller.raising:
+        trainers.raise_together(trainer, error)
+    if error is not None:
+        return None, {_WHOLE: text_of(error)}
+    return report, {} if report is None else dict(report.failures)
+
+
+def _averaged(explain: Callable[[], Report]) -> Report:
+    """The report, if it can be averaged: what cannot has failed, too."""
+    report = explain()
+    report.scalars()
+    return report
+
+
+def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
+    """Methods whose map is finite on no row, and metrics that have no finite score of any other method."""
+    maps = {name: [x.flatten(1) for x in as_tuple(value)] for name, value in report.attributions.items()}
+    empty = {name for name, parts in maps.items() if not torch.isfinite(torch.cat(parts, 1)).all(1).any()}
+    for name, metric in metrics.items():
+        by_method = [report.scores.get(score, {}) for score in score_names({name: metric})]
+        found = [values for scores in by_method for method, values in scores.items() if method not in empty]
+        if found and not any(bool(torch.isfinite(values).any()) for values in found):
+            empty = empty | {name}
+    return empty

@@ -1,0 +1,283 @@
+"""What a Trainer knows: its loaders, its run's directory, its progress bar, and what its ranks agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, distributed
+from torch.utils.data import IterableDataset
+
+from lightning_explain.distributed.collectives import raise_if_lost
+from lightning_explain.distributed.fsdp import is_sharded
+from lightning_explain.distributed.ranks import ALONE, Ranks
+from lightning_explain.model.function import ForwardFn
+
+T = TypeVar("T")
+
+Log: TypeAlias = "Callable[[str, Tensor], None]"
+
+_BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuses strategies under which the module cannot be called by itself.
+
+    Raises:
+        ValueError: If the strategy is DeepSpeed, or its ranks hold one stage of a pipeline each.
+    """
+    if isinstance(trainer.strategy, DeepSpeedStrategy):
+        raise ValueError(
+            "ExplanationMonitor cannot explain under DeepSpeed: its engine owns the forward and the gradients. "
+            'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
+        )
+    if any("pipe" in kind.__name__.lower() for kind in type(trainer.strategy).__mro__):
+        raise ValueError(
+            f"ExplanationMonitor cannot explain under {type(trainer.strategy).__name__}: each rank of a pipeline holds a part of "
+            "the model only, and none can go from the inputs to the output. "
+            'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
+        )
+
+
+def forward_of(trainer: pl.Trainer) -> ForwardFn:
+    """How the module must be called; ``None``: by itself.
+
+    FSDP1 gathers the weights of the outermost module only when its wrapper is called.
+    """
+    wrapper: Any = trainer.model
+    return (lambda module, *inputs: wrapper(*inputs)) if isinstance(trainer.strategy, FSDPStrategy) else None
+
+
+def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
+    """The loader rows are chosen from.
+
+    Args:
+        trainer: Inside fit, validate or test.
+        source: ``"val"``, ``"train"`` or ``"test"``; where there is none, the one that the run has.
+        index: Which one of several.
+
+    Raises:
+        ValueError: If the run has no loader at all, or none of that index.
+    """
+    loaders = {"val": _val_loaders(trainer), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
+    order = [source, *(name for name in ("val", "test", "train") if name != source)]
+    chosen = next((name for name in order if loaders[name] is not None and _listed(loaders[name])), None)
+    if chosen is None:
+        raise ValueError(
+            f"No loader to choose probe rows from: looked for {', '.join(order)} loaders. "
+            "Give one to the Trainer, or ExplanationMonitor(probe=Probe(inputs, targets))."
+        )
+    if chosen != source:
+        rank_zero_warn(f"There is no {source} loader; the probe rows come from the {chosen} loader.")
+    found = _listed(loaders[chosen])
+    if index >= len(found):
+        raise ValueError(f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders.")
+    return found[index]
+
+
+def _val_loaders(trainer: pl.Trainer) -> Any:
+    if trainer.val_dataloaders is not None or trainer.state.fn != "fit":
+        return trainer.val_dataloaders
+    # Not loaded yet, because the first validation is some epochs away. Asked of its source, not of the loop, so
+    # that the loop loads it when it would have.
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    try:
+        return source.dataloader() if source.is_defined() else None
+    except Exception as error:
+        if trainer.enable_validation:
+            raise
+        # Training would never ask for it.
+        rank_zero_warn(f"Validation is off, and its loader cannot be had ({type(error).__name__}: {error}).")
+        return None
+
+
+def _listed(loaders: Any) -> list[Any]:
+    """All loaders, however they are nested."""
+    if isinstance(loaders, CombinedLoader):
+        return _listed(loaders.iterables)
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    return [one for part in loaders for one in _listed(part)] if isinstance(loaders, (list, tuple)) else [loaders]
+
+
+def ended_on_validation(trainer: pl.Trainer) -> bool:
+    """Whether a validation belongs to the last batch of the epoch that a training goes on behind."""
+    epochs, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if epochs is not None:
+        return trainer.current_epoch % epochs == 0
+    return batches is not None and (trainer.fit_loop.total_batch_idx + 1) % batches == 0
+
+
+def epoch_of_last_batch(trainer: pl.Trainer) -> int:
+    """The epoch of the last batch before a training that goes on; the current one may be the next."""
+    return max(0, trainer.fit_loop.epoch_progress.current.ready - 1)
+
+
+def may_swap_weights(trainer: pl.Trainer) -> bool:
+    """Whether validation may see other weights than training, such as averaged ones: somebody does something before it."""
+    parts = [callback for callback in trainer.callbacks if _is_foreign(callback)]  # type: ignore[attr-defined]
+    return any(is_overridden(hook, part) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION)
+
+
+def _is_foreign(callback: pl.Callback) -> bool:
+    """Whether a callback is none of ours and none of Lightning's but the one that averages weights."""
+    averages = any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)
+    return averages or type(callback).__module__.partition(".")[0] not in ("lightning", "lightning_explain")
+
+
+def batch_size(trainer: pl.Trainer) -> int | None:
+    """Rows in a batch of the first loader of the run, if it says."""
+    for loaders in (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders):
+        for loader in _listed(loaders) if loaders is not None else []:
+            size = getattr(loader, "batch_size", None) or getattr(
+                getattr(loader, "batch_sampler", None), "batch_size", None
+            )
+            if isinstance(size, int) and size > 0:
+                return size
+    return None
+
+
+@contextmanager
+def silenced(module: pl.LightningModule) -> Iterator[None]:
+    """``self.log`` in the module's forward does nothing inside: it would log probe rows, or is not allowed in that hook."""
+    parts = [part for part in module.modules() if isinstance(part, pl.LightningModule) and "log" not in vars(part)]
+    for part in parts:
+        vars(part)["log"] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        for part in parts:
+            del vars(part)["log"]
+
+
+@contextmanager
+def not_training(trainer: pl.Trainer) -> Iterator[None]:
+    """``trainer.training`` is false inside, so that batch-transfer hooks do not augment."""
+    stage = trainer.state.stage
+    if stage == RunningStage.TRAINING:
+        trainer.state.stage = RunningStage.VALIDATING
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def is_stream(loader: Any) -> bool:
+    """Whether a loader's rows cannot be asked for by index."""
+    dataset = getattr(loader, "dataset", None)
+    return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
+
+
+def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> Callable[[Any], Any]:
+    """The module's (or data module's) own batch-transfer hooks, as the Trainer applies them to that loader."""
+
+    def transfer(batch: Any) -> Any:
+        with not_training(trainer):
+            batch = module._on_before_batch_transfer(batch, dataloader_idx=index)
+            return trainer.strategy.batch_to_device(batch, dataloader_idx=index)
+
+    return transfer
+
+
+def run_directory(trainer: pl.Trainer) -> Path:
+    """The directory of this run, the same on every rank. To be called on all of them."""
+    if not trainer.loggers:
+        path = trainer.default_root_dir
+    elif isinstance(first := trainer.loggers[0], (TensorBoardLogger, CSVLogger)):
+        path = first.log_dir
+    else:
+        version = first.version if isinstance(first.version, str) else f"version_{first.version}"
+        path = os.path.join(first.save_dir or trainer.default_root_dir, str(first.name), version)
+    return Path(trainer.strategy.broadcast(path))
+
+
+def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
+    """Logs for checkpoints, early stopping and sweeps; the loggers get theirs from the sinks."""
+
+    def log(key: str, value: Tensor) -> None:
+        value = value.to(module.device)
+        module.log(key, value, logger=False, sync_dist=True, batch_size=1, on_step=on_step, on_epoch=not on_step)
+
+    return log
+
+
+@contextmanager
+def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], None]]:
+    """Lightning's own bar, for what takes more than two seconds, if the Trainer shows progress."""
+    shown = getattr(trainer.progress_bar_callback, "is_enabled", False) and trainer.is_global_zero
+    bar = Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True)
+
+    def step(name: str) -> None:
+        bar.set_postfix_str(name, refresh=False)
+        bar.update()
+
+    try:
+        yield step
+    finally:
+        bar.close()
+
+
+# -- ranks: to be called on all of them ----------------------------------------------------------------------------
+
+
+def everyone(trainer: pl.Trainer) -> Ranks:
+    """All processes of a Trainer. They wait for each other as long as the strategy's ``timeout`` says."""
+    world = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    if trainer.world_size == 1 or world != trainer.world_size:
+        return ALONE
+    return Ranks(world, deadline=_deadline(trainer))
+
+
+def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
+    """The processes that explain together: those of a tensor-parallel model share their rows."""
+    world, deadline = everyone(trainer).world, _deadline(trainer)
+    if world == 1:
+        return ALONE
+    sharded = isinstance(trainer.strategy, FSDPStrategy) or is_sharded(module)
+    if not isinstance(trainer.strategy, ModelParallelStrategy):
+        return Ranks(world, sharded=sharded, deadline=deadline)
+    mesh = trainer.strategy.device_mesh
+    data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
+    return Ranks(world, data.size(), data.get_local_rank(), tensor.get_local_rank() == 0, sharded, deadline)
+
+
+def _deadline(trainer: pl.Trainer) -> timedelta | None:
+    deadline: timedelta | None = getattr(trainer.strategy, "_timeout", None)
+    return deadline
+
+
+def attempted(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What the work gives, or how it failed: ranks are to agree on that before any of them raises or goes on.
+
+    Raises:
+        LostRanksError: If it failed because the other ranks are gone, with which nothing can be agreed.
+    """
+    try:
+        return work(), None
+    except Exception as error:
+        raise_if_lost(error)
+        return None, error
+
+
+def raise_together(trainer: pl.Trainer, error: Exception | None) -> None:
+    """Raises on every rank if any of them has an error, so that no rank waits for one that is gone."""
+    if not everyone(trainer).all(error is None, error):
+        raise error or RuntimeError("ExplanationMonitor failed on another rank; its traceback is printed there.")
+
+
+def first_failing(
+    trainer: pl.Trainer, names: Sequence[str], failed: Iterable[str], reason: Exception | None = None
+) -> dict[str, int]:
+    """For each name that failed on any rank the first rank on which it did (see ``Ranks.first_failing``)."""
+    return everyone(trainer).first_failing(names, failed, reason)

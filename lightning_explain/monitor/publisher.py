@@ -1,0 +1,119 @@
+"""Writes reports to the loggers' sinks and as files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from lightning_explain.core.contracts import Metric, Sink
+from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.report import Publication, Report
+from lightning_explain.loggers.choose import sinks_for
+from lightning_explain.loggers.publication import Charts, publication
+from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor.failures import Teller
+from lightning_explain.render.figure import draw
+from lightning_explain.render.options import Options
+from lightning_explain.store.report_files import safe_name, save_report
+
+
+class Publisher:
+    """Writes reports to the loggers' sinks and as files.
+
+    Args:
+        name: The monitor's name.
+        options: How pictures are drawn.
+        save_reports: Keep every report as a file.
+        teller: Survives what fails.
+    """
+
+    def __init__(self, name: str, options: Options, save_reports: bool, teller: Teller) -> None:
+        self._name = name
+        self._options = options
+        self._save_reports = save_reports
+        self._teller = teller
+        self._directory = Path()
+        self._sinks: dict[str, Sink] = {}
+
+    def open(self, trainer: pl.Trainer, directory: Path, layout: Charts) -> None:
+        """Finds the sinks of a Trainer on rank zero, none of a dry run, and writes the layout if there is one."""
+        self._directory = directory
+        for what in self._teller.failures if trainer.is_global_zero else ():
+            self._teller.tell_of_off(what)
+        dry = getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero
+        self._sinks = {} if dry else _named(sinks_for(trainer.loggers, directory))
+        self._agree(trainer, partial(self._lay_out, layout))
+
+    def _lay_out(self, layout: Charts) -> None:
+        for name, sink in self._sinks.items() if layout else ():
+            self._teller.survive(partial(sink.layout, layout), f"The layout of {name}")
+
+    def publish(
+        self,
+        trainer: pl.Trainer,
+        report: Report,
+        probe: Probe,
+        scalars: Mapping[str, float],
+        metrics: Mapping[str, Metric],
+    ) -> None:
+        """Draws and writes. To be called on all ranks, for a failure may have to be raised on all."""
+
+        def work() -> None:
+            self._tell_of_nonfinite(report)
+            self._tell_of_odd(report)
+            pictures = self._teller.survive(partial(draw, report, probe, self._options), "Drawing pictures")
+            self._write(publication(self._name, report, scalars, pictures or {}, metrics))
+
+        self._agree(trainer, work)
+
+    def _agree(self, trainer: pl.Trainer, work: Callable[[], None]) -> None:
+        """Rank zero alone works; what fails is raised on all ranks, or counted on all of them."""
+        _, error = trainers.attempted(work) if trainer.is_global_zero else (None, None)
+        trainers.raise_together(trainer, error)
+        self._teller.failures = trainers.everyone(trainer).first(self._teller.failures)
+
+    def _tell_of_nonfinite(self, report: Report) -> None:
+        for method, rows in report.nonfinite().items():
+            if rows:
+                self._teller.tell_once(
+                    f"nonfinite/{method}",
+                    f"{method!r} has a map or score that is NaN or infinite on rows {rows}; they are counted in "
+                    f"{self._name}/nonfinite/{method} and left out of means.",
+                )
+
+    def _tell_of_odd(self, report: Report) -> None:
+        for method, value in report.attributions.items():
+            if not any(bool(part.any()) for part in as_tuple(value)):
+                self._teller.tell_once(
+                    f"zero/{method}",
+                    f"the map of {method!r} is zero everywhere, on all rows, and its scores mean nothing: the explained output "
+                    "does not move with what it looks at. Behind the last block of a transformer only the class token is "
+                    "read; explain an earlier layer.",
+                )
+        names, outputs = self._options.class_names, report.outputs
+        if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
+            self._teller.tell_once(
+                "class_names", f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs."
+            )
+
+    def _write(self, found: Publication) -> None:
+        if self._save_reports and self._sinks:
+            folder = self._directory / safe_name(self._name)
+            self._teller.survive(partial(save_report, found.report, folder), "Saving the report")
+        for name, sink in self._sinks.items():
+            self._teller.survive(partial(sink.write, found), name)
+
+
+def _named(sinks: list[Sink]) -> dict[str, Sink]:
+    """Sinks by the name of their type; the second of a type is ``"ScalarSink 2"``."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for sink in sinks:
+        kind = type(sink).__name__
+        seen[kind] += 1
+        found[kind if seen[kind] == 1 else f"{kind} {seen[kind]}"] = sink
+    return found

@@ -1,0 +1,305 @@
+"""The fixed rows: chosen from the dataset behind a loader, and read once."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, zip_longest
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
+
+from lightning_explain.core.probe import Probe
+from lightning_explain.core.random_state import seed_generators, seeded_random_state
+from lightning_explain.core.serialization import columns, copied, fingerprint, probe_from_state, probe_state
+from lightning_explain.core.validation import _whole
+from lightning_explain.probes.binding import BatchFn, rows_of
+
+Source = Literal["val", "train", "test"]
+
+
+__all__ = ["ProbeSelection", "collect", "fingerprint", "probe_from_state", "probe_state", "rows_of"]
+
+
+_MOST_CANDIDATES = 1000
+
+
+# -- which rows ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProbeSelection:
+    """Which rows are explained.
+
+    Args:
+        count: How many. They are spread over the dataset by ``seed``; a dataset that is a stream gives its first ones.
+        source: The loader whose dataset they come from.
+        indices: Exactly these rows of the dataset, in this order; ``count`` then says nothing.
+        per_class: As many of each class as possible. Labels are the dataset's ``targets`` or ``labels`` where it has
+            them; otherwise at most 1000 rows (``count``, if that is more) are read to find them.
+        seed: Decides which rows, and what random transforms do to them.
+        dataloader_idx: Which loader, where the source has several.
+
+    Raises:
+        TypeError: If an argument is of another type.
+        ValueError: If it is out of its range, or ``per_class`` comes with ``indices``.
+    """
+
+    count: int = 16
+    source: Source = "val"
+    indices: Sequence[int] | None = None
+    per_class: bool = False
+    seed: int = 0
+    dataloader_idx: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("seed", 0), ("dataloader_idx", 0)):
+            object.__setattr__(self, name, _whole(name, getattr(self, name), least))
+        if self.source not in get_args(Source):
+            raise ValueError(f"ProbeSelection(source={self.source!r}); allowed: {', '.join(get_args(Source))}.")
+        if not isinstance(self.per_class, bool):
+            raise TypeError(f"ProbeSelection(per_class={self.per_class!r}); allowed: True, False.")
+        if self.indices is not None:
+            object.__setattr__(self, "indices", self._checked_indices(self.indices))
+
+    def _checked_indices(self, given: Any) -> tuple[int, ...]:
+        if isinstance(given, (Tensor, np.ndarray)):
+            given = given.tolist()
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            raise TypeError(f"ProbeSelection(indices={given!r}); allowed: a list of whole numbers, or None.")
+        indices = tuple(_whole("indices", i, 0) for i in given)
+        twice = sorted({i for i in indices if indices.count(i) > 1})
+        if not indices or twice:
+            what = f"has {twice} twice" if twice else "is empty"
+            raise ValueError(f"ProbeSelection(indices=...) {what}; it names each row once, and at least one.")
+        if self.per_class:
+            raise ValueError("ProbeSelection(indices=..., per_class=True): exclude each other; give one of them.")
+        return indices
+
+
+# -- from a loader -------------------------------------------------------------------------------------------------
+
+
+def collect(
+    loader: Any,
+    selection: ProbeSelection,
+    batch_fn: BatchFn | None = None,
+    transfer: Callable[[Any], Any] | None = None,
+) -> Probe:
+    """The selected rows, read once. Training does not notice: every random generator is put back.
+
+    The rows are chosen from ``loader.dataset``, so a shuffled or distributed loader gives the same ones, and are
+    collated as the loader does it. If the loader has workers they are read in one: what the dataset keeps for itself
+    (an open file, a counter) is then not touched in this process. Random transforms start from ``selection.seed``.
+
+    A stream (an ``IterableDataset``, a loader without ``dataset``) gives its first rows, with ids ``0..N-1``.
+
+    Args:
+        loader: A ``DataLoader``, or anything that iterates over batches.
+        selection: Which rows.
+        batch_fn: Reads a (transferred) batch; see ``rows_of``. It must keep the rows and their order.
+        transfer: Applied to the collated batch, such as Lightning's batch-transfer hooks.
+
+    Returns:
+        Rows on the CPU, with the dataset's indices as ids.
+
+    Raises:
+        TypeError: If a batch cannot be read.
+        ValueError: If there are no such rows, or no labels for ``per_class``.
+    """
+    dataset = getattr(loader, "dataset", None)
+    read = partial(_read, batch_fn=batch_fn, transfer=transfer)
+    with torch.inference_mode(False), seeded_random_state(selection.seed, loader):
+        if not _is_map_style(dataset):
+            return _first_rows(loader, selection, read)
+        chosen = _choose(loader, selection, batch_fn)
+        (batch,) = _batches(loader, len(chosen), selection.seed, chosen)
+        probe = read(batch)
+    if len(probe) != len(chosen):
+        raise ValueError(
+            f"{len(chosen)} rows of the dataset became {len(probe)} rows of a batch; collate_fn and batch_fn must keep "
+            "them, one for one. Otherwise give a Probe."
+        )
+    return replace(probe, ids=torch.tensor(chosen))
+
+
+def _read(batch: Any, batch_fn: BatchFn | None, transfer: Callable[[Any], Any] | None) -> Probe:
+    probe = rows_of(batch if transfer is None else transfer(batch), batch_fn)
+    return Probe(**copied(columns(probe)))
+
+
+def _is_map_style(dataset: Any) -> bool:
+    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+
+
+def _batches(loader: Any, size: int | None, seed: int, rows: Sequence[int] | None = None) -> Iterator[Any]:
+    """Batches of the loader's dataset as the loader makes them, but of these rows and this size."""
+    collate = getattr(loader, "collate_fn", default_collate)
+    if size is not None and getattr(loader, "batch_sampler", loader) is None:
+        # A loader that does not batch has a collate function for one row.
+        collate = partial(_collate_each, collate)
+    # Again for each reading, so that rows are the same whether or not labels were read before, here or in a worker.
+    seed_generators(seed)
+    return iter(
+        DataLoader(
+            loader.dataset,
+            batch_size=size,
+            sampler=rows,
+            num_workers=min(1, getattr(loader, "num_workers", 0)),
+            collate_fn=collate,
+            worker_init_fn=partial(_start_worker, getattr(loader, "worker_init_fn", None), seed),
+            multiprocessing_context=getattr(loader, "multiprocessing_context", None),
+            generator=torch.Generator().manual_seed(seed),
+        )
+    )
+
+
+def _start_worker(init: Callable[[int], Any] | None, seed: int, worker: int) -> None:
+    if init is not None:
+        init(worker)
+    # Lightning's own worker_init_fn seeds by rank; the rows are to be the same on all of them.
+    seed_generators(seed)
+
+
+def _collate_each(collate: Callable[[Any], Any], rows: list[Any]) -> Any:
+    return default_collate([collate(row) for row in rows])
+
+
+def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) -> Sequence[int]:
+    where = f"the dataset behind the {selection.source} loader ({type(loader.dataset).__name__})"
+    length = len(loader.dataset)
+    if length == 0:
+        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no rows: {where} is empty.")
+    if selection.indices is not None:
+        outside = [i for i in selection.indices if i >= length]
+        if outside:
+            raise ValueError(f"ProbeSelection(indices=...) has {outside}, but those of {where} are 0 to {length - 1}.")
+        return selection.indices
+    _warn_if_short(length, selection)
+    if selection.per_class:
+        return sorted(_balanced(loader, selection, batch_fn))
+    # Not the first ones: in a sorted dataset they are all of one class.
+    return sorted(random.Random(selection.seed).sample(range(length), min(selection.count, length)))
+
+
+def _warn_if_short(found: int, selection: ProbeSelection) -> None:
+    if found < selection.count:
+        warnings.warn(
+            f"ProbeSelection(count={selection.count}), but the {selection.source} loader has {found} rows; "
+            f"{found} of {selection.count} are explained.",
+            stacklevel=3,
+        )
+
+
+# -- streams -------------------------------------------------------------------------------------------------------
+
+
+def _first_rows(loader: Any, selection: ProbeSelection, read: Callable[[Any], Probe]) -> Probe:
+    dataset = getattr(loader, "dataset", None)
+    what = f"what the {selection.source} loader reads ({type(loader if dataset is None else dataset).__name__}) is a stream"
+    if selection.indices is not None or selection.per_class:
+        raise ValueError(
+            f"ProbeSelection with indices or per_class needs a dataset with __getitem__ and __len__; {what}. "
+            "Give count alone, or a Probe."
+        )
+    warnings.warn(
+        f"The first {selection.count} rows are explained, for {what}. If it keeps its place it cannot be rewound, and "
+        "training goes on behind these rows; a Probe, or a dataset with __getitem__ and __len__, avoids that.",
+        stacklevel=3,
+    )
+    parts = _first_parts(_stream(loader, selection), selection.count, read)
+    if not parts:
+        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no rows: {what}, and it gave none.")
+    probe = _joined(parts, selection.count)
+    _warn_if_short(len(probe), selection)
+    return replace(probe, ids=torch.arange(len(probe)))
+
+
+def _stream(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
+    if not isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return iter(loader)
+    # A loader that does not batch has a stream of batches.
+    whole_batches = getattr(loader, "batch_sampler", loader) is None
+    return _batches(loader, None if whole_batches else selection.count, selection.seed)
+
+
+def _first_parts(batches: Iterator[Any], count: int, read: Callable[[Any], Probe]) -> list[Probe]:
+    parts: list[Probe] = []
+    for batch in batches:
+        parts.append(read(batch))
+        if sum(map(len, parts)) >= count:
+            break
+    return parts
+
+
+def _joined(parts: list[Probe], count: int) -> Probe:
+    def join(values: tuple[Any, ...]) -> Any:
+        if isinstance(values[0], tuple):
+            return tuple(join(column) for column in zip(*values, strict=True))
+        by_row = isinstance(values[0], Tensor) and values[0].ndim > 0 and len(values[0]) == len(parts[0])
+        return torch.cat(values)[:count] if by_row else values[0]
+
+    found = [columns(part) for part in parts]
+    return Probe(**{name: join(tuple(part[name] for part in found)) for name in found[0]})
+
+
+# -- classes -------------------------------------------------------------------------------------------------------
+
+
+def _balanced(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) -> list[int]:
+    labels = _known_labels(loader.dataset)
+    rows: Sequence[int] = range(len(loader.dataset))
+    if labels is None:
+        rows = random.Random(selection.seed).sample(rows, min(len(rows), max(_MOST_CANDIDATES, selection.count)))
+        labels = _read_labels(loader, selection, rows, batch_fn)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(selection.seed))
+    classes: dict[int, list[int]] = {}
+    for i, label in zip(order.tolist(), labels[order].tolist(), strict=True):
+        classes.setdefault(label, []).append(rows[i])
+    rounds = (i for one_of_each in zip_longest(*classes.values()) for i in one_of_each if i is not None)
+    return list(islice(rounds, selection.count))
+
+
+def _known_labels(dataset: Any) -> Tensor | None:
+    if isinstance(dataset, Subset):
+        labels = _known_labels(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    found = [getattr(dataset, name, None) for name in ("targets", "labels")]
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        found.append(dataset.tensors[-1])
+    usable = (_labels(value, len(dataset)) for value in found if value is not None)
+    return next((labels for labels in usable if labels is not None), None)
+
+
+def _labels(value: Any, count: int) -> Tensor | None:
+    """``(count,)`` class labels, if these are such: whole numbers, also those of a binary loss (0.0, 1.0)."""
+    try:
+        found = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError):  # ragged lists, dtypes that NumPy does not have
+        return None
+    found = found.squeeze(1) if found.shape == (count, 1) else found
+    if found.shape != (count,) or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+        return None
+    whole = found.astype(np.int64)
+    return torch.from_numpy(whole) if (whole == found).all() else None
+
+
+def _read_labels(loader: Any, selection: ProbeSelection, rows: Sequence[int], batch_fn: BatchFn | None) -> Tensor:
+    found: list[int] = []
+    for batch in _batches(loader, 1, selection.seed, rows):
+        label = _labels(rows_of(batch, batch_fn).targets, 1)
+        if label is None:
+            raise ValueError(
+                f"ProbeSelection(per_class=True) finds no labels: {type(loader.dataset).__name__} has no targets or "
+                "labels with one whole number a row, nor do its rows. Give indices=[...], a batch_fn, or a Probe."
+            )
+        found.append(int(label))
+        if len(set(found)) == selection.count:
+            break  # As many classes as rows: more candidates cannot balance them better.
+    return torch.tensor(found)

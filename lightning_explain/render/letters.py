@@ -1,0 +1,71 @@
+"""Words as pixels, each distinct string drawn once."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
+
+from lightning_explain.core.report import Image
+
+Color = tuple[int, int, int]
+
+_ELLIPSIS = "..."
+# Words that change with every epoch are never asked for again.
+_LINES = 128
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def line_height(size: int) -> int:
+    """Pixels from one line to the next."""
+    return math.ceil(1.3 * size)
+
+
+@lru_cache(maxsize=1024)
+def width(text: str, size: int) -> int:
+    """Pixels a line takes."""
+    return math.ceil(_font(size).getlength(text))
+
+
+def shorten(text: str, size: int, limit: int) -> str:
+    """The line, cut with an ellipsis where it is wider than ``limit`` pixels."""
+    if width(text, size) <= limit:
+        return text
+    kept = next((k for k in range(len(text), 0, -1) if width(text[:k] + _ELLIPSIS, size) <= limit), 0)
+    return text[:kept].rstrip() + _ELLIPSIS
+
+
+@lru_cache(maxsize=_LINES)
+def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
+    """The text broken between words into at most ``lines`` lines of ``limit`` pixels; what is too long is cut."""
+    broken: list[str] = []
+    for word in text.split():
+        longer = f"{broken[-1]} {word}" if broken else word
+        if broken and (width(longer, size) <= limit or len(broken) == lines):
+            broken[-1] = longer
+        else:
+            broken.append(word)
+    return tuple(shorten(line, size, limit) for line in broken)
+
+
+@lru_cache(maxsize=_LINES)
+def coverage(text: str, size: int) -> NDArray[np.float32]:
+    """How much ink is on each pixel of a line, ``(h, w, 1)`` in [0, 1]. Treat it as read-only."""
+    bitmap = PillowImage.new("L", (max(1, width(text, size)), line_height(size)))
+    ImageDraw.Draw(bitmap).text((0, 0), text, fill=255, font=_font(size))
+    return np.asarray(bitmap, dtype=np.float32)[..., None] / np.float32(255)
+
+
+def write(canvas: Image, text: str, x: int, y: int, size: int, color: Color) -> None:
+    """Writes a line on a canvas ``(H, W, 3)`` with its top left corner at (x, y); what does not fit is cut off."""
+    region = canvas[max(0, y) : y + line_height(size), max(0, x) : x + width(text, size)]
+    ink = coverage(text, size)[max(0, -y) :, max(0, -x) :][: region.shape[0], : region.shape[1]]
+    region[:] = (region * (1 - ink) + np.asarray(color, dtype=np.float32) * ink).round().astype(np.uint8)

@@ -1,0 +1,188 @@
+"""Reports as files: one safetensors file each, the structure as JSON in its header. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_explain.core.report import PassCount, Publication, Report
+
+SUFFIX = ".safetensors"
+_KEY = "lightning_explain_report"
+_TENSOR_FIELDS = (
+    "attributions",
+    "scores",
+    "standard_errors",
+    "outputs",
+    "predictions",
+    "targets",
+    "ids",
+    "maps",
+    "n_steps",
+)
+# Bytes; file systems take 255.
+_LONGEST = 200
+_WINDOWS_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+
+
+def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
+    """Saves a report as one file, which is complete or absent at every moment.
+
+    Args:
+        report: What to save.
+        path: A file that ends in ``.safetensors``, or a folder: the file is then ``step=00000120.safetensors``,
+            ``step=00000120-test.safetensors`` outside of training, ``step=00000120-epoch=00000003.safetensors`` if there is a report of
+            that step and another epoch, ``report.safetensors`` for a report without a step.
+
+    Returns:
+        The file.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        path = path / f"report{SUFFIX}" if report.step is None else step_path(path, report, SUFFIX, _epoch_in)
+    tensors: dict[str, Tensor] = {}
+    content = {f.name: getattr(report, f.name) for f in fields(report)}
+    content.update({name: _pack(content[name], name, tensors) for name in _TENSOR_FIELDS})
+    content.update(passes=asdict(report.passes), failures=dict(report.failures))
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
+    return path
+
+
+def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
+    """The reports in a folder, sorted by step, then epoch, those without first; then training before validation and test.
+
+    Other safetensors files in the folder, such as a saved probe, are passed over.
+
+    Args:
+        directory: The folder ``<run>/explain/<name>``, or one report's file.
+
+    Raises:
+        FileNotFoundError: If there are no reports.
+        ValueError: If a file is broken.
+    """
+    directory = Path(directory)
+    paths = [directory] if directory.is_file() else sorted(directory.glob(f"*{SUFFIX}"))
+    found = [report for path in paths if (report := _load(path)) is not None]
+    if not found:
+        raise FileNotFoundError(f"No reports in '{directory}'{_elsewhere(directory)}.")
+    return sorted(found, key=_place)
+
+
+def _place(report: Report) -> tuple[int, int, str]:
+    step, epoch = (-1 if number is None else number for number in (report.step, report.epoch))
+    return step, epoch, "" if report.stage in (None, "fit") else report.stage
+
+
+def safe_name(name: str) -> str:
+    """A name as one path component, on every system; different names stay different, where case counts.
+
+    Letters, digits, ``_`` and ``-`` stay, every other character becomes its bytes, as in ``a%2Fb``. What is too long for a file
+    system is cut, and ends with a digest.
+    """
+    kept = re.sub(r"[^\w-]", lambda match: _bytes(match[0]), name)
+    if len(kept.encode("utf-8", "surrogatepass")) > _LONGEST:
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        return f"{kept[:40]}%{digest}"
+    if _WINDOWS_DEVICE.fullmatch(kept):
+        return _bytes(kept[0]) + kept[1:]
+    return kept or "%empty"
+
+
+def _bytes(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def step_path(folder: Path, moment: Report | Publication, suffix: str, epoch_in: Callable[[Path], int | None]) -> Path:
+    """``step=00000120.png``: names that sort by step; ``step=00000120-test.png`` in other stages than ``"fit"``.
+
+    The step does not move in every training (manual optimization). Where the file has another epoch the name has the epoch as
+    well, so that none is lost; the same moment of a resumed run takes the same name.
+
+    Args:
+        folder: Where the file is to lie.
+        moment: What is written of it.
+        suffix: With its dot.
+        epoch_in: The epoch of a file that is there; ``None`` if it does not say.
+    """
+    stage = "" if moment.stage in (None, "", "fit") else f"-{moment.stage}"
+    plain = folder / f"step={moment.step or 0:08d}{stage}{suffix}"
+    if moment.epoch is None or not plain.is_file() or epoch_in(plain) in (None, moment.epoch):
+        return plain
+    return plain.with_name(f"step={moment.step or 0:08d}-epoch={moment.epoch:08d}{stage}{suffix}")
+
+
+def _epoch_in(path: Path) -> int | None:
+    """The epoch of the report in a file; ``None`` if it holds something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            epoch = json.loads((file.metadata() or {})[_KEY])["epoch"]
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return epoch if isinstance(epoch, int) else None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, which takes the place of ``path`` if the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The value with the names of its tensors in their places; the tensors go into ``tensors``."""
+    if isinstance(value, Tensor):
+        # safetensors refuses tensors that share memory, as two methods' maps may.
+        tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
+        return name
+    if isinstance(value, tuple):
+        return [_pack(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
+    return {k: _pack(v, f"{name}/{quote(k, safe='')}", tensors) for k, v in value.items()}
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, str):
+        return tensors[value]
+    if isinstance(value, list):
+        return tuple(_unpack(v, tensors) for v in value)
+    return {k: _unpack(v, tensors) for k, v in value.items()}
+
+
+def _load(path: Path) -> Report | None:
+    """The report in a file; ``None`` if the file holds something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        # Reports of 0.1.0 and before have no maps.
+        content = {"maps": {}, "n_steps": {}, **json.loads(metadata[_KEY])}
+        content.update({name: _unpack(content[name], tensors) for name in _TENSOR_FIELDS})
+        return Report(**{**content, "passes": PassCount(**content["passes"])})
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Report '{path}' is broken ({error}); delete it to read the others.") from error
+
+
+def _elsewhere(directory: Path) -> str:
+    """Where below a folder there are safetensors files, as a hint."""
+    folders = sorted({str(p.parent) for p in directory.rglob(f"*{SUFFIX}") if p.parent != directory})
+    return f"; did you mean {' or '.join(map(repr, folders[:5]))}?" if folders else ""

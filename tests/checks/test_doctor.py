@@ -1,0 +1,594 @@
+"""The doctor catches every planted fault, and does not accuse the same network without it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from lightning_explain.checks.doctor import doctor
+from lightning_explain.checks.verdicts import table as table
+from lightning_explain.core.contracts import Method
+from lightning_explain.core.verdict import Verdict
+from repairing import Own, warmed
+
+GUIDED = [m.GuidedBackprop(), m.Deconvolution(), m.GuidedGradCam("first"), m.NeuronGuidedBackprop("second", 0)]
+DEEPLIFT = [m.DeepLift(), m.DeepLiftShap(), m.LayerDeepLift("first"), m.NeuronDeepLift("second", 0)]
+PLAIN = [
+    *(m.Saliency(), m.InputXGradient(), m.IntegratedGradients(n_steps=3), m.GradientShap(), m.LayerGradCam("first")),
+    *(m.LayerConductance("first"), m.LayerIntegratedGradients("first"), m.NoiseTunnel(), m.NeuronGradient("first", 0)),
+    *(m.Occlusion((1, 2, 2)), m.FeatureAblation(), m.FeaturePermutation(), m.KernelShap(), m.LayerActivation("first")),
+]
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two convolutions and a linear layer; what is between them is planted."""
+
+    def __init__(self, *between: Callable[[Tensor], Tensor], last: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        first, second = between if len(between) == 2 else (between[0], nn.ReLU())
+        self.first, self.act1 = nn.Conv2d(3, 6, 3), first
+        self.second, self.act2 = nn.Conv2d(6, 6, 1), second
+        self.flat, self.head = nn.Flatten(), nn.LazyLinear(5)
+        self.last = last or nn.Identity()
+        self(images())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.first(x))
+        return self.last(self.head(self.flat(self.act2(self.second(x)))))
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation: the channels times what is computed from them; or without the product."""
+
+    def __init__(self, product: bool = True) -> None:
+        super().__init__()
+        self.weight, self.act, self.product = nn.Conv2d(6, 6, 1), nn.Sigmoid(), product
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.act(self.weight(x.mean((2, 3), keepdim=True)))
+        return x * scale if self.product else x * 0.5 + scale
+
+
+class Attention(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.inside = how, nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        if self.how == "module":
+            return self.inside(tokens, tokens, tokens)[0]
+        if self.how == "function":
+            return F.scaled_dot_product_attention(tokens, tokens, tokens)
+        return torch.softmax(tokens @ tokens.transpose(1, 2), -1) @ tokens
+
+
+class Branching(nn.Module):
+    """What no trace can follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) if float(x.detach().sum()) > -1e9 else x
+
+
+class Noisy(nn.Module):
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.always = always
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.3, training=self.always or self.training)
+
+
+class Sequence(nn.Module):
+    def __init__(self, recurrent: bool) -> None:
+        super().__init__()
+        self.inner, self.head = nn.LSTM(8, 6, batch_first=True) if recurrent else nn.Linear(8, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x[:, 0])
+        return self.head((out[0] if isinstance(out, tuple) else out)[:, -1])
+
+
+class Unused(nn.Module):
+    """A layer that is not called, and one that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.spare = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Linear(5, 5)
+        self.flat, self.head = nn.Flatten(), nn.Linear(216, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.flat(self.twice(self.twice(self.first(x)) - 0.1)))
+
+
+SHARED = nn.ReLU()
+
+
+def hidden(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+# name: (faulty network, the same without the fault, methods, verdict on the fault, what it says)
+FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[Method], str, str]] = {
+    "in-place ReLU": (
+        lambda: Net(nn.ReLU(inplace=True)),
+        lambda: Net(nn.ReLU()),
+        [*GUIDED, *DEEPLIFT],
+        "mended",
+        "run out of place",
+    ),
+    "one ReLU used twice": (
+        lambda: Net(SHARED, SHARED),
+        lambda: Net(nn.ReLU()),
+        [*GUIDED, *DEEPLIFT],
+        "mended",
+        "used more than once: relu in 'act1'",
+    ),
+    **{
+        f"functional: {name}": (
+            lambda f=function: Net(f),
+            lambda: Net(nn.ReLU()),
+            [*GUIDED, *DEEPLIFT],
+            "mended",
+            "which Captum does not see",
+        )
+        for name, function in {
+            "F.relu": F.relu,
+            "torch.relu": torch.relu,
+            "x.relu()": Tensor.relu,
+            "in place": lambda x: F.relu(x, inplace=True),
+            "clamp": lambda x: x.clamp(min=0),
+            "threshold": lambda x: F.threshold(x, 0.0, 0.0),
+            "in code no trace can follow": Branching(),
+        }.items()
+    },
+    **{
+        f"an activation without a rule: {type(activation).__name__}": (
+            lambda a=activation: Net(a),
+            lambda: Net(nn.LeakyReLU()),
+            DEEPLIFT,
+            "mended",
+            "for which Captum has no rule",
+        )
+        for activation in (
+            *(nn.ReLU6(), nn.GELU(), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(), nn.CELU()),
+            *(nn.SELU(), nn.PReLU(), nn.LogSigmoid(), nn.Softsign(), nn.Tanhshrink()),
+        )
+    },
+    "a functional activation": (
+        lambda: Net(torch.tanh),
+        lambda: Net(nn.Tanh()),
+        DEEPLIFT,
+        "mended",
+        "which Captum does not see: tanh",
+    ),
+    "a maximum beside ReLU": (
+        lambda: Net(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))),
+        lambda: Net(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6), nn.MaxPool2d(2))),
+        DEEPLIFT,
+        "mended",
+        "directly beside each other .Captum issue 1104.: max_pool2d in 'act1.1'",
+    ),
+    "maxima over overlapping windows": (
+        lambda: Net(nn.MaxPool2d(3, 2)),
+        lambda: Net(nn.MaxPool2d(3)),
+        DEEPLIFT,
+        "mended",
+        "overlapping windows",
+    ),
+    "squeeze and excitation": (
+        lambda: Net(Gate()),
+        lambda: Net(Gate(product=False)),
+        DEEPLIFT[:2],
+        "refused",
+        "no rule for a product of two activations: mul in 'act1' .Gate.",
+    ),
+    **{
+        f"attention: {how}": (
+            lambda how=how: Net(nn.ReLU(), Attention(how)),
+            lambda: Net(nn.ReLU(), nn.Identity()),
+            DEEPLIFT[:3],
+            "refused",
+            "no rule for " + ("a product|softmax" if how == "by hand" else "attention"),
+        )
+        for how in ("module", "function", "by hand")
+    },
+    "layer norm": (
+        lambda: Net(nn.Sequential(nn.LayerNorm(6), nn.ReLU())),
+        lambda: Net(nn.ReLU()),
+        DEEPLIFT[:2],
+        "refused",
+        "a norm of the activations: layer_norm in 'act1.0' .LayerNorm.",
+    ),
+    "group norm": (
+        lambda: Net(nn.GroupNorm(2, 6)),
+        lambda: Net(nn.BatchNorm2d(6)),
+        DEEPLIFT[:2],
+        "refused",
+        "a norm of the activations: group_norm",
+    ),
+    "softmax as a module": (
+        lambda: Net(nn.Softmax(1)),
+        lambda: Net(nn.Sigmoid()),
+        DEEPLIFT[:2],
+        "refused",
+        "no rule for softmax",
+    ),
+    "a recurrent layer under DeepLIFT": (
+        lambda: Sequence(recurrent=True),
+        lambda: Sequence(recurrent=False),
+        [m.DeepLift()],
+        "refused",
+        "no rule for a recurrent layer: lstm",
+    ),
+    "a non-linearity written by hand": (
+        lambda: Net(hidden),
+        lambda: Net(nn.ReLU()),
+        DEEPLIFT[:2],
+        "refused",
+        "misses f.x. - f.baseline. by",
+    ),
+    "a non-linearity of one's own": (
+        lambda: Net(Own.apply),
+        lambda: Net(nn.ReLU()),
+        DEEPLIFT[:2],
+        "refused",
+        "misses f.x. - f.baseline. by",
+    ),
+    "no ReLU to guide": (
+        lambda: Net(nn.GELU(), nn.GELU()),
+        lambda: Net(nn.ReLU()),
+        GUIDED[:2],
+        "warned",
+        "has no ReLU .its activations are gelu., so this is the plain gradient",
+    ),
+    "softmax at the end": (
+        lambda: Net(nn.ReLU(), last=nn.Softmax(1)),
+        lambda: Net(nn.ReLU()),
+        [m.Saliency(), m.InputXGradient(), m.LayerGradCam("first"), m.NoiseTunnel()],
+        "warned",
+        "the outputs are probabilities .softmax in 'last' .Softmax..",
+    ),
+    "a sigmoid at the end": (
+        lambda: Net(nn.ReLU(), last=torch.sigmoid),
+        lambda: Net(nn.ReLU()),
+        [m.Saliency()],
+        "warned",
+        "gradients vanish where the model is sure",
+    ),
+    "a layer that does not exist": (
+        Unused,
+        Unused,
+        [m.LayerGradCam("frist")],
+        "refused",
+        "no layer 'frist' in Unused: did you mean 'first'",
+    ),
+    "a layer that is not run": (
+        Unused,
+        Unused,
+        [m.LayerGradientXActivation("spare"), m.NeuronGradient("spare", 0)],
+        "refused",
+        "'spare' is not run for this input",
+    ),
+    "a layer that runs twice": (
+        Unused,
+        Unused,
+        [m.LayerActivation("twice"), m.LayerGradientXActivation("twice")],
+        "warned",
+        "'twice' runs 2 times in one forward, and the last time is explained",
+    ),
+    "a layer that is replaced twice": (
+        Unused,
+        Unused,
+        [m.LayerIntegratedGradients("twice"), m.LayerFeatureAblation("twice")],
+        "refused",
+        "'twice' runs 2 times in one forward, and would be replaced each time",
+    ),
+    "a recurrent layer": (
+        lambda: Sequence(recurrent=True),
+        lambda: Sequence(recurrent=False),
+        [m.Saliency(), m.IntegratedGradients(n_steps=3)],
+        "mended",
+        "cuDNN cannot go back through a recurrent layer",
+    ),
+    "dropout in eval mode": (
+        lambda: Net(Noisy(always=True)),
+        lambda: Net(Noisy(always=False)),
+        [m.Saliency(), m.Occlusion((1, 2, 2)), m.IntegratedGradients(n_steps=3)],
+        "refused",
+        "two forwards of the same rows in eval mode differ by",
+    ),
+    "statistics of the batch in eval mode": (
+        lambda: Net(nn.BatchNorm2d(6, track_running_stats=False)),
+        lambda: Net(nn.BatchNorm2d(6)),
+        [m.Saliency(), m.Occlusion((1, 2, 2)), m.IntegratedGradients(n_steps=3)],
+        "refused",
+        "rows influence each other in eval mode: a row's output differs by",
+    ),
+    "a row that cannot be alone": (
+        lambda: Net(
+            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(216, track_running_stats=False), nn.Unflatten(1, (6, 6, 6)))
+        ),
+        lambda: Net(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(216), nn.Unflatten(1, (6, 6, 6)))),
+        [m.Saliency()],
+        "refused",
+        "rows influence each other in eval mode: a row's output cannot be computed",
+    ),
+    "a cut in the gradient": (
+        lambda: Net(Tensor.detach),
+        lambda: Net(nn.Identity()),
+        [m.Saliency(), m.IntegratedGradients(n_steps=3), m.DeepLift()],
+        "refused",
+        "does not depend on the input through anything that has a gradient",
+    ),
+    "scripted code": (
+        lambda: Net(torch.jit.script(nn.ReLU())),
+        lambda: Net(nn.ReLU()),
+        [m.GuidedBackprop(), m.DeepLift()],
+        "refused",
+        "act1 is scripted, and the rule cannot reach what runs inside",
+    ),
+    "a layer that LRP has no rule for": (
+        lambda: Net(nn.ReLU(), nn.GELU()),
+        lambda: Net(nn.ReLU()),
+        [m.LRP(), m.LayerLRP("first")],
+        "refused",
+        "LRP has no rule for layers: 'act2' .GELU.",
+    ),
+    "an addition that LRP does not see": (
+        lambda: Net(lambda x: x + torch.relu(x)),
+        lambda: Net(torch.relu),
+        [m.LRP(), m.LayerLRP("first")],
+        "refused",
+        "LRP does not see what is computed outside of layers: add in Net",
+    ),
+    "a pool that LRP does not see": (
+        lambda: Net(lambda x: F.avg_pool2d(x, 2)),
+        lambda: Net(nn.AvgPool2d(2)),
+        [m.LRP()],
+        "refused",
+        "outside of layers: avg_pool2d",
+    ),
+    "a layer used twice under LRP": (
+        lambda: Net(SHARED, SHARED),
+        lambda: Net(nn.ReLU()),
+        [m.LRP()],
+        "refused",
+        "LRP cannot go through a layer that is used more than once: 'act1'",
+    ),
+}
+# Faults of the request and not of the network: the sound request, in the same order.
+SOUND: dict[str, list[Method]] = {
+    "a layer that does not exist": [m.LayerGradCam("first")],
+    "a layer that is not run": [m.LayerGradientXActivation("head"), m.NeuronGradient("head", 0)],
+    "a layer that runs twice": [m.LayerActivation("head"), m.LayerGradientXActivation("head")],
+    "a layer that is replaced twice": [m.LayerIntegratedGradients("head"), m.LayerFeatureAblation("head")],
+}
+
+
+def verdicts(model: nn.Module, methods: list[Method], x: Tensor | None = None, **options: Any) -> list[Verdict]:
+    named = {f"{i} {type(method).__name__}": method for i, method in enumerate(methods)}
+    return doctor(model.train(), named, Probe(images() if x is None else x), **options)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules|.torch.jit:")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_caught(fault: str) -> None:
+    faulty, _, methods, state, reason = FAULTS[fault]
+    for verdict in verdicts(faulty(), methods):
+        assert verdict.state == state, verdict
+        assert_says(verdict, reason)
+        assert bool(verdict.way_out) == (state in ("warned", "refused"))
+
+
+def assert_says(verdict: Verdict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(verdict.reason)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_same_network_without_the_fault_is_not_accused(fault: str) -> None:
+    _, sound, methods, _, _ = FAULTS[fault]
+    for verdict in verdicts(sound(), SOUND.get(fault, methods)):
+        assert (verdict.state, verdict.reason, verdict.mends) == ("fine", "", ())
+
+
+UNSUSPICIOUS = {
+    "functional": lambda: Net(F.relu),
+    "a gate": lambda: Net(Gate()),
+    "attention": lambda: Net(nn.ReLU(), Attention("by hand")),
+    "softmax inside": lambda: Net(nn.Softmax(1)),
+    "a layer norm": lambda: Net(nn.LayerNorm(6)),
+    "hidden": lambda: Net(hidden),
+    "scripted": lambda: Net(torch.jit.script(nn.ReLU())),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:")
+@pytest.mark.parametrize("name", UNSUSPICIOUS)
+def test_methods_without_a_rule_are_fine_on_any_of_these(name: str) -> None:
+    assert {v.state for v in verdicts(UNSUSPICIOUS[name](), PLAIN)} == {"fine"}
+
+
+def test_deeplift_is_judged_by_the_part_it_goes_through() -> None:
+    model = Net(Gate(), nn.LayerNorm(6))
+    methods = [
+        m.LayerDeepLift("head"),
+        m.LayerDeepLift("first"),
+        m.NeuronDeepLift("first", 0),
+        m.NeuronDeepLift("head", 0),
+    ]
+    assert [v.state != "refused" for v in verdicts(model, methods)] == [True, False, True, False]
+
+
+def test_a_noise_tunnel_is_judged_by_the_method_inside() -> None:
+    tunnel = m.NoiseTunnel(m.GuidedBackprop(), nt_samples=2)
+    (verdict,) = verdicts(Net(F.relu), [tunnel])
+    assert verdict.state == "mended"
+    assert [mend.kind for mend in verdict.mends] == ["guided"]
+
+
+# Dynamo asks activations for their gradient.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("how", ["whole", "in place", "a part"])
+def test_a_compiled_model_that_has_run_is_judged_as_the_plain_one(how: str) -> None:
+    fine, functional = Net(nn.ReLU()), Net(F.relu)
+    for model, states in ((fine, {"fine"}), (functional, {"mended"})):
+        compiled: Any = model
+        if how == "whole":
+            compiled = torch.compile(model, backend="eager")
+        elif how == "in place":
+            model.compile(backend="eager")
+        else:
+            model.second = torch.compile(model.second, backend="eager")
+        compiled(images())
+        assert {v.state for v in verdicts(compiled, PLAIN)} == {"fine"}
+        assert {v.state for v in verdicts(compiled, [*GUIDED, *DEEPLIFT])} == states
+
+
+def test_permuting_one_row_is_refused() -> None:
+    (verdict,) = verdicts(Net(nn.ReLU()), [m.FeaturePermutation()], images(1))
+    assert verdict.state == "refused"
+    assert_says(verdict, "it permutes across the rows of the probe, which has one")
+
+
+def test_rows_that_influence_each_other_are_seen_with_a_single_probe_row() -> None:
+    model = Net(nn.BatchNorm2d(6, track_running_stats=False))
+    assert verdicts(model, [m.Saliency()], images(1))[0].state == "refused"
+    assert verdicts(Net(nn.ReLU()), [m.Saliency()], images(1))[0].state == "fine"
+
+
+def test_token_numbers_have_no_gradient_but_their_embedding_has() -> None:
+    model = nn.Sequential(nn.Embedding(20, 4), nn.Linear(4, 4), nn.GELU(), nn.Flatten(), nn.Linear(24, 3))
+    methods = [m.Saliency(), m.DeepLift(), m.LayerGradientXActivation("0"), m.LayerDeepLift("0"), m.FeatureAblation()]
+    found = verdicts(model, methods, torch.randint(0, 20, (4, 6)))
+    assert [v.state for v in found] == ["refused", "refused", "fine", "mended", "fine"]
+    assert_says(found[0], "gradient of inputs that are whole numbers")
+
+
+def test_a_target_without_a_gradient_is_refused_where_the_output_is_gone_back_from() -> None:
+    methods = {
+        "map": m.Saliency(),
+        "layer": m.LayerGradCam("first"),
+        "through": m.NeuronConductance("first", (0, 0, 0)),
+        "unit": m.NeuronGradient("first", (0, 0, 0)),
+        "forward": m.Occlusion((1, 2, 2)),
+    }
+    for target in (lambda o: o.detach()[:, 0], lambda o: o.argmax(1), lambda o: torch.rand(len(o))):
+        found = doctor(Net(nn.ReLU()), methods, Probe(images()), target=target)
+        assert [v.state for v in found] == ["refused"] * 3 + ["fine"] * 2
+        assert_says(found[0], "what target chooses does not depend on the outputs through anything that has a gradient")
+
+
+def test_a_model_in_16_bits_is_not_accused_of_rounding() -> None:
+    model = Net(nn.GELU()).to(torch.bfloat16)
+    assert {v.state for v in verdicts(model, PLAIN)} == {"fine"}
+    assert {v.state for v in verdicts(model, DEEPLIFT)} == {"mended"}
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1, 2), (2, 2), (4, 4), (32, 6)])
+def test_the_model_never_sees_more_rows_at_once_than_it_may(limit: int, most: int) -> None:
+    model, seen = Net(F.relu), []
+    model.first.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    verdicts(model, DEEPLIFT, limit=limit)
+    assert max(seen) == most
+
+
+def test_an_activation_in_output_fn_is_judged_as_well() -> None:
+    (verdict,) = verdicts(Net(nn.ReLU()), [m.Saliency()], output_fn=lambda output: output.softmax(1))
+    assert verdict.state == "warned"
+    (verdict,) = verdicts(Net(nn.ReLU()), [m.DeepLift()], output_fn=lambda output: output.softmax(1))
+    assert verdict.state == "refused"
+
+
+# -- what comes of verdicts --------------------------------------------------------------------------------------------
+
+
+def test_all_refused_methods_are_named_with_reason_and_way_out() -> None:
+    methods = {"ig": m.IntegratedGradients(n_steps=2), "deep": m.DeepLift(), "relevance": m.LRP()}
+    with pytest.raises(ValueError, match="would be wrong") as caught:
+        explain(Net(Gate()), Probe(images()), methods, [])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("'deep': DeepLIFT has no rule for a product of two activations: mul in 'act1' (Gate).")
+    assert lines[1].endswith("Way out: use IntegratedGradients or GradientShap, which need no rule.")
+    assert lines[2].startswith("'relevance': LRP ")
+
+
+def test_what_is_of_little_use_is_warned_of_and_done() -> None:
+    with pytest.warns(UserWarning, match="'it': the model has no ReLU"):
+        found = explain(Net(nn.GELU(), nn.GELU()), Probe(images()), {"it": m.GuidedBackprop()}, [])
+    assert "it" in found.attributions
+
+
+def test_verdicts_are_printed_as_a_table() -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(table(verdicts(Net(Gate(), nn.GELU()), [m.Saliency(), m.DeepLift(), m.GuidedBackprop()])))
+    text = console.export_text()
+    assert "0 Saliency" in text
+    assert "fine" in text
+    assert "refused" in text
+    assert "use IntegratedGradients or GradientShap" in text
+
+
+def test_an_examination_leaves_no_trace() -> None:
+    model = Net(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(6), Noisy(always=False)), F.gelu)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state, modules = torch.get_rng_state(), [(n, id(k), k.training) for n, k in model.named_modules()]
+    doctor(model, {type(k).__name__: k for k in [*PLAIN, *GUIDED, *DEEPLIFT]}, Probe(images()))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [(n, id(k), k.training) for n, k in model.named_modules()] == modules
+    assert not any(len(k._forward_hooks) + len(k._forward_pre_hooks) for k in model.modules())
+    assert model.act1[0].inplace
+
+
+# -- networks that people use ------------------------------------------------------------------------------------------
+
+
+def every_method(layer: str) -> dict[str, Method]:
+    classes = {name: getattr(m, name) for name in m.__all__}
+    return {
+        name: c(layer=layer) if hasattr(c, "layer") and name != "NoiseTunnel" else c() for name, c in classes.items()
+    }
+
+
+RULED = {name for name in m.__all__ if any(word in name for word in ("DeepLift", "Guided", "Deconvolution", "LRP"))}
+
+
+@pytest.fixture(scope="module", params=["resnet18", "mobilenet_v3_small"])
+def zoo(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
+    torch.manual_seed(0)
+    model = warmed(getattr(torchvision.models, request.param)(num_classes=10))
+    layer = {"resnet18": "layer3", "mobilenet_v3_small": "features.8"}[request.param]
+    found = doctor(model, every_method(layer), Probe(torch.randn(4, 3, 64, 64)))
+    return request.param, {verdict.method: verdict.state for verdict in found}
+
+
+def test_methods_without_a_rule_are_fine_on_torchvisions_networks(zoo: tuple[str, dict[str, str]]) -> None:
+    assert {state for name, state in zoo[1].items() if name not in RULED} == {"fine"}
+
+
+def test_all_methods_but_lrp_are_right_on_resnet18(zoo: tuple[str, dict[str, str]]) -> None:
+    name, states = zoo
+    if name != "resnet18":
+        assert states["DeepLift"] == "refused"
+        assert states["GuidedBackprop"] == "mended"
+        return
+    assert {method for method, state in states.items() if state not in ("fine", "mended")} == {"LRP", "LayerLRP"}

@@ -1,0 +1,77 @@
+"""What the doctor says of inputs without gradients, and of layers that do not run, is what happens."""
+
+from __future__ import annotations
+
+import copy
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from captum_reference import layers, primary
+from comparing import distance
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from lightning_explain.checks.doctor import doctor
+from lightning_explain.core.contracts import Method
+
+INTO_THE_INPUT = [
+    *(m.InternalInfluence("1"), m.LayerConductance("1"), m.LayerGradientShap("1"), m.NeuronGradient("1", (0, 0))),
+    *(m.LRP(), m.NoiseTunnel(m.LayerGradientXActivation("1")), m.NoiseTunnel(m.FeatureAblation())),
+]
+BESIDE_THE_INPUT = [
+    *(m.LayerActivation("1"), m.LayerGradientXActivation("1"), m.LayerIntegratedGradients("0"), m.LayerGradCam("1")),
+    *(m.LayerDeepLift("0"), m.LayerFeatureAblation("1"), m.NeuronFeatureAblation("1", (0, 0)), m.FeaturePermutation()),
+]
+
+
+@pytest.mark.parametrize("method", [*INTO_THE_INPUT, *BESIDE_THE_INPUT], ids=lambda method: type(method).__name__)
+def test_what_the_doctor_says_of_token_numbers_is_what_happens(method: Method) -> None:
+    model = nn.Sequential(nn.Embedding(20, 4), nn.Linear(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+    probe = Probe(torch.randint(0, 20, (4, 6)))
+    (verdict,) = doctor(model, {"it": method}, probe)
+    if method in BESIDE_THE_INPUT:
+        assert verdict.state in ("fine", "mended")
+        assert "it" in explain(model, probe, {"it": method}, []).attributions
+        return
+    assert verdict.state == "refused"
+    assert verdict.way_out
+    assert "inputs that are whole numbers" in verdict.reason or "LRP has no rule for layers: '0'" in verdict.reason
+
+
+class Module(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.head = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Linear(216, 5)
+        self.dropout, self.same, self.flat = nn.Dropout2d(), nn.Identity(), nn.Flatten()
+        self.again = nn.Dropout()
+        # They do not run in forward.
+        self.loss, self.spare = nn.CrossEntropyLoss(), nn.GELU()
+        self.accuracy = MulticlassAccuracy(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.again(self.flat(self.same(self.dropout(self.act(self.first(x))))))
+        return self.head(self.again(x))
+
+
+class Bare(nn.Module):
+    def __init__(self, of: Module) -> None:
+        super().__init__()
+        self.first, self.act, self.head = of.first, of.act, of.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.first(x)).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:(Setting|Input Tensor):UserWarning")
+def test_lrp_looks_at_the_layers_that_run_and_passes_through_those_that_only_hand_on() -> None:
+    model, x = Module(), torch.randn(4, 3, 8, 8)
+    methods = {"lrp": m.LRP(), "layer": m.LayerLRP("first")}
+    assert {v.state for v in doctor(model, methods, Probe(x))} == {"fine"}
+    found = explain(model, Probe(x), methods, []).attributions
+    bare = Bare(copy.deepcopy(model)).eval()
+    y = bare(x).argmax(1)
+    assert distance(found["lrp"], primary.lrp(bare, x, y)) <= 1e-5
+    assert distance(found["layer"], layers.layer_lrp(bare, x, y, bare.first)) <= 1e-5

@@ -1,0 +1,322 @@
+"""Law 2 over ranks: one to four of them, or a sharded model, find what one process finds; law 5: they agree, or all end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gather_run import LOST_AFTER, METHODS, METRICS, SHARDED
+from lightning_explain.distributed.ranks import ALONE, Ranks, check_rows
+from networks import trained
+from processes import finish
+
+SCRIPT = Path(__file__).parents[1] / "gather_run.py"
+DEADLINE = 150
+Found = dict[int, list[dict[str, Any]]]
+Lost = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which all ranks have run."""
+    folder = tmp_path_factory.mktemp("gather")
+    torch.save(trained().state_dict(), folder / "weights.pt")
+    finish(SCRIPT, folder, DEADLINE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(finished: Path) -> Found:
+    """What each rank saw, by the number of ranks."""
+    result: Found = torch.load(finished / "found.pt", weights_only=True)
+    return result
+
+
+@pytest.fixture(scope="module")
+def lost(finished: Path) -> Lost:
+    """What ranks were told that lost each other, by how they did."""
+    result: Lost = torch.load(finished / "lost.pt", weights_only=True)
+    return result
+
+
+def assert_close(ours: dict[str, Any], theirs: dict[str, Any], *names: str) -> None:
+    """In float64; what is a rounding error on one side is one on the other, too."""
+    for name in names or (
+        "attributions",
+        "scores",
+        "standard_errors",
+        "maps",
+        "outputs",
+        "predictions",
+        "targets",
+        "ids",
+    ):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_any_number_of_ranks_finds_what_one_finds(found: Found, world: int) -> None:
+    (alone,) = found[1]
+    assert list(alone["seven"]["attributions"]) == list(METHODS)
+    assert set(METRICS) <= set(alone["seven"]["scores"])
+    for rank in found[world]:
+        assert_close(rank["seven"], alone["seven"])
+        assert rank["seven"]["failures"] == {}
+
+
+def test_two_rows_on_three_ranks_are_those_of_one_rank(found: Found) -> None:
+    for rank in found[3]:
+        assert_close(rank["two"], found[1][0]["two"])
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_report_is_the_same_on_all_ranks_to_the_last_bit(found: Found, world: int) -> None:
+    first, *others = (rank["seven"] for rank in found[world])
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_each_rank_has_its_own_batch_statistics_back(found: Found, world: int) -> None:
+    assert all(rank["seven"]["restored"] for rank in found[world])
+
+
+def test_rows_sent_are_summed(found: Found) -> None:
+    (alone,), (two, _) = found[1], found[2]
+    assert two["seven"]["passes"][1] == alone["seven"]["passes"][1]
+    # The strongest unit is sought on all rows by each rank, a row of zeros and one to find the layers are sent by each.
+    assert alone["seven"]["passes"][0] <= two["seven"]["passes"][0] <= alone["seven"]["passes"][0] + 20
+
+
+def test_a_sharded_model_gives_the_numbers_of_a_whole_one(found: Found) -> None:
+    (alone,) = found[1]
+    for world, key, whole in ((2, "sharded", "seven"), (3, "two_sharded", "two")):
+        for rank in found[world]:
+            expected = {name: alone[whole]["attributions"][name] for name in SHARDED}
+            assert_close(rank[key], {"attributions": expected}, "attributions")
+            scores = {name: alone[whole]["scores"]["infidelity"][name] for name in SHARDED}
+            assert_close(rank[key]["scores"], {"infidelity": scores}, "infidelity")
+
+
+def test_a_model_with_collectives_of_its_own_gives_the_numbers_of_one_without(found: Found) -> None:
+    (alone,) = found[1]
+    for rank in found[2]:
+        expected = {name: alone["seven"]["attributions"][name] for name in SHARDED}
+        assert_close(rank["wired"], {"attributions": expected}, "attributions")
+        assert set(rank["wired"]["scores"]["infidelity"]) == set(SHARDED)
+        assert rank["wired"]["pace"] == rank["wired"]["limit"], "no sizes are tried, which would be calls of the model"
+    assert "ArithmeticError: no map on rank 1" in found[2][1]["wired"]["failures"]["bad"]
+
+
+def test_a_model_that_does_not_fit_on_one_rank_is_refused_on_all(found: Found) -> None:
+    assert [rank["not_ready"]["error"] for rank in found[2]] == ["FailedElsewhereError", "ValueError"]
+
+
+# -- what fails on one rank ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
+@pytest.mark.parametrize("how", ["apart", "in_sweep"])
+def test_a_method_that_fails_on_one_rank_is_left_out_on_all(found: Found, kind: str, how: str) -> None:
+    zero, one = (rank[kind][how] for rank in found[2])
+    assert list(zero["attributions"]) == list(one["attributions"]) == ["saliency"]
+    assert_close(zero, one)
+    assert zero["failures"] == {}
+    assert "ArithmeticError: no map on rank 1" in one["failures"]["bad"]
+    assert zero["restored"]
+    assert one["restored"]
+
+
+@pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
+def test_a_metric_that_fails_on_one_rank_is_left_out_on_all(found: Found, kind: str) -> None:
+    zero, one = (rank[kind]["metric"] for rank in found[2])
+    assert list(zero["scores"]) == list(one["scores"]) == ["infidelity"]
+    assert "ArithmeticError: no score on rank 0" in zero["failures"]["worse"]
+    assert one["failures"] == {}
+
+
+@pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
+def test_what_is_of_another_form_on_one_rank_is_left_out_on_all_and_alone(found: Found, kind: str) -> None:
+    zero, one = (rank[kind]["unlike"] for rank in found[2])
+    assert list(zero["attributions"]) == list(one["attributions"]) == ["saliency"]
+    assert list(zero["scores"]["infidelity"]) == ["saliency"]
+    assert_close(zero, one)
+    assert zero["failures"] == {}
+    said = "Rank 0 found float64 (N, 1, 8, 8) and rank 1 float64 (N, 1, 8, 7), which cannot be put together."
+    assert one["failures"]["bad"] == said
+    assert "rank 1 float32 (N, 1, 8, 8)" in one["failures"]["worse"]
+
+
+@pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
+def test_scores_that_one_rank_omits_are_left_out_on_all_and_alone(found: Found, kind: str) -> None:
+    zero, one = (rank[kind]["unlike_metric"] for rank in found[2])
+    assert list(zero["scores"]) == list(one["scores"]) == ["infidelity"]
+    assert_close(zero, one)
+    assert list(one["failures"]) == ["bad", "worse"]
+    assert one["failures"]["bad"].startswith("Rank 0 found {} and rank 1 {'bad': {'saliency': tuple of float")
+
+
+def test_who_wants_errors_gets_one_on_all_ranks_for_unlike_forms(found: Found) -> None:
+    zero, one = (rank["failing"]["unlike_raising"] for rank in found[2])
+    assert one["error"].startswith("ValueError: 'bad' differs over ranks: Rank 0 found")
+    assert zero["error"].startswith("FailedElsewhereError: Given up because it failed on another rank")
+
+
+@pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
+def test_who_wants_errors_gets_one_on_all_ranks(found: Found, kind: str) -> None:
+    zero, one = (rank[kind]["raising"] for rank in found[2])
+    assert one["error"] == "ArithmeticError: no map on rank 1"
+    assert zero["error"].startswith("FailedElsewhereError: Given up because it failed on another rank")
+
+
+def test_without_a_target_on_one_rank_there_is_no_explanation_on_any(found: Found) -> None:
+    zero, one = (rank["target"]["error"] for rank in found[2])
+    assert one == "ArithmeticError: no target on rank 1"
+    assert zero.startswith("FailedElsewhereError")
+
+
+def test_a_rank_that_runs_out_of_memory_goes_on_in_smaller_passes(found: Found) -> None:
+    zero, one = (rank["failing"] for rank in found[2])
+    assert (zero["limits"], one["limits"]) == ([64], [2, 2])
+    assert_close(zero["memory"], one["memory"])
+
+
+def test_ranks_of_a_sharded_model_go_on_in_smaller_passes_together(found: Found) -> None:
+    zero, one = (rank["failing_sharded"] for rank in found[2])
+    # Four rows each: one of the seven is repeated.
+    assert zero["limits"][-2:] == one["limits"] == [2, 2]
+    assert_close(zero["memory"], one["memory"])
+    assert_close(zero["memory"], found[2][0]["failing"]["memory"])
+
+
+def test_uneven_calls_of_a_sharded_model_end_the_method_and_not_the_run(found: Found) -> None:
+    for rank in found[2]:
+        assert list(rank["uneven"]["attributions"]) == list(SHARDED)
+        assert (
+            "call the model, which needs all of them, different numbers of times" in rank["uneven"]["failures"]["bad"]
+        )
+
+
+# -- a rank that is lost -------------------------------------------------------------------------------------------
+
+TOLD = "LostRanksError: ExplanationMonitor: rank {} has lost the other ranks while explaining"
+# A rank that is alive is slow at times; all of these deadlines are two seconds.
+SLACK = 10
+
+
+@pytest.mark.parametrize("how", ["late", "late_of_three", "never_met"])
+def test_no_rank_waits_longer_than_the_deadline_nor_for_ranks_that_gave_it_up(lost: Lost, how: str) -> None:
+    deadline = LOST_AFTER.total_seconds()
+    for rank, each in enumerate(lost[how]):
+        assert TOLD.format(rank) in each["told"]
+        # The one that comes late finds the connection closed.
+        assert (0 if rank == 1 else deadline) - 0.1 <= each["seconds"] <= deadline + SLACK
+
+
+def test_every_agreement_and_exchange_says_that_a_rank_is_gone(lost: Lost) -> None:
+    asked = lost["gone"][0]
+    assert set(asked) >= {"agreed", "all", "failing", "together", "total", "first", "equal", "share_buffers"}
+    for name, each in asked.items():
+        assert TOLD.format(0) in each["told"], name
+        assert each["seconds"] <= SLACK
+
+
+def test_an_error_of_the_transport_is_known_in_what_others_make_of_it(lost: Lost) -> None:
+    told = lost["gone"][0]["in_step"]["told"]
+    assert "ValueError: The model cannot be called.\n\nThe above exception was the direct cause" in told
+    assert TOLD.format(0) in told
+
+
+@pytest.mark.parametrize("how", ["late", "late_of_three", "never_met"])
+def test_what_failed_on_a_rank_is_told_by_it_though_it_lost_the_others(lost: Lost, how: str) -> None:
+    for rank, each in enumerate(lost[how]):
+        before, _, after = each["told"].partition(TOLD.format(rank))
+        assert f"ArithmeticError: already failed on rank {rank}" in before
+        assert after
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("method", "ArithmeticError: no map on rank 1"), ("sharded", "ArithmeticError: already failed on rank 1")],
+)
+def test_a_rank_lost_in_the_models_own_collective_tells_why_and_the_other_that_it_is_lost(
+    lost: Lost, how: str, reason: str
+) -> None:
+    zero, one = lost[how]
+    assert TOLD.format(0) in zero["told"]
+    assert TOLD.format(1) in one["told"]
+    assert "Traceback" in one["told"]
+    assert reason in one["told"]
+    assert "ArithmeticError" not in zero["told"]
+    # Rank 0 waits in a group with half an hour of patience, until the other one has gone.
+    assert all(each["seconds"] <= LOST_AFTER.total_seconds() + SLACK for each in (zero, one))
+
+
+# -- exchange ------------------------------------------------------------------------------------------------------
+
+
+def test_ragged_rows_come_together_in_order(found: Found) -> None:
+    for rank in found[3]:
+        whole = rank["exchange"]["together"]
+        assert whole["float"].tolist() == [[i, i] for i in (0.0, 1.0, 20.0, 21.0, 22.0)]
+        assert whole["float"].dtype == torch.float64
+        assert whole["several"][0].tolist() == [False, False, True, True, True]
+        assert whole["several"][1].dtype == torch.bfloat16
+        assert whole["several"][1].shape == (5, 1, 1)
+        assert (whole["nothing"], whole["none"]) == ({}, None)
+        assert len(whole["nan"]) == 5
+
+
+def test_what_rank_zero_has_arrives(found: Found) -> None:
+    for rank in found[3]:
+        assert rank["exchange"]["first"]["x"].tolist() == [0, 0, 0]
+        assert rank["exchange"]["first"]["names"] == ("a", "é0")
+        assert rank["exchange"]["first"]["n"] == [0, None, 0.5]
+
+
+def test_ranks_agree(found: Found) -> None:
+    for rank in found[3]:
+        exchange = rank["exchange"]
+        assert exchange["failing"] == ["a", "c"]
+        assert exchange["first_failing"] == {"a": 1, "c": 0}
+        assert exchange["equal"] == exchange["all"] == [True, False]
+        assert exchange["total"] == [3, 3]
+        assert "found different things for their rows" in exchange["different"]
+
+
+# -- shares --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "world"), [(7, 1), (7, 3), (2, 3), (1, 4), (8, 4)])
+def test_every_row_is_in_one_share(count: int, world: int) -> None:
+    shares = [Ranks(world, share=i).rows(count) for i in range(world)]
+    assert torch.cat([rows for rows, _ in shares]).tolist() == list(range(count))
+    assert all(len(rows) == own for rows, own in shares)
+
+
+@pytest.mark.parametrize(("count", "world"), [(7, 3), (2, 3), (1, 4), (8, 4)])
+def test_shares_of_a_sharded_model_are_of_one_size(count: int, world: int) -> None:
+    shares = [Ranks(world, share=i, sharded=True).rows(count) for i in range(world)]
+    assert len({len(rows) for rows, _ in shares}) == 1
+    assert torch.cat([rows[:own] for rows, own in shares]).tolist() == list(range(count))
+    assert all(0 <= row < count for rows, _ in shares for row in rows.tolist())
+
+
+def test_alone_nothing_is_asked_of_anyone() -> None:
+    tree = {"x": torch.ones(2)}
+    assert ALONE.together(tree, 2) is ALONE.first(tree) is tree
+    assert ALONE.failing(["a", "b"], ["b"]) == {"b"}
+    assert ALONE.agreed(lambda: 3) == ALONE.in_step(lambda: 3) == 3
+    assert ALONE.first_failing(["a", "b"], ["b", "c"]) == {"b": 0}
+    assert (ALONE.all(False), ALONE.equal("x"), ALONE.total(4)) == (False, True, [4])
+    with pytest.raises(ZeroDivisionError):
+        ALONE.agreed(lambda: 1 // 0)
+
+
+def test_what_has_no_rows_cannot_be_shared() -> None:
+    check_rows({"x": (torch.zeros(2, 1), None)}, 2)
+    with pytest.raises(ValueError, match=r"It gives \(3, 2\) for 2 rows; .*the first dimension must be the rows"):
+        check_rows(torch.zeros(3, 2), 2)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Rows
+from lightning_explain.engine.features import Features, check_feature_mask, features_of
+
+
+def subject_of(*inputs: Tensor, ids: Tensor | None = None) -> Subject:
+    numbers = torch.arange(len(inputs[0])) if ids is None else ids
+    probe = Rows(inputs, inputs, (), numbers, torch.zeros_like(numbers))
+    return Subject(
+        forward=torch.nn.Identity(),
+        layer=lambda name: torch.nn.Identity(),
+        baseline=lambda spec, rows: rows.clean,
+        distribution=lambda spec, rows: rows.clean,
+        draws=None,
+        limit=4,
+        probe=probe,
+        sweep=None,
+    )
+
+
+def features(spec: object, *inputs: Tensor) -> Features:
+    subject = subject_of(*inputs)
+    return features_of(spec, subject, subject.probe)
+
+
+def test_without_a_mask_each_element_is_a_feature_of_its_own() -> None:
+    found = features(None, torch.zeros(5, 2, 3), torch.zeros(5, 4))
+    assert found.count == 10
+    assert torch.equal(found.masks[0], torch.arange(6).reshape(1, 2, 3))
+    assert torch.equal(found.masks[1], torch.arange(6, 10).reshape(1, 4))
+
+
+def test_a_grid_has_square_patches_that_are_the_same_in_all_channels_and_smaller_at_the_border() -> None:
+    found = features({"grid": 2}, torch.zeros(3, 2, 4, 5))
+    expected = torch.tensor([[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5], [3, 3, 4, 4, 5]])
+    assert found.count == 6
+    assert torch.equal(found.masks[0], expected.expand(1, 2, 4, 5))
+
+
+def test_patches_of_different_inputs_are_different_features() -> None:
+    found = features({"grid": 2}, torch.zeros(3, 2, 2), torch.zeros(3, 1, 2, 4))
+    assert [mask.unique().tolist() for mask in found.masks] == [[0], [1, 2]]
+
+
+def test_a_number_in_the_tensors_of_two_inputs_is_one_feature() -> None:
+    found = features((torch.tensor([7, 9]), torch.tensor([9, 20, 20])), torch.zeros(4, 2), torch.zeros(4, 3))
+    assert found.count == 3
+    assert [mask.tolist() for mask in found.masks] == [[[0, 1]], [[1, 2, 2]]]
+
+
+def test_what_is_made_beside_a_tensor_gets_numbers_of_its_own() -> None:
+    found = features((None, torch.tensor([0, 0, 5])), torch.zeros(4, 2), torch.zeros(4, 3))
+    assert [mask.tolist() for mask in found.masks] == [[[2, 3]], [[0, 0, 1]]]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4), (2, 4, 4), (1, 1, 4, 4), (1, 2, 4, 4)])
+def test_a_tensor_broadcasts_to_the_rows(shape: tuple[int, ...]) -> None:
+    mask = torch.arange(4).expand(shape)
+    found = features(mask, torch.zeros(3, 2, 4, 4))
+    assert torch.equal(found.masks[0], torch.arange(4).expand(1, 2, 4, 4))
+
+
+def test_a_mask_for_each_row_follows_the_rows_ids_and_is_renumbered_row_by_row() -> None:
+    mask = torch.tensor([[0, 1, 2], [5, 5, 5], [3, 9, 3]])
+    subject = subject_of(torch.zeros(3, 3), ids=torch.tensor([10, 30, 20]))
+    found = features_of(mask, subject, subject.probe[torch.tensor([2, 1])])
+    assert found.masks[0].tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert found.count == 2
+
+
+def test_superpixels_divide_each_clean_row_along_its_edges_and_are_computed_once() -> None:
+    pytest.importorskip("skimage")
+    left, top = torch.zeros(3, 16, 16), torch.zeros(3, 16, 16)
+    left[:, :, :8], top[:, :8] = 1.0, 1.0
+    subject = subject_of(torch.stack([left, top]))
+    moved = subject.probe.at((torch.randn(2, 3, 16, 16),))
+    found = features_of({"superpixels": 8}, subject, moved)
+    assert found.masks[0].shape == (2, 3, 16, 16)
+    assert found.count >= 4
+    for mask, image in zip(found.masks[0], (left, top), strict=True):
+        for segment in mask.unique():
+            assert len(image[mask == segment].unique()) == 1
+    assert len(subject.memory) == 2
+    again = features_of({"superpixels": 8}, subject, subject.probe)
+    assert torch.equal(again.masks[0], found.masks[0])
+    assert len(subject.memory) == 2
+
+
+def test_superpixels_of_gray_images_follow_their_edges_too() -> None:
+    pytest.importorskip("skimage")
+    image = torch.zeros(1, 1, 16, 16)
+    image[..., 5:] = 1.0
+    found = features({"superpixels": 4}, image)
+    for segment in found.masks[0].unique():
+        assert len(image[found.masks[0] == segment].unique()) == 1
+
+
+def test_superpixels_reach_a_method() -> None:
+    pytest.importorskip("skimage")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
+    methods = {
+        name: getattr(m, name)(feature_mask={"superpixels": 6})
+        for name in ("FeatureAblation", "Lime", "KernelShap", "ShapleyValues", "ShapleyValueSampling")
+    }
+    images = torch.linspace(0, 1, 16).expand(3, 3, 16, 16).clone()
+    images[0] = 0.5  # a flat image may have one segment only
+    images[1, :, :8] += 1
+    report = explain(model, Probe(images), methods, [], max_examples_per_pass=2)
+    for found in report.attributions.values():
+        assert 2 <= len(found[1].unique()) <= 9
+    torch.testing.assert_close(
+        report.attributions["FeatureAblation"], report.attributions["ShapleyValues"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_kernel_shap_of_one_feature_is_the_whole_difference() -> None:
+    model = torch.nn.Linear(3, 1)
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    methods = {
+        "map": m.KernelShap(feature_mask=torch.zeros(3).long()),
+        "values": m.KernelShap(feature_mask=torch.zeros(3).long(), return_input_shape=False),
+    }
+    report = explain(model, Probe(x), methods, [])
+    difference = (model(x) - model(x * 0)).detach()
+    torch.testing.assert_close(report.attributions["map"], difference.expand(1, 3))
+    torch.testing.assert_close(report.attributions["values"], difference)
+
+
+def test_without_scikit_image_superpixels_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(ImportError, match=r'pip install "lightning-explain\[superpixels\]", or use \{"grid": 8\}'):
+        m.Lime(feature_mask={"superpixels": 50})
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "match"),
+    [
+        ({"grid": 0}, ValueError, r"M\(feature_mask=\{'grid': 0\}\); grid takes a whole number of at least 1"),
+        ({"grid": 2.0}, ValueError, "grid takes a whole number"),
+        ({"patches": 3}, ValueError, r"\{'patches': 3\}\); allowed: None"),
+        ({"grid": 3, "superpixels": 4}, ValueError, "allowed: None"),
+        (torch.zeros(3), ValueError, r"a tensor of torch.float32; features are numbered by whole numbers"),
+        (8, TypeError, r"M\(feature_mask=...\) is a int; allowed: None"),
+        ([None, "grid"], TypeError, "is a str"),
+    ],
+)
+def test_what_is_no_mask_is_refused_at_once(spec: object, error: type, match: str) -> None:
+    with pytest.raises(error, match=match):
+        check_feature_mask("M(feature_mask", spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "inputs", "match"),
+    [
+        ({"grid": 2}, (torch.zeros(3, 4),), r"needs images \(N, H, W\) or \(N, C, H, W\), got \(3, 4\)"),
+        ({"superpixels": 2}, (torch.zeros(3, 4, 4),), r"needs images \(N, C, H, W\), got \(3, 4, 4\)"),
+        (torch.zeros(2, 5).long(), (torch.zeros(3, 5),), r"shape \(2, 5\), which does not fit \(5,\); allowed"),
+        (torch.zeros(5).long(), (torch.zeros(3, 4),), "does not fit"),
+        (torch.zeros(4).long(), (torch.zeros(3, 4), torch.zeros(3, 4)), "one tensor, but there are 2 inputs"),
+        ([None], (torch.zeros(3, 4), torch.zeros(3, 4)), "has 1 entries for 2 inputs"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(spec: object, inputs: tuple[Tensor, ...], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        features(spec, *inputs)
+
+
+def test_a_mask_for_each_row_needs_ids_that_tell_rows_apart() -> None:
+    subject = subject_of(torch.zeros(2, 3), ids=torch.tensor([4, 4]))
+    with pytest.raises(ValueError, match="distinct ones"):
+        features_of(torch.zeros(2, 3).long(), subject, subject.probe)

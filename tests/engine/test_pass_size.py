@@ -1,0 +1,112 @@
+"""The pace of passes: the size that is clearly fastest; the memory layout changes neither numbers nor how they lie."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_explain import ExplanationMonitor, Probe, explain
+from lightning_explain import methods as m
+from lightning_explain.core.probe import Rows
+from lightning_explain.engine.pass_size import candidates
+from lightning_explain.explainer.explainer import Explainer
+from training import QUIET, Blind, monitor, trainer
+
+
+class Sleeping(nn.Module):
+    """A network that takes a time that the test says, for each call."""
+
+    def __init__(self, seconds: object) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds(len(x)))  # type: ignore[operator]
+        return self.head(x.mean((2, 3)))
+
+
+def pace(model: nn.Module, limit: int = 64) -> int:
+    probe = Probe(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
+    return Explainer({}, {}, limit=limit).pace(model, probe)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (lambda n: 0.02, 64),
+        (lambda n: 0.002 * n * (0.2 if n == 16 else 1), 16),
+        (lambda n: 0.002 * n * (0.3 if n == 32 else 1), 32),
+        (lambda n: 0.002 * n, 64),
+    ],
+    ids=["large passes", "small passes", "passes between them", "no difference"],
+)
+def test_what_is_clearly_fastest_is_chosen(seconds: object, expected: int) -> None:
+    assert pace(Sleeping(seconds)) == expected
+
+
+def test_a_slow_network_is_not_tried_at_every_size() -> None:
+    calls = []
+    assert pace(Sleeping(lambda n: calls.append(n) or 1.2)) == 64
+    assert calls == [64, 64]
+
+
+def test_there_is_nothing_to_try_for_few_rows_or_whole_numbers() -> None:
+    def row(x: Tensor) -> Rows:
+        return Rows((x,), (x,), (), torch.zeros(1), torch.zeros(1))
+
+    image = row(torch.zeros(1, 3, 8, 8))
+    assert candidates(8, image) == [8]
+    assert candidates(64, row(torch.zeros(1, 3, 8, 8, dtype=torch.long))) == [64]
+    assert candidates(32, row(torch.zeros(1, 5))) == [32, 16]
+    assert candidates(64, image) == [64, 32, 16]
+
+
+def test_the_layout_does_not_change_the_numbers_nor_how_they_lie() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)).double()
+    probe = Probe(torch.randn(5, 3, 8, 8), torch.arange(5) % 3)
+    methods = {"ig": m.IntegratedGradients(n_steps=4), "cam": m.LayerGradCam("0"), "occlusion": m.Occlusion((3, 4, 4))}
+    first, last = (explain(model, probe, methods, [], channels_last=layout).attributions for layout in (False, True))
+    for name in methods:
+        torch.testing.assert_close(last[name], first[name], rtol=1e-10, atol=1e-12)
+        assert last[name].is_contiguous()
+
+
+@pytest.mark.parametrize("saved", [{"pace": 32}, {"version": 2, "pace": [32, True]}], ids=["this version", "2"])
+def test_a_checkpoint_keeps_the_pace_unless_the_user_says_one(saved: dict[str, object]) -> None:
+    state = {**ExplanationMonitor().state_dict(), **saved}
+    free, told = ExplanationMonitor(), ExplanationMonitor(max_examples_per_pass=8)
+    for watch in (free, told):
+        watch.load_state_dict(state)
+    assert free.state_dict()["pace"] == 32
+    assert "pace" not in told.state_dict()
+
+
+class TestUsedAgain:
+    pytestmark = QUIET
+
+    def test_a_second_training_finds_its_own_pace_and_a_resumed_one_keeps_that_of_its_checkpoint(
+        self, tmp_path: Path
+    ) -> None:
+        x, y = torch.randn(64, 3, 8, 8), torch.arange(64) % 2
+        data = DataLoader(TensorDataset(x, y), batch_size=64)
+        watch = monitor(probe=Probe(x[:2], y[:2]), metrics=[])
+
+        def fitted(small: bool, path: Path, epochs: int = 1, ckpt_path: Path | None = None) -> object:
+            ran = trainer(tmp_path, watch, max_epochs=epochs)
+            # In small passes a row takes a fifth of the time, or five times as long.
+            module = Blind(Sleeping(lambda n: 0.001 * n * ((0.2 if small else 5) if n == 28 else 1)))
+            ran.fit(module, data, ckpt_path=ckpt_path)
+            ran.save_checkpoint(path)
+            return watch.state_dict()["pace"]
+
+        first, later = tmp_path / "first.ckpt", tmp_path / "later.ckpt"
+        assert fitted(True, first) == 28
+        assert fitted(False, later) == 56
+        assert fitted(False, later, epochs=2, ckpt_path=first) == 28

@@ -1,0 +1,96 @@
+"""Laws of what goes from a report to the sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_explain import Report
+from lightning_explain import metrics as q
+from lightning_explain.core.contracts import Case, Metric, Score
+from lightning_explain.loggers.publication import charts, publication, score_names, without
+
+
+class Drift:
+    """A metric of two scores."""
+
+    higher_is_better: ClassVar[bool | None] = True
+    suffixes: ClassVar[tuple[str, ...]] = ("cosine", "rank")
+
+    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+        return {}
+
+
+METRICS: dict[str, Metric] = {"infidelity": q.Infidelity(), "drift": Drift()}
+
+
+def report(*methods: str) -> Report:
+    """A report of two rows with every score of every method."""
+    scores = {name: {method: torch.tensor([1.0, 2.0]) for method in methods} for name in score_names(METRICS)}
+    return Report(
+        attributions={method: torch.ones(2, 1, 4, 4) for method in methods},
+        scores=scores,
+        standard_errors={"infidelity": scores["infidelity"]},
+        outputs=torch.ones(2, 3),
+        predictions=torch.tensor([0, 1]),
+        targets=torch.tensor([0, 1]),
+        ids=torch.tensor([4, 7]),
+        epoch=2,
+        step=30,
+    )
+
+
+def test_a_metric_of_several_scores_has_several_names() -> None:
+    assert list(score_names(METRICS)) == ["infidelity", "drift_cosine", "drift_rank"]
+
+
+def test_a_chart_holds_all_methods_of_one_score() -> None:
+    assert charts("explain", ["ig", "cam"], {"infidelity": q.Infidelity()}) == {
+        "explain": {"infidelity": ["explain/infidelity/ig", "explain/infidelity/cam"]}
+    }
+
+
+def test_a_publication_has_the_monitors_name_before_every_tag() -> None:
+    picture = np.zeros((4, 4, 3), dtype=np.uint8)
+    found = publication("late", report("ig"), {"seconds": 2.0}, {"ig": picture}, METRICS)
+    assert found.scalars == {"late/seconds": 2.0}
+    assert list(found.pictures) == ["late/ig"]
+    assert (found.epoch, found.step) == (2, 30)
+
+
+@pytest.mark.parametrize("name", ["explain", "a/b"])
+@pytest.mark.parametrize("method", ["ig", "ig/fast", "infidelity"])
+def test_a_curve_is_summarized_by_its_better_end_whatever_the_names(name: str, method: str) -> None:
+    found = report(method)
+    scalars = {**found.scalars(), "seconds": 1.0, "overhead": 0.1}
+    directions = publication(name, found, scalars, {}, METRICS).directions
+    assert directions == {
+        f"{name}/infidelity/{method}": "min",
+        f"{name}/drift_cosine/{method}": "max",
+        f"{name}/drift_rank/{method}": "max",
+        f"{name}/nonfinite/{method}": "last",
+        f"{name}/seconds": "last",
+        f"{name}/overhead": "last",
+    }
+
+
+def test_nothing_is_left_of_a_failed_method() -> None:
+    left = without(report("ig", "cam"), ["cam"], METRICS)
+    assert list(left.attributions) == ["ig"]
+    assert not any(key.endswith("/cam") for key in left.scalars())
+    assert "cam" not in left.standard_errors["infidelity"]
+
+
+def test_nothing_is_left_of_a_failed_metric() -> None:
+    left = without(report("ig"), ["drift"], METRICS)
+    assert list(left.scores) == ["infidelity"]
+    assert list(without(report("ig"), ["infidelity"], METRICS).standard_errors) == []
+
+
+def test_a_report_in_which_nothing_failed_stays_as_it_is() -> None:
+    whole = report("ig", "cam")
+    assert without(whole, [], METRICS).scalars() == whole.scalars()

@@ -1,0 +1,419 @@
+"""How a module becomes a function of its rows: outputs, targets, layers, and what is refused."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_explain import Probe, Report, explain
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.model.isolation import explaining
+from lightning_explain.model.layers import find_layer, last_feature_map
+from lightning_explain.model.targets import check_target, output_tensor, predictions_of
+from networks import DigitNet, rows, trained
+
+SALIENCY = {"saliency": m.Saliency(abs=False)}
+
+
+class Wrapped(nn.Module):
+    """A network whose output is wrapped into something."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any], net: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net = net or trained()
+        self.wrap = wrap
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wrap(self.net(x))
+
+
+class Output(NamedTuple):
+    loss: Tensor
+    logits: Tensor
+
+
+class Answer:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+def explained(model: nn.Module, labels: Any = "own", **options: Any) -> Report:
+    """The report of a saliency map."""
+    x, y = rows()
+    return explain(model, Probe(x, y if isinstance(labels, str) else labels), SALIENCY, [], **options)
+
+
+def gradient(of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient of a function of the network's ten outputs, by hand."""
+    x = rows()[0].requires_grad_()
+    return torch.autograd.grad(of(trained().eval()(x)).sum(), x)[0]
+
+
+def own_label(outputs: Tensor) -> Tensor:
+    return outputs[torch.arange(len(outputs)), rows()[1]]
+
+
+# -- outputs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrap", "output_fn"),
+    [
+        (lambda o: o, None),
+        (lambda o: (o, o.sum()), None),
+        (lambda o: [o], None),
+        (lambda o: {"logits": o, "loss": o.sum()}, None),
+        (Answer, None),
+        (lambda o: Output(o.sum(), o), None),
+        (lambda o: {"loss": o.sum(), "scores": [o]}, lambda found: found["scores"][0]),
+        (lambda o: (o.sum(), o), lambda found: found[1]),
+    ],
+    ids=["tensor", "tuple", "list", "mapping", "object", "named tuple", "output_fn of mapping", "output_fn of tuple"],
+)
+def test_the_tensor_is_found_in_what_a_model_returns(wrap: Callable[[Tensor], Any], output_fn: Any) -> None:
+    report = explained(Wrapped(wrap), output_fn=output_fn)
+    assert torch.equal(report.outputs, trained().eval()(rows()[0]))
+    assert torch.equal(report.predictions, report.outputs.argmax(1))
+    assert torch.equal(report.targets, rows()[1])
+    torch.testing.assert_close(report.attributions["saliency"], gradient(own_label))
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["(N,)", "(N, 1)"])
+@pytest.mark.parametrize("target", ["label", "predicted", 0])
+def test_one_number_a_row_is_explained_whatever_the_label(keep: bool, target: str | int) -> None:
+    model = Wrapped(lambda o: o[:, 3:4] if keep else o[:, 3])
+    report = explained(model, target=target)
+    torch.testing.assert_close(report.attributions["saliency"], gradient(lambda o: o[:, 3]))
+    assert torch.equal(report.targets, torch.zeros(len(rows()[0]), dtype=torch.long))
+    assert torch.equal(report.predictions, (report.outputs.flatten() > 0).long())
+    assert set(report.predictions.tolist()) == {0, 1}
+
+
+def test_half_precision_outputs_are_reported_in_single_precision() -> None:
+    report = explained(Wrapped(lambda o: o.bfloat16()))
+    assert report.outputs.dtype == torch.float32
+
+
+def test_forward_fn_is_called_instead_of_the_module() -> None:
+    report = explained(
+        trained(), forward_fn=lambda model, x: model.head(torch.ones(len(x), 128)) + x.sum((1, 2, 3))[:, None]
+    )
+    torch.testing.assert_close(report.attributions["saliency"], torch.ones_like(rows()[0]))
+
+
+class Two(nn.Module):
+    """Two inputs and two arguments that are not explained."""
+
+    def forward(self, a: Tensor, b: Tensor, scale: Tensor, name: str) -> Tensor:
+        assert name == "fixed"
+        return ((a * scale[:, None]).sum(1) * b.sum(1))[:, None]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9])
+def test_several_inputs_and_further_arguments_are_split_by_rows(limit: int) -> None:
+    a, b, scale = torch.rand(5, 3), torch.rand(5, 2), torch.rand(5)
+    probe = Probe((a, b), forward_args=(scale, "fixed"))
+    report = explain(Two(), probe, SALIENCY, [], max_examples_per_pass=limit)
+    found = report.attributions["saliency"]
+    assert isinstance(found, tuple)
+    torch.testing.assert_close(found[0], (scale * b.sum(1))[:, None].expand(5, 3))
+    torch.testing.assert_close(found[1], (a * scale[:, None]).sum(1, keepdim=True).expand(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "error", "match"),
+    [
+        (lambda o: {"a": o, "b": o}, TypeError, r"returned dict with keys \['a', 'b'\]; allowed .* output_fn=lambda"),
+        (lambda o: (), TypeError, "returned tuple; allowed are a tensor"),
+        (lambda o: ({"logits": o},), TypeError, "returned dict with keys"),
+        (lambda o: 3.0, TypeError, "returned float; allowed are a tensor, a tuple that starts with one"),
+        (lambda o: (o.sum(), o), ValueError, "one number for all rows, such as a loss; .* output_fn=lambda"),
+        (
+            lambda o: o.mean(0, keepdim=True),
+            ValueError,
+            r"returned 1 rows for 7; its output must be \(N, ...\)",
+        ),
+    ],
+)
+def test_an_output_that_is_none_is_refused(wrap: Callable[[Tensor], Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        explained(Wrapped(wrap))
+
+
+def test_an_output_fn_that_returns_no_tensor_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"output_fn returned list; it must return a tensor \(N, ...\)"):
+        explained(trained(), output_fn=lambda output: [output])
+
+
+def test_a_tensor_is_its_own_output() -> None:
+    x = torch.ones(3)
+    assert output_tensor(x) is x
+
+
+# -- targets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "of", "indices"),
+    [
+        ("label", own_label, rows()[1]),
+        ("predicted", lambda o: o.amax(1), None),
+        (4, lambda o: o[:, 4], torch.full((7,), 4)),
+        ((6,), lambda o: o[:, 6], torch.full((7,), -1)),
+        ([6], lambda o: o[:, 6], torch.full((7,), -1)),
+        (lambda o: o[:, 2] - o[:, 3], lambda o: o[:, 2] - o[:, 3], torch.full((7,), -1)),
+    ],
+    ids=["label", "predicted", "int", "tuple", "list", "callable"],
+)
+@pytest.mark.parametrize("limit", [3, 32])
+def test_a_target_chooses_the_explained_number(
+    target: Any, of: Callable[[Tensor], Tensor], indices: Any, limit: int
+) -> None:
+    report = explained(trained(), target=target, max_examples_per_pass=limit)
+    torch.testing.assert_close(report.attributions["saliency"], gradient(of))
+    assert torch.equal(report.targets, report.predictions if indices is None else indices)
+
+
+def test_a_label_that_is_not_there_is_the_prediction() -> None:
+    report = explained(trained(), labels=None)
+    assert torch.equal(report.targets, report.predictions)
+    torch.testing.assert_close(report.attributions["saliency"], gradient(lambda o: o.amax(1)))
+
+
+@pytest.mark.parametrize("target", [(3, 1, 0), lambda o: o[:, 3, 1, 0]], ids=["tuple", "callable"])
+def test_dense_outputs_are_explained_at_a_place(target: Any) -> None:
+    report = explained(Wrapped(lambda o: o.reshape(-1, 5, 2, 1)), target=target)
+    torch.testing.assert_close(report.attributions["saliency"], gradient(lambda o: o[:, 7]))
+    assert torch.equal(report.targets, torch.full((7,), -1))
+    assert torch.equal(report.predictions, torch.zeros(7, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "match"),
+    [
+        ("lable", ValueError, "target='lable': did you mean 'label'.* Or an int, a tuple, a callable"),
+        ("x", ValueError, "target='x': allowed: 'label', 'predicted'"),
+        ((1, "a"), TypeError, r"is not a tuple of ints; allowed: target=\"label\""),
+        ([0.5], TypeError, "is not a tuple of ints"),
+        (1.5, TypeError, "target=1.5 is of type float; allowed"),
+        (True, TypeError, "target=True is of type bool"),
+        (None, TypeError, "is of type NoneType"),
+    ],
+)
+def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        check_target(target)
+    with pytest.raises(error, match=match):
+        explained(trained(), target=target)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "labels", "target", "match"),
+    [
+        (None, "own", 10, r"target=10 gives indices from 10 to 10, but the model has 10 outputs \(0 to 9\)"),
+        (None, "own", -1, "target=-1 gives indices from -1 to -1"),
+        (None, torch.arange(4, 11), "label", "target='label' gives indices from 4 to 10"),
+        (None, torch.full((7,), -100), "label", "indices from -100 to -100"),
+        (None, torch.rand(7), "label", r"needs integer labels \(7,\), got torch.float32 \(7,\)"),
+        (
+            None,
+            torch.zeros(7, 10, dtype=torch.long),
+            "label",
+            r"got torch.int64 \(7, 10\); give such labels .* or use target=\"predicted\"",
+        ),
+        (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number a row: \(7,\)"),
+        (lambda o: o[:, :1], "own", 2, r"target=2, but the model returns one number a row: \(7, 1\)"),
+        (
+            lambda o: o.reshape(-1, 5, 2),
+            "own",
+            "label",
+            r"needs outputs \(N, C\), got \(7, 5, 2\); use a tuple such as",
+        ),
+        (lambda o: o.reshape(-1, 5, 2), "own", 3, r"target=3 needs outputs \(N, C\)"),
+        (
+            lambda o: o.reshape(-1, 5, 2),
+            "own",
+            (3,),
+            r"target=\(3,\) chose \(7, 2\) from outputs \(7, 5, 2\); it must be",
+        ),
+        (None, "own", (10,), r"target=\(10,\) does not fit outputs \(7, 10\): index 10 is out of bounds"),
+        (None, "own", (1, 2), r"target=\(1, 2\) does not fit outputs \(7, 10\): too many indices"),
+        (None, "own", lambda o: o, r"chose \(7, 10\) from outputs \(7, 10\); it must be \(7,\)"),
+        (None, "own", lambda o: 3, r"chose int from outputs \(7, 10\)"),
+    ],
+)
+def test_a_target_that_does_not_fit_the_outputs_is_refused(wrap: Any, labels: Any, target: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        explained(Wrapped(wrap) if wrap else trained(), labels=labels, target=target)
+
+
+def test_predictions_of_dense_outputs_are_zeros() -> None:
+    assert predictions_of(torch.rand(2, 3, 4, 4)).tolist() == [0, 0]
+
+
+# -- layers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("block.con1", r"no layer 'block.con1' in DigitNet: did you mean .*'block.conv1'"),
+        ("layer4", "no layer 'layer4' in DigitNet: allowed: 'stem', 'stem.0'"),
+        ("", "no layer '' in DigitNet"),
+    ],
+)
+def test_an_unknown_layer_is_refused_with_the_nearest_names(name: str, match: str) -> None:
+    x, y = rows()
+    with pytest.raises(ValueError, match=match):
+        explain(trained(), Probe(x, y), {"cam": m.LayerGradCam(name)}, [])
+    with pytest.raises(ValueError, match=match):
+        explain(trained(), Probe(x, y), {"tunnel": m.NoiseTunnel(m.LayerGradCam(name))}, [])
+
+
+def test_a_layer_is_found_by_its_name_in_a_compiled_module_and_the_other_way_round() -> None:
+    model = trained()
+    layer = model.block.conv1
+    compiled = torch.compile(model, backend="eager")
+    assert find_layer(compiled, "block.conv1") is layer
+    assert find_layer(compiled, "_orig_mod.block.conv1") is layer
+    assert find_layer(model, "_orig_mod.block.conv1") is layer
+    model.block = torch.compile(model.block, backend="eager")
+    assert find_layer(model, "block.conv1") is layer
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_last_feature_map_is_the_last_to_return_one(compiled: bool) -> None:
+    model = torch.compile(trained(), backend="eager") if compiled else trained()
+    with explaining(model) as run:
+        assert last_feature_map(model, lambda: run(model, rows()[0])) == "block"
+    x, y = rows()
+    default = explain(model, Probe(x, y), {"cam": m.LayerGradCam()}, [])
+    named = explain(model, Probe(x, y), {"cam": m.LayerGradCam("block")}, [])
+    assert torch.equal(default.attributions["cam"], named.attributions["cam"])
+
+
+def test_a_map_of_one_pixel_is_not_a_feature_map() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert last_feature_map(model, lambda: model(rows()[0])) == "0"
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_a_part_in_torchscript_is_passed_over() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
+    model = nn.Sequential(scripted, nn.Identity(), nn.Flatten(), nn.Linear(72, 10))
+    x, y = rows()
+    report = explain(model, Probe(x, y), {"cam": m.LayerGradCam(), **SALIENCY}, [])
+    assert report.attributions["cam"].shape == (7, 1, 6, 6)
+
+
+def test_hooks_are_removed_when_looking_for_a_feature_map_fails() -> None:
+    model = trained()
+    with pytest.raises(RuntimeError, match="channels"):
+        last_feature_map(model, lambda: model(torch.ones(1, 2, 8, 8)))
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_without_a_feature_map_a_layer_method_is_refused() -> None:
+    x, y = rows()
+    with pytest.raises(ValueError, match=r"'cam' \(LayerGradCam\) has no layer, and no module .* give layer=..."):
+        explain(FLAT, Probe(x, y), {"cam": m.LayerGradCam()}, [])
+
+
+def test_without_a_feature_map_the_default_methods_leave_it_out_and_say_so() -> None:
+    x, y = rows()
+    with pytest.warns(UserWarning, match="'cam' is left out: no module of this model returns a map"):
+        report = explain(FLAT, Probe(x, y), metrics=[])
+    assert list(report.attributions) == ["saliency", "ig"]
+
+
+# -- passes --------------------------------------------------------------------------------------------------------
+
+
+class Counting(DigitNet):
+    """Counts the rows it sees, and those a gradient comes back for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_state_dict(trained().state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        SEEN["forward"] += len(x)
+        output = super().forward(x)
+        if output.requires_grad:
+            output.register_hook(lambda gradient: SEEN.update(backward=SEEN["backward"] + len(gradient)))
+        return output
+
+
+SEEN = {"forward": 0, "backward": 0}
+
+
+@pytest.mark.parametrize(
+    ("method", "forward", "backward"),
+    [
+        (m.Saliency(abs=False), 1, 1),
+        (m.IntegratedGradients(n_steps=6), 1 + 6, 6),
+        (m.NoiseTunnel(nt_samples=3), 1 + 3, 3),
+        (m.Occlusion(strides=(1, 4, 4)), 4 + 1, 0),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
+)
+@pytest.mark.parametrize("metrics", [{}, {"infidelity": q.Infidelity(n_perturb_samples=4)}], ids=["alone", "scored"])
+def test_rows_through_the_model_are_counted(
+    method: Any, forward: int, backward: int, metrics: dict[str, q.Infidelity]
+) -> None:
+    x, y = rows(4)
+    explainer = Explainer({"it": method}, metrics, limit=4)
+    SEEN.update(forward=0, backward=0)
+    report = explainer.explain(Counting(), Probe(x, y))
+    assert {"forward": report.passes.forward, "backward": report.passes.backward} == SEEN
+    # The row itself is seen once, for its output and for whoever looks there.
+    assert report.passes.forward == 4 * (forward + 4 * len(metrics))
+    assert report.passes.backward == 4 * backward
+
+
+def test_a_layer_is_found_by_each_of_its_names() -> None:
+    shared = nn.ReLU()
+    model = nn.Sequential(OrderedDict(first=shared, second=shared))
+    assert find_layer(model, "first") is find_layer(model, "second") is shared
+
+
+def test_the_model_itself_is_no_layer() -> None:
+    with pytest.raises(ValueError, match="There is no layer '' in Sequential"):
+        find_layer(nn.Sequential(nn.ReLU()), "")
+
+
+class Positions(nn.Module):
+    """An argument that is the same for all rows, and may be as long as some of them are many."""
+
+    def forward(self, x: Tensor, positions: Tensor, offset: Tensor) -> Tensor:
+        return (x * positions).sum(1, keepdim=True) ** 2 + offset
+
+
+SHARING = [m.IntegratedGradients(n_steps=4), m.GradientShap(2), m.Occlusion((1,)), m.Lime(5), m.FeaturePermutation()]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 64])
+@pytest.mark.parametrize("method", SHARING, ids=lambda method: type(method).__name__)
+def test_an_argument_that_all_rows_share_stays_whole_however_many_rows_there_are(method: Any, limit: int) -> None:
+    # Three numbers in blocks of three rows, too.
+    x, positions = torch.rand(7, 3), torch.tensor([1.0, 2.0, 3.0])
+    found, expected = (
+        explain(model, probe, {"it": method}, [], max_examples_per_pass=limit).attributions["it"]
+        for model, probe in (
+            (Positions(), Probe(x, forward_args=(positions, torch.tensor(0.5)))),
+            (Wrapped(lambda x: (x * positions).sum(1, keepdim=True) ** 2 + 0.5, nn.Identity()), Probe(x)),
+        )
+    )
+    torch.testing.assert_close(found, expected)

@@ -1,0 +1,342 @@
+"""Laws of the monitor in real training runs: when it explains, what it logs, and on which models."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightning_explain import ExplanationMonitor, ProbeSelection, explain, load_reports
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.core.contracts import Subject
+from lightning_explain.core.probe import Attribution, Rows
+from networks import DigitNet, digits, trained
+from training import (
+    QUIET,
+    Blind,
+    Counted,
+    DigitModule,
+    fit,
+    keys,
+    loader,
+    loaders,
+    monitor,
+    report_of,
+    steps_in,
+    trainer,
+)
+
+pytestmark = QUIET
+
+
+# -- without any argument ------------------------------------------------------------------------------------------
+
+
+def test_without_arguments_an_image_classifier_gets_saliency_ig_and_cam(tmp_path: Path) -> None:
+    watch = ExplanationMonitor(max_examples_per_pass=64)
+    finished = fit(tmp_path, watch)
+    methods = ("saliency", "ig", "cam")
+    scores = {f"explain/{score}/{name}" for score in ("infidelity", "sensitivity_max", "nonfinite") for name in methods}
+    assert keys(finished) == scores | {"explain/seconds", "explain/overhead"}
+    assert tuple(report_of(watch).attributions) == methods
+    assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(24), 16))
+
+
+def test_callback_metrics_are_the_means_of_the_report(tmp_path: Path) -> None:
+    watch = monitor()
+    finished = fit(tmp_path, watch)
+    expected = report_of(watch).scores["infidelity"]["saliency"].double().mean()
+    assert float(finished.callback_metrics["explain/infidelity/saliency"]) == pytest.approx(float(expected))
+    assert float(finished.callback_metrics["explain/seconds"]) == pytest.approx(report_of(watch).seconds)
+
+
+def test_a_model_without_a_feature_map_is_explained_without_cam_and_that_is_said(tmp_path: Path) -> None:
+    watch = ExplanationMonitor(metrics=[q.Infidelity(n_perturb_samples=2)], probe=ProbeSelection(count=4))
+    module = DigitModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.warns(UserWarning, match="'cam' is left out: no module of this model returns a map"):
+        fit(tmp_path, watch, module=module)
+    assert set(report_of(watch).attributions) == {"saliency", "ig"}
+
+
+# -- when ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, [4, 8, 12, 16]),
+        ({"every_n_epochs": 2}, [8, 16]),
+        ({"every_n_epochs": 3, "at_start": True}, [0, 12]),
+        ({"every_n_train_steps": 3}, [3, 6, 9, 12, 15]),
+        ({"every_n_train_steps": 8, "at_start": True}, [0, 8, 16]),
+        ({"hook": "validation_epoch_end"}, [4, 8, 12, 16]),
+        ({"hook": "validation_epoch_end", "every_n_epochs": 2}, [8, 16]),
+        ({"enabled": False}, []),
+    ],
+    ids=str,
+)
+def test_it_explains_when_it_is_told_to(arguments: dict[str, Any], expected: list[int], tmp_path: Path) -> None:
+    fit(tmp_path, monitor(**arguments), max_epochs=4)
+    assert steps_in(tmp_path) == expected
+
+
+def test_steps_are_optimizer_steps_when_gradients_are_accumulated(tmp_path: Path) -> None:
+    counted = Counted()
+    watch = monitor(methods={"it": counted}, metrics=[], every_n_train_steps=2)
+    fit(tmp_path, watch, max_epochs=2, accumulate_grad_batches=2)
+    assert steps_in(tmp_path) == [2, 4]
+    assert counted.calls == 2
+
+
+def test_a_validation_in_the_middle_of_an_epoch_is_not_explained_twice(tmp_path: Path) -> None:
+    fit(tmp_path, monitor(hook="validation_epoch_end"), max_epochs=2, val_check_interval=0.5)
+    assert steps_in(tmp_path) == [2, 6]
+
+
+def test_the_sanity_check_is_not_explained(tmp_path: Path) -> None:
+    fit(tmp_path, monitor(hook="validation_epoch_end"), num_sanity_val_steps=2)
+    assert steps_in(tmp_path) == [4]
+
+
+def test_reports_know_their_epoch_and_step(tmp_path: Path) -> None:
+    fit(tmp_path, monitor(at_start=True), max_epochs=2)
+    assert [(r.epoch, r.step) for r in load_reports(tmp_path / "explain" / "explain")] == [(0, 0), (0, 4), (1, 8)]
+
+
+def test_fast_dev_run_explains_and_writes_nothing(tmp_path: Path) -> None:
+    watch = monitor()
+    with_logger = TensorBoardLogger(tmp_path)
+    finished = trainer(tmp_path, watch, fast_dev_run=True, logger=with_logger)
+    finished.fit(DigitModule(), **loaders())
+    assert report_of(watch).step == 1
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("way", ["validate", "test"])
+def test_validate_and_test_explain_in_inference_mode(way: str, tmp_path: Path) -> None:
+    watch, module = monitor(), DigitModule(trained())
+    alone = trainer(tmp_path, watch)
+    getattr(alone, way)(module, loader(100, 24), verbose=False)
+    assert float(alone.callback_metrics["explain/infidelity/saliency"]) >= 0
+    assert "explain/overhead" not in alone.callback_metrics
+    assert steps_in(tmp_path) == [0]
+    assert not any(
+        isinstance(value, Tensor) and value.is_inference() for value in report_of(watch).attributions.values()
+    )
+
+
+def test_validation_by_hand_explains_the_same_numbers_as_training_did(tmp_path: Path) -> None:
+    watch, module = monitor(), DigitModule()
+    finished = fit(tmp_path, watch, module=module)
+    before = report_of(watch)
+    finished.validate(module, loader(100, 24), verbose=False)
+    after = report_of(watch)
+    assert torch.equal(before.attributions["saliency"], after.attributions["saliency"])
+    assert torch.equal(before.scores["infidelity"]["saliency"], after.scores["infidelity"]["saliency"])
+
+
+def test_a_monitor_can_watch_a_second_training(tmp_path: Path) -> None:
+    watch = monitor()
+    fit(tmp_path / "one", watch, max_epochs=3)
+    fit(tmp_path / "two", watch, max_epochs=1)
+    assert steps_in(tmp_path / "two") == [4]
+
+
+# -- time ----------------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        time.sleep(0.2)
+        return torch.ones_like(rows.inputs[0])
+
+
+class Unhurried(Blind):
+    """Steps of a length that does not depend on the machine's mood."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        time.sleep(0.005)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:There is no val loader")
+def test_a_monitor_that_takes_too_long_explains_less_often_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = monitor(methods={"it": Slow()}, metrics=[], max_overhead=0.5, every_n_train_steps=4)
+    finished = trainer(tmp_path, watch, max_epochs=30)
+    with caplog.at_level(logging.INFO):
+        finished.fit(Unhurried(), loader())
+    said = [r.message for r in caplog.records if "explains less often" in r.message]
+    assert len(said) == 1
+    assert 1 <= len(steps_in(tmp_path)) < 10
+    assert steps_in(tmp_path)[0] == 4
+    assert float(finished.callback_metrics["explain/overhead"]) < 10.1
+
+
+def test_overhead_is_told_of_training_alone(tmp_path: Path) -> None:
+    watch = monitor(at_start=True, every_n_epochs=5)
+    finished = fit(tmp_path, watch)
+    assert "explain/seconds" in finished.callback_metrics
+    assert "explain/overhead" not in finished.callback_metrics
+
+
+class VerySlow:
+    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+        time.sleep(2.2)
+        return torch.ones_like(rows.inputs[0])
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_long_explanation_shows_a_bar_only_if_the_trainer_does(
+    shown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = {"slow": VerySlow(), "fast": Counted()}
+    watch = monitor(methods=slow, metrics=[])
+    fit(tmp_path, watch, enable_progress_bar=shown, limit_train_batches=1, limit_val_batches=0)
+    assert ("Explaining" in "".join(capsys.readouterr())) == shown
+
+
+def test_a_short_explanation_shows_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, monitor(), enable_progress_bar=True, limit_train_batches=1, limit_val_batches=0)
+    assert "Explaining" not in "".join(capsys.readouterr())
+
+
+# -- precision, compilation, other calls ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_reports_are_finite_in_every_precision(precision: str, tmp_path: Path) -> None:
+    watch = monitor(
+        methods={"saliency": m.Saliency(abs=False), "cam": m.LayerGradCam()},
+        metrics=[q.Infidelity(n_perturb_samples=2), q.SensitivityMax(n_perturb_samples=2)],
+        on_error="raise",
+    )
+    finished = fit(tmp_path, watch, precision=precision)
+    assert [float(finished.callback_metrics[f"explain/nonfinite/{name}"]) for name in ("saliency", "cam")] == [0, 0]
+    assert report_of(watch).attributions["cam"].dtype == (torch.float64 if precision == "64-true" else torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "a part"])
+def test_a_compiled_model_is_explained_as_if_it_were_not(whole: bool, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    watch = monitor(methods={"guided": m.GuidedBackprop(), "cam": m.LayerGradCam("net.stem")}, on_error="raise")
+    module = DigitModule(trained())
+    if whole:
+        compiled: Any = torch.compile(module, backend="eager")
+    else:
+        module.net, compiled = torch.compile(module.net, backend="eager"), module  # type: ignore[assignment]
+    finished = trainer(tmp_path, watch, limit_train_batches=2)
+    finished.fit(compiled, loader(), loader(100, 24))
+    net = DigitNet()
+    net.load_state_dict(getattr(module.net, "_orig_mod", module.net).state_dict())
+    assert watch.probe is not None
+    plain = explain(net, watch.probe, {"guided": m.GuidedBackprop(), "cam": m.LayerGradCam("stem")}, [])
+    for name, expected in plain.attributions.items():
+        torch.testing.assert_close(report_of(watch).attributions[name], expected)
+
+
+class Pair(DigitModule):
+    """Takes a mapping of two inputs and gives a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(64, 10)
+
+    def logits(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.net((left + 2 * right).flatten(1))}
+
+    def _loss(self, batch: Any) -> Tensor:
+        found = self.logits(batch["left"], batch["right"])["scores"]
+        return nn.functional.cross_entropy(found, batch["digit"])
+
+
+class PairData(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        x, y = digits()
+        return {"left": x[index], "right": x[index + 1], "digit": y[index]}
+
+
+def test_any_batch_and_any_call_can_be_told_to_the_monitor(tmp_path: Path) -> None:
+    watch = monitor(
+        batch_fn=lambda batch: ((batch["left"], batch["right"]), batch["digit"]),
+        forward_fn=lambda module, left, right: module.logits(left, right),
+        output_fn=lambda output: output["scores"],
+        on_error="raise",
+    )
+    data = DataLoader(PairData(), batch_size=8)
+    trainer(tmp_path, watch).fit(Pair(), data, data)
+    left, right = report_of(watch).attributions["saliency"]
+    torch.testing.assert_close(right, 2 * left)
+    assert torch.equal(report_of(watch).targets, digits()[1][report_of(watch).ids])
+
+
+# -- mistakes ------------------------------------------------------------------------------------------------------
+
+
+class NoStep(DigitModule):
+    """Notes whether a batch was ever trained on."""
+
+    stepped = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.stepped = True
+        return super().training_step(batch, batch_idx)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "target out of range": ({"target": 10}, r"target=10 gives indices from 10 to 10, but the model has 10 outputs"),
+    "wrong layer": ({"methods": [m.LayerGradCam("net.blok")]}, "net.blok.*did you mean 'net.block'"),
+    "masks": ({"metrics": ["RelevanceMass"]}, "'relevance_mass' needs masks"),
+    "indices": ({"probe": [3, 99]}, r"indices=\.\.\.\) has \[99\], but those of .* are 0 to 23"),
+    "loader": ({"probe": ProbeSelection(dataloader_idx=2)}, "dataloader_idx=2.*there are 1 val loaders"),
+    "tuple target": ({"target": (3, 0, 0)}, r"target=\(3, 0, 0\) does not fit outputs"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_told_before_the_first_batch(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    module = NoStep()
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, monitor(**arguments), module=module)
+    assert not module.stepped
+
+
+def test_labels_of_a_regression_are_told_before_the_first_batch(tmp_path: Path) -> None:
+    x, y = digits()
+    module = NoStep()
+    data = DataLoader(TensorDataset(x[:24], y[:24].float()), batch_size=8)
+    with pytest.raises(ValueError, match=r'target="label" needs integer labels \(4,\), got torch.float32'):
+        trainer(tmp_path, monitor()).fit(module, data, data)
+    assert not module.stepped
+
+
+@pytest.mark.parametrize(("module", "limit"), [(Blind, None), (DigitModule, 0)], ids=["no step", "no batches"])
+def test_explaining_after_validation_needs_validation(module: Any, limit: int | None, tmp_path: Path) -> None:
+    run = trainer(tmp_path, monitor(hook="validation_epoch_end"), limit_val_batches=limit)
+    data = loaders() if limit == 0 else {"train_dataloaders": loader()}
+    with pytest.raises(ValueError, match='this run does not validate; use hook="train_epoch_end"'):
+        run.fit(module(), **data)
+
+
+def test_what_was_counted_in_steps_says_nothing_about_epochs() -> None:
+    by_steps = ExplanationMonitor(every_n_train_steps=100)
+    by_steps._memory.schedule.done(300, 0.0, 1.0)
+    by_epochs, again = ExplanationMonitor(), ExplanationMonitor(every_n_train_steps=100)
+    by_epochs.load_state_dict(by_steps.state_dict())
+    again.load_state_dict(by_steps.state_dict())
+    assert by_epochs._memory.schedule.due(1)
+    assert not again._memory.schedule.due(300)

@@ -1,0 +1,351 @@
+"""Mistakes that newcomers make with what is right in itself: refused or told before the first batch, not found out later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.checks.doctor import doctor
+from networks import digits, rows, trained
+from training import QUIET, DigitModule, loader, monitor, trainer
+
+pytestmark = QUIET
+
+
+def fit(root: Path, watch: ExplanationMonitor, net: nn.Module | None = None, *others: Any, **run: Any) -> Any:
+    module = DigitModule(net)
+    made = trainer(root, watch, *others, **run)
+    made.fit(module, loader(0, 16), loader(100, 8))
+    return made
+
+
+# -- scores that will never be ---------------------------------------------------------------------------------------
+
+UNSCORED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a layer without a place": (
+        {"methods": {"it": m.LayerGradCam("net.head")}, "metrics": ["Infidelity"]},
+        "explain/infidelity/it",
+        "'infidelity' will score none of the methods; it needs a map that has a place on the image",
+    ),
+    "no promise": (
+        {"methods": {"it": m.Saliency(abs=False)}, "metrics": ["Completeness"]},
+        "explain/completeness/it",
+        "'completeness' will score none of the methods; it needs a method whose map promises a sum",
+    ),
+    "nobody to agree with": (
+        {"methods": {"it": m.Saliency(abs=False)}, "metrics": ["Agreement"]},
+        "explain/agreement/it",
+        "'agreement' will score none of the methods; it needs two methods",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "key", "told"), UNSCORED.values(), ids=UNSCORED)
+def test_a_score_that_will_never_be_is_told_and_nobody_may_watch_it(
+    given: dict[str, Any], key: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=told):
+        found = fit(tmp_path, monitor(**given))
+    assert key not in found.callback_metrics
+    best = ModelCheckpoint(tmp_path / "best", monitor=key)
+    with (
+        pytest.warns(UserWarning, match=told),
+        pytest.raises(ValueError, match=r"ModelCheckpoint\(monitor='explain/.*'\) watches a score that is not logged"),
+    ):
+        fit(tmp_path, monitor(**given), None, best)
+    alert = {"metric": key.removeprefix("explain/"), "above": 1}
+    with pytest.warns(UserWarning, match=told), pytest.raises(ValueError, match=r"alert|Alert"):
+        fit(tmp_path, monitor(**given, alerts=[alert]))
+
+
+def test_charts_have_the_scores_that_will_be(tmp_path: Path) -> None:
+    methods = {"ig": m.IntegratedGradients(n_steps=2), "head": m.LayerActivation("net.head")}
+    watch = monitor(methods=methods, metrics=[q.Completeness(), q.Infidelity(n_perturb_samples=2)])
+    with pytest.warns(UserWarning, match="No metric will score 'head': its map has no place on the image"):
+        fit(tmp_path, watch)
+    assert watch.charts["explain"] == {
+        "completeness": ["explain/completeness/ig"],
+        "completeness_delta": ["explain/completeness_delta/ig"],
+        "infidelity": ["explain/infidelity/ig"],
+    }
+
+
+# -- inputs ----------------------------------------------------------------------------------------------------------
+
+
+class Bytes(nn.Module):
+    """Takes images of whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = trained()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.float() / 255)
+
+
+def bytes_probe(count: int = 3) -> Probe:
+    x, y = rows(count)
+    return Probe((x.clamp(0, 1) * 255).byte(), y)
+
+
+def test_default_scores_that_whole_numbers_have_not_are_left_out_and_told() -> None:
+    with pytest.warns(UserWarning, match="is left out") as told:
+        report = explain(Bytes(), bytes_probe(), {"it": m.FeatureAblation(feature_mask={"grid": 2})})
+    assert report.scores == {}
+    texts = [str(w.message) for w in told]
+    for name in ("infidelity", "sensitivity_max"):
+        assert any(f"'{name}' is left out: " in text and "torch.uint8" in text for text in texts)
+
+
+@pytest.mark.parametrize("metric", [q.Infidelity(), q.SensitivityMax()], ids=lambda metric: type(metric).__name__)
+def test_scores_that_whole_numbers_have_not_are_refused_if_asked_for(metric: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"moves the inputs by a little, but they are torch.uint8; leave it out, or give"
+    ):
+        explain(Bytes(), bytes_probe(), {"it": m.FeatureAblation(feature_mask={"grid": 2})}, [metric])
+
+
+def test_a_layer_behind_whole_numbers_is_explained_as_with_floating_ones() -> None:
+    probe, layer = bytes_probe(), "net.block.bn2"
+    assert isinstance(probe.inputs, Tensor)
+    found = explain(Bytes(), probe, {"it": m.LayerGradCam(layer)}, []).attributions["it"]
+    floating = Probe(probe.inputs.float() / 255, probe.targets)
+    expected = explain(trained(), floating, {"it": m.LayerGradCam("block.bn2")}, []).attributions["it"]
+    torch.testing.assert_close(found, expected)
+    (verdict,) = doctor(Bytes(), {"it": m.Saliency()}, probe)
+    assert verdict.state == "refused"
+    assert "floating-point inputs" in verdict.way_out
+
+
+@pytest.mark.parametrize(
+    ("metric", "inputs", "match"),
+    [
+        (
+            q.Infidelity("square"),
+            torch.rand(3, 5),
+            r"needs images \(N, C, H, W\) of floating-point numbers, got torch.float32",
+        ),
+        (
+            q.Infidelity("square", size=9),
+            torch.rand(3, 1, 8, 8),
+            r"Infidelity\(size=9\) is larger than the shorter side",
+        ),
+    ],
+    ids=["a table", "too large"],
+)
+def test_squares_that_do_not_fit_are_refused(metric: q.Infidelity, inputs: Tensor, match: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    model(inputs)
+    with pytest.raises(ValueError, match=match):
+        explain(model, Probe(inputs), {"it": m.Saliency(abs=False)}, [metric])
+
+
+def test_a_baseline_outside_of_the_vocabulary_is_refused() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3))
+    with pytest.raises(
+        ValueError, match=r"The method 'it' does not fit the rows: index out of range in self\. It is FeatureAblation"
+    ):
+        explain(model, Probe(torch.ones(2, 3, dtype=torch.long)), {"it": m.FeatureAblation(baselines=99)}, [])
+
+
+def test_rows_that_are_not_finite_are_told() -> None:
+    x, y = rows(3)
+    x[1, 0, 2, 2] = torch.nan
+    with pytest.warns(UserWarning, match=r"The probe rows \[1\] hold numbers that are NaN or infinite"):
+        explain(trained(), Probe(x, y), {"it": m.Saliency(abs=False)}, [])
+
+
+NOWHERE: dict[str, dict[str, Any]] = {
+    "output_fn": {"output_fn": lambda output: output.masked_fill(torch.arange(len(output))[:, None] == 1, torch.nan)},
+    "target": {"target": lambda output: output[:, 0] / (torch.arange(len(output)) != 1)},
+}
+
+
+@pytest.mark.parametrize("given", NOWHERE.values(), ids=NOWHERE)
+@pytest.mark.filterwarnings("ignore:.*has a map or score")
+def test_an_explained_output_that_is_not_finite_is_told_with_its_rows_before_the_first_batch(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    x, y = rows(3)
+    watch = monitor(probe=Probe(x, y, ids=torch.tensor([7, 8, 9])), **given)
+    with pytest.warns(UserWarning, match=r"The explained output is NaN or infinite on the probe rows \[8\]"):
+        fit(tmp_path, watch, max_steps=1)
+
+
+# -- outputs ---------------------------------------------------------------------------------------------------------
+
+
+class Two(nn.Module):
+    """Gives features and logits, and has a head that nobody uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.aux = trained(), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.aux(x.flatten(1))
+        return x.flatten(1), self.net(x)
+
+
+def test_a_choice_among_tensors_that_nobody_made_is_told() -> None:
+    x, _ = rows(3)
+    with pytest.warns(
+        UserWarning, match=r"returns 2 tensors, of which the first, \(3, 64\), is explained; .* output_fn"
+    ):
+        explain(Two(), Probe(x), {"it": m.Saliency()}, [])
+
+
+@pytest.mark.parametrize(
+    "method", [m.LayerGradCam("aux"), m.LayerGradientXActivation("aux"), m.LayerConductance("aux")]
+)
+def test_a_layer_that_leads_nowhere_is_refused(method: Any) -> None:
+    x, _ = rows(3)
+    with pytest.raises(ValueError, match="does not depend on the layer 'aux' through anything that has a gradient"):
+        explain(Two(), Probe(x), {"it": method}, [], output_fn=lambda found: found[1])
+
+
+def test_layers_that_lead_on_are_not_accused() -> None:
+    x, _ = rows(3)
+    model = Two()
+    methods = {
+        name: m.LayerGradientXActivation(name)
+        for name, _ in model.named_modules()
+        if name and not name.startswith("aux")
+    }
+    options = {"output_fn": lambda found: found[1]}
+    assert {v.state for v in doctor(model, methods, Probe(x), **options)} == {"fine"}
+    forward_only = doctor(model, {"it": m.LayerActivation("aux")}, Probe(x), **options)
+    assert forward_only[0].state == "fine"
+
+
+@pytest.mark.parametrize(
+    ("output_fn", "match"),
+    [
+        (lambda found: found["logit"], "output_fn failed on what the model returned, a tuple: TypeError"),
+        (lambda found: found[7], "output_fn failed on what the model returned, a tuple: IndexError"),
+        (lambda found: 3, "output_fn returned int; it must return a tensor"),
+    ],
+    ids=["key", "index", "number"],
+)
+def test_an_output_fn_that_fails_is_named(output_fn: Any, match: str) -> None:
+    with pytest.raises(TypeError, match=f"^{match}"):
+        explain(Two(), Probe(rows(3)[0]), {"it": m.Saliency()}, [], output_fn=output_fn)
+
+
+def test_a_batch_fn_that_fails_is_named_with_the_batch(tmp_path: Path) -> None:
+    watch = monitor(batch_fn=lambda batch: (batch["image"], batch["label"]))
+    with pytest.raises(TypeError, match=r"batch_fn failed on a batch, a list of \['Tensor', 'Tensor'\]: TypeError"):
+        fit(tmp_path, watch)
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_arguments_in_the_wrong_order_are_refused(swapped: bool) -> None:
+    x, _ = rows(3)
+    given: tuple[Any, Any] = (Probe(x), trained()) if swapped else (trained(), x)
+    with pytest.raises(TypeError, match=r"explain\(model, probe, ...\) takes a torch.nn.Module and a Probe"):
+        explain(*given)
+
+
+class Blind(nn.Module):
+    """Says the same of all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(0 * x) + 0 * x.sum()
+
+
+def test_a_map_that_is_zero_everywhere_is_told(tmp_path: Path) -> None:
+    with pytest.warns(
+        RuntimeWarning, match="the map of 'saliency' is zero everywhere, on all rows, and its scores mean"
+    ):
+        fit(tmp_path, monitor(), Blind())
+
+
+# -- times, names, checkpoints ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"every_n_epochs": 3},
+            "explains after every 3 epochs, and this training ends after 2: nothing will be explained",
+        ),
+        ({"every_n_train_steps": 9}, "explains after every 9 steps, and this training ends after 4"),
+    ],
+    ids=["epochs", "steps"],
+)
+def test_a_training_that_ends_before_the_first_explanation_is_told(
+    given: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    run = {"max_steps": 4} if "every_n_train_steps" in given else {}
+    with pytest.warns(UserWarning, match=told):
+        fit(tmp_path, monitor(**given), None, max_epochs=2, **run)
+    fit(tmp_path, monitor(**given, at_start=True), None, max_epochs=2, **run)
+
+
+def test_names_that_are_too_few_are_told(tmp_path: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="class_names has 2 names, but the model has 10 outputs"):
+        fit(tmp_path, monitor(class_names=["zero", "one"]))
+    fit(tmp_path, monitor(class_names=list("0123456789")))
+
+
+def test_a_layer_that_was_chosen_by_itself_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(tmp_path, monitor(methods={"cam": m.LayerGradCam(), "named": m.LayerGradCam("net.stem")}))
+    told = [record.getMessage() for record in caplog.records if "looks at the layer" in record.getMessage()]
+    assert told == ["ExplanationMonitor: 'cam' looks at the layer 'net.block', the last feature map."]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"probe": [1, 2]}, {"probe": ProbeSelection(count=3)}, {"probe": ProbeSelection(count=4, seed=1)}],
+    ids=str,
+)
+def test_other_rows_than_those_of_the_checkpoint_are_not_ignored_silently(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    saved = ModelCheckpoint(tmp_path / "saved", filename="it")
+    fit(tmp_path, monitor(), None, saved)
+    path = tmp_path / "saved" / "it.ckpt"
+
+    def resume(**given: Any) -> ExplanationMonitor:
+        watch = monitor(**given)
+        again = ModelCheckpoint(tmp_path / "again", filename="it")
+        trainer(tmp_path, watch, again, max_epochs=2).fit(DigitModule(), loader(0, 16), loader(100, 8), ckpt_path=path)
+        return watch
+
+    with pytest.warns(
+        UserWarning, match=r"goes on with the probe rows .* of the checkpoint; they were chosen by Probe"
+    ):
+        other = resume(**asked)
+    same = resume()
+    assert other.probe is not None
+    assert same.probe is not None
+    assert torch.equal(other.probe.row_ids, same.probe.row_ids)
+
+
+def test_a_name_stands_for_a_method_inside_a_noise_tunnel() -> None:
+    config = {"methods": {"it": {"name": "NoiseTunnel", "attribution_method": "IntegratedGradients", "nt_samples": 2}}}
+    watch = ExplanationMonitor.from_config(config)
+    assert watch._explainer.methods["it"] == m.NoiseTunnel(m.IntegratedGradients(), nt_samples=2)
+    config["methods"]["it"]["attribution_method"] = "Salience"
+    with pytest.raises(ValueError, match="there is no method 'Salience': did you mean 'Saliency'"):
+        ExplanationMonitor.from_config(config)
+
+
+def test_digits_have_ten_classes() -> None:
+    # What the messages above count.
+    assert set(digits()[1].tolist()) == set(range(10))

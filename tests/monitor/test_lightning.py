@@ -1,0 +1,237 @@
+"""Laws of what is read from a Trainer: its loaders, its run's directory, its strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_explain import ProbeSelection
+from lightning_explain.monitor import lightning as trainers
+from training import QUIET, Blind, DigitModule, loader, monitor, trainer
+
+pytestmark = QUIET
+
+
+class Asks(Callback):
+    """Asks something of a Trainer in the middle of its work."""
+
+    def __init__(self, question: Callable[[pl.Trainer], Any]) -> None:
+        self.question = question
+        self.answers: list[Any] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.answers.append(self.question(trainer))
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.answers.append(self.question(trainer))
+
+
+def asked(root: Path, question: Callable[[pl.Trainer], Any], *data: Any, **arguments: Any) -> Any:
+    """The answer at the start of a training."""
+    asks = Asks(question)
+    module = DigitModule() if len(data) > 1 else Blind()
+    trainer(root, asks, limit_train_batches=1, **arguments).fit(module, *(data or (loader(),)))
+    return asks.answers[0]
+
+
+# -- loaders -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sanity", [0, 2], ids=["not yet loaded", "loaded"])
+def test_the_validation_loader_is_found_before_its_first_run(sanity: int, tmp_path: Path) -> None:
+    val = loader(100, 24)
+    found = asked(tmp_path, lambda t: trainers.find_loader(t, "val", 0), loader(), val, num_sanity_val_steps=sanity)
+    assert found.dataset is val.dataset
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_one_of_several_loaders_is_found_by_its_index(kind: type, tmp_path: Path) -> None:
+    val = {"a": loader(100, 8), "b": loader(200, 8)}
+    given = val if kind is dict else kind(val.values())
+    found = asked(tmp_path, lambda t: trainers.find_loader(t, "val", 1), loader(), given)
+    assert found.dataset is val["b"].dataset
+
+
+@pytest.mark.parametrize("arguments", [{}, {"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}], ids=str)
+@pytest.mark.parametrize("nest", [list, lambda both: {"a": both[0], "rest": [both[1]]}], ids=["flat", "nested"])
+def test_a_combined_loader_is_as_many_loaders_as_it_holds(nest: Any, arguments: dict[str, Any], tmp_path: Path) -> None:
+    both = [loader(100, 24), loader(200, 16)]
+    for index, one in enumerate(both):
+        watch = monitor(probe=ProbeSelection(count=4, dataloader_idx=index))
+        run = trainer(tmp_path / str(index), watch, **arguments)
+        run.fit(DigitModule(), loader(), CombinedLoader(nest(both), "sequential"))
+        assert watch.probe is not None
+        expected = [one.dataset[i][0] for i in watch.probe.row_ids.tolist()]
+        assert torch.equal(watch.probe.inputs, torch.stack(expected))
+
+
+def test_a_loader_that_is_not_there_is_told_with_the_number_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dataloader_idx=1\), but there are 1 val loaders"):
+        asked(tmp_path, lambda t: trainers.find_loader(t, "val", 1), loader(), loader(100, 8))
+
+
+def test_another_loader_is_taken_only_with_a_warning(tmp_path: Path) -> None:
+    train = loader()
+    with pytest.warns(UserWarning, match="There is no test loader; the probe rows come from the train loader"):
+        found = asked(tmp_path, lambda t: trainers.find_loader(t, "test", 0), train)
+    assert found.dataset is train.dataset
+
+
+def test_no_loader_at_all_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"No loader to choose probe rows from: looked for val, test, train loaders"):
+        trainers.find_loader(pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), "val", 0)
+
+
+def test_the_test_loader_is_found_in_a_test(tmp_path: Path) -> None:
+    asks, test = Asks(lambda t: trainers.find_loader(t, "test", 0)), loader(300, 8)
+    trainer(tmp_path, asks).test(DigitModule(), test, verbose=False)
+    assert asks.answers[0].dataset is test.dataset
+
+
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Any:
+        return iter(range(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(loader(), False), (DataLoader(Stream()), True), ([1, 2], True)],
+    ids=["map", "stream", "list"],
+)
+def test_a_stream_is_told_from_a_dataset(given: Any, expected: bool) -> None:
+    assert trainers.is_stream(given) is expected
+
+
+def test_the_batch_size_is_that_of_the_training_loader(tmp_path: Path) -> None:
+    assert asked(tmp_path, trainers.batch_size) == 8
+
+
+class Batches:
+    """Batches that come from nowhere."""
+
+    def __iter__(self) -> Any:
+        return iter(loader())
+
+
+def test_a_loader_that_does_not_say_has_no_batch_size(tmp_path: Path) -> None:
+    assert asked(tmp_path, trainers.batch_size, Batches()) is None
+
+
+# -- states --------------------------------------------------------------------------------------------------------
+
+
+def test_training_is_off_inside_and_on_again_after_an_error(tmp_path: Path) -> None:
+    def question(trainer: pl.Trainer) -> list[bool]:
+        found = [trainer.training]
+
+        def fails() -> None:
+            with trainers.not_training(trainer):
+                found.append(trainer.training)
+                raise ArithmeticError
+
+        with pytest.raises(ArithmeticError):
+            fails()
+        return [*found, trainer.training]
+
+    assert asked(tmp_path, question) == [True, False, True]
+
+
+def test_one_rank_agrees_with_itself(tmp_path: Path) -> None:
+    def question(trainer: pl.Trainer) -> dict[str, int]:
+        trainers.raise_together(trainer, None)
+        with pytest.raises(ArithmeticError, match="mine"):
+            trainers.raise_together(trainer, ArithmeticError("mine"))
+        return trainers.first_failing(trainer, ["a", "b", "c"], ["c", "a"])
+
+    assert asked(tmp_path, question) == {"a": 0, "c": 0}
+
+
+# -- directories ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_logger_the_run_lies_in_the_root(tmp_path: Path) -> None:
+    assert asked(tmp_path, trainers.run_directory) == tmp_path
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_the_run_of_a_logger_lies_where_the_logger_writes(kind: Any, tmp_path: Path) -> None:
+    logger = kind(tmp_path, name="runs", version="three")
+    assert asked(tmp_path, trainers.run_directory, logger=logger) == tmp_path / "runs" / "three"
+
+
+def test_the_first_of_several_loggers_names_the_run(tmp_path: Path) -> None:
+    loggers = [CSVLogger(tmp_path / "first"), CSVLogger(tmp_path / "second")]
+    assert (
+        asked(tmp_path, trainers.run_directory, logger=loggers) == tmp_path / "first" / "lightning_logs" / "version_0"
+    )
+
+
+def test_the_run_of_wandb_is_named_by_its_id(tmp_path: Path) -> None:
+    offline = WandbLogger(save_dir=tmp_path, offline=True, project="p", id="abc")
+    assert asked(tmp_path, trainers.run_directory, logger=offline) == tmp_path / "p" / "abc"
+    offline.experiment.finish()
+
+
+def test_a_second_trainer_is_another_run(tmp_path: Path) -> None:
+    watch = monitor()
+    for name in ("one", "two"):
+        trainer(tmp_path / name, watch).fit(DigitModule(), loader(), loader(100, 24))
+        assert (tmp_path / name / "explain" / "scalars.jsonl").exists()
+
+
+# -- strategies ----------------------------------------------------------------------------------------------------
+
+
+def test_deepspeed_is_refused_with_ways_out() -> None:
+    # DeepSpeed is not installed where tests run, and its strategy cannot be made without it.
+    strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
+    with pytest.raises(ValueError, match=r'cannot explain under DeepSpeed.*strategy="ddp" or FSDP2'):
+        trainers.check_strategy(cast(pl.Trainer, SimpleNamespace(strategy=strategy)))
+
+
+def test_pipelines_are_refused_with_ways_out() -> None:
+    class PipelineParallelStrategy(SingleDeviceStrategy):
+        pass
+
+    strategy = PipelineParallelStrategy("cpu")
+    match = r'under PipelineParallelStrategy: each rank of a pipeline holds a part .*strategy="ddp" or FSDP2'
+    with pytest.raises(ValueError, match=match):
+        trainers.check_strategy(cast(pl.Trainer, SimpleNamespace(strategy=strategy)))
+
+
+def test_under_fsdp1_the_wrapper_is_called() -> None:
+    # FSDP1 needs GPUs: this is the route to its wrapper, not a run.
+    found = SimpleNamespace(strategy=FSDPStrategy.__new__(FSDPStrategy), model=lambda x, y: (x, y))
+    forward = trainers.forward_of(cast(pl.Trainer, found))
+    assert callable(forward)
+    assert forward(None, 1, 2) == (1, 2)
+    assert (
+        trainers.forward_of(cast(pl.Trainer, SimpleNamespace(strategy=SingleDeviceStrategy("cpu"), model=None))) is None
+    )
+
+
+def test_numbers_are_logged_for_callbacks_only(tmp_path: Path) -> None:
+    class Logs(Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainers.logging_to(pl_module)("some/score", torch.tensor(0.5))
+
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+            trainers.logging_to(pl_module, on_step=True)("some/step", torch.tensor(0.25))
+
+    logger = CSVLogger(tmp_path)
+    finished = trainer(tmp_path, Logs(), logger=logger)
+    finished.fit(Blind(), loader())
+    assert float(finished.callback_metrics["some/score"]) == 0.5
+    assert float(finished.callback_metrics["some/step"]) == 0.25
+    assert not any(key.startswith("some/") for key in finished.logged_metrics)

@@ -1,0 +1,145 @@
+"""When an explanation is due, with a clock of our own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lightning_explain.monitor.schedule import Schedule
+
+
+def explained_at(schedule: Schedule, counts: list[int], seconds: float = 1.0, each: float = 10.0) -> list[int]:
+    """The counts at which an explanation is made; every count takes ``each`` seconds of training."""
+    made, now = [], 0.0
+    schedule.start(now)
+    for count in counts:
+        now += each
+        if schedule.due(count):
+            made.append(count)
+            schedule.done(count, now, now + seconds)
+            now += seconds
+    return made
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5, 6, 7]), (2, [2, 4, 6]), (5, [5]), (8, [])])
+def test_every_so_many_epochs(every: int, expected: list[int]) -> None:
+    assert explained_at(Schedule(every), list(range(1, 8))) == expected
+
+
+def test_a_step_that_takes_several_batches_is_explained_once() -> None:
+    batches = [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert explained_at(Schedule(2), batches) == [2, 4]
+    assert explained_at(Schedule(1), batches) == [1, 2, 3, 4]
+
+
+def test_a_multiple_that_is_jumped_over_is_explained_at_the_next_count() -> None:
+    assert explained_at(Schedule(3), [1, 2, 4, 5, 6, 7, 11]) == [4, 6, 11]
+
+
+def test_an_explanation_at_the_start_counts_for_nothing() -> None:
+    schedule = Schedule(2)
+    schedule.start(0.0)
+    assert not schedule.due(0)
+    schedule.done(0, 0.0, 5.0)
+    assert not schedule.due(0)
+    assert not schedule.due(1)
+    assert schedule.due(2)
+
+
+@pytest.mark.parametrize("stop", range(9))
+@pytest.mark.parametrize("options", [{"every": 2}, {"every": 1, "max_overhead": 0.3}])
+def test_a_resumed_schedule_goes_on_as_if_it_had_never_stopped(options: dict[str, float], stop: int) -> None:
+    whole = explained_at(Schedule(**options), list(range(1, 13)), seconds=5.0)
+    first, second = Schedule(**options), Schedule(**options)
+    made, now = [], 1000.0
+    first.start(now)
+    current = first
+    for count in range(1, 13):
+        now += 10.0
+        if current.due(count):
+            made.append(count)
+            current.done(count, now, now + 5.0)
+            now += 5.0
+            if count <= stop:
+                saved = json.loads(json.dumps(first.state()))
+        if count == stop and made:
+            second.load(saved)
+            now = 7.0
+            second.start(now)
+            # Training since the last explanation is not saved, so it is done again.
+            now += 10.0 * (count - made[-1])
+            current = second
+    assert made == whole
+
+
+def test_a_state_loads_whatever_else_it_holds() -> None:
+    schedule = Schedule(every=3)
+    schedule.load({"last": 6, "unknown": 1})
+    assert schedule.last == 6
+    assert not schedule.due(8)
+    assert schedule.due(9)
+
+
+def test_a_limit_that_is_gone_after_a_resume_puts_nothing_off() -> None:
+    limited = Schedule(1, 0.01)
+    assert explained_at(limited, [1, 2, 3], seconds=50.0) == [1]
+    free, tight = Schedule(1), Schedule(1, 0.02)
+    free.load(limited.state())
+    tight.load(limited.state())
+    assert free.due(2)
+    assert not tight.due(2)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("limit", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("cost", [0.5, 3.0, 40.0])
+@pytest.mark.parametrize("at_start", [False, True])
+def test_the_overhead_stays_under_the_limit_after_the_first_explanation(
+    every: int, limit: float, cost: float, at_start: bool
+) -> None:
+    schedule, now, made = Schedule(every, limit), 100.0, 0
+    schedule.start(now)
+    if at_start:
+        schedule.done(0, now, now + cost)
+        now += cost
+    trained = 0.0
+    for count in range(1, 2000):
+        now += 2.0
+        trained += 2.0
+        if schedule.due(count):
+            spent = schedule.overhead(now, now + cost)
+            assert spent is not None
+            assert spent == pytest.approx((made + 1 + at_start) * cost / trained)
+            assert made == 0 or spent <= limit + 1e-9
+            schedule.done(count, now, now + cost)
+            now += cost
+            made += 1
+    assert made >= 1
+    # The limit is used, not only kept: less than two explanations are missing.
+    wanted = min(2000 // every, int(limit * trained / cost))
+    assert made + at_start >= wanted - 2
+    assert schedule.lengthened == (made < 1999 // every)
+
+
+def test_a_slower_training_allows_more_and_a_faster_one_fewer() -> None:
+    slow = explained_at(Schedule(1, 0.1), list(range(1, 100)), seconds=5.0, each=50.0)
+    middle = explained_at(Schedule(1, 0.1), list(range(1, 100)), seconds=5.0, each=10.0)
+    fast = explained_at(Schedule(1, 0.1), list(range(1, 100)), seconds=5.0, each=1.0)
+    assert len(slow) == 99
+    assert len(slow) > len(middle) > len(fast) >= 1
+
+
+def test_without_a_limit_nothing_is_put_off() -> None:
+    schedule = Schedule(1)
+    assert explained_at(schedule, list(range(1, 20)), seconds=1e6) == list(range(1, 20))
+    assert not schedule.lengthened
+
+
+def test_there_is_no_overhead_before_any_training() -> None:
+    schedule = Schedule()
+    schedule.start(50.0)
+    assert schedule.overhead(50.0, 51.0) is None
+    schedule.done(0, 50.0, 51.0)
+    assert schedule.overhead(51.0, 52.0) is None
+    assert schedule.overhead(61.0, 62.0) == pytest.approx(0.2)

@@ -1,0 +1,145 @@
+"""The benchmarks' own arithmetic: what the side by hand is, and that both sides compute the same."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import _handwritten as by_hand
+import _measure as measure
+import _workload as workload
+from comparing import distance
+from lightning_explain import Probe, Report, explain
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.modalities.image import to_input_space
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
+    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
+    pytest.mark.filterwarnings("ignore:Setting forward, backward hooks"),
+]
+
+ROWS = 2
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """The same network with one block a stage, and eight channels."""
+    return workload.trained(workload.ResNet((8, 8, 8), blocks=1), steps=15)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Probe:
+    return workload.probe(ROWS)
+
+
+@pytest.fixture(scope="module")
+def monitor(model: nn.Module, rows: Probe) -> tuple[by_hand.HandwrittenMonitor, int]:
+    """The side by hand after one explanation, and the rows it sent."""
+    made = by_hand.HandwrittenMonitor(rows.inputs, rows.targets)
+    with torch.random.fork_rng(devices=[]):
+        return made, workload.rows_sent(model, lambda: made.explain(model))
+
+
+def test_the_side_by_hand_sends_exactly_689_rows_for_each_row(
+    monitor: tuple[by_hand.HandwrittenMonitor, int],
+) -> None:
+    assert monitor[1] == ROWS * by_hand.ROWS_EACH
+    assert workload.ROWS * by_hand.ROWS_EACH == 11_024
+
+
+def test_captums_default_batches_send_as_many_rows(model: nn.Module, rows: Probe) -> None:
+    made = by_hand.HandwrittenMonitor(rows.inputs, rows.targets, pass_size=None)
+    with torch.random.fork_rng(devices=[]):
+        assert workload.rows_sent(model, lambda: made.explain(model)) == ROWS * by_hand.ROWS_EACH
+
+
+def test_the_distinct_passes_are_400_rows_of_which_341_need_a_gradient() -> None:
+    assert (workload.WITH_GRADIENT, workload.BACKWARD, workload.WITHOUT_GRADIENT) == (341, 352, 59)
+    assert workload.ROWS * workload.DISTINCT == 6_400
+
+
+def test_captum_counts_49_windows(model: nn.Module, rows: Probe) -> None:
+    call = by_hand.explainers(model.eval())["occlusion"]
+
+    assert workload.rows_sent(model, lambda: call(rows.inputs, target=rows.targets)) == ROWS * (1 + workload.WINDOWS)
+
+
+def test_the_side_by_hand_scores_all_maps_and_leaves_occlusion_out_of_sensitivity(
+    monitor: tuple[by_hand.HandwrittenMonitor, int],
+) -> None:
+    scores = monitor[0].scores
+
+    assert set(scores["infidelity"]) == set(workload.methods())
+    assert set(scores["sensitivity"]) == set(workload.methods()) - {"occlusion"}
+    assert all(values.isfinite().all() for by_method in scores.values() for values in by_method.values())
+
+
+def test_both_sides_explain_the_same_maps(
+    model: nn.Module, rows: Probe, monitor: tuple[by_hand.HandwrittenMonitor, int]
+) -> None:
+    found = explain(model, rows, workload.methods(), []).attributions
+
+    for name in set(found) - {"smoothgrad", "vargrad"}:
+        (mine,) = to_input_space((found[name],), (rows.inputs,))
+        assert distance(mine.expand_as(rows.inputs), monitor[0].maps[name]) < 1e-5, name
+
+
+def test_our_side_sends_only_the_distinct_rows(model: nn.Module, rows: Probe) -> None:
+    explainer = Explainer(workload.methods(), workload.metrics(), limit=64)
+    reports: list[Report] = []
+    sent = workload.rows_sent(model, lambda: reports.append(explainer.explain(model, rows)))
+
+    assert sent == reports[0].passes.forward == ROWS * workload.DISTINCT
+    assert reports[0].passes.backward == ROWS * workload.BACKWARD
+
+
+def test_the_workload_leaves_the_global_generator_alone() -> None:
+    small = workload.ResNet((2, 2), blocks=1)
+    before = torch.get_rng_state()
+    workload.trained(small, steps=1, batch=4)
+    workload.probe(2)
+
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_live_bytes_count_what_is_alive_at_once_and_no_view_twice() -> None:
+    def chain() -> Tensor:
+        x = torch.ones(2**20)
+        for _ in range(5):
+            x = (x + 1).view(2, -1).reshape(-1)
+        return x
+
+    # Two tensors of 4 MiB: the old and the new one.
+    assert measure.peak_mib(chain) == 8.0
+
+
+def test_live_bytes_see_what_the_graph_keeps() -> None:
+    def keep() -> None:
+        x = torch.ones(2**20, requires_grad=True)
+        x.exp().exp().exp().sum().backward()
+
+    assert measure.peak_mib(keep) >= 16.0
+
+
+def test_measuring_bare_passes_leaves_the_network_as_it_was(model: nn.Module) -> None:
+    model.train()
+    with measure.without_parameter_gradients(model):
+        assert not any(p.requires_grad for p in model.parameters())
+        assert not model.training
+
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.training
+
+
+def test_actions_take_turns_in_alternating_order() -> None:
+    seen: list[str] = []
+    times = measure.in_turn({name: lambda name=name: seen.append(name) for name in "ab"}, 3)
+
+    assert "".join(seen) == "abbaab"
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}

@@ -1,0 +1,195 @@
+"""The reference pages say what the docstrings say now, leave nothing out, and their costs are what a model sees."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_explain import Probe
+from lightning_explain import methods as m
+from lightning_explain.core.points import path_of
+from lightning_explain.engine.paths import Ablations, AtInput, Windows
+from lightning_explain.engine.permutations import Permutations
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.registry import METHODS, METRICS
+
+DOCS = Path(__file__).parents[2] / "docs"
+ALL = {**METHODS, **METRICS}
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = load()
+
+
+@pytest.mark.parametrize("name", ["methods.md", "metrics.md"])
+def test_the_page_on_disk_is_what_the_docstrings_say(name: str) -> None:
+    written = (DOCS / name).read_text(encoding="utf-8")
+    assert written == generate.PAGES[name](), f"docs/{name} is not current: run `make docs`."
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_class_has_every_section(name: str) -> None:
+    entry = generate.entry(ALL[name])
+    for told in ("summary", "paper", "result", "signed", "not_for"):
+        assert getattr(entry, told), told
+    assert [argument for argument, _, _ in entry.arguments] == [field.name for field in fields(ALL[name])]
+    assert name in METRICS or entry.twin == f"``captum.attr.{name}``"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_cost_is_told_in_one_place_only(name: str) -> None:
+    entry = generate.entry(ALL[name])
+    elsewhere = (entry.summary, *entry.notes, *(meaning for _, _, meaning in entry.arguments))
+    assert not [text for text in elsewhere if re.search(r"\bcosts?\b", text, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("methods.md", METHODS), ("metrics.md", METRICS)])
+def test_a_page_has_each_class_once_in_its_table_and_under_the_heading_it_links_to(
+    name: str, classes: dict[str, type]
+) -> None:
+    page = generate.PAGES[name]()
+    assert sorted(re.findall(r"^\| \[(\w+)\]\(#\w+\)", page, re.MULTILINE)) == sorted(classes)
+    headings = re.findall(r"^##+ (.+)$", page, re.MULTILINE)
+    assert len(set(headings)) == len(headings)
+    assert set(re.findall(r"\(#(\w+)\)", page)) <= {heading.lower() for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["methods.md", "metrics.md"])
+def test_a_page_is_well_formed(name: str) -> None:
+    page = generate.PAGES[name]()
+    tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    assert tables
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+    assert not [line for line in page.splitlines() if line.count("`") % 2 or line != line.rstrip()]
+    assert "\n\n\n" not in page
+
+
+def test_families_hold_the_methods_of_captums_chapters() -> None:
+    found = {name: generate.family(cls) for name, cls in METHODS.items()}
+    assert {name for name, where in found.items() if where == "Neuron"} == {n for n in METHODS if n[:6] == "Neuron"}
+    layers = {n for n in METHODS if n.startswith("Layer")} | {"InternalInfluence"}
+    assert {name for name, where in found.items() if where == "Layer"} == layers
+    assert [name for name, where in found.items() if where == "Around other methods"] == ["NoiseTunnel"]
+
+
+@dataclass
+class Bad:
+    """A class (Nobody 2020).
+
+    Cost: 1 forward, 1 backward.
+    Not for: use.
+
+    Args:
+        size: Of it.
+    """
+
+    size: int = 1
+
+    def attribute(self) -> None:
+        """Nothing."""
+
+
+FAULTS = {
+    "no cost": ("    Cost: 1 forward, 1 backward.\n", "", "has no line 'Cost: ...'"),
+    "another cost": ("1 forward, 1 backward", "one pass", "write 'Cost: <rows> forward, <rows> backward; <remark>.'"),
+    "no limits": ("    Not for: use.\n", "", "has no line 'Not for: ...'"),
+    "no source": (" (Nobody 2020)", "", r"names no source.*write \(Author et al. 2020"),
+    "no argument": ("size: Of it.", "length: Of it.", "does not say under 'Args:' what 'size' means"),
+    "a stray line": ("use.\n", "use.\n    And so on.\n", "'And so on.' follows a section"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "fault"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_docstring_that_is_not_in_the_form_is_refused(old: str, new: str, fault: str) -> None:
+    assert generate.entry(Bad).arguments == (("size", "1", "Of it."),)
+    text = (Bad.__doc__ or "").replace(old, new)
+    with pytest.raises(ValueError, match=fault):
+        generate.entry(type("Bad", (Bad,), {"__doc__": text}))
+
+
+# How costs are measured: 4 rows, 4 features, 4 positions of the window, 4 baselines (the probe).
+N = 4
+SETTINGS: dict[str, Any] = {
+    "n_steps": 3,
+    "n_samples": 5,
+    "nt_samples": 3,
+    "layer": "1",
+    "neuron_selector": (0, 1, 1),
+    "feature_mask": {"grid": 4},
+    "layer_mask": (torch.arange(2 * 8 * 8) % 4).reshape(1, 2, 8, 8),
+    "sliding_window_shapes": (1, 4, 4),
+    "strides": 4,
+}
+LETTERS = {"F": 4, "P": 4, "K": N, "B": 1, "M": 2, "inside": 1, "methods": 3}
+
+
+def configured(cls: type, **settings: Any) -> Any:
+    names = {field.name for field in fields(cls)}
+    return cls(**{name: value for name, value in {**SETTINGS, **settings}.items() if name in names})
+
+
+def told(cls: type, instance: Any) -> tuple[int, int]:
+    values = {field.name: getattr(instance, field.name) for field in fields(instance)} | LETTERS
+    cost = generate.entry(cls).cost
+    forward, backward = (eval(part, {"__builtins__": {}}, values) for part in (cost.forward, cost.backward))
+    return forward, backward
+
+
+def seen(methods: dict[str, Any], metrics: dict[str, Any]) -> tuple[int, int]:
+    """Rows forward (by a hook) and backward for each explained row; the row itself only if a method looks there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
+    forward: list[int] = []
+    model.register_forward_hook(lambda module, arguments, output: forward.append(len(output)))
+    probe = Probe(torch.randn(N, 1, 8, 8), torch.arange(N), masks=torch.ones(N, 8, 8, dtype=torch.bool))
+    report = Explainer(methods, metrics, limit=64).explain(model, probe)
+    # Every explanation looks at the rows themselves. A single row more in an explanation is told in words.
+    asked = any(_looks_at_rows(path_of(method)) for method in methods.values())
+    return sum(forward) // N - (not asked), report.passes.backward // N
+
+
+def _looks_at_rows(path: Any) -> bool:
+    return isinstance(path, (AtInput, Windows, Ablations, Permutations))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_costs_what_its_docstring_says(name: str) -> None:
+    method = configured(METHODS[name])
+    assert seen({"it": method}, {}) == told(METHODS[name], method)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name.startswith("Neuron")])
+def test_finding_the_strongest_unit_costs_one_forward_more(name: str) -> None:
+    method = configured(METHODS[name], neuron_selector=None)
+    forward, backward = told(METHODS[name], method)
+    assert "1 more forward without ``neuron_selector``" in generate.entry(METHODS[name]).cost.note
+    assert seen({"it": method}, {}) == (forward + 1, backward)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_costs_what_its_docstring_says(name: str) -> None:
+    # A baseline that differs from row to row: one forward row for each.
+    methods = {"ig": m.IntegratedGradients(n_steps=2, baselines="blur"), "saliency": m.Saliency(abs=False)}
+    metric = configured(METRICS[name], n_layers=2)
+    with_it, without = seen(methods, {"it": metric}), seen(methods, {})
+    assert (with_it[0] - without[0], with_it[1] - without[1]) == told(METRICS[name], metric)
