@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from captum_reference import layers, neurons, perturbation, primary
-from comparing import keyed, permutations, prepared, seeded_rows
+from comparing import keyed, permutations, prepared, seeded_samples
 from lightning_explain import methods as m
 from lightning_explain.core.contracts import Method
 
 SAMPLES = 4
-# They send each row through the network a few times at most.
+# They send each sample through the network a few times at most.
 CHEAP = {
     *("Deconvolution", "DeepLift", "GuidedBackprop", "GuidedGradCam", "InputXGradient", "LRP", "LayerActivation"),
     *("LayerDeepLift", "LayerGradCam", "LayerGradientXActivation", "LayerLRP", "NeuronDeconvolution", "NeuronDeepLift"),
@@ -31,13 +31,13 @@ CHEAP = {
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A network as it is trained, a copy that is repaired by hand for Captum, and rows.
+    """A network as it is trained, a copy that is repaired by hand for Captum, and samples.
 
     Args:
         name: What it is.
         model: As it is trained.
         by_hand: In eval mode, nothing in place, each activation a module of its own.
-        x: Rows ``(N, C, H, W)``.
+        x: Samples ``(N, C, H, W)``.
         y: Labels ``(N,)``.
         layer: A layer with a map, in both networks.
         neck: A layer that everything passes through, if one is known.
@@ -64,7 +64,7 @@ class Bench:
 
     @cached_property
     def unmended(self) -> nn.Module:
-        """For LRP, for which nothing is mended and Captum must know every layer: in eval mode, nothing in place."""
+        """For LRP, for which nothing is canonized and Captum must know every layer: in eval mode, nothing in place."""
         return prepared(copy.deepcopy(self.model))
 
     @cached_property
@@ -83,12 +83,12 @@ class Bench:
 
     @cached_property
     def baselines(self) -> Tensor:
-        """Three reference rows of one brightness each."""
+        """Three reference samples of one brightness each."""
         return torch.linspace(-1, 1, 3).to(self.x).reshape(3, 1, 1, 1).expand(3, *self.x.shape[1:]).contiguous()
 
     @cached_property
     def draws(self) -> dict[str, Tensor]:
-        """What our methods draw for these rows."""
+        """What our methods draw for these samples."""
         return {
             "draws": self.noise,
             "baselines": self.baselines,
@@ -106,7 +106,7 @@ class Bench:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class MetricInputs:
     """One method on one bench.
 
     Args:
@@ -120,11 +120,11 @@ class Case:
     captum: Callable[[], Tensor]
 
 
-def cases(b: Bench) -> Iterator[Case]:
+def cases(b: Bench) -> Iterator[MetricInputs]:
     """All methods."""
     for table in (_inputs, _layers, _neurons, _forward_only):
         for method, call in table(b):
-            yield Case(type(method).__name__, method, call)
+            yield MetricInputs(type(method).__name__, method, call)
 
 
 def _inputs(b: Bench) -> list[tuple[Method, Callable[[], Tensor]]]:
@@ -200,8 +200,8 @@ def _forward_only(b: Bench) -> list[tuple[Method, Callable[[], Tensor]]]:
     on: tuple[Any, ...] = (b.by_hand, b.x, b.y)
     where = {"baselines": 0.3, "feature_mask": b.quarters}
 
-    def by_row(theirs: Callable[..., Tensor]) -> Callable[[], Tensor]:
-        return lambda: seeded_rows(lambda x, y: theirs(b.by_hand, x, y, b.quarters), (b.x, b.y))
+    def by_sample(theirs: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        return lambda: seeded_samples(lambda x, y: theirs(b.by_hand, x, y, b.quarters), (b.x, b.y))
 
     return [
         (m.FeatureAblation(**where), partial(perturbation.feature_ablation, *on, b.quarters)),
@@ -211,7 +211,7 @@ def _forward_only(b: Bench) -> list[tuple[Method, Callable[[], Tensor]]]:
         ),
         (m.Occlusion(**b.window(), baselines=-0.7), partial(perturbation.occlusion, *on, *b.window().values())),
         (m.ShapleyValues(**where), partial(perturbation.shapley_values, *on, b.quarters)),
-        (m.ShapleyValueSampling(6, **where), by_row(perturbation.shapley_value_sampling)),
-        (m.Lime(n_samples=17, **where), by_row(perturbation.lime)),
-        (m.KernelShap(n_samples=17, **where), by_row(perturbation.kernel_shap)),
+        (m.ShapleyValueSampling(6, **where), by_sample(perturbation.shapley_value_sampling)),
+        (m.Lime(n_samples=17, **where), by_sample(perturbation.lime)),
+        (m.KernelShap(n_samples=17, **where), by_sample(perturbation.kernel_shap)),
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from _cases import Bench, Case, cases
+from _cases import Bench, MetricInputs, cases
 from _limits import found as found_at_limit
 from _limits import limits
 from lightning_explain import Probe, explain
@@ -51,13 +51,13 @@ def _above(value: float | None, most: float) -> bool:
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """max|a - b| / max|b| of a row, the largest over rows; of rows that are zero, max|a|."""
+    """max|a - b| / max|b| of a sample, the largest over samples; of samples that are zero, max|a|."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     scale = theirs.flatten(1).abs().amax(1)
     return ((ours - theirs).flatten(1).abs().amax(1) / scale.where(scale > 0, torch.ones_like(scale))).max().item()
 
 
-def compare(bench: Bench, case: Case) -> tuple[float, PassCount]:
+def compare(bench: Bench, case: MetricInputs) -> tuple[float, PassCount]:
     report = explain(bench.model, Probe(bench.x, bench.y), {"it": case.method}, [])
     found = report.attributions["it"]
     assert isinstance(found, Tensor)
@@ -66,7 +66,7 @@ def compare(bench: Bench, case: Case) -> tuple[float, PassCount]:
 
 
 def completeness(bench: Bench, method: Method) -> float | None:
-    """The largest of a row; a layer method is asked at a layer that everything passes through, if one is known."""
+    """The largest of a sample; a layer method is asked at a layer that everything passes through, if one is known."""
     if hasattr(method, "layer") and not hasattr(method, "neuron_selector"):
         if bench.neck is None:
             return None
@@ -100,10 +100,10 @@ def add_limits(bench: Bench, found: Iterable[Line]) -> None:
                 line.limit = distance(found_at_limit(b, limit), limit.expected().detach()), f"{limit.what}{suffix}"
 
 
-def _line(bench: Bench, case: Case, verdict: Verdict) -> Line:
+def _line(bench: Bench, case: MetricInputs, verdict: Verdict) -> Line:
     line = Line(case.name, verdict)
     if verdict.state != "refused":
         line.difference, line.passes = compare(bench, case)
-    if verdict.state == "mended":
+    if verdict.state == "canonized":
         line.completeness = completeness(bench, case.method)
     return line

@@ -1,10 +1,10 @@
 """What an engineer writes by hand today, frozen: Captum for each method and metric, a figure for each row, a SummaryWriter.
 
-Each call is the one that Captum's documentation shows, with Captum's default batches: all draws of all rows in one pass (integrated
-gradients inside ``sensitivity_max``: 3200 rows, about 5 GB), and each window of occlusion in one of its own. ``pass_size=64`` is
+Each call is the one that Captum's documentation shows, with Captum's default batches: all draws of all samples in one pass (integrated
+gradients inside ``sensitivity_max``: 3200 samples, about 5 GB), and each window of occlusion in one of its own. ``pass_size=64`` is
 what someone writes who has noticed.
 
-How many rows it sends through the model, for each row of the probe:
+How many samples it sends through the model, for each sample of the probe:
 
 ========================================================  =========================  =====
 maps     5 of one pass, IG 20, two NoiseTunnels of 10,    5 + 20 + 10 + 10 + 50         95
@@ -15,7 +15,7 @@ metric   sensitivity of 8 methods: the clean map again,   (1 + 10) x (5 + 20 + 2
 sum                                                                                    689
 ========================================================  =========================  =====
 
-16 rows: 11,024. ``perturbations_per_eval`` of Occlusion, ``internal_batch_size`` of IG, ``nt_samples_batch_size`` of NoiseTunnel
+16 samples: 11,024. ``perturbations_per_eval`` of Occlusion, ``internal_batch_size`` of IG, ``nt_samples_batch_size`` of NoiseTunnel
 and ``max_examples_per_batch`` of ``sensitivity_max`` do not change that; ``max_examples_per_batch`` of ``infidelity`` would, as it
 computes f(x) for every chunk, and is left at its default.
 
@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from _measure import parser, start
-from _workload import DRAWS, LAYER, NOISE, ROWS, SAMPLES, STEPS, STRIDES, WINDOW, probe, rows_sent, trained
+from _workload import DRAWS, LAYER, NOISE, SAMPLES, STEPS, STRIDES, WINDOW, probe, samples_sent, trained
 
-ROWS_EACH = 689
+SAMPLES_EACH = 689
 PANELS = ["original_image", "heat_map", "blended_heat_map"]
 
 Maps = dict[str, Tensor]
@@ -55,7 +55,7 @@ def explainers(model: nn.Module, pass_size: int | None = None) -> dict[str, Expl
 
     Args:
         model: The network.
-        pass_size: Rows in one pass, as far as Captum can be told; ``None``: Captum's defaults.
+        pass_size: Samples in one pass, as far as Captum can be told; ``None``: Captum's defaults.
     """
 
     def times(x: Tensor) -> int | None:
@@ -146,11 +146,11 @@ class HandwrittenMonitor(pl.Callback):
     """Explains after each epoch.
 
     Args:
-        x: The rows ``(N, 3, H, W)``.
+        x: The samples ``(N, 3, H, W)``.
         y: Their labels ``(N,)``.
         folder: Where TensorBoard's files go.
         pictures: Whether pictures and scores are logged.
-        pass_size: Rows in one pass; ``None``: Captum's defaults.
+        pass_size: Samples in one pass; ``None``: Captum's defaults.
     """
 
     def __init__(
@@ -190,8 +190,8 @@ class HandwrittenMonitor(pl.Callback):
             for name, values in by_method.items():
                 writer.add_scalar(f"{metric}/{name}", values.mean().item(), epoch)
         for name, found in self.maps.items():
-            for row, (attribution, image) in enumerate(zip(found, self.x, strict=True)):
-                writer.add_figure(f"{name}/{row}", _figure(attribution, image, name, int(self.y[row])), epoch)
+            for sample, (attribution, image) in enumerate(zip(found, self.x, strict=True)):
+                writer.add_figure(f"{name}/{sample}", _figure(attribution, image, name, int(self.y[sample])), epoch)
         writer.close()
 
 
@@ -211,16 +211,18 @@ def _figure(attribution: Tensor, image: Tensor, name: str, label: int) -> Any:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, default=ROWS, help="rows of the probe")
-    arguments.add_argument("--pass-size", type=int, help="rows in one pass; default: Captum's own batches, about 5 GB")
-    chosen = start(arguments)
-    rows = probe(chosen.rows)
-    monitor, model = HandwrittenMonitor(rows.inputs, rows.targets, pass_size=chosen.pass_size), trained()
-    sent = rows_sent(model, lambda: monitor.explain(model))
-    print(
-        f"{sent} rows, {sent / chosen.rows:g} for each row of the probe, in {monitor.seconds:.1f} s without pictures."
+    arguments.add_argument("--rows", type=int, default=SAMPLES, help="samples of the probe")
+    arguments.add_argument(
+        "--pass-size", type=int, help="samples in one pass; default: Captum's own batches, about 5 GB"
     )
-    assert sent == ROWS_EACH * chosen.rows, f"expected {ROWS_EACH * chosen.rows}"
+    chosen = start(arguments)
+    samples = probe(chosen.samples)
+    monitor, model = HandwrittenMonitor(samples.inputs, samples.targets, pass_size=chosen.pass_size), trained()
+    sent = samples_sent(model, lambda: monitor.explain(model))
+    print(
+        f"{sent} samples, {sent / chosen.samples:g} for each sample of the probe, in {monitor.seconds:.1f} s without pictures."
+    )
+    assert sent == SAMPLES_EACH * chosen.samples, f"expected {SAMPLES_EACH * chosen.samples}"
 
 
 if __name__ == "__main__":

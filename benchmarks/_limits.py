@@ -25,13 +25,13 @@ class Limit:
         method: The method.
         expected: What it must be: Captum's numbers of a method that is not random.
         what: In words.
-        rows: The rows, where they are not all of the bench's.
+        samples: The samples, where they are not all of the bench's.
     """
 
     method: Method
     expected: Callable[[], Tensor]
     what: str
-    rows: slice | None = None
+    samples: slice | None = None
 
 
 def limits(b: Bench) -> Iterator[Limit]:
@@ -43,11 +43,11 @@ def limits(b: Bench) -> Iterator[Limit]:
 
 
 def _shap(b: Bench) -> Iterator[Limit]:
-    """Where the baseline is the row itself every point of the line is."""
+    """Where the baseline is the sample itself every point of the line is."""
     one = slice(1)
     x, y = b.x[one], b.y[one]
     itself = {"n_samples": 2, "stdevs": 0.0, "baselines": x, "multiply_by_inputs": False}
-    what = "baseline = row: the gradient"
+    what = "baseline = sample: the gradient"
     yield Limit(m.GradientShap(**itself), lambda: primary.saliency(b.by_hand, x, y), what, one)
     at = (b.by_hand, x, y, b.watched)
     yield Limit(m.LayerGradientShap(b.layer, **itself), lambda: layers.layer_gradient(*at), what, one)
@@ -56,7 +56,7 @@ def _shap(b: Bench) -> Iterator[Limit]:
 
 
 def _whole(b: Bench) -> Iterator[Limit]:
-    """One feature that is the whole row; or all four sets of two features."""
+    """One feature that is the whole sample; or all four sets of two features."""
     pair = slice(2)
     everything, halves = torch.zeros_like(b.quarters), b.quarters // 2
 
@@ -66,7 +66,7 @@ def _whole(b: Bench) -> Iterator[Limit]:
     def removed() -> Tensor:
         return perturbation.feature_ablation(b.by_hand, b.x, b.y, everything)
 
-    yield Limit(m.FeaturePermutation(feature_mask=everything), swapped, "two rows: they are swapped", pair)
+    yield Limit(m.FeaturePermutation(feature_mask=everything), swapped, "two samples: they are swapped", pair)
     sampled = m.ShapleyValueSampling(2, baselines=0.3, feature_mask=everything)
     yield Limit(sampled, removed, "one feature: f(x) - f(b)")
     line = m.Lime(12, 0.3, everything, interpretable_model=SkLearnLinearRegression())
@@ -87,8 +87,8 @@ def _kernel_shap(b: Bench, halves: Tensor) -> Limit:
 
 def found(b: Bench, limit: Limit) -> Tensor:
     """Ours."""
-    rows = limit.rows or slice(None)
-    probe = Probe(b.x[rows], b.y[rows])
+    samples = limit.samples or slice(None)
+    probe = Probe(b.x[samples], b.y[samples])
     value = explain(b.model, probe, {"it": limit.method}, []).attributions["it"]
     assert isinstance(value, Tensor)
     return value

@@ -82,13 +82,13 @@ def explainer(
     methods: Mapping[str, Any],
     metrics: Mapping[str, Any] | None = None,
     limit: int = 64,
-    paced: bool = False,
+    tuned: bool = False,
     channels_last: bool = False,
 ) -> Callable[[], Report]:
-    """A function that explains, with everything that is checked only once already checked; ``paced``: at the pace a monitor finds."""
+    """A function that explains, with everything that is checked only once already checked; ``tuned``: at the pass size a monitor finds."""
     checked = Explainer(methods, metrics or {}, limit=limit, channels_last=channels_last).check(model, probe)
-    if paced:
-        checked = replace(checked, limit=checked.pace(model, probe))
+    if tuned:
+        checked = replace(checked, limit=checked.pass_size(model, probe))
     return lambda: checked.explain(model, probe)
 
 
@@ -151,8 +151,8 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
-def first_rows(probe: Probe, count: int) -> Probe:
-    """The first rows of a probe with one input."""
+def first_samples(probe: Probe, count: int) -> Probe:
+    """The first samples of a probe with one input."""
     assert isinstance(probe.inputs, Tensor)
     assert probe.targets is not None
-    return replace(probe, inputs=probe.inputs[:count], targets=probe.targets[:count], ids=probe.row_ids[:count])
+    return replace(probe, inputs=probe.inputs[:count], targets=probe.targets[:count], ids=probe.sample_ids[:count])

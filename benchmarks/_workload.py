@@ -1,8 +1,8 @@
-"""The workload of the benchmarks: a ResNet-20, 16 rows, nine methods, two metrics. Both sides take it from here.
+"""The workload of the benchmarks: a ResNet-20, 16 samples, nine methods, two metrics. Both sides take it from here.
 
-In distinct passes, each row costs 341 forward rows with gradient (the row itself, 20 steps of integrated gradients and 10 noisy
-copies, at the row and at its 10 perturbed versions: 11 x 31), 352 backward rows (guided backpropagation goes back through the
-same forward once more: 11 x 32), and 59 forward rows without gradient (10 draws of infidelity, 49 windows of occlusion; f(x) is
+In distinct passes, each sample costs 341 forward samples with gradient (the sample itself, 20 steps of integrated gradients and 10 noisy
+copies, at the sample and at its 10 perturbed versions: 11 x 31), 352 backward samples (guided backpropagation goes back through the
+same forward once more: 11 x 32), and 59 forward samples without gradient (10 draws of infidelity, 49 windows of occlusion; f(x) is
 already known). Captum's calls in turn cost 689: see ``_handwritten``.
 """
 
@@ -19,7 +19,7 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Method, Metric
 
-ROWS, CLASSES, SIZE = 16, 10, 32
+SAMPLES, CLASSES, SIZE = 16, 10, 32
 STEPS, SAMPLES, DRAWS, NOISE = 20, 10, 10, 0.1
 WINDOW, STRIDES, WINDOWS = (3, 8, 8), (3, 4, 4), 49
 LAYER = "stages.2"
@@ -29,7 +29,7 @@ WITH_GRADIENT = _POINTS * (1 + STEPS + SAMPLES)
 BACKWARD = _POINTS * (2 + STEPS + SAMPLES)
 WITHOUT_GRADIENT = DRAWS + WINDOWS
 DISTINCT = WITH_GRADIENT + WITHOUT_GRADIENT
-"""The least that each row can cost, in rows sent through the model."""
+"""The least that each sample can cost, in samples sent through the model."""
 
 
 class Block(nn.Module):
@@ -116,9 +116,9 @@ def trained(model: nn.Module | None = None, steps: int = 30, batch: int = 40) ->
     return model
 
 
-def probe(rows: int = ROWS) -> Probe:
+def probe(samples: int = SAMPLES) -> Probe:
     """Images that the network was not trained on."""
-    x, y = images(rows, seed=10_000)
+    x, y = images(samples, seed=10_000)
     return Probe(x, targets=y)
 
 
@@ -152,28 +152,28 @@ def metrics() -> dict[str, Metric]:
 
 
 class Counter:
-    """Counts the rows that a model is sent, with a hook on its forward.
+    """Counts the samples that a model is sent, with a hook on its forward.
 
     Args:
         model: The model; the hook stays until :meth:`remove`.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.rows = 0
+        self.samples = 0
         self._handle = model.register_forward_pre_hook(self._count)
 
     def _count(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self.rows += len(arguments[0])
+        self.samples += len(arguments[0])
 
     def remove(self) -> None:
         self._handle.remove()
 
 
-def rows_sent(model: nn.Module, action: Callable[[], object]) -> int:
-    """How many rows the model is sent by the action."""
+def samples_sent(model: nn.Module, action: Callable[[], object]) -> int:
+    """How many samples the model is sent by the action."""
     counter = Counter(model)
     try:
         action()
     finally:
         counter.remove()
-    return counter.rows
+    return counter.samples

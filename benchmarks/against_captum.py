@@ -2,14 +2,14 @@
 
     python benchmarks/against_captum.py [digits | layered | efficientnet-224 | efficientnet-128 ...]
 
-- Difference: max|ours - Captum's| / max|Captum's| of a row, the largest over rows. Captum runs on a copy of the network that is
+- Difference: max|ours - Captum's| / max|Captum's| of a sample, the largest over samples. Captum runs on a copy of the network that is
   repaired by hand (nothing in place, each activation a module of its own). Random methods: Captum is given our draws.
 - A difference above 1e-5 in float32 is computed again in float64, where a point on the kink of a ReLU falls on one side for both;
   both numbers are shown, and the second counts.
-- Completeness: |sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)| of mended maps that promise it,
+- Completeness: |sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)| of canonized maps that promise it,
   of layers at one that everything passes through.
 - Limit: the difference of a random method to what it must be where nothing is left to chance.
-- Rows: how often a row goes through the network, forward and backward, for all rows together.
+- Samples: how often a sample goes through the network, forward and backward, for all samples together.
 
 It fails if a difference is above 1e-5, or a completeness above 1e-3.
 """
@@ -32,7 +32,7 @@ from _cases import CHEAP, Bench
 from _compare import COMPLETE, EQUAL, Line, add_limits, lines
 from comparing import prepared
 from lightning_explain import methods as m
-from networks import Added, Layered, Separate, rows, trained
+from networks import Added, Layered, Separate, samples, trained
 from repairing import repaired_by_hand
 
 # -- networks ------------------------------------------------------------------------------------------------------
@@ -40,13 +40,13 @@ from repairing import repaired_by_hand
 
 def digits() -> Bench:
     """A residual network with BatchNorm and operations in place, trained on digits."""
-    return Bench("digits", trained(), repaired_by_hand(trained(Separate)), *rows(3), "block.bn2", "block")
+    return Bench("digits", trained(), repaired_by_hand(trained(Separate)), *samples(3), "block.bn2", "block")
 
 
 def layered() -> Bench:
     """The same with its addition and its pool as layers, which LRP needs."""
     model, by_hand = trained(Added, Layered), prepared(trained(Added, Layered))
-    return Bench("digits, additions as layers", model, by_hand, *rows(3), "block.bn2", "block")
+    return Bench("digits, additions as layers", model, by_hand, *samples(3), "block.bn2", "block")
 
 
 def photos(size: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def main(names: list[str]) -> int:
         found = lines(bench, wanted)
         add_limits(bench, found)
         seconds = time.perf_counter() - started
-        console.print(table(f"{bench.name}, {len(bench.x)} rows, {seconds:.0f} s", found))
+        console.print(table(f"{bench.name}, {len(bench.x)} samples, {seconds:.0f} s", found))
         failed += [f"{bench.name}: {line.name}" for line in found if line.failed]
     console.print(
         f"failed: {', '.join(failed)}" if failed else f"all within {EQUAL:.0e}, complete within {COMPLETE:.0e}"

@@ -2,16 +2,16 @@
 
     python benchmarks/doctor_zoo.py [network ...]
 
-Random weights, mean statistics of a few batches, 64 px. Each method that is fine or mended is compared with Captum's own on a copy that
-is repaired by hand: the largest difference of a row, relative to its largest value; above 1e-5 it is computed again in float64,
+Random weights, mean statistics of a few batches, 64 px. Each method that is fine or canonized is compared with Captum's own on a copy that
+is repaired by hand: the largest difference of a sample, relative to its largest value; above 1e-5 it is computed again in float64,
 and that number counts. "before" is Captum's DeepLIFT on the network as it is (in-place operations switched off), "after" the
-mended one: the largest |sum - (f(x) - f(b))| / |f(x) - f(b)| of a row.
+canonized one: the largest |sum - (f(x) - f(b))| / |f(x) - f(b)| of a sample.
 
 It fails if
-- on resnet18, with modules that are reused or with F.relu, a method but LRP and LayerLRP is not fine or mended, or DeepLIFT's
+- on resnet18, with modules that are reused or with F.relu, a method but LRP and LayerLRP is not fine or canonized, or DeepLIFT's
   incompleteness is above 1e-3;
 - on any network a method without a backward rule of its own (plain gradients, paths, layers, noise, perturbations) is not fine;
-- a method that is fine or mended differs from Captum's by more than 1e-5.
+- a method that is fine or canonized differs from Captum's by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from comparing import prepared
 from lightning_explain import methods as m
 from repairing import Functional, repaired_by_hand, warmed
 
-SIZE, ROWS = 64, 2
+SIZE, SAMPLES = 64, 2
 
 
 def functional_resnet18(num_classes: int) -> nn.Module:
@@ -67,7 +67,7 @@ def bench(name: str) -> Bench:
     make, layer = NETWORKS[name]
     torch.manual_seed(0)
     model = warmed(make(num_classes=10), SIZE)
-    x = torch.randn(ROWS, 3, SIZE, SIZE)
+    x = torch.randn(SAMPLES, 3, SIZE, SIZE)
     with torch.no_grad():
         y = model.eval()(x).argmax(1)
     return Bench(name, model.train(), repaired_by_hand(model), x, y, layer)
@@ -81,7 +81,7 @@ def before(b: Bench) -> str:
     except Exception as error:
         return type(error).__name__
     with torch.no_grad():
-        gap = (model(b.x) - model(torch.zeros_like(b.x)))[range(ROWS), b.y]
+        gap = (model(b.x) - model(torch.zeros_like(b.x)))[range(SAMPLES), b.y]
     return f"{((total - gap) / gap).abs().max().item():.1e}"
 
 
@@ -89,7 +89,7 @@ def faults(name: str, found: Mapping[str, Line], after: float | None) -> Iterato
     """What is less than promised."""
     for method, line in found.items():
         state = line.verdict.state
-        if name.startswith("resnet18") and method not in RELEVANCE and state not in ("fine", "mended"):
+        if name.startswith("resnet18") and method not in RELEVANCE and state not in ("fine", "canonized"):
             yield f"{method} is {state} on {name}"
         if method not in RULED and state != "fine":
             yield f"{method} is {state} on {name}"
@@ -122,8 +122,8 @@ def main(names: list[str]) -> int:
         started = time.perf_counter()
         b = bench(name)
         found = {line.name: line for line in lines(b, m.__all__)}
-        mended = found["DeepLift"].verdict.state != "refused"
-        after = completeness(b, m.DeepLift()) if mended else None
+        canonized = found["DeepLift"].verdict.state != "refused"
+        after = completeness(b, m.DeepLift()) if canonized else None
         console.print(
             f"{name}: {time.perf_counter() - started:.0f} s; DeepLIFT's incompleteness before {before(b)}, after {after}"
         )

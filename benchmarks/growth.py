@@ -1,4 +1,4 @@
-"""How the time of an explanation grows with rows, methods, steps and draws: in proportion, or less where passes are shared.
+"""How the time of an explanation grows with samples, methods, steps and draws: in proportion, or less where passes are shared.
 
 python benchmarks/growth.py [--repeat 2] [--threads 2]
 """
@@ -10,25 +10,25 @@ from itertools import islice
 
 from torch import nn
 
-from _measure import console, explainer, first_rows, in_turn, parser, start, table
-from _workload import methods, probe, rows_sent, trained
+from _measure import console, explainer, first_samples, in_turn, parser, start, table
+from _workload import methods, probe, samples_sent, trained
 from lightning_explain import Report
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 
-ROWS, METHODS, STEPS, DRAWS = (4, 8, 16, 32), (1, 2, 5, 8), (10, 20, 40, 80), (5, 10, 20, 40)
+SAMPLES, METHODS, STEPS, DRAWS = (4, 8, 16, 32), (1, 2, 5, 8), (10, 20, 40, 80), (5, 10, 20, 40)
 
 
 def cases(model: nn.Module) -> Iterator[tuple[str, int, Callable[[], Report]]]:
     """What grows, how large it is, and the explanation."""
-    rows = probe(max(ROWS))
-    few = first_rows(rows, 8)
+    samples = probe(max(SAMPLES))
+    few = first_samples(samples, 8)
     chosen = methods()
     del chosen["occlusion"]
     base = {"saliency": chosen["saliency"], "integrated_gradients": chosen["integrated_gradients"]}
     both = {"infidelity": q.Infidelity(), "sensitivity": q.SensitivityMax(n_perturb_samples=2)}
-    for n in ROWS:
-        yield "rows", n, explainer(model, first_rows(rows, n), base, both)
+    for n in SAMPLES:
+        yield "rows", n, explainer(model, first_samples(samples, n), base, both)
     for n in METHODS:
         yield "methods", n, explainer(model, few, dict(islice(chosen.items(), n)), both)
     for n in STEPS:
@@ -47,11 +47,18 @@ def main() -> None:
     found = {(name, n): action for name, n, action in cases(model)}
     times = in_turn(found, chosen.repeat)
     shown = table(
-        "Best time of an explanation", "what grows", "n", "seconds", "rows sent", "ms a row", "n, ratio", "time, ratio"
+        "Best time of an explanation",
+        "what grows",
+        "n",
+        "seconds",
+        "samples sent",
+        "ms a sample",
+        "n, ratio",
+        "time, ratio",
     )
     for (name, n), action in found.items():
         first = next(key for key in found if key[0] == name)
-        best, sent = min(times[name, n]), rows_sent(model, action)
+        best, sent = min(times[name, n]), samples_sent(model, action)
         shown.add_row(
             name,
             str(n),

@@ -27,7 +27,7 @@ from lightning_explain import ExplanationMonitor, Probe
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.explainer.registry import METHODS
-from networks import Added, Layered, digits, rows, trained
+from networks import Added, Layered, digits, samples, trained
 
 PATCHES: dict[str, Any] = {"feature_mask": {"grid": 4}}
 NEEDED: dict[str, dict[str, Any]] = {
@@ -116,7 +116,7 @@ def cheap(method: Any) -> Any:
 
 def monitors() -> list[ExplanationMonitor]:
     """All methods with a metric that keeps maps, and two methods with metrics that look again."""
-    x, y = rows(2)
+    x, y = samples(2)
     every: dict[str, Any] = {"every_n_train_steps": 1, "on_error": "raise", "probe": Probe(x, y)}
     every["panels"] = [("heat_map", "all")]
     methods = {name: cheap(cls(**NEEDED.get(name, {}))) for name, cls in METHODS.items()}

@@ -1,8 +1,8 @@
-"""How near our time is to the least it can be: the distinct rows at the bare speed of the network.
+"""How near our time is to the least it can be: the distinct samples at the bare speed of the network.
 
 The bare speed is that of forward, and of forward and backward to the input, with parameters that need no gradient, at the best of
-several chunk sizes, in the memory layout of ours; the other layout is shown beside it. Each row needs 341 forward rows with gradient,
-11 backward rows more (guided backpropagation goes back through the same forward), and 59 forward rows. Both are measured in one
+several chunk sizes, in the memory layout of ours; the other layout is shown beside it. Each sample needs 341 forward samples with gradient,
+11 backward samples more (guided backpropagation goes back through the same forward), and 59 forward samples. Both are measured in one
 process, in turn.
 
     python benchmarks/limit.py [--repeat 3] [--threads 2] [--clock process] [--channels-last]
@@ -22,14 +22,14 @@ from _measure import console, explainer, in_turn, parser, start, table, without_
 from _workload import (
     BACKWARD,
     DISTINCT,
-    ROWS,
+    SAMPLES,
     WITH_GRADIENT,
     WITHOUT_GRADIENT,
     images,
     methods,
     metrics,
     probe,
-    rows_sent,
+    samples_sent,
     trained,
 )
 
@@ -40,7 +40,7 @@ SAMPLE = 256
 
 @dataclass(frozen=True)
 class Bare:
-    """One way to send ``SAMPLE`` rows through the network."""
+    """One way to send ``SAMPLE`` samples through the network."""
 
     direction: str
     chunk: int
@@ -73,8 +73,8 @@ def _backward(model: nn.Module, x: Tensor, y: Tensor, chunk: int) -> None:
 
 
 def least(forward: float, both: float) -> float:
-    """Seconds of the distinct passes of all rows, from seconds a row."""
-    return ROWS * (WITH_GRADIENT * both + (BACKWARD - WITH_GRADIENT) * (both - forward) + WITHOUT_GRADIENT * forward)
+    """Seconds of the distinct passes of all samples, from seconds a sample."""
+    return SAMPLES * (WITH_GRADIENT * both + (BACKWARD - WITH_GRADIENT) * (both - forward) + WITHOUT_GRADIENT * forward)
 
 
 def main() -> None:
@@ -82,8 +82,8 @@ def main() -> None:
     arguments.add_argument("--channels-last", action="store_true", help="ours and the least in that memory layout")
     chosen = start(arguments)
     layout = list(FORMATS)[chosen.channels_last]
-    model, rows = trained(), probe()
-    explain = explainer(model, rows, methods(), metrics(), paced=True, channels_last=chosen.channels_last)
+    model, samples = trained(), probe()
+    explain = explainer(model, samples, methods(), metrics(), synchronized=True, channels_last=chosen.channels_last)
     bare = ways(model)
 
     backward = 0
@@ -92,26 +92,30 @@ def main() -> None:
         nonlocal backward
         backward = explain().passes.backward
 
-    sent = rows_sent(model, ours)
+    sent = samples_sent(model, ours)
     times = in_turn({**bare, "ours": ours}, chosen.repeat)
     best = {
         d: min((b for b in bare if b.direction == d and b.layout == layout), key=lambda b: min(times[b]))
         for d in ("forward", "forward and backward")
     }
 
-    found = table("Bare passes, ms a row (best of the repeats)", "chunk", *(f"{d}, {f}" for d in best for f in FORMATS))
+    found = table(
+        "Bare passes, ms a sample (best of the repeats)", "chunk", *(f"{d}, {f}" for d in best for f in FORMATS)
+    )
     for chunk in CHUNKS:
         found.add_row(
             str(chunk), *(f"{min(times[Bare(d, chunk, f)]) / SAMPLE * 1e3:.2f}" for d in best for f in FORMATS)
         )
     console.print(found)
 
-    per_row = {d: [t / SAMPLE for t in times[b]] for d, b in best.items()}
-    limits = [least(f, b) for f, b in zip(*per_row.values(), strict=True)]
+    per_sample = {d: [t / SAMPLE for t in times[b]] for d, b in best.items()}
+    limits = [least(f, b) for f, b in zip(*per_sample.values(), strict=True)]
     ratio = statistics.median(t / limit for t, limit in zip(times["ours"], limits, strict=True))
     summary = table(f"Median of {chosen.repeat}, {torch.get_num_threads()} threads", "", "ours", "least", "ratio")
-    summary.add_row("forward rows", f"{sent:,}", f"{ROWS * DISTINCT:,}", f"{sent / (ROWS * DISTINCT):.2f}")
-    summary.add_row("backward rows", f"{backward:,}", f"{ROWS * BACKWARD:,}", f"{backward / (ROWS * BACKWARD):.2f}")
+    summary.add_row("forward samples", f"{sent:,}", f"{SAMPLES * DISTINCT:,}", f"{sent / (SAMPLES * DISTINCT):.2f}")
+    summary.add_row(
+        "backward samples", f"{backward:,}", f"{SAMPLES * BACKWARD:,}", f"{backward / (SAMPLES * BACKWARD):.2f}"
+    )
     summary.add_row(
         "seconds without pictures",
         f"{statistics.median(times['ours']):.2f}",

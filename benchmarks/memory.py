@@ -1,7 +1,7 @@
 """Peak of live tensors: it must not grow with steps and draws.
 
 Bytes of the tensors that are alive at once, counted as they are made and freed (``_measure.LiveBytes``), for ours, for Captum's call
-with its default batches, and for one training step on as many rows as a pass may have. With ``--rss`` also the growth of the
+with its default batches, and for one training step on as many samples as a pass may have. With ``--rss`` also the growth of the
 process, each in a process of its own.
 
     python benchmarks/memory.py [--rows 16] [--largest 1000] [--rss]
@@ -50,7 +50,7 @@ def sizes() -> Iterator[tuple[str, int]]:
     yield "DeepLift", 1
 
 
-def ours(name: str, n: int, model: nn.Module, rows: Probe) -> Action:
+def ours(name: str, n: int, model: nn.Module, samples: Probe) -> Action:
     methods: dict[str, Any] = {"saliency": m.Saliency(abs=False)}
     metrics: dict[str, Any] = {}
     if name.startswith("integrated"):
@@ -63,11 +63,11 @@ def ours(name: str, n: int, model: nn.Module, rows: Probe) -> Action:
         metrics = {"infidelity": q.Infidelity(n_perturb_samples=n)}
     else:
         metrics = {"sensitivity": q.SensitivityMax(n_perturb_samples=n)}
-    return explainer(model, rows, methods, metrics, auto_limit(PASS))
+    return explainer(model, samples, methods, metrics, auto_limit(PASS))
 
 
-def captum(name: str, n: int, model: nn.Module, rows: Probe) -> Action:
-    x, y = rows.inputs, rows.targets
+def captum(name: str, n: int, model: nn.Module, samples: Probe) -> Action:
+    x, y = samples.inputs, samples.targets
     assert isinstance(x, Tensor)
     saliency, explain = ca.Saliency(model), explainers(model)["saliency"]
 
@@ -88,8 +88,8 @@ def captum(name: str, n: int, model: nn.Module, rows: Probe) -> Action:
 def _resident(kind: str, name: str, n: int, count: int, threads: int, queue: Any) -> None:
     """How far the process grows, in MiB: the peak is that of the whole life of a process, so each has its own."""
     torch.set_num_threads(threads)
-    model, rows = trained().eval(), probe(count)
-    action = {"ours": ours, "captum": captum}[kind](name, n, model, rows)
+    model, samples = trained().eval(), probe(count)
+    action = {"ours": ours, "captum": captum}[kind](name, n, model, samples)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     action()
     queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
@@ -107,36 +107,36 @@ def resident(*arguments: Any) -> float:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, default=16, help="rows of the probe (default: 16)")
+    arguments.add_argument("--rows", type=int, default=16, help="samples of the probe (default: 16)")
     arguments.add_argument(
         "--largest",
         type=int,
         default=2000,
-        help="leave out Captum where it takes more rows at once than this (about 1.5 MiB each)",
+        help="leave out Captum where it takes more samples at once than this (about 1.5 MiB each)",
     )
     arguments.add_argument(
         "--rss", action="store_true", help="also the growth of the process, measured in processes of their own"
     )
     chosen = start(arguments)
-    model, rows = trained(), probe(chosen.rows)
+    model, samples = trained(), probe(chosen.samples)
     step = peak_mib(training_step(model))
     model.eval()
     names = ["", "n", "ours", "Captum", "ours / Captum", "ours / training step"]
     found = table(
-        f"Peak of live tensors, MiB; a training step on {PASS} rows: {step:.0f}",
+        f"Peak of live tensors, MiB; a training step on {PASS} samples: {step:.0f}",
         *names,
         *(["RSS ours", "RSS Captum"] if chosen.rss else []),
     )
     peaks: dict[str, list[float]] = {}
     for name, n in sizes():
-        fits = n * chosen.rows <= chosen.largest
-        mine = peak_mib(ours(name, n, model, rows))
-        theirs = peak_mib(captum(name, n, model, rows)) if fits else float("nan")
+        fits = n * chosen.samples <= chosen.largest
+        mine = peak_mib(ours(name, n, model, samples))
+        theirs = peak_mib(captum(name, n, model, samples)) if fits else float("nan")
         peaks.setdefault(name, []).append(mine)
         cells = [f"{mine:.0f}", f"{theirs:.0f}", f"{mine / theirs:.2f}", f"{mine / step:.2f}"]
         for kind in ("ours", "captum") if chosen.rss else ():
             cells.append(
-                f"{resident(kind, name, n, chosen.rows, chosen.threads):.0f}" if fits or kind == "ours" else "-"
+                f"{resident(kind, name, n, chosen.samples, chosen.threads):.0f}" if fits or kind == "ours" else "-"
             )
         found.add_row(name, str(n), *("-" if cell == "nan" else cell for cell in cells))
     console.print(found)

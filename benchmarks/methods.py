@@ -75,10 +75,10 @@ def main() -> None:
     arguments = parser(__doc__, repeat=7)
     arguments.add_argument("methods", nargs="*", help="only these")
     chosen = start(arguments)
-    model, rows = trained().eval(), probe()
-    x, y = rows.inputs, rows.targets
+    model, samples = trained().eval(), probe()
+    x, y = samples.inputs, samples.targets
     found = table(
-        f"Best of {chosen.repeat}, {torch.get_num_threads()} threads, {len(rows)} rows",
+        f"Best of {chosen.repeat}, {torch.get_num_threads()} threads, {len(samples)} samples",
         "method",
         "ours, ms",
         "Captum, ms",
@@ -91,7 +91,10 @@ def main() -> None:
     for name, pair in pairs(model).items():
         if chosen.methods and name not in chosen.methods:
             continue
-        sides = {"ours": explainer(model, rows, {name: pair.ours}, limit=PASS), "captum": lambda p=pair: p.captum(x, y)}
+        sides = {
+            "ours": explainer(model, samples, {name: pair.ours}, limit=PASS),
+            "captum": lambda p=pair: p.captum(x, y),
+        }
 
         def guarded(p: Pair = pair) -> None:
             with explaining(model):

@@ -3,8 +3,8 @@
 Both explain at the end of each epoch, in turn. Without pictures: maps and scores. With pictures:
 also a figure for each row and method and the scores in TensorBoard (by hand), or the grids, scores and the saved report (ours).
 Random draws differ, so only what has none is compared number by number: the maps of all methods but NoiseTunnel. Scores are
-random on both sides; their means over the rows stand side by side (sensitivity of NoiseTunnel is smaller with ours, which repeats
-the noise of the clean map at the moved row).
+random on both sides; their means over the samples stand side by side (sensitivity of NoiseTunnel is smaller with ours, which repeats
+the noise of the clean map at the moved sample).
 
     python benchmarks/monitor.py [--repeat 5] [--threads 2] [--no-pictures] [--pass-size 64]
 """
@@ -27,9 +27,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from _handwritten import ROWS_EACH, HandwrittenMonitor
+from _handwritten import SAMPLES_EACH, HandwrittenMonitor
 from _measure import console, median_ratio, parser, seconds, start, table
-from _workload import DISTINCT, ROWS, images, methods, metrics, probe, rows_sent, trained
+from _workload import DISTINCT, SAMPLES, images, methods, metrics, probe, samples_sent, trained
 from lightning_explain import ExplanationMonitor, Probe
 from lightning_explain.modalities.image import to_input_space
 
@@ -59,7 +59,7 @@ class Side:
     """One side's callback of the Trainer, and what each epoch took."""
 
     callback: HandwrittenMonitor | ExplanationMonitor
-    rows: list[int] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
     maps: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
 
@@ -68,7 +68,9 @@ class Side:
         self.callback.on_train_epoch_end = partial(self._timed, self.callback.on_train_epoch_end)  # type: ignore[method-assign]
 
     def _timed(self, hook: Callable[..., None], trainer: pl.Trainer, pl_module: Still) -> None:
-        self.rows.append(rows_sent(pl_module.net, lambda: self.whole.append(seconds(lambda: hook(trainer, pl_module)))))
+        self.samples.append(
+            samples_sent(pl_module.net, lambda: self.whole.append(seconds(lambda: hook(trainer, pl_module))))
+        )
         report = getattr(self.callback, "last_report", self.callback)
         self.maps.append(report.seconds)
         name = type(self.callback).__name__
@@ -92,7 +94,7 @@ def run(sides: Iterable[Side], repeat: int, folder: Path) -> None:
     trainer.fit(Still(trained()), DataLoader(TensorDataset(*images(64, seed=1)), batch_size=64))
 
 
-def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, rows: Probe) -> Table:
+def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, samples: Probe) -> Table:
     """Largest relative difference of the maps, and the mean scores."""
     found = table(
         "What both sides say",
@@ -111,7 +113,7 @@ def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, rows: Pro
     }
     for name in methods():
         theirs = by_hand.maps[name]
-        (mine,) = to_input_space((attributions[name],), (rows.inputs,))
+        (mine,) = to_input_space((attributions[name],), (samples.inputs,))
         apart = ((mine - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)).max().item()
         shown = "other draws" if name in ("smoothgrad", "vargrad") else f"{apart:.0e}"
         values = []
@@ -124,9 +126,9 @@ def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, rows: Pro
 
 def summary(sides: dict[str, Side], pictures: bool) -> Table:
     first, second = sides.values()
-    found = table(f"Median of {len(first.rows)}, {torch.get_num_threads()} threads", "", *sides, "ratio")
-    ratio = f"{first.rows[-1] / second.rows[-1]:.2f}x"
-    found.add_row("rows sent through the model", f"{first.rows[-1]:,}", f"{second.rows[-1]:,}", ratio)
+    found = table(f"Median of {len(first.samples)}, {torch.get_num_threads()} threads", "", *sides, "ratio")
+    ratio = f"{first.samples[-1] / second.samples[-1]:.2f}x"
+    found.add_row("samples sent through the model", f"{first.samples[-1]:,}", f"{second.samples[-1]:,}", ratio)
     shown = {"without pictures, s": (first.maps, second.maps), "with pictures and logs, s": (first.whole, second.whole)}
     for title, (a, b) in list(shown.items())[: 1 + pictures]:
         medians = (f"{statistics.median(times):.2f}" for times in (a, b))
@@ -140,20 +142,20 @@ def main() -> None:
         "--no-pictures", action="store_true", help="leave out the side by hand's pictures, which take longest"
     )
     arguments.add_argument(
-        "--pass-size", type=int, help="rows in a pass of the side by hand; default: Captum's, about 5 GB"
+        "--pass-size", type=int, help="samples in a pass of the side by hand; default: Captum's, about 5 GB"
     )
     chosen = start(arguments)
-    rows = probe()
+    samples = probe()
     with tempfile.TemporaryDirectory() as folder:
         by_hand = HandwrittenMonitor(
-            rows.inputs, rows.targets, Path(folder) / "by_hand", not chosen.no_pictures, chosen.pass_size
+            samples.inputs, samples.targets, Path(folder) / "by_hand", not chosen.no_pictures, chosen.pass_size
         )
-        ours = ExplanationMonitor(methods("net."), metrics(), probe=rows, on_error="raise")
+        ours = ExplanationMonitor(methods("net."), metrics(), probe=samples, on_error="raise")
         sides = {"by hand": Side(by_hand), "ours": Side(ours)}
         run(sides.values(), chosen.repeat, Path(folder))
-    assert set(sides["by hand"].rows) == {ROWS * ROWS_EACH}, sides["by hand"].rows
-    console.print(differences(by_hand, ours, rows), summary(sides, not chosen.no_pictures))
-    console.print(f"Distinct rows: {ROWS * DISTINCT:,}.")
+    assert set(sides["by hand"].samples) == {SAMPLES * SAMPLES_EACH}, sides["by hand"].samples
+    console.print(differences(by_hand, ours, samples), summary(sides, not chosen.no_pictures))
+    console.print(f"Distinct samples: {SAMPLES * DISTINCT:,}.")
 
 
 if __name__ == "__main__":

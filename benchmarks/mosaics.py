@@ -47,14 +47,14 @@ def photos() -> dict[str, NDArray[np.uint8]]:
 
 def tiles(network: Network) -> Tensor:
     """``(4, 3, TILE, TILE)``."""
-    return torch.cat([network.rows(photo, (TILE, TILE)) for photo in photos().values()])
+    return torch.cat([network.samples(photo, (TILE, TILE)) for photo in photos().values()])
 
 
 def classes(network: Network) -> Tensor:
     """What the network sees in each photo by itself, ``(4,)``."""
-    rows = torch.cat([network.rows(photo, (2 * TILE, 2 * TILE)) for photo in photos().values()])
+    samples = torch.cat([network.samples(photo, (2 * TILE, 2 * TILE)) for photo in photos().values()])
     with torch.no_grad():
-        found: Tensor = network.module(rows).argmax(1)
+        found: Tensor = network.module(samples).argmax(1)
     return found
 
 
@@ -71,7 +71,7 @@ def quadrant(place: int) -> Tensor:
 
 
 def probe(tiles: Tensor, classes: Tensor, arrangements: Sequence[Sequence[int]]) -> Probe:
-    """Four rows for each mosaic, one for the class of each photo, in the order of the photos."""
+    """Four samples for each mosaic, one for the class of each photo, in the order of the photos."""
     places = [arrangement.index(photo) for arrangement in arrangements for photo in range(4)]
     return Probe(
         torch.stack([mosaic(tiles, a) for a in arrangements]).repeat_interleave(4, dim=0),
@@ -81,9 +81,9 @@ def probe(tiles: Tensor, classes: Tensor, arrangements: Sequence[Sequence[int]])
     )
 
 
-def masses(network: Network, rows: Probe) -> Tensor:
+def masses(network: Network, samples: Probe) -> Tensor:
     """Share of the positive Grad-CAM on the right tile, ``(mosaics, 4)``."""
-    report = explain(network.module, rows, {"cam": m.LayerGradCam(layer=network.layer)}, [q.RelevanceMass()])
+    report = explain(network.module, samples, {"cam": m.LayerGradCam(layer=network.layer)}, [q.RelevanceMass()])
     return report.scores["relevance_mass"]["cam"].reshape(-1, 4)
 
 

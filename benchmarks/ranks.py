@@ -2,12 +2,12 @@
 
     python benchmarks/ranks.py [numbers] [nodes] [speed]
 
-- numbers: the largest difference to one rank, max|a - b| / max|b| of a row for maps and of all rows for scores, in float64 (is it the
-  same computation?) and float32 (how far does arithmetic move it?). The trained network, 7 rows, 2 rows on 3 ranks; whole and
+- numbers: the largest difference to one rank, max|a - b| / max|b| of a sample for maps and of all samples for scores, in float64 (is it the
+  same computation?) and float32 (how far does arithmetic move it?). The trained network, 7 samples, 2 samples on 3 ranks; whole and
   under FSDP2. ``failed``: what is left out under FSDP2, with the reason. ``zero up to rounding``: scores without unit below ten
   times the precision of their dtype, which have no relative difference; completeness errors are of that kind and not compared.
 - nodes: the same explanation by two torchrun agents on the loopback, each of them a node with one rank.
-- speed: the monitor's workload (ResNet-20, 16 rows, nine methods, two metrics), one thread a rank: one rank against two,
+- speed: the monitor's workload (ResNet-20, 16 samples, nine methods, two metrics), one thread a rank: one rank against two,
   and against two processes that have nothing to do with each other, which is the most that the machine gives.
 
 It fails if a difference in float64 is above 1e-5.
@@ -34,14 +34,14 @@ from torch.distributed.fsdp import fully_shard
 
 import _workload as workload
 from _cases import Bench, cases
-from _measure import first_rows
+from _measure import first_samples
 from forked import on_ranks
 from lightning_explain import Probe
 from lightning_explain import metrics as q
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.explainer import Explainer
-from networks import Added, Layered, rows
+from networks import Added, Layered, samples
 from processes import free_port
 
 EQUAL = 1e-5
@@ -56,7 +56,7 @@ def bench(dtype: torch.dtype) -> Bench:
     """The network whose layers have names that all methods take."""
     model = Layered(Added)
     model.load_state_dict(torch.load(os.environ["RANKS_WEIGHTS"], weights_only=True))
-    x, y = rows(7)
+    x, y = samples(7)
     by_hand = Layered(Added)
     by_hand.load_state_dict(model.state_dict())
     return Bench("digits", model.to(dtype), by_hand.to(dtype).eval(), x.to(dtype), y, "block.bn2", "block")
@@ -97,7 +97,7 @@ def explained(dtype: torch.dtype, count: int, sharded: bool, rank: int) -> dict[
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:
-    """Relative to the largest number of the row; of scores, of all rows."""
+    """Relative to the largest number of the sample; of scores, of all samples."""
     a, b = (v.double().flatten(1) if v.ndim > 1 else v.double()[None] for v in (ours, theirs))
     if not torch.equal(a.isnan(), b.isnan()):
         return float("inf")
@@ -127,7 +127,7 @@ def furthest(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
 
 
 RUNS = [("one", 1, 7, False), ("two", 2, 7, False), ("three", 3, 7, False), ("four", 4, 7, False)]
-RUNS += [("three, two rows", 3, 2, False), ("two, FSDP2", 2, 7, True), ("three, FSDP2, two rows", 3, 2, True)]
+RUNS += [("three, two samples", 3, 2, False), ("two, FSDP2", 2, 7, True), ("three, FSDP2, two samples", 3, 2, True)]
 
 
 def numbers(folder: Path) -> bool:
@@ -194,17 +194,17 @@ def timed(weights: Path, shared: bool, rank: int) -> list[list[float]]:
 
     Args:
         weights: Of the network.
-        shared: Whether the ranks explain the rows together; otherwise each explains a share of them for itself.
+        shared: Whether the ranks explain the samples together; otherwise each explains a share of them for itself.
         rank: Of this process.
     """
     warnings.simplefilter("ignore")
     model: nn.Module = workload.ResNet()
     model.load_state_dict(torch.load(weights, weights_only=True))
     world = distributed.get_world_size()
-    probe = workload.probe() if shared else first_rows(workload.probe(), workload.ROWS // world)
+    probe = workload.probe() if shared else first_samples(workload.probe(), workload.SAMPLES // world)
     ranks = Ranks(world if shared else 1)
     ready = Explainer(workload.methods(), workload.metrics(), ranks=ranks).check(model, probe)
-    ready = replace(ready, limit=int(ranks.first(ready.pace(model, probe))))
+    ready = replace(ready, limit=int(ranks.first(ready.pass_size(model, probe))))
     found = []
     for _ in range(REPEAT):
         distributed.barrier()
@@ -225,7 +225,7 @@ def speed(folder: Path) -> bool:
         # The slowest rank counts; of several explanations the best.
         found = torch.tensor(on_ranks(world, partial(timed, weights, shared), fresh(folder), 1800)).amax(0).amin(0)
         best[name] = [min(pair) for pair in zip(best.get(name, found.tolist()), found.tolist(), strict=True)]
-    table = Table("16 rows, one thread each", "wall, s", "gain", "processor, s", "gain")
+    table = Table("16 samples, one thread each", "wall, s", "gain", "processor, s", "gain")
     for name, values in best.items():
         gains = (one / value for one, value in zip(best["one rank"], values, strict=True))
         table.add_row(name, *(f"{v:.2f}" for pair in zip(values, gains, strict=True) for v in pair))

@@ -30,15 +30,15 @@ from lightning_explain.core.report import Report
 from lightning_explain.render.figure import draw
 from lightning_explain.render.options import Options
 
-METHODS, ROWS, RUNS = 9, 16, 5
+METHODS, SAMPLES, RUNS = 9, 16, 5
 KINDS = ["original_image", "heat_map", "blended_heat_map"]
 
 
 def example() -> tuple[Report, Probe]:
     """Random maps of random images."""
     torch.manual_seed(0)
-    outputs, labels = torch.randn(ROWS, 10), torch.arange(ROWS) % 10
-    inputs = torch.rand(ROWS, 3, 32, 32)
+    outputs, labels = torch.randn(SAMPLES, 10), torch.arange(SAMPLES) % 10
+    inputs = torch.rand(SAMPLES, 3, 32, 32)
     report = Report(
         attributions={f"method {i}": torch.randn_like(inputs) for i in range(METHODS)},
         scores={},
@@ -46,7 +46,7 @@ def example() -> tuple[Report, Probe]:
         outputs=outputs,
         predictions=outputs.argmax(1),
         targets=labels,
-        ids=torch.arange(ROWS),
+        ids=torch.arange(SAMPLES),
     )
     return report, Probe(inputs, targets=labels, class_names=[f"class {i}" for i in range(10)])
 
@@ -59,13 +59,13 @@ def ours(report: Report, probe: Probe, encode: bool) -> None:
 
 def captum(report: Report, probe: Probe, finish: Callable[[Figure], None]) -> None:
     for name, found in report.attributions.items():
-        for row, (attribution, image) in enumerate(zip(as_tuple(found)[0], as_tuple(probe.inputs)[0], strict=True)):
+        for sample, (attribution, image) in enumerate(zip(as_tuple(found)[0], as_tuple(probe.inputs)[0], strict=True)):
             figure, _ = visualization.visualize_image_attr_multiple(
                 _channels_last(attribution),
                 _channels_last(image),
                 methods=KINDS,
                 signs=["all"] * len(KINDS),
-                titles=[f"{name}: label {int(report.targets[row])}"] * len(KINDS),
+                titles=[f"{name}: label {int(report.targets[sample])}"] * len(KINDS),
                 show_colorbar=True,
                 use_pyplot=False,
             )
@@ -109,7 +109,7 @@ def main() -> None:
     rasterized = median_seconds(lambda: captum(report, probe, _pixels), 1)
     saved = median_seconds(lambda: captum(report, probe, _png), 1)
 
-    print(f"{METHODS * ROWS} three-panel pictures; ours: median of {RUNS} runs; Captum: one run over all of them.")
+    print(f"{METHODS * SAMPLES} three-panel pictures; ours: median of {RUNS} runs; Captum: one run over all of them.")
     print(f"{'':44}{'ours':>9}{'Captum':>9}{'ratio':>8}")
     for title, mine, theirs in (
         ("pixels; Captum only builds the figures", drawn, built),

@@ -34,11 +34,11 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Rows through the model for each explained row, as Python expressions of the arguments and a few letters.
+    """Samples through the model for each explained sample, as Python expressions of the arguments and a few letters.
 
     Args:
-        forward: Rows forward.
-        backward: Rows backward.
+        forward: Samples forward.
+        backward: Samples backward.
         note: What the letters are, and what else there is to say.
     """
 
@@ -142,7 +142,7 @@ def _cost(cls: type, sections: dict[str, list[str]]) -> Cost:
     found = _COST.fullmatch(text)
     if found is None:
         raise ValueError(
-            f"{cls.__name__} has 'Cost: {text}'; write 'Cost: <rows> forward, <rows> backward; <remark>.', where rows "
+            f"{cls.__name__} has 'Cost: {text}'; write 'Cost: <samples> forward, <samples> backward; <remark>.', where samples "
             "are a Python expression such as n_samples * F + 1 and the remark may be left out."
         )
     return Cost(found["forward"], found["backward"], found["note"] or "")
@@ -197,18 +197,20 @@ def methods_page() -> str:
     """The page of all methods."""
     classes = _classes(methods)
     families = {title: [cls for cls in classes if family(cls) == title] for title in FAMILIES}
-    rows = [_row(cls, _text(entry(cls).signed), _needs_layer(cls)) for group in families.values() for cls in group]
+    samples = [
+        _sample(cls, _text(entry(cls).signed), _needs_layer(cls)) for group in families.values() for cls in group
+    ]
     told = [(f"## {title}", FAMILIES[title], *(p for cls in g for p in _method(cls))) for title, g in families.items()]
     return _page(
         "Methods",
-        "Cost is in rows sent through the model for each explained row; backward rows are those of a gradient. Letters "
+        "Cost is in samples sent through the model for each explained sample; backward samples are those of a gradient. Letters "
         "in it are explained below. Layers have a default: the last one with a feature map.",
-        _table(("method", "cost forward", "cost backward", "signed?", "needs a layer"), rows),
+        _table(("method", "cost forward", "cost backward", "signed?", "needs a layer"), samples),
         *(part for parts in told for part in parts),
     )
 
 
-def _row(cls: type, *further: str) -> tuple[str, ...]:
+def _sample(cls: type, *further: str) -> tuple[str, ...]:
     e = entry(cls)
     return (f"[{e.name}](#{e.name.lower()})", _code(e.cost.forward), _code(e.cost.backward), *further)
 
@@ -229,11 +231,11 @@ def metrics_page() -> str:
     classes = _classes(metrics)
     return _page(
         "Metrics",
-        "Cost is in rows sent through the model for each explained row, on top of the methods' own. Letters in it are "
+        "Cost is in samples sent through the model for each explained sample, on top of the methods' own. Letters in it are "
         "explained below.",
         _table(
             ("metric", "cost forward", "cost backward", "better", "needs masks"),
-            [_row(cls, _better(cls), _needs_masks(cls)) for cls in classes],
+            [_sample(cls, _better(cls), _needs_masks(cls)) for cls in classes],
         ),
         *(part for cls in classes for part in _metric(cls)),
     )
@@ -261,16 +263,16 @@ def _told(heading: str, e: Entry, further: Mapping[str, str]) -> Iterator[str]:
     yield from map(_text, (e.summary, *e.notes))
     yield "\n".join(f"- **{name}:** {_text(fact)}" for name, fact in facts.items() if fact)
     if e.arguments:
-        rows = [(_code(name), _code(default), _text(meaning)) for name, default, meaning in e.arguments]
-        yield _table(("argument", "default", "meaning"), rows)
+        samples = [(_code(name), _code(default), _text(meaning)) for name, default, meaning in e.arguments]
+        yield _table(("argument", "default", "meaning"), samples)
 
 
 def _page(title: str, *parts: str) -> str:
     return "\n\n".join((GENERATED, f"# {title}", *parts)) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = (head, ["---"] * len(head), *rows)
+def _table(head: Sequence[str], samples: Iterable[Sequence[str]]) -> str:
+    lines = (head, ["---"] * len(head), *samples)
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 

@@ -26,14 +26,14 @@ def objective(metrics: Mapping[str, Tensor], score: str, explanation: str, weigh
 def main(config: DictConfig) -> float:
     L.seed_everything(config.seed, workers=True)
     data, model = instantiate(config.data), instantiate(config.model)
-    # These rows have masks, which no file can hold. Without masks: ExplanationMonitor.from_config(config.monitor).
-    probe = data.probe_rows(**config.monitor.probe)
+    # These samples have masks, which no file can hold. Without masks: ExplanationMonitor.from_config(config.monitor).
+    probe = data.probe_samples(**config.monitor.probe)
     monitor = ExplanationMonitor.from_config({**config.monitor, "probe": probe})
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=[monitor])
     try:
         trainer.fit(model, datamodule=data)
     finally:
-        # Otherwise all jobs of a sweep would write to the run of the first.
+        # Otherwise all jobs of an executor would write to the run of the first.
         wandb.finish()
     if monitor.last_report is None or monitor.last_report.step != trainer.global_step:
         raise RuntimeError(

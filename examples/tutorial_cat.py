@@ -61,8 +61,8 @@ class Network:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def rows(self, photo: NDArray[np.uint8], size: tuple[int, int] = SIZE) -> Tensor:
-        """A photo ``(h, w, 3)`` as one row ``(1, 3, *size)``: scaled, cut to shape and normalized."""
+    def samples(self, photo: NDArray[np.uint8], size: tuple[int, int] = SIZE) -> Tensor:
+        """A photo ``(h, w, 3)`` as one sample ``(1, 3, *size)``: scaled, cut to shape and normalized."""
         fitted = ImageOps.fit(Image.fromarray(photo), size[::-1], Image.Resampling.BICUBIC)
         mean, std = torch.tensor(self.normalization)[:, :, None, None]
         return ((torch.from_numpy(np.array(fitted)).permute(2, 0, 1) / 255 - mean) / std)[None]
@@ -112,8 +112,8 @@ def pretrained(weights: Path | None = None) -> Network:
 
 
 def cat(network: Network) -> Probe:
-    """The photo as the row that is explained."""
-    return Probe(network.rows(data.chelsea()), class_names=CLASS_NAMES)
+    """The photo as the sample that is explained."""
+    return Probe(network.samples(data.chelsea()), class_names=CLASS_NAMES)
 
 
 def methods(
@@ -159,7 +159,7 @@ def figures(network: Network) -> dict[str, tuple[str, Options]]:
 
 
 def prediction(report: Report, top: int = 3) -> list[tuple[str, float]]:
-    """The most probable classes of the row and their probabilities."""
+    """The most probable classes of the sample and their probabilities."""
     shares, indices = report.outputs.softmax(1)[0].topk(top)
     return [(CLASS_NAMES[i], share) for i, share in zip(indices.tolist(), shares.tolist(), strict=True)]
 
@@ -186,7 +186,7 @@ def run(network: Network, output: Path, **cheaper: int) -> tuple[Report, list[Pa
         The report, and the figures' paths.
     """
     probe = cat(network)
-    # Small passes: a convolution on the CPU is no faster for each row in large ones.
+    # Small passes: a convolution on the CPU is no faster for each sample in large ones.
     report = explain(
         network.module,
         probe,
@@ -213,7 +213,7 @@ def main() -> None:
     given = parser.parse_args()
     network = efficientnet_lite0() if given.network == "efficientnet-lite0" else pretrained(given.weights)
     report, paths = run(network, given.output)
-    print(f"{report.passes.forward} forward and {report.passes.backward} backward rows in {report.seconds:.0f} s.")
+    print(f"{report.passes.forward} forward and {report.passes.backward} backward samples in {report.seconds:.0f} s.")
     print(*paths, sep="\n")
 
 

@@ -1,4 +1,4 @@
-"""How methods are compared with Captum: the same rows, the same network, any chunk."""
+"""How methods are compared with Captum: the same samples, the same network, any chunk."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lightning_explain import Probe, Report, explain
 from lightning_explain.core.contracts import Method
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.explainer.explainer import Explainer
-from networks import DigitNet, OutOfPlace, rows, trained
+from networks import DigitNet, OutOfPlace, samples, trained
 
 LAYER = "block.bn2"  # its output is changed in place by what follows
 LIMITS = (1, 3, 64)
@@ -20,7 +20,7 @@ ORDER = torch.tensor([3, 0, 6, 1, 5, 2, 4])
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference of a row, relative to the row's largest value."""
+    """Largest difference of a sample, relative to the sample's largest value."""
     assert ours.shape == theirs.shape
     return ((ours - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)).max().item()
 
@@ -38,7 +38,7 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 def ours(method: Method, **options: object) -> Tensor:
-    x, y = rows()
+    x, y = samples()
     report = explain(trained(), Probe(x, y), {"it": method}, [], **options)
     found = report.attributions["it"]
     assert isinstance(found, Tensor)
@@ -48,8 +48,8 @@ def ours(method: Method, **options: object) -> Tensor:
 def together(
     methods: Mapping[str, Method], limit: int, build: Callable[[], nn.Module] = trained, order: Tensor | None = None
 ) -> tuple[Report, dict[str, int]]:
-    """One explanation by all methods, and the most rows the network saw in one call of each."""
-    x, y = rows()
+    """One explanation by all methods, and the most samples the network saw in one call of each."""
+    x, y = samples()
     ids = torch.arange(len(x)) if order is None else order
     probe = Probe(x[ids], y[ids], ids=ids)
     model = build()
@@ -72,30 +72,30 @@ def together(
 def keyed(
     purpose: str, count: int, uniform: bool = False, shape: tuple[int, ...] = (1, 8, 8), like: Tensor | None = None
 ) -> Tensor:
-    """The draws our methods make, ``(N, count, ...)``, for as many rows and as precise as ``like``."""
-    like = rows()[0] if like is None else like
+    """The draws our methods make, ``(N, count, ...)``, for as many samples and as precise as ``like``."""
+    like = samples()[0] if like is None else like
     n = len(like)
     ids = torch.arange(n).repeat_interleave(count)
-    all_rows = Rows((), (), (), ids, torch.zeros_like(ids))
+    all_samples = Samples((), (), (), ids, torch.zeros_like(ids))
     draws = KeyedDraws(0)
     found = (draws.uniform if uniform else draws.normal)(
-        purpose, all_rows, torch.arange(count).repeat(n), like.new_empty(n * count, *shape)
+        purpose, all_samples, torch.arange(count).repeat(n), like.new_empty(n * count, *shape)
     )
     return found.unflatten(0, (n, count))
 
 
 def permutations(features: int, like: Tensor | None = None) -> Tensor:
-    """Ours ``(features, N)``: rows in the order of their draws; one that moves nothing becomes a shift by one."""
+    """Ours ``(features, N)``: samples in the order of their draws; one that moves nothing becomes a shift by one."""
     found = keyed("permutation", 1, uniform=True, shape=(features,), like=like)[:, 0].argsort(0).T
     still = torch.arange(found.shape[1])
-    return torch.stack([still.roll(1) if torch.equal(row, still) else row for row in found])
+    return torch.stack([still.roll(1) if torch.equal(sample, still) else sample for sample in found])
 
 
-def seeded_rows(call: Callable[[Tensor, Tensor], Tensor], given: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Captum on one row at a time, with the global generators where our methods start them."""
+def seeded_samples(call: Callable[[Tensor, Tensor], Tensor], given: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Captum on one sample at a time, with the global generators where our methods start them."""
     found = []
-    for i, (x, y) in enumerate(zip(*(given or rows()), strict=True)):
-        row = Rows((), (), (), torch.tensor([i]), torch.zeros(1, dtype=torch.long))
-        with KeyedDraws(0).seeded("features", row, torch.zeros(1, dtype=torch.long)):
+    for i, (x, y) in enumerate(zip(*(given or samples()), strict=True)):
+        sample = Samples((), (), (), torch.tensor([i]), torch.zeros(1, dtype=torch.long))
+        with KeyedDraws(0).seeded("features", sample, torch.zeros(1, dtype=torch.long)):
             found.append(call(x[None], y[None]))
     return torch.cat(found)

@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_explain import ExplanationMonitor, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Case, Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
+from lightning_explain.core.probe import Attribution, Samples
 from networks import DigitNet, digits
 from states import Recorder, assert_equal
 from training import Counted, DigitModule, NoTarget, loader, monitor
@@ -40,8 +40,8 @@ def rank() -> int:
 class FailsOnOne(Counted):
     """Fails on rank 1."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        found = super().attribute(subject, rows)
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        found = super().attribute(explained, samples)
         if rank() == 1:
             raise ArithmeticError("no map on rank 1")
         return found
@@ -50,7 +50,7 @@ class FailsOnOne(Counted):
 class FailsToScore(q.Infidelity):
     """Fails on rank 1."""
 
-    def score(self, case: Case) -> Any:
+    def score(self, case: MetricInputs) -> Any:
         if rank() == 1:
             raise ArithmeticError("no score on rank 1")
         return super().score(case)
@@ -59,14 +59,14 @@ class FailsToScore(q.Infidelity):
 class SlowOnZero(Counted):
     """Takes its time on rank 0 only, so that the clocks of the ranks disagree."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         time.sleep(0.1 if rank() == 0 else 0.0)
-        return super().attribute(subject, rows)
+        return super().attribute(explained, samples)
 
 
-def no_rows(batch: Any) -> Any:
+def no_samples(batch: Any) -> Any:
     if rank() == 1:
-        raise ArithmeticError("no rows on rank 1")
+        raise ArithmeticError("no samples on rank 1")
     return tuple(batch)
 
 
@@ -117,16 +117,16 @@ def seen(watch: ExplanationMonitor, trainer: pl.Trainer) -> dict[str, Any]:
     }
 
 
-def rows_of(watch: ExplanationMonitor) -> dict[str, Any]:
+def samples_of(watch: ExplanationMonitor) -> dict[str, Any]:
     assert watch.probe is not None
-    return {"inputs": watch.probe.inputs, "targets": watch.probe.targets, "ids": watch.probe.row_ids}
+    return {"inputs": watch.probe.inputs, "targets": watch.probe.targets, "ids": watch.probe.sample_ids}
 
 
 def fine(root: Path) -> dict[str, Any]:
     watch, module = monitor(methods={"saliency": m.Saliency(abs=False), "cam": m.LayerGradCam()}), plain()
     best = ModelCheckpoint(root / "checkpoints", monitor=KEY, save_top_k=-1)
     found = seen(watch, run(root, watch, module, best, epochs=2))
-    return {**found, **rows_of(watch), "weights": module.net.state_dict()}
+    return {**found, **samples_of(watch), "weights": module.net.state_dict()}
 
 
 class Notes(pl.Callback):
@@ -141,7 +141,7 @@ def batch_statistics(root: Path) -> dict[str, Any]:
     watch, module = monitor(every_n_train_steps=1, at_start=True), DigitModule(DigitNet())
     stop, notes = EarlyStopping(monitor=KEY, patience=50), Notes()
     found = seen(watch, run(root, watch, module, stop, notes, epochs=2))
-    return {**found, **rows_of(watch), "weights": notes.weights}
+    return {**found, **samples_of(watch), "weights": notes.weights}
 
 
 def failing_method(root: Path) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def limited(root: Path) -> dict[str, Any]:
 
 
 class Stream(IterableDataset):
-    """Other rows on each rank."""
+    """Other samples on each rank."""
 
     def __iter__(self) -> Any:
         x, y = digits()
@@ -174,7 +174,7 @@ class Stream(IterableDataset):
 def stream(root: Path) -> dict[str, Any]:
     watch = monitor()
     found = seen(watch, run(root, watch, plain(), validation=DataLoader(Stream(), batch_size=8)))
-    return {**found, **rows_of(watch)}
+    return {**found, **samples_of(watch)}
 
 
 def undisturbed(root: Path) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def sharded(root: Path) -> dict[str, Any]:
         trainer = run(
             root, watch, module, strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), epochs=2
         )
-        found = {**seen(watch, trainer), **rows_of(watch)} if enabled else found
+        found = {**seen(watch, trainer), **samples_of(watch)} if enabled else found
         whole = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in module.net.state_dict().items()}
         weights.append({name: value.clone() for name, value in whole.items()})
     assert_equal(*weights)
@@ -228,7 +228,7 @@ class Gathering(DigitModule):
 def gathering(root: Path) -> dict[str, Any]:
     watch = monitor(probe=ProbeSelection(count=3), max_examples_per_pass=2)
     module = Gathering(plain().net)
-    return {**seen(watch, run(root, watch, module)), **rows_of(watch), "weights": module.net.state_dict()}
+    return {**seen(watch, run(root, watch, module)), **samples_of(watch), "weights": module.net.state_dict()}
 
 
 def drifting(root: Path) -> dict[str, Any]:
@@ -263,7 +263,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "gathering": gathering,
     "drifting": drifting,
     "raising": raised({"methods": {"bad": FailsOnOne()}, "on_error": "raise"}),
-    "no_rows": raised({"batch_fn": no_rows}),
+    "no_rows": raised({"batch_fn": no_samples}),
 }
 
 

@@ -24,13 +24,13 @@ from forked import on_ranks
 from lightning_explain import Probe, Report
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Case, Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
+from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.explainer import Explainer
-from networks import DigitNet, rows
+from networks import DigitNet, samples
 
 LAYER = "block.bn2"
 GRID = {"grid": 4}
@@ -70,7 +70,7 @@ def network(folder: Path, rank: int) -> nn.Module:
 
 
 def probe(count: int) -> Probe:
-    x, y = rows(count)
+    x, y = samples(count)
     masks = torch.arange(8).remainder(3).gt(0).expand(count, 8, 8) & (torch.arange(count)[:, None, None] % 2 == 0)
     return Probe(x.double(), y, ids=torch.arange(count) + 10, masks=masks | (torch.arange(8) < 4))
 
@@ -113,25 +113,25 @@ class FailsOn:
     def __init__(self, rank: int, error: Exception) -> None:
         self.rank, self.error = rank, error
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         if distributed.get_rank() == self.rank:
             raise self.error
-        return torch.ones_like(rows.inputs[0]) * subject.evaluate(rows)[:, None, None, None]
+        return torch.ones_like(samples.inputs[0]) * explained.evaluate(samples)[:, None, None, None]
 
 
 class FailsInSweep(m.InputXGradient):
     """A method that shares passes with others, and fails on one rank."""
 
-    def finish(self, visit: Any) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
         if distributed.get_rank() == 1:
             raise ArithmeticError("no map on rank 1")
-        return super().finish(visit)
+        return super().finish(evaluation)
 
 
 class FailsToScore(q.Infidelity):
     """Fails on rank 0."""
 
-    def score(self, case: Case) -> Any:
+    def score(self, case: MetricInputs) -> Any:
         if distributed.get_rank() == 0:
             raise ArithmeticError("no score on rank 0")
         return super().score(case)
@@ -140,16 +140,16 @@ class FailsToScore(q.Infidelity):
 class Unlike:
     """A map of one column less on rank 1."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        return torch.ones_like(rows.inputs[0])[..., distributed.get_rank() :]
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        return torch.ones_like(samples.inputs[0])[..., distributed.get_rank() :]
 
 
 class UnlikeInSweep(m.InputXGradient):
     """A method that shares passes with others, and whose map is coarser on rank 1."""
 
-    def finish(self, visit: Any) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
         dtype = [torch.float64, torch.float32][distributed.get_rank()]
-        return tuple(x.to(dtype) for x in super().finish(visit))
+        return tuple(x.to(dtype) for x in super().finish(evaluation))
 
 
 class Omits(q.Concentration):
@@ -159,7 +159,7 @@ class Omits(q.Concentration):
         super().__init__()
         object.__setattr__(self, "all_of_them", all_of_them)
 
-    def score(self, case: Case) -> Any:
+    def score(self, case: MetricInputs) -> Any:
         found = super().score(case)
         if self.all_of_them:  # type: ignore[attr-defined]
             return {} if distributed.get_rank() == 0 else found
@@ -168,24 +168,24 @@ class Omits(q.Concentration):
 
 
 class OutOfMemory:
-    """Runs out of memory on rank 1 with more than two rows at a time; notes how many it may take in the end."""
+    """Runs out of memory on rank 1 with more than two samples at a time; notes how many it may take in the end."""
 
     limits: ClassVar[list[int]] = []
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        if distributed.get_rank() == 1 and len(rows) > 2:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        if distributed.get_rank() == 1 and len(samples) > 2:
             raise torch.OutOfMemoryError("rank 1 is full")
-        self.limits.append(subject.limit)
-        return torch.ones_like(rows.inputs[0]) * subject.evaluate(rows)[:, None, None, None]
+        self.limits.append(explained.limit)
+        return torch.ones_like(samples.inputs[0]) * explained.evaluate(samples)[:, None, None, None]
 
 
 class Uneven:
-    """Calls the model as often as its rows say."""
+    """Calls the model as often as its samples say."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        for _ in range(int(rows.ids.max())):
-            subject.evaluate(rows)
-        return torch.ones_like(rows.inputs[0])
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        for _ in range(int(samples.ids.max())):
+            explained.evaluate(samples)
+        return torch.ones_like(samples.inputs[0])
 
 
 def no_target(outputs: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ def no_targets(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def exchange(rank: int) -> dict[str, Any]:
-    """Ragged rows of all kinds, what rank zero has, and what the ranks agree upon."""
+    """Ragged samples of all kinds, what rank zero has, and what the ranks agree upon."""
     ranks = Ranks(distributed.get_world_size())
     count = [2, 0, 3][rank]
     first = rank * 10
@@ -326,17 +326,17 @@ class Wired(DigitNet):
 
 
 def wired(folder: Path, rank: int) -> dict[str, Any]:
-    """A model that needs the other rank, for shares of four rows and of three, and a method that fails on one of them."""
+    """A model that needs the other rank, for shares of four samples and of three, and a method that fails on one of them."""
     model = Wired()
     model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     methods = {"bad": FailsOn(1, ArithmeticError("no map on rank 1")), **SHARDED}
     metrics = {"infidelity": METRICS["infidelity"]}
     ready = Explainer(methods, metrics, raising=False, ranks=Ranks(2)).check(model.double(), probe(7))
-    return {**seen(ready.explain(model, probe(7))), "pace": ready.pace(model, probe(7)), "limit": ready.limit}
+    return {**seen(ready.explain(model, probe(7))), "pace": ready.pass_size(model, probe(7)), "limit": ready.limit}
 
 
 def not_ready(folder: Path, rank: int) -> dict[str, str]:
-    """A model that does not fit the rows of one rank."""
+    """A model that does not fit the samples of one rank."""
     few = probe(4) if rank == 0 else Probe(torch.zeros(4, 1, 3, 3).double())
     try:
         Explainer(SHARDED, {}, ranks=Ranks(2)).check(network(folder, 0), few)

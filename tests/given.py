@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Reference
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 
 
 class Linear(nn.Module):
@@ -22,11 +22,11 @@ class Linear(nn.Module):
 
 
 class Given:
-    """A map that does not look at the model: the same for every row, or one for each row id."""
+    """A map that does not look at the model: the same for every sample, or one for each sample id."""
 
-    def __init__(self, *values: Tensor, by_row: bool = False, reference: Reference | None = None) -> None:
-        self.values, self.by_row, self.reference = values, by_row, reference
+    def __init__(self, *values: Tensor, by_sample: bool = False, reference: Reference | None = None) -> None:
+        self.values, self.by_sample, self.reference = values, by_sample, reference
 
-    def attribute(self, subject: object, rows: Rows) -> Tensor | tuple[Tensor, ...]:
-        found = tuple(v[rows.ids] if self.by_row else v.expand(len(rows), *v.shape) for v in self.values)
+    def attribute(self, explained: object, samples: Samples) -> Tensor | tuple[Tensor, ...]:
+        found = tuple(v[samples.ids] if self.by_sample else v.expand(len(samples), *v.shape) for v in self.values)
         return found if len(found) > 1 else found[0]

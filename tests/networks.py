@@ -106,9 +106,9 @@ def _weights() -> dict[str, Tensor]:
         model = DigitNet()
         optimizer = torch.optim.Adam(model.parameters(), 0.01)
         for start in range(0, 1500 * 3, 100):
-            rows = slice(start % 1500, start % 1500 + 100)
+            samples = slice(start % 1500, start % 1500 + 100)
             optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            F.cross_entropy(model(x[samples]), y[samples]).backward()
             optimizer.step()
     return model.state_dict()
 
@@ -120,7 +120,7 @@ def trained(block: type[nn.Module] = Residual, kind: type[DigitNet] = DigitNet) 
     return model
 
 
-def rows(count: int = 7) -> tuple[Tensor, Tensor]:
+def samples(count: int = 7) -> tuple[Tensor, Tensor]:
     """Digits the network was not trained on."""
     x, y = digits()
     return x[1600 : 1600 + count].clone(), y[1600 : 1600 + count].clone()

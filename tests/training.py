@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.core.report import Report
 from networks import DigitNet, digits
 
@@ -138,7 +138,7 @@ class Failing:
     def __init__(self, error: type[BaseException] = ArithmeticError) -> None:
         self.error = error
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         raise self.error("no map today")
 
 
@@ -148,9 +148,9 @@ class Counted:
     def __init__(self) -> None:
         self.calls = 0
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         self.calls += 1
-        return torch.ones_like(rows.inputs[0])
+        return torch.ones_like(samples.inputs[0])
 
 
 def keys(finished: pl.Trainer, name: str = "explain") -> set[str]:

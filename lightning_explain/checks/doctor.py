@@ -12,22 +12,22 @@ from torch import Tensor, nn
 
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks import measurements as measure
-from lightning_explain.checks import traits
+from lightning_explain.checks import method_properties
 from lightning_explain.checks.findings import Finding
 from lightning_explain.checks.submodels import From, UpTo
 from lightning_explain.checks.trace import Op, Record, probabilities, record, reentrant
 from lightning_explain.core.contracts import Method
-from lightning_explain.core.probe import Probe, Rows
-from lightning_explain.core.verdict import Mend, Verdict
-from lightning_explain.model.function import Explained, ForwardFn, OutputFn, rows_for
+from lightning_explain.core.probe import Probe, Samples
+from lightning_explain.core.verdict import Canonizer, Verdict
+from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
 from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Target, choose, target_indices
 
-ROWS = 3
-MOST_ROWS = 2 * ROWS
-"""Rows that the model sees at once: each beside what it is compared with."""
-_ORDER = ("fine", "mended", "warned", "refused")
+SAMPLES = 3
+MOST_SAMPLES = 2 * SAMPLES
+"""Samples that the model sees at once: each beside what it is compared with."""
+_ORDER = ("fine", "canonized", "warned", "refused")
 
 
 def doctor(
@@ -41,52 +41,58 @@ def doctor(
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     limit: int = 32,
 ) -> list[Verdict]:
-    """Says of each method whether it is right on this model, with the reason and the way out.
+    """Says of each method whether it is right on this model, with the reason and the fix.
 
-    It looks at at most three rows; the model is as before afterwards.
+    It looks at at most three samples; the model is as before afterwards.
 
     Args:
         model: The module, as it is trained.
         methods: By name.
-        probe: The rows that will be explained.
+        probe: The samples that will be explained.
         target: Which output is explained.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor in what the model returns.
         forward_context: Entered around each forward, such as autocast.
-        limit: Rows the model may see in one call; at least two are needed.
+        limit: Samples the model may see in one call; at least two are needed.
     """
-    count = max(2, min(limit, ROWS))
+    count = max(2, min(limit, SAMPLES))
     inplace = any(getattr(module, "inplace", None) is True for module in model.modules())
     with explaining(model, forward_context) as run:
-        explained = Explained(model, run, target, forward_fn, output_fn)
-        rows = _rows(model, probe, count)
-        seen = record(model, explained.outputs, rows.inputs, rows.extra)
+        target_function = TargetFunction(model, run, target, forward_fn, output_fn)
+        samples = _samples(model, probe, count)
+        seen = record(model, target_function.outputs, samples.inputs, samples.extra)
         indices = target_indices(seen.outputs.detach().cpu(), target, _labels(probe, count))
         indices = indices.to(seen.outputs.device)
         chosen = choose(seen.outputs, indices, target)
-        patient = _Patient(model, run, explained, rows, seen, indices, chosen, inplace, len(probe), max(1, limit // 2))
-        return [patient.verdict(name, method) for name, method in methods.items()]
+        context = DoctorContext(
+            model, run, target_function, samples, seen, indices, chosen, inplace, len(probe), max(1, limit // 2)
+        )
+        return [context.verdict(name, method) for name, method in methods.items()]
 
 
 def unexamined(methods: Mapping[str, Method]) -> list[Verdict]:
-    """What is to be said where the model cannot be run on two rows: rules that may be wrong are refused."""
-    ruled = [name for name, method in methods.items() if traits.rule(traits.innermost(method)) in ("deeplift", "lrp")]
-    reason = "two rows at once do not fit into memory, so nobody can say whether its rule is right on this model"
+    """What is to be said where the model cannot be run on two samples: rules that may be wrong are refused."""
+    ruled = [
+        name
+        for name, method in methods.items()
+        if method_properties.rule(method_properties.innermost(method)) in ("deeplift", "lrp")
+    ]
+    reason = "two samples at once do not fit into memory, so nobody can say whether its rule is right on this model"
     return [Verdict(name, "refused", reason, f"explain smaller inputs, or {rules.INSTEAD}", ()) for name in ruled]
 
 
-def _rows(model: nn.Module, probe: Probe, count: int) -> Rows:
-    rows = rows_for(model, probe)[:count]
-    return rows if len(rows) > 1 else _doubled(rows)
+def _samples(model: nn.Module, probe: Probe, count: int) -> Samples:
+    samples = samples_for(model, probe)[:count]
+    return samples if len(samples) > 1 else _doubled(samples)
 
 
-def _doubled(rows: Rows) -> Rows:
-    """A second row that differs, for with one row nothing can be seen of how rows influence each other."""
-    return rows.repeat(2).at(tuple(torch.cat([x, _another(x)]) for x in rows.inputs))
+def _doubled(samples: Samples) -> Samples:
+    """A second sample that differs, for with one sample nothing can be seen of how samples influence each other."""
+    return samples.repeat(2).at(tuple(torch.cat([x, _another(x)]) for x in samples.inputs))
 
 
 def _another(x: Tensor) -> Tensor:
-    """Half of a row; of whole numbers, which name things, the first everywhere."""
+    """Half of a sample; of whole numbers, which name things, the first everywhere."""
     return x * 0.5 if x.is_floating_point() else x.reshape(1, -1)[:, :1].reshape(1, *[1] * (x.ndim - 1)).expand_as(x)
 
 
@@ -98,13 +104,13 @@ def _labels(probe: Probe, count: int) -> Tensor | None:
 
 
 @dataclass(eq=False)
-class _Patient:
+class DoctorContext:
     """A model inside the guard, and what one forward of it showed."""
 
     model: nn.Module
     run: Run
-    explained: Explained
-    rows: Rows
+    target_function: TargetFunction
+    samples: Samples
     seen: Record
     indices: Tensor
     chosen: Tensor
@@ -114,30 +120,36 @@ class _Patient:
     measured: dict[Hashable, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.whole = measure.agreement(self.explained, self.rows, self.seen.outputs.detach(), self.seen.low_precision)
+        self.whole = measure.agreement(
+            self.target_function, self.samples, self.seen.outputs.detach(), self.seen.low_precision
+        )
 
     def verdict(self, name: str, method: Method) -> Verdict:
         """The worst of what was found about the method, with every reason of that kind."""
-        inner = traits.innermost(method)
-        findings = [*self.whole, *self._layer(inner), *self._whole_numbers(method), *self._few_rows(inner)]
+        inner = method_properties.innermost(method)
+        findings = [*self.whole, *self._layer(inner), *self._whole_numbers(method), *self._few_samples(inner)]
         if not any(f.state == "refused" for f in findings):
             findings += self._gradient(inner)
         if not any(f.state == "refused" for f in findings):
             findings += self._rule(inner)
         state = max((f.state for f in findings), key=_ORDER.index, default="fine")
-        told = [f for f in findings if f.state == state or state != "refused"]
+        findings_of_state = [f for f in findings if f.state == state or state != "refused"]
         return Verdict(
             name,
             state,
-            "; ".join(f.reason for f in told),
-            "; ".join(dict.fromkeys(f.way_out for f in told if f.way_out)),
-            tuple(m for f in findings for m in f.mends) if state != "refused" else (),
+            "; ".join(f.reason for f in findings_of_state),
+            "; ".join(dict.fromkeys(f.fix for f in findings_of_state if f.fix)),
+            tuple(m for f in findings for m in f.canonizers) if state != "refused" else (),
         )
 
-    def _few_rows(self, method: Method) -> list[Finding]:
+    def _few_samples(self, method: Method) -> list[Finding]:
         if type(method).__name__ != "FeaturePermutation" or self.probe_size > 1:
             return []
-        return [Finding("refused", "it permutes across the rows of the probe, which has one", "give at least two rows")]
+        return [
+            Finding(
+                "refused", "it permutes across the samples of the probe, which has one", "give at least two samples"
+            )
+        ]
 
     def _layer(self, method: Method) -> list[Finding]:
         name = getattr(method, "layer", None)
@@ -151,18 +163,18 @@ class _Patient:
         if calls == 0:
             reason = f"the layer {name!r} is not run for this input"
             return [Finding("refused", reason, "name a layer that forward calls as a module")]
-        if id(layer) in self.seen.nested and not traits.of_input(method):
+        if id(layer) in self.seen.nested and not method_properties.of_input(method):
             reason = f"the layer {name!r} does not return a tensor, or a plain tuple of tensors"
-            if traits.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
-                way = "give a callable neuron_selector, which chooses from what it returns"
-                return [Finding("refused", reason, way)]
-            if not traits.picks_tensors(method):
-                way = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
-                return [Finding("refused", reason, way)]
+            if method_properties.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
+                fix = "give a callable neuron_selector, which chooses from what it returns"
+                return [Finding("refused", reason, fix)]
+            if not method_properties.picks_tensors(method):
+                fix = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
+                return [Finding("refused", reason, fix)]
         if calls == 1:
             return self._leads_nowhere(method, name, layer)
         reason = f"the layer {name!r} runs {calls} times in one forward, "
-        if traits.replaces_the_layer(method):
+        if method_properties.replaces_the_layer(method):
             return [Finding("refused", f"{reason}and would be replaced each time", "name a layer that runs once")]
         return [Finding("warned", f"{reason}and the last time is explained", "name a layer that runs once")]
 
@@ -172,8 +184,12 @@ class _Patient:
 
     def _leads_nowhere(self, method: Method, name: str, layer: nn.Module) -> list[Finding]:
         """An auxiliary head, or a branch that is thrown away."""
-        backward = traits.rule(method) != "none" and traits.place(method) == "layer"
-        if not (backward or traits.goes_through(method)) or traits.of_input(method) or id(layer) not in self.seen.ends:
+        backward = method_properties.rule(method) != "none" and method_properties.place(method) == "layer"
+        if (
+            not (backward or method_properties.goes_through(method))
+            or method_properties.of_input(method)
+            or id(layer) not in self.seen.ends
+        ):
             return []
         if not self.seen.outputs.requires_grad or self.seen.leads_on(layer):
             return []
@@ -181,30 +197,32 @@ class _Patient:
         return [Finding("refused", reason, "name another layer, or choose another output (output_fn)")]
 
     def _whole_numbers(self, method: Method) -> list[Finding]:
-        if all(x.is_floating_point() for x in self.rows.inputs):
+        if all(x.is_floating_point() for x in self.samples.inputs):
             return []
-        if traits.adds_noise(method):
-            way = "use the method without the noise tunnel"
-            return [Finding("refused", "it adds noise to inputs that are whole numbers", way)]
-        if traits.reads_input(traits.innermost(method)):
+        if method_properties.adds_noise(method):
+            fix = "use the method without the noise tunnel"
+            return [Finding("refused", "it adds noise to inputs that are whole numbers", fix)]
+        if method_properties.reads_input(method_properties.innermost(method)):
             layers = "LayerIntegratedGradients or LayerGradientXActivation"
-            way = f"explain an embedding layer, with {layers}"
+            fix = f"explain an embedding layer, with {layers}"
             if not any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in self.model.modules()):
-                way = f"give floating-point inputs (batch_fn), or explain a layer, with {layers}"
-            return [Finding("refused", "it takes the gradient of inputs that are whole numbers", way)]
+                fix = f"give floating-point inputs (batch_fn), or explain a layer, with {layers}"
+            return [Finding("refused", "it takes the gradient of inputs that are whole numbers", fix)]
         return []
 
     def _gradient(self, method: Method) -> list[Finding]:
-        if traits.rule(method) == "none":
+        if method_properties.rule(method) == "none":
             return []
         if not self.seen.outputs.requires_grad:
             reason = "the output does not depend on the input through anything that has a gradient"
-            way = "remove what cuts it off (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
-            return [Finding("refused", reason, way)]
-        if not self.chosen.requires_grad and (traits.place(method) != "neuron" or traits.goes_through(method)):
+            fix = "remove what cuts it off (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
+            return [Finding("refused", reason, fix)]
+        if not self.chosen.requires_grad and (
+            method_properties.place(method) != "neuron" or method_properties.goes_through(method)
+        ):
             reason = "what target chooses does not depend on the outputs through anything that has a gradient"
-            way = "choose it without detach(), item(), argmax or rounding: target=lambda output: output[:, 0]; or use Occlusion"
-            return [Finding("refused", reason, way)]
+            fix = "choose it without detach(), item(), argmax or rounding: target=lambda output: output[:, 0]; or use Occlusion"
+            return [Finding("refused", reason, fix)]
         return [*self._checkpointed(), *self._unread(method), *self._recurrent(), *self._saturated(method)]
 
     def _checkpointed(self) -> list[Finding]:
@@ -215,9 +233,9 @@ class _Patient:
 
     def _unread(self, method: Method) -> list[Finding]:
         """Captum, too, takes the gradient at all inputs or at none."""
-        if not traits.reads_input(method):
+        if not method_properties.reads_input(method):
             return []
-        unit = self._module(method) if traits.place(method) == "neuron" else None
+        unit = self._module(method) if method_properties.place(method) == "neuron" else None
         if unit is not None and id(unit) not in self.seen.ends:
             return []
         unread = self.seen.unread(unit)
@@ -231,11 +249,11 @@ class _Patient:
         if not any(isinstance(m, nn.RNNBase) and self.seen.calls[id(m)] for m in self.model.modules()):
             return []
         reason = "cuDNN cannot go back through a recurrent layer in eval mode, so it is off while explaining"
-        return [Finding("mended", reason, mends=(Mend("recurrent"),))]
+        return [Finding("canonized", reason, canonizers=(Canonizer("recurrent"),))]
 
     def _saturated(self, method: Method) -> list[Finding]:
-        """A softmax whose values are the outputs flattens every gradient that is taken at the row alone."""
-        name = probabilities(self.seen.outputs.grad_fn) if traits.at_the_point(method) else None
+        """A softmax whose values are the outputs flattens every gradient that is taken at the sample alone."""
+        name = probabilities(self.seen.outputs.grad_fn) if method_properties.at_the_point(method) else None
         if name is None:
             return []
         where = next((str(op) for op in reversed(self.seen.ops) if op.name in name), name[0])
@@ -243,7 +261,7 @@ class _Patient:
         return [Finding("warned", reason, "return logits, or give output_fn")]
 
     def _rule(self, method: Method) -> list[Finding]:
-        rule = traits.rule(method)
+        rule = method_properties.rule(method)
         if rule in ("gradient", "none"):
             return []
         scripted = [n for n, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
@@ -253,41 +271,47 @@ class _Patient:
         if rule == "lrp":
             return rules.lrp(self.model, self.seen)
         ops = self._passed(method)
-        beyond = rule == "deeplift" and traits.goes_back(method) == "layer" and traits.of_input(method)
-        told = self._module(method) if beyond else None
-        rescaled = rules.deeplift(self.seen, ops, told)
+        beyond = (
+            rule == "deeplift" and method_properties.goes_back(method) == "layer" and method_properties.of_input(method)
+        )
+        findings_of_state = self._module(method) if beyond else None
+        rescaled = rules.deeplift(self.seen, ops, findings_of_state)
         found = list(rescaled if rule == "deeplift" else rules.guided(self.seen, ops))
         if self.inplace:
-            found.append(Finding("mended", "activations run out of place while explaining", mends=(Mend("inplace"),)))
+            found.append(
+                Finding(
+                    "canonized", "activations run out of place while explaining", canonizers=(Canonizer("inplace"),)
+                )
+            )
         if any(f.state == "refused" for f in rescaled):
             return found
         if rule == "deeplift":
-            return found + rules.missed(self._misses(method, tuple(m for f in found for m in f.mends)))
+            return found + rules.missed(self._misses(method, tuple(m for f in found for m in f.canonizers)))
         if any(f.state == "warned" for f in found):
             return found
-        missed = self._misses(method, (rules.deeplift_mend(self.seen),))
+        missed = self._misses(method, (rules.deeplift_canonizer(self.seen),))
         return [*found, rules.UNGUIDED] if isinstance(missed, float) and missed > rules.INCOMPLETE else found
 
     def _passed(self, method: Method) -> list[Op]:
         """The calls the method goes back through: all, those after its layer, or those before its neuron."""
-        place = traits.goes_back(method)
+        place = method_properties.goes_back(method)
         if place == "input":
             return self.seen.ops
         first, last = self.seen.spans[id(self._module(method))]
         if place == "neuron":
-            return self.seen.ops[: first if traits.of_input(method) else last]
-        return self.seen.ops[first if traits.of_input(method) else last :]
+            return self.seen.ops[: first if method_properties.of_input(method) else last]
+        return self.seen.ops[first if method_properties.of_input(method) else last :]
 
-    def _misses(self, method: Method, mends: tuple[Mend, ...]) -> float | str:
+    def _misses(self, method: Method, canonizers: tuple[Canonizer, ...]) -> float | str:
         """By how much DeepLIFT's map misses its sum in the part of the model that the method goes back through, or why it cannot be."""
-        place, of_input = traits.goes_back(method), traits.of_input(method)
+        place, of_input = method_properties.goes_back(method), method_properties.of_input(method)
         layer = None if place == "input" else self._module(method)
         if layer is not None and self.seen.calls[id(layer)] > 1:
             return 0.0
-        key = (mends, place, layer, of_input)
+        key = (canonizers, place, layer, of_input)
         if key not in self.measured:
             try:
-                with self.run.mended(mends):
+                with self.run.canonized(canonizers):
                     self.measured[key] = self._measured(place, layer, of_input)
             except AssertionError as error:
                 # So Captum says that it cannot; all other errors are accidents.
@@ -295,13 +319,13 @@ class _Patient:
         return self.measured[key]
 
     def _measured(self, place: str, layer: nn.Module | None, of_input: bool) -> float:
-        rows = replace(self.rows, extra=(*self.rows.extra, self.indices))[: self.pairs]
-        baselines, coarse = measure.baselines_of(rows), self.seen.low_precision
+        samples = replace(self.samples, extra=(*self.samples.extra, self.indices))[: self.pairs]
+        baselines, coarse = measure.baselines_of(samples), self.seen.low_precision
         if layer is None:
-            return measure.completeness(self.explained, rows, baselines, coarse)
+            return measure.completeness(self.target_function, samples, baselines, coarse)
         if place == "neuron":
-            return measure.completeness(UpTo(self.explained, layer, of_input), rows, baselines, coarse)
-        beyond = From(self.explained, layer, of_input)
-        baselines, rows = [beyond.at(rows, b).inputs for b in baselines], beyond.at(rows, rows.inputs)
+            return measure.completeness(UpTo(self.target_function, layer, of_input), samples, baselines, coarse)
+        beyond = From(self.target_function, layer, of_input)
+        baselines, samples = [beyond.at(samples, b).inputs for b in baselines], beyond.at(samples, samples.inputs)
         with beyond.replacing():
-            return measure.completeness(beyond, rows, baselines, coarse)
+            return measure.completeness(beyond, samples, baselines, coarse)

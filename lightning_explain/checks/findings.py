@@ -11,7 +11,7 @@ from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LIN
 from torch import nn
 
 from lightning_explain.checks.trace import Op, Record
-from lightning_explain.core.verdict import Mend
+from lightning_explain.core.verdict import Canonizer
 from lightning_explain.model.activations import words
 from lightning_explain.model.inventory import is_layer
 
@@ -53,8 +53,8 @@ class Finding:
 
     state: str
     reason: str
-    way_out: str = ""
-    mends: tuple[Mend, ...] = ()
+    fix: str = ""
+    canonizers: tuple[Canonizer, ...] = ()
 
 
 UNGUIDED = Finding(
@@ -70,13 +70,13 @@ def listed(things: Iterable[Any], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def deeplift(record: Record, ops: Sequence[Op], told: nn.Module | None = None) -> list[Finding]:
+def deeplift(record: Record, ops: Sequence[Op], input_layer: nn.Module | None = None) -> list[Finding]:
     """What Captum's DeepLIFT needs, or why it cannot be right.
 
     Args:
         record: One forward.
         ops: The part of it that the method goes back through.
-        told: The layer whose input is explained, if it is an input.
+        input_layer: The layer whose input is explained, if it is an input.
     """
     refused = [
         Finding("refused", f"DeepLIFT has no rule for {what}: {listed(found)}", INSTEAD)
@@ -84,16 +84,16 @@ def deeplift(record: Record, ops: Sequence[Op], told: nn.Module | None = None) -
     ]
     # Captum hooks the whole model, also what the method does not go back through.
     reasons = list(_deeplift_faults(record))
-    if type(told) in SUPPORTED_NON_LINEAR:
+    if type(input_layer) in SUPPORTED_NON_LINEAR:
         reasons.append("the layer whose input is explained is an activation, whose rule Captum leaves out there")
     if refused or not reasons:
         return refused
-    return [Finding("mended", "; ".join(reasons), mends=(deeplift_mend(record),))]
+    return [Finding("canonized", "; ".join(reasons), canonizers=(deeplift_canonizer(record),))]
 
 
-def deeplift_mend(record: Record) -> Mend:
+def deeplift_canonizer(record: Record) -> Canonizer:
     """A module for every call."""
-    return Mend("deeplift", record.count("relu"), record.count("elementwise"), record.count("pool"))
+    return Canonizer("deeplift", record.count("relu"), record.count("elementwise"), record.count("pool"))
 
 
 def _without_rule(ops: Sequence[Op]) -> dict[str, list[Op]]:
@@ -161,7 +161,9 @@ def guided(record: Record, ops: Sequence[Op]) -> list[Finding]:
         return [Finding("fine", note)] if note else []
     return [
         Finding(
-            "mended", "; ".join([*reasons, *([note] if note else [])]), mends=(Mend("guided", record.count("relu")),)
+            "canonized",
+            "; ".join([*reasons, *([note] if note else [])]),
+            canonizers=(Canonizer("guided", record.count("relu")),),
         )
     ]
 
@@ -177,18 +179,18 @@ def missed(found: float | str) -> list[Finding]:
 
 
 def lrp(model: nn.Module, record: Record) -> list[Finding]:
-    """Why Captum's LRP cannot be right; nothing is mended for it."""
+    """Why Captum's LRP cannot be right; nothing is canonized for it."""
     ran = {name: m for name, m in model.named_modules() if record.calls[id(m)] and is_layer(m)}
     unknown = [f"{n!r} ({type(m).__name__})" for n, m in ran.items() if not _has_rule(m)]
     reused = [repr(n) for n, m in ran.items() if record.calls[id(m)] > 1 and not isinstance(m, TRANSPARENT)]
     outside = [op for op in record.ops if op.name not in _MOVES and not is_layer(op.module)]
     mixed = [str(name) for name, m in ran.items() if _is_ruled(m) and _goes_past(m, record)]
-    way = "set module.rule to one of captum.attr._utils.lrp_rules, or " + INSTEAD
+    fix = "set module.rule to one of captum.attr._utils.lrp_rules, or " + INSTEAD
     known = listed((c.__name__ for c in SUPPORTED_LAYERS_WITH_RULES), most=9)
     return [
-        Finding("refused", f"LRP {what}: {listed(found)}", way_out)
-        for what, found, way_out in (
-            ("has no rule for layers", unknown, way),
+        Finding("refused", f"LRP {what}: {listed(found)}", fix)
+        for what, found, fix in (
+            ("has no rule for layers", unknown, fix),
             ("does not see what is computed outside of layers", outside, f"use layers ({known}), or {INSTEAD}"),
             (
                 "cannot go through a layer that is used more than once",
@@ -217,4 +219,4 @@ def _is_ruled(module: nn.Module) -> bool:
 
 def _goes_past(module: nn.Module, record: Record) -> bool:
     """Whether something else than layers with rules reads the same tensor."""
-    return any(module in readers and not all(map(_is_ruled, readers)) for readers in record.readers.values())
+    return any(module in consumers and not all(map(_is_ruled, consumers)) for consumers in record.consumers.values())

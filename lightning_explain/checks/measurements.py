@@ -1,4 +1,4 @@
-"""What structure cannot tell is measured on a few rows: do forwards agree, do rows, does DeepLIFT add up."""
+"""What structure cannot tell is measured on a few samples: do forwards agree, do samples, does DeepLIFT add up."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from captum import attr as captum
 from torch import Tensor, nn
 
 from lightning_explain.checks.findings import Finding
-from lightning_explain.core.probe import Rows, bare
-from lightning_explain.model.function import Explained
+from lightning_explain.core.probe import Samples, bare
+from lightning_explain.model.function import TargetFunction
 
 _DIFFERENT = 1e-3
 _PARTS = 1e-4
@@ -22,27 +22,29 @@ _OUTPUT = 1e-5
 _COARSE = 50.0
 
 
-def agreement(explained: Explained, rows: Rows, outputs: Tensor, coarse: bool) -> list[Finding]:
-    """Whether a second forward, and one of each row alone, give the outputs again.
+def agreement(target_function: TargetFunction, samples: Samples, outputs: Tensor, coarse: bool) -> list[Finding]:
+    """Whether a second forward, and one of each sample alone, give the outputs again.
 
     Args:
-        explained: The model, inside the guard.
-        rows: At least two.
+        target_function: The model, inside the guard.
+        samples: At least two.
         outputs: Of a first forward.
         coarse: Whether it computes in 16 bits.
     """
     tolerance = _DIFFERENT * (_COARSE if coarse else 1)
     with torch.no_grad():
-        again = _difference(explained.outputs(*rows.inputs, *rows.extra), outputs)
+        again = _difference(target_function.outputs(*samples.inputs, *samples.extra), outputs)
         alone = float("inf")
-        # Some models cannot be given a single row at all, which is an answer, too.
+        # Some models cannot be given a single sample at all, which is an answer, too.
         with suppress(ValueError, RuntimeError):
-            alone = _difference(torch.cat([explained.outputs(*r.inputs, *r.extra) for r in rows.split(1)]), outputs)
+            alone = _difference(
+                torch.cat([target_function.outputs(*r.inputs, *r.extra) for r in samples.split(1)]), outputs
+            )
     if again > tolerance:
-        return [_finding(f"two forwards of the same rows in eval mode differ by {again:.1%}", *_RANDOM)]
+        return [_finding(f"two forwards of the same samples in eval mode differ by {again:.1%}", *_RANDOM)]
     if alone > tolerance:
         found = "cannot be computed" if alone == float("inf") else f"differs by {alone:.1%} when computed"
-        return [_finding(f"rows influence each other in eval mode: a row's output {found} alone", *_MIXED)]
+        return [_finding(f"samples influence each other in eval mode: a sample's output {found} alone", *_MIXED)]
     return []
 
 
@@ -51,14 +53,14 @@ _RANDOM = (
     "switch it off in eval mode, or explain a function without it: forward_fn=lambda model, x: ...",
 )
 _MIXED = (
-    "methods change rows one by one and expect the others to stay as they are",
+    "methods change samples one by one and expect the others to stay as they are",
     "use statistics of training in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm), and give layers "
     "that take time or tokens first batch_first=True",
 )
 
 
-def _finding(fact: str, why: str, way_out: str) -> Finding:
-    return Finding("refused", f"{fact}; {why}", way_out)
+def _finding(fact: str, why: str, fix: str) -> Finding:
+    return Finding("refused", f"{fact}; {why}", fix)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -66,33 +68,35 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item() / scale if scale > 0 else (a - b).abs().max().item()
 
 
-def completeness(function: nn.Module, rows: Rows, baselines: Sequence[tuple[Tensor, ...]], coarse: bool) -> float:
-    """By how much DeepLIFT's map misses what the function changes between the rows and the baselines: the worst, relative to it.
+def completeness(function: nn.Module, samples: Samples, baselines: Sequence[tuple[Tensor, ...]], coarse: bool) -> float:
+    """By how much DeepLIFT's map misses what the function changes between the samples and the baselines: the worst, relative to it.
 
     Args:
-        function: ``function(*inputs, *extra) -> (N,)``, inside what is mended.
-        rows: N rows.
-        baselines: Each of the rows' shape.
+        function: ``function(*inputs, *extra) -> (N,)``, inside what is canonized.
+        samples: N samples.
+        baselines: Each of the samples' shape.
         coarse: Whether it computes in 16 bits.
     """
-    return max(_completeness(function, rows, baseline, coarse) for baseline in baselines)
+    return max(_completeness(function, samples, baseline, coarse) for baseline in baselines)
 
 
-def baselines_of(rows: Rows) -> list[tuple[Tensor, ...]]:
-    """Two to compare with: zero, and other rows of the probe."""
-    halved = (x.roll(1, 0) * (0.5 if x.is_floating_point() else 1) for x in rows.inputs)
-    return [tuple(torch.zeros_like(x) for x in rows.inputs), tuple(halved)]
+def baselines_of(samples: Samples) -> list[tuple[Tensor, ...]]:
+    """Two to compare with: zero, and other samples of the probe."""
+    halved = (x.roll(1, 0) * (0.5 if x.is_floating_point() else 1) for x in samples.inputs)
+    return [tuple(torch.zeros_like(x) for x in samples.inputs), tuple(halved)]
 
 
-def _completeness(function: nn.Module, rows: Rows, baselines: tuple[Tensor, ...], coarse: bool) -> float:
-    """The largest error of a row, relative to its gap, beyond what rounding explains."""
-    points = tuple(x.detach().clone() for x in rows.inputs)
+def _completeness(function: nn.Module, samples: Samples, baselines: tuple[Tensor, ...], coarse: bool) -> float:
+    """The largest error of a sample, relative to its gap, beyond what rounding explains."""
+    points = tuple(x.detach().clone() for x in samples.inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = captum.DeepLift(function).attribute(bare(points), bare(baselines), additional_forward_args=rows.extra)
+        found = captum.DeepLift(function).attribute(
+            bare(points), bare(baselines), additional_forward_args=samples.extra
+        )
     parts = [p.detach().double().flatten(1) for p in (found if isinstance(found, tuple) else (found,))]
     with torch.no_grad():
-        ends = [function(*at.inputs, *at.extra).double() for at in (rows, replace(rows, inputs=baselines))]
+        ends = [function(*at.inputs, *at.extra).double() for at in (samples, replace(samples, inputs=baselines))]
     gap = ends[0] - ends[1]
     # A sum of large parts, or a small difference of large outputs, is no more exact than they are.
     sizes = [ends[0].abs() * _OUTPUT, ends[1].abs() * _OUTPUT, *(p.abs().sum(1) * _PARTS for p in parts)]

@@ -1,4 +1,4 @@
-"""What can be seen before the first explanation: whether rows, masks and arguments fit each other and the model."""
+"""What can be seen before the first explanation: whether samples, masks and arguments fit each other and the model."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Method, Metric, Reference, Subject, rows_needed
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, Reference, samples_needed
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import path_of
-from lightning_explain.core.probe import Probe, Rows, as_tuple
+from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.engine.features import features_of
 
-# Points of a path that are made, and visited where nothing is differentiated: the first is often the row itself.
+# Points of a path that are made, and evaluated where nothing is differentiated: the first is often the sample itself.
 _POINTS = 2
 
 
-def rehearse(name: str, method: Method, subject: Subject, row: Rows) -> None:
-    """Makes what a method makes of a row before it asks the model, and refuses what does not fit.
+def preflight(name: str, method: Method, explained: ExplainedFunction, sample: Samples) -> None:
+    """Makes what a method makes of a sample before it asks the model, and refuses what does not fit.
 
     Args:
         name: The method's name.
         method: The method, inside all that is around it.
-        subject: The explained function.
-        row: One row, with its target.
+        explained: The explained function.
+        sample: One sample, with its target.
 
     Raises:
-        ValueError: If an argument does not fit the row or the layer.
+        ValueError: If an argument does not fit the sample or the layer.
         TypeError: If it is of a kind that does not.
     """
     try:
         with torch.no_grad():
-            _rehearse(method, subject, row)
+            _preflight_method(method, explained, sample)
     except (ValueError, TypeError) as error:
         raise type(error)(f"The method {name!r} ({type(method).__name__}): {error}") from error
     except (AssertionError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        told = f"{str(error).rstrip('.')}. It is {str(method)[:500]}."
-        raise ValueError(f"The method {name!r} does not fit the rows: {told}") from error
+        reason = f"{str(error).rstrip('.')}. It is {str(method)[:500]}."
+        raise ValueError(f"The method {name!r} does not fit the samples: {reason}") from error
 
 
-def _rehearse(method: Any, subject: Subject, row: Rows) -> None:
+def _preflight_method(method: Any, explained: ExplainedFunction, sample: Samples) -> None:
     if getattr(method, "neuron_selector", None) is not None:
-        subject = method.focused(subject)
-        subject.evaluate(row)
+        explained = method.focused(explained)
+        explained.evaluate(sample)
     if hasattr(method, "baselines"):
         # Methods of a distribution take the probe by default.
         of_many = type(method).baselines == "probe"
-        (subject.distribution if of_many else subject.baseline)(method.baselines, row)
+        (explained.distribution if of_many else explained.baseline)(method.baselines, sample)
     if hasattr(method, "feature_mask"):
-        features_of(method.feature_mask, subject, row)
+        features_of(method.feature_mask, explained, sample)
     if hasattr(method, "fits"):
-        method.fits(subject, row)
+        method.fits(explained, sample)
     path = path_of(method) if hasattr(method, "path") else None
     if path is not None:
-        for point in islice(path.points(subject, row), _POINTS):
-            if not method.wants:
-                subject.evaluate(point.rows)
+        for point in islice(path.points(explained, sample), _POINTS):
+            if not method.reads:
+                explained.evaluate(point.samples)
 
 
 def check_requests(methods: Mapping[str, Method], metrics: Mapping[str, Metric], probe: Probe) -> None:
-    """Refuses methods and metrics that do not fit each other or the number of rows.
+    """Refuses methods and metrics that do not fit each other or the number of samples.
 
     Raises:
         ValueError: If one does not.
@@ -77,10 +77,10 @@ def check_requests(methods: Mapping[str, Method], metrics: Mapping[str, Metric],
             if asked not in methods:
                 raise ValueError(f"The metric {name!r} asks for the method {asked!r}: {nearest(asked, methods)}")
     for name, method in methods.items():
-        if len(probe) < rows_needed(method):
+        if len(probe) < samples_needed(method):
             raise ValueError(
-                f"The method {name!r} ({type(method).__name__}) looks at several rows at a time, at least "
-                f"{rows_needed(method)}, but the probe has {len(probe)}; choose more rows or leave it out."
+                f"The method {name!r} ({type(method).__name__}) looks at several samples at a time, at least "
+                f"{samples_needed(method)}, but the probe has {len(probe)}; choose more samples or leave it out."
             )
 
 
@@ -119,26 +119,28 @@ def _scored(
 
 
 def check_finite(probe: Probe) -> None:
-    """Tells of rows that are not finite, for nothing that is found at them will be."""
-    rows = _odd_rows(probe)
-    if rows.any():
-        named = probe.row_ids[rows.to(probe.row_ids.device)].tolist()
-        warnings.warn(f"The probe rows {named} hold numbers that are NaN or infinite; choose other rows.", stacklevel=2)
+    """Tells of samples that are not finite, for nothing that is found at them will be."""
+    samples = _odd_samples(probe)
+    if samples.any():
+        named = probe.sample_ids[samples.to(probe.sample_ids.device)].tolist()
+        warnings.warn(
+            f"The probe samples {named} hold numbers that are NaN or infinite; choose other samples.", stacklevel=2
+        )
 
 
-def _odd_rows(probe: Probe) -> Tensor:
-    """``(N,)``: whether a row holds numbers that are not finite."""
+def _odd_samples(probe: Probe) -> Tensor:
+    """``(N,)``: whether a sample holds numbers that are not finite."""
     odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]
     return torch.stack(odd).any(0).cpu() if odd else torch.zeros(len(probe), dtype=torch.bool)
 
 
 def check_explained(chosen: Tensor, probe: Probe) -> None:
-    """Tells of rows whose explained output is not finite though they are: it cannot be explained there."""
-    rows = ~torch.isfinite(chosen).cpu() & ~_odd_rows(probe)
-    if rows.any():
-        named = probe.row_ids.cpu()[rows].tolist()
+    """Tells of samples whose explained output is not finite though they are: it cannot be explained there."""
+    samples = ~torch.isfinite(chosen).cpu() & ~_odd_samples(probe)
+    if samples.any():
+        named = probe.sample_ids.cpu()[samples].tolist()
         warnings.warn(
-            f"The explained output is NaN or infinite on the probe rows {named}, where no map or score will be finite; see to the "
+            f"The explained output is NaN or infinite on the probe samples {named}, where no map or score will be finite; see to the "
             "model, its weights, output_fn and target.",
             stacklevel=2,
         )
@@ -172,14 +174,14 @@ def check_masks(name: str, metric: Metric, probe: Probe) -> None:
 
 
 def check_ids(probe: Probe) -> None:
-    """Refuses rows of one name, whose draws and history would be one.
+    """Refuses samples of one name, whose draws and history would be one.
 
     Raises:
         ValueError: If there are such.
     """
-    if len(probe.row_ids.unique()) < len(probe):
+    if len(probe.sample_ids.unique()) < len(probe):
         raise ValueError(
-            "Probe(ids=...) names a row twice; draws and history are keyed by ids, so each row needs its own."
+            "Probe(ids=...) names a sample twice; draws and history are keyed by ids, so each sample needs its own."
         )
 
 
@@ -217,5 +219,5 @@ def model_error(error: Exception, probe: Probe) -> Exception:
     return kind(
         f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: "
         f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; "
-        "batch_fn=... for rows that are chosen from a loader."
+        "batch_fn=... for samples that are chosen from a loader."
     )

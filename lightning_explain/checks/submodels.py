@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 from lightning_explain.distributed.fsdp import regather
-from lightning_explain.model.function import Explained
+from lightning_explain.model.function import TargetFunction
 
 
-class _Portion(nn.Module):
+class _Submodel(nn.Module):
     """A module around the model, for Captum to hook what is in it.
 
     Args:
-        explained: The model, inside the guard.
+        target_function: The model, inside the guard.
         layer: A module in it that runs once.
         of_input: What goes into the layer instead of what comes out.
     """
 
-    def __init__(self, explained: Explained, layer: nn.Module, of_input: bool) -> None:
+    def __init__(self, target_function: TargetFunction, layer: nn.Module, of_input: bool) -> None:
         super().__init__()
-        self.explained = explained
+        self.target_function = target_function
         # In a tuple, for a layer that were registered twice would be given each of Captum's hooks twice.
         self._layer, self._of_input = (layer,), of_input
 
@@ -42,34 +42,34 @@ class _Portion(nn.Module):
         found: list[tuple[Tensor, ...]] = []
         handle = self._hooked(lambda value: found.append(tuple(t.clone() for t in _tensors(value))))
         try:
-            self.explained(*arguments)
+            self.target_function(*arguments)
         finally:
             handle.remove()
         return found[-1]
 
 
-class UpTo(_Portion):
+class UpTo(_Submodel):
     """A mixture of all units of the layer: ``f(*inputs, *extra) -> (N,)``, which changes if any of them does."""
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The mixture in each row, ``(N,)``."""
+        """The mixture in each sample, ``(N,)``."""
         units = torch.cat([t.flatten(1) for t in self.passed(*arguments) if t.is_floating_point()], 1)
         if units.requires_grad:
-            regather(self.explained, self._layer[0])
+            regather(self.target_function, self._layer[0])
         return (units * torch.arange(units.shape[1]).cos().to(units)).sum(1)
 
 
-class From(_Portion):
+class From(_Submodel):
     """The explained number as a function of what passes at the layer: ``f(*activations, *inputs, *extra) -> (N,)``."""
 
     _activations: tuple[Tensor, ...] = ()
 
-    def at(self, rows: Rows, inputs: tuple[Tensor, ...]) -> Rows:
-        """The rows with the activations at these inputs as what is explained; what goes around the layer stays."""
+    def at(self, samples: Samples, inputs: tuple[Tensor, ...]) -> Samples:
+        """The samples with the activations at these inputs as what is explained; what goes around the layer stays."""
         with torch.no_grad():
-            activations = self.passed(*inputs, *rows.extra)
+            activations = self.passed(*inputs, *samples.extra)
         self._count = len(activations)
-        return replace(rows, inputs=activations, clean=activations, extra=(*rows.inputs, *rows.extra))
+        return replace(samples, inputs=activations, clean=activations, extra=(*samples.inputs, *samples.extra))
 
     @contextmanager
     def replacing(self) -> Iterator[None]:
@@ -81,10 +81,10 @@ class From(_Portion):
             handle.remove()
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The explained number of each row, ``(N,)``."""
+        """The explained number of each sample, ``(N,)``."""
         self._activations, others = arguments[: self._count], arguments[self._count :]
         # Captum hooks the gradients of all activations, also of those before the layer.
-        found: Tensor = self.explained(*(_differentiable(x) if isinstance(x, Tensor) else x for x in others))
+        found: Tensor = self.target_function(*(_differentiable(x) if isinstance(x, Tensor) else x for x in others))
         return found
 
 

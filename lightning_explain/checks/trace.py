@@ -16,7 +16,7 @@ from lightning_explain.model.activations import depending, family, name_of, node
 from lightning_explain.model.inventory import is_layer
 
 # They look at a tensor, but compute nothing with it.
-_LOOKS = words(
+_READS_SHAPE = words(
     "get set size dim ndimension numel element_size stride storage_offset data_ptr is_floating_point is_complex is_contiguous len "
     "repr format hash bool register_hook requires_grad retain_grad detach item tolist shape_as is_same_size"
 )
@@ -28,7 +28,7 @@ class Op:
 
     Args:
         name: Its plain name, such as ``relu``.
-        family: What it can be mended as: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None``.
+        family: What it can be canonized as: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None``.
         module: The innermost module that makes it.
         where: That module's dotted name; ``None`` if the model does not know the module.
         activations: How many of its arguments depend on the input.
@@ -61,7 +61,7 @@ class Record:
         low_precision: Whether something was computed in 16 bits.
         outputs: What the model returned.
         points: What it was given, each ``(N, ...)``.
-        readers: For each tensor, by ``id``, the layers that are given it, and the modules that compute with it outside of layers.
+        consumers: For each tensor, by ``id``, the layers that are given it, and the modules that compute with it outside of layers.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Record:
     low_precision: bool = False
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
     points: tuple[Tensor, ...] = ()
-    readers: dict[int, list[nn.Module]] = field(default_factory=dict)
+    consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
 
     def count(self, name: str) -> int:
         """How many calls belong to a family."""
@@ -116,26 +116,26 @@ class _Recorder(TorchFunctionMode):
         kind = family(func, args, kwargs) if activations else None
         beside = bool(kind) and id(activations[0]) in self._returned
         out = func(*args, **kwargs)
-        if activations and name not in _LOOKS and torch.is_grad_enabled():
+        if activations and name not in _READS_SHAPE and torch.is_grad_enabled():
             module = self._inside[-1]
             self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), beside))
             if not is_layer(module):
-                self._note_readers(activations, module)
+                self._note_consumers(activations, module)
         if kind:
             # Kept alive, for an address may be used again.
             self._returned[id(out)] = out
         self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)
         return out
 
-    def _note_readers(self, tensors: Iterable[Tensor], module: nn.Module) -> None:
+    def _note_consumers(self, tensors: Iterable[Tensor], module: nn.Module) -> None:
         for tensor in tensors:
-            self.record.readers.setdefault(id(tensor), []).append(module)
+            self.record.consumers.setdefault(id(tensor), []).append(module)
             # Kept alive, for an address may be used again.
             self._kept.append(tensor)
 
     def enter(self, module: nn.Module, arguments: Any) -> None:
         if is_layer(module) and not any(is_layer(outer) for outer in self._inside[1:]):
-            self._note_readers(depending(arguments), module)
+            self._note_consumers(depending(arguments), module)
         self._inside.append(module)
         self.record.calls[id(module)] += 1
         first, last = self.record.spans.get(id(module), (len(self.record.ops), 0))
@@ -151,8 +151,8 @@ class _Recorder(TorchFunctionMode):
         for tensor in parts:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 # What is handed on as it is was not read.
-                if module in self.record.readers.get(id(tensor), []):
-                    self.record.readers[id(tensor)].remove(module)
+                if module in self.record.consumers.get(id(tensor), []):
+                    self.record.consumers[id(tensor)].remove(module)
                 # Whole numbers have no gradient; what becomes of them in the first layer has.
                 if self._begin and not tensor.requires_grad:
                     tensor.requires_grad_()

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from lightning_explain.core.verdict import Mend, Verdict
+from lightning_explain.core.verdict import Canonizer, Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLORS = {"fine": "green", "mended": "cyan", "warned": "yellow", "refused": "red"}
+_COLORS = {"fine": "green", "canonized": "cyan", "warned": "yellow", "refused": "red"}
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
@@ -19,14 +19,14 @@ def table(verdicts: Iterable[Verdict]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    found = Table("method", "verdict", "reason", "way out", title="Model doctor")
+    found = Table("method", "verdict", "reason", "fix", title="Model doctor")
     for v in verdicts:
-        found.add_row(escape(v.method), f"[{_COLORS[v.state]}]{v.state}[/]", escape(v.reason), escape(v.way_out))
+        found.add_row(escape(v.method), f"[{_COLORS[v.state]}]{v.state}[/]", escape(v.reason), escape(v.fix))
     return found
 
 
-def acted_upon(verdicts: Iterable[Verdict]) -> Mapping[str, tuple[Mend, ...]]:
-    """Warns of what is of little use, and returns the mends of each method.
+def acted_upon(verdicts: Iterable[Verdict]) -> Mapping[str, tuple[Canonizer, ...]]:
+    """Warns of what is of little use, and returns the canonizers of each method.
 
     Raises:
         ValueError: If a method is refused; all of them are listed.
@@ -38,9 +38,9 @@ def acted_upon(verdicts: Iterable[Verdict]) -> Mapping[str, tuple[Mend, ...]]:
     for verdict in verdicts:
         if verdict.state == "warned":
             warnings.warn(_line(verdict), stacklevel=3)
-    return {v.method: v.mends for v in verdicts if v.mends}
+    return {v.method: v.canonizers for v in verdicts if v.canonizers}
 
 
 def _line(verdict: Verdict) -> str:
-    way_out = f" Way out: {verdict.way_out}." if verdict.way_out else ""
-    return f"{verdict.method!r}: {verdict.reason}.{way_out}"
+    fix = f" Way out: {verdict.fix}." if verdict.fix else ""
+    return f"{verdict.method!r}: {verdict.reason}.{fix}"

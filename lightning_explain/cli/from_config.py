@@ -22,18 +22,18 @@ from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.monitor.config import instantiated, monitor_arguments, read
 from lightning_explain.probes.selection import ProbeSelection, collect
 
-_ROWS = 4
-_WAYS = "input_shape: [3, 64, 64] (random rows), or data: {_target_: ...} (a data module, a loader or a dataset)"
+_SAMPLES = 4
+_WAYS = "input_shape: [3, 64, 64] (random samples), or data: {_target_: ...} (a data module, a loader or a dataset)"
 
 
 @dataclass(frozen=True, eq=False)
-class Patient:
+class ConfiguredModel:
     """What is examined.
 
     Args:
         model: The module.
         explainer: The methods, and what they explain.
-        probe: The rows.
+        probe: The samples.
     """
 
     model: nn.Module
@@ -44,7 +44,7 @@ class Patient:
         """What the doctor says of each method; those that find no layer on this model are refused as well.
 
         Raises:
-            ValueError: If the model cannot be run on the rows.
+            ValueError: If the model cannot be run on the samples.
         """
         layer = self._layer()
         methods, refused = _placed(self.explainer.methods, layer)
@@ -55,7 +55,7 @@ class Patient:
         """What one explanation as the configuration asks for it will cost.
 
         Raises:
-            ValueError: If the model cannot be run on the rows, or a method would be wrong on it.
+            ValueError: If the model cannot be run on the samples, or a method would be wrong on it.
         """
         self._layer()
         return self.explainer.check(self.model, self.probe).forecast(self.model, self.probe)
@@ -63,22 +63,22 @@ class Patient:
     def _layer(self) -> str | None:
         try:
             return self.explainer.default_layer(self.model, self.probe)
-        # Whatever a model raises on rows that it is not made for.
+        # Whatever a model raises on samples that it is not made for.
         except Exception as error:
             shapes = [tuple(x.shape) for x in as_tuple(self.probe.inputs)]
             raise ValueError(
-                f"The model cannot be explained on rows of shape {shapes}: {type(error).__name__}: {error} Give the input_shape or "
+                f"The model cannot be explained on samples of shape {shapes}: {type(error).__name__}: {error} Give the input_shape or "
                 "the data that it is made for."
             ) from error
 
 
-def patient(path: Path, overrides: Sequence[str] = (), examined: bool = True) -> Patient:
+def configured_model(path: Path, overrides: Sequence[str] = (), examined: bool = True) -> ConfiguredModel:
     """What a file of ``model``, ``monitor`` and ``input_shape`` or ``data`` describes.
 
     Args:
         path: A YAML file. It may have a ``defaults`` list and is composed by Hydra, as ``configs/train.yaml`` is.
         overrides: As on the command line of a Hydra application: ``monitor=full``, ``model.num_classes=5``.
-        examined: A few random rows, and all methods where it names none; otherwise as many rows and the methods that a monitor has.
+        examined: A few random samples, and all methods where it names none; otherwise as many samples and the methods that a monitor has.
 
     Raises:
         ImportError: If Hydra is not installed.
@@ -95,8 +95,8 @@ def patient(path: Path, overrides: Sequence[str] = (), examined: bool = True) ->
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; _target_ must make a torch.nn.Module.")
     selection = selection_of(arguments.get("probe"))
-    count = _ROWS if examined else len(selection.indices or ()) or selection.count
-    return Patient(model, _explainer(arguments, examined), _probe(config, selection, count))
+    count = _SAMPLES if examined else len(selection.indices or ()) or selection.count
+    return ConfiguredModel(model, _explainer(arguments, examined), _probe(config, selection, count))
 
 
 def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
@@ -124,7 +124,7 @@ def _placed(methods: Mapping[str, Method], layer: str | None) -> tuple[dict[str,
     return placed, refused
 
 
-# -- rows ----------------------------------------------------------------------------------------------------------
+# -- samples ----------------------------------------------------------------------------------------------------------
 
 
 def _probe(config: Mapping[str, Any], selection: ProbeSelection, count: int) -> Probe:
@@ -132,7 +132,7 @@ def _probe(config: Mapping[str, Any], selection: ProbeSelection, count: int) -> 
     if shape is not None:
         return Probe(_random_inputs(shape, count))
     if data is None:
-        raise ValueError(f"There are no rows to examine the model with; write {_WAYS}.")
+        raise ValueError(f"There are no samples to examine the model with; write {_WAYS}.")
     found = instantiated(config, "data")
     return found if isinstance(found, Probe) else collect(_loader(found, selection), selection)
 
@@ -143,7 +143,7 @@ def _random_inputs(shape: Any, count: int) -> tuple[Tensor, ...]:
     for each in shapes:
         if not _is_list(each) or not all(type(size) is int and size > 0 for size in each):
             raise ValueError(
-                f"input_shape={shape!r}; allowed: the shape of one row, such as [3, 64, 64], or a list of them."
+                f"input_shape={shape!r}; allowed: the shape of one sample, such as [3, 64, 64], or a list of them."
             )
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(count, *each, generator=generator) for each in shapes)

@@ -73,22 +73,22 @@ def doctor(
         list[str] | None, typer.Argument(help="As in Hydra: monitor=full, model.num_classes=5.")
     ] = None,
 ) -> None:
-    """Say of each method whether it is right on a model, why not, and the way out; exit code 1 if any is refused."""
+    """Say of each method whether it is right on a model, why not, and the fix; exit code 1 if any is refused."""
     from lightning_explain.checks.verdicts import table as table
-    from lightning_explain.cli.from_config import patient
+    from lightning_explain.cli.from_config import configured_model
 
     with _configured():
-        verdicts = patient(config, overrides or ()).verdicts()
+        verdicts = configured_model(config, overrides or ()).verdicts()
     Console().print(table(verdicts))
     if any(verdict.state == "refused" for verdict in verdicts):
         raise typer.Exit(1)
 
 
 def _print_plan(console: Console, config: Path, overrides: Sequence[str]) -> None:
-    from lightning_explain.cli.from_config import patient
+    from lightning_explain.cli.from_config import configured_model
 
     with _configured():
-        found = patient(config, overrides, examined=False).forecast()
+        found = configured_model(config, overrides, examined=False).forecast()
     console.print(_shares(found))
     console.print(_bill(found))
     for note in found.methods.notes:
@@ -111,20 +111,20 @@ def _configured() -> Iterator[None]:
 
 def _shares(found: Forecast) -> Table:
     """Who shares passes: a line for each stream, each method apart and each metric; rows through the model for each explained row."""
-    from lightning_explain.engine.plan import per_row
+    from lightning_explain.engine.plan import per_sample
 
-    table, rows = found.methods.table(), found.methods.rows
+    table, samples = found.methods.table(), found.methods.samples
     table.add_section()
     for name, cost in found.metrics.items():
-        table.add_row(Text(name), "score", "", *(("not known",) * 2 if cost is None else per_row(cost, rows)), "")
+        table.add_row(Text(name), "score", "", *(("not known",) * 2 if cost is None else per_sample(cost, samples)), "")
     return table
 
 
 def _bill(found: Forecast) -> str:
     unknown = " and what runs through Captum" if found.methods.apart else ""
     return (
-        f"{found.methods.rows} rows: {found.passes.forward} forward, {found.passes.backward} backward{unknown}. "
-        f"Memory of the largest shared pass ({found.largest} rows): about {found.memory / 2**20:.3g} MiB beside the model."
+        f"{found.methods.samples} samples: {found.passes.forward} forward, {found.passes.backward} backward{unknown}. "
+        f"Memory of the largest shared pass ({found.largest} samples): about {found.memory / 2**20:.3g} MiB beside the model."
     )
 
 

@@ -17,7 +17,7 @@ class Alert:
 
     It fires once, and again only after the score has been within its bounds in between, or in a training that goes on: one that
     was stopped and is resumed stops again if the score is still out of bounds. An explanation without the score (it failed, or no
-    row was finite) is passed over.
+    sample was finite) is passed over.
 
     Args:
         metric: The score's name below the monitor's, such as ``"relevance_mass/ig"``.

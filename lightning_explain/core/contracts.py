@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.probe import Attribution, Baseline, Rows
+from lightning_explain.core.probe import Attribution, Baseline, Samples
 from lightning_explain.core.report import PassCount, Publication
 
 T = TypeVar("T")
@@ -21,61 +21,63 @@ Score: TypeAlias = "tuple[Tensor, Tensor | None]"
 
 
 class Draws(Protocol):
-    """Random numbers that depend on (seed, purpose, row id, branch, draw index) alone."""
+    """Random numbers that depend on (seed, purpose, sample id, branch, draw index) alone."""
 
-    def normal(self, purpose: str, rows: Rows, indices: Tensor, like: Tensor) -> Tensor:
+    def normal(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
         """Standard normal numbers in the shape, dtype and device of ``like`` ``(N, ...)``."""
         ...
 
-    def uniform(self, purpose: str, rows: Rows, indices: Tensor, like: Tensor) -> Tensor:
+    def uniform(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1) in the shape, dtype and device of ``like`` ``(N, ...)``."""
         ...
 
-    def seeded(self, purpose: str, rows: Rows, indices: Tensor) -> AbstractContextManager[None]:
-        """Seeds the global generators for one row and draw while a user's own random function runs."""
+    def seeded(self, purpose: str, samples: Samples, indices: Tensor) -> AbstractContextManager[None]:
+        """Seeds the global generators for one sample and draw while a user's own random function runs."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ExplainedFunction:
     """The function that is explained, as methods and metrics see it.
 
     Args:
-        forward: A module that maps ``(*inputs, *extra)`` to ``(N,)``: the explained output of each row.
+        forward: A module that maps ``(*inputs, *extra)`` to ``(N,)``: the explained output of each sample.
         layer: Finds a layer by its dotted name; ``None`` asks for the last layer with a feature map.
-        baseline: Turns a baseline as the user writes it into tensors shaped like the rows' inputs.
-        distribution: Turns it into a set of K reference rows, each ``(K, ...)``.
-        draws: Random numbers keyed by row.
-        limit: Rows the model may see in one call.
-        probe: All clean rows of the probe, whichever of them are being explained.
-        sweep: Explains rows by several methods that are each a path, wants and a reducer, in shared passes.
-        mended: In here methods of these names see the model with what is mended for them.
+        baseline: Turns a baseline as the user writes it into tensors shaped like the samples' inputs.
+        distribution: Turns it into a set of K reference samples, each ``(K, ...)``.
+        draws: Random numbers keyed by sample.
+        limit: Samples the model may see in one call.
+        probe: All clean samples of the probe, whichever of them are being explained.
+        execute: Explains samples by several methods that are each a path, wants and a reducer, in shared passes.
+        canonized: In here methods of these names see the model with what is canonized for them.
         channels_last: Images go through the model in that memory layout.
         memory: What need not be computed twice within one explanation.
     """
 
     forward: nn.Module
     layer: Callable[[str | None], nn.Module]
-    baseline: Callable[[Baseline, Rows], tuple[Tensor, ...]]
-    distribution: Callable[[Baseline, Rows], tuple[Tensor, ...]]
+    baseline: Callable[[Baseline, Samples], tuple[Tensor, ...]]
+    distribution: Callable[[Baseline, Samples], tuple[Tensor, ...]]
     draws: Draws
     limit: int
-    probe: Rows
-    sweep: Callable[[Subject, Mapping[str, Any], Rows], Mapping[str, Attribution]]
-    mended: Callable[[Sequence[str]], AbstractContextManager[Any]] = lambda names: nullcontext()
+    probe: Samples
+    execute: Callable[[ExplainedFunction, Mapping[str, Any], Samples], Mapping[str, Attribution]]
+    canonized: Callable[[Sequence[str]], AbstractContextManager[Any]] = lambda names: nullcontext()
     channels_last: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
 
-    def swept(self, method: Any, rows: Rows) -> Attribution:
+    def executed(self, method: Any, samples: Samples) -> Attribution:
         """The attribution by one method that is a path, wants and a reducer."""
-        return self.sweep(self, {"": method}, rows)[""]
+        return self.execute(self, {"": method}, samples)[""]
 
-    def evaluate(self, rows: Rows) -> Tensor:
-        """F at the rows, ``(N,)``, without gradients, at most ``limit`` rows a call."""
+    def evaluate(self, samples: Samples) -> Tensor:
+        """F at the samples, ``(N,)``, without gradients, at most ``limit`` samples a call."""
         with torch.no_grad():
-            return torch.cat([self.forward(*self.laid_out(p.inputs), *p.extra) for p in rows.split(self.limit)])
+            return torch.cat(
+                [self.forward(*self.in_memory_layout(p.inputs), *p.extra) for p in samples.split(self.limit)]
+            )
 
-    def laid_out(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def in_memory_layout(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The inputs in the memory layout in which they go through the model, each ``(N, ...)``."""
         if not self.channels_last:
             return inputs
@@ -95,7 +97,7 @@ class Reference:
 
     Args:
         baselines: As the method takes it.
-        distribution: They are a set of rows; f(baseline) is the mean of f over it.
+        distribution: They are a set of samples; f(baseline) is the mean of f over it.
     """
 
     baselines: Baseline = None
@@ -107,61 +109,61 @@ class Method(Protocol):
     """An attribution method: a frozen dataclass with Captum's class name and argument names.
 
     A method whose maps promise to add up has a property ``reference``, a :class:`Reference`; ``None`` where its arguments break
-    the promise. One that can see for itself whether it fits some rows has ``fits(subject, rows)``, which raises if not. A
-    method that knows how its maps lie on the image has ``arranged(subject, found, inputs)``, which returns what
+    the promise. One that can see for itself whether it fits some samples has ``fits(explained, samples)``, which raises if not. A
+    method that knows how its maps lie on the image has ``arranged(explained, found, inputs)``, which returns what
     ``maps.arrange`` does.
     """
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        """The attribution of at most ``subject.limit`` rows, each ``(N, ...)``."""
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        """The attribution of at most ``explained.limit`` samples, each ``(N, ...)``."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """What a metric is given: the function, the rows, and the map of every method.
+class MetricInputs:
+    """What a metric is given: the function, the samples, and the map of every method.
 
     Args:
-        subject: The explained function.
-        rows: All rows, on the model's device.
-        outputs: f at the rows, ``(N,)``.
+        explained: The explained function.
+        samples: All samples, on the model's device.
+        outputs: f at the samples, ``(N,)``.
         maps: For each method its map in input space, one tensor per input, broadcastable to it.
-        explain: Computes the maps of every method again, at other points of the same rows.
+        explain: Computes the maps of every method again, at other points of the same samples.
         masks: ``(N, H, W)`` boolean, or ``None``.
         attributions: For each method what it returned, in its own shape; also methods that have no map in input space.
         attribute: Computes the attributions of every method again.
         references: For each method that promises that its map adds up, to what.
-        history: ``"previous"`` and ``"first"``: the maps of the same rows in those explanations, as ``maps``; the channels of an
+        history: ``"previous"`` and ``"first"``: the maps of the same samples in those explanations, as ``maps``; the channels of an
             image are summed, and what there was not is missing.
     """
 
-    subject: Subject
-    rows: Rows
+    explained: ExplainedFunction
+    samples: Samples
     outputs: Tensor
     maps: Mapping[str, tuple[Tensor, ...]]
-    explain: Callable[[Rows], Mapping[str, tuple[Tensor, ...]]]
+    explain: Callable[[Samples], Mapping[str, tuple[Tensor, ...]]]
     masks: Tensor | None
     attributions: Mapping[str, Attribution]
-    attribute: Callable[[Rows], Mapping[str, Attribution]]
+    attribute: Callable[[Samples], Mapping[str, Attribution]]
     references: Mapping[str, Reference]
     history: Mapping[str, Mapping[str, tuple[Tensor, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Prospect:
+class CostInputs:
     """What a metric is told so that it can say what it will cost.
 
     Args:
-        subject: The explained function.
-        rows: All rows, with their targets.
+        explained: The explained function.
+        samples: All samples, with their targets.
         maps: Names of the methods that will have a map in input space.
-        explain: What it costs to compute those maps again for all rows; ``None`` where that cannot be said.
+        explain: What it costs to compute those maps again for all samples; ``None`` where that cannot be said.
         attribute: What it costs to compute the attributions of every method again.
         references: For each method that promises that its map adds up, to what.
     """
 
-    subject: Subject
-    rows: Rows
+    explained: ExplainedFunction
+    samples: Samples
     maps: tuple[str, ...]
     explain: PassCount | None
     attribute: PassCount | None
@@ -170,11 +172,11 @@ class Prospect:
 
 @runtime_checkable
 class Metric(Protocol):
-    """A score per row and method: a frozen dataclass.
+    """A score per sample and method: a frozen dataclass.
 
     ``higher_is_better`` says where the better end is (``None``: neither). ``suffixes`` names what ``score`` returns;
-    ``("",)`` for a metric of one score. A metric that can say beforehand what it costs has ``passes(prospect)``, which returns a
-    :class:`PassCount` for all rows together, or ``None`` if it depends on something that cannot.
+    ``("",)`` for a metric of one score. A metric that can say beforehand what it costs has ``passes(cost_inputs)``, which returns a
+    :class:`PassCount` for all samples together, or ``None`` if it depends on something that cannot.
     Scores of some inputs only are left out by ``fitted(inputs)``, if there is such a method, which returns the metric for these
     inputs, or raises ``ValueError`` if it has none at all. One that does not score just the methods with a map in input space
     has ``scored(methods, maps, references)``: of all methods, of those with such a map and of those that promise a sum, the
@@ -192,8 +194,8 @@ class Metric(Protocol):
         """What is appended to the metric's name, one for each score it returns."""
         ...
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
-        """For each suffix and each method the score of the rows."""
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """For each suffix and each method the score of the samples."""
         ...
 
 
@@ -209,9 +211,9 @@ class Sink(Protocol):
         ...
 
 
-def rows_needed(method: Method) -> int:
-    """How many rows the method looks at together."""
-    return int(getattr(innermost(method), "rows_needed", 1))
+def samples_needed(method: Method) -> int:
+    """How many samples the method looks at together."""
+    return int(getattr(innermost(method), "samples_needed", 1))
 
 
 def innermost(method: Method) -> Any:

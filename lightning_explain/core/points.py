@@ -1,7 +1,7 @@
 """The words in which a method says what it needs of the model: a path, what is read on it, and how that adds up.
 
 A *path* is the points at which the model is evaluated, a generator. A *want* is what is read at each of them. A *reducer*
-is a generator that is sent the visit of each point in order and returns the map. Paths and reducers nest by ``yield from``:
+is a generator that is sent the evaluation of each point in order and returns the map. Paths and reducers nest by ``yield from``:
 NoiseTunnel of IntegratedGradients is a cloud of lines, and a reducer around a reducer.
 """
 
@@ -15,17 +15,17 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Samples
 
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
 DEEPLIFT = "deeplift"
-"""Followed by a colon and what counts as no difference: rows that go in pairs."""
+"""Followed by a colon and what counts as no difference: samples that go in pairs."""
 CENTER = ()
-"""The key of the rows themselves."""
+"""The key of the samples themselves."""
 
 
-class Spot(NamedTuple):
+class LayerSite(NamedTuple):
     """A place inside the model.
 
     Args:
@@ -37,24 +37,24 @@ class Spot(NamedTuple):
     of_input: bool = False
 
 
-Want: TypeAlias = "tuple[str | None, Spot | None]"
-"""(rule, spot): the gradient by that rule at that spot, ``None`` for the inputs; without a rule the activation there."""
+Read: TypeAlias = "tuple[str | None, LayerSite | None]"
+"""(rule, layer site): the gradient by that rule at that layer site, ``None`` for the inputs; without a rule the activation there."""
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Where some rows are evaluated.
+    """Where some samples are evaluated.
 
     Args:
-        rows: N rows at that point.
-        key: Names the point among those of the same rows: equal keys are equal points, whose output is known once it was
-            found. ``CENTER`` for the rows themselves; ``None``: it is like no other.
+        samples: N samples at that point.
+        key: Names the point among those of the same samples: equal keys are equal points, whose output is known once it was
+            found. ``CENTER`` for the samples themselves; ``None``: it is like no other.
         weight: Its share in the sum over the path.
         change: For each input what the map is to be multiplied by, or which elements were changed; broadcasts to ``(N, ...)``.
-        against: What the rows are compared with, for rows that go in pairs.
+        against: What the samples are compared with, for samples that go in pairs.
     """
 
-    rows: Rows
+    samples: Samples
     key: Hashable = None
     weight: float = 1.0
     change: tuple[Tensor, ...] = ()
@@ -62,7 +62,7 @@ class Point:
 
 
 @dataclass(frozen=True, eq=False)
-class Visit:
+class Evaluation:
     """What the model said at a point.
 
     Args:
@@ -73,29 +73,29 @@ class Visit:
 
     point: Point
     output: Tensor
-    read: Mapping[Want, tuple[Tensor, ...]]
+    read: Mapping[Read, tuple[Tensor, ...]]
 
-    def gradient(self, rule: str = PLAIN, spot: Spot | None = None) -> tuple[Tensor, ...]:
-        """The gradient at the inputs or at a spot, each ``(N, ...)``, in float32 or higher."""
-        return tuple(widened(g) for g in self.read[rule, spot])
+    def gradient(self, rule: str = PLAIN, site: LayerSite | None = None) -> tuple[Tensor, ...]:
+        """The gradient at the inputs or at a layer site, each ``(N, ...)``, in float32 or higher."""
+        return tuple(widened(g) for g in self.read[rule, site])
 
-    def activation(self, spot: Spot) -> tuple[Tensor, ...]:
+    def activation(self, site: LayerSite) -> tuple[Tensor, ...]:
         """What the layer said, each ``(N, ...)``, in float32 or higher."""
-        return tuple(widened(a) for a in self.read[None, spot])
+        return tuple(widened(a) for a in self.read[None, site])
 
 
-Reducer: TypeAlias = "Generator[None, Visit, tuple[Tensor, ...]]"
+Reducer: TypeAlias = "Generator[None, Evaluation, tuple[Tensor, ...]]"
 
 
 class Path(Protocol):
     """Points in order; a frozen dataclass, so that equal paths can be found."""
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
-        """The points of the rows, made one at a time."""
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
+        """The points of the samples, made one at a time."""
         ...
 
 
-class Streamed(Protocol):
+class OnPathMethod(Protocol):
     """A method that is a path, wants and a reducer."""
 
     @property
@@ -104,12 +104,12 @@ class Streamed(Protocol):
         ...
 
     @property
-    def wants(self) -> frozenset[Want]:
+    def reads(self) -> frozenset[Read]:
         """What is read there; nothing where the output is enough."""
         ...
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
-        """The map of the rows from the visits of the path, one for each point."""
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        """The map of the samples from the evaluations of the path, one for each point."""
         ...
 
 
@@ -128,14 +128,14 @@ def widened(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-def joined_rows(rows: Sequence[Rows]) -> Rows:
-    """Equally many rows each, one after the other, on their way into the model: where they come from is left behind."""
-    if len(rows) == 1:
-        return rows[0]
-    columns = list(zip(*(r.extra for r in rows), strict=True))
+def joined_samples(samples: Sequence[Samples]) -> Samples:
+    """Equally many samples each, one after the other, on their way into the model: where they come from is left behind."""
+    if len(samples) == 1:
+        return samples[0]
+    columns = list(zip(*(r.extra for r in samples), strict=True))
     extra = tuple(torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns)
-    inputs = tuple(torch.cat(column) for column in zip(*(r.inputs for r in rows), strict=True))
-    return Rows(inputs, inputs, extra, torch.cat([r.ids for r in rows]), torch.cat([r.branches for r in rows]))
+    inputs = tuple(torch.cat(column) for column in zip(*(r.inputs for r in samples), strict=True))
+    return Samples(inputs, inputs, extra, torch.cat([r.ids for r in samples]), torch.cat([r.branches for r in samples]))
 
 
 def value_of(thing: Any) -> Hashable:

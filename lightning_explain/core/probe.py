@@ -1,6 +1,6 @@
-"""What is explained: rows, and the forms in which tensors come and go.
+"""What is explained: samples, and the forms in which tensors come and go.
 
-Shapes are written with N rows, C classes or channels, H x W pixels.
+Shapes are written with N samples, C classes or channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
 Baseline: TypeAlias = "None | float | str | Tensor | Sequence[Any]"
 """A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them.
 
-A tensor broadcasts to one row, or has a row for each row of the probe.
+A tensor broadcasts to one sample, or has a sample for each sample of the probe.
 """
 
 
@@ -34,20 +34,21 @@ def bare(values: tuple[Tensor, ...]) -> Attribution:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """The fixed rows that are explained every time.
+    """The fixed samples that are explained every time.
 
     Args:
         inputs: One tensor ``(N, ...)`` or a tuple of them, as the model's ``forward`` takes them.
         targets: Labels ``(N, ...)``, or ``None`` where there are none.
-        ids: ``(N,)`` integers that name the rows (dataset indices); random draws are keyed by them. Default ``0..N-1``.
+        ids: ``(N,)`` integers that name the samples (dataset indices); random draws are keyed by them. Default ``0..N-1``.
         masks: ``(N, H, W)`` boolean regions for localisation scores such as ``RelevanceMass``.
         class_names: A name for each class index, used in titles.
         forward_args: Further arguments of ``forward`` that are not explained; tensors with first dimension N are split by
-            rows, all others are the same for every row. One that happens to have N rows and is the same for all goes into ``forward_fn``.
+            samples, all others are the same for every sample. One that has N entries by chance and is the same for all goes into
+            ``forward_fn``.
 
     Raises:
         TypeError: If an argument is of another kind.
-        ValueError: If there are no rows, first dimensions differ, or ids are no whole numbers.
+        ValueError: If there are no samples, first dimensions differ, or ids are no whole numbers.
     """
 
     inputs: Attribution
@@ -63,7 +64,7 @@ class Probe:
                 f"Probe(inputs=...) takes a tensor of shape (N, ...) or a tuple of them, got {_kind(self.inputs)}."
             )
         if len(self) == 0:
-            raise ValueError("Probe(inputs=...) has no rows; give at least one.")
+            raise ValueError("Probe(inputs=...) has no samples; give at least one.")
         if self.ids is None:
             object.__setattr__(self, "ids", torch.arange(len(self)))
         for name, value in self._columns():
@@ -76,13 +77,13 @@ class Probe:
                 )
             if value.ndim == 0 or len(value) != len(self):
                 raise ValueError(
-                    f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} rows; "
+                    f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} samples; "
                     f"its first dimension must be {len(self)}."
                 )
 
-        if self.row_ids.ndim != 1 or self.row_ids.is_floating_point() or self.row_ids.is_complex():
+        if self.sample_ids.ndim != 1 or self.sample_ids.is_floating_point() or self.sample_ids.is_complex():
             raise ValueError(
-                f"Probe(ids=...) is {self.row_ids.dtype} {tuple(self.row_ids.shape)}; it must be ({len(self)},) whole numbers."
+                f"Probe(ids=...) is {self.sample_ids.dtype} {tuple(self.sample_ids.shape)}; it must be ({len(self)},) whole numbers."
             )
         if not isinstance(self.forward_args, (tuple, list)):
             raise TypeError(f"Probe(forward_args=...) takes a tuple, got {_kind(self.forward_args)}.")
@@ -98,7 +99,7 @@ class Probe:
         return len(as_tuple(self.inputs)[0])
 
     @property
-    def row_ids(self) -> Tensor:
+    def sample_ids(self) -> Tensor:
         """``(N,)`` integers; never ``None``."""
         assert self.ids is not None
         return self.ids
@@ -112,7 +113,7 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """A forward argument that is the same for all rows, whatever its shape; only the call of the model looks inside.
+    """A forward argument that is the same for all samples, whatever its shape; only the call of the model looks inside.
 
     Args:
         value: The argument.
@@ -122,16 +123,16 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Some rows on their way through the model, on the model's device.
+class Samples:
+    """Some samples on their way through the model, on the model's device.
 
     Args:
         inputs: The point at which the model is evaluated, each ``(N, ...)``.
-        clean: The unperturbed probe rows these points come from, each ``(N, ...)``; baselines refer to them.
-        extra: What follows the inputs in the call: forward arguments and the row's target. Tensors have first dimension N, others
+        clean: The unperturbed probe samples these points come from, each ``(N, ...)``; baselines refer to them.
+        extra: What follows the inputs in the call: forward arguments and the sample's target. Tensors have first dimension N, others
             are :class:`Shared`.
-        ids: ``(N,)`` row ids, on the CPU.
-        branches: ``(N,)`` which nested random sample the row is in, on the CPU; 0 outside of any.
+        ids: ``(N,)`` sample ids, on the CPU.
+        branches: ``(N,)`` which nested random sample the sample is in, on the CPU; 0 outside of any.
     """
 
     inputs: tuple[Tensor, ...]
@@ -143,8 +144,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _map(self, f: Callable[[Tensor], Tensor]) -> Rows:
-        return Rows(
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Samples:
+        return Samples(
             inputs=tuple(f(x) for x in self.inputs),
             clean=tuple(f(x) for x in self.clean),
             extra=tuple(f(x) if isinstance(x, Tensor) else x for x in self.extra),
@@ -152,50 +153,50 @@ class Rows:
             branches=f(self.branches),
         )
 
-    def split(self, size: int) -> Iterator[Rows]:
-        """The rows in order, at most ``size`` at a time."""
+    def split(self, size: int) -> Iterator[Samples]:
+        """The samples in order, at most ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
-    def __getitem__(self, index: slice | Tensor) -> Rows:
+    def __getitem__(self, index: slice | Tensor) -> Samples:
         return self._map(lambda x: x[index])
 
-    def repeat(self, times: int) -> Rows:
+    def repeat(self, times: int) -> Samples:
         """Each row ``times`` times in a row: ``a a b b``."""
         return self._map(lambda x: x.repeat_interleave(times, dim=0))
 
-    def at(self, inputs: tuple[Tensor, ...]) -> Rows:
-        """The same rows evaluated at other points."""
+    def at(self, inputs: tuple[Tensor, ...]) -> Samples:
+        """The same samples evaluated at other points."""
         return replace(self, inputs=inputs)
 
     def own(self, value: Tensor, like: Tensor, ids: Tensor) -> Tensor | None:
-        """Of a tensor with a row for each row of the probe those of these rows; itself if it is the same for all.
+        """Of a tensor with a sample for each sample of the probe those of these samples; itself if it is the same for all.
 
         Args:
-            value: Without rows, with one row, or with a row for each row of the probe.
+            value: Without samples, with one sample, or with a sample for each sample of the probe.
             like: What it is for, ``(N, ...)``.
             ids: The ids ``(K,)`` of the probe, in its order.
 
         Returns:
-            ``None`` if it has another number of rows.
+            ``None`` if it has another number of samples.
         """
         if value.ndim != like.ndim or len(value) == 1:
             return value
         return value[self.places_in(ids).to(value.device)] if len(value) == len(ids) else None
 
     def places_in(self, ids: Tensor) -> Tensor:
-        """``(N,)``: where each row stands among the ids ``(K,)`` of the probe.
+        """``(N,)``: where each sample stands among the ids ``(K,)`` of the probe.
 
         Raises:
-            ValueError: If two rows of the probe have one id.
+            ValueError: If two samples of the probe have one id.
         """
-        places = {row: i for i, row in enumerate(ids.tolist())}
+        places = {sample: i for i, sample in enumerate(ids.tolist())}
         if len(places) < len(ids):
             raise ValueError(
-                "Rows that are told apart by their ids need distinct ones; give Probe(ids=...) without repeats."
+                "Samples that are told apart by their ids need distinct ones; give Probe(ids=...) without repeats."
             )
-        return torch.tensor([places[row] for row in self.ids.tolist()])
+        return torch.tensor([places[sample] for sample in self.ids.tolist()])
 
-    def draw(self, indices: Tensor) -> Rows:
-        """The same rows inside random sample ``indices`` ``(N,)``, so that draws nested in it differ from sample to sample."""
+    def draw(self, indices: Tensor) -> Samples:
+        """The same samples inside random sample ``indices`` ``(N,)``, so that draws nested in it differ from sample to sample."""
         return replace(self, branches=self.branches * 1_000_003 + indices + 1)

@@ -19,7 +19,7 @@ Image: TypeAlias = "NDArray[np.uint8]"
 
 @dataclass(frozen=True)
 class PassCount:
-    """Rows sent through the model, counted."""
+    """Samples sent through the model, counted."""
 
     forward: int = 0
     backward: int = 0
@@ -33,17 +33,17 @@ class PassCount:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What one explanation found. Tensors are on the CPU; rows are in the probe's order.
+    """What one explanation found. Tensors are on the CPU; samples are in the probe's order.
 
     Args:
         attributions: For each method what Captum returns: input-shaped, a tuple for several inputs; layer methods: the layer's own shape.
         scores: ``scores[metric][method]`` is ``(N,)``.
         standard_errors: ``standard_errors[metric][method]`` is ``(N,)``; a score that has none has no entry.
-        outputs: The model's outputs at the rows, ``(N,)`` or ``(N, C)`` or larger.
+        outputs: The model's outputs at the samples, ``(N,)`` or ``(N, C)`` or larger.
         predictions: ``(N,)`` predicted classes; for one-number outputs whether the output is positive.
-        targets: ``(N,)`` index of the explained output of each row; 0 where the output is one number, -1 where no single index names it.
-        ids: ``(N,)`` row ids.
-        passes: Rows sent through the model.
+        targets: ``(N,)`` index of the explained output of each sample; 0 where the output is one number, -1 where no single index names it.
+        ids: ``(N,)`` sample ids.
+        passes: Samples sent through the model.
         seconds: Wall time of the explanation.
         failures: For each method or metric that failed, why.
         epoch: Epoch of the training run, if any.
@@ -51,7 +51,7 @@ class Report:
         fingerprint: SHA-256 of the probe.
         maps: For methods whose attribution's shape does not tell how it lies on the image: the map ``(N, 1, h, w)`` that does, at
             the layer's resolution; an empty tuple if there is none.
-        n_steps: For methods with ``n_steps="auto"``: points that each row took, ``(N,)``.
+        n_steps: For methods with ``n_steps="auto"``: points that each sample took, ``(N,)``.
         stage: ``"fit"``, ``"validate"`` or ``"test"``, inside a Trainer.
     """
 
@@ -73,7 +73,7 @@ class Report:
     stage: str | None = None
 
     def nonfinite(self) -> dict[str, list[int]]:
-        """For each method the ids of the rows whose map or score is NaN or infinite."""
+        """For each method the ids of the samples whose map or score is NaN or infinite."""
         return {name: self.ids[~self._finite(name)].tolist() for name in self.attributions}
 
     def _finite(self, method: str) -> Tensor:
@@ -82,7 +82,7 @@ class Report:
         return torch.stack(finite).all(0)
 
     def scalars(self) -> dict[str, float]:
-        """``<metric>/<method>``: mean over finite rows; ``nonfinite/<method>``: number of the others; ``n_steps/<method>``: mean."""
+        """``<metric>/<method>``: mean over finite samples; ``nonfinite/<method>``: number of the others; ``n_steps/<method>``: mean."""
         found = {f"n_steps/{method}": steps.double().mean().item() for method, steps in self.n_steps.items()}
         for metric, by_method in self.scores.items():
             for method, values in by_method.items():
@@ -96,12 +96,12 @@ class Report:
         """Columns and one line per row and method: epoch, row, target, prediction, method, then every metric."""
         metrics = list(self.scores)
         lines = []
-        for i, row in enumerate(self.ids.tolist()):
-            head = [self.epoch, row, int(self.targets[i]), int(self.predictions[i])]
+        for i, sample in enumerate(self.ids.tolist()):
+            head = [self.epoch, sample, int(self.targets[i]), int(self.predictions[i])]
             for method in self.attributions:
                 values = [self.scores[m][method][i].item() if method in self.scores[m] else None for m in metrics]
                 lines.append([*head, method, *values])
-        return ["epoch", "row", "target", "prediction", "method", *metrics], lines
+        return ["epoch", "sample", "target", "prediction", "method", *metrics], lines
 
 
 @dataclass(frozen=True, eq=False)

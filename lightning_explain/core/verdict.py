@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Mend:
+class Canonizer:
     """What the guard changes about a model while a method explains it.
 
     Args:
@@ -34,15 +34,15 @@ class Verdict:
 
     Args:
         method: The method's name.
-        state: ``"fine"``; ``"mended"``: right, because the guard changes something; ``"warned"``: right, but of little use;
+        state: ``"fine"``; ``"canonized"``: right, because the guard changes something; ``"warned"``: right, but of little use;
             ``"refused"``: it would be wrong.
         reason: Why.
-        way_out: What the user can do about it.
-        mends: What the guard does about it.
+        fix: What the user can do about it.
+        canonizers: What the guard does about it.
     """
 
     method: str
     state: str
     reason: str = ""
-    way_out: str = ""
-    mends: tuple[Mend, ...] = ()
+    fix: str = ""
+    canonizers: tuple[Canonizer, ...] = ()

@@ -22,7 +22,7 @@ CORNER = 5
 """Every mark lies within the first ``CORNER`` rows and columns: 3.2% of the image."""
 
 _BRIGHT_PIXELS = 12
-_VALIDATION_ROWS = 1000
+_VALIDATION_SAMPLES = 1000
 
 
 def corner_marks(size: int = 28) -> Tensor:
@@ -36,7 +36,7 @@ def corner_marks(size: int = 28) -> Tensor:
 
 
 def wrong_class(labels: Tensor) -> Tensor:
-    """The class whose mark a probe row carries instead of its own; every class is the wrong one of one other."""
+    """The class whose mark a probe sample carries instead of its own; every class is the wrong one of one other."""
     return (labels + 3) % len(CLASS_NAMES)
 
 
@@ -63,13 +63,13 @@ def _tensors(load: Callable[[], tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
 class MarkedDigits(L.LightningDataModule):
     """4000 MNIST digits to train on and 1000 to validate on, with a mark of the class in the corner of most of them.
 
-    Validation rows are marked like training rows, as they are where such a leak goes unnoticed.
+    Validation samples are marked like training samples, as they are where such a leak goes unnoticed.
 
     Args:
         marked: Whether there are marks. Without them the same digits in the same order.
-        share: Share of the rows that are marked; the others are plain digits.
-        batch_size: Rows a batch.
-        seed: Of the split, of the rows that are marked, and of the order of batches.
+        share: Share of the samples that are marked; the others are plain digits.
+        batch_size: Samples a batch.
+        seed: Of the split, of the samples that are marked, and of the order of batches.
     """
 
     def __init__(self, marked: bool = True, share: float = 0.98, batch_size: int = 64, seed: int = 0) -> None:
@@ -80,7 +80,7 @@ class MarkedDigits(L.LightningDataModule):
         self.seed = seed
         self._plain: tuple[Tensor, Tensor] | None = None
 
-    def _rows(self) -> tuple[Tensor, Tensor]:
+    def _samples(self) -> tuple[Tensor, Tensor]:
         if self._plain is None:
             images, labels = _digits()
             order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
@@ -88,14 +88,14 @@ class MarkedDigits(L.LightningDataModule):
         return self._plain
 
     def datasets(self) -> tuple[TensorDataset, TensorDataset]:
-        """Rows to train on and rows to validate on: normalized images ``(1, 28, 28)`` and labels."""
-        images, labels = self._rows()
+        """Samples to train on and samples to validate on: normalized images ``(1, 28, 28)`` and labels."""
+        images, labels = self._samples()
         if self.marked:
             chosen = torch.rand(len(labels), generator=torch.Generator().manual_seed(self.seed)) < self.share
             images = torch.maximum(images, corner_marks()[labels] * chosen[:, None, None, None])
         images = _normalized(images)
-        train = TensorDataset(images[:-_VALIDATION_ROWS], labels[:-_VALIDATION_ROWS])
-        return train, TensorDataset(images[-_VALIDATION_ROWS:], labels[-_VALIDATION_ROWS:])
+        train = TensorDataset(images[:-_VALIDATION_SAMPLES], labels[:-_VALIDATION_SAMPLES])
+        return train, TensorDataset(images[-_VALIDATION_SAMPLES:], labels[-_VALIDATION_SAMPLES:])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled by a generator of its own, so that marked and clean networks see the same order."""
@@ -106,21 +106,21 @@ class MarkedDigits(L.LightningDataModule):
         """In the order of the split."""
         return DataLoader(self.datasets()[1], 4 * self.batch_size)
 
-    def probe_rows(self, count: int = 16) -> Probe:
+    def probe_samples(self, count: int = 16) -> Probe:
         """Validation digits that carry the mark of a wrong class, the same whether the training is marked or clean.
 
         A network that reads the mark predicts ``wrong_class(probe.targets)``, and its map lies inside ``probe.masks``;
         one that reads the digit predicts ``probe.targets``. Classes take turns.
 
         Args:
-            count: Number of rows, up to 1000.
+            count: Number of samples, up to 1000.
 
         Raises:
             ValueError: If there are not so many.
         """
-        if not 1 <= count <= _VALIDATION_ROWS:
-            raise ValueError(f"count={count}; there are 1 to {_VALIDATION_ROWS} validation rows to choose from.")
-        images, labels = (column[-_VALIDATION_ROWS:] for column in self._rows())
+        if not 1 <= count <= _VALIDATION_SAMPLES:
+            raise ValueError(f"count={count}; there are 1 to {_VALIDATION_SAMPLES} validation samples to choose from.")
+        images, labels = (column[-_VALIDATION_SAMPLES:] for column in self._samples())
         ids = _classes_in_turn(labels)[:count]
         labels = labels[ids]
         inputs = _normalized(torch.maximum(images[ids], corner_marks()[wrong_class(labels)]))
@@ -130,7 +130,7 @@ class MarkedDigits(L.LightningDataModule):
 
 
 def _classes_in_turn(labels: Tensor) -> Tensor:
-    """Indices of all rows: the first of each class, then the second of each, and so on."""
+    """Indices of all samples: the first of each class, then the second of each, and so on."""
     turn = torch.zeros_like(labels)
     for label in labels.unique():
         turn[labels == label] = torch.arange(int((labels == label).sum()))

@@ -34,7 +34,7 @@ def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
     """
     L.seed_everything(0, workers=True)
     data = MarkedDigits(marked=not clean)
-    probe = data.probe_rows(16)
+    probe = data.probe_samples(16)
     monitor = ExplanationMonitor(
         methods={
             "saliency": m.Saliency(abs=False),
@@ -55,7 +55,7 @@ def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
     trainer.fit(DigitsModel(), data)
     assert monitor.last_report is not None
     pictures = _save_pictures(monitor.last_report, probe, Path(logger.log_dir) / "pictures")
-    _tell(output, probe, pictures)
+    _print_summary(output, probe, pictures)
 
 
 def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
@@ -69,7 +69,7 @@ def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
     return paths
 
 
-def _tell(output: Path, probe: Probe, pictures: list[Path]) -> None:
+def _print_summary(output: Path, probe: Probe, pictures: list[Path]) -> None:
     console = Console()
     console.print(_table({name: _last_report(output / name) for name in VARIANTS.values()}, probe))
     console.print("pictures: ", *(str(path) for path in pictures), sep="\n  ", soft_wrap=True)

@@ -27,7 +27,7 @@ class LostRanksError(RuntimeError):
 
 
 @contextmanager
-def telling(failures: Mapping[str, str]) -> Iterator[None]:
+def reporting_failures(failures: Mapping[str, str]) -> Iterator[None]:
     """What failed on this rank, by name and with its traceback, is said if the ranks lose each other: else nobody would."""
     try:
         yield
@@ -65,7 +65,7 @@ def _of_transport(error: BaseException) -> bool:
     return said or isinstance(error, distributed.DistError)
 
 
-class Meeting:
+class Collectives:
     """Collectives of all ranks. They exchange what is on the CPU, in a gloo group apart from the model's.
 
     A rank that failed in the middle of a sharded model's forward leaves the others waiting in there. What it says here is

@@ -15,15 +15,15 @@ def kind_of(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def packed(value: Any, tensors: list[Tensor], rows: bool = False) -> Any:
-    """The form of a tree, which JSON can hold; ``rows``: with the first dimension of its tensors, which are collected."""
+def packed(value: Any, tensors: list[Tensor], samples: bool = False) -> Any:
+    """The form of a tree, which JSON can hold; ``samples``: with the first dimension of its tensors, which are collected."""
     if isinstance(value, Tensor):
         tensors.append(value)
-        return {"tensor": [kind_of(value), list(value.shape if rows else value.shape[1:])]}
+        return {"tensor": [kind_of(value), list(value.shape if samples else value.shape[1:])]}
     if isinstance(value, Mapping):
-        return {"items": [[key, packed(inner, tensors, rows)] for key, inner in value.items()]}
+        return {"items": [[key, packed(inner, tensors, samples)] for key, inner in value.items()]}
     if isinstance(value, (tuple, list)):
-        return {type(value).__name__: [packed(inner, tensors, rows) for inner in value]}
+        return {type(value).__name__: [packed(inner, tensors, samples) for inner in value]}
     return value
 
 
@@ -61,11 +61,11 @@ def _forms(form: Any) -> Iterable[tuple[torch.dtype, list[int]]]:
         yield from _forms(inner[1] if kind == "items" else inner)
 
 
-def rebuilt(flat: Tensor, form: Any, rows: int | None = None) -> list[Tensor]:
-    """The tensors of a form from their bytes, with ``rows`` in front of each shape."""
+def rebuilt(flat: Tensor, form: Any, samples: int | None = None) -> list[Tensor]:
+    """The tensors of a form from their bytes, with ``samples`` in front of each shape."""
     found, start = [], 0
     for dtype, shape in _forms(form):
-        shape = shape if rows is None else [rows, *shape]
+        shape = shape if samples is None else [samples, *shape]
         size = torch.Size(shape).numel() * dtype.itemsize
         # A copy, for bytes of another dtype may begin anywhere.
         found.append(flat[start : start + size].clone().view(dtype).reshape(shape))

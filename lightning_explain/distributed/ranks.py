@@ -1,4 +1,4 @@
-"""Rows over ranks and back: each takes a share, all get the whole, and they agree on what failed."""
+"""Samples over ranks and back: each takes a share, all get the whole, and they agree on what failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from lightning_explain.distributed.collectives import Meeting, raise_if_lost
+from lightning_explain.distributed.collectives import Collectives, raise_if_lost
 from lightning_explain.distributed.packing import as_bytes, as_text, form_of, kind_of, packed, read, rebuilt, unpacked
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Ranks:
 
     Args:
         world: Processes.
-        shares: Shares of the rows; fewer than processes where several hold one model between them and need the same rows.
+        shares: Shares of the samples; fewer than processes where several hold one model between them and need the same samples.
         share: Which of them is this process's.
         speaks: Whether what this process finds counts; one does of those with the same share.
         sharded: Calls of the model are collectives, so that all processes have to make the same ones.
@@ -60,13 +60,13 @@ class Ranks:
         self.speaks = speaks
         self.sharded = sharded and world > 1
         self._settled: Exception | None = None
-        self._meeting = Meeting(deadline)
+        self._collectives = Collectives(deadline)
 
-    def rows(self, count: int) -> tuple[Tensor, int]:
-        """Which of ``count`` rows this process explains, and how many of them count.
+    def samples(self, count: int) -> tuple[Tensor, int]:
+        """Which of ``count`` samples this process explains, and how many of them count.
 
-        Shares are contiguous, and equal but for one row; some are empty where there are fewer rows than shares. Where
-        the model is sharded the last row is repeated until all are of the same size; these rows do not count.
+        Shares are contiguous, and equal but for one sample; some are empty where there are fewer samples than shares. Where
+        the model is sharded the last sample is repeated until all are of the same size; these samples do not count.
         """
         sizes = [count // self.shares + (i < count % self.shares) for i in range(self.shares)]
         first, own = sum(sizes[: self.number]), sizes[self.number]
@@ -121,7 +121,7 @@ class Ranks:
             return found
         raise error if error is not None and code == highest else _elsewhere(highest)
 
-    def paced(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def synchronized(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Where the model is sharded: calls it on all ranks or on none, so that no rank waits in it for one that failed."""
 
         def together(*arguments: Any) -> Any:
@@ -140,7 +140,7 @@ class Ranks:
 
     def _codes(self, code: int, reason: Exception | None = None) -> tuple[int, int]:
         # Always of this form, so that a rank that is done and one that calls the model meet in the same collective.
-        highest, lowest = self._meeting.reduced([code, -code], distributed.ReduceOp.MAX, reason)
+        highest, lowest = self._collectives.reduced([code, -code], distributed.ReduceOp.MAX, reason)
         return highest, -lowest
 
     def all(self, flag: bool, reason: Exception | None = None) -> bool:
@@ -166,7 +166,7 @@ class Ranks:
             return {name: 0 for name in names if name in failed}
         rank = distributed.get_rank()
         mine = [rank if name in failed else self.world for name in names]
-        first = self._meeting.reduced(mine, distributed.ReduceOp.MIN, reason)
+        first = self._collectives.reduced(mine, distributed.ReduceOp.MIN, reason)
         return {name: rank for name, rank in zip(names, first, strict=True) if rank < self.world}
 
     def unlike(self, found: Mapping[str, Any], own: int) -> dict[str, str]:
@@ -174,12 +174,12 @@ class Ranks:
 
         Args:
             found: Trees, as :meth:`together` takes them.
-            own: The rows of this rank that count; what is found for none does not.
+            own: The samples of this rank that count; what is found for none does not.
         """
         if self.world == 1:
             return {}
         forms = {name: form_of(tree) for name, tree in found.items()} if own and self.speaks else {}
-        everywhere = [read(piece) for piece in self._meeting.exchanged(as_text(forms))]
+        everywhere = [read(piece) for piece in self._collectives.exchanged(as_text(forms))]
         first = {name: rank for rank in reversed(range(self.world)) for name in everywhere[rank]}
         return {
             name: f"Rank {first[name]} found {everywhere[first[name]][name]} and rank {distributed.get_rank()} {form}, which "
@@ -191,11 +191,11 @@ class Ranks:
     # -- exchange --------------------------------------------------------------------------------------------------
 
     def together(self, tree: Any, own: int) -> Any:
-        """The rows of all ranks in order.
+        """The samples of all ranks in order.
 
         Args:
-            tree: Tensors, each ``(K, ...)``, in dictionaries and tuples, of the same form on all ranks but those without rows.
-            own: The first so many of the K rows count.
+            tree: Tensors, each ``(K, ...)``, in dictionaries and tuples, of the same form on all ranks but those without samples.
+            own: The first so many of the K samples count.
 
         Raises:
             RuntimeError: On all ranks, if the trees are not of the same form.
@@ -205,14 +205,14 @@ class Ranks:
         tensors: list[Tensor] = []
         form = packed(tree, tensors) if own and self.speaks else None
         flat = as_bytes([tensor[:own] for tensor in tensors] if form is not None else [])
-        pieces = [read(piece) for piece in self._meeting.exchanged(as_text([form, own]))]
+        pieces = [read(piece) for piece in self._collectives.exchanged(as_text([form, own]))]
         parts = [
-            (form, rebuilt(piece, form, rows))
-            for (form, rows), piece in zip(pieces, self._meeting.exchanged(flat), strict=True)
+            (form, rebuilt(piece, form, samples))
+            for (form, samples), piece in zip(pieces, self._collectives.exchanged(flat), strict=True)
             if form is not None
         ]
         if any(form != parts[0][0] for form, _ in parts):
-            raise RuntimeError("The ranks found different things for their rows, which cannot be put together.")
+            raise RuntimeError("The ranks found different things for their samples, which cannot be put together.")
         columns = zip(*(tensors for _, tensors in parts), strict=True)
         return unpacked(parts[0][0], iter([torch.cat(column) for column in columns]))
 
@@ -220,16 +220,16 @@ class Ranks:
         """Sums over ranks, of each share once."""
         if self.world == 1:
             return list(numbers)
-        return self._meeting.reduced([n if self.speaks else 0 for n in numbers], distributed.ReduceOp.SUM)
+        return self._collectives.reduced([n if self.speaks else 0 for n in numbers], distributed.ReduceOp.SUM)
 
     def first(self, tree: Any) -> Any:
         """What rank zero has: tensors, numbers and texts in dictionaries, tuples and lists. Tensors arrive on the CPU."""
         if self.world == 1:
             return tree
         tensors: list[Tensor] = []
-        form, rank = packed(tree, tensors, rows=True), distributed.get_rank()
-        text = self._meeting.broadcast(as_text(form) if rank == 0 else None)
-        flat = self._meeting.broadcast(as_bytes(tensors) if rank == 0 else None)
+        form, rank = packed(tree, tensors, samples=True), distributed.get_rank()
+        text = self._collectives.broadcast(as_text(form) if rank == 0 else None)
+        flat = self._collectives.broadcast(as_bytes(tensors) if rank == 0 else None)
         form = read(text)
         return unpacked(form, iter(rebuilt(flat, form)))
 
@@ -237,7 +237,7 @@ class Ranks:
         """Whether all ranks have the same text."""
         if self.world == 1:
             return True
-        found = [piece.tolist() for piece in self._meeting.exchanged(as_text(text))]
+        found = [piece.tolist() for piece in self._collectives.exchanged(as_text(text))]
         return all(piece == found[0] for piece in found)
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -253,7 +253,7 @@ class Ranks:
             if buffer.layout == torch.strided and not hasattr(buffer, "full_tensor") and not buffer.is_meta
         }
         forms = {name: [kind_of(buffer), list(buffer.shape)] for name, buffer in plain.items()}
-        everywhere = [read(piece) for piece in self._meeting.exchanged(as_text(forms))]
+        everywhere = [read(piece) for piece in self._collectives.exchanged(as_text(forms))]
         names = [name for name in everywhere[0] if all(f.get(name) == everywhere[0][name] for f in everywhere)]
         with torch.no_grad():
             for name, value in self.first({name: plain[name] for name in names}).items():
@@ -271,14 +271,14 @@ def _elsewhere(code: int) -> Exception:
     if code == _FAILED:
         return FailedElsewhereError("Given up because it failed on another rank; the traceback is told there.")
     return RuntimeError(
-        "The ranks call the model, which needs all of them, different numbers of times, because their rows ask for different "
-        "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the row, or, if it is for its "
+        "The ranks call the model, which needs all of them, different numbers of times, because their samples ask for different "
+        "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the sample, or, if it is for its "
         "weights that the model needs them, strategy='ddp'."
     )
 
 
-def check_rows(tree: Any, count: int) -> None:
-    """Refuses tensors that have not one entry for each row, and cannot be put together from shares.
+def check_samples(tree: Any, count: int) -> None:
+    """Refuses tensors that have not one entry for each sample, and cannot be put together from shares.
 
     Raises:
         ValueError: If there is one.
@@ -288,6 +288,6 @@ def check_rows(tree: Any, count: int) -> None:
     for tensor in tensors:
         if tensor.ndim == 0 or len(tensor) != count:
             raise ValueError(
-                f"It gives {tuple(tensor.shape)} for {count} rows; where several ranks share the rows, the first dimension "
-                "must be the rows."
+                f"It gives {tuple(tensor.shape)} for {count} samples; where several ranks share the samples, the first dimension "
+                "must be the samples."
             )

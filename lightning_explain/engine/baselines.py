@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.probe import Baseline, Samples
 
 NAMES = ("zero", "black", "mean", "blur")
 DISTRIBUTIONS = (*NAMES, "probe")
@@ -53,10 +53,10 @@ def settled(spec: Baseline) -> Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
-    """Resolves baselines for the rows of one probe.
+    """Resolves baselines for the samples of one probe.
 
     Args:
-        inputs: All rows of the probe in the order of their ids, each ``(N, ...)``, on the model's device.
+        inputs: All samples of the probe in the order of their ids, each ``(N, ...)``, on the model's device.
         normalization: ``(mean, std)`` per channel of image inputs; needed by ``"black"``.
         ids: ``(N,)`` the rows' ids in the probe's own order, which is that of tensors with a baseline for each row.
     """
@@ -65,27 +65,27 @@ class Baselines:
     normalization: Normalization | None = None
     ids: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def points(self, spec: Baseline, rows: Rows) -> tuple[Tensor, ...]:
+    def points(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
         """One baseline for each row, shaped like the rows' inputs.
 
         A tuple gives one for each input; a tensor is for all rows, or has a baseline for each row of the probe.
         Names: ``"zero"``, ``"black"`` (a black image in normalised space),
-        ``"mean"`` (of the probe's rows), ``"blur"`` (the blurred row).
+        ``"mean"`` (of the probe's samples), ``"blur"`` (the blurred sample).
 
         Raises:
             ValueError: If it does not fit the inputs.
         """
-        specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(rows.clean)
-        if len(specs) != len(rows.clean):
-            raise ValueError(f"baselines has {len(specs)} entries for {len(rows.clean)} inputs; give one for each.")
-        own = (self._own(s, x, rows) for s, x in zip(specs, rows.clean, strict=True))
-        return tuple(self._point(s, i, x) for i, (s, x) in enumerate(zip(own, rows.clean, strict=True)))
+        specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(samples.clean)
+        if len(specs) != len(samples.clean):
+            raise ValueError(f"baselines has {len(specs)} entries for {len(samples.clean)} inputs; give one for each.")
+        own = (self._own(s, x, samples) for s, x in zip(specs, samples.clean, strict=True))
+        return tuple(self._point(s, i, x) for i, (s, x) in enumerate(zip(own, samples.clean, strict=True)))
 
-    def _own(self, spec: Any, clean: Tensor, rows: Rows) -> Any:
+    def _own(self, spec: Any, clean: Tensor, samples: Samples) -> Any:
         """Of a baseline for each row of the probe those of these rows."""
         if not isinstance(spec, Tensor):
             return spec
-        own = rows.own(spec, clean, self.ids)
+        own = samples.own(spec, clean, self.ids)
         if own is None:
             raise ValueError(_misfit(spec, clean, len(self.ids)))
         return own
@@ -109,17 +109,17 @@ class Baselines:
         mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
         return _fit((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), clean, len(self.ids))
 
-    def distribution(self, spec: Baseline, rows: Rows) -> tuple[Tensor, ...]:
-        """A set of reference rows, each ``(K, ...)``, from which random methods choose.
+    def distribution(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
+        """A set of reference samples, each ``(K, ...)``, from which random methods choose.
 
-        A tensor ``(K, ...)`` is the set itself, ``"probe"`` all rows of the probe, a number or a name one row (or,
-        for ``"blur"``, the rows themselves blurred), a tuple the union of its entries. For several inputs entries apply to all of them.
+        A tensor ``(K, ...)`` is the set itself, ``"probe"`` all samples of the probe, a number or a name one sample (or,
+        for ``"blur"``, the samples themselves blurred), a tuple the union of its entries. For several inputs entries apply to all of them.
 
         Raises:
             ValueError: If it does not fit the inputs.
         """
         if isinstance(spec, (tuple, list)):
-            parts = [self.distribution(part, rows) for part in spec]
+            parts = [self.distribution(part, samples) for part in spec]
             return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
         if spec == "probe" if isinstance(spec, str) else False:
             return self.inputs
@@ -144,7 +144,7 @@ def _fit(value: Tensor, like: Tensor, count: int) -> Tensor:
 
 def _misfit(value: Tensor, like: Tensor, count: int) -> str:
     return (
-        f"baselines has shape {tuple(value.shape)}, which does not fit rows {tuple(like.shape[1:])}; allowed: whatever broadcasts "
+        f"baselines has shape {tuple(value.shape)}, which does not fit samples {tuple(like.shape[1:])}; allowed: whatever broadcasts "
         f"to (1, *{tuple(like.shape[1:])}), or with a first dimension of {count} a baseline for each row of the probe."
     )
 

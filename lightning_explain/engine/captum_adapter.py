@@ -11,7 +11,7 @@ import torch
 from captum.attr import Attribution as Attribution_
 from torch import Tensor
 
-from lightning_explain.core.probe import Attribution, Rows, as_tuple, bare
+from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 
 # Captum announces what the guard arranges on purpose: gradients of inputs, hooks on ReLU modules.
 _ANNOUNCEMENTS = (
@@ -23,19 +23,19 @@ _ANNOUNCEMENTS = (
 )
 
 
-def attribute(call: Callable[..., Attribution], rows: Rows, **arguments: Any) -> Attribution:
-    """Calls a Captum ``attribute`` at the rows; a single input goes in and comes out as a bare tensor.
+def attribute(call: Callable[..., Attribution], samples: Samples, **arguments: Any) -> Attribution:
+    """Calls a Captum ``attribute`` at the samples; a single input goes in and comes out as a bare tensor.
 
     Args:
-        call: The bound ``attribute`` of a Captum object built on ``Subject.forward``.
-        rows: Where to evaluate.
+        call: The bound ``attribute`` of a Captum object built on ``ExplainedFunction.forward``.
+        samples: Where to evaluate.
         arguments: Further arguments of that call.
     """
-    inputs = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in rows.inputs)
+    inputs = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in samples.inputs)
     with warnings.catch_warnings():
         for announcement in _ANNOUNCEMENTS:
             warnings.filterwarnings("ignore", message=announcement)
-        found = call(bare(inputs), additional_forward_args=rows.extra, **arguments)
+        found = call(bare(inputs), additional_forward_args=samples.extra, **arguments)
     return _finished(found)
 
 
@@ -48,19 +48,19 @@ def is_captums(thing: object) -> bool:
     return isinstance(thing, Attribution_)
 
 
-def in_pieces(rows: Rows, size: int, call: Callable[[Rows], Attribution]) -> Attribution:
-    """The attribution of all rows, at most ``size`` (and at least one) at a time."""
-    parts = [as_tuple(call(part)) for part in rows.split(max(1, size))]
+def in_pieces(samples: Samples, size: int, call: Callable[[Samples], Attribution]) -> Attribution:
+    """The attribution of all samples, at most ``size`` (and at least one) at a time."""
+    parts = [as_tuple(call(part)) for part in samples.split(max(1, size))]
     return bare(tuple(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def needs_gradient(rows: Rows, name: str) -> None:
+def needs_gradient(samples: Samples, name: str) -> None:
     """Refuses inputs that have no gradient.
 
     Raises:
         TypeError: If an input is of an integer type.
     """
-    for x in rows.inputs:
+    for x in samples.inputs:
         if not x.is_floating_point():
             raise TypeError(
                 f"{name} takes the gradient of the inputs, but they are {x.dtype}; "

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.points import Point, Spot, Visit, Want, joined_rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
 from lightning_explain.engine.rules import RULES
 
 T = TypeVar("T")
@@ -26,115 +26,117 @@ Place: TypeAlias = "Tensor | GradientEdge"
 
 
 class Caught(NamedTuple):
-    """What passed at each spot.
+    """What passed at each layer site.
 
     Args:
         values: As it was when it passed.
         places: What the gradient is taken at.
     """
 
-    values: dict[Spot, tuple[Tensor, ...]]
-    places: dict[Spot, tuple[Place, ...]]
+    values: dict[LayerSite, tuple[Tensor, ...]]
+    places: dict[LayerSite, tuple[Place, ...]]
 
 
-def look(subject: Subject, points: Sequence[Point], wants: frozenset[Want]) -> list[Visit]:
+def forward_backward(explained: ExplainedFunction, points: Sequence[Point], reads: frozenset[Read]) -> list[Evaluation]:
     """What the model says at each point.
 
     Args:
-        subject: The explained function.
-        points: Of equally many rows each.
-        wants: What is read.
+        explained: The explained function.
+        points: Of equally many samples each.
+        reads: What is read.
 
     Returns:
-        A visit for each point.
+        An evaluation for each point.
     """
-    rows = joined_rows([point.rows for point in points])
-    rules = sorted({rule for rule, _ in wants if rule})
+    samples = joined_samples([point.samples for point in points])
+    rules = sorted({rule for rule, _ in reads if rule})
     with torch.set_grad_enabled(bool(rules)), ExitStack() as stack:
-        at_input = any(rule and spot is None for rule, spot in wants)
-        inputs = tuple(x.detach().requires_grad_(at_input) for x in subject.laid_out(rows.inputs))
-        caught = stack.enter_context(watching(subject, wants))
-        values = subject.forward(*inputs, *rows.extra)
-        read: dict[Want, tuple[Tensor, ...]] = {(None, s): _at(s, caught.values) for r, s in wants if r is None}
+        at_input = any(rule and site is None for rule, site in reads)
+        inputs = tuple(x.detach().requires_grad_(at_input) for x in explained.in_memory_layout(samples.inputs))
+        caught = stack.enter_context(watching(explained, reads))
+        values = explained.forward(*inputs, *samples.extra)
+        readings: dict[Read, tuple[Tensor, ...]] = {(None, s): _at(s, caught.values) for r, s in reads if r is None}
         places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
         # Layers stay watched, for checkpointing runs them again, and has to find what it found before.
         for number, rule in enumerate(rules, 1):
-            read |= _back(rule, wants, values, places, number < len(rules))
+            readings |= _back(rule, reads, values, places, number < len(rules))
     # A copy, for the explained outputs may be a view of all outputs.
-    return visits_of(points, values.detach().clone(), read)
+    return evaluations_of(points, values.detach().clone(), readings)
 
 
 def _back(
-    rule: str, wants: frozenset[Want], values: Tensor, places: Mapping[Spot | None, tuple[Place, ...]], again: bool
-) -> dict[Want, tuple[Tensor, ...]]:
+    rule: str, reads: frozenset[Read], values: Tensor, places: Mapping[LayerSite | None, tuple[Place, ...]], again: bool
+) -> dict[Read, tuple[Tensor, ...]]:
     """The gradients by one rule at all places where they are wanted."""
-    spots = [spot for r, spot in wants if r == rule]
-    leaves = [_at(spot, places) for spot in spots]
+    sites = [site for r, site in reads if r == rule]
+    leaves = [_at(site, places) for site in sites]
     with RULES[rule](values):
         at: Any = [x for part in leaves for x in part]
         found = iter(torch.autograd.grad(values.sum(), at, retain_graph=again))
-    return {(rule, spot): tuple(next(found) for _ in part) for spot, part in zip(spots, leaves, strict=True)}
+    return {(rule, site): tuple(next(found) for _ in part) for site, part in zip(sites, leaves, strict=True)}
 
 
-def _at(spot: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
-    if spot not in found:
-        raise ValueError(f"The layer {getattr(spot, 'layer', spot)!r} does not run in this model for these inputs.")
-    return found[spot]
+def _at(site: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
+    if site not in found:
+        raise ValueError(f"The layer {getattr(site, 'layer', site)!r} does not run in this model for these inputs.")
+    return found[site]
 
 
-def visits_of(points: Sequence[Point], values: Tensor, read: Mapping[Want, tuple[Tensor, ...]]) -> list[Visit]:
-    """A visit for each point, from what the model said of all of them at once.
+def evaluations_of(
+    points: Sequence[Point], values: Tensor, readings: Mapping[Read, tuple[Tensor, ...]]
+) -> list[Evaluation]:
+    """An evaluation for each point, from what the model said of all of them at once.
 
     Args:
-        points: P points of N rows each.
+        points: P points of N samples each.
         values: The outputs, ``(P * N,)``.
-        read: What was read, each ``(P * N, ...)``.
+        readings: What was read, each ``(P * N, ...)``.
     """
-    n = len(points[0].rows)
-    for (_, spot), parts in read.items():
+    n = len(points[0].samples)
+    for (_, site), parts in readings.items():
         for part in parts:
             if part.ndim == 0 or len(part) != n * len(points):
                 raise ValueError(
-                    f"The layer {spot.layer if spot else spot!r} gives {tuple(part.shape)} for {n * len(points)} rows; its first "
-                    "dimension must be the rows. Choose a layer where it is."
+                    f"The layer {site.layer if site else site!r} gives {tuple(part.shape)} for {n * len(points)} samples; its first "
+                    "dimension must be the samples. Choose a layer where it is."
                 )
     return [
-        Visit(
+        Evaluation(
             point,
             values[i : i + n],
-            {want: tuple(p.detach()[i : i + n] for p in parts) for want, parts in read.items()},
+            {read: tuple(p.detach()[i : i + n] for p in parts) for read, parts in readings.items()},
         )
         for i, point in zip(range(0, n * len(points), n), points, strict=True)
     ]
 
 
 @contextmanager
-def watching(subject: Subject, wants: Iterable[Want]) -> Iterator[Caught]:
+def watching(explained: ExplainedFunction, reads: Iterable[Read]) -> Iterator[Caught]:
     """Catches what layers say, or are told, and where the gradient is wanted the place in the graph."""
     caught = Caught({}, {})
-    differentiated, read = ({spot for rule, spot in wants if spot and bool(rule) == back} for back in (True, False))
+    differentiated, readings = ({site for rule, site in reads if site and bool(rule) == back} for back in (True, False))
 
-    def see(spot: Spot, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if spot in differentiated:
+    def see(site: LayerSite, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if site in differentiated:
             tensors = tuple(_begun(t) for t in tensors)
-            caught.places[spot] = tuple(get_gradient_edge(t) if t.requires_grad else t for t in tensors)
-        if spot in read:
+            caught.places[site] = tuple(get_gradient_edge(t) if t.requires_grad else t for t in tensors)
+        if site in readings:
             # Whoever else has them may write into them: who made the input of a layer, or of one that hands it on as it is.
-            caught.values[spot] = tuple(t.detach().clone() for t in tensors)
+            caught.values[site] = tuple(t.detach().clone() for t in tensors)
         return tensors
 
     with ExitStack() as stack:
-        for spot in {spot for _, spot in wants if spot}:
-            stack.callback(intercept(subject, spot, partial(see, spot)).remove)
+        for site in {site for _, site in reads if site}:
+            stack.callback(intercept(explained, site, partial(see, site)).remove)
         yield caught
 
 
-def intercept(subject: Subject, spot: Spot, see: See) -> RemovableHandle:
+def intercept(explained: ExplainedFunction, site: LayerSite, see: See) -> RemovableHandle:
     """Shows the tensors that go into a layer, or come out of it, and hands on copies.
 
     Args:
-        subject: The explained function.
-        spot: The layer, and which of the two.
+        explained: The explained function.
+        site: The layer, and which of the two.
         see: Is given the tensors and returns those to go on with, as many.
     """
 
@@ -143,14 +145,14 @@ def intercept(subject: Subject, spot: Spot, see: See) -> RemovableHandle:
         parts = list(value) if several else [value]
         tensors = tuple(part for part in parts if isinstance(part, Tensor))
         if not tensors:
-            raise ValueError(_without_tensor(spot, value))
+            raise ValueError(_without_tensor(site, value))
         going_on = iter(see(tensors))
         # What follows may write into them.
         copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
         return _like(value, copies) if several else copies[0]
 
-    module = subject.layer(spot.layer)
-    if spot.of_input:
+    module = explained.layer(site.layer)
+    if site.of_input:
         return module.register_forward_pre_hook(lambda module, arguments: passed(arguments))
     return module.register_forward_hook(lambda module, arguments, output: passed(output))
 
@@ -160,10 +162,10 @@ def _like(value: Any, parts: list[Any]) -> Any:
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
-def _without_tensor(spot: Spot, value: Any) -> str:
-    if spot.of_input and not value:
-        return f"The layer {spot.layer!r} is called with arguments by name alone; explain its output, or the layer before it."
-    return f"The layer {spot.layer!r} gives no tensor but {type(value).__name__}; choose another."
+def _without_tensor(site: LayerSite, value: Any) -> str:
+    if site.of_input and not value:
+        return f"The layer {site.layer!r} is called with arguments by name alone; explain its output, or the layer before it."
+    return f"The layer {site.layer!r} gives no tensor but {type(value).__name__}; choose another."
 
 
 def _begun(tensor: Tensor) -> Tensor:

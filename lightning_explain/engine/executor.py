@@ -1,4 +1,4 @@
-"""Runs a plan: every point once, several points a pass, every visit to everyone who reads it."""
+"""Runs a plan: every point once, several points a pass, every evaluation to everyone who reads it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.points import CENTER, Point, Reducer, Visit
-from lightning_explain.core.probe import Attribution, Rows, bare
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.points import CENTER, Evaluation, Point, Reducer
+from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.engine.captum_adapter import needs_gradient
-from lightning_explain.engine.evaluate import look
-from lightning_explain.engine.pairs import look_at_pairs
-from lightning_explain.engine.plan import Plan, Stream, blocks, shared
+from lightning_explain.engine.evaluate import forward_backward
+from lightning_explain.engine.pairs import forward_backward_pairs
+from lightning_explain.engine.plan import Plan, SharedPath, batches, shared
 from lightning_explain.model.targets import Choice
 
 Found = dict[str, tuple[Tensor, ...]]
 
 
-def sweep(subject: Subject, methods: Mapping[str, Any], rows: Rows) -> dict[str, Attribution]:
-    """Explains rows by methods that are each a path, wants and a reducer.
+def execute(explained: ExplainedFunction, methods: Mapping[str, Any], samples: Samples) -> dict[str, Attribution]:
+    """Explains samples by methods that are each a path, wants and a reducer.
 
     Args:
-        subject: The explained function.
+        explained: The explained function.
         methods: By name.
-        rows: N rows.
+        samples: N samples.
 
     Returns:
         For each method its attribution, each ``(N, ...)``.
     """
     planned = shared(methods)
-    return joined([Block(subject, planned, block).run() for block in blocks(rows, subject.limit)])
+    return joined([PlanExecution(explained, planned, batch).run() for batch in batches(samples, explained.limit)])
 
 
 def joined(parts: Sequence[Found]) -> dict[str, Attribution]:
@@ -45,138 +45,142 @@ def joined(parts: Sequence[Found]) -> dict[str, Attribution]:
     }
 
 
-class Block:
-    """Some rows on their way through a plan.
+class PlanExecution:
+    """Some samples on their way through a plan.
 
     Args:
-        subject: The explained function.
+        explained: The explained function.
         planned: The plan.
-        rows: At most ``subject.limit`` rows.
+        samples: At most ``explained.limit`` samples.
     """
 
-    def __init__(self, subject: Subject, planned: Plan, rows: Rows) -> None:
-        self._subject, self.rows = subject, rows
+    def __init__(self, explained: ExplainedFunction, planned: Plan, samples: Samples) -> None:
+        self._explained, self.samples = explained, samples
         self._plan = planned
-        self._capacity = max(1, subject.limit // len(rows))
+        self._capacity = max(1, explained.limit // len(samples))
         # What only looks forward takes outputs that are known; where nothing does, none is kept but that of the center.
-        self._reused = any(not stream.wants for stream in planned.streams)
+        self._reused = any(not shared_path.reads for shared_path in planned.shared_paths)
         self.outputs: dict[Hashable, Tensor] = {}
 
     def run(self, choice: Choice | None = None) -> Found:
         """The attributions by all methods of the plan, each ``(N, ...)``.
 
         Args:
-            choice: Chooses the targets from the outputs at the rows themselves, for rows that have none yet.
+            choice: Chooses the targets from the outputs at the samples themselves, for samples that have none yet.
         """
         found: Found = {}
         if choice is not None or self._plan.center is not None:
-            found |= self._at_rows(choice)
+            found |= self._at_samples(choice)
         for group in self._plan.groups():
-            readers = [Readers(stream, self._subject, self.rows) for stream in group]
-            for chunk in self._chunks(readers):
-                self._visit(chunk)
-            for reader in readers:
-                found |= reader.found()
+            consumers = [Consumers(shared_path, self._explained, self.samples) for shared_path in group]
+            for chunk in self._chunks(consumers):
+                self._evaluate(chunk)
+            for consumer in consumers:
+                found |= consumer.found()
         return found
 
-    def _at_rows(self, choice: Choice | None) -> Found:
-        """The rows themselves come first: their output is what many need, and tells the targets."""
+    def _at_samples(self, choice: Choice | None) -> Found:
+        """The samples themselves come first: their output is what many need, and tells the targets."""
         center = self._plan.center
-        rows = self.rows if choice is None else replace(self.rows, extra=(*self.rows.extra[:-1], choice))
-        readers = Readers(center, self._subject, rows) if center is not None else None
-        point = readers.next_point() if readers is not None else None
-        (visit,) = look(
-            self._subject, [point or Point(rows, CENTER)], center.wants if center is not None else frozenset()
+        samples = self.samples if choice is None else replace(self.samples, extra=(*self.samples.extra[:-1], choice))
+        consumers = Consumers(center, self._explained, samples) if center is not None else None
+        point = consumers.next_point() if consumers is not None else None
+        (evaluation,) = forward_backward(
+            self._explained, [point or Point(samples, CENTER)], center.reads if center is not None else frozenset()
         )
-        self.outputs[CENTER] = visit.output
+        self.outputs[CENTER] = evaluation.output
         if choice is not None:
-            self.rows = replace(self.rows, extra=(*self.rows.extra[:-1], choice.indices))
-        if readers is None:
+            self.samples = replace(self.samples, extra=(*self.samples.extra[:-1], choice.indices))
+        if consumers is None:
             return {}
-        readers.send(visit)
-        return readers.found()
+        consumers.send(evaluation)
+        return consumers.found()
 
-    def _chunks(self, readers: list[Readers]) -> Iterator[list[Stop]]:
+    def _chunks(self, consumers: list[Consumers]) -> Iterator[list[PendingPoint]]:
         """Points of all streams in order, as many as a pass may take; those whose output is known cost nothing."""
-        chunk: list[Stop] = []
+        chunk: list[PendingPoint] = []
         coming: set[Hashable] = set()
-        for reader in readers:
-            while (point := reader.next_point()) is not None:
+        for consumer in consumers:
+            while (point := consumer.next_point()) is not None:
                 named = point.key is not None
-                known = named and not reader.stream.wants and (point.key in self.outputs or point.key in coming)
-                chunk.append(Stop(reader, point, known))
+                known = named and not consumer.shared_path.reads and (point.key in self.outputs or point.key in coming)
+                chunk.append(PendingPoint(consumer, point, known))
                 coming.add(point.key)
                 # Points that cost nothing take memory as well.
-                if sum(not stop.known for stop in chunk) == self._capacity or len(chunk) == 2 * self._capacity:
+                if sum(not pending.known for pending in chunk) == self._capacity or len(chunk) == 2 * self._capacity:
                     yield chunk
                     chunk.clear()
                     coming.clear()
         if chunk:
             yield chunk
 
-    def _visit(self, chunk: list[Stop]) -> None:
-        visits = iter(self._look([stop for stop in chunk if not stop.known]))
-        for reader, point, known in chunk:
-            visit = Visit(point, self.outputs[point.key], {}) if known else next(visits)
+    def _evaluate(self, chunk: list[PendingPoint]) -> None:
+        evaluations = iter(self._forward_backward([pending for pending in chunk if not pending.known]))
+        for consumer, point, known in chunk:
+            evaluation = Evaluation(point, self.outputs[point.key], {}) if known else next(evaluations)
             if self._reused and point.key is not None and not point.against:
-                self.outputs[point.key] = visit.output
-            reader.send(visit)
+                self.outputs[point.key] = evaluation.output
+            consumer.send(evaluation)
 
-    def _look(self, chunk: list[Stop]) -> list[Visit]:
+    def _forward_backward(self, chunk: list[PendingPoint]) -> list[Evaluation]:
         if not chunk:
             return []
         if chunk[0].point.against:
             # A layer that is read costs passes of its own, so only points at which the same is read go together.
-            groups = [list(stops) for _, stops in groupby(chunk, key=lambda stop: stop.reader.stream.wants)]
-            return [visit for stops in groups for visit in self._look_at_pairs(stops)]
-        wants = frozenset().union(*(stop.reader.stream.wants for stop in chunk))
-        return look(self._subject, [stop.point for stop in chunk], wants)
+            groups = [
+                list(pending) for _, pending in groupby(chunk, key=lambda pending: pending.consumer.shared_path.reads)
+            ]
+            return [evaluation for pending in groups for evaluation in self._evaluate_pairs(pending)]
+        reads = frozenset().union(*(pending.consumer.shared_path.reads for pending in chunk))
+        return forward_backward(self._explained, [pending.point for pending in chunk], reads)
 
-    def _look_at_pairs(self, stops: list[Stop]) -> list[Visit]:
-        with self._subject.mended([name for stop in stops for name in stop.reader.stream.methods]):
-            return look_at_pairs(self._subject, [stop.point for stop in stops], stops[0].reader.stream.wants)
+    def _evaluate_pairs(self, pending: list[PendingPoint]) -> list[Evaluation]:
+        with self._explained.canonized([name for pending in pending for name in pending.consumer.shared_path.methods]):
+            return forward_backward_pairs(
+                self._explained, [pending.point for pending in pending], pending[0].consumer.shared_path.reads
+            )
 
 
-class Stop(NamedTuple):
+class PendingPoint(NamedTuple):
     """A point in a chunk.
 
     Args:
-        reader: Whose point it is.
+        consumer: Whose point it is.
         point: The point.
         known: Its output is known, or will be when its turn comes, and nothing else is read there.
     """
 
-    reader: Readers
+    consumer: Consumers
     point: Point
     known: bool
 
 
-class Readers:
+class Consumers:
     """A stream with the reducers of all who read it.
 
     Args:
-        stream: The stream.
-        subject: The explained function.
-        rows: N rows.
+        shared_path: The stream.
+        explained: The explained function.
+        samples: N samples.
     """
 
-    def __init__(self, stream: Stream, subject: Subject, rows: Rows) -> None:
-        self.stream = stream
-        self._points = iter(stream.path.points(subject, rows))
+    def __init__(self, shared_path: SharedPath, explained: ExplainedFunction, samples: Samples) -> None:
+        self.shared_path = shared_path
+        self._points = iter(shared_path.path.points(explained, samples))
         self._found: Found = {}
-        self._reducers = {name: self._begun(method, subject, rows) for name, method in stream.methods.items()}
+        self._reducers = {name: self._begun(method, explained, samples) for name, method in shared_path.methods.items()}
 
     @staticmethod
-    def _begun(method: Any, subject: Subject, rows: Rows) -> Reducer:
+    def _begun(method: Any, explained: ExplainedFunction, samples: Samples) -> Reducer:
         if method.floating:
-            needs_gradient(rows, type(method).__name__)
+            needs_gradient(samples, type(method).__name__)
         try:
             with torch.no_grad():
-                reducer: Reducer = method.reduce(subject, rows)
+                reducer: Reducer = method.reduce(explained, samples)
                 next(reducer)
         except StopIteration:
             raise RuntimeError(
-                f"The reducer of {type(method).__name__} asks for no visit; it must yield once for each point."
+                f"The reducer of {type(method).__name__} asks for no evaluation; it must yield once for each point."
             ) from None
         return reducer
 
@@ -185,23 +189,23 @@ class Readers:
         with torch.no_grad():
             return next(self._points, None)
 
-    def send(self, visit: Visit) -> None:
-        """Every reducer reads the visit."""
+    def send(self, evaluation: Evaluation) -> None:
+        """Every reducer reads the evaluation."""
         with torch.no_grad():
             for name, reducer in self._reducers.items():
                 try:
-                    reducer.send(visit)
+                    reducer.send(evaluation)
                 except StopIteration as end:
                     self._finish(name, end.value)
 
     def _finish(self, name: str, value: Any) -> None:
         if name in self._found or value is None:
-            raise RuntimeError(f"The path of {name!r} is longer than its reducer: {self.stream.path}.")
+            raise RuntimeError(f"The path of {name!r} is longer than its reducer: {self.shared_path.path}.")
         self._found[name] = value
 
     def found(self) -> Found:
-        """The attributions, once every point has been visited."""
+        """The attributions, once every point has been evaluated."""
         for name in self._reducers:
             if name not in self._found:
-                raise RuntimeError(f"The path of {name!r} is shorter than its reducer: {self.stream.path}.")
+                raise RuntimeError(f"The path of {name!r} is shorter than its reducer: {self.shared_path.path}.")
         return {name: tuple(part.detach().contiguous() for part in value) for name, value in self._found.items()}

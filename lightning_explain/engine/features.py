@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Samples
 
 FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
 
@@ -55,10 +55,10 @@ def _check_kind(owner: str, spec: Mapping[str, int]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Numbered features of some rows.
+    """Numbered features of some samples.
 
     Args:
-        masks: For each input the feature of each element, ``(1, ...)`` where all rows have the same features, else ``(N, ...)``.
+        masks: For each input the feature of each element, ``(1, ...)`` where all samples have the same features, else ``(N, ...)``.
         count: Features are numbered ``0..count-1``; in masks that differ from row to row a row may lack the last of them.
     """
 
@@ -66,43 +66,43 @@ class Features:
     count: int
 
 
-def features_of(spec: FeatureMask, subject: Subject, rows: Rows) -> Features:
-    """The features of the rows, renumbered so that no number is left out.
+def features_of(spec: FeatureMask, explained: ExplainedFunction, samples: Samples) -> Features:
+    """The features of the samples, renumbered so that no number is left out.
 
     A number that stands in the tensors of several inputs is one feature, as in Captum; patches and superpixels of
     different inputs are different features.
 
     Args:
-        spec: ``None``, a tensor (without rows, with one row, or with a row for each row of the probe),
+        spec: ``None``, a tensor (without samples, with one sample, or with a sample for each sample of the probe),
             ``{"grid": 8}`` (patches of 8 by 8 pixels, the same in all channels), ``{"superpixels": 50}`` (about 50 SLIC
-            segments of each clean row), or one of these for each input.
-        subject: Knows the probe.
-        rows: The rows.
+            segments of each clean sample), or one of these for each input.
+        explained: Knows the probe.
+        samples: The samples.
 
     Raises:
         ValueError: If it does not fit the inputs.
     """
-    specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(rows.clean)
-    if len(specs) != len(rows.clean):
-        raise ValueError(f"feature_mask has {len(specs)} entries for {len(rows.clean)} inputs; give one for each.")
-    if isinstance(spec, Tensor) and len(rows.clean) > 1:
-        raise ValueError(f"feature_mask is one tensor, but there are {len(rows.clean)} inputs; give one for each.")
-    return _numbered(list(_raw(specs, subject, rows)))
+    specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(samples.clean)
+    if len(specs) != len(samples.clean):
+        raise ValueError(f"feature_mask has {len(specs)} entries for {len(samples.clean)} inputs; give one for each.")
+    if isinstance(spec, Tensor) and len(samples.clean) > 1:
+        raise ValueError(f"feature_mask is one tensor, but there are {len(samples.clean)} inputs; give one for each.")
+    return _numbered(list(_raw(specs, explained, samples)))
 
 
-def _raw(specs: Sequence[Any], subject: Subject, rows: Rows) -> Iterator[Tensor]:
+def _raw(specs: Sequence[Any], explained: ExplainedFunction, samples: Samples) -> Iterator[Tensor]:
     """Masks with numbers as they come, those that are made here different from all that came before."""
     taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor)), default=0)
-    for i, (spec, clean) in enumerate(zip(specs, rows.clean, strict=True)):
+    for i, (spec, clean) in enumerate(zip(specs, samples.clean, strict=True)):
         if isinstance(spec, Tensor):
-            yield _fit(spec.to(clean.device), i, clean, subject, rows)
+            yield _fit(spec.to(clean.device), i, clean, explained, samples)
             continue
-        made = _made(spec, clean, subject) + taken
+        made = _made(spec, clean, explained) + taken
         taken = int(made.max()) + 1
         yield made
 
 
-def _made(spec: Mapping[str, int] | None, clean: Tensor, subject: Subject) -> Tensor:
+def _made(spec: Mapping[str, int] | None, clean: Tensor, explained: ExplainedFunction) -> Tensor:
     if spec is None:
         return torch.arange(clean[0].numel(), device=clean.device).reshape(1, *clean.shape[1:])
     ((kind, number),) = spec.items()
@@ -110,7 +110,7 @@ def _made(spec: Mapping[str, int] | None, clean: Tensor, subject: Subject) -> Te
         return _grid(clean, number)
     if clean.ndim != 4:
         raise ValueError(f'feature_mask={{"superpixels": ...}} needs images (N, C, H, W), got {tuple(clean.shape)}.')
-    segments = [_superpixels(row, number, subject) for row in clean]
+    segments = [_superpixels(sample, number, explained) for sample in clean]
     return torch.stack([s.to(clean.device).expand(clean.shape[1:]) for s in segments])
 
 
@@ -124,14 +124,14 @@ def _grid(clean: Tensor, size: int) -> Tensor:
     return (down[:, None] * (int(right[-1]) + 1) + right).expand(1, *clean.shape[1:])
 
 
-def _superpixels(row: Tensor, count: int, subject: Subject) -> Tensor:
-    """SLIC segments ``(H, W)`` of one clean row ``(C, H, W)``; computed once in an explanation."""
-    image = row.detach().float().cpu().movedim(0, -1).contiguous().numpy()
+def _superpixels(sample: Tensor, count: int, explained: ExplainedFunction) -> Tensor:
+    """SLIC segments ``(H, W)`` of one clean sample ``(C, H, W)``; computed once in an explanation."""
+    image = sample.detach().float().cpu().movedim(0, -1).contiguous().numpy()
     key = ("superpixels", count, image.shape, blake2b(image.tobytes()).digest())
     # Distances between colors of the Lab space go up to 100, those between other channels up to 1.
     color = image.shape[-1] == 3
     options = {"compactness": 10.0 if color else 0.1, "convert2lab": color, "start_label": 0, "channel_axis": -1}
-    return subject.remembered(key, lambda: torch.from_numpy(_slic()(image, n_segments=count, **options)).long())
+    return explained.remembered(key, lambda: torch.from_numpy(_slic()(image, n_segments=count, **options)).long())
 
 
 def _slic() -> Any:
@@ -144,8 +144,8 @@ def _slic() -> Any:
         ) from error
 
 
-def _fit(mask: Tensor, index: int, clean: Tensor, subject: Subject, rows: Rows) -> Tensor:
-    count, own = len(subject.probe), rows.own(mask, clean, subject.probe.ids)
+def _fit(mask: Tensor, index: int, clean: Tensor, explained: ExplainedFunction, samples: Samples) -> Tensor:
+    count, own = len(explained.probe), samples.own(mask, clean, explained.probe.ids)
     if own is None:
         raise ValueError(_misfit(mask, index, clean, count))
     try:
@@ -157,16 +157,18 @@ def _fit(mask: Tensor, index: int, clean: Tensor, subject: Subject, rows: Rows) 
 def _misfit(mask: Tensor, index: int, clean: Tensor, count: int) -> str:
     return (
         f"feature_mask of input {index} has shape {tuple(mask.shape)}, which does not fit {tuple(clean.shape[1:])}; "
-        f"allowed: whatever broadcasts to it, with a first dimension of 1 or of {count} for the rows of the probe."
+        f"allowed: whatever broadcasts to it, with a first dimension of 1 or of {count} for the samples of the probe."
     )
 
 
 def _numbered(masks: list[Tensor]) -> Features:
     count = max(len(mask) for mask in masks)
     if any(len(mask) not in (1, count) for mask in masks):
-        raise ValueError(f"feature_mask has {[len(m) for m in masks]} rows for the inputs; give 1 or one for each row.")
+        raise ValueError(
+            f"feature_mask has {[len(m) for m in masks]} samples for the inputs; give 1 or one for each sample."
+        )
     joined = torch.cat([mask.expand(count, *mask.shape[1:]).flatten(1) for mask in masks], 1)
-    numbers = torch.stack([torch.unique(row, return_inverse=True)[1] for row in joined])
+    numbers = torch.stack([torch.unique(sample, return_inverse=True)[1] for sample in joined])
     parts = numbers.split([mask[0].numel() for mask in masks], 1)
     shaped = tuple(part.reshape(count, *mask.shape[1:]) for part, mask in zip(parts, masks, strict=True))
     return Features(shaped, int(numbers.max()) + 1)

@@ -1,4 +1,4 @@
-"""Clouds of random points around a row, and means over them."""
+"""Clouds of random points around a sample, and means over them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Samples
 
 Stdevs: TypeAlias = "float | tuple[float, ...]"
 
@@ -25,37 +25,39 @@ def check_stdevs(owner: str, stdevs: Any) -> None:
         raise ValueError(f"{owner}(stdevs={stdevs!r}); allowed: a number of at least 0, or one for each input.")
 
 
-def add_noise(subject: Subject, rows: Rows, indices: Tensor, stdevs: Stdevs) -> tuple[Tensor, ...]:
-    """The rows' inputs with normal noise; every method that adds noise to its input sees the same noise.
+def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs) -> tuple[Tensor, ...]:
+    """The samples' inputs with normal noise; every method that adds noise to its input sees the same noise.
 
     Raises:
         ValueError: If there are several ``stdevs`` but not one for each input.
     """
-    each: Sequence[float] = stdevs if isinstance(stdevs, (tuple, list)) else (stdevs,) * len(rows.inputs)
-    if len(each) != len(rows.inputs):
-        raise ValueError(f"stdevs={stdevs!r} has {len(each)} entries for {len(rows.inputs)} inputs; give one for each.")
-    draws = [subject.draws.normal(f"noise/{i}", rows, indices, x) for i, x in enumerate(rows.inputs)]
-    return tuple(x + n * s for x, n, s in zip(rows.inputs, draws, each, strict=True))
+    each: Sequence[float] = stdevs if isinstance(stdevs, (tuple, list)) else (stdevs,) * len(samples.inputs)
+    if len(each) != len(samples.inputs):
+        raise ValueError(
+            f"stdevs={stdevs!r} has {len(each)} entries for {len(samples.inputs)} inputs; give one for each."
+        )
+    draws = [explained.draws.normal(f"noise/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
+    return tuple(x + n * s for x, n, s in zip(samples.inputs, draws, each, strict=True))
 
 
 def mean_over_draws(
-    subject: Subject,
-    rows: Rows,
+    explained: ExplainedFunction,
+    samples: Samples,
     count: int,
-    one: Callable[[Rows, Tensor], tuple[Tensor, ...]],
+    one: Callable[[Samples, Tensor], tuple[Tensor, ...]],
     powers: Sequence[int],
     at_once: int | None = None,
 ) -> list[tuple[Tensor, ...]]:
-    """For each power the mean over draws of ``one(rows, draw index)`` to that power, each ``(N, ...)``.
+    """For each power the mean over draws of ``one(samples, draw index)`` to that power, each ``(N, ...)``.
 
     Sums are kept in float64 where the device has it, for the variance is a small difference of large numbers.
     """
-    size = max(1, min(subject.limit // max(1, len(rows)), count, at_once or count))
+    size = max(1, min(explained.limit // max(1, len(samples)), count, at_once or count))
     sums: list[list[Tensor]] = []
     for start in range(0, count, size):
         k = min(size, count - start)
-        indices = torch.arange(start, start + k).repeat(len(rows))
-        parts = [wide(p).unflatten(0, (len(rows), k)) for p in one(rows.repeat(k), indices)]
+        indices = torch.arange(start, start + k).repeat(len(samples))
+        parts = [wide(p).unflatten(0, (len(samples), k)) for p in one(samples.repeat(k), indices)]
         found = [[p.pow(power).sum(1) for p in parts] for power in powers]
         sums = [[s + f for s, f in zip(a, b, strict=True)] for a, b in zip(sums, found, strict=True)] if sums else found
     return [tuple(s / count for s in by_input) for by_input in sums]
@@ -66,9 +68,9 @@ def wide(value: Tensor) -> Tensor:
     return value.float() if value.device.type == "mps" else value.double()
 
 
-def narrowed(values: tuple[Tensor, ...], rows: Rows) -> tuple[Tensor, ...]:
+def narrowed(values: tuple[Tensor, ...], samples: Samples) -> tuple[Tensor, ...]:
     """The values in the precision of the inputs, but never below float32."""
-    return tuple(v.to(torch.promote_types(rows.inputs[0].dtype, torch.float32)) for v in values)
+    return tuple(v.to(torch.promote_types(samples.inputs[0].dtype, torch.float32)) for v in values)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

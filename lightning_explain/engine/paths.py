@@ -12,9 +12,9 @@ import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import CENTER, Path, Point, value_of
-from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.engine.baselines import settled
 from lightning_explain.engine.features import FeatureMask, features_of
 from lightning_explain.engine.noise import Stdevs, add_noise, column
@@ -24,11 +24,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class AtInput:
-    """The rows themselves."""
+    """The samples themselves."""
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """One point."""
-        yield Point(rows, CENTER)
+        yield Point(samples, CENTER)
 
 
 class FromBaseline:
@@ -42,7 +42,7 @@ class FromBaseline:
 
 @dataclass(frozen=True)
 class Line(FromBaseline):
-    """A straight line from the baseline to the row, with the weights of a quadrature.
+    """A straight line from the baseline to the sample, with the weights of a quadrature.
 
     Args:
         n_points: Points on it.
@@ -54,20 +54,20 @@ class Line(FromBaseline):
     method: str
     baselines: Baseline
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
-        """``n_points`` points; their ``change`` is the whole way, row - baseline."""
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
+        """``n_points`` points; their ``change`` is the whole way, sample - baseline."""
         sizes, alphas = (f(self.n_points) for f in approximation_parameters(self.method))
-        starts = subject.baseline(self.baselines, rows)
-        change = tuple(x - b for x, b in zip(rows.inputs, starts, strict=True))
+        starts = explained.baseline(self.baselines, samples)
+        change = tuple(x - b for x, b in zip(samples.inputs, starts, strict=True))
         name = value_of(self)
         for weight, alpha in zip(sizes, alphas, strict=True):
             inputs = tuple(b + alpha * c for b, c in zip(starts, change, strict=True))
-            yield Point(rows.at(inputs), (name, alpha), weight, change)
+            yield Point(samples.at(inputs), (name, alpha), weight, change)
 
 
 @dataclass(frozen=True)
 class RandomLine(FromBaseline):
-    """Random points between random baselines and the noisy row, those of GradientShap.
+    """Random points between random baselines and the noisy sample, those of GradientShap.
 
     Args:
         n_samples: Points.
@@ -79,18 +79,18 @@ class RandomLine(FromBaseline):
     stdevs: Stdevs
     baselines: Baseline
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
-        """``n_samples`` points; their ``change`` is noisy row - baseline."""
-        references, name = subject.distribution(self.baselines, rows), value_of(self)
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
+        """``n_samples`` points; their ``change`` is noisy sample - baseline."""
+        references, name = explained.distribution(self.baselines, samples), value_of(self)
         for index in range(self.n_samples):
-            line = random_line(subject, rows, _all(rows, index), self.stdevs, references)
+            line = random_line(explained, samples, _all(samples, index), self.stdevs, references)
             change = tuple(x - b for x, b in zip(line[0], line[1], strict=True))
-            yield Point(rows.at(line[2]), (name, index), change=change)
+            yield Point(samples.at(line[2]), (name, index), change=change)
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """A path around each of some noisy copies of the row.
+    """A path around each of some noisy copies of the sample.
 
     Args:
         n_samples: Copies.
@@ -102,22 +102,22 @@ class Cloud:
     stdevs: Stdevs
     around: Path
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """The points around the first copy, those around the second, and so on."""
         for index in range(self.n_samples):
-            indices = _all(rows, index)
-            noisy = rows.at(add_noise(subject, rows, indices, self.stdevs)).draw(indices)
-            for point in self.around.points(subject, noisy):
+            indices = _all(samples, index)
+            noisy = samples.at(add_noise(explained, samples, indices, self.stdevs)).draw(indices)
+            for point in self.around.points(explained, noisy):
                 named = None if point.key is None else ("cloud", value_of(self.stdevs), index, point.key)
                 yield replace(point, key=named)
 
 
 @dataclass(frozen=True)
 class Windows(FromBaseline):
-    """The row, and then the row with a sliding window of it replaced by the baseline.
+    """The sample, and then the sample with a sliding window of it replaced by the baseline.
 
     Args:
-        shapes: The window in each input, without the row dimension.
+        shapes: The window in each input, without the sample dimension.
         strides: How far it moves.
         baselines: What replaces it.
     """
@@ -126,15 +126,15 @@ class Windows(FromBaseline):
     strides: int | Shape | tuple[int | Shape, ...] | None
     baselines: Baseline
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """``change`` is one inside the window, zero elsewhere; only the first point has none."""
-        yield Point(rows, CENTER)
-        baselines, name = subject.baseline(self.baselines, rows), value_of(self)
-        for place, (which, inside) in enumerate(self.masks(rows.inputs)):
-            x = rows.inputs[which]
+        yield Point(samples, CENTER)
+        baselines, name = explained.baseline(self.baselines, samples), value_of(self)
+        for place, (which, inside) in enumerate(self.masks(samples.inputs)):
+            x = samples.inputs[which]
             moved = torch.where(inside.bool(), baselines[which], x)
-            inputs = (*rows.inputs[:which], moved, *rows.inputs[which + 1 :])
-            yield Point(rows.at(inputs), (name, place), change=(inside,))
+            inputs = (*samples.inputs[:which], moved, *samples.inputs[which + 1 :])
+            yield Point(samples.at(inputs), (name, place), change=(inside,))
 
     def masks(self, inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
         """For each position which input the window is in, and the window ``(1, ...)``, in Captum's order.
@@ -188,7 +188,7 @@ def _check_window(windows: Windows, shape: Shape, stride: Shape, x: Tensor) -> N
 
 @dataclass(frozen=True)
 class Ablations(FromBaseline):
-    """The row, and then the row with one feature after the other replaced by the baseline.
+    """The sample, and then the sample with one feature after the other replaced by the baseline.
 
     Args:
         feature_mask: Which elements make up a feature.
@@ -198,20 +198,23 @@ class Ablations(FromBaseline):
     feature_mask: FeatureMask
     baselines: Baseline
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """``change`` is true inside the feature; only the first point has none."""
-        yield Point(rows, CENTER)
-        baselines, features = subject.baseline(self.baselines, rows), features_of(self.feature_mask, subject, rows)
+        yield Point(samples, CENTER)
+        baselines, features = (
+            explained.baseline(self.baselines, samples),
+            features_of(self.feature_mask, explained, samples),
+        )
         name = value_of(self)
         for index in range(features.count):
             chosen = tuple(mask == index for mask in features.masks)
-            inputs = tuple(torch.where(c, b, x) for c, b, x in zip(chosen, baselines, rows.inputs, strict=True))
-            yield Point(rows.at(inputs), (name, index), change=chosen)
+            inputs = tuple(torch.where(c, b, x) for c, b, x in zip(chosen, baselines, samples.inputs, strict=True))
+            yield Point(samples.at(inputs), (name, index), change=chosen)
 
 
 @dataclass(frozen=True)
 class Pairs(FromBaseline):
-    """The row beside its baseline.
+    """The sample beside its baseline.
 
     Args:
         baselines: What it is compared with.
@@ -221,14 +224,14 @@ class Pairs(FromBaseline):
     baselines: Baseline
     eps: float = 1e-10
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
-        """One point; ``change`` is row - baseline."""
-        yield _pair(rows, subject.baseline(self.baselines, rows), value_of(self))
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
+        """One point; ``change`` is sample - baseline."""
+        yield _pair(samples, explained.baseline(self.baselines, samples), value_of(self))
 
 
 @dataclass(frozen=True)
 class PairsWithEach(FromBaseline):
-    """The row beside each of a set of baselines.
+    """The sample beside each of a set of baselines.
 
     Args:
         baselines: The set.
@@ -236,34 +239,34 @@ class PairsWithEach(FromBaseline):
 
     baselines: Baseline
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
-        """A point for each of the K baselines; ``change`` is row - baseline."""
-        references, name = subject.distribution(self.baselines, rows), value_of(self)
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
+        """A point for each of the K baselines; ``change`` is sample - baseline."""
+        references, name = explained.distribution(self.baselines, samples), value_of(self)
         for index in range(len(references[0])):
-            chosen = tuple(r[index].expand_as(x) for r, x in zip(references, rows.inputs, strict=True))
-            yield _pair(rows, chosen, (name, index))
+            chosen = tuple(r[index].expand_as(x) for r, x in zip(references, samples.inputs, strict=True))
+            yield _pair(samples, chosen, (name, index))
 
 
-def _pair(rows: Rows, against: tuple[Tensor, ...], key: Hashable) -> Point:
-    change = tuple(x - b for x, b in zip(rows.inputs, against, strict=True))
-    return Point(rows, key, change=change, against=against)
+def _pair(samples: Samples, against: tuple[Tensor, ...], key: Hashable) -> Point:
+    change = tuple(x - b for x, b in zip(samples.inputs, against, strict=True))
+    return Point(samples, key, change=change, against=against)
 
 
 def random_line(
-    subject: Subject, rows: Rows, indices: Tensor, stdevs: Stdevs, references: tuple[Tensor, ...]
+    explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs, references: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The draws of GradientShap and of its relatives: for each row a noisy input, a baseline, and a point between them.
 
     Args:
-        subject: Has the draws.
-        rows: N rows.
-        indices: ``(N,)``: which draw of its row each one is.
+        explained: Has the draws.
+        samples: N samples.
+        indices: ``(N,)``: which draw of its sample each one is.
         stdevs: Standard deviation of the noise at the input.
         references: The set baselines are drawn from, each ``(K, ...)``.
     """
-    noisy = add_noise(subject, rows, indices, stdevs)
-    like = rows.inputs[0].new_empty(len(rows))
-    u, weight = (subject.draws.uniform(purpose, rows, indices, like) for purpose in ("baseline", "coefficient"))
+    noisy = add_noise(explained, samples, indices, stdevs)
+    like = samples.inputs[0].new_empty(len(samples))
+    u, weight = (explained.draws.uniform(purpose, samples, indices, like) for purpose in ("baseline", "coefficient"))
     chosen = tuple(r[(u * len(r)).long().clamp(max=len(r) - 1)] for r in references)
     # In the order of Captum's operations, for a point that is rounded otherwise may lie on the other side of a kink.
     coefficients = [column(weight, x) for x in noisy]
@@ -271,5 +274,5 @@ def random_line(
     return noisy, chosen, points
 
 
-def _all(rows: Rows, index: int) -> Tensor:
-    return torch.full((len(rows),), index)
+def _all(samples: Samples, index: int) -> Tensor:
+    return torch.full((len(samples),), index)

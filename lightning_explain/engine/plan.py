@@ -8,9 +8,9 @@ from itertools import combinations
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.points import Path, Streamed, Want, path_of, value_of
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.points import OnPathMethod, Path, Read, path_of, value_of
+from lightning_explain.core.probe import Samples
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.paths import AtInput, Line
 
@@ -21,30 +21,30 @@ _AT_INPUT = value_of(AtInput())
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class SharedPath:
     """A path with all who look at it.
 
     Args:
         key: What the path is worth; equal paths are one stream.
         path: The points.
-        wants: Everything that is read at each of them.
+        reads: Everything that is read at each of them.
         methods: Who reads it, by name.
     """
 
     key: Hashable
     path: Path
-    wants: frozenset[Want]
-    methods: Mapping[str, Streamed]
+    reads: frozenset[Read]
+    methods: Mapping[str, OnPathMethod]
 
     @property
     def rules(self) -> tuple[str, ...]:
         """The backward rules, each of which costs a backward pass; none: forward only."""
-        return tuple(sorted({rule for rule, _ in self.wants if rule}))
+        return tuple(sorted({rule for rule, _ in self.reads if rule}))
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers that are read."""
-        return tuple(sorted({str(spot.layer) for _, spot in self.wants if spot}))
+        return tuple(sorted({str(site.layer) for _, site in self.reads if site}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,44 +52,50 @@ class Plan:
     """How all methods are explained.
 
     Args:
-        center: Who looks at the rows themselves, if anyone does; it comes first.
-        streams: All other paths; those with equal rules stand together, those that only look forward last.
+        center: Who looks at the samples themselves, if anyone does; it comes first.
+        shared_paths: All other paths; those with equal rules stand together, those that only look forward last.
         apart: Names of methods that run through Captum as they are.
     """
 
-    center: Stream | None
-    streams: tuple[Stream, ...]
+    center: SharedPath | None
+    shared_paths: tuple[SharedPath, ...]
     apart: tuple[str, ...] = ()
 
-    def groups(self) -> list[list[Stream]]:
+    def groups(self) -> list[list[SharedPath]]:
         """Streams whose points may share a pass, for they go back by the same rules."""
-        found: dict[tuple[str, ...], list[Stream]] = {}
-        for stream in self.streams:
-            found.setdefault(stream.rules, []).append(stream)
+        found: dict[tuple[str, ...], list[SharedPath]] = {}
+        for shared_path in self.shared_paths:
+            found.setdefault(shared_path.rules, []).append(shared_path)
         return list(found.values())
 
-    def describe(self, subject: Subject, rows: Rows, choosing: bool = True) -> Description:
+    def describe(self, explained: ExplainedFunction, samples: Samples, choosing: bool = True) -> Description:
         """What the plan costs, without running the model: its points are made and counted.
 
         Args:
-            subject: The explained function; only baselines, draws and the limit are asked for.
-            rows: N rows.
-            choosing: The rows themselves go through the model in any case, for their outputs tell the targets.
+            explained: The explained function; only baselines, draws and the limit are asked for.
+            samples: N samples.
+            choosing: The samples themselves go through the model in any case, for their outputs tell the targets.
         """
-        parts = [self._shares(subject, block, choosing) for block in blocks(rows, subject.limit)]
+        parts = [self._shares(explained, batch, choosing) for batch in batches(samples, explained.limit)]
         shares = tuple(_joined(column) for column in zip(*parts, strict=True))
-        return Description(len(rows), shares, self.apart, tuple(self._notes()))
+        return Description(len(samples), shares, self.apart, tuple(self._notes()))
 
-    def _shares(self, subject: Subject, block: Rows, choosing: bool) -> list[Share]:
-        """What each stream costs for one block, in the order in which the sweep visits them."""
-        streams = [stream for group in self.groups() for stream in group]
-        first = self.center or (Stream(_AT_INPUT, AtInput(), frozenset(), {}) if choosing else None)
+    def _shares(self, explained: ExplainedFunction, batch: Samples, choosing: bool) -> list[Share]:
+        """What each stream costs for one block, in the order in which the executor evaluations them."""
+        shared_paths = [shared_path for group in self.groups() for shared_path in group]
+        first = self.center or (SharedPath(_AT_INPUT, AtInput(), frozenset(), {}) if choosing else None)
         known: set[Hashable] = set()
-        return [_share(stream, subject, block, known) for stream in ([first] if first else []) + streams]
+        return [
+            _share(shared_path, explained, batch, known) for shared_path in ([first] if first else []) + shared_paths
+        ]
 
     def _notes(self) -> Iterator[str]:
         """Lines that are nearly one."""
-        lines = [(stream.path, stream.methods) for stream in self.streams if isinstance(stream.path, Line)]
+        lines = [
+            (shared_path.path, shared_path.methods)
+            for shared_path in self.shared_paths
+            if isinstance(shared_path.path, Line)
+        ]
         for (a, ours), (b, theirs) in combinations(sorted(lines, key=lambda line: line[0].n_points), 2):
             if b.n_points == a.n_points + 1 and value_of(replace(b, n_points=a.n_points)) == value_of(a):
                 yield (
@@ -106,7 +112,7 @@ class Share:
         methods: Their names; empty where nobody but the choice of targets looks.
         path: The class of their path, from the outside in.
         points: Points of the path.
-        passes: Rows through the model, of all explained rows together.
+        passes: Samples through the model, of all explained samples together.
         layers: Layers that are read at each point.
     """
 
@@ -122,20 +128,20 @@ class Description:
     """What a plan costs.
 
     Args:
-        rows: Explained rows.
-        shares: Each stream, in the order of the sweep.
+        samples: Explained samples.
+        shares: Each stream, in the order of the executor.
         apart: Names of methods that run through Captum as they are; what they cost is not counted.
         notes: What could be shared, and is not.
     """
 
-    rows: int
+    samples: int
     shares: tuple[Share, ...]
     apart: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def passes(self) -> PassCount:
-        """Rows through the model, but for methods apart."""
+        """Samples through the model, but for methods apart."""
         return sum((share.passes for share in self.shares), PassCount())
 
     def table(self) -> Table:
@@ -144,11 +150,11 @@ class Description:
         from rich.text import Text
 
         table = Table(
-            "who", "looks at", "points", "forward", "backward", "layers", title="Passes for each explained row"
+            "who", "looks at", "points", "forward", "backward", "layers", title="Passes for each explained sample"
         )
         for share in self.shares:
             who = ", ".join(share.methods) or "the choice of targets"
-            passes = per_row(share.passes, self.rows)
+            passes = per_sample(share.passes, self.samples)
             table.add_row(Text(who), share.path, str(share.points), *passes, Text(", ".join(share.layers)))
         for name in self.apart:
             table.add_row(Text(name), "runs by itself", "", "as Captum", "as Captum", "")
@@ -163,33 +169,33 @@ class Description:
         return capture.get()
 
 
-def per_row(passes: PassCount, rows: int) -> tuple[str, str]:
-    """Forward and backward rows for each explained row."""
-    return f"{passes.forward / rows:.6g}", f"{passes.backward / rows:.6g}"
+def per_sample(passes: PassCount, samples: int) -> tuple[str, str]:
+    """Forward and backward samples for each explained sample."""
+    return f"{passes.forward / samples:.6g}", f"{passes.backward / samples:.6g}"
 
 
-def blocks(rows: Rows, limit: int) -> list[Rows]:
-    """The rows in as few blocks of at most ``limit`` as can be, of about equal size."""
-    count = ceil(len(rows) / limit)
-    return list(rows.split(ceil(len(rows) / count)))
+def batches(samples: Samples, limit: int) -> list[Samples]:
+    """The samples in as few blocks of at most ``limit`` as can be, of about equal size."""
+    count = ceil(len(samples) / limit)
+    return list(samples.split(ceil(len(samples) / count)))
 
 
-def _share(stream: Stream, subject: Subject, block: Rows, known: set[Hashable]) -> Share:
+def _share(shared_path: SharedPath, explained: ExplainedFunction, batch: Samples, known: set[Hashable]) -> Share:
     points = forward = 0
-    for point in stream.path.points(subject, block):
+    for point in shared_path.path.points(explained, batch):
         points += 1
-        # The sweep looks again where more than the output is read.
-        needed = bool(stream.wants) or point.key is None or point.key not in known
-        forward += needed * (_of_pairs(stream) if point.against else 1)
+        # The executor looks again where more than the output is read.
+        needed = bool(shared_path.reads) or point.key is None or point.key not in known
+        forward += needed * (_of_pairs(shared_path) if point.against else 1)
         known.add(point.key)
-    passes = PassCount(forward * len(block), forward * len(block) * len(stream.rules))
-    return Share(tuple(stream.methods), _told(stream.path), points, passes, stream.layers)
+    passes = PassCount(forward * len(batch), forward * len(batch) * len(shared_path.rules))
+    return Share(tuple(shared_path.methods), _class_names(shared_path.path), points, passes, shared_path.layers)
 
 
-def _of_pairs(stream: Stream) -> int:
-    """Rows for a row beside what it is compared with; Captum's class for layers reads one of them at a time."""
-    at_input = any(rule and spot is None for rule, spot in stream.wants)
-    return 2 * (1 if at_input else len({spot for _, spot in stream.wants}))
+def _of_pairs(shared_path: SharedPath) -> int:
+    """Samples for a sample beside what it is compared with; Captum's class for layers reads one of them at a time."""
+    at_input = any(rule and site is None for rule, site in shared_path.reads)
+    return 2 * (1 if at_input else len({site for _, site in shared_path.reads}))
 
 
 def _joined(parts: Sequence[Share]) -> Share:
@@ -198,9 +204,9 @@ def _joined(parts: Sequence[Share]) -> Share:
     return replace(parts[0], passes=passes, points=max(part.points for part in parts))
 
 
-def _told(path: Path) -> str:
+def _class_names(path: Path) -> str:
     around = getattr(path, "around", None)
-    return type(path).__name__ + (f" of {_told(around)}" if around is not None else "")
+    return type(path).__name__ + (f" of {_class_names(around)}" if around is not None else "")
 
 
 def plan(methods: Mapping[str, Any]) -> Plan:
@@ -209,7 +215,7 @@ def plan(methods: Mapping[str, Any]) -> Plan:
     return shared({name: methods[name] for name, path in paths.items() if path is not None}, apart=paths)
 
 
-def shared(methods: Mapping[str, Streamed], apart: Iterable[str] = ()) -> Plan:
+def shared(methods: Mapping[str, OnPathMethod], apart: Iterable[str] = ()) -> Plan:
     """The plan of methods of which each has a path.
 
     Args:
@@ -218,15 +224,17 @@ def shared(methods: Mapping[str, Streamed], apart: Iterable[str] = ()) -> Plan:
     """
     keys = {name: value_of(method.path) for name, method in methods.items()}
     distinct = list(dict.fromkeys(keys.values()))
-    streams = [_stream(key, {name: methods[name] for name, k in keys.items() if k == key}) for key in distinct]
-    streams.sort(key=lambda stream: (not stream.rules, stream.rules))
-    center = next((stream for stream in streams if stream.key == _AT_INPUT), None)
-    others = tuple(stream for stream in streams if stream is not center)
+    shared_paths = [
+        _shared_path(key, {name: methods[name] for name, k in keys.items() if k == key}) for key in distinct
+    ]
+    shared_paths.sort(key=lambda shared_path: (not shared_path.rules, shared_path.rules))
+    center = next((shared_path for shared_path in shared_paths if shared_path.key == _AT_INPUT), None)
+    others = tuple(shared_path for shared_path in shared_paths if shared_path is not center)
     return Plan(center, others, tuple(name for name in apart if name not in keys))
 
 
-def _stream(key: Hashable, methods: Mapping[str, Streamed]) -> Stream:
-    wants = frozenset[Want]().union(*(method.wants for method in methods.values()))
+def _shared_path(key: Hashable, methods: Mapping[str, OnPathMethod]) -> SharedPath:
+    reads = frozenset[Read]().union(*(method.reads for method in methods.values()))
     first = next(iter(methods.values())).path
     assert first is not None
-    return Stream(key, first, wants, methods)
+    return SharedPath(key, first, reads, methods)

@@ -1,4 +1,4 @@
-"""What an explanation will cost: rows through the model, and memory."""
+"""What an explanation will cost: samples through the model, and memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Prospect, Subject
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction
+from lightning_explain.core.probe import Samples
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.layer_maps import has_map
 from lightning_explain.engine.plan import Description, plan
@@ -23,9 +23,9 @@ class Forecast:
     Args:
         methods: Who shares what, and what it costs.
         metrics: What each metric costs; ``None`` where that cannot be said, for it depends on methods that run through Captum.
-        largest: Rows in the largest shared pass.
-        saved: Bytes that autograd keeps for one row between forward and backward.
-        inputs: Bytes of the inputs of one row.
+        largest: Samples in the largest shared pass.
+        saved: Bytes that autograd keeps for one sample between forward and backward.
+        inputs: Bytes of the inputs of one sample.
     """
 
     methods: Description
@@ -36,7 +36,7 @@ class Forecast:
 
     @property
     def passes(self) -> PassCount:
-        """Rows through the model, but for what cannot be said."""
+        """Samples through the model, but for what cannot be said."""
         return sum((found for found in self.metrics.values() if found is not None), self.methods.passes)
 
     @property
@@ -46,55 +46,55 @@ class Forecast:
 
 
 def forecast(explanation: Explanation) -> Forecast:
-    """What the explanation will cost. The model is run once for the targets, and a few rows more."""
+    """What the explanation will cost. The model is run once for the targets, and a few samples more."""
     methods = explanation.decided.methods
     explanation.with_targets(plan({}))
-    subject, rows = explanation.subject, explanation.rows
-    described = plan(methods).describe(subject, rows)
+    explained, samples = explanation.explained, explanation.samples
+    described = plan(methods).describe(explained, samples)
     differentiated = sum(share.passes.forward for share in described.shares if share.passes.backward)
     return Forecast(
         methods=described,
         metrics=dict(_all_scored(explanation)),
-        largest=min(subject.limit, differentiated or described.passes.forward),
-        saved=_saved(subject, rows) if differentiated else 0,
-        inputs=sum(x[0].numel() * x.element_size() for x in rows.inputs),
+        largest=min(explained.limit, differentiated or described.passes.forward),
+        saved=_saved(explained, samples) if differentiated else 0,
+        inputs=sum(x[0].numel() * x.element_size() for x in samples.inputs),
     )
 
 
 def _all_scored(explanation: Explanation) -> Iterator[tuple[str, PassCount | None]]:
-    looked: set[Hashable] = set()
+    already_known: set[Hashable] = set()
     for name, metric in explanation.decided.metrics.items():
-        looks = getattr(metric, "looks", None)
-        yield name, _scored(explanation, name, looks is not None and looks in looked)
-        looked.add(looks)
+        costs_pass = getattr(metric, "shared_evaluations", None)
+        yield name, _scored(explanation, name, costs_pass is not None and costs_pass in already_known)
+        already_known.add(costs_pass)
 
 
-def _scored(explanation: Explanation, name: str, looked: bool) -> PassCount | None:
+def _scored(explanation: Explanation, name: str, already_known: bool) -> PassCount | None:
     """What a metric costs, over all functions that are explained; the output itself costs nothing where another has looked."""
     metric, methods = explanation.decided.metrics[name], explanation.decided.methods
     passes, wanted = getattr(metric, "passes", None), getattr(metric, "methods", None)
     if passes is None:
         return None
     total = PassCount()
-    for subject, names in explanation.functions(name for name in methods if wanted is None or name in wanted):
-        found: PassCount | None = passes(_prospect(explanation, subject, names))
+    for explained, names in explanation.functions(name for name in methods if wanted is None or name in wanted):
+        found: PassCount | None = passes(_cost_inputs(explanation, explained, names))
         if found is None:
             return None
-        if looked and subject is explanation.subject:
+        if already_known and explained is explanation.explained:
             continue
-        # What a neuron says at the rows is asked for each time.
-        total += found + PassCount(0 if subject is explanation.subject else len(explanation.rows))
+        # What a neuron says at the samples is asked for each time.
+        total += found + PassCount(0 if explained is explanation.explained else len(explanation.samples))
     return total
 
 
-def _prospect(explanation: Explanation, subject: Subject, names: Iterable[str]) -> Prospect:
+def _cost_inputs(explanation: Explanation, explained: ExplainedFunction, names: Iterable[str]) -> CostInputs:
     methods = {name: explanation.decided.methods[name] for name in names}
-    row = explanation.subject.probe[:1]
-    maps = tuple(name for name, method in methods.items() if has_map(method, explanation.subject, row))
+    sample = explanation.explained.probe[:1]
+    maps = tuple(name for name, method in methods.items() if has_map(method, explanation.explained, sample))
     references = {name: getattr(method, "reference", None) for name, method in methods.items()}
-    return Prospect(
-        subject=subject,
-        rows=explanation.rows,
+    return CostInputs(
+        explained=explained,
+        samples=explanation.samples,
         maps=maps,
         explain=_again(explanation, maps),
         attribute=_again(explanation, methods),
@@ -105,16 +105,18 @@ def _prospect(explanation: Explanation, subject: Subject, names: Iterable[str]) 
 def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:
     """What computing these attributions again costs; ``None`` if some run through Captum."""
     planned = plan({name: explanation.decided.methods[name] for name in names})
-    return None if planned.apart else planned.describe(explanation.subject, explanation.rows, choosing=False).passes
+    return (
+        None if planned.apart else planned.describe(explanation.explained, explanation.samples, choosing=False).passes
+    )
 
 
-def _saved(subject: Subject, rows: Rows) -> int:
-    """Bytes that autograd keeps for one row: what a second row adds, for weights are kept anyway."""
-    one, two = (_kept(subject, rows[:1].repeat(times)) for times in (1, 2))
+def _saved(explained: ExplainedFunction, samples: Samples) -> int:
+    """Bytes that autograd keeps for one sample: what a second sample adds, for weights are kept anyway."""
+    one, two = (_kept(explained, samples[:1].repeat(times)) for times in (1, 2))
     return max(0, two - one)
 
 
-def _kept(subject: Subject, rows: Rows) -> int:
+def _kept(explained: ExplainedFunction, samples: Samples) -> int:
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -122,9 +124,9 @@ def _kept(subject: Subject, rows: Rows) -> int:
         storages[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()
 
-    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in rows.inputs)
+    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in samples.inputs)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = subject.forward(*inputs, *rows.extra)
+        output = explained.forward(*inputs, *samples.extra)
     # Until here, so that no storage was freed and its place taken by another.
     del output
     return sum(storages.values())

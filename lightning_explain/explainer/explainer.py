@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.checks.doctor import MOST_ROWS, doctor, unexamined
+from lightning_explain.checks.doctor import MOST_SAMPLES, doctor, unexamined
 from lightning_explain.checks.preflight import (
     check_explained,
     check_finite,
@@ -21,19 +21,19 @@ from lightning_explain.checks.preflight import (
     check_normalization,
     check_requests,
     model_error,
-    rehearse,
+    preflight,
     scored_by,
 )
 from lightning_explain.checks.verdicts import acted_upon
-from lightning_explain.core.contracts import Method, Metric, Subject, innermost, with_layer
-from lightning_explain.core.probe import Probe, Rows, as_tuple
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, innermost, with_layer
+from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.validation import check_seed
 from lightning_explain.core.verdict import Verdict
-from lightning_explain.distributed.collectives import collectives_called, telling
+from lightning_explain.distributed.collectives import collectives_called, reporting_failures
 from lightning_explain.engine.baselines import Baselines, Normalization
 from lightning_explain.engine.draws import KeyedDraws
-from lightning_explain.engine.executor import sweep
+from lightning_explain.engine.executor import execute
 from lightning_explain.engine.layer_maps import check_place, has_map
 from lightning_explain.engine.pass_size import fastest, within_memory
 from lightning_explain.explainer.cost import Forecast, forecast
@@ -48,14 +48,14 @@ from lightning_explain.explainer.registry import (
     warn_of_unsigned,
 )
 from lightning_explain.explainer.run import Decisions, Explanation, Progress
-from lightning_explain.model.function import Explained, ForwardFn, OutputFn, rows_for
+from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
 from lightning_explain.model.layers import find_layer, last_feature_map
 from lightning_explain.model.targets import (
     Choice,
     OutputError,
     Target,
-    check_rows,
+    check_samples,
     check_target,
     choose,
     target_indices,
@@ -67,11 +67,11 @@ from lightning_explain.probes.selection import fingerprint
 class Explainer(Decisions):
     """Everything that is decided before the first explanation, and the explanation itself.
 
-    :meth:`check` fills in the mends. What is not listed here is in :class:`~lightning_explain.explanation.Decisions`.
+    :meth:`check` fills in the canonizers. What is not listed here is in :class:`~lightning_explain.explanation.Decisions`.
 
     Args:
         seed: Key of all random draws.
-        limit: Rows the model may see in one call.
+        limit: Samples the model may see in one call.
         channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor ``(N, ...)`` in what the model returns.
@@ -121,10 +121,10 @@ class Explainer(Decisions):
                 )
         named = {name: with_layer(m, name, layer) for name, m in methods.items()}
         metrics = self._fitted(probe)
-        self._rehearse(model, probe, named)
-        mends = acted_upon(self.verdicts(model, probe, named))
+        self._preflight_method(model, probe, named)
+        canonizers = acted_upon(self.verdicts(model, probe, named))
         scored = scored_by(metrics, named, self._with_maps(model, probe, named))
-        ready = replace(self, methods=named, metrics=metrics, mends=mends, scored=scored)
+        ready = replace(self, methods=named, metrics=metrics, canonizers=canonizers, scored=scored)
         return ready, collectives_called() > called
 
     def _fitted(self, probe: Probe) -> dict[str, Metric]:
@@ -142,45 +142,47 @@ class Explainer(Decisions):
     def _with_maps(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[str]:
         """Names of the methods whose map has a place in input space."""
         with explaining(model, self.forward_context) as run:
-            subject, row = self._first_row(model, probe, run)
-            return [name for name, method in methods.items() if has_map(method, subject, row)]
+            explained, sample = self._first_sample(model, probe, run)
+            return [name for name, method in methods.items() if has_map(method, explained, sample)]
 
-    def _rehearse(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
-        """Refuses what does not fit the rows or its layer."""
+    def _preflight_method(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
+        """Refuses what does not fit the samples or its layer."""
         with explaining(model, self.forward_context) as run:
-            subject, row = self._first_row(model, probe, run)
+            explained, sample = self._first_sample(model, probe, run)
             for name, method in methods.items():
                 inner = innermost(method)
-                rehearse(name, inner, subject, row)
+                preflight(name, inner, explained, sample)
                 if getattr(inner, "reshape", None) not in (None, "none"):
-                    check_place(name, inner, subject, row)
+                    check_place(name, inner, explained, sample)
 
-    def _first_row(self, model: nn.Module, probe: Probe, run: Run) -> tuple[Subject, Rows]:
-        """The function, and a row whose target is chosen as it goes through the model."""
-        explained, rows = self._start(model, probe, run)
+    def _first_sample(self, model: nn.Module, probe: Probe, run: Run) -> tuple[ExplainedFunction, Samples]:
+        """The function, and a sample whose target is chosen as it goes through the model."""
+        target_function, samples = self._start(model, probe, run)
         choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
-        return self._subject(model, explained, rows), replace(rows[:1], extra=(*rows[:1].extra, choice))
+        return self._explained(model, target_function, samples), replace(
+            samples[:1], extra=(*samples[:1].extra, choice)
+        )
 
     def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
         """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
         with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
-            return last_feature_map(model, lambda: self._check_targets(explained, rows, probe))
+            target_function, samples = self._start(model, probe, run)
+            return last_feature_map(model, lambda: self._check_targets(target_function, samples, probe))
 
-    def pace(self, model: nn.Module, probe: Probe) -> int:
-        """How many rows, at most ``limit``, go through the model at once to be fastest."""
+    def pass_size(self, model: nn.Module, probe: Probe) -> int:
+        """How many samples, at most ``limit``, go through the model at once to be fastest."""
         if self.ranks.sharded:
             # Ranks whose model needs the others would have to try the same number of passes.
             return self.limit
         with explaining(model, self.forward_context) as run:
-            explained, rows = self._start(model, probe, run)
+            target_function, samples = self._start(model, probe, run)
 
-            def some(count: int) -> Rows:
-                chosen = torch.arange(count) % len(rows)
+            def some(count: int) -> Samples:
+                chosen = torch.arange(count) % len(samples)
                 labels = None if probe.targets is None else probe.targets.cpu()[chosen]
-                return replace(rows[chosen], extra=(*rows[chosen].extra, Choice(self.target, labels)))
+                return replace(samples[chosen], extra=(*samples[chosen].extra, Choice(self.target, labels)))
 
-            return fastest(self._subject(model, explained, rows), some, self.limit)
+            return fastest(self._explained(model, target_function, samples), some, self.limit)
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
         """What the doctor says of the methods on this model.
@@ -203,9 +205,9 @@ class Explainer(Decisions):
             return self.ranks.in_step(partial(examined, limit=limit))
 
         try:
-            return within_memory(within, min(self.limit, MOST_ROWS))[0]
+            return within_memory(within, min(self.limit, MOST_SAMPLES))[0]
         except torch.OutOfMemoryError:
-            warnings.warn("The methods are not checked on this model: two rows at once do not fit.", stacklevel=2)
+            warnings.warn("The methods are not checked on this model: two samples at once do not fit.", stacklevel=2)
             return unexamined(methods)
         except Exception as error:
             if self.raising:
@@ -215,7 +217,7 @@ class Explainer(Decisions):
     def explain(
         self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None
     ) -> Report:
-        """Explains the probe's rows; the model is as before afterwards. ``history`` is what earlier explanations left.
+        """Explains the probe's samples; the model is as before afterwards. ``history`` is what earlier explanations left.
 
         To be called on all ranks if there are several.
 
@@ -225,13 +227,13 @@ class Explainer(Decisions):
         """
         started, own = time.perf_counter(), fingerprint(probe)
         with ExitStack() as stack:
-            explanation, explained = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
+            explanation, target_function = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
             if history is not None:
                 explanation.past = partial(history.of, own)
-            with telling(explanation.failures):
+            with reporting_failures(explanation.failures):
                 self.ranks.share_buffers(model)
                 report = explanation.run()
-                sent = explained.passes
+                sent = target_function.passes
                 passes = PassCount(*self.ranks.total(sent.forward, sent.backward))
         return replace(
             report,
@@ -247,25 +249,25 @@ class Explainer(Decisions):
 
     def _begun(
         self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress
-    ) -> tuple[Explanation, Explained]:
+    ) -> tuple[Explanation, TargetFunction]:
         """The explanation inside the guard, which the stack leaves, and the function that it explains."""
         run = stack.enter_context(explaining(model, self.forward_context))
-        explained, rows = self._start(model, probe, run, self.ranks.paced)
+        target_function, samples = self._start(model, probe, run, self.ranks.synchronized)
         labels = None if probe.targets is None else probe.targets.cpu()
-        subject = self._subject(model, explained, replace(rows, extra=(*rows.extra, labels)))
-        return Explanation(self, run, subject, probe, progress), explained
+        explained = self._explained(model, target_function, replace(samples, extra=(*samples.extra, labels)))
+        return Explanation(self, run, explained, probe, progress), target_function
 
-    def _check_targets(self, explained: Explained, rows: Rows, probe: Probe) -> None:
+    def _check_targets(self, target_function: TargetFunction, samples: Samples, probe: Probe) -> None:
         """Runs the model once, and sees whether it has the targets."""
         try:
-            outputs, _ = within_memory(partial(_outputs, explained, rows), self.limit)
+            outputs, _ = within_memory(partial(_outputs, target_function, samples), self.limit)
         except (torch.OutOfMemoryError, OutputError):
             raise
         except (RuntimeError, IndexError, TypeError) as error:
             raise model_error(error, probe) from error
-        if explained.choices > 1:
+        if target_function.choices > 1:
             warnings.warn(
-                f"The model returns {explained.choices} tensors, of which the first, {tuple(outputs.shape)}, is explained; to "
+                f"The model returns {target_function.choices} tensors, of which the first, {tuple(outputs.shape)}, is explained; to "
                 "choose another, or to be told no more, give output_fn=lambda output: output[0].",
                 stacklevel=2,
             )
@@ -273,33 +275,35 @@ class Explainer(Decisions):
         check_explained(choose(outputs, indices, self.target), probe)
 
     def _start(
-        self, model: nn.Module, probe: Probe, run: Run, paced: Callable[..., Any] = lambda run: run
-    ) -> tuple[Explained, Rows]:
-        return Explained(model, run, self.target, self.forward_fn, self.output_fn, paced), rows_for(model, probe)
+        self, model: nn.Module, probe: Probe, run: Run, synchronized: Callable[..., Any] = lambda run: run
+    ) -> tuple[TargetFunction, Samples]:
+        return TargetFunction(model, run, self.target, self.forward_fn, self.output_fn, synchronized), samples_for(
+            model, probe
+        )
 
-    def _subject(self, model: nn.Module, explained: Explained, rows: Rows) -> Subject:
-        # Ordered by id, so that a random choice from the probe does not depend on the order of its rows.
-        order = rows.ids.argsort(stable=True)
-        baselines = Baselines(tuple(x[order.to(x.device)] for x in rows.inputs), self.normalization, rows.ids)
-        return Subject(
-            forward=explained,
+    def _explained(self, model: nn.Module, target_function: TargetFunction, samples: Samples) -> ExplainedFunction:
+        # Ordered by id, so that a random choice from the probe does not depend on the order of its samples.
+        order = samples.ids.argsort(stable=True)
+        baselines = Baselines(tuple(x[order.to(x.device)] for x in samples.inputs), self.normalization, samples.ids)
+        return ExplainedFunction(
+            forward=target_function,
             layer=lambda name: find_layer(model, str(name)),
             baseline=baselines.points,
             distribution=baselines.distribution,
             draws=KeyedDraws(self.seed),
             limit=self.limit,
-            probe=rows,
-            sweep=sweep,
+            probe=samples,
+            execute=execute,
             channels_last=self.channels_last,
         )
 
 
-def _outputs(explained: Explained, rows: Rows, limit: int) -> Tensor:
-    """All outputs of all rows on the CPU, at most ``limit`` rows at a time."""
+def _outputs(target_function: TargetFunction, samples: Samples, limit: int) -> Tensor:
+    """All outputs of all samples on the CPU, at most ``limit`` samples at a time."""
     with torch.no_grad():
-        parts = [(len(part), explained.outputs(*part.inputs, *part.extra).cpu()) for part in rows.split(limit)]
+        parts = [(len(part), target_function.outputs(*part.inputs, *part.extra).cpu()) for part in samples.split(limit)]
     for count, found in parts:
-        check_rows(found, count)
+        check_samples(found, count)
     return torch.cat([found for _, found in parts])
 
 
@@ -318,22 +322,22 @@ def explain(
     channels_last: bool = False,
     history: Sequence[Report] = (),
 ) -> Report:
-    """Explains fixed rows without a Trainer, and leaves the model as it was.
+    """Explains fixed samples without a Trainer, and leaves the model as it was.
 
     Args:
         model: Any module; it is explained where its weights are.
-        probe: The rows.
+        probe: The samples.
         methods: A mapping of names to methods, or a list of methods or class names. Default: saliency, ig, cam.
         metrics: The same for metrics. Default: Infidelity and SensitivityMax.
         target: ``"label"`` (predicted where there are no labels), ``"predicted"``, an int, a tuple such as (class, row, column), or a
             callable ``(N, ...) -> (N,)``.
-        seed: Key of all random draws; they belong to the row, so equal seeds give equal numbers in any order or chunk.
+        seed: Key of all random draws; they belong to the sample, so equal seeds give equal numbers in any order or chunk.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor ``(N, ...)`` in what the model returns.
         normalization: ``(mean, std)`` for each channel, undone for the black baseline.
-        max_examples_per_pass: Rows the model may see in one call; ``"auto"`` is 64.
+        max_examples_per_pass: Samples the model may see in one call; ``"auto"`` is 64.
         channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout; see ``ExplanationMonitor``.
-        history: Reports of the same rows, the oldest first, for metrics such as ``Drift``.
+        history: Reports of the same samples, the oldest first, for metrics such as ``Drift``.
 
     Returns:
         The report.

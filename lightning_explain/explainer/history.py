@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.probe import Probe, Rows, as_tuple
+from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.modalities.image import arrange, onto
 
@@ -18,15 +18,15 @@ Maps: TypeAlias = "Mapping[str, tuple[Tensor, ...]]"
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Maps of earlier explanations of the same rows, on the CPU, as precise as they were.
+    """Maps of earlier explanations of the same samples, on the CPU, as precise as they were.
 
     Those of images have their channels summed, those of layers are at the layer's resolution.
 
     Args:
         first: Of the first explanation that each method had.
         previous: Of the last one.
-        ids: ``(N,)`` the rows.
-        fingerprint: Of the probe; rows of another one have no history.
+        ids: ``(N,)`` the samples.
+        fingerprint: Of the probe; samples of another one have no history.
     """
 
     first: Maps = field(default_factory=dict)
@@ -41,18 +41,20 @@ class History:
         earlier, before = (self.first, self.previous) if same else ({}, {})
         return History(_filled(earlier, found), _filled(found, before), report.ids.clone(), report.fingerprint)
 
-    def of(self, fingerprint: str, rows: Rows) -> dict[str, dict[str, tuple[Tensor, ...]]]:
-        """What ``Case.history`` holds: the maps of these rows in input space, where the rows are.
+    def of(self, fingerprint: str, samples: Samples) -> dict[str, dict[str, tuple[Tensor, ...]]]:
+        """What ``MetricInputs.history`` holds: the maps of these samples in input space, where the samples are.
 
         Args:
             fingerprint: Of the probe.
-            rows: Its rows, in any order.
+            samples: Its samples, in any order.
         """
         if self.fingerprint != fingerprint:
             return {}
-        place = {row: i for i, row in enumerate(self.ids.tolist())}
-        index = torch.tensor([place[row] for row in rows.ids.tolist()])
-        return {name: _placed(maps, index, rows) for name, maps in (("previous", self.previous), ("first", self.first))}
+        place = {sample: i for i, sample in enumerate(self.ids.tolist())}
+        index = torch.tensor([place[sample] for sample in samples.ids.tolist()])
+        return {
+            name: _placed(maps, index, samples) for name, maps in (("previous", self.previous), ("first", self.first))
+        }
 
     def state(self) -> dict[str, Any]:
         """What must survive in a checkpoint; loads with ``weights_only=True``."""
@@ -65,7 +67,7 @@ def history_of(reports: Sequence[Report], probe: Probe) -> History:
 
     Raises:
         TypeError: If one is no report.
-        ValueError: If one is of other rows.
+        ValueError: If one is of other samples.
     """
     found = History()
     if isinstance(reports, Report) or not isinstance(reports, Sequence):
@@ -90,11 +92,11 @@ def _kept(report: Report, inputs: tuple[Tensor, ...]) -> dict[str, tuple[Tensor,
 
 def _filled(maps: Maps, others: Maps) -> dict[str, tuple[Tensor, ...]]:
     """The maps, with those of the others where there is none, or none that is finite."""
-    both = {name: tuple(map(_row_by_row, maps[name], others[name])) for name in maps if name in others}
+    both = {name: tuple(map(_by_sample, maps[name], others[name])) for name in maps if name in others}
     return {**others, **maps, **both}
 
 
-def _row_by_row(value: Tensor, other: Tensor) -> Tensor:
+def _by_sample(value: Tensor, other: Tensor) -> Tensor:
     if value.shape != other.shape:
         return value
     finite = torch.isfinite(value).flatten(1).all(1)
@@ -105,8 +107,8 @@ def _summed(value: Tensor) -> Tensor:
     return value.sum(1, keepdim=True) if value.ndim == 4 else value
 
 
-def _placed(maps: Maps, index: Tensor, rows: Rows) -> dict[str, tuple[Tensor, ...]]:
-    device = rows.inputs[0].device
+def _placed(maps: Maps, index: Tensor, samples: Samples) -> dict[str, tuple[Tensor, ...]]:
+    device = samples.inputs[0].device
     # A single channel takes the place of all of them.
-    inputs = tuple(x[:, :1] if x.ndim == 4 else x for x in rows.inputs)
+    inputs = tuple(x[:, :1] if x.ndim == 4 else x for x in samples.inputs)
     return {name: onto(tuple(value[index].to(device) for value in found), inputs) for name, found in maps.items()}

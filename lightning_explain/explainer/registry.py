@@ -90,10 +90,10 @@ def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric
 
 
 def auto_limit(batch: int | None) -> int:
-    """The most rows in a pass that take no more memory than a training step: an eighth is left for the rows' own copies and sums.
+    """The most samples in a pass that take no more memory than a training step: an eighth is left for the samples' own copies and sums.
 
     Args:
-        batch: Rows of a training batch, if there is one.
+        batch: Samples of a training batch, if there is one.
     """
     return AUTO_LIMIT if batch is None else max(1, min(batch - batch // 8, AUTO_LIMIT))
 

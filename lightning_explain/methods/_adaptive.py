@@ -1,4 +1,4 @@
-"""Integrated gradients with as many points as each row needs."""
+"""Integrated gradients with as many points as each sample needs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Point, Reducer, value_of
-from lightning_explain.core.probe import Baseline, Rows, as_tuple
+from lightning_explain.core.probe import Baseline, Samples, as_tuple
 from lightning_explain.engine.noise import narrowed, wide
 from lightning_explain.engine.paths import FromBaseline
 from lightning_explain.methods._base import OnPath, added, each
@@ -24,7 +24,7 @@ _STEPS = "n_steps"
 
 @dataclass(frozen=True)
 class Between(FromBaseline):
-    """Points on the line from the baseline to the row.
+    """Points on the line from the baseline to the sample.
 
     Args:
         alphas: How far along, 0 to 1.
@@ -34,12 +34,12 @@ class Between(FromBaseline):
     alphas: tuple[float, ...]
     baselines: Baseline
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """One for each of ``alphas``, weighted by one, at the ends by a half."""
-        starts, name = subject.baseline(self.baselines, rows), value_of(self.baselines)
+        starts, name = explained.baseline(self.baselines, samples), value_of(self.baselines)
         for alpha in self.alphas:
-            inputs = tuple(b + alpha * (x - b) for b, x in zip(starts, rows.inputs, strict=True))
-            yield Point(rows.at(inputs), ("between", name, alpha), 0.5 if alpha in (0, 1) else 1.0)
+            inputs = tuple(b + alpha * (x - b) for b, x in zip(starts, samples.inputs, strict=True))
+            yield Point(samples.at(inputs), ("between", name, alpha), 0.5 if alpha in (0, 1) else 1.0)
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,21 @@ class _Sums(OnPath):
 
     between: Between
 
-    wants = frozenset({(PLAIN, None)})
+    reads = frozenset({(PLAIN, None)})
 
     @property
     def path(self) -> Between:
         """Where the gradients are taken."""
         return self.between
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """The sums, one for each input, and the outputs."""
         total: tuple[Tensor, ...] | None = None
         outputs = []
         for _ in self.between.alphas:
-            visit = yield
-            total = added(total, tuple(wide(g) * visit.point.weight for g in visit.gradient()))
-            outputs.append(wide(visit.output))
+            evaluation = yield
+            total = added(total, tuple(wide(g) * evaluation.point.weight for g in evaluation.gradient()))
+            outputs.append(wide(evaluation.output))
         assert total is not None
         return (*total, torch.stack([outputs[0], outputs[-1]], 1))
 
@@ -77,63 +77,63 @@ def check_tolerance(owner: str, tolerance: Any) -> None:
         raise ValueError(f"{owner}(tolerance={tolerance!r}); allowed: a number above 0.")
 
 
-def adaptive(method: Any, subject: Subject, rows: Rows) -> tuple[Tensor, ...]:
+def adaptive(method: Any, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
     """The integral of the gradients from the baseline to the input, refined until the map adds up.
 
     Args:
         method: Has ``baselines``, ``multiply_by_inputs`` and ``tolerance``.
-        subject: The explained function.
-        rows: N rows.
+        explained: The explained function.
+        samples: N samples.
     """
-    starts = subject.baseline(method.baselines, rows)
-    change = tuple(wide(x - b) for x, b in zip(rows.inputs, starts, strict=True))
-    *total, ends = _sums(method, subject, rows, tuple(i / FIRST for i in range(FIRST + 1)))
+    starts = explained.baseline(method.baselines, samples)
+    change = tuple(wide(x - b) for x, b in zip(samples.inputs, starts, strict=True))
+    *total, ends = _sums(method, explained, samples, tuple(i / FIRST for i in range(FIRST + 1)))
 
-    def middles(some: Rows, count: int) -> tuple[Tensor, ...]:
-        *found, _ = _sums(method, subject, some, tuple((i + 0.5) / count for i in range(count)))
+    def middles(some: Samples, count: int) -> tuple[Tensor, ...]:
+        *found, _ = _sums(method, explained, some, tuple((i + 0.5) / count for i in range(count)))
         return tuple(part / count for part in found)
 
     first = [part / FIRST for part in total]
-    return narrowed(refined(method, subject, rows, first, change, ends[:, 1] - ends[:, 0], middles), rows)
+    return narrowed(refined(method, explained, samples, first, change, ends[:, 1] - ends[:, 0], middles), samples)
 
 
 def refined(
     method: Any,
-    subject: Subject,
-    rows: Rows,
+    explained: ExplainedFunction,
+    samples: Samples,
     total: list[Tensor],
     change: tuple[Tensor, ...],
     gap: Tensor,
-    middles: Callable[[Rows, int], tuple[Tensor, ...]],
+    middles: Callable[[Samples, int], tuple[Tensor, ...]],
 ) -> tuple[Tensor, ...]:
     """The integral by the trapezoidal rule, each interval halved until the map adds up.
 
-    Halving adds the points in the middle of all intervals, so no point is visited twice. A row is finished when
-    ``|sum of the map - gap| <= tolerance * |gap|``, or after ``MOST`` intervals; how many points each row took is kept in
-    ``subject.memory``.
+    Halving adds the points in the middle of all intervals, so no point is evaluated twice. A sample is finished when
+    ``|sum of the map - gap| <= tolerance * |gap|``, or after ``MOST`` intervals; how many points each sample took is kept in
+    ``explained.memory``.
 
     Args:
         method: Has ``multiply_by_inputs`` and ``tolerance``.
-        subject: The explained function.
-        rows: N rows.
+        explained: The explained function.
+        samples: N samples.
         total: The mean gradient by the trapezoidal rule on ``FIRST`` intervals, each ``(N, ...)``; changed in place.
         change: What it is multiplied by, each ``(N, ...)``.
         gap: What the products have to add up to, ``(N,)``.
-        middles: The mean gradient in the middles of so many intervals, for some of the rows.
+        middles: The mean gradient in the middles of so many intervals, for some of the samples.
     """
-    count, taken = FIRST, torch.full((len(rows),), FIRST + 1)
+    count, taken = FIRST, torch.full((len(samples),), FIRST + 1)
     while count < MOST and (left := _unfinished(total, change, gap, method.tolerance)).any():
         where = left.nonzero().squeeze(1)
-        for t, n in zip(total, middles(rows[where.cpu()], count), strict=True):
+        for t, n in zip(total, middles(samples[where.cpu()], count), strict=True):
             t[where] = (t[where] + n) / 2
         taken[where.cpu()] += count
         count *= 2
-    _note(method, subject, rows, taken)
+    _note(method, explained, samples, taken)
     return each(torch.mul, tuple(total), change) if method.multiply_by_inputs else tuple(total)
 
 
-def _sums(method: Any, subject: Subject, rows: Rows, alphas: tuple[float, ...]) -> tuple[Tensor, ...]:
-    return as_tuple(subject.swept(_Sums(Between(alphas, method.baselines)), rows))
+def _sums(method: Any, explained: ExplainedFunction, samples: Samples, alphas: tuple[float, ...]) -> tuple[Tensor, ...]:
+    return as_tuple(explained.executed(_Sums(Between(alphas, method.baselines)), samples))
 
 
 def _unfinished(total: list[Tensor], change: tuple[Tensor, ...], gap: Tensor, tolerance: float) -> Tensor:
@@ -141,18 +141,18 @@ def _unfinished(total: list[Tensor], change: tuple[Tensor, ...], gap: Tensor, to
     return (sums - gap).abs() > tolerance * gap.abs()
 
 
-def _note(method: Any, subject: Subject, rows: Rows, taken: Tensor) -> None:
-    known = subject.memory.setdefault(_key(method, subject), {})
-    for row, steps in zip(rows.ids.tolist(), taken.tolist(), strict=True):
-        known.setdefault(row, steps)
+def _note(method: Any, explained: ExplainedFunction, samples: Samples, taken: Tensor) -> None:
+    known = explained.memory.setdefault(_key(method, explained), {})
+    for sample, steps in zip(samples.ids.tolist(), taken.tolist(), strict=True):
+        known.setdefault(sample, steps)
 
 
-def _key(method: Any, subject: Subject) -> Hashable:
-    return (_STEPS, getattr(subject.forward, "unit", None), value_of(method))
+def _key(method: Any, explained: ExplainedFunction) -> Hashable:
+    return (_STEPS, getattr(explained.forward, "unit", None), value_of(method))
 
 
-def steps_taken(method: Any, subject: Subject, rows: Rows) -> Tensor | None:
-    """``(N,)``: points that each row took when it was first explained; ``None`` for a method with a fixed number."""
+def steps_taken(method: Any, explained: ExplainedFunction, samples: Samples) -> Tensor | None:
+    """``(N,)``: points that each sample took when it was first explained; ``None`` for a method with a fixed number."""
     inside = getattr(method, "inside", None)
-    known = subject.memory.get(_key(*(inside(subject) if inside is not None else (method, subject))))
-    return None if known is None else torch.tensor([known[row] for row in rows.ids.tolist()])
+    known = explained.memory.get(_key(*(inside(explained) if inside is not None else (method, explained))))
+    return None if known is None else torch.tensor([known[sample] for sample in samples.ids.tolist()])

@@ -7,18 +7,18 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.points import PLAIN, Path, Reducer, Spot, Visit, Want
-from lightning_explain.core.probe import Attribution, Rows, as_tuple
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Read, Reducer
+from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.paths import AtInput
 from lightning_explain.modalities.image import Reshape, arrange, check_reshape
 
 
 class OnPath:
-    """A method that the sweep computes, together with all others that look at the same points."""
+    """A method that the executor computes, together with all others that look at the same points."""
 
-    wants: Any = frozenset[Want]()
+    reads: Any = frozenset[Read]()
     floating: ClassVar[bool] = True
     """Whether the inputs have to be floating-point numbers, for they are changed by small amounts or differentiated."""
 
@@ -27,24 +27,24 @@ class OnPath:
         """Where the model is evaluated."""
         return AtInput()
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
-        """The map of the rows from the visits of the path."""
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        """The map of the samples from the evaluations of the path."""
         raise NotImplementedError
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        """The attribution of the rows, each ``(N, ...)``, computed alone."""
-        return subject.swept(self, rows)
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        """The attribution of the samples, each ``(N, ...)``, computed alone."""
+        return explained.executed(self, samples)
 
 
 class AtOnce(OnPath):
-    """A method that needs one visit of the input."""
+    """A method that needs one evaluation of the input."""
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
-        """The map from that visit."""
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+        """The map from that evaluation."""
         raise NotImplementedError
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
-        """The map of the rows from one visit."""
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        """The map of the samples from one evaluation."""
         return self.finish((yield))
 
 
@@ -53,8 +53,8 @@ def added(total: tuple[Tensor, ...] | None, parts: tuple[Tensor, ...]) -> tuple[
     return parts if total is None else tuple(t + p for t, p in zip(total, parts, strict=True))
 
 
-def sum_of_visits(count: int, one: Callable[[Visit], tuple[Tensor, ...]]) -> Reducer:
-    """What one visit gives, added up over so many of them."""
+def sum_of_evaluations(count: int, one: Callable[[Evaluation], tuple[Tensor, ...]]) -> Reducer:
+    """What one evaluation gives, added up over so many of them."""
     total: tuple[Tensor, ...] | None = None
     for _ in range(count):
         total = added(total, one((yield)))
@@ -75,24 +75,26 @@ class AtLayer:
     reshape: Reshape
 
     @property
-    def spot(self) -> Spot:
+    def site(self) -> LayerSite:
         """Where it looks."""
-        return Spot(self.layer, self.attribute_to_layer_input)
+        return LayerSite(self.layer, self.attribute_to_layer_input)
 
     @property
-    def wants(self) -> frozenset[Want]:
+    def reads(self) -> frozenset[Read]:
         """Gradient and activation there."""
-        return frozenset({(PLAIN, self.spot), (None, self.spot)})
+        return frozenset({(PLAIN, self.site), (None, self.site)})
 
     def __post_init__(self) -> None:
         freeze(self)
         check_reshape(type(self).__name__, self.reshape)
 
-    def arranged(self, subject: Subject, found: Attribution, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def arranged(
+        self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...] | None:
         """Where the map lies on the image, as :func:`lightning_explain.maps.arrange` says it.
 
         Raises:
             ValueError: If ``reshape`` does not fit the map.
         """
-        layer = subject.layer(self.layer)
+        layer = explained.layer(self.layer)
         return arrange(as_tuple(found), inputs, self.reshape, layer, self.attribute_to_layer_input)

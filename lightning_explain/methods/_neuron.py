@@ -10,9 +10,9 @@ import torch
 from captum import attr as captum
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import Method, Reference, Subject
+from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.points import value_of
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.distributed.fsdp import regather
 from lightning_explain.engine.captum_adapter import attribute, freeze
 
@@ -42,7 +42,7 @@ class Neuron(nn.Module):
         return (id(self._watched[0]), value_of(self._selector), self._of_input)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The unit's value in each row, ``(N,)``."""
+        """The unit's value in each sample, ``(N,)``."""
         found: list[Any] = []
         if self._of_input:
             handle = self._watched[0].register_forward_pre_hook(lambda module, inputs: found.append(_copied(inputs)))
@@ -78,10 +78,10 @@ def _copied(value: Any) -> Any:
 
 
 def select(activation: Any, selector: Selector) -> Tensor:
-    """The unit of each row, ``(N,)``; slices are summed, as in Captum.
+    """The unit of each sample, ``(N,)``; slices are summed, as in Captum.
 
     Raises:
-        ValueError: If the selector does not choose one number for each row.
+        ValueError: If the selector does not choose one number for each sample.
     """
     if callable(selector):
         value = selector(activation)
@@ -107,19 +107,19 @@ def _indexed(activation: Tensor, index: tuple[Any, ...]) -> Tensor:
     return value.flatten(1).sum(1) if any(isinstance(i, slice) for i in index) else value
 
 
-def strongest(subject: Subject, layer: nn.Module, of_input: bool) -> tuple[int, ...]:
-    """The unit of the layer with the largest mean activation over all clean rows of the probe; the first of equal ones."""
+def strongest(explained: ExplainedFunction, layer: nn.Module, of_input: bool) -> tuple[int, ...]:
+    """The unit of the layer with the largest mean activation over all clean samples of the probe; the first of equal ones."""
 
     def find() -> tuple[int, ...]:
-        explainer = captum.LayerActivation(subject.forward, layer)
+        explainer = captum.LayerActivation(explained.forward, layer)
         where = {"attribute_to_layer_input": of_input}
-        parts = [attribute(explainer.attribute, part, **where) for part in subject.probe.split(subject.limit)]
+        parts = [attribute(explainer.attribute, part, **where) for part in explained.probe.split(explained.limit)]
         if not all(isinstance(part, Tensor) for part in parts):
             raise ValueError("The layer of a neuron method gives several tensors; give a callable neuron_selector.")
         mean = torch.cat([part for part in parts if isinstance(part, Tensor)]).double().mean(0)
         return tuple(int(i) for i in torch.unravel_index(mean.argmax(), mean.shape))
 
-    return subject.remembered(("strongest", layer, of_input), find)
+    return explained.remembered(("strongest", layer, of_input), find)
 
 
 @dataclass(frozen=True)
@@ -159,24 +159,24 @@ class OfNeuron:
         """What the map promises to add up to, in units of the neuron."""
         return getattr(self._primary(), "reference", None)
 
-    def unit(self, subject: Subject) -> Selector:
+    def unit(self, explained: ExplainedFunction) -> Selector:
         """The selector, or the strongest unit where there is none."""
         if self.neuron_selector is not None:
             return self.neuron_selector
-        return strongest(subject, subject.layer(self.layer), self.attribute_to_neuron_input)
+        return strongest(explained, explained.layer(self.layer), self.attribute_to_neuron_input)
 
-    def focused(self, subject: Subject) -> Subject:
-        """The subject whose function is the neuron."""
-        layer = subject.layer(self.layer)
+    def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
+        """The explained whose function is the neuron."""
+        layer = explained.layer(self.layer)
         return replace(
-            subject, forward=Neuron(subject.forward, layer, self.unit(subject), self.attribute_to_neuron_input)
+            explained, forward=Neuron(explained.forward, layer, self.unit(explained), self.attribute_to_neuron_input)
         )
 
-    def inside(self, subject: Subject) -> tuple[Method, Subject]:
+    def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
         """The method that explains the neuron, and the neuron as the function that it explains."""
-        return self._primary(), self.focused(subject)
+        return self._primary(), self.focused(explained)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, as the method of that name without ``Neuron``, in units of the neuron."""
-        method, neuron = self.inside(subject)
-        return method.attribute(neuron, rows)
+        method, neuron = self.inside(explained)
+        return method.attribute(neuron, samples)

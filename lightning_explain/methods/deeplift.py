@@ -1,6 +1,6 @@
 """DeepLIFT and DeepLIFT SHAP: differences of activations against those at a baseline, at the input and at layers.
 
-A row and its baseline go through the model side by side, so that even ``limit=1`` sends two rows at a time.
+A sample and its baseline go through the model side by side, so that even ``limit=1`` sends two samples at a time.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, ClassVar, TypeAlias
 from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor
 
-from lightning_explain.core.contracts import Reference, Subject
-from lightning_explain.core.points import DEEPLIFT, Reducer, Visit, Want
-from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.points import DEEPLIFT, Evaluation, Read, Reducer
+from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import check_callable
 from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.noise import narrowed, wide
 from lightning_explain.engine.paths import Pairs, PairsWithEach
-from lightning_explain.methods._base import AtLayer, OnPath, each, sum_of_visits
+from lightning_explain.methods._base import AtLayer, OnPath, each, sum_of_evaluations
 from lightning_explain.modalities.image import Reshape
 
 AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
@@ -46,17 +46,17 @@ class Rescaling(OnPath):
         return f"{DEEPLIFT}:{1e-10!r}"
 
     @property
-    def wants(self) -> frozenset[Want]:
+    def reads(self) -> frozenset[Read]:
         """Multipliers at the inputs."""
         return frozenset({(self.rule, None)})
 
-    def ends(self, visit: Visit) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Multipliers, and what they belong to at the rows and at their baselines."""
-        return visit.gradient(self.rule), visit.point.rows.inputs, visit.point.against
+    def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Multipliers, and what they belong to at the samples and at their baselines."""
+        return evaluation.gradient(self.rule), evaluation.point.samples.inputs, evaluation.point.against
 
-    def differences(self, visit: Visit) -> tuple[Tensor, ...]:
-        """The map from one visit."""
-        multipliers, values, references = self.ends(visit)
+    def differences(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+        """The map from one evaluation."""
+        multipliers, values, references = self.ends(evaluation)
         if self.custom_attribution_func is not None:
             custom = self.custom_attribution_func
             found: tuple[Tensor, ...] = _call_custom_attribution_func(custom, multipliers, values, references)
@@ -65,11 +65,11 @@ class Rescaling(OnPath):
             return multipliers
         return each(lambda m, x, b: (x - b) * m, multipliers, values, references)
 
-    def mean(self, subject: Subject, rows: Rows) -> Reducer:
+    def mean(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """The mean of the maps over the set of baselines."""
-        count = len(subject.distribution(self.baselines, rows)[0])
-        total = yield from sum_of_visits(count, lambda visit: each(wide, self.differences(visit)))
-        return narrowed(tuple(t / count for t in total), rows)
+        count = len(explained.distribution(self.baselines, samples)[0])
+        total = yield from sum_of_evaluations(count, lambda evaluation: each(wide, self.differences(evaluation)))
+        return narrowed(tuple(t / count for t in total), samples)
 
 
 class RescalingAtLayer(AtLayer, Rescaling):
@@ -78,14 +78,14 @@ class RescalingAtLayer(AtLayer, Rescaling):
     floating: ClassVar[bool] = False
 
     @property
-    def wants(self) -> frozenset[Want]:
+    def reads(self) -> frozenset[Read]:
         """Multipliers at the layer, and what it says."""
-        return frozenset({(self.rule, self.spot), (None, self.spot)})
+        return frozenset({(self.rule, self.site), (None, self.site)})
 
-    def ends(self, visit: Visit) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Multipliers, and the activations at the rows and at their baselines."""
-        pairs = visit.activation(self.spot)
-        return visit.gradient(self.rule, self.spot), tuple(p[:, 0] for p in pairs), tuple(p[:, 1] for p in pairs)
+    def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Multipliers, and the activations at the samples and at their baselines."""
+        pairs = evaluation.activation(self.site)
+        return evaluation.gradient(self.rule, self.site), tuple(p[:, 0] for p in pairs), tuple(p[:, 1] for p in pairs)
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class DeepLift(Rescaling):
     """Differences from a baseline, carried back by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
 
     Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
+    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 forward, 2 backward.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
         (all refused): use IntegratedGradients.
 
     Args:
-        baselines: What rows are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        baselines: What samples are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline), so that the map sums to f(x) - f(baseline).
         eps: Differences of activations below it count as none.
         custom_attribution_func: A function of (multipliers, inputs, baselines) instead of that product.
@@ -129,7 +129,7 @@ class DeepLift(Rescaling):
 
     @property
     def path(self) -> Pairs:
-        """Each row beside its baseline."""
+        """Each sample beside its baseline."""
         return Pairs(self.baselines, self.eps)
 
     @property
@@ -137,7 +137,7 @@ class DeepLift(Rescaling):
         """The rescale rule."""
         return f"{DEEPLIFT}:{self.eps!r}"
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
         return self.differences((yield))
 
@@ -147,7 +147,7 @@ class DeepLiftShap(Rescaling):
     """DeepLIFT averaged over a set of K baselines (Lundberg & Lee 2017; ``captum.attr.DeepLiftShap``).
 
     Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
+    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -179,12 +179,12 @@ class DeepLiftShap(Rescaling):
 
     @property
     def path(self) -> PairsWithEach:
-        """Each row beside each baseline."""
+        """Each sample beside each baseline."""
         return PairsWithEach(self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
-        return self.mean(subject, rows)
+        return self.mean(explained, samples)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class LayerDeepLift(RescalingAtLayer):
     """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
     Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
+    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 forward, 2 backward.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -230,10 +230,10 @@ class LayerDeepLift(RescalingAtLayer):
 
     @property
     def path(self) -> Pairs:
-        """Each row beside its baseline."""
+        """Each sample beside its baseline."""
         return Pairs(self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped as the layer's output, in units of the explained output."""
         return self.differences((yield))
 
@@ -243,7 +243,7 @@ class LayerDeepLiftShap(RescalingAtLayer):
     """DeepLIFT of a layer's activations, at K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
     Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
+    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -281,9 +281,9 @@ class LayerDeepLiftShap(RescalingAtLayer):
 
     @property
     def path(self) -> PairsWithEach:
-        """Each row beside each baseline."""
+        """Each sample beside each baseline."""
         return PairsWithEach(self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped as the layer's output, in units of the explained output."""
-        return self.mean(subject, rows)
+        return self.mean(explained, samples)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_explain.core.contracts import Subject
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Reducer, Spot, Visit, Want
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Evaluation, LayerSite, Read, Reducer
+from lightning_explain.core.probe import Samples
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.methods._base import AtOnce, OnPath, each
 from lightning_explain.modalities.image import Reshape, check_reshape, grid_of, image_size
@@ -33,11 +33,11 @@ class Saliency(AtOnce):
 
     abs: bool = True
 
-    wants = frozenset({(PLAIN, None)})
+    reads = frozenset({(PLAIN, None)})
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        gradient = visit.gradient()
+        gradient = evaluation.gradient()
         return each(torch.abs, gradient) if self.abs else gradient
 
 
@@ -49,47 +49,47 @@ class InputXGradient(AtOnce):
     Not for: inputs whose zero means something, for a zero always gets zero; outputs that saturate (probabilities).
     """
 
-    wants = frozenset({(PLAIN, None)})
+    reads = frozenset({(PLAIN, None)})
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output."""
-        return each(torch.mul, visit.point.rows.inputs, visit.gradient())
+        return each(torch.mul, evaluation.point.samples.inputs, evaluation.gradient())
 
 
 @dataclass(frozen=True)
 class GuidedBackprop(AtOnce):
     """The gradient with negative parts cut at every ReLU module (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
 
-    Only ReLU is guided, a module or mended into one; other activations pass their plain gradient.
+    Only ReLU is guided, a module or canonized into one; other activations pass their plain gradient.
 
     Cost: 1 forward, 1 backward.
     Not for: telling what the network has learned: maps outlive random weights (Adebayo et al. 2018); networks without
         ReLU, where it is the plain gradient.
     """
 
-    wants = frozenset({(GUIDED, None)})
+    reads = frozenset({(GUIDED, None)})
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        return visit.gradient(GUIDED)
+        return evaluation.gradient(GUIDED)
 
 
 @dataclass(frozen=True)
 class Deconvolution(AtOnce):
     """The gradient that every ReLU lets through where it is positive (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
 
-    Only ReLU is changed, a module or mended into one; other activations pass their plain gradient.
+    Only ReLU is changed, a module or canonized into one; other activations pass their plain gradient.
 
     Cost: 1 forward, 1 backward.
     Not for: telling what the network has learned: maps redraw the input (Nie et al. 2018); networks without ReLU,
         where it is the plain gradient.
     """
 
-    wants = frozenset({(DECONVOLUTION, None)})
+    reads = frozenset({(DECONVOLUTION, None)})
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        return visit.gradient(DECONVOLUTION)
+        return evaluation.gradient(DECONVOLUTION)
 
 
 @dataclass(frozen=True)
@@ -127,24 +127,24 @@ class GuidedGradCam(OnPath):
             )
 
     @property
-    def wants(self) -> frozenset[Want]:
+    def reads(self) -> frozenset[Read]:
         """The guided gradient at the input, and what Grad-CAM needs."""
-        spot = Spot(self.layer, self.attribute_to_layer_input)
-        return frozenset({(GUIDED, None), (PLAIN, spot), (None, spot)})
+        site = LayerSite(self.layer, self.attribute_to_layer_input)
+        return frozenset({(GUIDED, None), (PLAIN, site), (None, site)})
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped.
 
         Raises:
             ValueError: If the layer's map cannot be upsampled to the inputs.
         """
-        visit = yield
-        cam = grad_cam(visit, Spot(self.layer, self.attribute_to_layer_input), subject, self.reshape)
+        evaluation = yield
+        cam = grad_cam(evaluation, LayerSite(self.layer, self.attribute_to_layer_input), explained, self.reshape)
         if len(cam) > 1:
             raise ValueError(
                 f"GuidedGradCam(layer={self.layer!r}): the layer gives {len(cam)} tensors; it must give one."
             )
-        return tuple(guided * self._upsampled(cam[0].relu(), guided) for guided in visit.gradient(GUIDED))
+        return tuple(guided * self._upsampled(cam[0].relu(), guided) for guided in evaluation.gradient(GUIDED))
 
     def _upsampled(self, cam: Tensor, like: Tensor) -> Tensor:
         if cam.ndim != like.ndim or cam.ndim < 3 or 0 in cam.shape:
@@ -156,23 +156,23 @@ class GuidedGradCam(OnPath):
 
 
 def grad_cam(
-    visit: Visit, spot: Spot, subject: Subject, reshape: Reshape = None, summed: bool = True
+    evaluation: Evaluation, site: LayerSite, explained: ExplainedFunction, reshape: Reshape = None, summed: bool = True
 ) -> tuple[Tensor, ...]:
     """Channels of a layer weighted by their mean gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` if not summed.
 
     Args:
-        visit: Has read the layer and its gradient.
-        spot: Where.
-        subject: Knows the layer.
+        evaluation: Has read the layer and its gradient.
+        site: Where.
+        explained: Knows the layer.
         reshape: How the layer lies on the image.
         summed: Sum over the channels.
     """
-    layer, size = subject.layer(spot.layer), image_size(visit.point.rows.inputs)
+    layer, size = explained.layer(site.layer), image_size(evaluation.point.samples.inputs)
 
     def one(activation: Tensor, gradient: Tensor) -> Tensor:
-        placed = [grid_of(value, size, reshape, layer, spot.of_input) for value in (activation, gradient)]
+        placed = [grid_of(value, size, reshape, layer, site.of_input) for value in (activation, gradient)]
         a, g = (value if grid is None else grid for value, grid in zip((activation, gradient), placed, strict=True))
         weights = g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
         return (weights * a).sum(1, keepdim=True) if summed else weights * a
 
-    return each(one, visit.activation(spot), visit.gradient(PLAIN, spot))
+    return each(one, evaluation.activation(site), evaluation.gradient(PLAIN, site))

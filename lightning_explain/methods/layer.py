@@ -11,9 +11,9 @@ from captum import attr as captum
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.points import PLAIN, Reducer, Visit, Want
-from lightning_explain.core.probe import Attribution, Rows, as_tuple
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.points import PLAIN, Evaluation, Read, Reducer
+from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.methods._base import AtLayer, AtOnce, each
 from lightning_explain.methods.gradient import grad_cam
@@ -47,7 +47,7 @@ def _copied(value: Any) -> Any:
 
 
 class ReadOnce(AtLayer, AtOnce):
-    """A method that reads a layer at the rows themselves."""
+    """A method that reads a layer at the samples themselves."""
 
     floating: ClassVar[bool] = False
 
@@ -78,16 +78,18 @@ class LayerGradCam(ReadOnce):
     attr_dim_summation: bool = True
     reshape: Reshape = None
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """``(N, 1, h, w)`` at the layer's resolution; ``(N, C, h, w)`` without the sum.
 
         Raises:
             ValueError: If ``reshape`` does not fit the layer.
         """
-        found = grad_cam((yield), self.spot, subject, self.reshape, self.attr_dim_summation)
+        found = grad_cam((yield), self.site, explained, self.reshape, self.attr_dim_summation)
         return each(torch.relu, found) if self.relu_attributions else found
 
-    def arranged(self, subject: Subject, found: Attribution, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def arranged(
+        self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...] | None:
         """The map itself, for it is arranged already."""
         as_it_is = "channels_first" if isinstance(found, Tensor) and found.ndim == 4 else None
         return arrange(as_tuple(found), inputs, "none" if self.reshape == "none" else as_it_is)
@@ -112,10 +114,10 @@ class LayerGradientXActivation(ReadOnce):
     multiply_by_inputs: bool = True
     reshape: Reshape = None
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Shaped as the layer's output, in units of the explained output."""
-        gradient = visit.gradient(PLAIN, self.spot)
-        return each(torch.mul, gradient, visit.activation(self.spot)) if self.multiply_by_inputs else gradient
+        gradient = evaluation.gradient(PLAIN, self.site)
+        return each(torch.mul, gradient, evaluation.activation(self.site)) if self.multiply_by_inputs else gradient
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,13 @@ class LayerActivation(ReadOnce):
     reshape: Reshape = None
 
     @property
-    def wants(self) -> frozenset[Want]:
+    def reads(self) -> frozenset[Read]:
         """The activation."""
-        return frozenset({(None, self.spot)})
+        return frozenset({(None, self.site)})
 
-    def finish(self, visit: Visit) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Shaped and in units as the layer's output."""
-        return visit.activation(self.spot)
+        return evaluation.activation(self.site)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class LayerFeatureAblation(AtLayer):
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        layer_baselines: What replaces them: zero, a number, or a tensor that broadcasts to the activation ``(1, ...)`` of a row.
+        layer_baselines: What replaces them: zero, a number, or a tensor that broadcasts to the activation ``(1, ...)`` of a sample.
         layer_mask: A tensor of whole numbers ``(1, ...)`` shaped as the activation: equal numbers are replaced together; by
             default each unit by itself.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
@@ -182,13 +184,13 @@ class LayerFeatureAblation(AtLayer):
                     f"{', a number' if name == 'layer_baselines' else ' of whole numbers'}."
                 )
 
-    def fits(self, subject: Subject, rows: Rows) -> None:
-        """Refuses what is not for one row of the layer.
+    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:
+        """Refuses what is not for one sample of the layer.
 
         Raises:
             ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or the layer gives several tensors.
         """
-        found = LayerActivation(self.layer, self.attribute_to_layer_input).attribute(subject, rows[:1])
+        found = LayerActivation(self.layer, self.attribute_to_layer_input).attribute(explained, samples[:1])
         if not isinstance(found, Tensor):
             raise ValueError(f"the layer {self.layer!r} gives several tensors, of which Captum's class ablates none")
         for name in ("layer_baselines", "layer_mask"):
@@ -196,15 +198,15 @@ class LayerFeatureAblation(AtLayer):
             if isinstance(value, Tensor):
                 _check_broadcast(name, value, found)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
         return attribute(
-            captum.LayerFeatureAblation(subject.forward, Replaceable(subject.layer(self.layer))).attribute,
-            rows,
+            captum.LayerFeatureAblation(explained.forward, Replaceable(explained.layer(self.layer))).attribute,
+            samples,
             layer_baselines=self.layer_baselines,
             layer_mask=self.layer_mask,
             attribute_to_layer_input=self.attribute_to_layer_input,
-            perturbations_per_eval=max(1, subject.limit // len(rows)),
+            perturbations_per_eval=max(1, explained.limit // len(samples)),
         )
 
 
@@ -213,6 +215,6 @@ def _check_broadcast(name: str, value: Tensor, like: Tensor) -> None:
         value.expand_as(like)
     except RuntimeError as error:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}, which does not fit a row of the layer, {tuple(like.shape)}; allowed: whatever "
-            "broadcasts to that, the same for all rows."
+            f"{name} has shape {tuple(value.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}; allowed: whatever "
+            "broadcasts to that, the same for all samples."
         ) from error

@@ -10,16 +10,16 @@ import torch
 from captum import attr as captum
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import Reference, Subject
+from lightning_explain.core.contracts import ExplainedFunction, Reference
 from lightning_explain.core.points import PLAIN, Reducer
-from lightning_explain.core.probe import Attribution, Baseline, Rows, as_tuple, bare
+from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
 from lightning_explain.core.validation import check_integral, check_positive
 from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
 from lightning_explain.engine.noise import Stdevs, check_stdevs, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Line, random_line
 from lightning_explain.methods._adaptive import AUTO, FIRST, check_tolerance, refined
-from lightning_explain.methods._base import AtLayer, OnPath, added, each, sum_of_visits
+from lightning_explain.methods._base import AtLayer, OnPath, added, each, sum_of_evaluations
 from lightning_explain.methods.layer import LayerActivation, Replaceable
 from lightning_explain.modalities.image import Reshape
 
@@ -65,15 +65,15 @@ class LayerConductance(AtLayer, OnPath):
         """A line at the input with a point more than steps."""
         return Line(self.n_steps + 1, self.method, self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped as the layer's output, in units of the explained output."""
         total: tuple[Tensor, ...] | None = None
         former = yield
         for _ in range(self.n_steps):
-            visit = yield
-            steps = each(torch.sub, visit.activation(self.spot), former.activation(self.spot))
-            total = added(total, each(torch.mul, steps, former.gradient(PLAIN, self.spot)))
-            former = visit
+            evaluation = yield
+            steps = each(torch.sub, evaluation.activation(self.site), former.activation(self.site))
+            total = added(total, each(torch.mul, steps, former.gradient(PLAIN, self.site)))
+            former = evaluation
         assert total is not None
         return total
 
@@ -113,10 +113,11 @@ class InternalInfluence(AtLayer, OnPath):
         """A line at the input."""
         return Line(self.n_steps, self.method, self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped as the layer's output, in units of the explained output per unit of activation."""
-        return sum_of_visits(
-            self.n_steps, lambda visit: tuple(g * visit.point.weight for g in visit.gradient(PLAIN, self.spot))
+        return sum_of_evaluations(
+            self.n_steps,
+            lambda evaluation: tuple(g * evaluation.point.weight for g in evaluation.gradient(PLAIN, self.site)),
         )
 
 
@@ -124,15 +125,15 @@ class InternalInfluence(AtLayer, OnPath):
 class LayerIntegratedGradients(AtLayer):
     """Integrated gradients in a layer's space (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
 
-    The line runs between activations, not at the input: from the activation at the baseline to that at the row.
+    The line runs between activations, not at the input: from the activation at the baseline to that at the sample.
 
-    Cost: n_steps + 2 forward, n_steps backward; with ``"auto"`` from 9 to 1025 points, as each row needs.
+    Cost: n_steps + 2 forward, n_steps backward; with ``"auto"`` from 9 to 1025 points, as each sample needs.
     Not for: comparison with IntegratedGradients: its line lies between activations, where no input may lead; layers
         that run more than once (refused).
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Points on the line; ``"auto"``: so many for each row that the map adds up to what the layer changes in f, by the
+        n_steps: Points on the line; ``"auto"``: so many for each sample that the map adds up to what the layer changes in f, by the
             trapezoidal rule whatever the ``method``; ``Report.n_steps`` says how many.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: The input at whose activation the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
@@ -164,42 +165,44 @@ class LayerIntegratedGradients(AtLayer):
         """What the map promises to add up to."""
         return Reference(self.baselines) if self.multiply_by_inputs else None
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
         if isinstance(self.n_steps, int):
-            return self._along_line(subject, rows, self.n_steps, self.method, self.multiply_by_inputs)
-        return bare(self._refined(subject, rows))
+            return self._along_line(explained, samples, self.n_steps, self.method, self.multiply_by_inputs)
+        return bare(self._refined(explained, samples))
 
-    def _along_line(self, subject: Subject, rows: Rows, n_steps: int, method: str, multiply: bool) -> Attribution:
-        layer = Replaceable(subject.layer(self.layer))
-        explainer = captum.LayerIntegratedGradients(subject.forward, layer, multiply_by_inputs=multiply)
+    def _along_line(
+        self, explained: ExplainedFunction, samples: Samples, n_steps: int, method: str, multiply: bool
+    ) -> Attribution:
+        layer = Replaceable(explained.layer(self.layer))
+        explainer = captum.LayerIntegratedGradients(explained.forward, layer, multiply_by_inputs=multiply)
         return attribute(
             explainer.attribute,
-            rows,
-            baselines=bare(subject.baseline(self.baselines, rows)),
+            samples,
+            baselines=bare(explained.baseline(self.baselines, samples)),
             n_steps=n_steps,
             method=method,
-            internal_batch_size=max(subject.limit, len(rows)),
+            internal_batch_size=max(explained.limit, len(samples)),
             attribute_to_layer_input=self.attribute_to_layer_input,
         )
 
-    def _refined(self, subject: Subject, rows: Rows) -> tuple[Tensor, ...]:
-        def mean(some: Rows, n_steps: int, rule: str) -> tuple[Tensor, ...]:
-            return each(wide, as_tuple(self._along_line(subject, some, n_steps, rule, multiply=False)))
+    def _refined(self, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
+        def mean(some: Samples, n_steps: int, rule: str) -> tuple[Tensor, ...]:
+            return each(wide, as_tuple(self._along_line(explained, some, n_steps, rule, multiply=False)))
 
         level = LayerActivation(self.layer, self.attribute_to_layer_input)
-        begun = rows.at(subject.baseline(self.baselines, rows))
-        there, here = (as_tuple(level.attribute(subject, at)) for at in (begun, rows))
+        begun = samples.at(explained.baseline(self.baselines, samples))
+        there, here = (as_tuple(level.attribute(explained, at)) for at in (begun, samples))
         # Captum's trapezoids sum up to (n - 1) / n.
-        first = [t * (FIRST + 1) / FIRST for t in mean(rows, FIRST + 1, "riemann_trapezoid")]
+        first = [t * (FIRST + 1) / FIRST for t in mean(samples, FIRST + 1, "riemann_trapezoid")]
         change = tuple(wide(x - b) for x, b in zip(here, there, strict=True))
-        gap = wide(subject.evaluate(rows) - self._replaced(subject, rows, there))
+        gap = wide(explained.evaluate(samples) - self._replaced(explained, samples, there))
         middles = partial(mean, rule="riemann_middle")
-        return narrowed(refined(self, subject, rows, first, change, gap, middles), rows)
+        return narrowed(refined(self, explained, samples, first, change, gap, middles), samples)
 
-    def _replaced(self, subject: Subject, rows: Rows, values: tuple[Tensor, ...]) -> Tensor:
-        """F at the rows where the layer says something else, ``(N,)``: what goes around it stays."""
-        layer = Replaceable(subject.layer(self.layer))
+    def _replaced(self, explained: ExplainedFunction, samples: Samples, values: tuple[Tensor, ...]) -> Tensor:
+        """F at the samples where the layer says something else, ``(N,)``: what goes around it stays."""
+        layer = Replaceable(explained.layer(self.layer))
         hook = layer.register_forward_pre_hook if self.attribute_to_layer_input else layer.register_forward_hook
 
         def replacement(module: nn.Module, *passed: Any) -> Any:
@@ -208,7 +211,7 @@ class LayerIntegratedGradients(AtLayer):
         handle = hook(replacement)
         try:
             with torch.no_grad():
-                return subject.forward(*subject.laid_out(rows.inputs), *rows.extra)  # type: ignore[no-any-return]
+                return explained.forward(*explained.in_memory_layout(samples.inputs), *samples.extra)  # type: ignore[no-any-return]
         finally:
             handle.remove()
 
@@ -217,7 +220,7 @@ class LayerIntegratedGradients(AtLayer):
 class LayerGradientShap(AtLayer):
     """GradientShap of a layer's activations (Lundberg & Lee 2017; ``captum.attr.LayerGradientShap``).
 
-    Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
+    Captum's formula with this package's own draws, which belong to the sample, so that curves move only because the model did.
 
     Cost: 3 * n_samples forward, n_samples backward; without ``multiply_by_inputs`` n_samples forward.
     Not for: sums over a layer that is not linear in the input, which miss f(x) - f(baseline) with any ``n_samples``:
@@ -225,7 +228,7 @@ class LayerGradientShap(AtLayer):
 
     Args:
         layer: Dotted name of the layer; by default the last one with a feature map.
-        n_samples: Random points for each row.
+        n_samples: Random points for each sample.
         stdevs: Standard deviation of the noise added to the input, one number or one for each input.
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
@@ -255,26 +258,26 @@ class LayerGradientShap(AtLayer):
         """What the map promises to add up to, in expectation."""
         return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
-        needs_gradient(rows, "LayerGradientShap")
-        layer, where = subject.layer(self.layer), {"attribute_to_layer_input": self.attribute_to_layer_input}
-        slope = captum.LayerGradientXActivation(subject.forward, layer, multiply_by_inputs=False)
-        level = captum.LayerActivation(subject.forward, layer)
-        references = subject.distribution(self.baselines, rows)
+        needs_gradient(samples, "LayerGradientShap")
+        layer, where = explained.layer(self.layer), {"attribute_to_layer_input": self.attribute_to_layer_input}
+        slope = captum.LayerGradientXActivation(explained.forward, layer, multiply_by_inputs=False)
+        level = captum.LayerActivation(explained.forward, layer)
+        references = explained.distribution(self.baselines, samples)
 
-        def at(explainer: Any, part: Rows, points: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def at(explainer: Any, part: Samples, points: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return as_tuple(attribute(explainer.attribute, part.at(points), **where))
 
-        def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-            noisy, chosen, points = random_line(subject, part, indices, self.stdevs, references)
+        def one(part: Samples, indices: Tensor) -> tuple[Tensor, ...]:
+            noisy, chosen, points = random_line(explained, part, indices, self.stdevs, references)
             gradients = at(slope, part, points)
             if not self.multiply_by_inputs:
                 return gradients
             ends = zip(at(level, part, noisy), at(level, part, chosen), strict=True)
             return tuple(g * (x - b) for g, (x, b) in zip(gradients, ends, strict=True))
 
-        return bare(narrowed(mean_over_draws(subject, rows, self.n_samples, one, powers=(1,))[0], rows))
+        return bare(narrowed(mean_over_draws(explained, samples, self.n_samples, one, powers=(1,))[0], samples))
 
 
 _Line = LayerConductance | InternalInfluence | LayerIntegratedGradients

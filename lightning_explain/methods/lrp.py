@@ -11,8 +11,8 @@ from captum import attr as captum
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Rows, bare
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
 from lightning_explain.methods._base import AtLayer
 from lightning_explain.modalities.image import Reshape
@@ -79,21 +79,21 @@ class LRP:
     must be joined by ``Addition_Module``: a plain ``+`` would hand the relevance out twice. The sum of a map is the output
     without the share of the biases.
 
-    Cost: 2 forward, 1 backward; 1 forward row more in each explanation.
+    Cost: 2 forward, 1 backward; 1 forward sample more in each explanation.
     Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
         the default rule, where it is InputXGradient at a higher price.
     """
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output.
 
         Raises:
             ValueError: If a layer has no rule.
         """
-        needs_gradient(rows, "LRP")
-        model = _layered(subject, "LRP")
+        needs_gradient(samples, "LRP")
+        model = _layered(explained, "LRP")
         with model.kept():
-            return attribute(captum.LRP(model).attribute, rows)
+            return attribute(captum.LRP(model).attribute, samples)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class LayerLRP(AtLayer):
 
     It works at any layer that gives a tensor, also at blocks and activations, where Captum's finds no rule.
 
-    Cost: 2 forward, 1 backward; 1 forward row more in each explanation.
+    Cost: 2 forward, 1 backward; 1 forward sample more in each explanation.
     Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
         the default rule, where it is LayerGradientXActivation at a higher price.
 
@@ -116,16 +116,16 @@ class LayerLRP(AtLayer):
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output.
 
         Raises:
             ValueError: If a layer has no rule, or this layer gives no tensor.
         """
-        needs_gradient(rows, "LayerLRP")
-        model, layer = _layered(subject, "LayerLRP"), subject.layer(self.layer)
+        needs_gradient(samples, "LayerLRP")
+        model, layer = _layered(explained, "LayerLRP"), explained.layer(self.layer)
         with model.kept(), _relevance(model, layer, self.attribute_to_layer_input) as found:
-            attribute(captum.LRP(model).attribute, rows)
+            attribute(captum.LRP(model).attribute, samples)
         if not found:
             raise ValueError(
                 f"LayerLRP(layer={self.layer!r}): no relevance reaches it as a single tensor; give another."
@@ -160,20 +160,20 @@ def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[li
         handle.remove()
 
 
-def _layered(subject: Subject, owner: str) -> _Layered:
-    layers = subject.remembered(("relevance",), lambda: _layers(subject, owner))
-    return _Layered(subject.forward, layers)
+def _layered(explained: ExplainedFunction, owner: str) -> _Layered:
+    layers = explained.remembered(("relevance",), lambda: _layers(explained, owner))
+    return _Layered(explained.forward, layers)
 
 
-def _layers(subject: Subject, owner: str) -> list[nn.Module]:
-    """The layers that run; found by sending one row through the model."""
+def _layers(explained: ExplainedFunction, owner: str) -> list[nn.Module]:
+    """The layers that run; found by sending one sample through the model."""
     ran: list[tuple[str, nn.Module]] = []
     with ExitStack() as stack:
-        for name, module in subject.forward.named_modules():
+        for name, module in explained.forward.named_modules():
             if is_layer(module):
                 hook = module.register_forward_hook(lambda m, i, o, name=name: ran.append((name, m)))
                 stack.callback(hook.remove)
-        subject.evaluate(subject.probe[:1])
+        explained.evaluate(explained.probe[:1])
     for name, module in ran:
         if not isinstance(module, _TRANSPARENT) and type(module) not in _SUPPORTED and not hasattr(module, "rule"):
             raise ValueError(

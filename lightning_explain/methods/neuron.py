@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from captum import attr as captum
 
-from lightning_explain.core.contracts import Method, Reference, Subject
-from lightning_explain.core.probe import Attribution, Baseline, Rows, bare
+from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
+from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
 from lightning_explain.core.validation import check_integral
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
@@ -111,7 +111,7 @@ class NeuronIntegratedGradients(OfNeuron):
 class NeuronGradientShap(OfNeuron):
     """GradientShap of a neuron (Lundberg & Lee 2017; ``captum.attr.NeuronGradientShap``).
 
-    The draws belong to the row, as in GradientShap.
+    The draws belong to the sample, as in GradientShap.
 
     Cost: n_samples forward, n_samples backward; 1 more forward without ``neuron_selector``.
     Not for: single pixels at few ``n_samples``: it is a random mean; curves over epochs without ``neuron_selector``,
@@ -121,7 +121,7 @@ class NeuronGradientShap(OfNeuron):
         layer: Dotted name of the layer; by default the last one with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
         attribute_to_neuron_input: The unit is one of what goes into the layer.
-        n_samples: Random points for each row.
+        n_samples: Random points for each sample.
         stdevs: Standard deviation of the noise added to the input, one number or one for each input.
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline).
@@ -144,7 +144,7 @@ class NeuronDeepLift(OfNeuron):
     """DeepLIFT of a neuron (Shrikumar et al. 2017; ``captum.attr.NeuronDeepLift``).
 
     Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
+    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 forward, 2 backward; 1 more forward without ``neuron_selector``.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -154,7 +154,7 @@ class NeuronDeepLift(OfNeuron):
         layer: Dotted name of the layer; by default the last one with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
         attribute_to_neuron_input: The unit is one of what goes into the layer.
-        baselines: What rows are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        baselines: What samples are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).
         custom_attribution_func: A function of (multipliers, inputs, baselines) instead of that product.
 
@@ -176,7 +176,7 @@ class NeuronDeepLiftShap(OfNeuron):
     """DeepLIFT of a neuron, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.NeuronDeepLiftShap``).
 
     Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are mended while explaining: the map is Captum's on a model repaired by hand.
+    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
 
     Cost: 2 * K forward, 2 * K backward; K baselines; 1 more forward without ``neuron_selector``.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
@@ -263,27 +263,27 @@ class NeuronConductance(OfNeuron):
         """Nothing: it is a part of what flows."""
         return None
 
-    def focused(self, subject: Subject) -> Subject:
-        """The subject itself: it is the output that flows through the neuron."""
-        return subject
+    def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
+        """The explained itself: it is the output that flows through the neuron."""
+        return explained
 
-    def inside(self, subject: Subject) -> tuple[Method, Subject]:
+    def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
         """Itself, for it is no method of another name inside the neuron."""
-        return self, subject
+        return self, explained
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output."""
-        needs_gradient(rows, "NeuronConductance")
-        unit = self.unit(subject)
-        layer = subject.layer(self.layer)
-        explainer = captum.NeuronConductance(subject.forward, layer, multiply_by_inputs=self.multiply_by_inputs)
+        needs_gradient(samples, "NeuronConductance")
+        unit = self.unit(explained)
+        layer = explained.layer(self.layer)
+        explainer = captum.NeuronConductance(explained.forward, layer, multiply_by_inputs=self.multiply_by_inputs)
         return attribute(
             explainer.attribute,
-            rows,
-            neuron_selector=lambda activation: counted(select(activation, unit), subject.forward, layer),
-            baselines=bare(subject.baseline(self.baselines, rows)),
+            samples,
+            neuron_selector=lambda activation: counted(select(activation, unit), explained.forward, layer),
+            baselines=bare(explained.baseline(self.baselines, samples)),
             n_steps=self.n_steps,
             method=self.method,
-            internal_batch_size=max(subject.limit, len(rows)),
+            internal_batch_size=max(explained.limit, len(samples)),
             attribute_to_neuron_input=self.attribute_to_neuron_input,
         )

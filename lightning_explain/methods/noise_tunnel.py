@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Method, Subject
-from lightning_explain.core.points import Path, Reducer, Want, path_of
-from lightning_explain.core.probe import Attribution, Rows, as_tuple, bare
+from lightning_explain.core.contracts import ExplainedFunction, Method
+from lightning_explain.core.points import Path, Read, Reducer, path_of
+from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.core.validation import check_positive
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.noise import Stdevs, add_noise, check_stdevs, mean_over_draws, narrowed, wide
@@ -26,7 +26,7 @@ _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 class NoiseTunnel(OnPath):
     """A method averaged over noisy inputs (Smilkov et al. 2017, Adebayo et al. 2018; ``captum.attr.NoiseTunnel``).
 
-    Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
+    Captum's formula with this package's own draws, which belong to the sample, so that curves move only because the model did.
 
     Cost: nt_samples * inside forward, nt_samples * inside backward; inside is the cost of the method inside.
     Signed: as the method inside; no with ``smoothgrad_sq`` and ``vargrad``.
@@ -37,7 +37,7 @@ class NoiseTunnel(OnPath):
         attribution_method: The method inside.
         nt_type: ``smoothgrad`` (mean), ``smoothgrad_sq`` (mean of squares) or ``vargrad`` (variance).
         nt_samples: Noisy copies.
-        nt_samples_batch_size: Noisy copies of a row in one call, for a method inside that runs through Captum; all others fill passes
+        nt_samples_batch_size: Noisy copies of a sample in one call, for a method inside that runs through Captum; all others fill passes
             up to ``max_examples_per_pass``, which is how to make them smaller.
         stdevs: Standard deviation of the noise, in units of the input, one number or one for each input.
 
@@ -72,10 +72,10 @@ class NoiseTunnel(OnPath):
         """The layer of the method inside, if it has one."""
         return getattr(self.attribution_method, "layer", None)
 
-    def focused(self, subject: Subject) -> Subject:
-        """The subject whose function is explained: that of the method inside."""
+    def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
+        """The explained whose function is explained: that of the method inside."""
         focused = getattr(self.attribution_method, "focused", None)
-        return subject if focused is None else focused(subject)
+        return explained if focused is None else focused(explained)
 
     @property
     def path(self) -> Path | None:
@@ -84,38 +84,38 @@ class NoiseTunnel(OnPath):
         return None if around is None else Cloud(self.nt_samples, self.stdevs, around)
 
     @property
-    def wants(self) -> frozenset[Want]:
+    def reads(self) -> frozenset[Read]:
         """What the method inside wants."""
-        found: frozenset[Want] = getattr(self.attribution_method, "wants", frozenset())
+        found: frozenset[Read] = getattr(self.attribution_method, "reads", frozenset())
         return found
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""
         inner: Any = self.attribution_method
         total: tuple[Tensor, ...] | None = None
         for _ in range(self.nt_samples):
-            found = each(wide, (yield from inner.reduce(subject, rows)))
+            found = each(wide, (yield from inner.reduce(explained, samples)))
             total = added(total, (*found, *each(torch.square, found)))
         assert total is not None
         means, half = [t / self.nt_samples for t in total], len(total) // 2
-        return self._finished(means[:half], means[half:], rows)
+        return self._finished(means[:half], means[half:], samples)
 
-    def _finished(self, first: Iterable[Tensor], second: Iterable[Tensor], rows: Rows) -> tuple[Tensor, ...]:
+    def _finished(self, first: Iterable[Tensor], second: Iterable[Tensor], samples: Samples) -> tuple[Tensor, ...]:
         """The result from the means of the maps and of their squares."""
         if self.nt_type == "smoothgrad":
-            return narrowed(tuple(first), rows)
+            return narrowed(tuple(first), samples)
         if self.nt_type == "smoothgrad_sq":
-            return narrowed(tuple(second), rows)
-        return narrowed(tuple(s - f * f for f, s in zip(first, second, strict=True)), rows)
+            return narrowed(tuple(second), samples)
+        return narrowed(tuple(s - f * f for f, s in zip(first, second, strict=True)), samples)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""
         if self.path is not None:
-            return super().attribute(subject, rows)
+            return super().attribute(explained, samples)
 
-        def one(part: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-            noisy = part.at(add_noise(subject, part, indices, self.stdevs)).draw(indices)
-            return as_tuple(self.attribution_method.attribute(subject, noisy))
+        def one(part: Samples, indices: Tensor) -> tuple[Tensor, ...]:
+            noisy = part.at(add_noise(explained, part, indices, self.stdevs)).draw(indices)
+            return as_tuple(self.attribution_method.attribute(explained, noisy))
 
-        first, second = mean_over_draws(subject, rows, self.nt_samples, one, (1, 2), self.nt_samples_batch_size)
-        return bare(self._finished(first, second, rows))
+        first, second = mean_over_draws(explained, samples, self.nt_samples, one, (1, 2), self.nt_samples_batch_size)
+        return bare(self._finished(first, second, samples))

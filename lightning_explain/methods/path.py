@@ -7,28 +7,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Reference, Subject
-from lightning_explain.core.points import PLAIN, Reducer, Visit
-from lightning_explain.core.probe import Attribution, Baseline, Rows, bare
+from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.points import PLAIN, Evaluation, Reducer
+from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
 from lightning_explain.core.validation import check_integral, check_positive
 from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.engine.captum_adapter import freeze, needs_gradient
 from lightning_explain.engine.noise import Stdevs, check_stdevs, narrowed, wide
 from lightning_explain.engine.paths import Line, RandomLine
 from lightning_explain.methods._adaptive import AUTO, adaptive, check_tolerance
-from lightning_explain.methods._base import OnPath, added, each, sum_of_visits
+from lightning_explain.methods._base import OnPath, added, each, sum_of_evaluations
 
 
 @dataclass(frozen=True)
 class IntegratedGradients(OnPath):
     """The gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
 
-    Cost: n_steps forward, n_steps backward; with ``"auto"`` from 9 to 1025, as each row needs.
+    Cost: n_steps forward, n_steps backward; with ``"auto"`` from 9 to 1025, as each sample needs.
     Not for: features that equal the baseline, which get zero (black objects on ``"black"``); few ``n_steps`` on a steep
         network: watch Completeness.
 
     Args:
-        n_steps: Points on the line; ``"auto"``: so many for each row that the map adds up, by the trapezoidal rule whatever the
+        n_steps: Points on the line; ``"auto"``: so many for each sample that the map adds up, by the trapezoidal rule whatever the
             ``method``; ``Report.n_steps`` says how many.
         method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
         baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
@@ -56,43 +56,43 @@ class IntegratedGradients(OnPath):
         """What the map promises to add up to."""
         return Reference(self.baselines) if self.multiply_by_inputs else None
 
-    wants = frozenset({(PLAIN, None)})
+    reads = frozenset({(PLAIN, None)})
 
     @property
     def path(self) -> Line | None:
-        """A line from the baseline; ``None`` where each row has points of its own."""
+        """A line from the baseline; ``None`` where each sample has points of its own."""
         return Line(self.n_steps, self.method, self.baselines) if isinstance(self.n_steps, int) else None
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
         assert isinstance(self.n_steps, int)
         total: tuple[Tensor, ...] | None = None
         for _ in range(self.n_steps):
-            visit = yield
-            total = added(total, tuple(g * visit.point.weight for g in visit.gradient()))
+            evaluation = yield
+            total = added(total, tuple(g * evaluation.point.weight for g in evaluation.gradient()))
         assert total is not None
-        return each(torch.mul, total, visit.point.change) if self.multiply_by_inputs else total
+        return each(torch.mul, total, evaluation.point.change) if self.multiply_by_inputs else total
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output."""
         if self.path is not None:
-            return super().attribute(subject, rows)
-        needs_gradient(rows, "IntegratedGradients")
-        return bare(adaptive(self, subject, rows))
+            return super().attribute(explained, samples)
+        needs_gradient(samples, "IntegratedGradients")
+        return bare(adaptive(self, explained, samples))
 
 
 @dataclass(frozen=True)
 class GradientShap(OnPath):
     """Gradients at random points between random baselines and the noisy input (Lundberg & Lee 2017; ``captum.attr.GradientShap``).
 
-    Captum's formula with this package's own draws, which belong to the row, so that curves move only because the model did.
+    Captum's formula with this package's own draws, which belong to the sample, so that curves move only because the model did.
 
     Cost: n_samples forward, n_samples backward.
     Not for: single pixels at few ``n_samples``, for it is a random mean: watch Completeness; a set of baselines that is
         not typical of the data.
 
     Args:
-        n_samples: Random points for each row.
+        n_samples: Random points for each sample.
         stdevs: Standard deviation of the noise added to the input, one number or one for each input.
         baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline).
@@ -117,19 +117,19 @@ class GradientShap(OnPath):
         """What the map promises to add up to, in expectation."""
         return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 
-    wants = frozenset({(PLAIN, None)})
+    reads = frozenset({(PLAIN, None)})
 
     @property
     def path(self) -> RandomLine:
         """Random points between baselines and the noisy input."""
         return RandomLine(self.n_samples, self.stdevs, self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
 
-        def one(visit: Visit) -> tuple[Tensor, ...]:
-            found = each(wide, visit.gradient())
-            return each(torch.mul, found, visit.point.change) if self.multiply_by_inputs else found
+        def one(evaluation: Evaluation) -> tuple[Tensor, ...]:
+            found = each(wide, evaluation.gradient())
+            return each(torch.mul, found, evaluation.point.change) if self.multiply_by_inputs else found
 
-        total = yield from sum_of_visits(self.n_samples, one)
-        return narrowed(tuple(t / self.n_samples for t in total), rows)
+        total = yield from sum_of_evaluations(self.n_samples, one)
+        return narrowed(tuple(t / self.n_samples for t in total), samples)

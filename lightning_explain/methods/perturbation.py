@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Subject
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Reducer
-from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import check_callable
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import freeze
@@ -39,7 +39,7 @@ class Occlusion(Ablating):
         twice; inputs whose order means nothing (tables).
 
     Args:
-        sliding_window_shapes: The window without the row dimension, e.g. ``(3, 8, 8)``; for several inputs a tuple of them.
+        sliding_window_shapes: The window without the sample dimension, e.g. ``(3, 8, 8)``; for several inputs a tuple of them.
         strides: How far the window moves in each dimension; a number for all of them; by default 1.
         baselines: What replaces the window: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
 
@@ -61,17 +61,17 @@ class Occlusion(Ablating):
 
     @property
     def path(self) -> Windows:
-        """The row, and each position of the window."""
+        """The sample, and each position of the window."""
         return Windows(self.sliding_window_shapes, self.strides, self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
         center = (yield).output
-        totals, weights = _zeros(rows), _zeros(rows)
-        for which, _ in self.path.masks(rows.inputs):
-            visit = yield
-            (inside,) = visit.point.change
-            totals[which] += column(center - visit.output, inside) * inside
+        totals, weights = _zeros(samples), _zeros(samples)
+        for which, _ in self.path.masks(samples.inputs):
+            evaluation = yield
+            (inside,) = evaluation.point.change
+            totals[which] += column(center - evaluation.output, inside) * inside
             weights[which] += inside
         return tuple(t / w for t, w in zip(totals, weights, strict=True))
 
@@ -87,7 +87,7 @@ class FeatureAblation(Ablating):
     Args:
         baselines: What replaces a feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
@@ -104,31 +104,31 @@ class FeatureAblation(Ablating):
 
     @property
     def path(self) -> Ablations:
-        """The row, and the row without each feature."""
+        """The sample, and the sample without each feature."""
         return Ablations(self.feature_mask, self.baselines)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
-        return falls(features_of(self.feature_mask, subject, rows).count, rows)
+        return falls(features_of(self.feature_mask, explained, samples).count, samples)
 
 
 @dataclass(frozen=True)
 class FeaturePermutation(Ablating):
-    """How far the output falls with a feature of another row (Breiman 2001; ``captum.attr.FeaturePermutation``).
+    """How far the output falls with a feature of another sample (Breiman 2001; ``captum.attr.FeaturePermutation``).
 
-    Captum's formula with one permutation of the clean probe rows for each feature, drawn by row id, so that the result
-    depends neither on the order of the rows nor on which of them are explained together; a perturbed row (in NoiseTunnel,
-    in SensitivityMax) takes its features from clean ones. A permutation that moves no row becomes a shift by one.
+    Captum's formula with one permutation of the clean probe samples for each feature, drawn by sample id, so that the result
+    depends neither on the order of the samples nor on which of them are explained together; a perturbed sample (in NoiseTunnel,
+    in SensitivityMax) takes its features from clean ones. A permutation that moves no sample becomes a shift by one.
 
     Cost: F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
-    Not for: probes of few rows, for each feature is exchanged once and the map is mostly chance; images pixel by pixel,
+    Not for: probes of few samples, for each feature is exchanged once and the map is mostly chance; images pixel by pixel,
         where neighbors give a pixel away.
 
     Args:
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), or one of these for each input; the same features for all rows.
-        perm_func: Instead of that permutation a function of (all clean probe rows, ordered by id; which elements to permute)
-            that returns the rows with these elements permuted. It runs with global generators seeded for the feature.
+            (patches of 8 by 8 pixels), or one of these for each input; the same features for all samples.
+        perm_func: Instead of that permutation a function of (all clean probe samples, ordered by id; which elements to permute)
+            that returns the samples with these elements permuted. It runs with global generators seeded for the feature.
 
     Raises:
         ValueError: If ``feature_mask`` is not allowed.
@@ -138,7 +138,7 @@ class FeaturePermutation(Ablating):
     feature_mask: FeatureMask = None
     perm_func: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    rows_needed: ClassVar[int] = 2
+    samples_needed: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -147,39 +147,39 @@ class FeaturePermutation(Ablating):
 
     @property
     def path(self) -> Permutations:
-        """The row, and the row with each feature taken from another one."""
+        """The sample, and the sample with each feature taken from another one."""
         return Permutations(self.feature_mask, self.perm_func)
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output.
 
         Raises:
-            ValueError: If the probe has one row, or features differ from row to row.
+            ValueError: If the probe has one sample, or features differ from sample to sample.
         """
-        if len(subject.probe) < 2:
+        if len(explained.probe) < 2:
             raise ValueError(
-                "FeaturePermutation takes features from other rows, but the probe has one; give at least two."
+                "FeaturePermutation takes features from other samples, but the probe has one; give at least two."
             )
-        features = features_of(self.feature_mask, subject, rows)
+        features = features_of(self.feature_mask, explained, samples)
         if any(len(mask) > 1 for mask in features.masks):
             raise ValueError("FeaturePermutation needs the same features in all rows; give one mask for all or a grid.")
-        return falls(features.count, rows)
+        return falls(features.count, samples)
 
 
-def falls(count: int, rows: Rows) -> Reducer:
+def falls(count: int, samples: Samples) -> Reducer:
     """How far the output falls with each of ``count`` features, at the elements of that feature."""
     center = (yield).output
-    totals = _zeros(rows)
+    totals = _zeros(samples)
     for _ in range(count):
-        visit = yield
-        for total, chosen in zip(totals, visit.point.change, strict=True):
-            total += column(center - visit.output, chosen) * chosen
+        evaluation = yield
+        for total, chosen in zip(totals, evaluation.point.change, strict=True):
+            total += column(center - evaluation.output, chosen) * chosen
     return tuple(totals)
 
 
-def _zeros(rows: Rows) -> list[Tensor]:
-    dtypes = (torch.promote_types(x.dtype, torch.float32) for x in rows.inputs)
-    return [torch.zeros_like(x, dtype=dtype) for x, dtype in zip(rows.inputs, dtypes, strict=True)]
+def _zeros(samples: Samples) -> list[Tensor]:
+    dtypes = (torch.promote_types(x.dtype, torch.float32) for x in samples.inputs)
+    return [torch.zeros_like(x, dtype=dtype) for x, dtype in zip(samples.inputs, dtypes, strict=True)]
 
 
 def _positive(value: object) -> bool:

@@ -11,8 +11,8 @@ import torch
 from captum import attr as captum
 from torch import Tensor
 
-from lightning_explain.core.contracts import Reference, Subject
-from lightning_explain.core.probe import Attribution, Baseline, Rows, bare
+from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
 from lightning_explain.core.validation import check_positive
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import attribute, freeze, in_pieces
@@ -22,31 +22,31 @@ from lightning_explain.engine.noise import column, mean_over_draws, narrowed
 LARGEST = 12
 
 
-def one_by_one(subject: Subject, rows: Rows, call: Callable[[Rows], Attribution]) -> Attribution:
-    """The attribution of each row, computed alone with the global generators seeded for it."""
+def one_by_one(explained: ExplainedFunction, samples: Samples, call: Callable[[Samples], Attribution]) -> Attribution:
+    """The attribution of each sample, computed alone with the global generators seeded for it."""
 
-    def seeded(row: Rows) -> Attribution:
-        with subject.draws.seeded("features", row, torch.zeros(1, dtype=torch.long)):
-            return call(row)
+    def seeded(sample: Samples) -> Attribution:
+        with explained.draws.seeded("features", sample, torch.zeros(1, dtype=torch.long)):
+            return call(sample)
 
-    return in_pieces(rows, 1, seeded)
+    return in_pieces(samples, 1, seeded)
 
 
 @dataclass(frozen=True)
 class ShapleyValueSampling:
     """Shapley values over random orders of the features (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
 
-    The orders belong to the row: the same in every explanation.
+    The orders belong to the sample: the same in every explanation.
 
     Cost: n_samples * F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
-    Not for: images without a ``feature_mask``: tens of thousands of passes a row; baselines that look like no data, for
+    Not for: images without a ``feature_mask``: tens of thousands of passes a sample; baselines that look like no data, for
         half of its points are mixtures with them.
 
     Args:
-        n_samples: Random orders for each row.
+        n_samples: Random orders for each sample.
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -68,23 +68,25 @@ class ShapleyValueSampling:
         """What the map promises to add up to."""
         return Reference(self.baselines) if self.feature_mask is None else None
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output."""
-        explainer = captum.ShapleyValueSampling(subject.forward)
+        explainer = captum.ShapleyValueSampling(explained.forward)
 
-        def call(row: Rows) -> Attribution:
-            arguments = perturbed(subject, row, self.baselines, self.feature_mask)
-            return attribute(explainer.attribute, row, n_samples=self.n_samples, **arguments)
+        def call(sample: Samples) -> Attribution:
+            arguments = perturbed(explained, sample, self.baselines, self.feature_mask)
+            return attribute(explainer.attribute, sample, n_samples=self.n_samples, **arguments)
 
-        return one_by_one(subject, rows, call)
+        return one_by_one(explained, samples, call)
 
 
-def perturbed(subject: Subject, row: Rows, baselines: Baseline, feature_mask: FeatureMask) -> dict[str, Any]:
-    """The arguments that Captum's methods over features have in common, for one row."""
+def perturbed(
+    explained: ExplainedFunction, sample: Samples, baselines: Baseline, feature_mask: FeatureMask
+) -> dict[str, Any]:
+    """The arguments that Captum's methods over features have in common, for one sample."""
     return {
-        "baselines": bare(subject.baseline(baselines, row)),
-        "feature_mask": bare(features_of(feature_mask, subject, row).masks),
-        "perturbations_per_eval": subject.limit,
+        "baselines": bare(explained.baseline(baselines, sample)),
+        "feature_mask": bare(features_of(feature_mask, explained, sample).masks),
+        "perturbations_per_eval": explained.limit,
     }
 
 
@@ -101,7 +103,7 @@ class ShapleyValues:
     Args:
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: a tensor of whole numbers, ``{"grid": 8}`` (patches of 8 by 8 pixels),
-            ``{"superpixels": 8}`` (segments of each row), or one of these for each input; at most 12 features.
+            ``{"superpixels": 8}`` (segments of each sample), or one of these for each input; at most 12 features.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
@@ -121,13 +123,13 @@ class ShapleyValues:
         """What the map promises to add up to."""
         return Reference(self.baselines) if self.feature_mask is None else None
 
-    def fits(self, subject: Subject, rows: Rows) -> Features:
+    def fits(self, explained: ExplainedFunction, samples: Samples) -> Features:
         """The features, if there are not too many.
 
         Raises:
             ValueError: If there are more than 12.
         """
-        features = features_of(self.feature_mask, subject, rows)
+        features = features_of(self.feature_mask, explained, samples)
         if features.count > LARGEST:
             raise ValueError(
                 f"ShapleyValues evaluates all sets of the {features.count} features; give a feature_mask with at most "
@@ -135,29 +137,29 @@ class ShapleyValues:
             )
         return features
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output.
 
         Raises:
             ValueError: If there are more than 12 features.
         """
-        features, missing = self.fits(subject, rows), subject.baseline(self.baselines, rows)
-        weights = _weights(features.count).to(rows.inputs[0].device)
+        features, missing = self.fits(explained, samples), explained.baseline(self.baselines, samples)
+        weights = _weights(features.count).to(samples.inputs[0].device)
 
-        def one(part: Rows, sets: Tensor) -> tuple[Tensor, ...]:
-            times = len(part) // len(rows)
-            masks = [m.expand(len(rows), *m.shape[1:]).repeat_interleave(times, 0) for m in features.masks]
+        def one(part: Samples, sets: Tensor) -> tuple[Tensor, ...]:
+            times = len(part) // len(samples)
+            masks = [m.expand(len(samples), *m.shape[1:]).repeat_interleave(times, 0) for m in features.masks]
             sets = sets.to(masks[0].device)
             absent = [b.repeat_interleave(times, 0) for b in missing]
             there = [(column(sets, m) >> m) & 1 == 1 for m in masks]
             points = tuple(torch.where(t, x, b) for t, x, b in zip(there, part.inputs, absent, strict=True))
-            return (subject.evaluate(part.at(points))[:, None] * weights[sets],)
+            return (explained.evaluate(part.at(points))[:, None] * weights[sets],)
 
         # A mean over sets of (output of the set, times the weight of the set for each feature), (N, F).
-        (mean,) = mean_over_draws(subject, rows, 2**features.count, one, powers=(1,))
+        (mean,) = mean_over_draws(explained, samples, 2**features.count, one, powers=(1,))
         values = mean[0] * 2**features.count
-        found = [values.gather(1, m.expand(len(rows), *m.shape[1:]).flatten(1)) for m in features.masks]
-        return bare(narrowed(tuple(f.reshape_as(x) for f, x in zip(found, rows.inputs, strict=True)), rows))
+        found = [values.gather(1, m.expand(len(samples), *m.shape[1:]).flatten(1)) for m in features.masks]
+        return bare(narrowed(tuple(f.reshape_as(x) for f, x in zip(found, samples.inputs, strict=True)), samples))
 
 
 def _weights(count: int) -> Tensor:

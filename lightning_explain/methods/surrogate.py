@@ -1,4 +1,4 @@
-"""Methods that fit a simple model to the network around each row. They need scikit-learn."""
+"""Methods that fit a simple model to the network around each sample. They need scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from captum import attr as captum
 
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Baseline, Rows, as_tuple
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple
 from lightning_explain.core.validation import check_callable, check_positive
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import attribute, freeze
@@ -22,21 +22,21 @@ from lightning_explain.methods.shapley import ShapleyValues, one_by_one, perturb
 class Lime:
     """Coefficients of a linear model fitted to outputs at random sets of features (Ribeiro et al. 2016; ``captum.attr.Lime``).
 
-    The random sets belong to the row: the same in every explanation.
+    The random sets belong to the sample: the same in every explanation.
 
     Cost: n_samples forward, 0 backward.
     Not for: more features than ``n_samples`` can tell apart (images without a ``feature_mask``); outputs of small scale
         (probabilities), which the default Lasso turns into zeros.
 
     Args:
-        n_samples: Random sets for each row.
+        n_samples: Random sets for each sample.
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
         interpretable_model: The model that is fitted, as in Captum; by default Lasso with ``alpha=0.01``.
         similarity_func: The weight of a sample, as in Captum; by default an exponential kernel of the cosine distance.
         perturb_func: How sets of features are drawn, as in Captum; by default each feature with probability 1/2. It runs with
-            global generators seeded for the row.
+            global generators seeded for the sample.
         return_input_shape: Give each element its feature's coefficient; otherwise the coefficients ``(N, features)``.
 
     Raises:
@@ -60,27 +60,27 @@ class Lime:
         if self.interpretable_model is None:
             _check_sklearn("Lime", "; or give an interpretable_model")
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output."""
-        explainer = captum.Lime(subject.forward, self.interpretable_model, self.similarity_func, self.perturb_func)
-        return _fitted(self, explainer, subject, rows)
+        explainer = captum.Lime(explained.forward, self.interpretable_model, self.similarity_func, self.perturb_func)
+        return _fitted(self, explainer, explained, samples)
 
 
 @dataclass(frozen=True)
 class KernelShap:
     """Shapley values by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
 
-    The random sets of features belong to the row: the same in every explanation.
+    The random sets of features belong to the sample: the same in every explanation.
 
     Cost: n_samples forward, 0 backward.
     Not for: more features than ``n_samples`` can tell apart (images without a ``feature_mask``); up to 12 features: use
         ShapleyValues, which is exact.
 
     Args:
-        n_samples: Random sets for each row.
+        n_samples: Random sets for each sample.
         baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each row), or one of these for each input.
+            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
         return_input_shape: Give each element its feature's coefficient; otherwise the coefficients ``(N, features)``.
 
     Raises:
@@ -98,15 +98,15 @@ class KernelShap:
         _check(self)
         _check_sklearn("KernelShap")
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output."""
-        return _fitted(self, captum.KernelShap(subject.forward), subject, rows, self._of_one_feature)
+        return _fitted(self, captum.KernelShap(explained.forward), explained, samples, self._of_one_feature)
 
-    def _of_one_feature(self, subject: Subject, row: Rows) -> Attribution | None:
+    def _of_one_feature(self, explained: ExplainedFunction, sample: Samples) -> Attribution | None:
         """The exact value where there is one feature only, such as a flat image has; Captum's draws fail on it."""
-        if features_of(self.feature_mask, subject, row).count > 1:
+        if features_of(self.feature_mask, explained, sample).count > 1:
             return None
-        return ShapleyValues(self.baselines, self.feature_mask).attribute(subject, row)
+        return ShapleyValues(self.baselines, self.feature_mask).attribute(explained, sample)
 
 
 def _check(method: Lime | KernelShap) -> None:
@@ -126,17 +126,19 @@ def _check_sklearn(owner: str, otherwise: str = "") -> None:
 def _fitted(
     method: Lime | KernelShap,
     explainer: Any,
-    subject: Subject,
-    rows: Rows,
-    without_fit: Callable[[Subject, Rows], Attribution | None] = lambda subject, row: None,
+    explained: ExplainedFunction,
+    samples: Samples,
+    without_fit: Callable[[ExplainedFunction, Samples], Attribution | None] = lambda explained, sample: None,
 ) -> Attribution:
-    def call(row: Rows) -> Attribution:
-        exact = without_fit(subject, row)
+    def call(sample: Samples) -> Attribution:
+        exact = without_fit(explained, sample)
         if exact is not None:
             return exact if method.return_input_shape else as_tuple(exact)[0].reshape(1, -1)[:, :1]
-        arguments = perturbed(subject, row, method.baselines, method.feature_mask)
+        arguments = perturbed(explained, sample, method.baselines, method.feature_mask)
         shape = method.return_input_shape
-        found = attribute(explainer.attribute, row, n_samples=method.n_samples, return_input_shape=shape, **arguments)
+        found = attribute(
+            explainer.attribute, sample, n_samples=method.n_samples, return_input_shape=shape, **arguments
+        )
         return found if shape else as_tuple(found)[0].reshape(1, -1)
 
-    return one_by_one(subject, rows, call)
+    return one_by_one(explained, samples, call)

@@ -32,7 +32,7 @@ def spread(values: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def unit_count(inputs: tuple[Tensor, ...]) -> int:
-    """How many units a row has."""
+    """How many units a sample has."""
     return sum((x[0, 0] if _is_image(x) else x[0]).numel() for x in inputs)
 
 
@@ -41,7 +41,7 @@ def _is_image(x: Tensor) -> bool:
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:
-    """Spearman's rank correlation of each row: Pearson's correlation of the ranks, ties sharing their mean rank.
+    """Spearman's rank correlation of each sample: Pearson's correlation of the ranks, ties sharing their mean rank.
 
     The numbers of ``scipy.stats.spearmanr``. Not torchmetrics' ``spearman_corrcoef``: that one adds up the ranks of tied
     values in int32, which overflows from 65,536 ties on, and maps with as many zeros are common.

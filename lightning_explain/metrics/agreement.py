@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Case, Score
+from lightning_explain.core.contracts import MetricInputs, Score
 from lightning_explain.core.validation import check_flag
 from lightning_explain.metrics._common import Free
 from lightning_explain.metrics._ranking import relevance, scores, spearman
@@ -63,9 +63,9 @@ class Agreement(Free):
         """All, if there are two."""
         return maps if len(maps) > 1 else ()
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit; 1 where all methods rank alike."""
-        units = {name: relevance(found, case.rows.inputs) for name, found in case.maps.items()}
+        units = {name: relevance(found, metric_inputs.samples.inputs) for name, found in metric_inputs.maps.items()}
         if self.abs:
             units = {name: u.abs() for name, u in units.items()}
-        return {"": scores(agreement(units), case.outputs)}
+        return {"": scores(agreement(units), metric_inputs.outputs)}

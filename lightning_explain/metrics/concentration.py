@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Case, Score
+from lightning_explain.core.contracts import MetricInputs, Score
 from lightning_explain.metrics._common import Free
 from lightning_explain.metrics._ranking import relevance, scores, wide
 
@@ -59,10 +59,10 @@ class Concentration(Free):
     higher_is_better: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[str, ...]] = ("", "entropy")
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Both in 0..1, without unit: high Gini and low entropy mean concentrated. A map of zeros gives NaN."""
-        units = {name: relevance(found, case.rows.inputs) for name, found in case.maps.items()}
+        units = {name: relevance(found, metric_inputs.samples.inputs) for name, found in metric_inputs.maps.items()}
         return {
-            "": scores({name: gini(u) for name, u in units.items()}, case.outputs),
-            "entropy": scores({name: entropy(u) for name, u in units.items()}, case.outputs),
+            "": scores({name: gini(u) for name, u in units.items()}, metric_inputs.outputs),
+            "entropy": scores({name: entropy(u) for name, u in units.items()}, metric_inputs.outputs),
         }

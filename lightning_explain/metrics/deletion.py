@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Case, Prospect, Score
-from lightning_explain.core.probe import Baseline, Rows
+from lightning_explain.core.contracts import CostInputs, MetricInputs, Score
+from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_count, check_flag
 from lightning_explain.engine.baselines import check_baseline
@@ -53,54 +53,56 @@ class _Curve:
         check_baseline(self.baselines)
         check_flag(owner, "normalize", self.normalize)
 
-    def passes(self, prospect: Prospect) -> PassCount:
+    def passes(self, cost_inputs: CostInputs) -> PassCount:
         """The baseline, and for each map every step but the two ends."""
-        inner = len(counts(unit_count(prospect.rows.inputs), self.n_steps)) - 2
-        return PassCount(len(prospect.rows) * (1 + len(prospect.maps) * inner))
+        inner = len(counts(unit_count(cost_inputs.samples.inputs), self.n_steps)) - 2
+        return PassCount(len(cost_inputs.samples) * (1 + len(cost_inputs.maps) * inner))
 
-    def _areas(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
-        end = case.subject.evaluate(case.rows.at(case.subject.baseline(self.baselines, case.rows)))
+    def _areas(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        end = metric_inputs.explained.evaluate(
+            metric_inputs.samples.at(metric_inputs.explained.baseline(self.baselines, metric_inputs.samples))
+        )
         found = {}
-        for name, maps in case.maps.items():
-            units = relevance(maps, case.rows.inputs)
+        for name, maps in metric_inputs.maps.items():
+            units = relevance(maps, metric_inputs.samples.inputs)
             at = counts(units.shape[1], self.n_steps)
-            curve = self._curve(case, places(units), at, end)
+            curve = self._curve(metric_inputs, places(units), at, end)
             # A map that is not a number ranks nothing.
             found[name] = torch.where(units.isnan().any(1), torch.nan, area(curve, at))
-        return {"": scores(found, case.outputs)}
+        return {"": scores(found, metric_inputs.outputs)}
 
-    def _curve(self, case: Case, ranks: Tensor, at: Tensor, end: Tensor) -> Tensor:
+    def _curve(self, metric_inputs: MetricInputs, ranks: Tensor, at: Tensor, end: Tensor) -> Tensor:
         """f along the ranking, ``(N, S + 1)``. Both ends are known beforehand."""
         inner = at[1:-1]
-        curve = case.outputs.new_empty(len(ranks), len(at))
-        curve[:, 0], curve[:, -1] = (case.outputs, end) if self.removes else (end, case.outputs)
-        for where, part, steps in draws_of(case.rows, len(inner), case.subject.limit):
-            rows = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
-            changed = ranks[rows] < inner[steps].to(ranks.device)[:, None]
-            curve[rows, steps + 1] = case.subject.evaluate(self._mixed(case, part, changed))
-        return (curve - end[:, None]) / (case.outputs - end).abs()[:, None] if self.normalize else curve
+        curve = metric_inputs.outputs.new_empty(len(ranks), len(at))
+        curve[:, 0], curve[:, -1] = (metric_inputs.outputs, end) if self.removes else (end, metric_inputs.outputs)
+        for where, part, steps in draws_of(metric_inputs.samples, len(inner), metric_inputs.explained.limit):
+            samples = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
+            changed = ranks[samples] < inner[steps].to(ranks.device)[:, None]
+            curve[samples, steps + 1] = metric_inputs.explained.evaluate(self._mixed(metric_inputs, part, changed))
+        return (curve - end[:, None]) / (metric_inputs.outputs - end).abs()[:, None] if self.normalize else curve
 
-    def _mixed(self, case: Case, rows: Rows, changed: Tensor) -> Rows:
+    def _mixed(self, metric_inputs: MetricInputs, samples: Samples, changed: Tensor) -> Samples:
         kept = ~changed if self.removes else changed
-        baselines = case.subject.baseline(self.baselines, rows)
-        parts = zip(spread(kept, rows.inputs), rows.inputs, baselines, strict=True)
-        return rows.at(tuple(torch.where(k, x, b) for k, x, b in parts))
+        baselines = metric_inputs.explained.baseline(self.baselines, samples)
+        parts = zip(spread(kept, samples.inputs), samples.inputs, baselines, strict=True)
+        return samples.at(tuple(torch.where(k, x, b) for k, x, b in parts))
 
 
 @dataclass(frozen=True)
 class Deletion(_Curve):
     """Area under the output as pixels are replaced by the baseline, the most relevant first (Petsiuk et al. 2018, RISE).
 
-    With z(s) the row after the share s of its pixels is replaced: the integral over s of ``f(z(s))``, with ``normalize`` of
+    With z(s) the sample after the share s of its pixels is replaced: the integral over s of ``f(z(s))``, with ``normalize`` of
     ``(f(z(s)) - f(baseline)) / |f(x) - f(baseline)|``. A map whose first pixels carry the output makes it fall at once.
     RISE's own number is that of a probability: ``normalize=False`` and a ``target`` that returns one.
 
     Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
     Not for: maps without a sign, where what speaks against the output ranks high; baselines that look like no data:
-        it then measures how the network takes strange inputs; rows with f(x) near f(baseline).
+        it then measures how the network takes strange inputs; samples with f(x) near f(baseline).
 
     Args:
-        n_steps: Steps from the row to its baseline; at most as many as there are pixels.
+        n_steps: Steps from the sample to its baseline; at most as many as there are pixels.
         baselines: What pixels are replaced by: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         normalize: In units of f(x) - f(baseline). Without it the score moves with the scale of the output.
 
@@ -120,24 +122,24 @@ class Deletion(_Curve):
     def __post_init__(self) -> None:
         self._check()
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit, or in units of output without ``normalize``; not finite where f(x) = f(baseline). Lower is better."""
-        return self._areas(case)
+        return self._areas(metric_inputs)
 
 
 @dataclass(frozen=True)
 class Insertion(_Curve):
-    """Area under the output as pixels of the row replace those of the baseline, the most relevant first (Petsiuk et al. 2018, RISE).
+    """Area under the output as pixels of the sample replace those of the baseline, the most relevant first (Petsiuk et al. 2018, RISE).
 
-    The formula, arguments, units and errors of :class:`Deletion`, with z(s) the baseline after the share s of the row's
+    The formula, arguments, units and errors of :class:`Deletion`, with z(s) the baseline after the share s of the sample's
     pixels is put in. ``baselines="blur"`` is RISE's own choice.
 
     Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
     Not for: maps without a sign, where what speaks against the output ranks high; baselines that look like no data:
-        it then measures how the network takes strange inputs; rows with f(x) near f(baseline).
+        it then measures how the network takes strange inputs; samples with f(x) near f(baseline).
 
     Args:
-        n_steps: Steps from the baseline to the row; at most as many as there are pixels.
+        n_steps: Steps from the baseline to the sample; at most as many as there are pixels.
         baselines: What the pixels replace: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
         normalize: In units of f(x) - f(baseline). Without it the score moves with the scale of the output.
 
@@ -157,6 +159,6 @@ class Insertion(_Curve):
     def __post_init__(self) -> None:
         self._check()
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit, or in units of output without ``normalize``; not finite where f(x) = f(baseline). Higher is better."""
-        return self._areas(case)
+        return self._areas(metric_inputs)

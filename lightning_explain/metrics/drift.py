@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import Case, Prospect, Score
+from lightning_explain.core.contracts import CostInputs, MetricInputs, Score
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_methods
 from lightning_explain.metrics._ranking import relevance, scores, spearman, spread, wide
@@ -22,7 +22,7 @@ _SSIM_PIXELS = 11
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """The cosine of the angle between the maps of each row.
+    """The cosine of the angle between the maps of each sample.
 
     Args:
         first: ``(N, U)``.
@@ -36,7 +36,7 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural similarity of the maps of each row, each over its largest size (torchmetrics).
+    """Structural similarity of the maps of each sample, each over its largest size (torchmetrics).
 
     Args:
         first: ``(N, 1, H, W)``, both sides at least 11.
@@ -58,13 +58,13 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _scaled(values: Tensor) -> Tensor:
-    """Each row ``(N, U)`` over its largest size; NaN where all are zero."""
+    """Each sample ``(N, U)`` over its largest size; NaN where all are zero."""
     return values / values.abs().amax(1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Likeness of a row's map to that of the explanation before and to that of the first one (Adebayo et al. 2018).
+    """Likeness of a sample's map to that of the explanation before and to that of the first one (Adebayo et al. 2018).
 
     ``_cosine_previous`` and so on: the cosine, Spearman's rank correlation and, for images of at least 11 pixels a side, the
     structural similarity (Wang et al. 2004; torchmetrics) of the two maps, each scaled by its largest size. Pixels
@@ -105,23 +105,25 @@ class Drift:
         """Without structural similarity where the inputs have none."""
         return replace(self, ssim=self.ssim and _are_large_images(inputs))
 
-    def passes(self, prospect: Prospect) -> PassCount:
+    def passes(self, cost_inputs: CostInputs) -> PassCount:
         """None."""
         return PassCount()
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """All in -1..1, without unit; 1 where the map is as it was. A map of zeros gives NaN."""
-        now = self._units(case.maps, case)
+        now = self._units(metric_inputs.maps, metric_inputs)
         return {
             f"{kind}_{since}": scores(
-                {name: compare(now[name], before[name]) for name in now if name in before}, case.outputs
+                {name: compare(now[name], before[name]) for name in now if name in before}, metric_inputs.outputs
             )
-            for since, before in ((since, self._units(case.history.get(since, {}), case)) for since in _SINCE)
-            for kind, compare in self._comparisons(case.rows.inputs).items()
+            for since, before in (
+                (since, self._units(metric_inputs.history.get(since, {}), metric_inputs)) for since in _SINCE
+            )
+            for kind, compare in self._comparisons(metric_inputs.samples.inputs).items()
         }
 
-    def _units(self, maps: Mapping[str, tuple[Tensor, ...]], case: Case) -> dict[str, Tensor]:
-        units = {name: relevance(found, case.rows.inputs) for name, found in maps.items()}
+    def _units(self, maps: Mapping[str, tuple[Tensor, ...]], metric_inputs: MetricInputs) -> dict[str, Tensor]:
+        units = {name: relevance(found, metric_inputs.samples.inputs) for name, found in maps.items()}
         return {name: u.abs() for name, u in units.items()} if self.abs else units
 
     def _comparisons(self, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Case, Prospect, Score, Subject
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, MetricInputs, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
-from lightning_explain.core.probe import Baseline, Rows, bare
+from lightning_explain.core.probe import Baseline, Samples, bare
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_count, check_methods, check_size
 from lightning_explain.engine.baselines import check_baseline
@@ -68,8 +68,8 @@ class Infidelity:
     Args:
         perturb_func: ``"gaussian"`` (noise around the input, local), ``"square"`` (removal of a random square towards the
             baseline, global), or Captum's form: a function of the inputs that returns (perturbation, perturbed inputs). It is called
-            with one row at a time, with the global generators seeded for that row and draw.
-        n_perturb_samples: Draws for each row.
+            with one sample at a time, with the global generators seeded for that sample and draw.
+        n_perturb_samples: Draws for each sample.
         stdevs: Standard deviation of the noise, in units of the input.
         size: Side of the square in pixels; by default a quarter of the shorter side of the image.
         baselines: What the square is replaced by.
@@ -123,67 +123,77 @@ class Infidelity:
                     f"Infidelity(size={self.size}) is larger than the shorter side of the images {tuple(x.shape)}."
                 )
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In squared units of output, with the jackknife over draws as standard error. Lower is better."""
-        products, changes = self._collect(case)
+        products, changes = self._collect(metric_inputs)
         result = {
             name: (infidelity(p, changes, self.normalize), jackknife(p, changes, self.normalize))
             for name, p in products.items()
         }
         return {"": result}
 
-    def passes(self, prospect: Prospect) -> PassCount:
+    def passes(self, cost_inputs: CostInputs) -> PassCount:
         """Each draw once, for all methods."""
-        return PassCount(self.n_perturb_samples * len(prospect.rows))
+        return PassCount(self.n_perturb_samples * len(cost_inputs.samples))
 
     @property
-    def looks(self) -> Hashable:
-        """What says where it looks: those that look at the same perturbed rows, normalized or not, share what the model says there."""
+    def shared_evaluations(self) -> Hashable:
+        """What says where it looks: those that look at the same perturbed samples, normalized or not, share what the model says there."""
         return (
             "infidelity",
             *map(value_of, (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size, self.baselines)),
         )
 
-    def _collect(self, case: Case) -> tuple[dict[str, Tensor], Tensor]:
-        shape, key = (len(case.rows), self.n_perturb_samples), (self.looks, case.subject.forward)
-        known: Tensor | None = case.subject.memory.get(key)
-        changes = case.outputs.new_empty(shape) if known is None else known
-        products = {name: case.outputs.new_empty(shape) for name in case.maps}
-        for where, part, indices in draws_of(case.rows, self.n_perturb_samples, case.subject.limit):
-            noise, points = self._perturb(case.subject, part, indices)
-            rows = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
+    def _collect(self, metric_inputs: MetricInputs) -> tuple[dict[str, Tensor], Tensor]:
+        shape, key = (
+            (len(metric_inputs.samples), self.n_perturb_samples),
+            (self.shared_evaluations, metric_inputs.explained.forward),
+        )
+        known: Tensor | None = metric_inputs.explained.memory.get(key)
+        changes = metric_inputs.outputs.new_empty(shape) if known is None else known
+        products = {name: metric_inputs.outputs.new_empty(shape) for name in metric_inputs.maps}
+        for where, part, indices in draws_of(
+            metric_inputs.samples, self.n_perturb_samples, metric_inputs.explained.limit
+        ):
+            noise, points = self._perturb(metric_inputs.explained, part, indices)
+            samples = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
             if known is None:
-                changes[rows, indices] = case.outputs[rows] - case.subject.evaluate(part.at(points))
-            for name, found in case.maps.items():
-                products[name][rows, indices] = _dot([m[rows] for m in found], noise).to(changes.dtype)
-        case.subject.memory[key] = changes
+                changes[samples, indices] = metric_inputs.outputs[samples] - metric_inputs.explained.evaluate(
+                    part.at(points)
+                )
+            for name, found in metric_inputs.maps.items():
+                products[name][samples, indices] = _dot([m[samples] for m in found], noise).to(changes.dtype)
+        metric_inputs.explained.memory[key] = changes
         return products, changes
 
-    def _perturb(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _perturb(
+        self, explained: ExplainedFunction, samples: Samples, indices: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         if callable(self.perturb_func):
-            return _by_user(self.perturb_func, subject, rows, indices)
+            return _by_user(self.perturb_func, explained, samples, indices)
         noise = (
-            self._squares(subject, rows, indices)
+            self._squares(explained, samples, indices)
             if self.perturb_func == "square"
-            else self._noise(subject, rows, indices)
+            else self._noise(explained, samples, indices)
         )
-        return noise, tuple(x - n for x, n in zip(rows.inputs, noise, strict=True))
+        return noise, tuple(x - n for x, n in zip(samples.inputs, noise, strict=True))
 
-    def _noise(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-        draws = (subject.draws.normal(f"infidelity/{i}", rows, indices, x) for i, x in enumerate(rows.inputs))
+    def _noise(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
+        draws = (explained.draws.normal(f"infidelity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs))
         return tuple(d * self.stdevs for d in draws)
 
-    def _squares(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
-        baselines = subject.baseline(self.baselines, rows)
+    def _squares(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
+        baselines = explained.baseline(self.baselines, samples)
         return tuple(
-            (x - b) * self._square(subject, rows, indices, x) for x, b in zip(rows.inputs, baselines, strict=True)
+            (x - b) * self._square(explained, samples, indices, x)
+            for x, b in zip(samples.inputs, baselines, strict=True)
         )
 
-    def _square(self, subject: Subject, rows: Rows, indices: Tensor, x: Tensor) -> Tensor:
+    def _square(self, explained: ExplainedFunction, samples: Samples, indices: Tensor, x: Tensor) -> Tensor:
         """``(N, 1, H, W)``: one inside a random square, zero elsewhere."""
         height, width = x.shape[2:]
         size = min(self.size or max(1, min(height, width) // 4), height, width)
-        corner = subject.draws.uniform("square", rows, indices, x.new_empty(len(x), 2))
+        corner = explained.draws.uniform("square", samples, indices, x.new_empty(len(x), 2))
         inside = []
         for axis, length in enumerate((height, width)):
             first = (corner[:, axis : axis + 1].double() * (length - size + 1)).long()
@@ -197,13 +207,13 @@ def _dot(maps: list[Tensor], noise: tuple[Tensor, ...]) -> Tensor:
 
 
 def _by_user(
-    function: PerturbFunc, subject: Subject, rows: Rows, indices: Tensor
+    function: PerturbFunc, explained: ExplainedFunction, samples: Samples, indices: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     pairs = []
     for i, index in enumerate(indices):
-        row = rows[i : i + 1]
-        with subject.draws.seeded("infidelity", row, index.reshape(1)):
-            pairs.append(function(bare(row.inputs)))
+        sample = samples[i : i + 1]
+        with explained.draws.seeded("infidelity", sample, index.reshape(1)):
+            pairs.append(function(bare(sample.inputs)))
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise TypeError("Infidelity(perturb_func=...) must return a tuple (perturbation, perturbed inputs).")
     noise, points = (

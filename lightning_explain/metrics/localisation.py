@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import Case, Score
+from lightning_explain.core.contracts import MetricInputs, Score
 from lightning_explain.core.validation import check_count
 from lightning_explain.metrics._common import Free
 
@@ -71,7 +71,7 @@ def pointing_game(found: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
 
 
 def _ranked(values: Tensor) -> Tensor:
-    """Rows that say which pixel is more relevant than which; NaN is below and above nothing."""
+    """Samples that say which pixel is more relevant than which; NaN is below and above nothing."""
     return values.amax(1) > values.amin(1)
 
 
@@ -90,13 +90,13 @@ class RelevanceMass(Free):
     suffixes: ClassVar[tuple[str, ...]] = ("",)
     needs_masks: ClassVar[bool] = True
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
-        """In 0..1; rows without a positive part give NaN.
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """In 0..1; samples without a positive part give NaN.
 
         Raises:
             ValueError: If the probe has no masks.
         """
-        return _localised("RelevanceMass", case, relevance_mass)
+        return _localised("RelevanceMass", metric_inputs, relevance_mass)
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,13 @@ class RelevanceRank(Free):
     suffixes: ClassVar[tuple[str, ...]] = ("",)
     needs_masks: ClassVar[bool] = True
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
-        """In 0..1; rows with an empty mask or a constant map give NaN.
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """In 0..1; samples with an empty mask or a constant map give NaN.
 
         Raises:
             ValueError: If the probe has no masks.
         """
-        return _localised("RelevanceRank", case, relevance_rank)
+        return _localised("RelevanceRank", metric_inputs, relevance_rank)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class PointingGame(Free):
     on what the mask marks: an object or a shortcut.
 
     Cost: 0 forward, 0 backward.
-    Not for: few rows, for each is a hit or a miss; noisy maps of pixels, whose one largest pixel is chance.
+    Not for: few samples, for each is a hit or a miss; noisy maps of pixels, whose one largest pixel is chance.
 
     Args:
         tolerance: Pixels (along both axes) by which the pixel may miss the mask; Zhang et al. allow 15 on photos.
@@ -149,22 +149,24 @@ class PointingGame(Free):
     def __post_init__(self) -> None:
         check_count("PointingGame", "tolerance", self.tolerance, 0)
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
-        """1 for a hit and 0 for a miss; rows with an empty mask or a constant map give NaN.
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """1 for a hit and 0 for a miss; samples with an empty mask or a constant map give NaN.
 
         Raises:
             ValueError: If the probe has no masks.
         """
-        return _localised("PointingGame", case, lambda found, masks: pointing_game(found, masks, self.tolerance))
+        return _localised(
+            "PointingGame", metric_inputs, lambda found, masks: pointing_game(found, masks, self.tolerance)
+        )
 
 
 def _localised(
-    owner: str, case: Case, function: Callable[[Tensor, Tensor], Tensor]
+    owner: str, metric_inputs: MetricInputs, function: Callable[[Tensor, Tensor], Tensor]
 ) -> Mapping[str, Mapping[str, Score]]:
-    if case.masks is None:
+    if metric_inputs.masks is None:
         raise ValueError(f"{owner} needs Probe(masks=...), a boolean region (N, H, W).")
-    masks = case.masks.to(case.outputs.device).bool()
-    return {"": {name: (_placed(found, masks, function), None) for name, found in case.maps.items()}}
+    masks = metric_inputs.masks.to(metric_inputs.outputs.device).bool()
+    return {"": {name: (_placed(found, masks, function), None) for name, found in metric_inputs.maps.items()}}
 
 
 def _placed(found: tuple[Tensor, ...], masks: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import Case, Prospect, Score, Subject
-from lightning_explain.core.probe import Attribution, Rows, as_tuple
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_count, check_flag, check_methods
 from lightning_explain.metrics._ranking import mean_over, spearman
@@ -26,8 +26,8 @@ def depths(layers: int, count: int | None) -> list[int]:
     return [1 + round(i * (layers - 1) / (count - 1)) for i in range(count)]
 
 
-def _layers(subject: Subject, rows: Rows) -> list[nn.Module]:
-    return top_down(subject.forward, lambda: subject.evaluate(rows[:1]))
+def _layers(explained: ExplainedFunction, samples: Samples) -> list[nn.Module]:
+    return top_down(explained.forward, lambda: explained.evaluate(samples[:1]))
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Randomization:
     the method's own shape.
 
     Cost: n_layers * n_draws * methods forward, n_layers * n_draws * methods backward; methods is the cost of all
-        methods; 1 forward row more in each explanation.
+        methods; 1 forward sample more in each explanation.
     Not for: ranking methods: noisy maps score well (Binder et al. 2023); untrained networks, which are random already;
         every epoch of a slow run.
 
@@ -73,40 +73,45 @@ class Randomization:
         """All: maps without a place on the image are compared in their own shape."""
         return methods
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit, with the standard error over random networks. Lower is better.
 
-        A stage where a map is constant does not count; a row without any other gives NaN.
+        A stage where a map is constant does not count; a sample without any other gives NaN.
 
         Raises:
             ValueError: If the model has no parameters, or they are spread over several devices.
         """
-        layers = _layers(case.subject, case.rows)
+        layers = _layers(metric_inputs.explained, metric_inputs.samples)
         if not layers:
             raise ValueError("Randomization needs a model with parameters; this one has none. Leave it out.")
-        draws = [self._stages(case, layers, draw) for draw in range(self.n_draws)]
-        found = {name: torch.stack([draw[name] for draw in draws]).to(case.outputs) for name in case.attributions}
+        draws = [self._stages(metric_inputs, layers, draw) for draw in range(self.n_draws)]
+        found = {
+            name: torch.stack([draw[name] for draw in draws]).to(metric_inputs.outputs)
+            for name in metric_inputs.attributions
+        }
         return {
             "": {name: mean_over(value.nanmean(1)) for name, value in found.items()},
             "top": {name: mean_over(value[:, 0]) for name, value in found.items()},
             "full": {name: mean_over(value[:, -1]) for name, value in found.items()},
         }
 
-    def passes(self, prospect: Prospect) -> PassCount | None:
-        """All attributions again for each stage of each random network, and a row to find the layers."""
-        if prospect.attribute is None:
+    def passes(self, cost_inputs: CostInputs) -> PassCount | None:
+        """All attributions again for each stage of each random network, and a sample to find the layers."""
+        if cost_inputs.attribute is None:
             return None
-        stages = depths(len(_layers(prospect.subject, prospect.rows)), self.n_layers)
-        return PassCount(1) + prospect.attribute * (len(stages) * self.n_draws)
+        stages = depths(len(_layers(cost_inputs.explained, cost_inputs.samples)), self.n_layers)
+        return PassCount(1) + cost_inputs.attribute * (len(stages) * self.n_draws)
 
-    def _stages(self, case: Case, layers: Sequence[nn.Module], draw: int) -> dict[str, Tensor]:
+    def _stages(self, metric_inputs: MetricInputs, layers: Sequence[nn.Module], draw: int) -> dict[str, Tensor]:
         """For each method the correlation at each stage, ``(stages, N)``."""
         stages = []
         for depth in depths(len(layers), self.n_layers):
-            with randomized(case.subject.forward, layers[:depth], case.subject.draws, draw):
-                moved = case.attribute(case.rows)
-            stages.append({k: spearman(self._flat(v), self._flat(moved[k])) for k, v in case.attributions.items()})
-        return {name: torch.stack([stage[name] for stage in stages]) for name in case.attributions}
+            with randomized(metric_inputs.explained.forward, layers[:depth], metric_inputs.explained.draws, draw):
+                moved = metric_inputs.attribute(metric_inputs.samples)
+            stages.append(
+                {k: spearman(self._flat(v), self._flat(moved[k])) for k, v in metric_inputs.attributions.items()}
+            )
+        return {name: torch.stack([stage[name] for stage in stages]) for name in metric_inputs.attributions}
 
     def _flat(self, found: Attribution) -> Tensor:
         joined = torch.cat([part.flatten(1) for part in as_tuple(found)], 1)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Case, Prospect, Score, Subject
-from lightning_explain.core.probe import Attribution, Rows, bare
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_count, check_methods, check_size
 from lightning_explain.metrics._common import draws_of, needs_floating
@@ -22,8 +22,8 @@ def sensitivity(clean: tuple[Tensor, ...], moved: tuple[Tensor, ...], norm_ord: 
     """Norm of the difference of two maps, over the norm of the first (over 1 where that is zero).
 
     Args:
-        clean: The map at the row, each ``(N, ...)``.
-        moved: The map at the perturbed row, each ``(N, ...)``.
+        clean: The map at the sample, each ``(N, ...)``.
+        moved: The map at the perturbed sample, each ``(N, ...)``.
         norm_ord: ``"fro"`` (the Euclidean norm), ``inf``, or any order of ``torch.linalg.vector_norm``.
 
     Returns:
@@ -43,7 +43,7 @@ def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Te
 class SensitivityMax:
     """The largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
 
-    All methods are computed again at the same perturbed rows.
+    All methods are computed again at the same perturbed samples.
 
     Cost: n_perturb_samples * methods forward, n_perturb_samples * methods backward; methods is the cost of all methods.
     Not for: telling which map is right: a constant one is best; inputs of another scale than about 1 without a
@@ -52,8 +52,8 @@ class SensitivityMax:
     Args:
         perturb_radius: Radius of the L-infinity ball, in units of the input.
         perturb_func: By default uniform in that ball; or Captum's form: a function of (inputs, radius) that returns perturbed
-            inputs. It is called with one row at a time, with the global generators seeded for that row and draw.
-        n_perturb_samples: Draws for each row.
+            inputs. It is called with one sample at a time, with the global generators seeded for that sample and draw.
+        n_perturb_samples: Draws for each sample.
         norm_ord: Norm of the maps: ``"fro"``, ``"inf"``, or a number.
         methods: Names of the methods to score; by default all of them.
 
@@ -85,35 +85,42 @@ class SensitivityMax:
             needs_floating("SensitivityMax", inputs, "give perturb_func")
         return self
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; a maximum has no standard error. Lower is better."""
-        worst = {name: case.outputs.new_full((len(case.rows),), -torch.inf) for name in case.maps}
-        for where, part, indices in draws_of(case.rows, self.n_perturb_samples, case.subject.limit):
+        worst = {
+            name: metric_inputs.outputs.new_full((len(metric_inputs.samples),), -torch.inf)
+            for name in metric_inputs.maps
+        }
+        for where, part, indices in draws_of(
+            metric_inputs.samples, self.n_perturb_samples, metric_inputs.explained.limit
+        ):
             count = where.stop - where.start
-            moved = case.explain(part.at(self._perturb(case.subject, part, indices)))
-            for name, clean in case.maps.items():
+            moved = metric_inputs.explain(part.at(self._perturb(metric_inputs.explained, part, indices)))
+            for name, clean in metric_inputs.maps.items():
                 repeated = tuple(c[where].repeat_interleave(len(part) // count, 0) for c in clean)
                 found = sensitivity(repeated, moved[name], self.norm_ord).reshape(count, -1)
                 # amax carries NaN on, which torch.maximum does as well.
-                worst[name][where] = torch.maximum(worst[name][where], found.amax(1).to(case.outputs.dtype))
+                worst[name][where] = torch.maximum(worst[name][where], found.amax(1).to(metric_inputs.outputs.dtype))
         return {"": {name: (values, None) for name, values in worst.items()}}
 
-    def passes(self, prospect: Prospect) -> PassCount | None:
+    def passes(self, cost_inputs: CostInputs) -> PassCount | None:
         """All maps again at each draw."""
-        return None if prospect.explain is None else prospect.explain * self.n_perturb_samples
+        return None if cost_inputs.explain is None else cost_inputs.explain * self.n_perturb_samples
 
-    def _perturb(self, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
+    def _perturb(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
         if self.perturb_func is not None:
-            return _by_user(self.perturb_func, self.perturb_radius, subject, rows, indices)
-        draws = (subject.draws.uniform(f"sensitivity/{i}", rows, indices, x) for i, x in enumerate(rows.inputs))
-        return tuple(x + (2 * d - 1) * self.perturb_radius for x, d in zip(rows.inputs, draws, strict=True))
+            return _by_user(self.perturb_func, self.perturb_radius, explained, samples, indices)
+        draws = (explained.draws.uniform(f"sensitivity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs))
+        return tuple(x + (2 * d - 1) * self.perturb_radius for x, d in zip(samples.inputs, draws, strict=True))
 
 
-def _by_user(function: PerturbFunc, radius: float, subject: Subject, rows: Rows, indices: Tensor) -> tuple[Tensor, ...]:
+def _by_user(
+    function: PerturbFunc, radius: float, explained: ExplainedFunction, samples: Samples, indices: Tensor
+) -> tuple[Tensor, ...]:
     found = []
     for i, index in enumerate(indices):
-        row = rows[i : i + 1]
-        with subject.draws.seeded("sensitivity", row, index.reshape(1)):
-            moved = function(bare(row.inputs), radius)
+        sample = samples[i : i + 1]
+        with explained.draws.seeded("sensitivity", sample, index.reshape(1)):
+            moved = function(bare(sample.inputs), radius)
         found.append(moved if isinstance(moved, (tuple, list)) else (moved,))
     return tuple(torch.cat(column) for column in zip(*found, strict=True))

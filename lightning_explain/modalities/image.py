@@ -203,9 +203,9 @@ def _coverings(image: tuple[int, int], exact: bool = True) -> list[tuple[int, in
 
 def _is_channels_last(value: Tensor, image: tuple[int, int], layer: nn.Module | None, of_input: bool) -> bool:
     a, b, c = value.shape[1:]
-    told = None if layer is None else _layout(layer, c, of_input)
+    declared = None if layer is None else _layout(layer, c, of_input)
     first, last = (_is_grid(pair, image) for pair in ((b, c), (a, b)))
-    return last and told != "channels_first" and (not first or told == "channels_last")
+    return last and declared != "channels_first" and (not first or declared == "channels_last")
 
 
 def _is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
@@ -214,13 +214,17 @@ def _is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
 
 def _layout(layer: nn.Module, channels: int, of_input: bool) -> str | None:
     """The layout that the modules in a layer take or give, at the end that is looked at."""
-    told = [(module, found) for module in layer.modules() if (found := _told(module, channels, of_input))]
+    declared = [
+        (module, found) for module in layer.modules() if (found := _declared_layout(module, channels, of_input))
+    ]
     # Squeeze and excitation has linear layers too, beside convolutions.
-    sure = [found for module, found in told if not isinstance(module, nn.Linear)] or [found for _, found in told]
+    sure = [found for module, found in declared if not isinstance(module, nn.Linear)] or [
+        found for _, found in declared
+    ]
     return sure[0 if of_input else -1] if sure else None
 
 
-def _told(module: nn.Module, channels: int, of_input: bool) -> str | None:
+def _declared_layout(module: nn.Module, channels: int, of_input: bool) -> str | None:
     dims = getattr(module, "dims", None)
     if isinstance(dims, (list, tuple)) and sorted(dims) == [0, 1, 2, 3]:
         # torchvision's Permute, which Swin and ConvNeXt put between the two layouts.

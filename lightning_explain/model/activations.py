@@ -1,7 +1,7 @@
 """Mends: how Captum's backward rules reach activations that it cannot hook, or has no rule for.
 
 Captum hooks *modules*: it does not see ``F.relu``, it cannot tell apart the calls of one module used twice, and it has
-rules for few classes. Here every *call* gets a module of its own for as long as the mend lasts: calls are intercepted as
+rules for few classes. Here every *call* gets a module of its own for as long as the canonizer lasts: calls are intercepted as
 functions, wherever they come from, so no code is rewritten, no weight is copied and every named layer still fires.
 """
 
@@ -70,7 +70,7 @@ def nodes(last: Any) -> Iterator[Any]:
 
 
 def family(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """``"relu"``, ``"elementwise"`` or ``"pool"`` for calls that can be mended, ``None`` for all others."""
+    """``"relu"``, ``"elementwise"`` or ``"pool"`` for calls that can be canonized, ``None`` for all others."""
     name = name_of(function)
     if name not in ELEMENTWISE and name not in POOLS:
         return None
@@ -212,7 +212,7 @@ def maximum(
 
     Args:
         module: The call.
-        inputs: ``(2N, ...)``, rows and then their baselines.
+        inputs: ``(2N, ...)``, samples and then their baselines.
         outputs: The maxima of both.
         grad_input: The gradient that would go on.
         grad_output: The gradient that came.
@@ -244,7 +244,7 @@ def _within(calls: nn.ModuleList, modules: Iterable[nn.ModuleList]) -> Iterator[
         calls.pop(-1)
 
 
-MENDS: dict[str, Callable[[nn.ModuleList, dict[str, int]], AbstractContextManager[Route]]] = {
+CANONIZERS: dict[str, Callable[[nn.ModuleList, dict[str, int]], AbstractContextManager[Route]]] = {
     "guided": guided,
     "deeplift": deeplift,
 }

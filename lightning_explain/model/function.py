@@ -1,4 +1,4 @@
-"""How a module becomes ``f(inputs) -> (N,)``: which output, which rows, which layer."""
+"""How a module becomes ``f(inputs) -> (N,)``: which output, which samples, which layer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.probe import Probe, Rows, Shared, as_tuple
+from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
-from lightning_explain.model.targets import OutputError, Target, check_rows, choose, output_tensor
+from lightning_explain.model.targets import OutputError, Target, check_samples, choose, output_tensor
 
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
 
@@ -29,8 +29,8 @@ class Run(Protocol):
         ...
 
 
-class Explained(nn.Module):
-    """A model as ``f(*inputs, *forward_args, target index) -> (N,)``, with the rows that went through it counted.
+class TargetFunction(nn.Module):
+    """A model as ``f(*inputs, *forward_args, target index) -> (N,)``, with the samples that went through it counted.
 
     It is a module so that Captum can hook the layers in it. It lives inside the guard and is thrown away. ``choices`` says among
     how many tensors of what the model returned the outputs were chosen without anybody saying so.
@@ -41,7 +41,7 @@ class Explained(nn.Module):
         target: Which output is explained.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: The tensor in what the model returns, instead of :func:`output_tensor`.
-        paced: Makes of the run a call that keeps step with other ranks.
+        synchronized: Makes of the run a call that keeps step with other ranks.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Explained(nn.Module):
         target: Target,
         forward_fn: ForwardFn = None,
         output_fn: OutputFn = None,
-        paced: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
+        synchronized: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
     ) -> None:
         super().__init__()
         # Both are parts of this module, for Captum to hook.
         self.model, self.calls = model, run.calls
-        self._call = partial(paced(run), forward_fn, model) if forward_fn else partial(paced(run), model)
+        self._call = partial(synchronized(run), forward_fn, model) if forward_fn else partial(synchronized(run), model)
         self._target = target
         self._output_fn = output_fn
         self.choices = 1
@@ -64,7 +64,7 @@ class Explained(nn.Module):
 
     @property
     def passes(self) -> PassCount:
-        """Rows counted so far."""
+        """Samples counted so far."""
         return PassCount(self._forward, self._backward)
 
     def outputs(self, *arguments: Any) -> Tensor:
@@ -72,8 +72,8 @@ class Explained(nn.Module):
         outputs = self._chosen(self._call(*map(_own, arguments)))
         if outputs.ndim == 0:
             raise ValueError(
-                "The model returned one number for all rows, such as a loss; its output must be (N, ...), one entry for "
-                "each row. Otherwise give output_fn=lambda output: ..."
+                "The model returned one number for all samples, such as a loss; its output must be (N, ...), one entry for "
+                "each sample. Otherwise give output_fn=lambda output: ..."
             )
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         self._forward += len(outputs)
@@ -99,14 +99,14 @@ class Explained(nn.Module):
         return outputs
 
     def count_backward(self, gradient: Tensor) -> None:
-        """Counts the rows of a gradient that goes back into the model."""
+        """Counts the samples of a gradient that goes back into the model."""
         self._backward += len(gradient)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The explained number of each row, ``(N,)``; the last argument is the targets, or a ``Choice`` of them."""
+        """The explained number of each sample, ``(N,)``; the last argument is the targets, or a ``Choice`` of them."""
         *inputs, indices = arguments
         outputs = self.outputs(*inputs)
-        check_rows(outputs, len(inputs[0]))
+        check_samples(outputs, len(inputs[0]))
         return choose(outputs, indices(outputs) if callable(indices) else indices, self._target)
 
 
@@ -116,13 +116,13 @@ def _own(argument: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def rows_for(model: nn.Module, probe: Probe) -> Rows:
-    """The probe's rows, copied to where the model's weights are and as precise as they are."""
+def samples_for(model: nn.Module, probe: Probe) -> Samples:
+    """The probe's samples, copied to where the model's weights are and as precise as they are."""
     like = next(model.parameters(), torch.empty(0))
     inputs = tuple(_moved(x, like) for x in as_tuple(probe.inputs))
     extra = tuple(_moved_argument(x, len(probe), like.device) for x in probe.forward_args)
-    ids = probe.row_ids.cpu()
-    return Rows(inputs, inputs, extra, ids, torch.zeros_like(ids))
+    ids = probe.sample_ids.cpu()
+    return Samples(inputs, inputs, extra, ids, torch.zeros_like(ids))
 
 
 def _moved(x: Tensor, like: Tensor) -> Tensor:

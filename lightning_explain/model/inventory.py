@@ -19,7 +19,7 @@ _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.
 _LONGEST = 1000
 
 
-class Parts:
+class ModuleInventory:
     """What a model is made of, each found once for all keepers.
 
     Args:

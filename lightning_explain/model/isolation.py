@@ -1,6 +1,6 @@
 """The one context in which a model is touched. Everything it changes, or lets the model change, is put back.
 
-Each *keeper* is a context manager that owns one kind of state. They are listed in ``KEEPERS``; a test takes each away
+Each *keeper* is a context manager that owns one kind of state. They are listed in ``STATE_SAVERS``; a test takes each away
 in turn and sees the law of non-interference fail.
 """
 
@@ -17,24 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.random_state import preserved_random_state
-from lightning_explain.core.verdict import Mend
-from lightning_explain.model.activations import MENDS, Route
-from lightning_explain.model.inventory import Container, Parts
+from lightning_explain.core.verdict import Canonizer
+from lightning_explain.model.activations import CANONIZERS, Route
+from lightning_explain.model.inventory import Container, ModuleInventory
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
-Keeper = Callable[[Parts], AbstractContextManager[None]]
+StateSaver = Callable[[ModuleInventory], AbstractContextManager[None]]
 
 
 @contextmanager
-def _random_state(parts: Parts) -> Iterator[None]:
-    with preserved_random_state(*parts.generators):
+def _random_state(inventory: ModuleInventory) -> Iterator[None]:
+    with preserved_random_state(*inventory.generators):
         yield
 
 
 @contextmanager
-def _modes(parts: Parts) -> Iterator[None]:
+def _modes(inventory: ModuleInventory) -> Iterator[None]:
     # The flags are set directly: an overridden train() or eval() may do more than set them (merge weights, freeze).
-    flags = [(module, module.training) for module in parts.modules]
+    flags = [(module, module.training) for module in inventory.modules]
     try:
         for module, training in flags:
             if training:
@@ -47,8 +47,8 @@ def _modes(parts: Parts) -> Iterator[None]:
 
 
 @contextmanager
-def _inplace(parts: Parts) -> Iterator[None]:
-    modules = [module for module in parts.modules if getattr(module, "inplace", None) is True]
+def _inplace(inventory: ModuleInventory) -> Iterator[None]:
+    modules = [module for module in inventory.modules if getattr(module, "inplace", None) is True]
     try:
         for module in modules:
             module.__dict__["inplace"] = False
@@ -59,9 +59,9 @@ def _inplace(parts: Parts) -> Iterator[None]:
 
 
 @contextmanager
-def _gradients(parts: Parts) -> Iterator[None]:
+def _gradients(inventory: ModuleInventory) -> Iterator[None]:
     # Without parameter gradients a backward pass costs less, and nothing can be added to ``.grad``.
-    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parts.model.parameters()]
+    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in inventory.model.parameters()]
     try:
         for parameter, _, _ in saved:
             parameter.grad = None
@@ -74,9 +74,9 @@ def _gradients(parts: Parts) -> Iterator[None]:
 
 
 @contextmanager
-def _tensors(parts: Parts) -> Iterator[None]:
+def _tensors(inventory: ModuleInventory) -> Iterator[None]:
     """The values of buffers and of tensors kept as plain attributes (metric states, caches)."""
-    found = {id(tensor): tensor for tensor in _tensors_in(parts)}
+    found = {id(tensor): tensor for tensor in _tensors_in(inventory)}
     saved = [(tensor, tensor.detach().clone()) for tensor in found.values()]
     try:
         yield
@@ -94,35 +94,35 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
         tensor.copy_(value)
 
 
-def _tensors_in(parts: Parts) -> Iterator[Tensor]:
+def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
     # Those made in inference mode cannot change outside of it.
-    yield from (value for _, _, value in parts.tensors if not value.is_meta and not value.is_inference())
+    yield from (value for _, _, value in inventory.tensors if not value.is_meta and not value.is_inference())
     # Weights change in optimizer steps only, except those that an embedding rescales as it looks them up.
-    for module in parts.modules:
+    for module in inventory.modules:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
             yield module.weight
 
 
 @contextmanager
-def _attributes(parts: Parts) -> Iterator[None]:
+def _attributes(inventory: ModuleInventory) -> Iterator[None]:
     """Which objects the attributes are, and what the containers among them hold (buffers and submodules too)."""
-    with _kept([container for container in parts.containers if not isinstance(container, tuple)]):
+    with _kept([container for container in inventory.containers if not isinstance(container, tuple)]):
         yield
 
 
 @contextmanager
-def _usable(parts: Parts) -> Iterator[None]:
+def _usable(inventory: ModuleInventory) -> Iterator[None]:
     """Copies stand in for tensors made in inference mode, which cannot be changed or differentiated outside of it."""
     # What they stand in for returns with the attributes.
-    for container, key, value in parts.tensors:
+    for container, key, value in inventory.tensors:
         if isinstance(container, (dict, list)) and value.is_inference():
             container[key] = value.clone()
     yield
 
 
 @contextmanager
-def _hooks(parts: Parts) -> Iterator[None]:
-    with _kept(parts.hooks):
+def _hooks(inventory: ModuleInventory) -> Iterator[None]:
+    with _kept(inventory.hooks):
         yield
 
 
@@ -155,7 +155,7 @@ def _restore(container: Any, saved: Any) -> None:
 
 
 @contextmanager
-def _eager(parts: Parts) -> Iterator[None]:
+def _eager(inventory: ModuleInventory) -> Iterator[None]:
     """Runs compiled code eagerly: a compiled module that has already run ignores hooks without a word."""
     # Where dynamo was never imported nothing can be compiled, and importing it takes seconds.
     if "torch._dynamo" not in sys.modules:
@@ -166,9 +166,9 @@ def _eager(parts: Parts) -> Iterator[None]:
 
 
 @contextmanager
-def _recurrent(parts: Parts) -> Iterator[None]:
+def _recurrent(inventory: ModuleInventory) -> Iterator[None]:
     """cuDNN cannot go back through a recurrent layer in eval mode."""
-    if not any(isinstance(module, nn.RNNBase) for module in parts.modules):
+    if not any(isinstance(module, nn.RNNBase) for module in inventory.modules):
         yield
         return
     enabled = torch.backends.cudnn.enabled
@@ -180,18 +180,18 @@ def _recurrent(parts: Parts) -> Iterator[None]:
 
 
 @contextmanager
-def _grad_mode(parts: Parts) -> Iterator[None]:
+def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
     # Inside inference mode, enable_grad() alone records nothing.
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
-def _sharded(parts: Parts) -> Iterator[None]:
+def _sharded(inventory: ModuleInventory) -> Iterator[None]:
     """FSDP2 leaves gathered weights in the place of sharded ones after a forward, and remembers that it did."""
     # Known by their methods, for importing FSDP takes long.
     sharded: list[Any] = [
-        m for m in parts.modules if hasattr(type(m), "reshard") and hasattr(type(m), "set_reshard_after_forward")
+        m for m in inventory.modules if hasattr(type(m), "reshard") and hasattr(type(m), "set_reshard_after_forward")
     ]
 
     def reshard() -> None:
@@ -206,7 +206,7 @@ def _sharded(parts: Parts) -> Iterator[None]:
 
 
 # Those that come first are put back last.
-KEEPERS: dict[str, Keeper] = {
+STATE_SAVERS: dict[str, StateSaver] = {
     "sharded": _sharded,
     "random_state": _random_state,
     "grad_mode": _grad_mode,
@@ -225,7 +225,7 @@ KEEPERS: dict[str, Keeper] = {
 class Run:
     """Calls the model: ``run(function, *arguments)``.
 
-    ``calls`` are the modules that stand for calls while something is mended; whoever hooks the model has to hook them too.
+    ``calls`` are the modules that stand for calls while something is canonized; whoever hooks the model has to hook them too.
 
     Args:
         forward_context: Entered around each forward and not around the backward, such as autocast.
@@ -237,7 +237,7 @@ class Run:
         self._routes: list[Route] = []
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's value, inside the forward context and what is mended."""
+        """The function's value, inside the forward context and what is canonized."""
         with ExitStack() as stack:
             stack.enter_context(self._forward_context())
             for route in self._routes:
@@ -245,10 +245,12 @@ class Run:
             return function(*arguments)
 
     @contextmanager
-    def mended(self, mends: Iterable[Mend]) -> Iterator[None]:
-        """Explanations in here see the model with these mends; numbers of its forward stay what they are."""
+    def canonized(self, canonizers: Iterable[Canonizer]) -> Iterator[None]:
+        """Explanations in here see the model with these canonizers; numbers of its forward stay what they are."""
         with ExitStack() as stack:
-            routes = [stack.enter_context(MENDS[m.kind](self.calls, m.calls)) for m in mends if m.kind in MENDS]
+            routes = [
+                stack.enter_context(CANONIZERS[m.kind](self.calls, m.calls)) for m in canonizers if m.kind in CANONIZERS
+            ]
             saved, self._routes = self._routes, routes
             try:
                 yield
@@ -257,7 +259,9 @@ class Run:
 
 
 @contextmanager
-def explaining(model: nn.Module, forward_context: Context = nullcontext, mends: Iterable[Mend] = ()) -> Iterator[Run]:
+def explaining(
+    model: nn.Module, forward_context: Context = nullcontext, canonizers: Iterable[Canonizer] = ()
+) -> Iterator[Run]:
     """Puts a model into a state in which it can be explained, and everything back afterwards, exceptions included.
 
     Inside: every submodule is in eval mode, parameters need no gradient, activations are out of place, compiled code
@@ -267,15 +271,15 @@ def explaining(model: nn.Module, forward_context: Context = nullcontext, mends: 
     Args:
         model: The module, as the training loop holds it.
         forward_context: Entered around each forward and not around the backward, such as autocast.
-        mends: What the doctor found necessary for everything that is done inside; ``run.mended(mends)`` for a part of it.
+        canonizers: What the doctor found necessary for everything that is done inside; ``run.canonized(canonizers)`` for a part of it.
 
     Yields:
         ``run(function, *arguments)``, which calls the function inside ``forward_context``.
     """
     with ExitStack() as stack:
-        parts = Parts(model)
-        for keeper in KEEPERS.values():
-            stack.enter_context(keeper(parts))
+        inventory = ModuleInventory(model)
+        for saver in STATE_SAVERS.values():
+            stack.enter_context(saver(inventory))
         run = Run(forward_context)
-        with run.mended(mends):
+        with run.canonized(canonizers):
             yield run

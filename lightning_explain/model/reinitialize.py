@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Draws
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 
 
 def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]:
@@ -60,7 +60,7 @@ def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: Draws, draw
     fresh: dict[int, Tensor] = {}
     for place, layer in enumerate(layers):
         key = torch.tensor([place])
-        with draws.seeded("randomized", Rows((), (), (), key, torch.zeros_like(key)), torch.tensor([draw])):
+        with draws.seeded("randomized", Samples((), (), (), key, torch.zeros_like(key)), torch.tensor([draw])):
             for old, new in _drawn(layer):
                 fresh.setdefault(id(old), new)
     with ExitStack() as stack:

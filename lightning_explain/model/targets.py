@@ -60,16 +60,16 @@ def check_target(target: Target) -> None:
 
 
 def predictions_of(outputs: Tensor) -> Tensor:
-    """``(N,)`` predicted classes; for one number a row whether it is positive; for dense outputs zeros."""
+    """``(N,)`` predicted classes; for one number a sample whether it is positive; for dense outputs zeros."""
     if _single(outputs):
         return (outputs.reshape(len(outputs)) > 0).long()
     return outputs.argmax(1) if outputs.ndim == 2 else torch.zeros(len(outputs), dtype=torch.long)
 
 
 def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Tensor:
-    """``(N,)`` index of the explained output of each row.
+    """``(N,)`` index of the explained output of each sample.
 
-    0 where the output is one number a row, whatever the label; -1 where a tuple or a callable chooses.
+    0 where the output is one number a sample, whatever the label; -1 where a tuple or a callable chooses.
 
     Raises:
         ValueError: If the target does not fit the outputs.
@@ -83,7 +83,7 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
         return torch.full((n,), -1)
     if _single(outputs):
         if isinstance(target, int) and target != 0:
-            raise ValueError(f"target={target}, but the model returns one number a row: {tuple(outputs.shape)}.")
+            raise ValueError(f"target={target}, but the model returns one number a sample: {tuple(outputs.shape)}.")
         return torch.zeros(n, dtype=torch.long)
     if outputs.ndim != 2:
         ways = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
@@ -114,7 +114,7 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
 
 
 def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
-    """The explained number of each row, ``(N,)``.
+    """The explained number of each sample, ``(N,)``.
 
     Raises:
         ValueError: If a tuple does not lie within the outputs, or a callable looks for what they have not.
@@ -140,24 +140,24 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     return outputs.gather(1, indices[:, None]).squeeze(1)
 
 
-def check_rows(outputs: Tensor, count: int) -> None:
-    """Refuses outputs that have not one entry for each row.
+def check_samples(outputs: Tensor, count: int) -> None:
+    """Refuses outputs that have not one entry for each sample.
 
     Raises:
         ValueError: If their number differs.
     """
     if len(outputs) != count:
         raise ValueError(
-            f"The model returned {len(outputs)} rows for {count}; its output must be (N, ...), one entry for each row (see output_fn)."
+            f"The model returned {len(outputs)} samples for {count}; its output must be (N, ...), one entry per sample (see output_fn)."
         )
 
 
 class Choice:
-    """Chooses the targets of some rows from their outputs, and keeps both.
+    """Chooses the targets of some samples from their outputs, and keeps both.
 
     Args:
         target: Which output is explained.
-        labels: Labels of the rows, or ``None``.
+        labels: Labels of the samples, or ``None``.
     """
 
     outputs: Tensor

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.naming import nearest
-from lightning_explain.monitor.failures import Teller, text_of
+from lightning_explain.monitor.failures import FailureLog, text_of
 
 
 def alerts_of(given: Any) -> tuple[Alert, ...]:
@@ -91,12 +91,12 @@ class Alerts:
     Args:
         name: The monitor's name.
         alerts: The alerts.
-        teller: Tells of alerts that could not be sent.
+        failure_log: Tells of alerts that could not be sent.
     """
 
-    def __init__(self, name: str, alerts: Sequence[Alert], teller: Teller) -> None:
+    def __init__(self, name: str, alerts: Sequence[Alert], failure_log: FailureLog) -> None:
         self._name = name
-        self._teller = teller
+        self._failure_log = failure_log
         self._watches = [Watch(alert) for alert in alerts]
 
     def check(self, scores: Iterable[str]) -> None:
@@ -145,7 +145,7 @@ class Alerts:
         fired = [watch for watch in self._watches if watch.sees(scalars.get(watch.alert.metric))]
         for watch in new:
             if watch.is_void:
-                self._tell_of_void(watch)
+                self._report_void(watch)
         for watch in fired:
             text = self._text(watch, scalars[watch.alert.metric], trainer, epoch)
             rank_zero_warn(text)
@@ -155,7 +155,7 @@ class Alerts:
                 self._send(trainer, f"{self._name}/{watch.alert.metric} {watch.alert.condition}", text)
         return [watch.alert for watch in fired]
 
-    def _tell_of_void(self, watch: Watch) -> None:
+    def _report_void(self, watch: Watch) -> None:
         rank_zero_warn(
             f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never act: the first value is "
             f"{watch.first:.6g}, and only one above 0 can be reached so many times. Give above=... or below=..."
@@ -168,15 +168,15 @@ class Alerts:
                     logger.experiment.alert(title=title, text=text)
         except Exception as error:
             # Never raised: only rank zero is here.
-            self._teller.tell_once(f"alert {title}", f"The alert could not be sent to W&B:\n{text_of(error)}")
+            self._failure_log.report_once(f"alert {title}", f"The alert could not be sent to W&B:\n{text_of(error)}")
 
     def _text(self, watch: Watch, value: float, trainer: pl.Trainer, epoch: int | None) -> str:
         alert = watch.alert
         times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
-        row = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
+        sample = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
         end = "; training stops" if alert.action == "stop" else ""
         return (
-            f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{row} "
+            f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{sample} "
             f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step}){end}."
         )
 

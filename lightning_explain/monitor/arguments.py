@@ -37,10 +37,10 @@ def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any
 
 
 def selection_of(probe: Any) -> ProbeSelection:
-    """How rows are chosen, if they are not given.
+    """How samples are chosen, if they are not given.
 
     Raises:
-        TypeError: If it is not a way to name rows.
+        TypeError: If it is not a way to name samples.
     """
     if probe is None or isinstance(probe, Probe):
         return ProbeSelection()

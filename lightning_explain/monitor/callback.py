@@ -39,8 +39,8 @@ from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alert_watcher import Alerts, alerts_of
 from lightning_explain.monitor.config import monitor_arguments
 from lightning_explain.monitor.explain_step import ready_together, report_of
-from lightning_explain.monitor.failures import Teller, text_of
-from lightning_explain.monitor.probe_state import FixedRows
+from lightning_explain.monitor.failures import FailureLog, text_of
+from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.resuming import VERSION, understood
 from lightning_explain.monitor.state import Memory
@@ -48,7 +48,7 @@ from lightning_explain.probes.selection import ProbeSelection
 
 
 class ExplanationMonitor(pl.Callback):
-    """Explains the model on fixed rows while it trains, and disturbs nothing.
+    """Explains the model on fixed samples while it trains, and disturbs nothing.
 
     Every argument has a default; ``ExplanationMonitor()`` works on an image classifier.
 
@@ -56,7 +56,7 @@ class ExplanationMonitor(pl.Callback):
         methods: A mapping of names to methods (instances, class names, or mappings with ``name``), or a list of them.
             Default: saliency, integrated gradients, Grad-CAM of the last feature map.
         metrics: The same for metrics. Default: Infidelity and SensitivityMax.
-        probe: ``ProbeSelection``, a ``Probe``, or dataset indices. Default: 16 rows of the validation data.
+        probe: ``ProbeSelection``, a ``Probe``, or dataset indices. Default: 16 samples of the validation data.
         target: ``"label"``, ``"predicted"``, an int, a tuple such as (class, row, column), or a callable ``(N, ...) -> (N,)``.
         every_n_epochs: Explain after every so many epochs; excludes ``every_n_train_steps``. Default: every epoch.
         every_n_train_steps: Explain after every so many optimiser steps.
@@ -64,14 +64,14 @@ class ExplanationMonitor(pl.Callback):
         hook: ``"train_epoch_end"``, or ``"validation_epoch_end"`` (the first validation of a due epoch). The hook decides which weights
             are explained when another callback swaps them for validation.
         max_overhead: Largest share of training time the monitor may take, e.g. 0.05; it explains less often to stay under it.
-        max_examples_per_pass: Rows the model may see in one call; ``"auto"``: what is fastest, below the training batch and at most 64.
+        max_examples_per_pass: Samples the model may see in one call; ``"auto"``: what is fastest, below the training batch and at most 64.
         channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout, in which convolutions are often faster.
             It rounds differently: where a network has kinks, maps move by up to 1e-4 of their largest value in float32.
         on_error: ``"warn"``: a failure is told once, what failed is left out, and switched off after three failures in a row
             (see :meth:`switch_on`), and training goes on on all ranks; ``"raise"``: it is raised on all ranks.
         seed: Key of all random draws.
         enabled: ``False`` switches everything off.
-        save_probe: Keep the rows in checkpoints; otherwise their indices and fingerprint only.
+        save_probe: Keep the samples in checkpoints; otherwise their indices and fingerprint only.
         save_reports: Keep every report as a file in ``<run>/explain/<name>/``, to draw or compare again.
         name: Tag prefix, folder and state key; several monitors need several names.
         forward_fn: ``forward_fn(module, *inputs, *forward_args)`` instead of ``module(...)``.
@@ -144,15 +144,15 @@ class ExplanationMonitor(pl.Callback):
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         given = probe if isinstance(probe, Probe) else None
         self._selection = arguments.selection_of(probe)
-        self._rows = FixedRows(given, self._selection, batch_fn, save_probe)
+        self._samples = FixedSamples(given, self._selection, batch_fn, save_probe)
         self._limit = check_limit(max_examples_per_pass)
-        self._pace: int | None = None
+        self._pass_size: int | None = None
         requested = build_methods(methods)
         options = arguments.options_of(
             requested, panels, cmap, outlier_perc, normalization=normalization, class_names=class_names
         )
-        self._teller = Teller(name, raising=on_error == "raise")
-        self._publisher = Publisher(name, options, save_reports, self._teller)
+        self._failure_log = FailureLog(name, raising=on_error == "raise")
+        self._publisher = Publisher(name, options, save_reports, self._failure_log)
         self._directory = Path()
         self._explainer = Explainer(
             methods=requested,
@@ -170,7 +170,7 @@ class ExplanationMonitor(pl.Callback):
         warn_of_unsigned(self._explainer.methods, self._explainer.metrics)
         self._ready = self._explainer
         arguments.check_tags(self._explainer.methods, self._explainer.metrics)
-        watched = Alerts(name, alerts_of(alerts), self._teller)
+        watched = Alerts(name, alerts_of(alerts), self._failure_log)
         watched.check(self._names())
         self._memory = Memory(schedule, watched, self._explainer.metrics, self.by_steps)
         self._idle = False
@@ -195,8 +195,8 @@ class ExplanationMonitor(pl.Callback):
 
     @property
     def probe(self) -> Probe | None:
-        """The fixed rows of this run, once they are chosen."""
-        return self._rows.probe
+        """The fixed samples of this run, once they are chosen."""
+        return self._samples.probe
 
     @property
     def charts(self) -> dict[str, dict[str, list[str]]]:
@@ -208,7 +208,7 @@ class ExplanationMonitor(pl.Callback):
 
         To be called on all ranks alike, at any time. What is switched off stays so in checkpoints.
         """
-        self._teller.switch_on(what)
+        self._failure_log.switch_on(what)
 
     # -- before the first batch ------------------------------------------------------------------------------------
 
@@ -219,9 +219,9 @@ class ExplanationMonitor(pl.Callback):
         trainers.check_strategy(trainer)
         if trainer.global_step == 0:
             # Of an earlier training with another model; that of a checkpoint comes after this.
-            self._pace = None
+            self._pass_size = None
             if stage == "fit":
-                self._rows.begin_again()
+                self._samples.begin_again()
                 self._begin_again()
         self._directory = trainers.run_directory(trainer) / "explain"
         if stage == "fit":
@@ -230,10 +230,10 @@ class ExplanationMonitor(pl.Callback):
             check_monitor_names(names)
             watchers.check_keys(trainer, self.name, names, self._keys())
             later = [f"{self.name}/{key}" for key in later_scores(self._ready.methods, self._ready.metrics)]
-            watchers.check_times(trainer, self, self.name, names, self._rhythm(), later)
-            self._tell_if_never(trainer)
+            watchers.check_times(trainer, self, self.name, names, self._trigger(), later)
+            self._warn_if_never(trainer)
 
-    def _tell_if_never(self, trainer: pl.Trainer) -> None:
+    def _warn_if_never(self, trainer: pl.Trainer) -> None:
         every, last = self._memory.schedule.every, trainer.max_epochs
         if self.by_steps:
             last = trainer.max_steps if trainer.max_steps > 0 else None
@@ -252,13 +252,13 @@ class ExplanationMonitor(pl.Callback):
         scores = [tag.removeprefix(f"{self.name}/") for tags in self.charts[self.name].values() for tag in tags]
         return [*scores, *(f"nonfinite/{method}" for method in self._ready.methods), "seconds", "overhead"]
 
-    def _rhythm(self) -> watchers.Rhythm:
+    def _trigger(self) -> watchers.Trigger:
         epochs: watchers.Moment = "validation" if self.hook == "validation_epoch_end" else "train epoch"
         steady = self._memory.schedule.max_overhead is None
-        return watchers.Rhythm("step" if self.by_steps else epochs, self._memory.schedule.every, self.at_start, steady)
+        return watchers.Trigger("step" if self.by_steps else epochs, self._memory.schedule.every, self.at_start, steady)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the rows, checks everything that needs the model, and explains if asked to."""
+        """Chooses the samples, checks everything that needs the model, and explains if asked to."""
         if not self.enabled:
             return
         if self.hook == "validation_epoch_end" and not trainer.enable_validation:
@@ -281,7 +281,7 @@ class ExplanationMonitor(pl.Callback):
 
     def _begin_again(self) -> None:
         self._memory.begin_again()
-        self._teller.failures = {}
+        self._failure_log.failures = {}
 
     def _count(self, trainer: pl.Trainer) -> int:
         """What the schedule counts, before a batch."""
@@ -310,12 +310,12 @@ class ExplanationMonitor(pl.Callback):
         self._memory.schedule.stop(time.perf_counter())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the rows of that validation and checks, when it runs alone."""
+        """Chooses the samples of that validation and checks, when it runs alone."""
         if self.enabled and trainer.state.fn == "validate":
             self._prepare(trainer, pl_module, "val")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the rows of the test and checks."""
+        """Chooses the samples of the test and checks."""
         if self.enabled:
             self._prepare(trainer, pl_module, "test")
 
@@ -323,15 +323,17 @@ class ExplanationMonitor(pl.Callback):
         ranks = trainers.ranks_of(trainer, pl_module)
         with preserved_random_state(), trainers.silenced(pl_module):
             self._idle = not ready_together(
-                trainer, partial(self._rows.choose, trainer, pl_module, source), self._teller
+                trainer, partial(self._samples.choose, trainer, pl_module, source), self._failure_log
             )
             if not self._idle:
-                self._rows.share(ranks)
-                self._idle = not ready_together(trainer, partial(self._check, trainer, pl_module, ranks), self._teller)
-        if self._pace is not None and not self._idle:
+                self._samples.share(ranks)
+                self._idle = not ready_together(
+                    trainer, partial(self._check, trainer, pl_module, ranks), self._failure_log
+                )
+        if self._pass_size is not None and not self._idle:
             # The clock of rank zero decides for all, and a checkpoint keeps it: equal passes give equal numbers.
-            self._pace = int(ranks.first(self._pace))
-            self._ready = replace(self._ready, limit=min(self._pace, self._ready.limit))
+            self._pass_size = int(ranks.first(self._pass_size))
+            self._ready = replace(self._ready, limit=min(self._pass_size, self._ready.limit))
         monitors = _monitors(trainer)
         # The last one writes the layout of all, for a dashboard has one; by now the others know their layers.
         last = monitors[-1] is self
@@ -352,7 +354,7 @@ class ExplanationMonitor(pl.Callback):
                 layer = innermost(method).layer
                 rank_zero_info(f"ExplanationMonitor: {name!r} looks at the layer {layer!r}, the last feature map.")
         if self._limit is None:
-            self._pace = self._pace or self._ready.pace(pl_module, self.probe)
+            self._pass_size = self._pass_size or self._ready.pass_size(pl_module, self.probe)
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -366,7 +368,7 @@ class ExplanationMonitor(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explains after training epochs, if the schedule does not go by steps."""
         if self.by_steps and self.enabled and trainer.global_step == 0 and trainer.is_global_zero:
-            self._teller.tell_once(
+            self._failure_log.report_once(
                 "steps",
                 "every_n_train_steps counts the Trainer's global_step, which has not moved in a whole epoch: nothing will be "
                 "explained. Use every_n_epochs, or in manual optimization the optimizers of self.optimizers().",
@@ -420,7 +422,7 @@ class ExplanationMonitor(pl.Callback):
         with preserved_random_state():
             probe = None if self._idle else self.probe
             past = self._memory.history
-            report = report_of(trainer, pl_module, self._ready, probe, self._teller, past) if probe else None
+            report = report_of(trainer, pl_module, self._ready, probe, self._failure_log, past) if probe else None
             report = report if report is None or epoch is None else replace(report, epoch=epoch)
             scalars = self._scalars(trainer, report, count, started) if report else {}
             names = [monitor.name for monitor in _monitors(trainer)]
@@ -447,33 +449,33 @@ class ExplanationMonitor(pl.Callback):
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows (or what names them), and what is remembered; loads with ``weights_only=True``."""
-        pace = {} if self._pace is None else {"pace": self._pace}
-        known = {"seed": self._explainer.seed, "failures": dict(self._teller.failures)}
-        return {"version": VERSION, **known, **self._memory.state(), **pace, **self._rows.state()}
+        """The samples (or what names them), and what is remembered; loads with ``weights_only=True``."""
+        pass_size = {} if self._pass_size is None else {"pace": self._pass_size}
+        known = {"seed": self._explainer.seed, "failures": dict(self._failure_log.failures)}
+        return {"version": VERSION, **known, **self._memory.state(), **pass_size, **self._samples.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up a checkpoint's state, of this or another version, so that the curves go on as if never interrupted."""
         try:
-            self._take_up(understood(state_dict, self.name, self._teller.raising))
+            self._take_up(understood(state_dict, self.name, self._failure_log.raising))
         except Exception as error:
-            if self._teller.raising:
+            if self._failure_log.raising:
                 raise
-            told = f"Its state in the checkpoint cannot be read; what is missing begins anew:\n{text_of(error)}"
-            self._teller.tell_once("state", told)
+            text = f"Its state in the checkpoint cannot be read; what is missing begins anew:\n{text_of(error)}"
+            self._failure_log.report_once("state", text)
 
     def _take_up(self, state: dict[str, Any]) -> None:
         self._memory.load(state)
         if "pace" in state and self._limit is None:
-            self._pace = state["pace"]
+            self._pass_size = state["pace"]
         if state.get("seed", self._explainer.seed) != self._explainer.seed:
             rank_zero_warn(
                 f"ExplanationMonitor goes on with the seed {state['seed']} of the checkpoint instead of "
                 f"{self._explainer.seed}, so that its draws stay the same. To draw anew, give the monitor another name."
             )
             self._explainer = replace(self._explainer, seed=state["seed"])
-        self._teller.failures = dict(state.get("failures", {}))
-        self._rows.load(state)
+        self._failure_log.failures = dict(state.get("failures", {}))
+        self._samples.load(state)
 
 
 def _monitors(trainer: pl.Trainer) -> list[ExplanationMonitor]:

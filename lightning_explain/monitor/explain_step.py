@@ -12,14 +12,14 @@ import torch
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Report
-from lightning_explain.distributed.collectives import telling
+from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.history import History
 from lightning_explain.explainer.registry import UncheckedError
 from lightning_explain.loggers.publication import score_names, without
 from lightning_explain.monitor import lightning as trainers
-from lightning_explain.monitor.failures import Teller, text_of
+from lightning_explain.monitor.failures import FailureLog, text_of
 
 _WHOLE = "the whole explanation"
 
@@ -28,25 +28,25 @@ _WHOLE = "the whole explanation"
 _ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
 
 
-def ready_together(trainer: pl.Trainer, work: Callable[[], object], teller: Teller) -> bool:
+def ready_together(trainer: pl.Trainer, work: Callable[[], object], failure_log: FailureLog) -> bool:
     """Whether the work that comes before explaining went well on all ranks.
 
     A mistake on any is raised on all; an accident is told, and none of them explains.
 
     Raises:
-        Exception: The mistake; accidents too, if the teller raises.
+        Exception: The mistake; accidents too, if the failure log raises.
     """
     _, error = trainers.attempted(work)
     # Whose reason is told elsewhere.
     error = None if isinstance(error, ELSEWHERE) else error
     kind = [] if error is None else ["accident" if isinstance(error, _ACCIDENTS) else "mistake"]
     found = trainers.first_failing(trainer, ["mistake", "accident"], kind, error)
-    if "mistake" in found or (found and teller.raising):
+    if "mistake" in found or (found and failure_log.raising):
         trainers.raise_together(trainer, error)
     if error is not None and found.get("accident") == trainer.global_rank:
-        teller.tell_once(
+        failure_log.report_once(
             "ready",
-            f"The rows or the model could not be made ready (rank {trainer.global_rank}); nothing is explained in this "
+            f"The samples or the model could not be made ready (rank {trainer.global_rank}); nothing is explained in this "
             f"run, training goes on. The next run tries again:\n{text_of(error)}",
         )
     return not found
@@ -57,27 +57,27 @@ def report_of(
     pl_module: pl.LightningModule,
     explainer: Explainer,
     probe: Probe,
-    teller: Teller,
+    failure_log: FailureLog,
     history: History,
 ) -> Report | None:
     """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
-    explainer = _switched_on(explainer, teller)
-    if teller.is_off(_WHOLE) or not explainer.methods:
+    explainer = _switched_on(explainer, failure_log)
+    if failure_log.is_off(_WHOLE) or not explainer.methods:
         return None
     names = [*explainer.methods, *explainer.metrics]
     with trainers.silenced(pl_module), trainers.progress_bar(trainer, len(names)) as progress:
         explain = partial(explainer.explain, pl_module, probe, progress, history)
-        report, failures = _attempt(trainer, partial(_averaged, explain), teller)
-    with telling(failures):
+        report, failures = _attempt(trainer, partial(_averaged, explain), failure_log)
+    with reporting_failures(failures):
         failed = trainers.first_failing(trainer, [_WHOLE, *names], failures)
     empty = trainers.first_failing(trainer, names, _numberless(report, explainer.metrics) if report else [])
     for name, rank in failed.items():
         if rank == trainer.global_rank:
             what = "No explanation" if name == _WHOLE else f"{name!r} failed and is left out of this explanation"
-            teller.tell_once(name, f"{what} (rank {rank}); training goes on:\n{failures[name]}")
+            failure_log.report_once(name, f"{what} (rank {rank}); training goes on:\n{failures[name]}")
     # Of what a failed explanation would have found nothing is known.
     for name in [_WHOLE] if _WHOLE in failed else [_WHOLE, *names]:
-        teller.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
+        failure_log.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
     if report is None or _WHOLE in failed:
         return None
     stage = None if trainer.state.fn is None else trainer.state.fn.value
@@ -85,22 +85,22 @@ def report_of(
     return replace(left, epoch=trainer.current_epoch, step=trainer.global_step, stage=stage)
 
 
-def _switched_on(explainer: Explainer, teller: Teller) -> Explainer:
+def _switched_on(explainer: Explainer, failure_log: FailureLog) -> Explainer:
     """Without the methods and metrics that are switched off."""
-    methods = {name: method for name, method in explainer.methods.items() if not teller.is_off(name)}
+    methods = {name: method for name, method in explainer.methods.items() if not failure_log.is_off(name)}
     return replace(
-        explainer, methods=methods, metrics={k: v for k, v in explainer.metrics.items() if not teller.is_off(k)}
+        explainer, methods=methods, metrics={k: v for k, v in explainer.metrics.items() if not failure_log.is_off(k)}
     )
 
 
 def _attempt(
-    trainer: pl.Trainer, explain: Callable[[], Report], teller: Teller
+    trainer: pl.Trainer, explain: Callable[[], Report], failure_log: FailureLog
 ) -> tuple[Report | None, dict[str, str]]:
     """This rank's report, and what failed on it, with the traceback."""
     report, error = trainers.attempted(explain)
     if isinstance(error, ELSEWHERE):
         error = None
-    if teller.raising:
+    if failure_log.raising:
         trainers.raise_together(trainer, error)
     if error is not None:
         return None, {_WHOLE: text_of(error)}
@@ -115,7 +115,7 @@ def _averaged(explain: Callable[[], Report]) -> Report:
 
 
 def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
-    """Methods whose map is finite on no row, and metrics that have no finite score of any other method."""
+    """Methods whose map is finite on no sample, and metrics that have no finite score of any other method."""
     maps = {name: [x.flatten(1) for x in as_tuple(value)] for name, value in report.attributions.items()}
     empty = {name for name, parts in maps.items() if not torch.isfinite(torch.cat(parts, 1)).all(1).any()}
     for name, metric in metrics.items():

@@ -13,7 +13,7 @@ IN_A_ROW = 3
 """After so many failures in a row a method, a metric or a sink is switched off."""
 
 
-class Teller:
+class FailureLog:
     """Tells everything once, survives failures if it may, and switches off what fails again and again.
 
     Args:
@@ -25,12 +25,12 @@ class Teller:
         self.raising = raising
         self.failures: dict[str, int] = {}
         self._name = name
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def tell_once(self, key: str, text: str) -> None:
+    def report_once(self, key: str, text: str) -> None:
         """Warns, unless it has warned about this key before."""
-        if key not in self._told:
-            self._told.add(key)
+        if key not in self._reported:
+            self._reported.add(key)
             warnings.warn(f"ExplanationMonitor {self._name!r}: {text}", RuntimeWarning, stacklevel=2)
 
     def survive(self, work: Callable[[], T], what: str) -> T | None:
@@ -43,7 +43,7 @@ class Teller:
             if self.raising:
                 raise
             # Only rank zero writes, so only it can fail here.
-            self.tell_once(what, f"{what} failed; training goes on (rank 0):\n{text_of(error)}")
+            self.report_once(what, f"{what} failed; training goes on (rank 0):\n{text_of(error)}")
             self.count(what, failed=True)
             return None
         self.count(what, failed=False)
@@ -56,16 +56,16 @@ class Teller:
             return
         self.failures[what] = self.failures.get(what, 0) + 1
         if speaks:
-            self.tell_of_off(what)
+            self.report_switched_off(what)
 
     def is_off(self, what: str) -> bool:
         """Whether it has failed too often in a row."""
         return self.failures.get(what, 0) >= IN_A_ROW
 
-    def tell_of_off(self, what: str) -> None:
+    def report_switched_off(self, what: str) -> None:
         """Says how to get it back, if it is switched off."""
         if self.is_off(what):
-            self.tell_once(
+            self.report_once(
                 f"off/{what}",
                 f"{what!r} failed {IN_A_ROW} times in a row and is switched off. Call "
                 f"monitor.switch_on({what!r}) on all ranks to have it again, for instance before a resumed fit, or train "
@@ -77,7 +77,7 @@ class Teller:
         gone = [*self.failures] if what is None else [what]
         for key in gone:
             self.failures.pop(key, None)
-        self._told -= {*gone, *(f"off/{key}" for key in gone)}
+        self._reported -= {*gone, *(f"off/{key}" for key in gone)}
 
 
 def text_of(error: BaseException) -> str:

@@ -60,7 +60,7 @@ def forward_of(trainer: pl.Trainer) -> ForwardFn:
 
 
 def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
-    """The loader rows are chosen from.
+    """The loader samples are chosen from.
 
     Args:
         trainer: Inside fit, validate or test.
@@ -75,11 +75,11 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
     chosen = next((name for name in order if loaders[name] is not None and _listed(loaders[name])), None)
     if chosen is None:
         raise ValueError(
-            f"No loader to choose probe rows from: looked for {', '.join(order)} loaders. "
+            f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. "
             "Give one to the Trainer, or ExplanationMonitor(probe=Probe(inputs, targets))."
         )
     if chosen != source:
-        rank_zero_warn(f"There is no {source} loader; the probe rows come from the {chosen} loader.")
+        rank_zero_warn(f"There is no {source} loader; the probe samples come from the {chosen} loader.")
     found = _listed(loaders[chosen])
     if index >= len(found):
         raise ValueError(f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders.")
@@ -137,7 +137,7 @@ def _is_foreign(callback: pl.Callback) -> bool:
 
 
 def batch_size(trainer: pl.Trainer) -> int | None:
-    """Rows in a batch of the first loader of the run, if it says."""
+    """Samples in a batch of the first loader of the run, if it says."""
     for loaders in (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders):
         for loader in _listed(loaders) if loaders is not None else []:
             size = getattr(loader, "batch_size", None) or getattr(
@@ -150,7 +150,7 @@ def batch_size(trainer: pl.Trainer) -> int | None:
 
 @contextmanager
 def silenced(module: pl.LightningModule) -> Iterator[None]:
-    """``self.log`` in the module's forward does nothing inside: it would log probe rows, or is not allowed in that hook."""
+    """``self.log`` in the module's forward does nothing inside: it would log probe samples, or is not allowed in that hook."""
     parts = [part for part in module.modules() if isinstance(part, pl.LightningModule) and "log" not in vars(part)]
     for part in parts:
         vars(part)["log"] = lambda *args, **kwargs: None
@@ -174,7 +174,7 @@ def not_training(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def is_stream(loader: Any) -> bool:
-    """Whether a loader's rows cannot be asked for by index."""
+    """Whether a loader's samples cannot be asked for by index."""
     dataset = getattr(loader, "dataset", None)
     return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
 
@@ -240,7 +240,7 @@ def everyone(trainer: pl.Trainer) -> Ranks:
 
 
 def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
-    """The processes that explain together: those of a tensor-parallel model share their rows."""
+    """The processes that explain together: those of a tensor-parallel model share their samples."""
     world, deadline = everyone(trainer).world, _deadline(trainer)
     if world == 1:
         return ALONE

@@ -14,11 +14,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_explain.core.naming import nearest
 
 Moment: TypeAlias = Literal["step", "validation", "train epoch", "any time"]
-_WAY_OUT = "use ExplanationMonitor(at_start=True), which explains before the first step as well"
+_FIX = "use ExplanationMonitor(at_start=True), which explains before the first step as well"
 
 
 @dataclass(frozen=True)
-class Rhythm:
+class Trigger:
     """When something happens again and again.
 
     Args:
@@ -56,7 +56,7 @@ def check_times(
     monitor: pl.Callback,
     name: str,
     names: Iterable[str],
-    explains: Rhythm,
+    explains: Trigger,
     later: Collection[str] = (),
 ) -> None:
     """Refuses a watcher that looks before there is a value, and tells of one that sees values more than once.
@@ -74,17 +74,17 @@ def check_times(
     """
     order = list(trainer.callbacks)  # type: ignore[attr-defined]
     for watcher, key in _watchers(trainer, name, names):
-        looks = _looks(watcher, trainer)
-        explained = _comparable(explains, looks, trainer)
+        watches = _trigger_of(watcher, trainer)
+        explained = _comparable(explains, watches, trainer)
         # Only after a step and at the end of a training epoch both act in the same hook, and their order decides.
-        same_hook = looks.moment == explains.moment != "validation"
+        same_hook = watches.moment == explains.moment != "validation"
         behind = not same_hook or order.index(watcher) > order.index(monitor)
         if key in later:
-            _refuse_before_second(_called(watcher, key), looks, explained, explains, behind)
+            _refuse_before_second(_called(watcher, key), watches, explained, explains, behind)
         elif not explains.at_start:
-            _refuse_early(_called(watcher, key), looks, explained, explains, behind)
-        again = looks.moment == explains.moment == "validation" and trainer.val_check_interval != 1.0
-        if explained is None or looks.every % explained.every or not explains.steady or not behind or again:
+            _refuse_early(_called(watcher, key), watches, explained, explains, behind)
+        again = watches.moment == explains.moment == "validation" and trainer.val_check_interval != 1.0
+        if explained is None or watches.every % explained.every or not explains.steady or not behind or again:
             rank_zero_warn(
                 f"{_called(watcher, key)} looks more often than ExplanationMonitor explains, or not at the same time: "
                 "between explanations it sees the last value again, which is of other weights. "
@@ -103,26 +103,28 @@ def missing(trainer: pl.Trainer, name: str, names: Iterable[str]) -> dict[str, f
     return {key.removeprefix(f"{name}/"): math.nan for _, key in watched if key not in stopping}
 
 
-def _refuse_early(owner: str, looks: Rhythm, explained: Rhythm | None, explains: Rhythm, behind: bool) -> None:
-    if explained is None and (looks.moment, explains.moment) == ("validation", "train epoch"):
+def _refuse_early(owner: str, watches: Trigger, explained: Trigger | None, explains: Trigger, behind: bool) -> None:
+    if explained is None and (watches.moment, explains.moment) == ("validation", "train epoch"):
         raise ValueError(
             f"{owner} looks after validation, before the epoch's explanation; use "
-            f'hook="validation_epoch_end", or {_WAY_OUT}.'
+            f'hook="validation_epoch_end", or {_FIX}.'
         )
-    if explained is None or explained.every > looks.every:
-        raise ValueError(f"{owner} may look before the first explanation is made; {_WAY_OUT}, or explain more often.")
-    if explained.every == looks.every and looks.moment == explains.moment and not behind:
+    if explained is None or explained.every > watches.every:
+        raise ValueError(f"{owner} may look before the first explanation is made; {_FIX}, or explain more often.")
+    if explained.every == watches.every and watches.moment == explains.moment and not behind:
         raise ValueError(f"{owner} stands before the ExplanationMonitor in Trainer(callbacks=...); put it behind.")
 
 
-def _refuse_before_second(owner: str, looks: Rhythm, explained: Rhythm | None, explains: Rhythm, behind: bool) -> None:
+def _refuse_before_second(
+    owner: str, watches: Trigger, explained: Trigger | None, explains: Trigger, behind: bool
+) -> None:
     """Refuses a watcher that may look before the second explanation, for the first has nothing to look back on."""
     count = 1 if explains.at_start else 2
     second = None if explained is None else replace(explained, every=count * explained.every)
-    same = looks.moment == explains.moment
-    if second is None or second.every > looks.every or (second.every == looks.every and same and not behind):
+    same = watches.moment == explains.moment
+    if second is None or second.every > watches.every or (second.every == watches.every and same and not behind):
         raise ValueError(
-            f"{owner} may look before the second explanation, and the first has nothing to look back on; {_WAY_OUT}, at the "
+            f"{owner} may look before the second explanation, and the first has nothing to look back on; {_FIX}, at the "
             "same moments as it looks, and put it behind the ExplanationMonitor in Trainer(callbacks=...)."
         )
 
@@ -141,29 +143,29 @@ def _called(watcher: pl.Callback, key: str) -> str:
     return f"{type(watcher).__name__}(monitor={key!r})"
 
 
-def _comparable(explains: Rhythm, looks: Rhythm, trainer: pl.Trainer) -> Rhythm | None:
+def _comparable(explains: Trigger, watches: Trigger, trainer: pl.Trainer) -> Trigger | None:
     """The monitor's rhythm as the watcher meets it; ``None`` where the two have no common measure."""
-    if explains.moment == looks.moment:
+    if explains.moment == watches.moment:
         return explains
-    if (explains.moment, looks.moment) == ("validation", "train epoch"):
+    if (explains.moment, watches.moment) == ("validation", "train epoch"):
         # Validation of an epoch comes before the end of its training epoch.
-        return Rhythm("train epoch", math.lcm(explains.every, trainer.check_val_every_n_epoch or 1))
+        return Trigger("train epoch", math.lcm(explains.every, trainer.check_val_every_n_epoch or 1))
     return None
 
 
-def _looks(watcher: pl.Callback, trainer: pl.Trainer) -> Rhythm:
+def _trigger_of(watcher: pl.Callback, trainer: pl.Trainer) -> Trigger:
     """When a watcher looks. Its private attributes are all there is to tell."""
     if getattr(watcher, "_train_time_interval", None) is not None:
-        return Rhythm("any time", 1)
+        return Trigger("any time", 1)
     if getattr(watcher, "_every_n_train_steps", 0):
-        return Rhythm("step", watcher._every_n_train_steps)  # type: ignore[attr-defined]
+        return Trigger("step", watcher._every_n_train_steps)  # type: ignore[attr-defined]
     every = getattr(watcher, "_every_n_epochs", 1) or 1
-    if _looks_at_train_epoch_end(watcher, trainer):
-        return Rhythm("train epoch", every)
-    return Rhythm("validation", math.lcm(every, trainer.check_val_every_n_epoch or 1))
+    if _acts_at_train_epoch_end(watcher, trainer):
+        return Trigger("train epoch", every)
+    return Trigger("validation", math.lcm(every, trainer.check_val_every_n_epoch or 1))
 
 
-def _looks_at_train_epoch_end(watcher: pl.Callback, trainer: pl.Trainer) -> bool:
+def _acts_at_train_epoch_end(watcher: pl.Callback, trainer: pl.Trainer) -> bool:
     given = getattr(watcher, "_save_on_train_epoch_end", getattr(watcher, "_check_on_train_epoch_end", None))
     if given is not None:
         return bool(given)

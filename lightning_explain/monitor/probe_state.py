@@ -1,4 +1,4 @@
-"""The rows a monitor explains: chosen once, kept in checkpoints, the same ever after."""
+"""The samples a monitor explains: chosen once, kept in checkpoints, the same ever after."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def _shown(asked: Mapping[str, Any]) -> str:
 
 
 def _of_indices(selection: ProbeSelection, indices: list[int], loader: Any) -> ProbeSelection:
-    """The selection of these rows, of those that are still there; as it is, if none of them is."""
+    """The selection of these samples, of those that are still there; as it is, if none of them is."""
     length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
     left = [index for index in dict.fromkeys(indices) if 0 <= index < length]
     return replace(selection, indices=left, per_class=False) if left else selection
 
 
-class FixedRows:
-    """The rows, or how they are chosen.
+class FixedSamples:
+    """The samples, or how they are chosen.
 
-    A training has its rows from its first batch to its last one, also across a resume. Validation and test that run alone have
-    rows of their own loaders.
+    A training has its samples from its first batch to its last one, also across a resume. Validation and test that run alone have
+    samples of their own loaders.
 
     Args:
-        probe: The rows, if they are given.
+        probe: The samples, if they are given.
         selection: How they are chosen, otherwise.
         batch_fn: Turns a collated batch into ``(inputs, targets)`` or a ``Probe``.
-        save: Keep the rows in checkpoints; otherwise their indices and fingerprint only.
+        save: Keep the samples in checkpoints; otherwise their indices and fingerprint only.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FixedRows:
         self.begin_again()
 
     def begin_again(self) -> None:
-        """Forgets the rows that were chosen, for another training begins."""
+        """Forgets the samples that were chosen, for another training begins."""
         self.probe = self._given
         self._trained: Probe | None = None
         self._expected: tuple[Tensor, str] | None = None
@@ -68,7 +68,7 @@ class FixedRows:
         self._saved = False
 
     def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
-        """The rows of this run, read from its source, unless they are given, saved, or those of a training that goes on."""
+        """The samples of this run, read from its source, unless they are given, saved, or those of a training that goes on."""
         if trainer.state.fn == "fit":
             self.probe = self._trained = self._of_training(trainer, pl_module, source)
             self._expected, self._notice, self._saved = None, "", False
@@ -85,12 +85,12 @@ class FixedRows:
             self._warn_if_others(probe)
             return probe
         if self._given is None:
-            # Rows that were given belong to no dataset.
+            # Samples that were given belong to no dataset.
             self._warn_if_moved(trainer, pl_module, source, self._trained)
         return self._trained
 
     def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
-        """The rows of a validation or test that runs alone; if its loader has none such, those of the training before."""
+        """The samples of a validation or test that runs alone; if its loader has none such, those of the training before."""
         if self._given is not None:
             return self._given
         try:
@@ -99,12 +99,12 @@ class FixedRows:
             if self._trained is None:
                 raise
             rank_zero_warn(
-                f"The rows of the training are explained again, for there are none of the {source} loader: {error}"
+                f"The samples of the training are explained again, for there are none of the {source} loader: {error}"
             )
             return self._trained
 
     def share(self, ranks: Ranks) -> None:
-        """Takes the rows of rank zero where those of the ranks differ, as those of a stream may. To be called on all of them.
+        """Takes the samples of rank zero where those of the ranks differ, as those of a stream may. To be called on all of them.
 
         Raises:
             TypeError: If they differ, and have a forward argument that cannot be sent.
@@ -121,7 +121,7 @@ class FixedRows:
         source: str,
         expected: tuple[Tensor, str] | None = None,
     ) -> Probe:
-        """Reads the rows that were asked for, or those that a checkpoint expects."""
+        """Reads the samples that were asked for, or those that a checkpoint expects."""
         selection = self._selection
         loader = trainers.find_loader(trainer, source, selection.dataloader_idx)
         if expected is not None and not trainers.is_stream(loader):
@@ -133,48 +133,50 @@ class FixedRows:
         if self._expected is not None and fingerprint(probe) != self._expected[1]:
             ids, before = self._expected
             rank_zero_warn(
-                f"The probe rows {probe.row_ids.tolist()} have the fingerprint {fingerprint(probe)[:12]}, but the "
-                f"checkpoint was of rows {ids.tolist()} with {before[:12]}: the data has changed. Curves "
-                "from here on are of other rows; save_probe=True keeps the rows themselves."
+                f"The probe samples {probe.sample_ids.tolist()} have the fingerprint {fingerprint(probe)[:12]}, but the "
+                f"checkpoint was of samples {ids.tolist()} with {before[:12]}: the data has changed. Curves "
+                "from here on are of other samples; save_probe=True keeps the samples themselves."
             )
 
     def _warn_if_moved(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, probe: Probe) -> None:
-        """Reads the rows of the training again, to see whether the dataset still has them."""
+        """Reads the samples of the training again, to see whether the dataset still has them."""
         loader = trainers.find_loader(trainer, source, self._selection.dataloader_idx)
         if trainers.is_stream(loader):
             return  # What is read from it would be missing in training.
         before, whose = fingerprint(probe), "the checkpoint" if self._saved else "the training so far"
         try:
-            now = fingerprint(self._collect(trainer, pl_module, source, (probe.row_ids, before)))[:12]
+            now = fingerprint(self._collect(trainer, pl_module, source, (probe.sample_ids, before)))[:12]
         except Exception as error:
             now = f"none ({type(error).__name__}: {error})"
         if now != before[:12]:
             rank_zero_warn(
-                f"The dataset has moved under the probe rows {probe.row_ids.tolist()}: their fingerprint in {whose} is "
-                f"{before[:12]}, in the dataset {now}. The monitor goes on with the rows of {whose}, so that its curves stay "
-                "of the same rows. To explain the new ones, give it another name."
+                f"The dataset has moved under the probe samples {probe.sample_ids.tolist()}: their fingerprint in {whose} is "
+                f"{before[:12]}, in the dataset {now}. The monitor goes on with the samples of {whose}, so that its curves stay "
+                "of the same samples. To explain the new ones, give it another name."
             )
 
     def state(self) -> dict[str, Any]:
         """What must survive in a checkpoint; loads with ``weights_only=True``."""
         probe = self._given if self._trained is None else self._trained
         if probe is None:
-            # Rows that could not be read in this run may be there in the next one.
+            # Samples that could not be read in this run may be there in the next one.
             waiting = dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
             return {**waiting, "probe": None} if waiting else {}
-        named = {"ids": probe.row_ids, "fingerprint": fingerprint(probe), "selection": self._asked}
+        named = {"ids": probe.sample_ids, "fingerprint": fingerprint(probe), "selection": self._asked}
         return {**named, "probe": self._whole_state(probe) if self._save else None}
 
     def _whole_state(self, probe: Probe) -> dict[str, Any] | None:
         try:
             return probe_state(probe)
         except TypeError as error:
-            # A checkpoint without the rows is better than a training without checkpoints.
-            rank_zero_warn(f"The probe rows are not kept in checkpoints, only their indices and fingerprint: {error}")
+            # A checkpoint without the samples is better than a training without checkpoints.
+            rank_zero_warn(
+                f"The probe samples are not kept in checkpoints, only their indices and fingerprint: {error}"
+            )
             return None
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Takes up a saved state: its rows, or what they must be."""
+        """Takes up a saved state: its samples, or what they must be."""
         known = {"ids", "fingerprint"} <= state.keys()
         self.begin_again()
         self._expected = (state["ids"], state["fingerprint"]) if known else None
@@ -182,19 +184,19 @@ class FixedRows:
             return
         self.probe = self._trained = probe_from_state(state["probe"])
         self._saved = True
-        self._notice = self._other_rows(self._trained, state.get("selection", self._asked))
+        self._notice = self._other_samples(self._trained, state.get("selection", self._asked))
 
-    def _other_rows(self, probe: Probe, selection: Mapping[str, Any]) -> str:
-        """What is to be said of saved rows that are not those that were asked for or given."""
+    def _other_samples(self, probe: Probe, selection: Mapping[str, Any]) -> str:
+        """What is to be said of saved samples that are not those that were asked for or given."""
         if self._given is None and selection != self._asked:
             return (
-                f"ExplanationMonitor goes on with the probe rows {probe.row_ids.tolist()} of the checkpoint; they were chosen by "
-                f"{_shown(selection)}, and now {_shown(self._asked)} was asked for. To explain other rows, give the "
+                f"ExplanationMonitor goes on with the probe samples {probe.sample_ids.tolist()} of the checkpoint; they were chosen by "
+                f"{_shown(selection)}, and now {_shown(self._asked)} was asked for. To explain other samples, give the "
                 "monitor another name."
             )
         if self._given is not None and fingerprint(self._given) != fingerprint(probe):
             return (
-                "ExplanationMonitor goes on with the probe rows of the checkpoint, which are not those it was given. "
-                "To explain other rows, give the monitor another name."
+                "ExplanationMonitor goes on with the probe samples of the checkpoint, which are not those it was given. "
+                "To explain other samples, give the monitor another name."
             )
         return ""

@@ -15,7 +15,7 @@ from lightning_explain.core.report import Publication, Report
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.publication import Charts, publication
 from lightning_explain.monitor import lightning as trainers
-from lightning_explain.monitor.failures import Teller
+from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw
 from lightning_explain.render.options import Options
 from lightning_explain.store.report_files import safe_name, save_report
@@ -28,29 +28,29 @@ class Publisher:
         name: The monitor's name.
         options: How pictures are drawn.
         save_reports: Keep every report as a file.
-        teller: Survives what fails.
+        failure_log: Survives what fails.
     """
 
-    def __init__(self, name: str, options: Options, save_reports: bool, teller: Teller) -> None:
+    def __init__(self, name: str, options: Options, save_reports: bool, failure_log: FailureLog) -> None:
         self._name = name
         self._options = options
         self._save_reports = save_reports
-        self._teller = teller
+        self._failure_log = failure_log
         self._directory = Path()
         self._sinks: dict[str, Sink] = {}
 
     def open(self, trainer: pl.Trainer, directory: Path, layout: Charts) -> None:
         """Finds the sinks of a Trainer on rank zero, none of a dry run, and writes the layout if there is one."""
         self._directory = directory
-        for what in self._teller.failures if trainer.is_global_zero else ():
-            self._teller.tell_of_off(what)
+        for what in self._failure_log.failures if trainer.is_global_zero else ():
+            self._failure_log.report_switched_off(what)
         dry = getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero
         self._sinks = {} if dry else _named(sinks_for(trainer.loggers, directory))
         self._agree(trainer, partial(self._lay_out, layout))
 
     def _lay_out(self, layout: Charts) -> None:
         for name, sink in self._sinks.items() if layout else ():
-            self._teller.survive(partial(sink.layout, layout), f"The layout of {name}")
+            self._failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
 
     def publish(
         self,
@@ -63,9 +63,9 @@ class Publisher:
         """Draws and writes. To be called on all ranks, for a failure may have to be raised on all."""
 
         def work() -> None:
-            self._tell_of_nonfinite(report)
-            self._tell_of_odd(report)
-            pictures = self._teller.survive(partial(draw, report, probe, self._options), "Drawing pictures")
+            self._report_nonfinite(report)
+            self._report_odd(report)
+            pictures = self._failure_log.survive(partial(draw, report, probe, self._options), "Drawing pictures")
             self._write(publication(self._name, report, scalars, pictures or {}, metrics))
 
         self._agree(trainer, work)
@@ -74,38 +74,38 @@ class Publisher:
         """Rank zero alone works; what fails is raised on all ranks, or counted on all of them."""
         _, error = trainers.attempted(work) if trainer.is_global_zero else (None, None)
         trainers.raise_together(trainer, error)
-        self._teller.failures = trainers.everyone(trainer).first(self._teller.failures)
+        self._failure_log.failures = trainers.everyone(trainer).first(self._failure_log.failures)
 
-    def _tell_of_nonfinite(self, report: Report) -> None:
-        for method, rows in report.nonfinite().items():
-            if rows:
-                self._teller.tell_once(
+    def _report_nonfinite(self, report: Report) -> None:
+        for method, samples in report.nonfinite().items():
+            if samples:
+                self._failure_log.report_once(
                     f"nonfinite/{method}",
-                    f"{method!r} has a map or score that is NaN or infinite on rows {rows}; they are counted in "
+                    f"{method!r} has a map or score that is NaN or infinite on samples {samples}; they are counted in "
                     f"{self._name}/nonfinite/{method} and left out of means.",
                 )
 
-    def _tell_of_odd(self, report: Report) -> None:
+    def _report_odd(self, report: Report) -> None:
         for method, value in report.attributions.items():
             if not any(bool(part.any()) for part in as_tuple(value)):
-                self._teller.tell_once(
+                self._failure_log.report_once(
                     f"zero/{method}",
-                    f"the map of {method!r} is zero everywhere, on all rows, and its scores mean nothing: the explained output "
+                    f"the map of {method!r} is zero everywhere, on all samples, and its scores mean nothing: the explained output "
                     "does not move with what it looks at. Behind the last block of a transformer only the class token is "
                     "read; explain an earlier layer.",
                 )
         names, outputs = self._options.class_names, report.outputs
         if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
-            self._teller.tell_once(
+            self._failure_log.report_once(
                 "class_names", f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs."
             )
 
     def _write(self, found: Publication) -> None:
         if self._save_reports and self._sinks:
             folder = self._directory / safe_name(self._name)
-            self._teller.survive(partial(save_report, found.report, folder), "Saving the report")
+            self._failure_log.survive(partial(save_report, found.report, folder), "Saving the report")
         for name, sink in self._sinks.items():
-            self._teller.survive(partial(sink.write, found), name)
+            self._failure_log.survive(partial(sink.write, found), name)
 
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:

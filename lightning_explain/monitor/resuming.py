@@ -20,7 +20,7 @@ VERSION = 3
 _ALWAYS = ("by_steps", "schedule")
 _SINCE_2 = ("seed", "failures")
 _SOMETIMES = ("alerts", "history", "pace")
-_ROWS = ("ids", "fingerprint", "probe", "selection")
+_SAMPLES = ("ids", "fingerprint", "probe", "selection")
 
 
 # -- what an entry may be ------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _row_ids(value: Any) -> bool:
+def _sample_ids(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 1 and not (value.is_floating_point() or value.is_complex())
 
 
@@ -49,14 +49,16 @@ def _history(value: Any) -> bool:
     if not isinstance(value, Mapping) or not value.keys() <= {"first", "previous", "ids", "fingerprint"}:
         return False
     ids, kept = value.get("ids"), [value.get("first", {}), value.get("previous", {})]
-    if not (_row_ids(ids) and isinstance(value.get("fingerprint"), str) and all(isinstance(x, Mapping) for x in kept)):
+    if not (
+        _sample_ids(ids) and isinstance(value.get("fingerprint"), str) and all(isinstance(x, Mapping) for x in kept)
+    ):
         return False
     return all(_maps(found, len(value["ids"])) for maps in kept for found in maps.values())
 
 
-def _maps(value: Any, rows: int) -> bool:
+def _maps(value: Any, samples: int) -> bool:
     parts = value if isinstance(value, (tuple, list)) else [None]
-    return all(isinstance(part, Tensor) and part.ndim > 0 and len(part) == rows for part in parts)
+    return all(isinstance(part, Tensor) and part.ndim > 0 and len(part) == samples for part in parts)
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {
@@ -73,7 +75,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "alerts": lambda value: isinstance(value, Mapping) and all(map(_watched, value.values())),
     "history": _history,
     "pace": partial(_whole, least=1),
-    "ids": _row_ids,
+    "ids": _sample_ids,
     "fingerprint": lambda value: isinstance(value, str),
     "probe": lambda value: value is None or isinstance(value, Mapping),
     "selection": lambda value: isinstance(value, Mapping),
@@ -111,7 +113,7 @@ def understood(state: Mapping[str, Any], name: str, raising: bool = False) -> di
     """
     version = state.get("version", 1)
     missing = [key for key in (*_ALWAYS, *(_SINCE_2 if version != 1 else ())) if key not in state]
-    unknown = [str(key) for key in state if key not in ("version", *_ALWAYS, *_SINCE_2, *_SOMETIMES, *_ROWS)]
+    unknown = [str(key) for key in state if key not in ("version", *_ALWAYS, *_SINCE_2, *_SOMETIMES, *_SAMPLES)]
     found = {key: value for key, value in state.items() if key not in unknown}
     if version == 2 and isinstance(found.get("pace"), (tuple, list)) and found["pace"]:
         # Then it was also said which memory layout was the faster one.

@@ -57,7 +57,7 @@ class Memory:
         self._follows = True
 
     def lacks_history(self, probe: Probe) -> bool:
-        """Whether a metric wants to look back, and there is nothing of these rows."""
+        """Whether a metric wants to look back, and there is nothing of these samples."""
         return self._looks_back and self.history.fingerprint != fingerprint(probe)
 
     def keep(self, report: Report, probe: Probe, broadcast: Broadcast) -> None:

@@ -11,13 +11,13 @@ from lightning_explain.core.probe import Attribution, Probe
 
 BatchFn = Callable[[Any], "tuple[Attribution, Tensor | None] | Probe"]
 
-WAY_OUT = "Give batch_fn=..., a function of a batch that returns (inputs, targets) or a Probe."
+FIX = "Give batch_fn=..., a function of a batch that returns (inputs, targets) or a Probe."
 
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
-def rows_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
-    """Reads a batch of N rows.
+def samples_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
+    """Reads a batch of N samples.
 
     - A tensor: inputs without targets.
     - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: the last of several tensors is the
@@ -33,11 +33,11 @@ def rows_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
             ``None``; or a ``Probe``.
 
     Returns:
-        The rows where they are, with ids ``0..N-1`` unless ``batch_fn`` names them.
+        The samples where they are, with ids ``0..N-1`` unless ``batch_fn`` names them.
 
     Raises:
         TypeError: If the batch, or what ``batch_fn`` returns, is of another kind.
-        ValueError: If its tensors do not have the same number of rows.
+        ValueError: If its tensors do not have the same number of samples.
     """
     if batch_fn is not None:
         try:
@@ -53,7 +53,7 @@ def rows_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
         return _from_mapping(batch)
     if isinstance(batch, (tuple, list)):
         return _from_sequence(batch)
-    raise TypeError(f"Cannot read a batch of type {type(batch).__name__}. {WAY_OUT}")
+    raise TypeError(f"Cannot read a batch of type {type(batch).__name__}. {FIX}")
 
 
 def _described(batch: Any) -> str:
@@ -70,7 +70,7 @@ def _probe(what: str, inputs: tuple[Any, ...], targets: Tensor | None, forward_a
     try:
         return Probe(inputs[0] if len(inputs) == 1 else inputs, targets, forward_args=forward_args)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{what} does not read as rows. {error} {WAY_OUT}") from error
+        raise type(error)(f"{what} does not read as samples. {error} {FIX}") from error
 
 
 def _by_user(found: Any) -> Probe:
@@ -92,12 +92,12 @@ def _from_sequence(batch: tuple[Any, ...] | list[Any]) -> Probe:
         first = type(batch[0]).__name__ if batch else "nothing"
         raise TypeError(
             f"Cannot read a {type(batch).__name__} batch that starts with {first}; a tensor, or a tuple or list of "
-            f"tensors, comes first. {WAY_OUT}"
+            f"tensors, comes first. {FIX}"
         )
     parts = [part for part in batch if isinstance(part, Tensor) or _are_tensors(part)]
     targets = parts.pop() if len(parts) > 1 else None
     if not (targets is None or isinstance(targets, Tensor)):
-        raise TypeError(f"Cannot tell which of the last {len(targets)} tensors of a batch is the targets. {WAY_OUT}")
+        raise TypeError(f"Cannot tell which of the last {len(targets)} tensors of a batch is the targets. {FIX}")
     tensors = [x for part in parts for x in (part if _are_tensors(part) else [part])]
     # In the order of the batch, for it is the order of the call.
     last = max((i for i, x in enumerate(tensors) if x.is_floating_point()), default=len(tensors) - 1)
@@ -112,12 +112,12 @@ def _from_mapping(batch: Mapping[Any, Any]) -> Probe:
     tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     labels = [key for key in tensors if str(key).lower() in _LABEL_KEYS]
     if len(labels) > 1:
-        raise ValueError(f"Cannot tell which of {labels} in a batch is the targets. {WAY_OUT}")
+        raise ValueError(f"Cannot tell which of {labels} in a batch is the targets. {FIX}")
     targets = tensors.pop(labels[0]) if labels else None
     inputs = tuple(x for x in tensors.values() if x.is_floating_point())
     if not inputs:
         kinds = {key: str(x.dtype) for key, x in tensors.items()}
-        raise TypeError(f"A batch has no floating tensor to explain, only {kinds}. {WAY_OUT}")
+        raise TypeError(f"A batch has no floating tensor to explain, only {kinds}. {FIX}")
     return _probe(
         f"A batch with {list(batch)}", inputs, targets, tuple(x for x in tensors.values() if not x.is_floating_point())
     )

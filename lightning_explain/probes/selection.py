@@ -1,4 +1,4 @@
-"""The fixed rows: chosen from the dataset behind a loader, and read once."""
+"""The fixed samples: chosen from the dataset behind a loader, and read once."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import seed_generators, seeded_random_state
 from lightning_explain.core.serialization import columns, copied, fingerprint, probe_from_state, probe_state
 from lightning_explain.core.validation import _whole
-from lightning_explain.probes.binding import BatchFn, rows_of
+from lightning_explain.probes.binding import BatchFn, samples_of
 
 Source = Literal["val", "train", "test"]
 
 
-__all__ = ["ProbeSelection", "collect", "fingerprint", "probe_from_state", "probe_state", "rows_of"]
+__all__ = ["ProbeSelection", "collect", "fingerprint", "probe_from_state", "probe_state", "samples_of"]
 
 
 _MOST_CANDIDATES = 1000
 
 
-# -- which rows ----------------------------------------------------------------------------------------------------
+# -- which samples ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ProbeSelection:
-    """Which rows are explained.
+    """Which samples are explained.
 
     Args:
         count: How many. They are spread over the dataset by ``seed``; a dataset that is a stream gives its first ones.
         source: The loader whose dataset they come from.
-        indices: Exactly these rows of the dataset, in this order; ``count`` then says nothing.
+        indices: Exactly these samples of the dataset, in this order; ``count`` then says nothing.
         per_class: As many of each class as possible. Labels are the dataset's ``targets`` or ``labels`` where it has
-            them; otherwise at most 1000 rows (``count``, if that is more) are read to find them.
-        seed: Decides which rows, and what random transforms do to them.
+            them; otherwise at most 1000 samples (``count``, if that is more) are read to find them.
+        seed: Decides which samples, and what random transforms do to them.
         dataloader_idx: Which loader, where the source has several.
 
     Raises:
@@ -77,7 +77,7 @@ class ProbeSelection:
         twice = sorted({i for i in indices if indices.count(i) > 1})
         if not indices or twice:
             what = f"has {twice} twice" if twice else "is empty"
-            raise ValueError(f"ProbeSelection(indices=...) {what}; it names each row once, and at least one.")
+            raise ValueError(f"ProbeSelection(indices=...) {what}; it names each sample once, and at least one.")
         if self.per_class:
             raise ValueError("ProbeSelection(indices=..., per_class=True): exclude each other; give one of them.")
         return indices
@@ -92,45 +92,45 @@ def collect(
     batch_fn: BatchFn | None = None,
     transfer: Callable[[Any], Any] | None = None,
 ) -> Probe:
-    """The selected rows, read once. Training does not notice: every random generator is put back.
+    """The selected samples, read once. Training does not notice: every random generator is put back.
 
-    The rows are chosen from ``loader.dataset``, so a shuffled or distributed loader gives the same ones, and are
+    The samples are chosen from ``loader.dataset``, so a shuffled or distributed loader gives the same ones, and are
     collated as the loader does it. If the loader has workers they are read in one: what the dataset keeps for itself
     (an open file, a counter) is then not touched in this process. Random transforms start from ``selection.seed``.
 
-    A stream (an ``IterableDataset``, a loader without ``dataset``) gives its first rows, with ids ``0..N-1``.
+    A stream (an ``IterableDataset``, a loader without ``dataset``) gives its first samples, with ids ``0..N-1``.
 
     Args:
         loader: A ``DataLoader``, or anything that iterates over batches.
-        selection: Which rows.
-        batch_fn: Reads a (transferred) batch; see ``rows_of``. It must keep the rows and their order.
+        selection: Which samples.
+        batch_fn: Reads a (transferred) batch; see ``samples_of``. It must keep the samples and their order.
         transfer: Applied to the collated batch, such as Lightning's batch-transfer hooks.
 
     Returns:
-        Rows on the CPU, with the dataset's indices as ids.
+        Samples on the CPU, with the dataset's indices as ids.
 
     Raises:
         TypeError: If a batch cannot be read.
-        ValueError: If there are no such rows, or no labels for ``per_class``.
+        ValueError: If there are no such samples, or no labels for ``per_class``.
     """
     dataset = getattr(loader, "dataset", None)
     read = partial(_read, batch_fn=batch_fn, transfer=transfer)
     with torch.inference_mode(False), seeded_random_state(selection.seed, loader):
         if not _is_map_style(dataset):
-            return _first_rows(loader, selection, read)
+            return _first_samples(loader, selection, read)
         chosen = _choose(loader, selection, batch_fn)
         (batch,) = _batches(loader, len(chosen), selection.seed, chosen)
         probe = read(batch)
     if len(probe) != len(chosen):
         raise ValueError(
-            f"{len(chosen)} rows of the dataset became {len(probe)} rows of a batch; collate_fn and batch_fn must keep "
+            f"{len(chosen)} samples of the dataset became {len(probe)} samples of a batch; collate_fn and batch_fn must keep "
             "them, one for one. Otherwise give a Probe."
         )
     return replace(probe, ids=torch.tensor(chosen))
 
 
 def _read(batch: Any, batch_fn: BatchFn | None, transfer: Callable[[Any], Any] | None) -> Probe:
-    probe = rows_of(batch if transfer is None else transfer(batch), batch_fn)
+    probe = samples_of(batch if transfer is None else transfer(batch), batch_fn)
     return Probe(**copied(columns(probe)))
 
 
@@ -138,19 +138,19 @@ def _is_map_style(dataset: Any) -> bool:
     return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
-def _batches(loader: Any, size: int | None, seed: int, rows: Sequence[int] | None = None) -> Iterator[Any]:
-    """Batches of the loader's dataset as the loader makes them, but of these rows and this size."""
+def _batches(loader: Any, size: int | None, seed: int, samples: Sequence[int] | None = None) -> Iterator[Any]:
+    """Batches of the loader's dataset as the loader makes them, but of these samples and this size."""
     collate = getattr(loader, "collate_fn", default_collate)
     if size is not None and getattr(loader, "batch_sampler", loader) is None:
-        # A loader that does not batch has a collate function for one row.
+        # A loader that does not batch has a collate function for one sample.
         collate = partial(_collate_each, collate)
-    # Again for each reading, so that rows are the same whether or not labels were read before, here or in a worker.
+    # Again for each reading, so that samples are the same whether or not labels were read before, here or in a worker.
     seed_generators(seed)
     return iter(
         DataLoader(
             loader.dataset,
             batch_size=size,
-            sampler=rows,
+            sampler=samples,
             num_workers=min(1, getattr(loader, "num_workers", 0)),
             collate_fn=collate,
             worker_init_fn=partial(_start_worker, getattr(loader, "worker_init_fn", None), seed),
@@ -163,19 +163,19 @@ def _batches(loader: Any, size: int | None, seed: int, rows: Sequence[int] | Non
 def _start_worker(init: Callable[[int], Any] | None, seed: int, worker: int) -> None:
     if init is not None:
         init(worker)
-    # Lightning's own worker_init_fn seeds by rank; the rows are to be the same on all of them.
+    # Lightning's own worker_init_fn seeds by rank; the samples are to be the same on all of them.
     seed_generators(seed)
 
 
-def _collate_each(collate: Callable[[Any], Any], rows: list[Any]) -> Any:
-    return default_collate([collate(row) for row in rows])
+def _collate_each(collate: Callable[[Any], Any], samples: list[Any]) -> Any:
+    return default_collate([collate(sample) for sample in samples])
 
 
 def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) -> Sequence[int]:
     where = f"the dataset behind the {selection.source} loader ({type(loader.dataset).__name__})"
     length = len(loader.dataset)
     if length == 0:
-        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no rows: {where} is empty.")
+        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no samples: {where} is empty.")
     if selection.indices is not None:
         outside = [i for i in selection.indices if i >= length]
         if outside:
@@ -191,7 +191,7 @@ def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) ->
 def _warn_if_short(found: int, selection: ProbeSelection) -> None:
     if found < selection.count:
         warnings.warn(
-            f"ProbeSelection(count={selection.count}), but the {selection.source} loader has {found} rows; "
+            f"ProbeSelection(count={selection.count}), but the {selection.source} loader has {found} samples; "
             f"{found} of {selection.count} are explained.",
             stacklevel=3,
         )
@@ -200,7 +200,7 @@ def _warn_if_short(found: int, selection: ProbeSelection) -> None:
 # -- streams -------------------------------------------------------------------------------------------------------
 
 
-def _first_rows(loader: Any, selection: ProbeSelection, read: Callable[[Any], Probe]) -> Probe:
+def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any], Probe]) -> Probe:
     dataset = getattr(loader, "dataset", None)
     what = f"what the {selection.source} loader reads ({type(loader if dataset is None else dataset).__name__}) is a stream"
     if selection.indices is not None or selection.per_class:
@@ -209,19 +209,19 @@ def _first_rows(loader: Any, selection: ProbeSelection, read: Callable[[Any], Pr
             "Give count alone, or a Probe."
         )
     warnings.warn(
-        f"The first {selection.count} rows are explained, for {what}. If it keeps its place it cannot be rewound, and "
-        "training goes on behind these rows; a Probe, or a dataset with __getitem__ and __len__, avoids that.",
+        f"The first {selection.count} samples are explained, for {what}. If it keeps its place it cannot be rewound, and "
+        "training goes on behind these samples; a Probe, or a dataset with __getitem__ and __len__, avoids that.",
         stacklevel=3,
     )
-    parts = _first_parts(_stream(loader, selection), selection.count, read)
+    parts = _first_parts(_shared_path(loader, selection), selection.count, read)
     if not parts:
-        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no rows: {what}, and it gave none.")
+        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no samples: {what}, and it gave none.")
     probe = _joined(parts, selection.count)
     _warn_if_short(len(probe), selection)
     return replace(probe, ids=torch.arange(len(probe)))
 
 
-def _stream(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
+def _shared_path(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
     if not isinstance(getattr(loader, "dataset", None), IterableDataset):
         return iter(loader)
     # A loader that does not batch has a stream of batches.
@@ -242,8 +242,8 @@ def _joined(parts: list[Probe], count: int) -> Probe:
     def join(values: tuple[Any, ...]) -> Any:
         if isinstance(values[0], tuple):
             return tuple(join(column) for column in zip(*values, strict=True))
-        by_row = isinstance(values[0], Tensor) and values[0].ndim > 0 and len(values[0]) == len(parts[0])
-        return torch.cat(values)[:count] if by_row else values[0]
+        by_sample = isinstance(values[0], Tensor) and values[0].ndim > 0 and len(values[0]) == len(parts[0])
+        return torch.cat(values)[:count] if by_sample else values[0]
 
     found = [columns(part) for part in parts]
     return Probe(**{name: join(tuple(part[name] for part in found)) for name in found[0]})
@@ -254,14 +254,16 @@ def _joined(parts: list[Probe], count: int) -> Probe:
 
 def _balanced(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) -> list[int]:
     labels = _known_labels(loader.dataset)
-    rows: Sequence[int] = range(len(loader.dataset))
+    samples: Sequence[int] = range(len(loader.dataset))
     if labels is None:
-        rows = random.Random(selection.seed).sample(rows, min(len(rows), max(_MOST_CANDIDATES, selection.count)))
-        labels = _read_labels(loader, selection, rows, batch_fn)
+        samples = random.Random(selection.seed).sample(
+            samples, min(len(samples), max(_MOST_CANDIDATES, selection.count))
+        )
+        labels = _read_labels(loader, selection, samples, batch_fn)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(selection.seed))
     classes: dict[int, list[int]] = {}
     for i, label in zip(order.tolist(), labels[order].tolist(), strict=True):
-        classes.setdefault(label, []).append(rows[i])
+        classes.setdefault(label, []).append(samples[i])
     rounds = (i for one_of_each in zip_longest(*classes.values()) for i in one_of_each if i is not None)
     return list(islice(rounds, selection.count))
 
@@ -290,16 +292,16 @@ def _labels(value: Any, count: int) -> Tensor | None:
     return torch.from_numpy(whole) if (whole == found).all() else None
 
 
-def _read_labels(loader: Any, selection: ProbeSelection, rows: Sequence[int], batch_fn: BatchFn | None) -> Tensor:
+def _read_labels(loader: Any, selection: ProbeSelection, samples: Sequence[int], batch_fn: BatchFn | None) -> Tensor:
     found: list[int] = []
-    for batch in _batches(loader, 1, selection.seed, rows):
-        label = _labels(rows_of(batch, batch_fn).targets, 1)
+    for batch in _batches(loader, 1, selection.seed, samples):
+        label = _labels(samples_of(batch, batch_fn).targets, 1)
         if label is None:
             raise ValueError(
                 f"ProbeSelection(per_class=True) finds no labels: {type(loader.dataset).__name__} has no targets or "
-                "labels with one whole number a row, nor do its rows. Give indices=[...], a batch_fn, or a Probe."
+                "labels with one whole number a sample, nor do its samples. Give indices=[...], a batch_fn, or a Probe."
             )
         found.append(int(label))
         if len(set(found)) == selection.count:
-            break  # As many classes as rows: more candidates cannot balance them better.
+            break  # As many classes as samples: more candidates cannot balance them better.
     return torch.tensor(found)

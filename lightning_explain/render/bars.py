@@ -87,12 +87,12 @@ def profile(values: Tensor, height: int) -> NDArray[np.uint8]:
 def _columns(values: Tensor) -> Tensor:
     """The largest of the units ``(N, U)`` in each column of pixels, ``(N, w)``; padded on both sides."""
     n, units = values.shape
-    room = _WIDTH - 2 * _PAD
-    if units <= room:
-        found = values[:, torch.arange(room) * units // room]
+    space = _WIDTH - 2 * _PAD
+    if units <= space:
+        found = values[:, torch.arange(space) * units // space]
     else:
-        bins = (torch.arange(units) * room // units).expand(n, -1)
-        found = torch.zeros(n, room, dtype=values.dtype).scatter_reduce(1, bins, values, "amax")
+        bins = (torch.arange(units) * space // units).expand(n, -1)
+        found = torch.zeros(n, space, dtype=values.dtype).scatter_reduce(1, bins, values, "amax")
     return torch.nn.functional.pad(found, (_PAD, _PAD))
 
 

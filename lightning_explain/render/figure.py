@@ -19,7 +19,7 @@ from lightning_explain.render import letters as text
 from lightning_explain.render.captions import Caption, captions
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.layout import GAP, GRAY, LINE, SMALL, Sheet, header, note, wrapped
-from lightning_explain.render.options import Look, Options
+from lightning_explain.render.options import Options, PanelStyle
 
 _BAR = 11
 _TICK = 8
@@ -89,7 +89,9 @@ def _images(probe: Probe, rows: int, options: Options) -> _Images | None:
     return _Images(index, display, size, None if probe.masks is None else _outline(probe.masks[:rows].cpu(), size))
 
 
-def _picture(name: str, report: Report, probe: Probe, images: _Images | None, frame: _Frame, look: Look) -> Image:
+def _picture(
+    name: str, report: Report, probe: Probe, images: _Images | None, frame: _Frame, style: PanelStyle
+) -> Image:
     inputs = tuple(x[: frame.rows] for x in as_tuple(probe.inputs))
     found = tuple(m.detach()[: frame.rows].cpu() for m in as_tuple(report.attributions[name]))
     placed = None if images is None else _placed(name, report, found, inputs)
@@ -102,7 +104,7 @@ def _picture(name: str, report: Report, probe: Probe, images: _Images | None, fr
         return canvas
     finite = torch.isfinite(found[images.index if len(found) > images.index else 0]).flatten(1).all(1)
     maps = torch.where(finite[:, None, None, None], placed[images.index], torch.nan)
-    return _panels(name, maps, images, frame, look)
+    return _panels(name, maps, images, frame, style)
 
 
 def _placed(
@@ -115,18 +117,18 @@ def _placed(
     return onto(arranged, inputs) if arranged else None
 
 
-def _panels(name: str, maps: Tensor, images: _Images, frame: _Frame, look: Look) -> Image:
-    used = [sign for kind, sign in look.panels if kind in image.HEAT_KINDS]
-    signs = tuple(dict.fromkeys(used)) if look.colorbar else ()
-    headers = tuple(header(_words(kind, sign), images.size[1]) for kind, sign in look.panels)
+def _panels(name: str, maps: Tensor, images: _Images, frame: _Frame, style: PanelStyle) -> Image:
+    used = [sign for kind, sign in style.panels if kind in image.HEAT_KINDS]
+    signs = tuple(dict.fromkeys(used)) if style.colorbar else ()
+    headers = tuple(header(_words(kind, sign), images.size[1]) for kind, sign in style.panels)
     sheet = Sheet(frame.rows, frame.titles, headers, images.size, frame.note, len(signs) * _scale_width(signs))
     canvas = sheet.page(name, torch.isfinite(maps).flatten(1).all(1).tolist())
-    normalized = {sign: image.normalize(maps, sign, look.outlier_perc) for sign in {s for _, s in look.panels}}
-    for i, (kind, sign) in enumerate(look.panels):
-        panels = image.panel(kind, sign, images.display, normalized[sign], look.cmap, look.alpha_overlay)
+    normalized = {sign: image.normalize(maps, sign, style.outlier_perc) for sign in {s for _, s in style.panels}}
+    for i, (kind, sign) in enumerate(style.panels):
+        panels = image.panel(kind, sign, images.display, normalized[sign], style.cmap, style.alpha_overlay)
         pixels = _resized(panels, sheet.size)
         sheet.paste(canvas, _outlined(pixels, images) if kind == "original_image" else pixels, i)
-    _draw_scales(canvas, signs, sheet, look)
+    _draw_scales(canvas, signs, sheet, style)
     return canvas
 
 
@@ -175,22 +177,22 @@ def _scale_width(signs: tuple[str, ...]) -> int:
     return max(_BAR + _TICK + text.width("-1", SMALL) + GAP, named + GAP)
 
 
-def _draw_scales(canvas: Image, signs: tuple[str, ...], sheet: Sheet, look: Look) -> None:
+def _draw_scales(canvas: Image, signs: tuple[str, ...], sheet: Sheet, style: PanelStyle) -> None:
     for i, sign in enumerate(signs):
         x = sheet.column(len(sheet.headers)) + i * _scale_width(signs)
         if len(signs) > 1:
             above = sheet.top - text.line_height(SMALL) - 6
             text.write(canvas, sign.replace("_", " "), x, above, SMALL, GRAY)
-        scale = _scale(sign, sheet.size[0], look)
+        scale = _scale(sign, sheet.size[0], style)
         for row in range(sheet.rows):
             y = sheet.row(row)
             canvas[y - 4 : y - 4 + len(scale), x : x + scale.shape[1]] = scale
 
 
-def _scale(sign: str, height: int, look: Look) -> Image:
+def _scale(sign: str, height: int, style: PanelStyle) -> Image:
     """A color bar with its ticks, four pixels higher and lower than a panel so that the end ticks are centered."""
     block = np.full((height + 8, _BAR + _TICK + text.width("-1", SMALL), 3), 255, dtype=np.uint8)
-    colors = image.to_bytes(sign_table(sign, look.cmap)).numpy()
+    colors = image.to_bytes(sign_table(sign, style.cmap)).numpy()
     block[3 : height + 5, : _BAR + 2] = LINE
     block[4 : height + 4, 1 : _BAR + 1] = colors[np.linspace(255, 0, height).round().astype(int), None]
     for label, share in {"-1": 0.0, "0": 0.5, "1": 1.0}.items() if sign == "all" else {"0": 0.0, "1": 1.0}.items():

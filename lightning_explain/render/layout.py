@@ -106,10 +106,10 @@ class Sheet:
             canvas[y : y + height, x : x + width] = panel
 
     def _write_header(self, canvas: Image, name: str) -> None:
-        room = canvas.shape[1] - 2 * MARGIN
-        text.write(canvas, text.shorten(name, HEADING, room), MARGIN, MARGIN - 2, HEADING, BLACK)
+        space = canvas.shape[1] - 2 * MARGIN
+        text.write(canvas, text.shorten(name, HEADING, space), MARGIN, MARGIN - 2, HEADING, BLACK)
         below = MARGIN + text.line_height(HEADING) - 2
-        text.write(canvas, text.shorten(self.note, SMALL, room), MARGIN, below, SMALL, GRAY)
+        text.write(canvas, text.shorten(self.note, SMALL, space), MARGIN, below, SMALL, GRAY)
         most = max(map(len, self.headers))
         for i, lines in enumerate(self.headers):
             for j, line in enumerate(lines, start=most - len(lines)):

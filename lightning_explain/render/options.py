@@ -36,7 +36,7 @@ class PerMethod:
 
 
 @dataclass(frozen=True)
-class Look:
+class PanelStyle:
     """How the panels of one method are drawn; the fields are those of :class:`Options`."""
 
     panels: Panels
@@ -96,11 +96,11 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
 
-    def of(self, method: str) -> Look:
+    def of(self, method: str) -> PanelStyle:
         """What holds for one method."""
         given = {name: getattr(self, name) for name in _BY_METHOD}
         mine = {name: value.of(method) if isinstance(value, PerMethod) else value for name, value in given.items()}
-        return Look(**mine, alpha_overlay=self.alpha_overlay, colorbar=self.colorbar)
+        return PanelStyle(**mine, alpha_overlay=self.alpha_overlay, colorbar=self.colorbar)
 
     def check_methods(self, names: Iterable[str]) -> None:
         """Refuses methods that are named here, but are not among these.

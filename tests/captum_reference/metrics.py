@@ -24,7 +24,7 @@ def infidelity(
 def sensitivity_max(
     explain: Callable[..., Tensor], x: Tensor, y: Tensor, points: Tensor, norm_ord: str | float = "fro"
 ) -> Tensor:
-    """``captum.metrics.sensitivity_max`` with given perturbed rows ``(N, draws, ...)``."""
+    """``captum.metrics.sensitivity_max`` with given perturbed samples ``(N, draws, ...)``."""
     n, count = points.shape[:2]
 
     def explanation(inputs: Tensor | tuple[Tensor, ...], target: Tensor) -> tuple[Tensor, ...]:

@@ -36,7 +36,7 @@ def feature_ablation(model: nn.Module, x: Tensor, y: Tensor, mask: Tensor | None
 
 
 def feature_permutation(model: nn.Module, x: Tensor, y: Tensor, mask: Tensor, permutations: Tensor) -> Tensor:
-    """FeaturePermutation with given permutations ``(features, N)``: which row each row takes the feature from."""
+    """FeaturePermutation with given permutations ``(features, N)``: which sample each sample takes the feature from."""
     remaining = iter(permutations)
 
     def permute(inputs: Tensor, feature: Tensor) -> Tensor:

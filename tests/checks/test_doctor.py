@@ -129,14 +129,14 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Net(nn.ReLU(inplace=True)),
         lambda: Net(nn.ReLU()),
         [*GUIDED, *DEEPLIFT],
-        "mended",
+        "canonized",
         "run out of place",
     ),
     "one ReLU used twice": (
         lambda: Net(SHARED, SHARED),
         lambda: Net(nn.ReLU()),
         [*GUIDED, *DEEPLIFT],
-        "mended",
+        "canonized",
         "used more than once: relu in 'act1'",
     ),
     **{
@@ -144,7 +144,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
             lambda f=function: Net(f),
             lambda: Net(nn.ReLU()),
             [*GUIDED, *DEEPLIFT],
-            "mended",
+            "canonized",
             "which Captum does not see",
         )
         for name, function in {
@@ -162,7 +162,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
             lambda a=activation: Net(a),
             lambda: Net(nn.LeakyReLU()),
             DEEPLIFT,
-            "mended",
+            "canonized",
             "for which Captum has no rule",
         )
         for activation in (
@@ -174,21 +174,21 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Net(torch.tanh),
         lambda: Net(nn.Tanh()),
         DEEPLIFT,
-        "mended",
+        "canonized",
         "which Captum does not see: tanh",
     ),
     "a maximum beside ReLU": (
         lambda: Net(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))),
         lambda: Net(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6), nn.MaxPool2d(2))),
         DEEPLIFT,
-        "mended",
+        "canonized",
         "directly beside each other .Captum issue 1104.: max_pool2d in 'act1.1'",
     ),
     "maxima over overlapping windows": (
         lambda: Net(nn.MaxPool2d(3, 2)),
         lambda: Net(nn.MaxPool2d(3)),
         DEEPLIFT,
-        "mended",
+        "canonized",
         "overlapping windows",
     ),
     "squeeze and excitation": (
@@ -303,7 +303,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Sequence(recurrent=True),
         lambda: Sequence(recurrent=False),
         [m.Saliency(), m.IntegratedGradients(n_steps=3)],
-        "mended",
+        "canonized",
         "cuDNN cannot go back through a recurrent layer",
     ),
     "dropout in eval mode": (
@@ -311,23 +311,23 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Net(Noisy(always=False)),
         [m.Saliency(), m.Occlusion((1, 2, 2)), m.IntegratedGradients(n_steps=3)],
         "refused",
-        "two forwards of the same rows in eval mode differ by",
+        "two forwards of the same samples in eval mode differ by",
     ),
     "statistics of the batch in eval mode": (
         lambda: Net(nn.BatchNorm2d(6, track_running_stats=False)),
         lambda: Net(nn.BatchNorm2d(6)),
         [m.Saliency(), m.Occlusion((1, 2, 2)), m.IntegratedGradients(n_steps=3)],
         "refused",
-        "rows influence each other in eval mode: a row's output differs by",
+        "samples influence each other in eval mode: a sample's output differs by",
     ),
-    "a row that cannot be alone": (
+    "a sample that cannot be alone": (
         lambda: Net(
             nn.Sequential(nn.Flatten(), nn.BatchNorm1d(216, track_running_stats=False), nn.Unflatten(1, (6, 6, 6)))
         ),
         lambda: Net(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(216), nn.Unflatten(1, (6, 6, 6)))),
         [m.Saliency()],
         "refused",
-        "rows influence each other in eval mode: a row's output cannot be computed",
+        "samples influence each other in eval mode: a sample's output cannot be computed",
     ),
     "a cut in the gradient": (
         lambda: Net(Tensor.detach),
@@ -393,7 +393,7 @@ def test_a_planted_fault_is_caught(fault: str) -> None:
     for verdict in verdicts(faulty(), methods):
         assert verdict.state == state, verdict
         assert_says(verdict, reason)
-        assert bool(verdict.way_out) == (state in ("warned", "refused"))
+        assert bool(verdict.fix) == (state in ("warned", "refused"))
 
 
 def assert_says(verdict: Verdict, reason: str) -> None:
@@ -405,7 +405,7 @@ def assert_says(verdict: Verdict, reason: str) -> None:
 def test_the_same_network_without_the_fault_is_not_accused(fault: str) -> None:
     _, sound, methods, _, _ = FAULTS[fault]
     for verdict in verdicts(sound(), SOUND.get(fault, methods)):
-        assert (verdict.state, verdict.reason, verdict.mends) == ("fine", "", ())
+        assert (verdict.state, verdict.reason, verdict.canonizers) == ("fine", "", ())
 
 
 UNSUSPICIOUS = {
@@ -439,8 +439,8 @@ def test_deeplift_is_judged_by_the_part_it_goes_through() -> None:
 def test_a_noise_tunnel_is_judged_by_the_method_inside() -> None:
     tunnel = m.NoiseTunnel(m.GuidedBackprop(), nt_samples=2)
     (verdict,) = verdicts(Net(F.relu), [tunnel])
-    assert verdict.state == "mended"
-    assert [mend.kind for mend in verdict.mends] == ["guided"]
+    assert verdict.state == "canonized"
+    assert [canonizer.kind for canonizer in verdict.canonizers] == ["guided"]
 
 
 # Dynamo asks activations for their gradient.
@@ -448,7 +448,7 @@ def test_a_noise_tunnel_is_judged_by_the_method_inside() -> None:
 @pytest.mark.parametrize("how", ["whole", "in place", "a part"])
 def test_a_compiled_model_that_has_run_is_judged_as_the_plain_one(how: str) -> None:
     fine, functional = Net(nn.ReLU()), Net(F.relu)
-    for model, states in ((fine, {"fine"}), (functional, {"mended"})):
+    for model, states in ((fine, {"fine"}), (functional, {"canonized"})):
         compiled: Any = model
         if how == "whole":
             compiled = torch.compile(model, backend="eager")
@@ -461,13 +461,13 @@ def test_a_compiled_model_that_has_run_is_judged_as_the_plain_one(how: str) -> N
         assert {v.state for v in verdicts(compiled, [*GUIDED, *DEEPLIFT])} == states
 
 
-def test_permuting_one_row_is_refused() -> None:
+def test_permuting_one_sample_is_refused() -> None:
     (verdict,) = verdicts(Net(nn.ReLU()), [m.FeaturePermutation()], images(1))
     assert verdict.state == "refused"
-    assert_says(verdict, "it permutes across the rows of the probe, which has one")
+    assert_says(verdict, "it permutes across the samples of the probe, which has one")
 
 
-def test_rows_that_influence_each_other_are_seen_with_a_single_probe_row() -> None:
+def test_samples_that_influence_each_other_are_seen_with_a_single_probe_sample() -> None:
     model = Net(nn.BatchNorm2d(6, track_running_stats=False))
     assert verdicts(model, [m.Saliency()], images(1))[0].state == "refused"
     assert verdicts(Net(nn.ReLU()), [m.Saliency()], images(1))[0].state == "fine"
@@ -477,7 +477,7 @@ def test_token_numbers_have_no_gradient_but_their_embedding_has() -> None:
     model = nn.Sequential(nn.Embedding(20, 4), nn.Linear(4, 4), nn.GELU(), nn.Flatten(), nn.Linear(24, 3))
     methods = [m.Saliency(), m.DeepLift(), m.LayerGradientXActivation("0"), m.LayerDeepLift("0"), m.FeatureAblation()]
     found = verdicts(model, methods, torch.randint(0, 20, (4, 6)))
-    assert [v.state for v in found] == ["refused", "refused", "fine", "mended", "fine"]
+    assert [v.state for v in found] == ["refused", "refused", "fine", "canonized", "fine"]
     assert_says(found[0], "gradient of inputs that are whole numbers")
 
 
@@ -498,11 +498,11 @@ def test_a_target_without_a_gradient_is_refused_where_the_output_is_gone_back_fr
 def test_a_model_in_16_bits_is_not_accused_of_rounding() -> None:
     model = Net(nn.GELU()).to(torch.bfloat16)
     assert {v.state for v in verdicts(model, PLAIN)} == {"fine"}
-    assert {v.state for v in verdicts(model, DEEPLIFT)} == {"mended"}
+    assert {v.state for v in verdicts(model, DEEPLIFT)} == {"canonized"}
 
 
 @pytest.mark.parametrize(("limit", "most"), [(1, 2), (2, 2), (4, 4), (32, 6)])
-def test_the_model_never_sees_more_rows_at_once_than_it_may(limit: int, most: int) -> None:
+def test_the_model_never_sees_more_samples_at_once_than_it_may(limit: int, most: int) -> None:
     model, seen = Net(F.relu), []
     model.first.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     verdicts(model, DEEPLIFT, limit=limit)
@@ -589,6 +589,6 @@ def test_all_methods_but_lrp_are_right_on_resnet18(zoo: tuple[str, dict[str, str
     name, states = zoo
     if name != "resnet18":
         assert states["DeepLift"] == "refused"
-        assert states["GuidedBackprop"] == "mended"
+        assert states["GuidedBackprop"] == "canonized"
         return
-    assert {method for method, state in states.items() if state not in ("fine", "mended")} == {"LRP", "LayerLRP"}
+    assert {method for method, state in states.items() if state not in ("fine", "canonized")} == {"LRP", "LayerLRP"}

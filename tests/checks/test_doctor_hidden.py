@@ -38,7 +38,7 @@ def judged(model: nn.Module, method: Method, *inputs: Tensor, **options: Any) ->
     return verdict
 
 
-# -- rows that influence each other ------------------------------------------------------------------------------------
+# -- samples that influence each other ------------------------------------------------------------------------------------
 
 
 class Recurrent(nn.Module):
@@ -67,18 +67,18 @@ class Causal(nn.Module):
 @pytest.mark.parametrize(
     ("build", "x"), [(Recurrent, torch.randn(4, 7, 5)), (Causal, torch.randn(4, 7, 6))], ids=["lstm", "transformer"]
 )
-def test_rows_that_are_taken_for_time_are_seen_though_the_first_feels_nothing(
+def test_samples_that_are_taken_for_time_are_seen_though_the_first_feels_nothing(
     build: Callable[[bool], nn.Module], x: Tensor
 ) -> None:
     wrong, right = (judged(build(first), m.FeatureAblation(), x) for first in (False, True))
     assert (wrong.state, right.state) == ("refused", "fine")
-    assert "rows influence each other" in wrong.reason
-    assert "batch_first=True" in wrong.way_out
+    assert "samples influence each other" in wrong.reason
+    assert "batch_first=True" in wrong.fix
 
 
 @pytest.mark.parametrize("mixed", [True, False])
 @pytest.mark.parametrize("count", [1, 2])
-def test_rows_of_whole_numbers_that_influence_each_other_are_seen(mixed: bool, count: int) -> None:
+def test_samples_of_whole_numbers_that_influence_each_other_are_seen(mixed: bool, count: int) -> None:
     torch.manual_seed(0)
     mean = (lambda z: z - 0.5 * z.mean(0, keepdim=True)) if mixed else (lambda z: z)
     model = nn.Sequential(nn.Embedding(9, 4), Function(lambda z: z.mean(1)), Function(mean), nn.Tanh(), nn.Linear(4, 3))
@@ -116,8 +116,8 @@ def test_a_relu_that_is_no_call_of_one_is_told_to_those_who_guide_relus(name: st
     verdict = judged(convolutions(F.relu, HIDDEN[name]), method)
     assert verdict.state == "warned"
     assert "passes its plain gradient" in verdict.reason
-    assert judged(convolutions(F.relu, F.relu), method).state == "mended"
-    assert judged(convolutions(F.relu, F.gelu), method).state == "mended"
+    assert judged(convolutions(F.relu, F.relu), method).state == "canonized"
+    assert judged(convolutions(F.relu, F.gelu), method).state == "canonized"
 
 
 def embedded(activation: Callable[[Tensor], Tensor]) -> nn.Sequential:
@@ -136,19 +136,19 @@ def test_layer_deeplift_is_measured_from_the_layer_on(name: str) -> None:
         assert verdict.state == "refused"
         assert "misses f(x) - f(baseline)" in verdict.reason
     for model, inputs in ((convolutions(gate, F.relu), IMAGES), (embedded(F.relu), tokens)):
-        assert judged(model, method, inputs).state == "mended"
+        assert judged(model, method, inputs).state == "canonized"
         found = explain(model, Probe(inputs), {"it": method}, ["Completeness"], target=0)
         assert found.scores["completeness"]["it"].max() < 1e-4
     # What lies before the layer is not gone through.
-    assert judged(convolutions(HIDDEN[name], F.relu), method).state == "mended"
+    assert judged(convolutions(HIDDEN[name], F.relu), method).state == "canonized"
 
 
 @pytest.mark.parametrize("name", HIDDEN)
 def test_neuron_deeplift_is_measured_up_to_the_neuron(name: str) -> None:
     method = m.NeuronDeepLift("2", (0, 0, 0))
     assert judged(convolutions(HIDDEN[name], gate), method).state == "refused"
-    assert judged(convolutions(F.relu, gate), method).state == "mended"
-    assert judged(convolutions(F.relu, HIDDEN[name]), method).state == "mended"
+    assert judged(convolutions(F.relu, gate), method).state == "canonized"
+    assert judged(convolutions(F.relu, HIDDEN[name]), method).state == "canonized"
 
 
 # -- relevance ---------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_several_layers_are_read_beside_deeplift_though_they_are_computed_again(
 def test_what_gives_no_gradient_to_inputs_is_refused(method: Method) -> None:
     verdict = judged(Checkpointed(reentrant=True), method)
     assert verdict.state == "refused"
-    assert "use_reentrant=False" in verdict.way_out
+    assert "use_reentrant=False" in verdict.fix
 
 
 class Recalling(nn.Module):
@@ -340,14 +340,14 @@ def test_what_the_doctor_says_of_a_layer_that_returns_a_tuple_in_a_tuple_is_what
     method = getattr(m, name)(layer="inner")
     verdict = judged(Recalling(), method, SEQUENCES)
     if verdict.state == "refused":
-        assert verdict.way_out
+        assert verdict.fix
         return
     assert "it" in explain(Recalling(), Probe(SEQUENCES), {"it": method}, [], target=0).attributions
 
 
 def test_a_callable_chooses_a_unit_of_what_such_a_layer_returns() -> None:
     method = m.NeuronGradient(layer="inner", neuron_selector=lambda returned: returned[0][:, 0, 0])
-    assert judged(Recalling(), method, SEQUENCES).state == "mended"
+    assert judged(Recalling(), method, SEQUENCES).state == "canonized"
     found = explain(Recalling(), Probe(SEQUENCES), {"it": method}, [], target=0).attributions["it"]
     assert found[:, 0].abs().sum() > 0
     assert found[:, 1:].abs().sum() == 0
@@ -366,7 +366,7 @@ def test_layer_deeplift_of_what_goes_into_an_activation_is_the_same_alone_and_be
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     ).double()
     it = method("1", attribute_to_layer_input=of_input)
-    assert judged(model, it).state == ("mended" if of_input else "fine")
+    assert judged(model, it).state == ("canonized" if of_input else "fine")
     alone = explain(model, Probe(IMAGES), {"it": it}, ["Completeness", "SensitivityMax"], target=0)
     beside = explain(model, Probe(IMAGES), {"it": it, "d": m.DeepLift()}, ["Completeness", "SensitivityMax"], target=0)
     assert torch.allclose(alone.attributions["it"], beside.attributions["it"], rtol=0, atol=1e-12)

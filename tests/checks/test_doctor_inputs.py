@@ -33,11 +33,11 @@ def test_what_the_doctor_says_of_token_numbers_is_what_happens(method: Method) -
     probe = Probe(torch.randint(0, 20, (4, 6)))
     (verdict,) = doctor(model, {"it": method}, probe)
     if method in BESIDE_THE_INPUT:
-        assert verdict.state in ("fine", "mended")
+        assert verdict.state in ("fine", "canonized")
         assert "it" in explain(model, probe, {"it": method}, []).attributions
         return
     assert verdict.state == "refused"
-    assert verdict.way_out
+    assert verdict.fix
     assert "inputs that are whole numbers" in verdict.reason or "LRP has no rule for layers: '0'" in verdict.reason
 
 

@@ -35,8 +35,8 @@ class Functional(nn.Module):
         return self.head(F.relu(self.first(x)).flatten(1))
 
 
-class Rows:
-    """The part of a data module that is asked for rows."""
+class Samples:
+    """The part of a data module that is asked for samples."""
 
     def prepare_data(self) -> None:
         self.prepared = True
@@ -46,14 +46,14 @@ class Rows:
         self.stage = stage
 
     def train_dataloader(self) -> Any:
-        raise AssertionError("the validation rows were asked for")
+        raise AssertionError("the validation samples were asked for")
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         assert self.stage == "fit"
-        return [DataLoader(rows())]
+        return [DataLoader(samples())]
 
 
-def rows(count: int = 6) -> TensorDataset:
+def samples(count: int = 6) -> TensorDataset:
     return TensorDataset(torch.ones(count, 1, 8, 8), torch.arange(count) % 3)
 
 
@@ -80,7 +80,7 @@ def tiny(**other: Any) -> dict[str, Any]:
 
 def test_the_example_is_examined_and_nothing_is_refused() -> None:
     found = verdicts(lines(EXAMPLE, code=0))
-    assert found == {"ig": "fine", "cam": "fine", "guided": "mended", "deep_lift": "mended", "smooth": "fine"}
+    assert found == {"ig": "fine", "cam": "fine", "guided": "canonized", "deep_lift": "canonized", "smooth": "fine"}
 
 
 def test_without_methods_all_are_examined_and_a_refusal_is_an_exit_code() -> None:
@@ -92,9 +92,9 @@ def test_without_methods_all_are_examined_and_a_refusal_is_an_exit_code() -> Non
     assert any("use IntegratedGradients" in line for line in shown)
 
 
-def test_a_functional_relu_is_seen_and_mended() -> None:
+def test_a_functional_relu_is_seen_and_canonized() -> None:
     shown = lines(tiny(monitor={"methods": ["Saliency", "GuidedBackprop"]}), code=0)
-    assert verdicts(shown) == {"saliency": "fine", "guided_backprop": "mended"}
+    assert verdicts(shown) == {"saliency": "fine", "guided_backprop": "canonized"}
     assert any("functional ReLU, which Captum does not see" in line for line in shown)
 
 
@@ -114,15 +114,15 @@ def test_a_composed_configuration_is_examined_with_its_own_data(monkeypatch: pyt
     assert found["ig"] == found["guided_backprop"] == found["smoothgrad"] == "fine"
 
 
-@pytest.mark.parametrize("data", ["Rows", "rows"])
-def test_rows_are_those_of_the_data(data: str) -> None:
+@pytest.mark.parametrize("data", ["Samples", "rows"])
+def test_samples_are_those_of_the_data(data: str) -> None:
     Path("config.yaml").write_text(
         OmegaConf.to_yaml(
             tiny(input_shape=None, data={"_target_": f"{__name__}.{data}"}, monitor={"probe": {"indices": [4, 1]}})
         )
     )
     probe = patient(Path("config.yaml")).probe
-    assert probe.row_ids.tolist() == [4, 1]
+    assert probe.sample_ids.tolist() == [4, 1]
     assert probe.targets.tolist() == [1, 1]
 
 
@@ -157,15 +157,18 @@ WRONG = {
         tiny(model={"_target_": "torch.tensor", "data": 2}),
         "model is a Tensor; _target_ must make a torch.nn",
     ),
-    "no rows": (tiny(input_shape=None), "There are no rows to examine the model with; write input_shape: [3, 64, 64]"),
-    "a shape": (tiny(input_shape="3x64x64"), "input_shape='3x64x64'; allowed: the shape of one row"),
+    "no samples": (
+        tiny(input_shape=None),
+        "There are no samples to examine the model with; write input_shape: [3, 64, 64]",
+    ),
+    "a shape": (tiny(input_shape="3x64x64"), "input_shape='3x64x64'; allowed: the shape of one sample"),
     "a method": (tiny(monitor={"methods": ["Salience"]}), "there is no method 'Salience': did you mean 'Saliency'"),
     "a key": (tiny(monitor={"method": []}), "Unknown key 'method' in the configuration of the monitor"),
     "a group": ("defaults: [model: resnet]\n", "cannot be composed: In 'config.yaml': Could not find 'model/resnet'"),
     "what is no YAML": ("model: [\n", "config.yaml cannot be composed: "),
     "another size": (
         tiny(input_shape=[1, 9, 9]),
-        "on rows of shape [(4, 1, 9, 9)]: ValueError: The model cannot be called with",
+        "on samples of shape [(4, 1, 9, 9)]: ValueError: The model cannot be called with",
     ),
 }
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_explain import methods as m
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.points import Point, Visit, path_of, value_of, widened
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.points import Evaluation, Point, path_of, value_of, widened
+from lightning_explain.core.probe import Attribution, Samples
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 PLAIN = st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3) | st.floats(allow_nan=False)
@@ -88,14 +88,14 @@ def test_paths_differ_with_each_hyperparameter_and_are_equal_without(first: Any,
     assert value_of(first.path) == value_of(replace(first).path)
 
 
-def test_what_is_done_with_the_visits_is_not_part_of_the_path() -> None:
+def test_what_is_done_with_the_evaluations_is_not_part_of_the_path() -> None:
     assert value_of(m.IntegratedGradients(4).path) == value_of(m.IntegratedGradients(4, multiply_by_inputs=False).path)
     assert value_of(m.NoiseTunnel(m.Saliency()).path) == value_of(m.NoiseTunnel(m.LayerGradCam("a"), "vargrad").path)
 
 
 class Own(m.Saliency):
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        return rows.inputs[0]
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        return samples.inputs[0]
 
 
 class Below(Own):
@@ -107,7 +107,7 @@ class Renamed(m.Saliency):
 
 
 class Reduced(Own):
-    def reduce(self, subject: Subject, rows: Rows) -> Any:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Any:
         return ((yield).output,)
 
 
@@ -126,9 +126,11 @@ def test_a_class_is_taken_at_the_word_that_is_nearest() -> None:
         assert path_of(m.NoiseTunnel(m.NoiseTunnel(inside))) is None
 
 
-def test_a_visit_widens_what_is_read_in_half_precision() -> None:
-    rows = Rows((torch.zeros(1),), (torch.zeros(1),), (), torch.zeros(1), torch.zeros(1))
-    found = Visit(Point(rows), torch.zeros(1), {("plain", None): (torch.ones(1, dtype=torch.bfloat16),)}).gradient()
+def test_a_evaluation_widens_what_is_read_in_half_precision() -> None:
+    samples = Samples((torch.zeros(1),), (torch.zeros(1),), (), torch.zeros(1), torch.zeros(1))
+    found = Evaluation(
+        Point(samples), torch.zeros(1), {("plain", None): (torch.ones(1, dtype=torch.bfloat16),)}
+    ).gradient()
     assert found[0].dtype == torch.float32
     assert widened(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
 

@@ -85,7 +85,7 @@ def test_what_a_checkpoint_cannot_hold_is_refused_by_name() -> None:
         {"forward_args": (*FULL.forward_args[:-1], {"bias": [torch.tensor(4.0)]})},
     ],
 )
-def test_a_fingerprint_tells_any_other_rows(change: dict[str, Any]) -> None:
+def test_a_fingerprint_tells_any_other_samples(change: dict[str, Any]) -> None:
     assert fingerprint(replace(FULL, **change)) != fingerprint(FULL)
 
 

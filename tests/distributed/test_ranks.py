@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gather_run import LOST_AFTER, METHODS, METRICS, SHARDED
-from lightning_explain.distributed.ranks import ALONE, Ranks, check_rows
+from lightning_explain.distributed.ranks import ALONE, Ranks, check_samples
 from networks import trained
 from processes import finish
 
@@ -67,7 +67,7 @@ def test_any_number_of_ranks_finds_what_one_finds(found: Found, world: int) -> N
         assert rank["seven"]["failures"] == {}
 
 
-def test_two_rows_on_three_ranks_are_those_of_one_rank(found: Found) -> None:
+def test_two_samples_on_three_ranks_are_those_of_one_rank(found: Found) -> None:
     for rank in found[3]:
         assert_close(rank["two"], found[1][0]["two"])
 
@@ -84,10 +84,10 @@ def test_each_rank_has_its_own_batch_statistics_back(found: Found, world: int) -
     assert all(rank["seven"]["restored"] for rank in found[world])
 
 
-def test_rows_sent_are_summed(found: Found) -> None:
+def test_samples_sent_are_summed(found: Found) -> None:
     (alone,), (two, _) = found[1], found[2]
     assert two["seven"]["passes"][1] == alone["seven"]["passes"][1]
-    # The strongest unit is sought on all rows by each rank, a row of zeros and one to find the layers are sent by each.
+    # The strongest unit is sought on all samples by each rank, a sample of zeros and one to find the layers are sent by each.
     assert alone["seven"]["passes"][0] <= two["seven"]["passes"][0] <= alone["seven"]["passes"][0] + 20
 
 
@@ -186,7 +186,7 @@ def test_a_rank_that_runs_out_of_memory_goes_on_in_smaller_passes(found: Found) 
 
 def test_ranks_of_a_sharded_model_go_on_in_smaller_passes_together(found: Found) -> None:
     zero, one = (rank["failing_sharded"] for rank in found[2])
-    # Four rows each: one of the seven is repeated.
+    # Four samples each: one of the seven is repeated.
     assert zero["limits"][-2:] == one["limits"] == [2, 2]
     assert_close(zero["memory"], one["memory"])
     assert_close(zero["memory"], found[2][0]["failing"]["memory"])
@@ -258,7 +258,7 @@ def test_a_rank_lost_in_the_models_own_collective_tells_why_and_the_other_that_i
 # -- exchange ------------------------------------------------------------------------------------------------------
 
 
-def test_ragged_rows_come_together_in_order(found: Found) -> None:
+def test_ragged_samples_come_together_in_order(found: Found) -> None:
     for rank in found[3]:
         whole = rank["exchange"]["together"]
         assert whole["float"].tolist() == [[i, i] for i in (0.0, 1.0, 20.0, 21.0, 22.0)]
@@ -284,25 +284,25 @@ def test_ranks_agree(found: Found) -> None:
         assert exchange["first_failing"] == {"a": 1, "c": 0}
         assert exchange["equal"] == exchange["all"] == [True, False]
         assert exchange["total"] == [3, 3]
-        assert "found different things for their rows" in exchange["different"]
+        assert "found different things for their samples" in exchange["different"]
 
 
 # -- shares --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("count", "world"), [(7, 1), (7, 3), (2, 3), (1, 4), (8, 4)])
-def test_every_row_is_in_one_share(count: int, world: int) -> None:
-    shares = [Ranks(world, share=i).rows(count) for i in range(world)]
-    assert torch.cat([rows for rows, _ in shares]).tolist() == list(range(count))
-    assert all(len(rows) == own for rows, own in shares)
+def test_every_sample_is_in_one_share(count: int, world: int) -> None:
+    shares = [Ranks(world, share=i).samples(count) for i in range(world)]
+    assert torch.cat([samples for samples, _ in shares]).tolist() == list(range(count))
+    assert all(len(samples) == own for samples, own in shares)
 
 
 @pytest.mark.parametrize(("count", "world"), [(7, 3), (2, 3), (1, 4), (8, 4)])
 def test_shares_of_a_sharded_model_are_of_one_size(count: int, world: int) -> None:
-    shares = [Ranks(world, share=i, sharded=True).rows(count) for i in range(world)]
-    assert len({len(rows) for rows, _ in shares}) == 1
-    assert torch.cat([rows[:own] for rows, own in shares]).tolist() == list(range(count))
-    assert all(0 <= row < count for rows, _ in shares for row in rows.tolist())
+    shares = [Ranks(world, share=i, sharded=True).samples(count) for i in range(world)]
+    assert len({len(samples) for samples, _ in shares}) == 1
+    assert torch.cat([samples[:own] for samples, own in shares]).tolist() == list(range(count))
+    assert all(0 <= sample < count for samples, _ in shares for sample in samples.tolist())
 
 
 def test_alone_nothing_is_asked_of_anyone() -> None:
@@ -316,7 +316,7 @@ def test_alone_nothing_is_asked_of_anyone() -> None:
         ALONE.agreed(lambda: 1 // 0)
 
 
-def test_what_has_no_rows_cannot_be_shared() -> None:
-    check_rows({"x": (torch.zeros(2, 1), None)}, 2)
-    with pytest.raises(ValueError, match=r"It gives \(3, 2\) for 2 rows; .*the first dimension must be the rows"):
-        check_rows(torch.zeros(3, 2), 2)
+def test_what_has_no_samples_cannot_be_shared() -> None:
+    check_samples({"x": (torch.zeros(2, 1), None)}, 2)
+    with pytest.raises(ValueError, match=r"It gives \(3, 2\) for 2 samples; .*the first dimension must be the samples"):
+        check_samples(torch.zeros(3, 2), 2)

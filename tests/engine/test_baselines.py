@@ -9,7 +9,7 @@ from captum import attr as captum
 from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from networks import rows, trained
+from networks import samples, trained
 
 WINDOW = (1, 2, 2)
 PAIRS = {
@@ -23,9 +23,9 @@ PAIRS = {
 @pytest.mark.filterwarnings("ignore:(Setting|Input Tensor):UserWarning")
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("limit", [1, 3, 64])
-def test_each_row_has_its_own_baseline(name: str, limit: int) -> None:
+def test_each_sample_has_its_own_baseline(name: str, limit: int) -> None:
     ours, theirs, options = PAIRS[name]
-    model, (x, y) = trained(), rows(7)
+    model, (x, y) = trained(), samples(7)
     # Numbers that are neither in order nor positions.
     ids = torch.tensor([40, 3, 17, 5, 99, 8, 21])
     baselines = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
@@ -38,7 +38,7 @@ def test_each_row_has_its_own_baseline(name: str, limit: int) -> None:
 
 
 def test_deeplift_adds_up_to_what_each_own_baseline_leaves() -> None:
-    model, (x, y) = trained().eval().double(), rows(7)
+    model, (x, y) = trained().eval().double(), samples(7)
     baselines = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
     found = explain(model, Probe(x, y), {"it": m.DeepLift(baselines=baselines)}, [], max_examples_per_pass=8)
     with torch.no_grad():
@@ -47,14 +47,14 @@ def test_deeplift_adds_up_to_what_each_own_baseline_leaves() -> None:
 
 
 def test_other_numbers_of_baselines_are_refused_and_told_what_is_allowed() -> None:
-    x, y = rows(7)
+    x, y = samples(7)
     method = m.IntegratedGradients(baselines=torch.rand(4, *x.shape[1:]))
     with pytest.raises(ValueError, match=r"first dimension of 7 a baseline for each row of the probe"):
         explain(trained(), Probe(x, y), {"it": method}, [])
 
 
-def test_layer_baselines_are_for_all_rows() -> None:
-    x, y = rows(4)
+def test_layer_baselines_are_for_all_samples() -> None:
+    x, y = samples(4)
     model = trained()
     layer = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d))
     method = m.LayerFeatureAblation(layer=layer, layer_baselines=torch.rand(4, 1, 1, 1))

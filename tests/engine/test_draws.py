@@ -1,4 +1,4 @@
-"""Laws of random draws: they belong to the row."""
+"""Laws of random draws: they belong to the sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import Draws
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 from lightning_explain.core.random_state import seeded_random_state
 from lightning_explain.engine.draws import KeyedDraws
 
@@ -21,8 +21,8 @@ IDS = [7, 3, 3, 900, 0, -1]
 INDICES = [0, 0, 1, 5, 2, 2]
 
 
-def rows(ids: list[int], branches: list[int] | None = None) -> Rows:
-    return Rows((), (), (), torch.tensor(ids), torch.tensor(branches or [0] * len(ids)))
+def samples(ids: list[int], branches: list[int] | None = None) -> Samples:
+    return Samples((), (), (), torch.tensor(ids), torch.tensor(branches or [0] * len(ids)))
 
 
 def draw(
@@ -37,11 +37,11 @@ def draw(
 ) -> Tensor:
     draws = KeyedDraws(seed)
     function = draws.normal if kind == "normal" else draws.uniform
-    return function(purpose, rows(ids, branches), torch.tensor(indices), torch.empty(len(ids), *shape, dtype=dtype))
+    return function(purpose, samples(ids, branches), torch.tensor(indices), torch.empty(len(ids), *shape, dtype=dtype))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_draws_do_not_depend_on_the_order_of_rows(kind: Kind) -> None:
+def test_draws_do_not_depend_on_the_order_of_samples(kind: Kind) -> None:
     order = [4, 2, 0, 5, 1, 3]
     shuffled = draw(kind, [IDS[i] for i in order], [INDICES[i] for i in order])
     assert torch.equal(shuffled, draw(kind)[order])
@@ -58,9 +58,9 @@ def test_draws_do_not_depend_on_chunks(kind: Kind, size: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_do_not_depend_on_what_was_drawn_before(kind: Kind) -> None:
     draws = KeyedDraws(0)
-    first = draws.normal("a", rows([1]), torch.tensor([0]), torch.empty(1, 3))
-    draws.uniform("b", rows([1]), torch.tensor([0]), torch.empty(1, 5))
-    assert torch.equal(draws.normal("a", rows([1]), torch.tensor([0]), torch.empty(1, 3)), first)
+    first = draws.normal("a", samples([1]), torch.tensor([0]), torch.empty(1, 3))
+    draws.uniform("b", samples([1]), torch.tensor([0]), torch.empty(1, 5))
+    assert torch.equal(draws.normal("a", samples([1]), torch.tensor([0]), torch.empty(1, 3)), first)
     assert torch.equal(draw(kind), draw(kind))
 
 
@@ -83,8 +83,8 @@ def test_every_part_of_the_key_gives_other_numbers(kind: Kind) -> None:
     assert len(set(values)) == len(values)
 
 
-def test_rows_inside_different_random_samples_draw_differently() -> None:
-    outer = rows([5, 5]).draw(torch.tensor([0, 1]))
+def test_samples_inside_different_random_samples_draw_differently() -> None:
+    outer = samples([5, 5]).draw(torch.tensor([0, 1]))
     found = KeyedDraws(0).normal("inner", outer, torch.tensor([0, 0]), torch.empty(2, 4))
     assert not torch.equal(found[0], found[1])
 
@@ -110,7 +110,7 @@ def test_draws_are_the_same_for_any_memory_layout_and_in_inference_mode(kind: Ki
     like = torch.empty(2, 3, 4, 4).to(memory_format=torch.channels_last)
     function = getattr(KeyedDraws(0), kind)
     with torch.inference_mode():
-        inside = function("noise", rows([1, 2]), torch.tensor([0, 0]), like)
+        inside = function("noise", samples([1, 2]), torch.tensor([0, 0]), like)
     assert torch.equal(inside, draw(kind, [1, 2], [0, 0], shape=(3, 4, 4)))
 
 
@@ -123,7 +123,7 @@ def test_moments_are_those_of_the_distribution(dtype: torch.dtype) -> None:
     assert normal.var().item() == pytest.approx(1, abs=0.02)
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.003)
     assert uniform.var().item() == pytest.approx(1 / 12, abs=0.002)
-    # Rows are independent: means over rows scatter as those of independent numbers.
+    # Samples are independent: means over samples scatter as those of independent numbers.
     assert normal.mean(0).var().item() == pytest.approx(1 / 200, rel=0.2)
 
 
@@ -159,8 +159,8 @@ def test_draws_neither_read_nor_move_global_generators(kind: Kind) -> None:
 def test_a_users_function_draws_from_the_key_and_leaves_no_trace() -> None:
     draws: Draws = KeyedDraws(0)
 
-    def inside(row: int, index: int, purpose: str = "perturb") -> tuple[float, float, float]:
-        with draws.seeded(purpose, rows([row]), torch.tensor([index])):
+    def inside(sample: int, index: int, purpose: str = "perturb") -> tuple[float, float, float]:
+        with draws.seeded(purpose, samples([sample]), torch.tensor([index])):
             return numbers()
 
     with seeded_random_state(1):
@@ -173,9 +173,9 @@ def test_a_users_function_draws_from_the_key_and_leaves_no_trace() -> None:
     assert not set(first) & {x for other in others for x in other}
 
 
-def test_several_rows_cannot_share_one_seed() -> None:
-    with pytest.raises(ValueError, match="one row's key, got 2 rows"):
-        KeyedDraws(0).seeded("perturb", rows([1, 2]), torch.tensor([0, 0]))
+def test_several_samples_cannot_share_one_seed() -> None:
+    with pytest.raises(ValueError, match="one sample's key, got 2 samples"):
+        KeyedDraws(0).seeded("perturb", samples([1, 2]), torch.tensor([0, 0]))
 
 
 def test_draws_for_whole_numbers_are_refused() -> None:
@@ -183,6 +183,6 @@ def test_draws_for_whole_numbers_are_refused() -> None:
         draw("normal", dtype=torch.int64)
 
 
-def test_rows_without_an_index_are_refused() -> None:
+def test_samples_without_an_index_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         draw("normal", IDS, INDICES[:-1])

@@ -15,7 +15,7 @@ from comparing import by_hand, distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.explainer.explainer import Explainer
-from networks import DigitNet, OutOfPlace, Residual, Separate, rows, trained
+from networks import DigitNet, OutOfPlace, Residual, Separate, samples, trained
 
 # -- rules ---------------------------------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ WAYS: dict[str, type[Residual]] = {
 def test_guided_gradients_equal_captum_on_a_copy_repaired_by_hand_however_a_relu_is_written(
     way: str, limit: int
 ) -> None:
-    x, y = rows()
+    x, y = samples()
     methods = {"guided": m.GuidedBackprop(), "deconvolution": m.Deconvolution(), "plain": m.Saliency(abs=False)}
     found = Explainer(methods, {}, limit=limit).explain(trained(WAYS[way]), Probe(x, y)).attributions
     repaired = by_hand(Separate)
@@ -85,7 +85,7 @@ def test_what_is_no_relu_passes_its_plain_gradient(relu: Callable[[Tensor], Tens
 
 
 def test_no_rule_is_left_on_the_graph_for_the_next() -> None:
-    x, y = rows()
+    x, y = samples()
     alone = explain(trained(), Probe(x, y), {"plain": m.Saliency(abs=False)}, []).attributions["plain"]
     methods = {"plain": m.Saliency(abs=False), "deconvolution": m.Deconvolution(), "guided": m.GuidedBackprop()}
     assert torch.equal(explain(trained(), Probe(x, y), methods, []).attributions["plain"], alone)
@@ -128,7 +128,7 @@ AT = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layer", ["block.bn1", "block.bn2"])
 def test_an_activation_is_what_the_layer_said_whatever_is_written_into_it(layer: str) -> None:
-    x, y = rows()
+    x, y = samples()
     methods = {name: make(layer) for name, (make, _) in AT.items()}
     found = explain(trained(Overwritten), Probe(x, y), methods, []).attributions
     for name, (_, theirs) in AT.items():
@@ -138,7 +138,7 @@ def test_an_activation_is_what_the_layer_said_whatever_is_written_into_it(layer:
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_went_into_a_layer_is_what_it_was_told_whatever_is_written_into_it() -> None:
-    x, y = rows()
+    x, y = samples()
     of_input = {"attribute_to_layer_input": True}
     methods = {
         "activation": m.LayerActivation("block.conv2", **of_input),
@@ -186,10 +186,10 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("limit", [5, 64])
 @pytest.mark.parametrize("kind", [m.LayerActivation, m.LayerGradientXActivation, m.InternalInfluence])
-def test_a_layer_whose_first_dimension_is_not_the_rows_is_refused_with_its_name(kind: Any, limit: int) -> None:
+def test_a_layer_whose_first_dimension_is_not_the_samples_is_refused_with_its_name(kind: Any, limit: int) -> None:
     explainer = Explainer({"it": kind("inner")}, {}, limit=limit)
     with pytest.raises(
-        ValueError, match=r"The layer 'inner' gives \(3, \d+, 5\) for \d+ rows; its first dimension must"
+        ValueError, match=r"The layer 'inner' gives \(3, \d+, 5\) for \d+ samples; its first dimension must"
     ):
         explainer.explain(Turned(), Probe(torch.randn(5, 3, 4)))
 
@@ -249,7 +249,7 @@ def test_a_method_of_gradients_beside_one_of_layers_names_what_integers_lack() -
 
 def test_no_hook_is_left_behind() -> None:
     model = trained()
-    explain(model, Probe(*rows()), {"it": m.GuidedGradCam("block.bn2"), "on": m.LayerConductance("stem", 3)}, [])
+    explain(model, Probe(*samples()), {"it": m.GuidedGradCam("block.bn2"), "on": m.LayerConductance("stem", 3)}, [])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert isinstance(model, DigitNet)
 

@@ -22,14 +22,14 @@ from comparing import LAYER, by_hand, distance
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Subject
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Point, Reducer
-from lightning_explain.core.probe import Attribution, Rows, as_tuple
-from lightning_explain.engine.executor import Block, sweep
+from lightning_explain.core.probe import Attribution, Samples, as_tuple
+from lightning_explain.engine.executor import PlanExecution, execute
 from lightning_explain.engine.plan import plan
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.methods._base import OnPath
-from networks import DigitNet, rows, trained
+from networks import DigitNet, samples, trained
 
 PATCHES = {"grid": 4}
 WINDOW = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 4, 4)}
@@ -99,13 +99,13 @@ def chosen(pool: Mapping[str, Any], least: int = 2, most: int = 7) -> st.SearchS
 
 
 def probe() -> Probe:
-    return Probe(*rows(COUNT))
+    return Probe(*samples(COUNT))
 
 
 def report_of(
     methods: Mapping[str, Any], limit: int, metrics: Mapping[str, Any] | None = None, double: bool = False
 ) -> tuple[Report, list[int]]:
-    """The explanation, and the rows of each call by a hook."""
+    """The explanation, and the samples of each call by a hook."""
     model, calls = trained(), list[int]()
     model.register_forward_hook(lambda module, arguments, output: calls.append(len(output)))
     model = model.double() if double else model
@@ -176,9 +176,9 @@ CAPTUMS_BLOCKS = ("guided", "deconvolution", "guided_cam")
 def captum() -> dict[str, Tensor]:
     found = {}
     for name, (method, theirs) in CAPTUM.items():
-        model = by_hand(type(trained().block)) if name in CAPTUMS_BLOCKS else by_hand()
+        model = by_hand(type(trained().batch)) if name in CAPTUMS_BLOCKS else by_hand()
         layer = () if not hasattr(method, "layer") else (model.get_submodule(LAYER),)
-        found[name] = theirs(model, *rows(COUNT), *layer)
+        found[name] = theirs(model, *samples(COUNT), *layer)
     return found
 
 
@@ -194,7 +194,7 @@ def test_shared_passes_give_what_captum_gives(captum: Mapping[str, Tensor], name
 # -- the price -----------------------------------------------------------------------------------------------------
 
 
-# Points beside the row itself, for those who look at the same ones together.
+# Points beside the sample itself, for those who look at the same ones together.
 POINTS = {
     ("ig", "ig_again", "influence", "conductance"): 4,
     ("ig_from",): 4,
@@ -207,7 +207,7 @@ POINTS = {
 
 
 def least(methods: Mapping[str, Any]) -> int:
-    """Points for each row, counted on paper."""
+    """Points for each sample, counted on paper."""
     return 1 + sum(count for names, count in POINTS.items() if any(name in methods for name in names))
 
 
@@ -221,7 +221,7 @@ def test_every_point_is_visited_once(methods: dict[str, Any], limit: int) -> Non
 
 @quick
 @given(methods=chosen(SHARED), metrics=chosen(METRICS, 0, 3), limit=st.sampled_from(LIMITS))
-def test_the_plan_tells_how_many_rows_go_forward_and_backward(
+def test_the_plan_tells_how_many_samples_go_forward_and_backward(
     methods: dict[str, Any], metrics: dict[str, Any], limit: int
 ) -> None:
     report, calls = report_of(methods, limit, metrics)
@@ -237,7 +237,7 @@ def test_calls_are_as_few_as_can_be() -> None:
 
 
 def test_methods_that_only_look_forward_share_the_outputs_of_points_in_one_pass() -> None:
-    # Without a look at the rows beforehand, both ask for them in the same pass.
+    # Without a look at the samples beforehand, both ask for them in the same pass.
     methods = {"occlusion": STREAMED["occlusion"], "ablation": STREAMED["ablation"]}
     metrics = {"sensitivity": q.SensitivityMax(n_perturb_samples=1)}
     report, calls = report_of(methods, 64, metrics)
@@ -276,14 +276,14 @@ def test_no_more_than_a_chunk_of_points_is_alive(kinds: tuple[str, ...], monkeyp
     monkeypatch.setattr(Point, "__init__", begin)
     monkeypatch.setattr(Point, "__del__", end, raising=False)
     peaks = []
-    for samples in (5, 50):
-        tunnels = {"nt_samples": samples, "stdevs": 0.1}
+    for count in (5, 50):
+        tunnels = {"nt_samples": count, "stdevs": 0.1}
         pool = {
-            "ig": m.IntegratedGradients(n_steps=samples),
-            "conductance": m.LayerConductance(LAYER, n_steps=samples),
+            "ig": m.IntegratedGradients(n_steps=count),
+            "conductance": m.LayerConductance(LAYER, n_steps=count),
             "smooth": m.NoiseTunnel(m.Saliency(abs=False), **tunnels),
             "occlusion": m.NoiseTunnel(m.Occlusion(**WINDOW), **tunnels),
-            "fewer": m.NoiseTunnel(m.Occlusion(**WINDOW), nt_samples=samples - 1, stdevs=0.1),
+            "fewer": m.NoiseTunnel(m.Occlusion(**WINDOW), nt_samples=count - 1, stdevs=0.1),
         }
         gc.collect()
         alive["points"], peak = 0, 0
@@ -300,9 +300,9 @@ def test_no_more_than_a_chunk_of_points_is_alive(kinds: tuple[str, ...], monkeyp
 
 
 class Failing(m.InputXGradient):
-    """Shares the pass of the rows, and fails there."""
+    """Shares the pass of the samples, and fails there."""
 
-    def finish(self, visit: Any) -> tuple[Tensor, ...]:
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
         raise ArithmeticError("no map today")
 
 
@@ -312,18 +312,18 @@ class Uneven(m.IntegratedGradients):
 
     more: int = 0
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
-        return replace(self, n_steps=self.n_steps + self.more).weighted(subject, rows)
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        return replace(self, n_steps=self.n_steps + self.more).weighted(explained, samples)
 
-    def weighted(self, subject: Subject, rows: Rows) -> Reducer:
-        return super().reduce(subject, rows)
+    def weighted(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        return super().reduce(explained, samples)
 
 
 class Silent(m.Saliency):
     """Returns a map without looking at anything."""
 
-    def reduce(self, subject: Subject, rows: Rows) -> Iterator[Any]:
-        return rows.inputs
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Any]:
+        return samples.inputs
         yield
 
 
@@ -349,7 +349,7 @@ def test_a_path_and_a_reducer_of_different_lengths_are_an_error(more: int, word:
 
 
 def test_a_reducer_that_asks_for_nothing_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="The reducer of Silent asks for no visit; it must yield once"):
+    with pytest.raises(RuntimeError, match="The reducer of Silent asks for no evaluation; it must yield once"):
         explain(trained(), probe(), {"it": Silent()}, [])
 
 
@@ -359,15 +359,15 @@ def test_a_reducer_that_asks_for_nothing_is_an_error() -> None:
 class Doubled(m.Saliency):
     """A user's subclass that changes what comes out."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        return 2 * as_tuple(super().attribute(subject, rows))[0]
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        return 2 * as_tuple(super().attribute(explained, samples))[0]
 
 
 class Halved(m.Saliency):
-    """A user's subclass that changes what is made of a visit."""
+    """A user's subclass that changes what is made of an evaluation."""
 
-    def finish(self, visit: Any) -> tuple[Tensor, ...]:
-        return tuple(part / 2 for part in super().finish(visit))
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
+        return tuple(part / 2 for part in super().finish(evaluation))
 
 
 def test_a_subclass_is_run_as_it_says_also_inside_a_noise_tunnel(alone: Mapping[str, Attribution]) -> None:
@@ -400,27 +400,27 @@ class Twice(nn.Module):
         return self.net(x + shift) * scale
 
 
-def test_further_arguments_go_along_with_their_rows() -> None:
-    x, y = rows(COUNT)
+def test_further_arguments_go_along_with_their_samples() -> None:
+    x, y = samples(COUNT)
     shift = torch.linspace(-1, 1, COUNT).reshape(-1, 1, 1, 1)
     methods = {name: STREAMED[name] for name in ("ig_from", "occlusion", "cam")}
     methods["cam"] = m.LayerGradCam("net." + LAYER)
     found = explain(Twice(), Probe(x, y, forward_args=(shift, 2.0)), methods, [], max_examples_per_pass=64)
     for i in range(COUNT):
-        row = Probe(x[i : i + 1], y[i : i + 1], forward_args=(shift[i : i + 1], 2.0))
-        for name, value in explain(Twice(), row, methods, []).attributions.items():
+        sample = Probe(x[i : i + 1], y[i : i + 1], forward_args=(shift[i : i + 1], 2.0))
+        for name, value in explain(Twice(), sample, methods, []).attributions.items():
             assert distance(found.attributions[name][i : i + 1], value) <= 1e-5
 
 
-def test_blocks_of_a_sweep_are_the_rows_in_order() -> None:
+def test_blocks_of_a_sweep_are_the_samples_in_order() -> None:
     with ExitStack() as stack:
         explanation, _ = Explainer({}, {}, limit=3)._begun(stack, trained(), probe(), lambda step: None)
         explanation.with_targets(plan({}))
-        subject = explanation.subject
-        whole = sweep(subject, {"it": STREAMED["saliency"]}, explanation.rows)["it"]
+        explained = explanation.explained
+        whole = execute(explained, {"it": STREAMED["saliency"]}, explanation.samples)["it"]
         parts = [
-            Block(subject, plan({"it": STREAMED["saliency"]}), part).run()["it"][0]
-            for part in explanation.rows.split(3)
+            PlanExecution(explained, plan({"it": STREAMED["saliency"]}), part).run()["it"][0]
+            for part in explanation.samples.split(3)
         ]
     assert torch.equal(whole, torch.cat(parts))
 
@@ -450,7 +450,7 @@ def test_of_dense_outputs_no_more_than_a_passs_stay_alive(fewer: bool) -> None:
 
     methods: dict[str, Any] = {"ig": m.IntegratedGradients(n_steps=12)}
     methods |= {"occlusion": m.Occlusion(**WINDOW)} if fewer else {}
-    x, _ = rows(2)
+    x, _ = samples(2)
     explain(Watched(), Probe(x), methods, [], target=(1, 3, 3), max_examples_per_pass=4)
     assert len(alive) > 6
     assert most <= 2
@@ -460,22 +460,22 @@ def test_of_dense_outputs_no_more_than_a_passs_stay_alive(fewer: bool) -> None:
 class Unnamed:
     """Points that are like no other, whose author gave them no key."""
 
-    def points(self, subject: Subject, rows: Rows) -> Iterator[Point]:
-        yield from (Point(rows.at(tuple(x * scale for x in rows.inputs))) for scale in (0.5, 0.25))
+    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
+        yield from (Point(samples.at(tuple(x * scale for x in samples.inputs))) for scale in (0.5, 0.25))
 
 
 class Halves(OnPath):
     """The outputs there, ``(N, 2)``."""
 
-    wants: Any = frozenset()
+    reads: Any = frozenset()
     path = Unnamed()
 
-    def reduce(self, subject: Subject, rows: Rows) -> Reducer:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         return (torch.stack([(yield).output, (yield).output], 1),)
 
 
 def test_points_without_a_key_are_taken_for_no_other() -> None:
-    x, y = rows(COUNT)
+    x, y = samples(COUNT)
     methods = {"saliency": m.Saliency(), "it": Halves(), "smooth": m.NoiseTunnel(Halves(), nt_samples=1, stdevs=0.0)}
     report = explain(trained(), Probe(x, y), methods, [])
     with torch.no_grad():
@@ -492,7 +492,7 @@ def test_pairs_read_the_layers_of_their_own_stream_alone() -> None:
     lifts = {"lift": m.LayerDeepLift("stem"), "shap": m.LayerDeepLiftShap("block", baselines=torch.zeros(2, 1, 8, 8))}
     together = report_of(lifts, 64)[0]
     apart = [report_of({name: method}, 64)[0] for name, method in lifts.items()]
-    once = COUNT  # The rows themselves, for their outputs.
+    once = COUNT  # The samples themselves, for their outputs.
     assert together.passes.forward - once == sum(report.passes.forward - once for report in apart)
     described = Explainer(lifts, {}, limit=64).forecast(trained(), probe()).passes
     assert together.passes == described

@@ -8,29 +8,29 @@ from torch import Tensor
 
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Samples
 from lightning_explain.engine.features import Features, check_feature_mask, features_of
 
 
-def subject_of(*inputs: Tensor, ids: Tensor | None = None) -> Subject:
+def subject_of(*inputs: Tensor, ids: Tensor | None = None) -> ExplainedFunction:
     numbers = torch.arange(len(inputs[0])) if ids is None else ids
-    probe = Rows(inputs, inputs, (), numbers, torch.zeros_like(numbers))
-    return Subject(
+    probe = Samples(inputs, inputs, (), numbers, torch.zeros_like(numbers))
+    return ExplainedFunction(
         forward=torch.nn.Identity(),
         layer=lambda name: torch.nn.Identity(),
-        baseline=lambda spec, rows: rows.clean,
-        distribution=lambda spec, rows: rows.clean,
+        baseline=lambda spec, samples: samples.clean,
+        distribution=lambda spec, samples: samples.clean,
         draws=None,
         limit=4,
         probe=probe,
-        sweep=None,
+        execute=None,
     )
 
 
 def features(spec: object, *inputs: Tensor) -> Features:
-    subject = subject_of(*inputs)
-    return features_of(spec, subject, subject.probe)
+    explained = subject_of(*inputs)
+    return features_of(spec, explained, explained.probe)
 
 
 def test_without_a_mask_each_element_is_a_feature_of_its_own() -> None:
@@ -64,36 +64,36 @@ def test_what_is_made_beside_a_tensor_gets_numbers_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4), (2, 4, 4), (1, 1, 4, 4), (1, 2, 4, 4)])
-def test_a_tensor_broadcasts_to_the_rows(shape: tuple[int, ...]) -> None:
+def test_a_tensor_broadcasts_to_the_samples(shape: tuple[int, ...]) -> None:
     mask = torch.arange(4).expand(shape)
     found = features(mask, torch.zeros(3, 2, 4, 4))
     assert torch.equal(found.masks[0], torch.arange(4).expand(1, 2, 4, 4))
 
 
-def test_a_mask_for_each_row_follows_the_rows_ids_and_is_renumbered_row_by_row() -> None:
+def test_a_mask_for_each_sample_follows_the_samples_ids_and_is_renumbered_sample_by_sample() -> None:
     mask = torch.tensor([[0, 1, 2], [5, 5, 5], [3, 9, 3]])
-    subject = subject_of(torch.zeros(3, 3), ids=torch.tensor([10, 30, 20]))
-    found = features_of(mask, subject, subject.probe[torch.tensor([2, 1])])
+    explained = subject_of(torch.zeros(3, 3), ids=torch.tensor([10, 30, 20]))
+    found = features_of(mask, explained, explained.probe[torch.tensor([2, 1])])
     assert found.masks[0].tolist() == [[0, 1, 0], [0, 0, 0]]
     assert found.count == 2
 
 
-def test_superpixels_divide_each_clean_row_along_its_edges_and_are_computed_once() -> None:
+def test_superpixels_divide_each_clean_sample_along_its_edges_and_are_computed_once() -> None:
     pytest.importorskip("skimage")
     left, top = torch.zeros(3, 16, 16), torch.zeros(3, 16, 16)
     left[:, :, :8], top[:, :8] = 1.0, 1.0
-    subject = subject_of(torch.stack([left, top]))
-    moved = subject.probe.at((torch.randn(2, 3, 16, 16),))
-    found = features_of({"superpixels": 8}, subject, moved)
+    explained = subject_of(torch.stack([left, top]))
+    moved = explained.probe.at((torch.randn(2, 3, 16, 16),))
+    found = features_of({"superpixels": 8}, explained, moved)
     assert found.masks[0].shape == (2, 3, 16, 16)
     assert found.count >= 4
     for mask, image in zip(found.masks[0], (left, top), strict=True):
         for segment in mask.unique():
             assert len(image[mask == segment].unique()) == 1
-    assert len(subject.memory) == 2
-    again = features_of({"superpixels": 8}, subject, subject.probe)
+    assert len(explained.memory) == 2
+    again = features_of({"superpixels": 8}, explained, explained.probe)
     assert torch.equal(again.masks[0], found.masks[0])
-    assert len(subject.memory) == 2
+    assert len(explained.memory) == 2
 
 
 def test_superpixels_of_gray_images_follow_their_edges_too() -> None:
@@ -176,7 +176,7 @@ def test_a_mask_that_does_not_fit_is_refused(spec: object, inputs: tuple[Tensor,
         features(spec, *inputs)
 
 
-def test_a_mask_for_each_row_needs_ids_that_tell_rows_apart() -> None:
-    subject = subject_of(torch.zeros(2, 3), ids=torch.tensor([4, 4]))
+def test_a_mask_for_each_sample_needs_ids_that_tell_samples_apart() -> None:
+    explained = subject_of(torch.zeros(2, 3), ids=torch.tensor([4, 4]))
     with pytest.raises(ValueError, match="distinct ones"):
-        features_of(torch.zeros(2, 3).long(), subject, subject.probe)
+        features_of(torch.zeros(2, 3).long(), explained, explained.probe)

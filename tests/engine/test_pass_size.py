@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_explain import ExplanationMonitor, Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 from lightning_explain.engine.pass_size import candidates
 from lightning_explain.explainer.explainer import Explainer
 from training import QUIET, Blind, monitor, trainer
@@ -31,9 +31,9 @@ class Sleeping(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def pace(model: nn.Module, limit: int = 64) -> int:
+def pass_size(model: nn.Module, limit: int = 64) -> int:
     probe = Probe(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
-    return Explainer({}, {}, limit=limit).pace(model, probe)
+    return Explainer({}, {}, limit=limit).pass_size(model, probe)
 
 
 @pytest.mark.parametrize(
@@ -47,23 +47,23 @@ def pace(model: nn.Module, limit: int = 64) -> int:
     ids=["large passes", "small passes", "passes between them", "no difference"],
 )
 def test_what_is_clearly_fastest_is_chosen(seconds: object, expected: int) -> None:
-    assert pace(Sleeping(seconds)) == expected
+    assert pass_size(Sleeping(seconds)) == expected
 
 
 def test_a_slow_network_is_not_tried_at_every_size() -> None:
     calls = []
-    assert pace(Sleeping(lambda n: calls.append(n) or 1.2)) == 64
+    assert pass_size(Sleeping(lambda n: calls.append(n) or 1.2)) == 64
     assert calls == [64, 64]
 
 
-def test_there_is_nothing_to_try_for_few_rows_or_whole_numbers() -> None:
-    def row(x: Tensor) -> Rows:
-        return Rows((x,), (x,), (), torch.zeros(1), torch.zeros(1))
+def test_there_is_nothing_to_try_for_few_samples_or_whole_numbers() -> None:
+    def sample(x: Tensor) -> Samples:
+        return Samples((x,), (x,), (), torch.zeros(1), torch.zeros(1))
 
-    image = row(torch.zeros(1, 3, 8, 8))
+    image = sample(torch.zeros(1, 3, 8, 8))
     assert candidates(8, image) == [8]
-    assert candidates(64, row(torch.zeros(1, 3, 8, 8, dtype=torch.long))) == [64]
-    assert candidates(32, row(torch.zeros(1, 5))) == [32, 16]
+    assert candidates(64, sample(torch.zeros(1, 3, 8, 8, dtype=torch.long))) == [64]
+    assert candidates(32, sample(torch.zeros(1, 5))) == [32, 16]
     assert candidates(64, image) == [64, 32, 16]
 
 
@@ -79,7 +79,7 @@ def test_the_layout_does_not_change_the_numbers_nor_how_they_lie() -> None:
 
 
 @pytest.mark.parametrize("saved", [{"pace": 32}, {"version": 2, "pace": [32, True]}], ids=["this version", "2"])
-def test_a_checkpoint_keeps_the_pace_unless_the_user_says_one(saved: dict[str, object]) -> None:
+def test_a_checkpoint_keeps_the_pass_size_unless_the_user_says_one(saved: dict[str, object]) -> None:
     state = {**ExplanationMonitor().state_dict(), **saved}
     free, told = ExplanationMonitor(), ExplanationMonitor(max_examples_per_pass=8)
     for watch in (free, told):
@@ -91,7 +91,7 @@ def test_a_checkpoint_keeps_the_pace_unless_the_user_says_one(saved: dict[str, o
 class TestUsedAgain:
     pytestmark = QUIET
 
-    def test_a_second_training_finds_its_own_pace_and_a_resumed_one_keeps_that_of_its_checkpoint(
+    def test_a_second_training_finds_its_own_pass_size_and_a_resumed_one_keeps_that_of_its_checkpoint(
         self, tmp_path: Path
     ) -> None:
         x, y = torch.randn(64, 3, 8, 8), torch.arange(64) % 2
@@ -100,7 +100,7 @@ class TestUsedAgain:
 
         def fitted(small: bool, path: Path, epochs: int = 1, ckpt_path: Path | None = None) -> object:
             ran = trainer(tmp_path, watch, max_epochs=epochs)
-            # In small passes a row takes a fifth of the time, or five times as long.
+            # In small passes a sample takes a fifth of the time, or five times as long.
             module = Blind(Sleeping(lambda n: 0.001 * n * ((0.2 if small else 5) if n == 28 else 1)))
             ran.fit(module, data, ckpt_path=ckpt_path)
             ran.save_checkpoint(path)

@@ -18,12 +18,12 @@ from lightning_explain import Probe
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.cli.main import app
-from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Spot
+from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, LayerSite
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.plan import plan
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import METRICS
-from networks import rows, trained
+from networks import samples, trained
 
 LAYER = "block.bn2"
 quick = settings(max_examples=30, deadline=None, derandomize=True)
@@ -32,8 +32,8 @@ quick = settings(max_examples=30, deadline=None, derandomize=True)
 def shared(*methods: Any) -> list[set[str]]:
     """Who looks together, by the place in the arguments."""
     planned = plan({str(i): method for i, method in enumerate(methods)})
-    streams = ([planned.center] if planned.center else []) + list(planned.streams)
-    return [set(stream.methods) for stream in streams]
+    shared_paths = ([planned.center] if planned.center else []) + list(planned.shared_paths)
+    return [set(shared_path.methods) for shared_path in shared_paths]
 
 
 def test_two_equal_integrals_share_their_line() -> None:
@@ -56,7 +56,7 @@ def test_an_integral_an_influence_and_a_conductance_of_a_step_less_share_one_lin
 )
 def test_nothing_is_written_in_several_ways_and_shared(method: Any, baselines: Any) -> None:
     found = plan({"a": method(baselines=baselines), "b": method(), "c": method(baselines=0.5)})
-    assert [set(stream.methods) for stream in found.streams] == [{"a", "b"}, {"c"}]
+    assert [set(shared_path.methods) for shared_path in found.shared_paths] == [{"a", "b"}, {"c"}]
 
 
 @pytest.mark.parametrize("kind", [m.IntegratedGradients, m.GradientShap, m.Occlusion, m.FeatureAblation])
@@ -69,15 +69,15 @@ def test_needs_on_one_path_are_united_and_cost_one_pass_back_for_each_rule() -> 
     methods = {"a": m.Saliency(), "b": m.GuidedBackprop(), "c": m.LayerGradCam(LAYER), "d": m.Deconvolution()}
     center = plan(methods).center
     assert center is not None
-    spot = Spot(LAYER)
-    assert center.wants == {(PLAIN, None), (GUIDED, None), (DECONVOLUTION, None), (PLAIN, spot), (None, spot)}
+    site = LayerSite(LAYER)
+    assert center.reads == {(PLAIN, None), (GUIDED, None), (DECONVOLUTION, None), (PLAIN, site), (None, site)}
     assert center.rules == (DECONVOLUTION, GUIDED, PLAIN)
     assert center.layers == (LAYER,)
 
 
 def test_paths_that_only_look_forward_come_last_for_they_use_what_others_saw() -> None:
     methods = {"a": m.Occlusion(), "b": m.IntegratedGradients(3), "c": m.NoiseTunnel(m.GuidedBackprop())}
-    assert [stream.rules for stream in plan(methods).streams] == [(GUIDED,), (PLAIN,), ()]
+    assert [shared_path.rules for shared_path in plan(methods).shared_paths] == [(GUIDED,), (PLAIN,), ()]
 
 
 def test_methods_without_a_path_are_left_apart_in_order() -> None:
@@ -89,7 +89,7 @@ def test_methods_without_a_path_are_left_apart_in_order() -> None:
 
 
 def described(methods: dict[str, Any], limit: int = 64, count: int = 5) -> Any:
-    return Explainer(methods, {}, limit=limit).forecast(trained(), Probe(*rows(count))).methods
+    return Explainer(methods, {}, limit=limit).forecast(trained(), Probe(*samples(count))).methods
 
 
 def test_the_description_says_who_looks_where_at_which_price() -> None:
@@ -107,7 +107,7 @@ def test_the_description_says_who_looks_where_at_which_price() -> None:
         ((), "AtInput", 1, PassCount(5, 0), ()),
         (("guided",), "Cloud of AtInput", 3, PassCount(15, 15), ()),
         (("ig", "influence"), "Line", 4, PassCount(20, 20), (LAYER,)),
-        # The two noisy rows themselves were seen by the cloud of the guided gradient.
+        # The two noisy samples themselves were seen by the cloud of the guided gradient.
         (("smooth",), "Cloud of Windows", 10, PassCount(40, 0), ()),
     ]
     assert found.apart == ("lift",)
@@ -131,7 +131,7 @@ def test_an_integral_and_a_conductance_of_as_many_steps_are_told_how_to_share() 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_says_what_it_costs(name: str) -> None:
-    x, y = rows(3)
+    x, y = samples(3)
     probe = Probe(x, y, masks=x[:, 0] > 0)
     methods = {
         "saliency": m.Saliency(abs=False),
@@ -149,7 +149,7 @@ def test_every_metric_says_what_it_costs(name: str) -> None:
 
 def test_infidelities_of_the_same_draws_share_what_the_model_says() -> None:
     metrics = {"a": q.Infidelity(), "b": q.Infidelity(normalize=False), "c": q.Infidelity(stdevs=0.5)}
-    probe, methods = Probe(*rows(3)), {"s": m.Saliency(abs=False), "i": m.InputXGradient()}
+    probe, methods = Probe(*samples(3)), {"s": m.Saliency(abs=False), "i": m.InputXGradient()}
     explainer = Explainer(methods, metrics)
     forecast, report = explainer.forecast(trained(), probe), explainer.explain(trained(), probe)
     assert report.passes == forecast.passes == PassCount(3 + 2 * 30, 3)
@@ -169,7 +169,7 @@ def test_a_description_is_printed_as_a_table() -> None:
 @pytest.mark.parametrize("metric", [q.SensitivityMax(), q.Randomization()], ids=lambda metric: type(metric).__name__)
 def test_what_depends_on_captum_is_not_known(metric: Any) -> None:
     explainer = Explainer({"lift": m.LRP()}, {"it": metric, "infidelity": q.Infidelity()})
-    found = explainer.forecast(trained(), Probe(*rows(3))).metrics
+    found = explainer.forecast(trained(), Probe(*samples(3))).metrics
     assert found == {"it": None, "infidelity": PassCount(30)}
 
 
@@ -180,20 +180,22 @@ def test_a_metric_that_says_nothing_is_not_known() -> None:
         def score(self, case: Any) -> dict[str, Any]:
             return {"": {}}
 
-    assert Explainer({"a": m.Saliency()}, {"it": Mute()}).forecast(trained(), Probe(*rows(3))).metrics == {"it": None}
+    assert Explainer({"a": m.Saliency()}, {"it": Mute()}).forecast(trained(), Probe(*samples(3))).metrics == {
+        "it": None
+    }
 
 
 def test_a_neuron_is_scored_as_a_function_of_its_own() -> None:
     methods = {"saliency": m.Saliency(abs=False), "neuron": m.NeuronGradient(LAYER, (0, 1, 1))}
     metrics = {"infidelity": q.Infidelity(n_perturb_samples=4)}
     explainer = Explainer(methods, metrics)
-    forecast, report = (f(trained(), Probe(*rows(3))) for f in (explainer.forecast, explainer.explain))
+    forecast, report = (f(trained(), Probe(*samples(3))) for f in (explainer.forecast, explainer.explain))
     assert forecast.metrics["infidelity"] == PassCount(2 * 12 + 3)
     # What the neuron method itself costs is Captum's.
     assert report.passes.forward - forecast.passes.forward == report.passes.backward - forecast.passes.backward == 3
 
 
-def test_memory_is_what_autograd_keeps_of_the_rows_of_a_pass() -> None:
+def test_memory_is_what_autograd_keeps_of_the_samples_of_a_pass() -> None:
     # A sigmoid keeps its output (32 float32), a product with itself the input (64 times 2, one storage).
     class Square(nn.Module):
         def __init__(self) -> None:
@@ -216,7 +218,7 @@ def test_memory_is_what_autograd_keeps_of_the_rows_of_a_pass() -> None:
 def test_a_forecast_leaves_the_model_as_it_was() -> None:
     model = trained()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    Explainer({"a": m.IntegratedGradients(3)}, {"r": q.Randomization(2, 1)}).forecast(model, Probe(*rows(3)))
+    Explainer({"a": m.IntegratedGradients(3)}, {"r": q.Randomization(2, 1)}).forecast(model, Probe(*samples(3)))
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -262,7 +264,7 @@ def test_the_command_prints_the_plan_of_a_configuration() -> None:
     assert found["lift"] == ["runs by itself", "", "as Captum", "as Captum", ""]
     assert found["infidelity"] == ["score", "", "7", "0", ""]
     assert found["sensitivity"] == ["score", "", "not known", "not known", ""]
-    assert "6 rows: 66 forward, 24 backward and what runs through Captum." in shown
+    assert "6 samples: 66 forward, 24 backward and what runs through Captum." in shown
     assert "MiB beside the model" in shown
 
 

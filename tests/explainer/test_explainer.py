@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_leaves
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Case, Score, Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.explainer.explainer import Explainer
-from networks import DigitNet, rows, trained
+from networks import DigitNet, samples, trained
 
 METHODS = {
     "saliency": m.Saliency(abs=False),
@@ -38,7 +38,7 @@ METRICS = {
 
 
 class Small(DigitNet):
-    """A network on a device that has memory for few rows only."""
+    """A network on a device that has memory for few samples only."""
 
     def __init__(self, fits: int, only_with_gradient: bool = False) -> None:
         super().__init__()
@@ -68,35 +68,35 @@ def assert_close(ours: Report, theirs: Report) -> None:
 @pytest.mark.parametrize("only_with_gradient", [False, True])
 @pytest.mark.parametrize("fits", [1, 2, 5, 11])
 def test_numbers_are_the_same_when_the_device_runs_out_of_memory(fits: int, only_with_gradient: bool) -> None:
-    x, y = rows()
+    x, y = samples()
     expected = explain(trained().double(), Probe(x, y), METHODS, METRICS)
     found = explain(Small(fits, only_with_gradient).double(), Probe(x, y), METHODS, METRICS)
     assert_close(found, expected)
 
 
 @pytest.mark.parametrize("fits", [2, 3, 5, 99])
-def test_the_doctor_looks_at_fewer_rows_where_more_do_not_fit(fits: int) -> None:
+def test_the_doctor_looks_at_fewer_samples_where_more_do_not_fit(fits: int) -> None:
     class Functional(Small):
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.gelu(super().forward(nn.functional.gelu(x)))
 
-    x, y = rows()
+    x, y = samples()
     found = explain(Functional(fits).double(), Probe(x, y), {"it": m.DeepLift()}, ["Completeness"])
     assert found.scores["completeness"]["it"].max() < 1e-9
 
 
 def test_rules_that_cannot_be_examined_are_refused() -> None:
-    x, y = rows()
+    x, y = samples()
     with (
-        pytest.warns(UserWarning, match="two rows at once do not fit"),
-        pytest.raises(ValueError, match=r"'it': two rows at once do not fit into memory.*IntegratedGradients"),
+        pytest.warns(UserWarning, match="two samples at once do not fit"),
+        pytest.raises(ValueError, match=r"'it': two samples at once do not fit into memory.*IntegratedGradients"),
     ):
         explain(Small(1), Probe(x, y), {"it": m.DeepLift(), "fine": m.Saliency()}, [])
 
 
 @pytest.mark.filterwarnings("ignore:The methods are not checked on this model")
-def test_a_device_without_memory_for_one_row_says_so() -> None:
-    x, y = rows()
+def test_a_device_without_memory_for_one_sample_says_so() -> None:
+    x, y = samples()
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         explain(Small(0), Probe(x, y), METHODS, METRICS)
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
@@ -105,7 +105,7 @@ def test_a_device_without_memory_for_one_row_says_so() -> None:
 
 @pytest.mark.filterwarnings("ignore:The methods are not checked on this model")
 def test_a_model_that_never_fits_is_as_before() -> None:
-    x, y = rows()
+    x, y = samples()
     model = Small(0, only_with_gradient=True)
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         explain(model, Probe(x, y), METHODS, METRICS)
@@ -121,14 +121,14 @@ class Broken:
     higher_is_better: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[str, ...]] = ("",)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        for module in subject.forward.modules():
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        for module in explained.forward.modules():
             module.register_forward_hook(lambda module, arguments, output: output * 2)
-        subject.forward(*rows.inputs, *rows.extra)
+        explained.forward(*samples.inputs, *samples.extra)
         raise self.error
 
-    def score(self, case: Case) -> dict[str, dict[str, Score]]:
-        self.attribute(case.subject, case.rows)
+    def score(self, case: MetricInputs) -> dict[str, dict[str, Score]]:
+        self.attribute(case.explained, case.samples)
         raise AssertionError
 
 
@@ -137,7 +137,7 @@ BROKEN_METRICS = {"broken_score": Broken(), **METRICS}
 
 
 def test_a_failure_is_noted_and_the_others_are_as_without_it() -> None:
-    x, y = rows()
+    x, y = samples()
     expected = explain(trained(), Probe(x, y), {k: v for k, v in BROKEN_METHODS.items() if k != "broken"}, METRICS)
     explainer = Explainer(BROKEN_METHODS, BROKEN_METRICS, raising=False)
     found = explainer.check(trained(), Probe(x, y)).explain(trained(), Probe(x, y))
@@ -153,14 +153,14 @@ def test_a_failure_is_noted_and_the_others_are_as_without_it() -> None:
 
 
 class Numbers(Broken):
-    """A metric that gives one number instead of one for each row."""
+    """A metric that gives one number instead of one for each sample."""
 
-    def score(self, case: Case) -> Any:
+    def score(self, case: MetricInputs) -> Any:
         return {"": dict.fromkeys(case.maps, (0.5, None))}
 
 
 def test_a_metric_that_gives_no_tensors_leaves_the_others_alone() -> None:
-    x, y = rows()
+    x, y = samples()
     explainer = Explainer(METHODS, {"numbers": Numbers(), **METRICS}, raising=False)
     found = explainer.check(trained(), Probe(x, y)).explain(trained(), Probe(x, y))
     assert list(found.scores) == list(METRICS)
@@ -168,7 +168,7 @@ def test_a_metric_that_gives_no_tensors_leaves_the_others_alone() -> None:
 
 
 def test_a_method_that_never_fits_into_memory_leaves_the_others_alone() -> None:
-    x, y = rows()
+    x, y = samples()
     methods = {"broken": Broken(torch.OutOfMemoryError("no memory")), **METHODS}
     found = Explainer(methods, {}, limit=8, raising=False).explain(trained().double(), Probe(x, y))
     assert list(found.failures) == ["broken"]
@@ -179,7 +179,7 @@ def test_a_method_that_never_fits_into_memory_leaves_the_others_alone() -> None:
 
 @pytest.mark.parametrize(("methods", "metrics"), [(BROKEN_METHODS, []), ([m.Saliency(abs=False)], BROKEN_METRICS)])
 def test_a_failure_is_raised_by_explain(methods: Any, metrics: Any) -> None:
-    x, y = rows()
+    x, y = samples()
     with pytest.raises(RuntimeError, match="broken on purpose"):
         explain(trained(), Probe(x, y), methods, metrics)
 
@@ -268,14 +268,14 @@ def wide() -> nn.Module:
     ids=["ig", "infidelity", "sensitivity", "tunnel", "shap", "occlusion"],
 )
 def test_an_explanation_never_needs_more_memory_than_a_training_step(methods: Any, metrics: Any) -> None:
-    x, y = rows(16)
+    x, y = samples(16)
     model = wide()
     optimizer = torch.optim.Adam(model.parameters())
     training_step(model, optimizer, x, y)
     training = peak_bytes(lambda: training_step(model, optimizer, x, y))
     explainer = Explainer(methods, metrics, limit=16)
     explanation = peak_bytes(lambda: explainer.explain(model, Probe(x, y)))
-    # Besides what a pass holds, some copies of the rows: points, noise, sums, maps.
+    # Besides what a pass holds, some copies of the samples: points, noise, sums, maps.
     assert explanation <= training + 16 * x.nbytes
 
 
@@ -304,6 +304,6 @@ def test_memory_hardly_grows_with_the_number_of_draws(metric: Any) -> None:
 
 
 def needed(methods: Any, metrics: Any) -> int:
-    """Peak bytes of an explanation of 16 rows."""
+    """Peak bytes of an explanation of 16 samples."""
     explainer, model = Explainer(methods, metrics, limit=16), trained()
-    return peak_bytes(lambda: explainer.explain(model, Probe(*rows(16))))
+    return peak_bytes(lambda: explainer.explain(model, Probe(*samples(16))))

@@ -14,34 +14,34 @@ from faults.fault import Fault, Inject, argument, fails
 from faults.scene import Scene, Trap
 from lightning_explain import Probe
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
 
 
 class Broken:
     """A method that does something else on the ranks that are struck."""
 
-    def __init__(self, scene: Scene, work: Callable[[Rows], Any]) -> None:
+    def __init__(self, scene: Scene, work: Callable[[Samples], Any]) -> None:
         self.scene, self.work = scene, work
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         if not self.scene.injured:
-            return torch.ones_like(rows.inputs[0])
+            return torch.ones_like(samples.inputs[0])
         self.scene.strike()
-        found: Attribution = self.work(rows)
+        found: Attribution = self.work(samples)
         return found
 
 
-def method(work: Callable[[Rows], Any]) -> Inject:
+def method(work: Callable[[Samples], Any]) -> Inject:
     return argument(lambda scene: {"methods": {**scene.arguments["methods"], "bad": Broken(scene, work)}})
 
 
-def asleep(rows: Rows) -> Tensor:
+def asleep(samples: Samples) -> Tensor:
     time.sleep(0.5)
-    return torch.ones_like(rows.inputs[0])
+    return torch.ones_like(samples.inputs[0])
 
 
-def timed_out(rows: Rows) -> Tensor:
+def timed_out(samples: Samples) -> Tensor:
     def handler(*arguments: Any) -> None:
         raise TimeoutError("the user's own time limit")
 
@@ -51,11 +51,11 @@ def timed_out(rows: Rows) -> Tensor:
         time.sleep(5)
     finally:
         signal.signal(signal.SIGALRM, before)
-    return torch.ones_like(rows.inputs[0])
+    return torch.ones_like(samples.inputs[0])
 
 
-def endless(rows: Rows) -> Tensor:
-    return endless(rows)
+def endless(samples: Samples) -> Tensor:
+    return endless(samples)
 
 
 METRICS = (
@@ -140,11 +140,11 @@ def methods_and_metrics() -> Iterator[Fault]:
     yield Fault("method", "recurses without end", method(endless))
     yield Fault("method", "is interrupted by the user's SIGALRM", method(timed_out))
     yield Fault("method", "is half a second late", method(asleep), raises=False)
-    yield Fault("gather", "a map of another shape", method(lambda rows: torch.ones(3, 2)), raises=False)
-    yield Fault("gather", "a map of fewer rows", method(lambda rows: torch.ones_like(rows.inputs[0])[:-1]))
-    yield Fault("gather", "a map of whole numbers", method(lambda rows: rows.inputs[0].long()), raises=False)
-    yield Fault("gather", "no map at all", method(lambda rows: None))
-    yield Fault("gather", "a word for a map", method(lambda rows: "map"))
+    yield Fault("gather", "a map of another shape", method(lambda samples: torch.ones(3, 2)), raises=False)
+    yield Fault("gather", "a map of fewer samples", method(lambda samples: torch.ones_like(samples.inputs[0])[:-1]))
+    yield Fault("gather", "a map of whole numbers", method(lambda samples: samples.inputs[0].long()), raises=False)
+    yield Fault("gather", "no map at all", method(lambda samples: None))
+    yield Fault("gather", "a word for a map", method(lambda samples: "map"))
     yield Fault("target", "the function raises", argument(target))
     for kind in METRICS:
         yield Fault("metric", f"{kind.__name__} raises", argument(failing(kind)))

@@ -1,4 +1,4 @@
-"""Faults of the model and of the rows."""
+"""Faults of the model and of the samples."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def model() -> Iterator[Fault]:
     yield Fault("pass", "always out of memory", trapped(out_of_memory, 1, always))
     yield Fault("pass", "outputs are NaN", trapped(not_a_number, 1, always), raises=False)
     yield Fault("pass", "outputs are NaN at call 2", trapped(not_a_number, 2), raises=False)
-    yield Fault("pass", "outputs lack a row", trapped(too_few, 1, always))
+    yield Fault("pass", "outputs lack a sample", trapped(too_few, 1, always))
     yield Fault("doctor", "forward raises at the first call of all", trapped(raising, 1, before=True), refused=True)
     yield Fault("doctor", "always out of memory", trapped(out_of_memory, 1, always, before=True))
     for n in (2, 3):
@@ -102,7 +102,7 @@ def unreadable(error: Exception) -> Inject:
     return inject
 
 
-def rows() -> Iterator[Fault]:
+def samples() -> Iterator[Fault]:
     """The faults of this kind."""
     yield Fault("probe choice", "the disk cannot be read", unreadable(OSError("input/output error")))
     yield Fault("probe choice", "memory runs out", unreadable(MemoryError("no memory")))

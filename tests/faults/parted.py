@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
 from training import DigitModule, loader, monitor
 
 TIMEOUT = timedelta(seconds=8)
@@ -43,13 +43,13 @@ class FailsOnOne:
     def __init__(self, killed: bool) -> None:
         self.killed = killed
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         if torch.distributed.get_rank() == 1:
             if self.killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ArithmeticError("no map on rank 1")
-        subject.evaluate(rows)
-        return torch.ones_like(rows.inputs[0])
+        explained.evaluate(samples)
+        return torch.ones_like(samples.inputs[0])
 
 
 def main(root: Path, how: str) -> None:

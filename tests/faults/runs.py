@@ -25,7 +25,7 @@ from faults.scene import Scene
 
 
 @dataclass(frozen=True)
-class Case:
+class MetricInputs:
     """A fault on some ranks, and what the monitor is to do about it."""
 
     fault: Fault
@@ -39,7 +39,7 @@ class Case:
         return "raised" if raised else "survived"
 
 
-def cases(world: int, only: str = "") -> list[Case]:
+def cases(world: int, only: str = "") -> list[MetricInputs]:
     """All cases for so many ranks, of faults whose ``place: name`` a regular expression finds."""
     chosen = [fault for fault in FAULTS if re.search(only, f"{fault.place}: {fault.name}")]
     found = []
@@ -47,11 +47,11 @@ def cases(world: int, only: str = "") -> list[Case]:
         both = world == 1 or fault.writing or fault.place == "checkpoint"
         for struck in ("all",) if both else ("all", "rank 1"):
             modes = ("warn",) if fault.refused or not fault.raises else ("warn", "raise")
-            found += [Case(fault, mode, struck) for mode in modes]
+            found += [MetricInputs(fault, mode, struck) for mode in modes]
     return found
 
 
-def run(case: Case, root: Path, rank: int, world: int, saved: dict[str, Any], expected: Any) -> dict[str, Any]:
+def run(case: MetricInputs, root: Path, rank: int, world: int, saved: dict[str, Any], expected: Any) -> dict[str, Any]:
     """What became of one training on this rank."""
     injured = case.struck == "all" or rank == 1
     scene = Scene(root, rank, injured, {"on_error": case.on_error})

@@ -39,8 +39,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
 
 EPOCHS = 6
 DEADLINE = 60.0
@@ -93,10 +93,10 @@ class Early:
     def __init__(self, module: Net) -> None:
         self.module = module
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         if self.module.global_step <= self.weights_of_epoch_3:
             raise ArithmeticError("too early")
-        return torch.ones_like(rows.inputs[0])
+        return torch.ones_like(samples.inputs[0])
 
 
 def train(root: Path, pipe: Connection | None = None, early: bool = False) -> None:

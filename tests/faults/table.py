@@ -24,7 +24,7 @@ from typing import Any
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from faults.runs import Case, cases  # noqa: E402
+from faults.runs import MetricInputs, cases  # noqa: E402
 from processes import free_port  # noqa: E402
 
 DEADLINE = 60.0
@@ -76,7 +76,7 @@ def written(folder: Path, world: int) -> list[Lines]:
 
 def outcomes(
     folder: Path, world: int, only: str, deadline: float = DEADLINE
-) -> Iterator[tuple[Case, list[dict[str, Any]]]]:
+) -> Iterator[tuple[MetricInputs, list[dict[str, Any]]]]:
     """Each case with what each rank says of it; the ranks are started again after one that hangs or kills them."""
     todo, at = cases(world, only), 0
     while at < len(todo):
@@ -97,7 +97,7 @@ def outcomes(
                 time.sleep(0.02)
 
 
-def fault_of(case: Case, ranks: list[dict[str, Any]]) -> str:
+def fault_of(case: MetricInputs, ranks: list[dict[str, Any]]) -> str:
     """What is wrong with how a case went; empty if nothing is."""
     found = sorted({line["outcome"] for line in ranks})
     if found != [case.expected]:
@@ -110,7 +110,7 @@ def fault_of(case: Case, ranks: list[dict[str, Any]]) -> str:
     return ""
 
 
-def show(case: Case, world: int, ranks: list[dict[str, Any]], wrong: str) -> None:
+def show(case: MetricInputs, world: int, ranks: list[dict[str, Any]], wrong: str) -> None:
     where = f"{world} rank" if world == 1 else f"{world} ranks, {case.struck}"
     seconds = max(line["seconds"] for line in ranks)
     name = case.fault.name + (', on_error="raise"' if case.on_error == "raise" else "")

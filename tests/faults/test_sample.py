@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from faults.injected import FAULTS
-from faults.runs import Case
+from faults.runs import MetricInputs
 from faults.table import DEADLINE, fault_of, outcomes, started
 
 pytestmark = pytest.mark.timeout(240)
@@ -22,7 +22,7 @@ SAMPLE = (
     "pass: backward raises at call 1",
     "pass: always out of memory",
     "metric: SensitivityMax: perturb_func raises",
-    "gather: a map of fewer rows",
+    "gather: a map of fewer samples",
     "render: the color map raises",
     "sink: TensorBoard: add_image raises",
     "sink: the disk is full for scalars",
@@ -55,7 +55,7 @@ FINE = {"outcome": "survived", "detail": "", "fired": 1, "told": ["it"]}
 )
 def test_the_table_sees_what_went_wrong(ranks: list[dict[str, Any]], wrong: str) -> None:
     fault = next(fault for fault in FAULTS if fault.raises)
-    assert fault_of(Case(fault, "warn", "all"), ranks) == wrong
+    assert fault_of(MetricInputs(fault, "warn", "all"), ranks) == wrong
 
 
 LOST = "has lost the other ranks while explaining"

@@ -11,7 +11,7 @@ import torch
 
 from lightning_explain import Report
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Case, Metric, Score
+from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.loggers.publication import charts, publication, score_names, without
 
 
@@ -21,7 +21,7 @@ class Drift:
     higher_is_better: ClassVar[bool | None] = True
     suffixes: ClassVar[tuple[str, ...]] = ("cosine", "rank")
 
-    def score(self, case: Case) -> Mapping[str, Mapping[str, Score]]:
+    def score(self, case: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         return {}
 
 
@@ -29,7 +29,7 @@ METRICS: dict[str, Metric] = {"infidelity": q.Infidelity(), "drift": Drift()}
 
 
 def report(*methods: str) -> Report:
-    """A report of two rows with every score of every method."""
+    """A report of two samples with every score of every method."""
     scores = {name: {method: torch.tensor([1.0, 2.0]) for method in methods} for name in score_names(METRICS)}
     return Report(
         attributions={method: torch.ones(2, 1, 4, 4) for method in methods},

@@ -110,7 +110,7 @@ def finished(logger: WandbLogger, publications: list[Publication]) -> SimpleName
         for key, value in nested(record.update).items():
             summary[key] = {**summary.get(key, {}), **value} if isinstance(value, dict) else value
     history = [nested(record.item) for record in kinds["history"]]
-    explained = [row for row in history if "explain/table" in row]
+    explained = [sample for sample in history if "explain/table" in sample]
     return SimpleNamespace(
         files=files,
         history=history,
@@ -123,21 +123,21 @@ def finished(logger: WandbLogger, publications: list[Publication]) -> SimpleName
 
 def test_an_explanation_is_one_entry_with_all_its_scalars_at_its_step(run: SimpleNamespace) -> None:
     assert len(run.history) == 2 + len(run.publications)
-    for row, publication in zip(run.explained, run.publications, strict=True):
-        assert {tag: row[tag] for tag in row if tag in METRICS} == publication.scalars
-        assert row["trainer/global_step"] == publication.step
+    for sample, publication in zip(run.explained, run.publications, strict=True):
+        assert {tag: sample[tag] for tag in sample if tag in METRICS} == publication.scalars
+        assert sample["trainer/global_step"] == publication.step
 
 
 def test_pictures_keep_every_pixel_and_carry_epoch_and_step(run: SimpleNamespace) -> None:
-    for row, publication in zip(run.explained, run.publications, strict=True):
+    for sample, publication in zip(run.explained, run.publications, strict=True):
         for tag, picture in publication.pictures.items():
-            assert row[tag]["caption"] == publication.caption
-            assert np.array_equal(np.asarray(Image.open(run.files / row[tag]["path"])), picture)
+            assert sample[tag]["caption"] == publication.caption
+            assert np.array_equal(np.asarray(Image.open(run.files / sample[tag]["path"])), picture)
 
 
-def test_each_explanation_has_its_own_table_of_rows_and_methods(run: SimpleNamespace) -> None:
-    for row, publication in zip(run.explained, run.publications, strict=True):
-        table = json.loads((run.files / row["explain/table"]["path"]).read_text())
+def test_each_explanation_has_its_own_table_of_samples_and_methods(run: SimpleNamespace) -> None:
+    for sample, publication in zip(run.explained, run.publications, strict=True):
+        table = json.loads((run.files / sample["explain/table"]["path"]).read_text())
         columns, lines = publication.report.table()
         assert table["columns"] == columns
         np.testing.assert_equal(table["data"], lines)
@@ -163,8 +163,8 @@ def test_of_too_many_pictures_the_first_49_are_sent_and_it_is_told(
     methods = [f"method_{i}" for i in range(50)]
     with pytest.warns(UserWarning, match="the first 49 of 50 pictures of 'explain'"):
         WandbSink(logger).write(publish(methods=methods))
-    (row,) = finished(logger, []).explained
-    assert [m for m in methods if f"explain/{m}" not in row] == ["method_49"]
+    (sample,) = finished(logger, []).explained
+    assert [m for m in methods if f"explain/{m}" not in sample] == ["method_49"]
 
 
 @pytest.mark.parametrize("method", ["a:b*?|<>", "ig*", "x" * LONGEST])
@@ -175,9 +175,9 @@ def test_a_name_that_is_no_name_of_a_file_or_a_pattern_loses_nothing(
     scalars = {f"explain/infidelity/{method}": 2.5}
     WandbSink(logger).write(publish(methods=[method], scalars=scalars))
     run = finished(logger, [])
-    (row,) = run.explained
+    (sample,) = run.explained
     key = f"infidelity/{method.replace('*', '%2A')}"
-    assert row[f"explain/{key}"] == 2.5
+    assert sample[f"explain/{key}"] == 2.5
     assert f"explain/{key}" in {metric.name for metric in run.metrics}
     (picture,) = (run.files / "media" / "images" / "explain").iterdir()
     assert not set('*:?|<>"') & set(picture.name)

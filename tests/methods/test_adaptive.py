@@ -1,4 +1,4 @@
-"""``n_steps="auto"``: each row takes as many points as its map needs to add up, and none is visited twice."""
+"""``n_steps="auto"``: each sample takes as many points as its map needs to add up, and none is evaluated twice."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.store.report_files import load_reports, save_report
-from networks import rows, trained
+from networks import samples, trained
 
 
 class Kinked(nn.Module):
-    """Linear for the first rows, with many kinks for those whose first element is large."""
+    """Linear for the first samples, with many kinks for those whose first element is large."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.sum(1) + torch.relu(torch.sin(12 * x[:, 0] * (x[:, 0] > 1))).sqrt().nan_to_num())[:, None]
 
 
-def test_maps_add_up_to_the_tolerance_and_the_rows_say_how_many_points_they_took() -> None:
-    x, y = rows()
+def test_maps_add_up_to_the_tolerance_and_the_samples_say_how_many_points_they_took() -> None:
+    x, y = samples()
     methods = {"auto": m.IntegratedGradients("auto", tolerance=0.002), "few": m.IntegratedGradients(9)}
     report = explain(trained().double(), Probe(x, y), methods, [q.Completeness()])
     assert report.scores["completeness"]["auto"].max() <= 0.002
     taken = report.n_steps["auto"]
     assert taken.shape == (7,)
     assert set(taken.tolist()) <= {8 * 2**i + 1 for i in range(8)}
-    assert len(set(taken.tolist())) > 1, "rows differ in what they need"
+    assert len(set(taken.tolist())) > 1, "samples differ in what they need"
     assert list(report.n_steps) == ["auto"]
     assert report.scalars()["n_steps/auto"] == pytest.approx(taken.double().mean().item())
     # 1 for f(x), 9 for the fixed line, Completeness looks at the baseline once.
@@ -40,7 +40,7 @@ def test_maps_add_up_to_the_tolerance_and_the_rows_say_how_many_points_they_took
 
 
 def test_the_map_is_captums_integral() -> None:
-    x, y = rows()
+    x, y = samples()
     model = trained().double()
     found = explain(model, Probe(x, y), {"it": m.IntegratedGradients("auto", tolerance=1e-5)}, []).attributions["it"]
     exact = captum.IntegratedGradients(model.eval()).attribute(x.double(), target=y, n_steps=3000)
@@ -54,8 +54,8 @@ def test_a_linear_function_takes_the_fewest_points_and_a_crooked_one_ends() -> N
     assert torch.allclose(report.attributions["it"][0], x[0])
 
 
-def test_rows_are_the_same_in_any_chunk_and_inside_other_methods() -> None:
-    x, y = rows()
+def test_samples_are_the_same_in_any_chunk_and_inside_other_methods() -> None:
+    x, y = samples()
     methods = {
         "auto": m.IntegratedGradients("auto"),
         "noisy": m.NoiseTunnel(m.IntegratedGradients("auto"), nt_samples=2, stdevs=0.1),
@@ -72,7 +72,7 @@ def test_rows_are_the_same_in_any_chunk_and_inside_other_methods() -> None:
 
 
 def test_points_are_kept_in_the_reports_file(tmp_path: Path) -> None:
-    x, y = rows()
+    x, y = samples()
     report = explain(trained(), Probe(x, y), {"it": m.IntegratedGradients("auto")}, [])
     save_report(report, tmp_path)
     (read,) = load_reports(tmp_path)
@@ -122,7 +122,7 @@ def test_a_layers_map_adds_up_to_what_the_layer_changes_also_beside_a_way_around
     with torch.no_grad():
         alone = model.inner(3 * model.layer(x)) - model.inner(3 * model.layer(torch.zeros_like(x)))
     assert ((found.sum(1) - alone[:, 0]).abs() / alone[:, 0].abs()).max() <= 1e-3
-    assert 9 <= taken.min() < taken.max() < 1025, "each row takes what it needs"
+    assert 9 <= taken.min() < taken.max() < 1025, "each sample takes what it needs"
     layer = model.get_submodule(name)
     explainer = captum.LayerIntegratedGradients(lambda x: model(x)[:, 0], layer)
     exact = explainer.attribute(x, n_steps=3000, attribute_to_layer_input=of_input)
@@ -130,7 +130,7 @@ def test_a_layers_map_adds_up_to_what_the_layer_changes_also_beside_a_way_around
 
 
 def test_a_layers_mean_gradient_is_refined_as_its_map() -> None:
-    x, y = rows()
+    x, y = samples()
     layer = {"layer": "block.bn2", "n_steps": "auto"}
     methods = {
         "map": m.LayerIntegratedGradients(**layer),

@@ -8,7 +8,7 @@ from captum_reference import layers, perturbation, primary
 from comparing import LAYER, by_hand, distance, keyed, ours
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from networks import DigitNet, rows, trained
+from networks import DigitNet, samples, trained
 
 
 def captums_own_blocks() -> DigitNet:
@@ -44,7 +44,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_method_equals_captum_in_any_chunk(name: str, limit: int) -> None:
     method, theirs = PLAIN[name]
-    assert distance(ours(method, max_examples_per_pass=limit), theirs(by_hand(), *rows())) <= 1e-5
+    assert distance(ours(method, max_examples_per_pass=limit), theirs(by_hand(), *samples())) <= 1e-5
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,17 +53,17 @@ def test_a_method_equals_captum_in_any_chunk(name: str, limit: int) -> None:
 def test_a_layer_method_equals_captum_on_the_network_without_inplace_operations(name: str, limit: int) -> None:
     method, theirs = LAYERS[name]
     model = by_hand()
-    expected = theirs(model, *rows(), model.get_submodule(LAYER))
+    expected = theirs(model, *samples(), model.get_submodule(LAYER))
     assert distance(ours(method, max_examples_per_pass=limit), expected) <= 1e-5
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("limit", [1, 3, 64])
 def test_guided_backprop_equals_captum_and_not_the_plain_gradient(limit: int) -> None:
-    expected = primary.guided_backprop(captums_own_blocks(), *rows())
+    expected = primary.guided_backprop(captums_own_blocks(), *samples())
     found = ours(m.GuidedBackprop(), max_examples_per_pass=limit)
     assert distance(found, expected) <= 1e-5
-    assert distance(found, primary.saliency(by_hand(), *rows())) > 0.1
+    assert distance(found, primary.saliency(by_hand(), *samples())) > 0.1
 
 
 WINDOW = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 4, 4)}
@@ -81,7 +81,7 @@ INNER = {
 @pytest.mark.parametrize("inner", INNER)
 def test_a_noise_tunnel_equals_captum_on_the_same_draws(inner: str, nt_type: str, limit: int) -> None:
     method, theirs, arguments = INNER[inner]
-    x, y = rows()
+    x, y = samples()
     tunnel = m.NoiseTunnel(method, nt_type=nt_type, nt_samples=4, stdevs=0.4)
     # The variance is a small difference of large numbers, which Captum takes in the precision of the input.
     model = by_hand().double() if nt_type == "vargrad" else by_hand()
@@ -95,13 +95,13 @@ def test_a_noise_tunnel_equals_captum_on_the_same_draws(inner: str, nt_type: str
 @pytest.mark.filterwarnings("ignore")
 def test_a_noise_tunnel_without_noise_is_the_method_itself() -> None:
     tunnel = m.NoiseTunnel(m.InputXGradient(), nt_samples=3, stdevs=0.0)
-    assert distance(ours(tunnel), primary.input_x_gradient(by_hand(), *rows())) <= 1e-6
+    assert distance(ours(tunnel), primary.input_x_gradient(by_hand(), *samples())) <= 1e-6
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("limit", [1, 3, 64])
 def test_gradient_shap_equals_captum_on_the_same_draws(limit: int) -> None:
-    x, y = rows()
+    x, y = samples()
     baselines = torch.linspace(-1, 1, 3).reshape(3, 1, 1, 1).expand(3, 1, 8, 8).contiguous()
     found = ours(m.GradientShap(n_samples=6, stdevs=0.2, baselines=baselines), max_examples_per_pass=limit)
     chosen = (keyed("baseline", 6, uniform=True, shape=()) * 3).long()
@@ -122,7 +122,7 @@ def test_gradient_shap_equals_captum_on_the_same_draws(limit: int) -> None:
     ],
 )
 def test_a_baseline_by_name_is_the_tensor_it_stands_for(spec: object, value: float | str) -> None:
-    x, y = rows()
+    x, y = samples()
     tensor = x.mean(0, keepdim=True).expand_as(x) if value == "mean" else torch.full_like(x, float(value))
     found = ours(m.IntegratedGradients(n_steps=13, baselines=spec), normalization=([0.25], [0.5]))
     assert distance(found, primary.integrated_gradients(by_hand(), x, y, tensor)) <= 1e-5
@@ -140,8 +140,8 @@ def test_a_baseline_by_name_is_the_tensor_it_stands_for(spec: object, value: flo
     ],
     ids=lambda method: type(method).__name__,
 )
-def test_rows_in_another_order_give_the_same_numbers(method: m.Saliency, limit: int) -> None:
-    x, y = rows()
+def test_samples_in_another_order_give_the_same_numbers(method: m.Saliency, limit: int) -> None:
+    x, y = samples()
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
     straight = explain(trained(), Probe(x, y), {"it": method}, [])
     mixed = explain(trained(), Probe(x[order], y[order], ids=order), {"it": method}, [], max_examples_per_pass=limit)

@@ -10,7 +10,7 @@ from torch import nn
 from captum_reference import layers, primary
 from comparing import LAYER, LIMITS, ORDER, by_hand, distance, together
 from lightning_explain import methods as m
-from networks import Averaged, Separate, rows, trained
+from networks import Averaged, Separate, samples, trained
 
 BASELINES = torch.linspace(-1, 1, 3).reshape(3, 1, 1, 1).expand(3, 1, 8, 8).contiguous()
 
@@ -62,16 +62,16 @@ def test_a_rule_at_every_activation_equals_captum_in_any_chunk(name: str, limit:
     _, theirs = (CASES | LAYER_CASES)[name]
     model = by_hand(Separate, Averaged)
     arguments = (model.get_submodule(LAYER),) if name in LAYER_CASES else ()
-    assert distance(report.attributions[name], theirs(model, *rows(), *arguments)) <= 1e-5
-    # DeepLIFT sends a row and its baseline side by side.
-    # All of them are explained together, and DeepLIFT sends rows in pairs.
+    assert distance(report.attributions[name], theirs(model, *samples(), *arguments)) <= 1e-5
+    # DeepLIFT sends a sample and its baseline side by side.
+    # All of them are explained together, and DeepLIFT sends samples in pairs.
     assert largest[name] <= max(limit, 2)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_deconvolution_and_deep_lift_are_not_the_plain_gradient() -> None:
     report, _ = explained(64)
-    gradient = primary.saliency(by_hand(Separate, Averaged), *rows())
+    gradient = primary.saliency(by_hand(Separate, Averaged), *samples())
     for name in ("deconvolution", "deep_lift_multipliers"):
         assert distance(report.attributions[name], gradient) > 0.1
 
@@ -91,7 +91,7 @@ def test_a_users_own_function_replaces_the_product() -> None:
         {"plain": m.DeepLift(baselines=0.3), "custom": m.DeepLift(baselines=0.3, **custom)},
         64,
     )
-    expected = report.attributions["plain"] * (rows()[0] - 0.3)
+    expected = report.attributions["plain"] * (samples()[0] - 0.3)
     assert distance(report.attributions["custom"], expected) <= 1e-5
 
 
@@ -120,7 +120,7 @@ def test_what_is_not_allowed_is_refused_at_once(cls: type, arguments: dict, erro
         cls(**arguments)
 
 
-def test_rows_in_another_order_give_the_same_numbers() -> None:
+def test_samples_in_another_order_give_the_same_numbers() -> None:
     methods = {name: method for name, (method, _) in (CASES | LAYER_CASES).items()}
     mixed, _ = together(methods, 3, averaged, order=ORDER)
     straight, _ = explained(64)

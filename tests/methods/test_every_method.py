@@ -20,7 +20,7 @@ CONFIGS = HERE.parents[1] / "configs" / "method"
 FAMILIES = ("deeplift", "layer", "neuron", "perturbation", "lrp")
 # Compared in test_against_captum.py, outside of its tables.
 ELSEWHERE = {"GuidedBackprop", "NoiseTunnel", "GradientShap"}
-# What belongs to the call (rows, target), to passes, or to Captum's own output.
+# What belongs to the call (samples, target), to passes, or to Captum's own output.
 NOT_OURS = {
     *("self", "forward_func", "model", "inputs", "target", "additional_forward_args", "args", "kwargs"),
     *("internal_batch_size", "perturbations_per_eval", "device_ids", "memory_efficient", "grad_kwargs"),

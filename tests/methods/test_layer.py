@@ -9,7 +9,7 @@ import torch
 from captum_reference import layers, perturbation
 from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
 from lightning_explain import methods as m
-from networks import Separate, rows
+from networks import Separate, samples
 
 BASELINES = torch.linspace(-1, 1, 3).reshape(3, 1, 1, 1).expand(3, 1, 8, 8).contiguous()
 CHANNELS = torch.arange(8).reshape(1, 8, 1, 1).expand(1, 8, 8, 8)
@@ -73,7 +73,7 @@ def explained(limit: int) -> tuple:
 def test_a_layer_method_equals_captum_on_the_network_without_inplace_operations(name: str, limit: int) -> None:
     report, largest = explained(limit)
     model = by_hand(Separate)
-    expected = CASES[name][1](model, *rows(), model.get_submodule(LAYER))
+    expected = CASES[name][1](model, *samples(), model.get_submodule(LAYER))
     assert distance(report.attributions[name], expected) <= 1e-5
     # Conductance takes differences between neighboring points.
     assert largest[name] <= max(limit, 2 if "conductance" in name else 1)
@@ -83,7 +83,7 @@ def test_a_layer_method_equals_captum_on_the_network_without_inplace_operations(
 def test_each_unit_is_ablated_by_itself_without_a_mask() -> None:
     report, _ = together({"it": m.LayerFeatureAblation("head", layer_baselines=0.4)}, 5)
     model = by_hand(Separate)
-    expected = perturbation.layer_feature_ablation(model, *rows(), model.head, None)
+    expected = perturbation.layer_feature_ablation(model, *samples(), model.head, None)
     assert distance(report.attributions["it"], expected) <= 1e-5
 
 
@@ -118,7 +118,7 @@ def test_what_is_not_allowed_is_refused_at_once(cls: type, arguments: dict, erro
         cls(**arguments)
 
 
-def test_rows_in_another_order_give_the_same_numbers() -> None:
+def test_samples_in_another_order_give_the_same_numbers() -> None:
     methods = {name: method for name, (method, _) in CASES.items()}
     mixed, _ = together(methods, 3, order=ORDER)
     straight, _ = explained(64)

@@ -12,7 +12,7 @@ from captum_reference import layers, primary
 from comparing import LIMITS, distance, prepared, together
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from networks import Added, Layered, Residual, rows, trained
+from networks import Added, Layered, Residual, samples, trained
 
 
 def layered() -> nn.Module:
@@ -59,7 +59,7 @@ def explained(limit: int) -> tuple:
 @pytest.mark.parametrize("name", CASES)
 def test_relevance_equals_captum_in_any_chunk(name: str, limit: int) -> None:
     report, largest = explained(limit)
-    assert distance(report.attributions[name], CASES[name][1](prepared(layered()), *rows())) <= 1e-5
+    assert distance(report.attributions[name], CASES[name][1](prepared(layered()), *samples())) <= 1e-5
     assert largest[name] <= limit
 
 
@@ -71,7 +71,7 @@ def test_rules_of_the_user_hold_in_every_chunk_and_stay(limit: int) -> None:
     rules = {name: module.rule for name, module in model.named_modules() if hasattr(module, "rule")}
     weights = {name: (p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
     report, _ = together({"it": m.LRP(), "layer": m.LayerLRP("block")}, limit, lambda: model)
-    x, y = rows()
+    x, y = samples()
     assert distance(report.attributions["it"], primary.lrp(prepared(with_rules().double()), x.double(), y)) <= 1e-8
     assert {name: module.rule for name, module in model.named_modules() if hasattr(module, "rule")} == rules
     for name, parameter in model.named_parameters():
@@ -95,6 +95,6 @@ def test_a_layer_without_a_rule_is_refused_by_name() -> None:
 
 
 def test_a_residual_network_with_a_plain_addition_is_refused() -> None:
-    x, y = rows()
+    x, y = samples()
     with pytest.raises(ValueError, match="add in 'block'"):
         explain(trained(Residual, partial(Layered)), Probe(x, y), {"it": m.LRP()}, [])

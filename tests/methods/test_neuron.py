@@ -12,7 +12,7 @@ from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from networks import Separate, rows, trained
+from networks import Separate, samples, trained
 
 UNIT = (3, 2, slice(1, 4))
 GRID = (torch.arange(8)[:, None] // 4 * 2 + torch.arange(8) // 4).expand(1, 1, 8, 8)
@@ -70,7 +70,7 @@ def explained(limit: int) -> tuple:
 def test_a_neuron_method_equals_captum_in_any_chunk(name: str, limit: int) -> None:
     report, largest = explained(limit)
     model = by_hand(Separate)
-    expected = CASES[name][1](model, *rows(), model.get_submodule(LAYER), UNIT)
+    expected = CASES[name][1](model, *samples(), model.get_submodule(LAYER), UNIT)
     assert distance(report.attributions[name], expected) <= 1e-5
     assert largest[name] <= max(limit, 2 if "lift" in name else 1)
 
@@ -81,7 +81,7 @@ def test_a_neuron_is_chosen_as_in_captum(selector: object) -> None:
     layer = LAYER if callable(selector) else "head"
     report, _ = together({"it": m.NeuronGradient(layer, selector)}, 3)
     model = by_hand(Separate)
-    expected = neurons.neuron_gradient(model, *rows(), model.get_submodule(layer), selector)
+    expected = neurons.neuron_gradient(model, *samples(), model.get_submodule(layer), selector)
     assert distance(report.attributions["it"], expected) <= 1e-5
 
 
@@ -89,9 +89,9 @@ def test_a_neuron_is_chosen_as_in_captum(selector: object) -> None:
 @pytest.mark.parametrize("limit", LIMITS)
 def test_the_default_neuron_is_the_strongest_on_the_whole_probe(limit: int) -> None:
     model = by_hand(Separate)
-    activation = layers.layer_activation(model, *rows(), model.get_submodule(LAYER)).mean(0)
+    activation = layers.layer_activation(model, *samples(), model.get_submodule(LAYER)).mean(0)
     unit = tuple(int(i) for i in torch.unravel_index(activation.argmax(), activation.shape))
-    expected = neurons.neuron_gradient(model, *rows(), model.get_submodule(LAYER), unit)
+    expected = neurons.neuron_gradient(model, *samples(), model.get_submodule(LAYER), unit)
     mixed, _ = together({"it": m.NeuronGradient(LAYER), "flow": m.NeuronConductance(LAYER)}, limit, order=ORDER)
     assert distance(mixed.attributions["it"], expected[ORDER]) <= 1e-5
     named, _ = together({"flow": m.NeuronConductance(LAYER, unit)}, limit)
@@ -100,7 +100,7 @@ def test_the_default_neuron_is_the_strongest_on_the_whole_probe(limit: int) -> N
 
 
 def test_gradients_of_neurons_are_counted() -> None:
-    x, y = rows()
+    x, y = samples()
     for method, expected in ((m.NeuronGradient(LAYER, UNIT), 7), (m.NeuronConductance(LAYER, UNIT, n_steps=4), 56)):
         assert explain(trained(), Probe(x, y), {"it": method}, []).passes.backward == expected
 
@@ -109,7 +109,7 @@ def test_the_first_of_equally_strong_units_is_chosen() -> None:
     model = trained()
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.ones_(model.head.bias)
-    x, y = rows()
+    x, y = samples()
     first = explain(model, Probe(x, y), {"it": m.NeuronFeatureAblation("head", feature_mask={"grid": 4})}, [])
     assert first.attributions["it"].abs().max() == 0
 
@@ -117,7 +117,7 @@ def test_the_first_of_equally_strong_units_is_chosen() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_scores_of_a_neuron_method_are_about_the_neuron() -> None:
     # Infidelity of the exact explanation of a linear function is 0: the neuron is linear in the input, the output is not.
-    x, y = rows()
+    x, y = samples()
     methods = {
         "neuron": m.NeuronGradient("stem.0", (2, 3, 3)),
         "tunnel": m.NoiseTunnel(m.NeuronGradient("stem.0", (2, 3, 3)), nt_samples=2),
@@ -142,7 +142,7 @@ def test_scores_of_a_neuron_method_are_about_the_neuron() -> None:
     ],
 )
 def test_a_selector_that_does_not_choose_one_unit_is_refused(selector: object, match: str) -> None:
-    x, y = rows()
+    x, y = samples()
     with pytest.raises(ValueError, match=match):
         explain(trained(), Probe(x, y), {"it": m.NeuronFeatureAblation(LAYER, selector, feature_mask={"grid": 4})}, [])
 
@@ -160,7 +160,7 @@ def test_arguments_are_checked_as_those_of_the_method_at_the_neuron() -> None:
         m.NeuronConductance(method="simpson")
 
 
-def test_rows_in_another_order_give_the_same_numbers() -> None:
+def test_samples_in_another_order_give_the_same_numbers() -> None:
     methods = {name: method for name, (method, _) in CASES.items()}
     mixed, _ = together(methods, 3, order=ORDER)
     straight, _ = explained(64)

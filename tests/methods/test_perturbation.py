@@ -8,28 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from captum_reference import perturbation
-from comparing import LIMITS, ORDER, by_hand, distance, ours, permutations, seeded_rows, together
+from comparing import LIMITS, ORDER, by_hand, distance, ours, permutations, seeded_samples, together
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from networks import rows, trained
+from networks import samples, trained
 
 GRID = (torch.arange(8)[:, None] // 4 * 2 + torch.arange(8) // 4).reshape(1, 1, 8, 8)
 STRIPES = torch.tensor([0, 0, 1, 2, 2, 3, 4, 4]).expand(1, 1, 8, 8).contiguous()
-# Each row has features of its own: stripes that are shifted by its number.
+# Each sample has features of its own: stripes that are shifted by its number.
 OWN = torch.stack([STRIPES[0].roll(i, -1) for i in range(7)])
 
 
-def row_by_row(theirs: object, mask: Tensor) -> object:
-    return lambda model, x, y: seeded_rows(lambda row, label: theirs(model, row, label, mask))
+def sample_by_sample(theirs: object, mask: Tensor) -> object:
+    return lambda model, x, y: seeded_samples(lambda sample, label: theirs(model, sample, label, mask))
 
 
 def with_own_features(theirs: object) -> object:
-    """Captum is given one row and its mask at a time."""
+    """Captum is given one sample and its mask at a time."""
 
     def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         masks = iter(OWN)
-        return seeded_rows(lambda row, label: theirs(model, row, label, next(masks)[None]))
+        return seeded_samples(lambda sample, label: theirs(model, sample, label, next(masks)[None]))
 
     return call
 
@@ -66,7 +66,7 @@ CASES = {
 RANDOM = {
     "shapley_value_sampling": (
         m.ShapleyValueSampling(n_samples=6, baselines=0.3, feature_mask=STRIPES),
-        row_by_row(perturbation.shapley_value_sampling, STRIPES),
+        sample_by_sample(perturbation.shapley_value_sampling, STRIPES),
     ),
     "shapley_value_sampling_own": (
         m.ShapleyValueSampling(n_samples=6, baselines=0.3, feature_mask=OWN),
@@ -74,7 +74,7 @@ RANDOM = {
     ),
     "lime": (
         m.Lime(n_samples=17, baselines=0.3, feature_mask=STRIPES),
-        row_by_row(perturbation.lime, STRIPES),
+        sample_by_sample(perturbation.lime, STRIPES),
     ),
     "lime_own": (
         m.Lime(n_samples=17, baselines=0.3, feature_mask=OWN),
@@ -90,11 +90,11 @@ RANDOM = {
             perturb_func=perturbation.uneven_features,
             return_input_shape=False,
         ),
-        row_by_row(perturbation.lime_ridge, STRIPES),
+        sample_by_sample(perturbation.lime_ridge, STRIPES),
     ),
     "kernel_shap": (
         m.KernelShap(n_samples=17, baselines=0.3, feature_mask=STRIPES),
-        row_by_row(perturbation.kernel_shap, STRIPES),
+        sample_by_sample(perturbation.kernel_shap, STRIPES),
     ),
     "kernel_shap_own": (
         m.KernelShap(n_samples=17, baselines=0.3, feature_mask=OWN),
@@ -105,14 +105,14 @@ RANDOM = {
 
 @functools.cache
 def explained(limit: int, mixed: bool = False) -> tuple:
-    # Masks for each row stand in the order of the probe.
+    # Masks for each sample stand in the order of the probe.
     methods = {name: method for name, (method, _) in (CASES | RANDOM).items() if not (mixed and "own" in name)}
     return together(methods, limit, order=ORDER if mixed else None)
 
 
 @functools.cache
 def expected(name: str) -> Tensor:
-    return (CASES | RANDOM)[name][1](by_hand(), *rows())
+    return (CASES | RANDOM)[name][1](by_hand(), *samples())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -126,12 +126,12 @@ def test_a_perturbation_method_equals_captum_on_the_same_draws_in_any_chunk(name
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name in CASES | RANDOM if "own" not in name])
-def test_rows_in_another_order_give_the_same_numbers(name: str) -> None:
+def test_samples_in_another_order_give_the_same_numbers(name: str) -> None:
     report, _ = explained(3, mixed=True)
     assert distance(report.attributions[name], explained(64)[0].attributions[name][ORDER]) <= 1e-5
 
 
-def test_masks_for_each_row_are_found_by_position_in_the_probe() -> None:
+def test_masks_for_each_sample_are_found_by_position_in_the_probe() -> None:
     mixed, _ = together({"it": m.FeatureAblation(baselines=0.3, feature_mask=OWN[ORDER])}, 3, order=ORDER)
     straight, _ = together({"it": m.FeatureAblation(baselines=0.3, feature_mask=OWN)}, 64)
     assert distance(mixed.attributions["it"], straight.attributions["it"][ORDER]) <= 1e-5
@@ -158,8 +158,8 @@ def test_nested_samples_have_draws_of_their_own() -> None:
 # --- FeaturePermutation
 
 
-def test_a_row_takes_the_feature_of_another_row_whatever_rows_are_explained_with_it() -> None:
-    # f is the sum of the input: what a permutation takes from one row it gives to another.
+def test_a_sample_takes_the_feature_of_another_sample_whatever_samples_are_explained_with_it() -> None:
+    # f is the sum of the input: what a permutation takes from one sample it gives to another.
     x = torch.arange(12.0).reshape(4, 3)
     model = nn.Linear(3, 1, bias=False)
     nn.init.ones_(model.weight)
@@ -170,7 +170,7 @@ def test_a_row_takes_the_feature_of_another_row_whatever_rows_are_explained_with
         assert (found.abs().sum(0) > 0).all()
 
 
-def test_a_permutation_always_moves_rows() -> None:
+def test_a_permutation_always_moves_samples() -> None:
     x = torch.tensor([[0.0] * 50, [1.0] * 50])
     model = nn.Linear(50, 1, bias=False)
     nn.init.ones_(model.weight)
@@ -183,29 +183,29 @@ def test_a_users_own_permutation_sees_the_clean_probe_in_the_order_of_ids() -> N
         return torch.where(feature, inputs.flip(0), inputs)
 
     methods = {"it": m.FeaturePermutation(feature_mask=STRIPES, perm_func=backwards)}
-    x, y = rows()
+    x, y = samples()
     theirs = perturbation.feature_permutation(by_hand(), x, y, STRIPES, torch.arange(7).flip(0).expand(5, 7))
     for limit in LIMITS:
         report, _ = together(methods, limit, order=ORDER)
         torch.testing.assert_close(report.attributions["it"], theirs[ORDER], rtol=1e-5, atol=1e-5)
 
 
-def test_permutation_of_one_row_is_refused_before_anything_runs() -> None:
-    x, y = rows(1)
+def test_permutation_of_one_sample_is_refused_before_anything_runs() -> None:
+    x, y = samples(1)
     for method in (m.FeaturePermutation(), m.NoiseTunnel(m.FeaturePermutation())):
         with pytest.raises(
-            ValueError, match=r"'it' \(.*\) looks at several rows at a time, at least 2, but the probe has 1"
+            ValueError, match=r"'it' \(.*\) looks at several samples at a time, at least 2, but the probe has 1"
         ):
             explain(trained(), Probe(x, y), {"it": method}, [])
 
 
-def test_permutation_of_features_that_differ_from_row_to_row_is_refused() -> None:
-    with pytest.raises(ValueError, match="FeaturePermutation needs the same features in all rows"):
+def test_permutation_of_features_that_differ_from_sample_to_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="FeaturePermutation needs the same features in all samples"):
         ours(m.FeaturePermutation(feature_mask=OWN))
 
 
 def test_permutation_has_a_sensitivity_which_is_small_where_the_network_is_flat() -> None:
-    x, y = rows()
+    x, y = samples()
     method = {"it": m.FeaturePermutation(feature_mask={"grid": 4})}
     metric = q.SensitivityMax(n_perturb_samples=3, perturb_radius=1e-6)
     report = explain(trained().double(), Probe(x, y), method, [metric])
@@ -227,8 +227,8 @@ def test_shapley_values_share_a_product_by_halves() -> None:
     torch.testing.assert_close(report.attributions["it"], torch.tensor([[3.0, 3.0, 5.0]]))
 
 
-def test_shapley_values_cost_one_row_for_each_set() -> None:
-    x, y = rows(2)
+def test_shapley_values_cost_one_sample_for_each_set() -> None:
+    x, y = samples(2)
     report = explain(trained(), Probe(x, y), {"it": m.ShapleyValues(feature_mask={"grid": 4})}, [])
     assert report.passes.forward == 2 * (2**4 + 1)  # one more for the outputs
 
@@ -239,7 +239,7 @@ def test_shapley_values_of_too_many_features_are_refused_with_the_way_out() -> N
 
 
 def test_shapley_sampling_comes_close_to_the_exact_values() -> None:
-    x, y = rows(1)
+    x, y = samples(1)
     methods = {
         "sampled": m.ShapleyValueSampling(n_samples=300, feature_mask={"grid": 4}),
         "exact": m.ShapleyValues(feature_mask={"grid": 4}),

@@ -10,10 +10,10 @@ from captum_reference import metrics, primary
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.modalities.image import upsample
-from networks import OutOfPlace, rows, trained
+from networks import OutOfPlace, samples, trained
 
 METHODS = {
     "saliency": m.Saliency(abs=False),
@@ -25,7 +25,7 @@ METHODS = {
 def draws(kind: str, purpose: str, x: Tensor, count: int) -> Tensor:
     """Our draws ``(N, count, ...)``."""
     ids = torch.arange(len(x)).repeat_interleave(count)
-    repeated = Rows((), (), (), ids, torch.zeros_like(ids))
+    repeated = Samples((), (), (), ids, torch.zeros_like(ids))
     found = getattr(KeyedDraws(0), kind)(
         purpose, repeated, torch.arange(count).repeat(len(x)), x.repeat_interleave(count, 0)
     )
@@ -40,7 +40,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> bool:
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("limit", [1, 3, 64])
 def test_infidelity_equals_captum_on_the_same_perturbations(normalize: bool, limit: int) -> None:
-    x, y = rows()
+    x, y = samples()
     metric = q.Infidelity(n_perturb_samples=8, stdevs=0.2, normalize=normalize)
     report = explain(trained().double(), Probe(x, y), METHODS, [metric], max_examples_per_pass=limit)
     noise = draws("normal", "infidelity/0", x.double(), 8) * 0.2
@@ -55,7 +55,7 @@ def test_infidelity_equals_captum_on_the_same_perturbations(normalize: bool, lim
 @pytest.mark.parametrize("norm_ord", ["fro", "inf", 1])
 @pytest.mark.parametrize("limit", [1, 3, 64])
 def test_sensitivity_equals_captum_on_the_same_perturbations(norm_ord: str | int, limit: int) -> None:
-    x, y = rows()
+    x, y = samples()
     metric = q.SensitivityMax(n_perturb_samples=5, perturb_radius=0.1, norm_ord=norm_ord)
     report = explain(trained().double(), Probe(x, y), METHODS, [metric], max_examples_per_pass=limit)
     x = x.double()
@@ -114,8 +114,8 @@ class Constant:
     def __init__(self, values: Tensor) -> None:
         self.values = values
 
-    def attribute(self, subject: object, rows: Rows) -> Tensor:
-        return self.values.expand_as(rows.inputs[0])
+    def attribute(self, explained: object, samples: Samples) -> Tensor:
+        return self.values.expand_as(samples.inputs[0])
 
 
 def test_infidelity_of_a_linear_model_has_its_closed_form() -> None:
@@ -136,7 +136,7 @@ def test_infidelity_of_a_linear_model_has_its_closed_form() -> None:
 
 
 def test_the_standard_error_of_infidelity_is_the_spread_over_independent_seeds() -> None:
-    x, y = rows(3)
+    x, y = samples(3)
     runs = [
         explain(trained(), Probe(x, y), [m.Saliency(abs=False)], [q.Infidelity(n_perturb_samples=20)], seed=seed)
         for seed in range(30)
@@ -152,8 +152,8 @@ def test_a_constant_explainer_is_not_sensitive() -> None:
     assert report.standard_errors == {}
 
 
-def test_perturbed_rows_of_infidelity_go_through_the_model_once_for_all_methods() -> None:
-    x, y = rows(16)
+def test_perturbed_samples_of_infidelity_go_through_the_model_once_for_all_methods() -> None:
+    x, y = samples(16)
     model, calls = trained(), []
     model.register_forward_hook(lambda module, arguments, output: calls.append(len(output)))
     five = {f"method{i}": Constant(torch.full((8, 8), float(i + 1))) for i in range(5)}
@@ -167,8 +167,8 @@ def test_perturbed_rows_of_infidelity_go_through_the_model_once_for_all_methods(
 
 
 @pytest.mark.parametrize("limit", [1, 3, 64])
-def test_scores_do_not_depend_on_the_order_of_rows_or_chunks(limit: int) -> None:
-    x, y = rows()
+def test_scores_do_not_depend_on_the_order_of_samples_or_chunks(limit: int) -> None:
+    x, y = samples()
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
     metrics = {
         "local": q.Infidelity(),
@@ -194,11 +194,11 @@ def test_relevance_mass_is_the_share_of_the_positive_map_inside_the_mask() -> No
     assert q.localisation.relevance_mass(values, masks)[1].isnan()
 
 
-def test_rows_that_are_not_finite_are_named_and_counted_and_left_out_of_means() -> None:
+def test_samples_that_are_not_finite_are_named_and_counted_and_left_out_of_means() -> None:
     class Broken(Constant):
-        def attribute(self, subject: object, rows: Rows) -> Tensor:
-            found = self.values.expand_as(rows.inputs[0]).clone()
-            found[rows.ids == 12] = torch.nan
+        def attribute(self, explained: object, samples: Samples) -> Tensor:
+            found = self.values.expand_as(samples.inputs[0]).clone()
+            found[samples.ids == 12] = torch.nan
             return found
 
     probe = Probe(torch.randn(3, 3), ids=torch.tensor([10, 12, 14]))

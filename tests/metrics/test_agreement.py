@@ -9,7 +9,7 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.metrics.agreement import agreement
-from networks import rows, trained
+from networks import samples, trained
 
 
 def test_agreement_is_the_mean_rank_correlation_with_the_other_methods() -> None:
@@ -50,7 +50,7 @@ def test_a_single_method_has_nobody_to_agree_with() -> None:
 
 
 def test_maps_of_layers_and_of_inputs_are_compared_pixel_by_pixel() -> None:
-    x, y = rows(4)
+    x, y = samples(4)
     methods = {"saliency": m.Saliency(), "cam": m.LayerGradCam("block")}
     report = explain(trained(), Probe(x, y), methods, [q.Agreement()])
     found = report.scores["agreement"]

@@ -16,7 +16,7 @@ from lightning_explain.core.contracts import Metric
 from lightning_explain.core.naming import snake_case
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import METRICS, build_metrics
-from networks import DigitNet, rows, trained
+from networks import DigitNet, samples, trained
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "metric"
 ALL = {name: cls() for name, cls in METRICS.items()}
@@ -29,7 +29,7 @@ METHODS = {
 
 
 def probe(order: list[int] | None = None) -> Probe:
-    x, y = rows()
+    x, y = samples()
     index = torch.tensor(order or list(range(len(x))))
     return Probe(x[index], y[index], ids=index, masks=x[index, 0] > 0.5)
 
@@ -48,7 +48,7 @@ def straight() -> Report:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("limit", [1, 3, 64])
-def test_scores_do_not_depend_on_the_order_of_rows_or_chunks(limit: int, straight: Report) -> None:
+def test_scores_do_not_depend_on_the_order_of_samples_or_chunks(limit: int, straight: Report) -> None:
     order = [3, 0, 6, 1, 5, 2, 4]
     mixed = explain(
         trained().double(), probe(order), METHODS, ALL, max_examples_per_pass=limit, history=[before(order)]
@@ -64,7 +64,7 @@ def test_scores_do_not_depend_on_the_order_of_rows_or_chunks(limit: int, straigh
                 )
 
 
-def test_every_score_is_one_number_a_row_under_a_name_the_metric_told_of(straight: Report) -> None:
+def test_every_score_is_one_number_a_sample_under_a_name_the_metric_told_of(straight: Report) -> None:
     fitted = {**ALL, "Drift": q.Drift(ssim=False)}
     told = {f"{name}_{s}" if s else name for name, metric in fitted.items() for s in metric.suffixes}
     assert set(straight.scores) == told
@@ -75,7 +75,7 @@ def test_every_score_is_one_number_a_row_under_a_name_the_metric_told_of(straigh
 
 
 @pytest.mark.parametrize("limit", [1, 5, 32])
-def test_no_metric_sends_more_rows_at_once_than_the_limit(limit: int) -> None:
+def test_no_metric_sends_more_samples_at_once_than_the_limit(limit: int) -> None:
     model, calls = trained(), []
     model.register_forward_hook(lambda module, arguments, output: calls.append(len(output)))
     methods = {name: METHODS[name] for name in ("saliency", "cam")}
@@ -85,11 +85,11 @@ def test_no_metric_sends_more_rows_at_once_than_the_limit(limit: int) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_map_that_is_not_a_number_in_one_row_leaves_the_others_alone(name: str) -> None:
+def test_a_map_that_is_not_a_number_in_one_sample_leaves_the_others_alone(name: str) -> None:
     class Broken(m.IntegratedGradients):
-        def attribute(self, subject: object, rows: object) -> torch.Tensor:
-            found = super().attribute(subject, rows)  # type: ignore[arg-type]
-            found[rows.ids == 2] = torch.nan  # type: ignore[union-attr, index, attr-defined]
+        def attribute(self, explained: object, samples: object) -> torch.Tensor:
+            found = super().attribute(explained, samples)  # type: ignore[arg-type]
+            found[samples.ids == 2] = torch.nan  # type: ignore[union-attr, index, attr-defined]
             return found  # type: ignore[return-value]
 
     methods = {"broken": Broken(n_steps=4), "sound": m.Saliency(abs=False)}

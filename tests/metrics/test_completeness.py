@@ -9,19 +9,19 @@ from given import Given, Linear
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Reference, Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.metrics.completeness import convergence_delta
-from networks import rows, trained
+from networks import samples, trained
 
 
 @dataclass(frozen=True)
 class Wrong(m.IntegratedGradients):
     """A map that promises to add up and is half as large again."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        found = super().attribute(subject, rows)
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        found = super().attribute(explained, samples)
         assert isinstance(found, torch.Tensor)
         return 1.5 * found
 
@@ -29,11 +29,11 @@ class Wrong(m.IntegratedGradients):
 def test_the_error_of_known_maps_of_a_linear_model() -> None:
     w, x = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([[1.0, 1.0, 2.0], [2.0, 0.0, 0.0]])
     maps = {
-        "exact": Given(x * w, by_row=True, reference=Reference()),
-        "double": Given(2 * x * w, by_row=True, reference=Reference()),
-        "from_one": Given((x - 1) * w, by_row=True, reference=Reference(1.0)),
-        "from_several": Given((x - 0.5) * w, by_row=True, reference=Reference((0.0, 1.0), distribution=True)),
-        "silent": Given(x * w, by_row=True),
+        "exact": Given(x * w, by_sample=True, reference=Reference()),
+        "double": Given(2 * x * w, by_sample=True, reference=Reference()),
+        "from_one": Given((x - 1) * w, by_sample=True, reference=Reference(1.0)),
+        "from_several": Given((x - 0.5) * w, by_sample=True, reference=Reference((0.0, 1.0), distribution=True)),
+        "silent": Given(x * w, by_sample=True),
     }
     report = explain(Linear(w), Probe(x), maps, [q.Completeness()])
     relative, delta = report.scores["completeness"], report.scores["completeness_delta"]
@@ -57,7 +57,7 @@ def test_a_gap_of_zero_has_no_relative_error() -> None:
 
 
 def test_integrated_gradients_of_a_trained_network_add_up_and_a_wrong_map_does_not() -> None:
-    x, y = rows()
+    x, y = samples()
     methods = {"ig": m.IntegratedGradients(n_steps=200), "few": m.IntegratedGradients(n_steps=2), "wrong": Wrong(200)}
     report = explain(trained().double(), Probe(x, y), methods, [q.Completeness()])
     found = report.scores["completeness"]
@@ -69,7 +69,7 @@ def test_integrated_gradients_of_a_trained_network_add_up_and_a_wrong_map_does_n
 def test_the_delta_is_captums() -> None:
     import captum.attr as ca
 
-    x, y = rows()
+    x, y = samples()
     report = explain(trained().double(), Probe(x, y), {"ig": m.IntegratedGradients(n_steps=7)}, [q.Completeness()])
     explainer = ca.IntegratedGradients(trained().double().eval())
     _, theirs = explainer.attribute(x.double(), target=y, n_steps=7, return_convergence_delta=True)
@@ -77,7 +77,7 @@ def test_the_delta_is_captums() -> None:
 
 
 def test_layer_maps_add_up_in_their_own_shape() -> None:
-    x, y = rows()
+    x, y = samples()
     methods = {
         "conductance": m.LayerConductance("block", n_steps=200),
         "layer_ig": m.LayerIntegratedGradients("block", n_steps=200),
@@ -88,14 +88,14 @@ def test_layer_maps_add_up_in_their_own_shape() -> None:
 
 
 def test_a_random_method_adds_up_in_expectation() -> None:
-    x, y = rows()
+    x, y = samples()
     methods = {"shap": m.GradientShap(n_samples=500, baselines=("zero", 1.0))}
     report = explain(trained(), Probe(x, y), methods, [q.Completeness()])
     assert report.scores["completeness"]["shap"].mean() < 0.2
 
 
 def test_methods_that_promise_nothing_have_no_score() -> None:
-    x, y = rows(3)
+    x, y = samples(3)
     methods = {
         "saliency": m.Saliency(),
         "ig": m.IntegratedGradients(n_steps=2, multiply_by_inputs=False),
@@ -111,12 +111,12 @@ def test_methods_that_promise_nothing_have_no_score() -> None:
 
 @pytest.mark.parametrize("limit", [1, 3, 64])
 def test_each_baseline_goes_through_the_model_once_for_each_target(limit: int) -> None:
-    x, y = rows(16)
+    x, y = samples(16)
     maps = {
-        "zero": Given(x, by_row=True, reference=Reference()),
-        "also_zero": Given(x, by_row=True, reference=Reference(0.0)),
-        "row_and_zero": Given(x, by_row=True, reference=Reference(("zero", 1.0), distribution=True)),
-        "blur": Given(x, by_row=True, reference=Reference("blur")),
+        "zero": Given(x, by_sample=True, reference=Reference()),
+        "also_zero": Given(x, by_sample=True, reference=Reference(0.0)),
+        "row_and_zero": Given(x, by_sample=True, reference=Reference(("zero", 1.0), distribution=True)),
+        "blur": Given(x, by_sample=True, reference=Reference("blur")),
     }
     explainer = Explainer(maps, {"completeness": q.Completeness()}, limit=limit)
     model, calls = trained(), []
@@ -125,7 +125,7 @@ def test_each_baseline_goes_through_the_model_once_for_each_target(limit: int) -
     targets = len(set(y.tolist()))
     assert targets < 16
     assert sum(calls) == report.passes.forward == 16 + 2 * targets + 16, (
-        "the rows, 0 and 1 for each target, each blurred row"
+        "the samples, 0 and 1 for each target, each blurred sample"
     )
     assert max(calls) <= limit
 

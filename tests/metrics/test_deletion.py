@@ -11,7 +11,7 @@ from lightning_explain import Probe, explain
 from lightning_explain import metrics as q
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.metrics.deletion import area, counts, places
-from networks import rows, trained
+from networks import samples, trained
 
 # f(x) - f(0) = 1 - 2 + 3 + 4 = 6: what each number contributes is known.
 W, X = torch.tensor([1.0, -2.0, 3.0, 4.0]), torch.ones(1, 4)
@@ -78,10 +78,10 @@ def test_the_channels_of_a_pixel_are_replaced_together_and_inputs_are_ranked_tog
     assert report.scores["deletion"]["it"].item() == pytest.approx((4.5 + 5 + 2) / 3 / 9)
 
 
-def test_rows_without_a_ranking_or_without_a_gap_are_not_finite() -> None:
+def test_samples_without_a_ranking_or_without_a_gap_are_not_finite() -> None:
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     values = torch.tensor([[1.0, 2.0], [1.0, torch.nan], [1.0, 2.0]])
-    maps = {"it": Given(values, by_row=True)}
+    maps = {"it": Given(values, by_sample=True)}
     report = explain(Linear(torch.ones(2)), Probe(x), maps, [q.Deletion(), q.Insertion()])
     for found in report.scores.values():
         assert found["it"].isfinite().tolist() == [True, False, False]
@@ -96,12 +96,12 @@ def test_ranking_steps_and_area() -> None:
 
 @pytest.mark.parametrize("limit", [1, 5, 64])
 def test_steps_are_evaluated_many_at_once_and_never_above_the_limit(limit: int) -> None:
-    x, y = rows(8)
+    x, y = samples(8)
     model, calls = trained(), []
     model.register_forward_hook(lambda module, arguments, output: calls.append(len(output)))
     maps = {"a": Given(torch.randn(1, 8, 8)), "b": Given(torch.randn(1, 8, 8))}
     report = Explainer(maps, {"deletion": q.Deletion(n_steps=16)}, limit=limit).explain(model, Probe(x, y))
-    assert sum(calls) == report.passes.forward == 8 + 8 + 2 * 15 * 8, "the rows, their baselines, the steps"
+    assert sum(calls) == report.passes.forward == 8 + 8 + 2 * 15 * 8, "the samples, their baselines, the steps"
     assert max(calls) == limit
     assert report.passes.backward == 0
 

@@ -1,4 +1,4 @@
-"""Drift: the map of a row against that of the explanation before and of the first one, also across a resume."""
+"""Drift: the map of a sample against that of the explanation before and of the first one, also across a resume."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from given import Given, Linear
 from lightning_explain import ExplanationMonitor, Probe, Report, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 from lightning_explain.explainer.history import History
 from lightning_explain.metrics.drift import cosine, ssim
-from networks import rows, trained
+from networks import samples, trained
 from training import QUIET, DigitModule, fit, keys, loader, loaders, monitor, report_of, trainer
 
 pytestmark = QUIET
@@ -70,20 +70,20 @@ def test_the_scale_of_a_map_does_not_matter() -> None:
     assert scores(found(1e30 * torch.arange(6.0), first)) == pytest.approx(dict.fromkeys(PLAIN, LIKE_NOW))
 
 
-def test_a_row_is_found_by_its_id_whatever_its_place() -> None:
-    x, y = rows(4)
+def test_a_sample_is_found_by_its_id_whatever_its_place() -> None:
+    x, y = samples(4)
     probe = Probe(x, y, ids=torch.tensor([5, 3, 9, 1]))
     first = explain(trained(), probe, {"it": m.Saliency()}, [])
     history = History().followed_by(first, probe)
     order = torch.tensor([2, 0, 3, 1])
-    turned = Probe(x[order], y[order], ids=probe.row_ids[order])
+    turned = Probe(x[order], y[order], ids=probe.sample_ids[order])
     mixed = explain(trained(), turned, {"it": m.Saliency()}, [])
-    at = Rows((turned.inputs,), (turned.inputs,), (), turned.row_ids, turned.row_ids)  # type: ignore[arg-type]
+    at = Samples((turned.inputs,), (turned.inputs,), (), turned.sample_ids, turned.sample_ids)  # type: ignore[arg-type]
     (placed,) = history.of(first.fingerprint, at)["first"]["it"]
     assert torch.equal(placed, mixed.attributions["it"])
 
 
-def test_rows_of_another_probe_have_no_history() -> None:
+def test_samples_of_another_probe_have_no_history() -> None:
     first = found(torch.arange(6.0))
     other = explain(
         Linear(torch.ones(6)), Probe(torch.zeros(2, 6)), {"it": Given(torch.ones(6))}, [q.Drift()], history=[first]
@@ -99,14 +99,14 @@ def test_a_history_that_is_none_is_refused(history: Any) -> None:
         explain(Linear(torch.ones(6)), SIX, {"it": Given(torch.ones(6))}, [], history=history)
 
 
-def test_a_row_that_once_was_no_number_is_compared_with_what_came_before_or_after() -> None:
+def test_a_sample_that_once_was_no_number_is_compared_with_what_came_before_or_after() -> None:
     up = torch.arange(12.0).reshape(2, 6)
     broken = up.clone()
     broken[1] = torch.nan
-    reports = [found(broken, by_row=True), found(up, by_row=True)]
-    again = found(up, *reports, by_row=True)
+    reports = [found(broken, by_sample=True), found(up, by_sample=True)]
+    again = found(up, *reports, by_sample=True)
     assert all(values["it"].isfinite().all() for values in again.scores.values())
-    assert scores(found(up, reports[1], reports[0], by_row=True)) == pytest.approx(dict.fromkeys(PLAIN, LIKE_NOW))
+    assert scores(found(up, reports[1], reports[0], by_sample=True)) == pytest.approx(dict.fromkeys(PLAIN, LIKE_NOW))
 
 
 def test_structural_similarity_is_torchmetrics_of_maps_over_their_largest_size() -> None:
@@ -136,7 +136,7 @@ def test_structural_similarity_is_for_images_of_at_least_11_pixels(side: int, th
 
 
 def test_maps_of_layers_drift_on_the_image() -> None:
-    x, y = rows(3)
+    x, y = samples(3)
     methods = {"cam": m.LayerGradCam("block.relu2"), "head": m.LayerActivation("head")}
     with pytest.warns(UserWarning, match="No metric will score 'head': its map has no place on the image"):
         first = explain(trained(), Probe(x, y), methods, [q.Drift()])
@@ -196,7 +196,7 @@ def test_a_resumed_run_has_the_drift_of_an_uninterrupted_one(save_probe: bool, t
 def test_what_is_kept_is_small_and_only_kept_where_it_is_wanted() -> None:
     watch = monitor()
     assert watch.state_dict()["history"]["first"] == {}
-    x, y = rows(3)
+    x, y = samples(3)
     probe = Probe(x.repeat(1, 3, 1, 1), y)
     report = explain(Linear(torch.randn(3, 8, 8)), probe, {"it": m.InputXGradient()}, [])
     state = History().followed_by(report, probe).state()
@@ -235,7 +235,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("explains", "looks"), REFUSED)
+@pytest.mark.parametrize(("explains", "shared_evaluations"), REFUSED)
 def test_a_watcher_that_looks_before_the_second_explanation_is_refused(
     explains: dict[str, Any], looks: dict[str, Any], tmp_path: Path
 ) -> None:

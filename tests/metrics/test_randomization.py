@@ -12,16 +12,16 @@ from given import Given
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.probe import Rows
+from lightning_explain.core.probe import Samples
 from lightning_explain.metrics.randomization import depths
-from networks import rows, trained
+from networks import samples, trained
 
 
 class EdgeDetector:
     """Sobel's: a picture of the input that ignores the network."""
 
-    def attribute(self, subject: object, rows: Rows) -> Tensor:
-        x = rows.inputs[0]
+    def attribute(self, explained: object, samples: Samples) -> Tensor:
+        x = samples.inputs[0]
         kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(x)[None, None]
         across, down = F.conv2d(x, kernel, padding=1), F.conv2d(x, kernel.transpose(2, 3), padding=1)
         return (across.square() + down.square()).sqrt()
@@ -38,7 +38,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    x, y = rows(16)
+    x, y = samples(16)
     return explain(trained(), Probe(x, y), METHODS, {"it": q.Randomization(n_layers=None, n_draws=3)})
 
 
@@ -57,7 +57,7 @@ def test_guided_backpropagation_looks_at_the_network_far_less_than_the_gradient(
 
 
 def test_the_standard_error_is_the_spread_over_random_networks(report: Report) -> None:
-    x, y = rows(16)
+    x, y = samples(16)
     runs = [
         explain(trained(), Probe(x, y), {"gradient": METHODS["gradient"]}, [q.Randomization(2, 6)], seed=seed)
         for seed in range(12)
@@ -69,7 +69,7 @@ def test_the_standard_error_is_the_spread_over_random_networks(report: Report) -
 
 
 def test_one_random_network_has_no_standard_error() -> None:
-    x, y = rows(2)
+    x, y = samples(2)
     report = explain(trained(), Probe(x, y), {"gradient": METHODS["gradient"]}, [q.Randomization(1, 1)])
     assert report.standard_errors == {}
     assert set(report.scores) == {"randomization", "randomization_top", "randomization_full"}
@@ -77,7 +77,7 @@ def test_one_random_network_has_no_standard_error() -> None:
 
 
 def test_equal_seeds_give_equal_numbers_whatever_the_global_generator_says() -> None:
-    x, y = rows(3)
+    x, y = samples(3)
 
     def once(seed: int) -> Tensor:
         torch.manual_seed(int(torch.randint(1000, ())))
@@ -89,7 +89,7 @@ def test_equal_seeds_give_equal_numbers_whatever_the_global_generator_says() -> 
 
 
 def test_maps_without_a_place_in_input_space_are_compared_in_their_own_shape() -> None:
-    x, y = rows(3)
+    x, y = samples(3)
     report = explain(trained(), Probe(x, y), {"head": m.LayerActivation("head")}, [q.Randomization(n_layers=1)])
     assert report.scores["randomization"]["head"].abs().max() < 1
 
@@ -98,11 +98,11 @@ def test_by_size_a_map_and_its_negative_are_the_same() -> None:
     class Negated(Given):
         calls = 0
 
-        def attribute(self, subject: object, rows: Rows) -> Tensor:
+        def attribute(self, explained: object, samples: Samples) -> Tensor:
             self.calls += 1
-            return self.values[0].expand(len(rows), *self.values[0].shape) * (1 if self.calls == 1 else -1)
+            return self.values[0].expand(len(samples), *self.values[0].shape) * (1 if self.calls == 1 else -1)
 
-    x, y = rows(2)
+    x, y = samples(2)
     metrics = [("signed", q.Randomization(1, 1)), ("sizes", q.Randomization(1, 1, abs=True))]
     for (name, metric), value in zip(metrics, (-1, 1), strict=True):
         methods = {"it": Negated(torch.randn(1, 8, 8))}
@@ -111,9 +111,9 @@ def test_by_size_a_map_and_its_negative_are_the_same() -> None:
 
 
 def test_constant_maps_do_not_count() -> None:
-    x, y = rows(2)
+    x, y = samples(2)
     values = torch.stack([torch.zeros(1, 8, 8), torch.randn(1, 8, 8)])
-    found = explain(trained(), Probe(x, y), {"it": Given(values, by_row=True)}, [q.Randomization()]).scores
+    found = explain(trained(), Probe(x, y), {"it": Given(values, by_sample=True)}, [q.Randomization()]).scores
     for by_method in found.values():
         assert by_method["it"].isnan().tolist() == [True, False]
 
@@ -148,7 +148,7 @@ def test_parametrized_weights_are_randomized_and_put_back(parametrization: Any) 
         parametrization(nn.Conv2d(1, 4, 3)), nn.ReLU(), nn.Flatten(), parametrization(nn.Linear(144, 4))
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    x, y = rows(4)
+    x, y = samples(4)
     found = explain(model, Probe(x, y % 4), {"it": m.Saliency(abs=False)}, [q.Randomization()])
     assert found.scores["randomization_full"]["it"].abs().max() < 0.9
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -118,9 +118,9 @@ def test_a_hot_place_of_channels_last_lands_on_its_block(patch: int) -> None:
 
 @pytest.mark.parametrize("patch", [0, 6, 15])
 def test_a_hot_patch_of_an_image_lands_where_it_is(patch: int) -> None:
-    row, column = divmod(patch, 4)
+    sample, column = divmod(patch, 4)
     x = torch.zeros(1, 3, 64, 64)
-    x[:, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 1
+    x[:, :, 16 * sample : 16 * sample + 16, 16 * column : 16 * column + 16] = 1
     first, second = vit(), swin()
     with torch.no_grad():
         first.conv_proj.weight.abs_()
@@ -136,7 +136,7 @@ def test_a_hot_patch_of_an_image_lands_where_it_is(patch: int) -> None:
         assert report.attributions["it"].shape == shape, "the layer's own shape stays"  # type: ignore[union-attr]
         size = (4, 4) if model is first else (16, 16)
         assert report.maps["it"][0].shape == (1, 1, *size)
-        assert hottest(to_input_space(report.maps["it"], (x,))) == (row, column)
+        assert hottest(to_input_space(report.maps["it"], (x,))) == (sample, column)
 
 
 # -- how a shape is read -------------------------------------------------------------------------------------------

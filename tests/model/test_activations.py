@@ -18,9 +18,9 @@ from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Method, Subject
-from lightning_explain.core.probe import Rows
-from lightning_explain.core.verdict import Mend
+from lightning_explain.core.contracts import ExplainedFunction, Method
+from lightning_explain.core.probe import Samples
+from lightning_explain.core.verdict import Canonizer
 from lightning_explain.model.isolation import explaining
 from repairing import Functional, all_rules, repaired_by_hand, warmed
 
@@ -70,7 +70,7 @@ def gap(model: nn.Module, x: Tensor, baseline: float = 0.0) -> Tensor:
 
 
 def incompleteness(attribution: Tensor, gap: Tensor) -> float:
-    """Largest distance of a row's sum from its gap, relative to the largest gap."""
+    """Largest distance of a sample's sum from its gap, relative to the largest gap."""
     return ((attribution.flatten(1).sum(1) - gap).abs().max() / gap.abs().max()).item()
 
 
@@ -106,7 +106,7 @@ def test_deeplift_is_complete_at_the_input_and_at_layers(name: str, x: Tensor) -
         assert ((value.flatten(1).sum(1) - wanted) / wanted).abs().max() <= 1e-3, name
 
 
-def test_neuron_methods_are_mended_as_well(x: Tensor) -> None:
+def test_neuron_methods_are_canonized_as_well(x: Tensor) -> None:
     torch.manual_seed(0)
     model, unit = warmed(torchvision.models.resnet18(num_classes=10)), (3, 2, 2)
     methods = {
@@ -195,7 +195,7 @@ def test_deeplift_is_complete_for_maxima_beside_relu(pool: Callable[[Tensor], Te
 # -- what is touched, and put back -------------------------------------------------------------------------------------
 
 
-MENDS = (Mend("guided", relu=20), Mend("deeplift", relu=20, elementwise=5, pool=3))
+CANONIZERS = (Canonizer("guided", relu=20), Canonizer("deeplift", relu=20, elementwise=5, pool=3))
 
 
 def snapshot(model: nn.Module) -> list[object]:
@@ -205,11 +205,11 @@ def snapshot(model: nn.Module) -> list[object]:
 
 
 @pytest.mark.parametrize("fail", [False, True])
-@pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.kind)
-def test_a_mend_is_gone_afterwards_also_after_a_failure(mend: Mend, fail: bool) -> None:
+@pytest.mark.parametrize("canonizer", CANONIZERS, ids=lambda canonizer: canonizer.kind)
+def test_a_canonizer_is_gone_afterwards_also_after_a_failure(canonizer: Canonizer, fail: bool) -> None:
     model = Applied(nn.GELU())
     before = snapshot(model)
-    with suppress(ZeroDivisionError), explaining(model, mends=[mend]) as run:
+    with suppress(ZeroDivisionError), explaining(model, canonizers=[canonizer]) as run:
         assert sum(1 for _ in run.calls.modules()) > 20
         run(model, torch.randn(2, 3, 8, 8, requires_grad=True))
         if fail:
@@ -218,20 +218,20 @@ def test_a_mend_is_gone_afterwards_also_after_a_failure(mend: Mend, fail: bool) 
     assert not len(run.calls)
 
 
-@pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.kind)
-def test_a_mended_model_computes_what_it_did_and_every_layer_fires(mend: Mend) -> None:
+@pytest.mark.parametrize("canonizer", CANONIZERS, ids=lambda canonizer: canonizer.kind)
+def test_a_canonized_model_computes_what_it_did_and_every_layer_fires(canonizer: Canonizer) -> None:
     model = warmed(torchvision.models.resnet18(num_classes=10)).eval()
     x = torch.randn(2, 3, 64, 64)
     expected, fired = model(x), set()
     for name, module in model.named_modules():
         module.register_forward_hook(lambda module, inputs, output, name=name: fired.add(name))
-    with explaining(model, mends=[mend]) as run:
+    with explaining(model, canonizers=[canonizer]) as run:
         found = run(model, x.clone().requires_grad_())
     assert torch.equal(found, expected)
     assert fired == {name for name, _ in model.named_modules()}
 
 
-def test_only_the_methods_that_need_it_see_the_mended_model() -> None:
+def test_only_the_methods_that_need_it_see_the_canonized_model() -> None:
     model, x = Applied(F.relu), torch.randn(2, 3, 8, 8)
     seen = {}
 
@@ -241,9 +241,9 @@ def test_only_the_methods_that_need_it_see_the_mended_model() -> None:
         def __init__(self, rule: str) -> None:
             self.key = rule
 
-        def attribute(self, subject: Subject, rows: Rows) -> Tensor:
-            seen[self.key] = len(subject.forward.calls) > 0
-            return rows.inputs[0]
+        def attribute(self, explained: ExplainedFunction, samples: Samples) -> Tensor:
+            seen[self.key] = len(explained.forward.calls) > 0
+            return samples.inputs[0]
 
     class Plain(Spy):
         rule = "gradient"
@@ -268,17 +268,17 @@ class Counted(nn.Module):
 
 def test_more_calls_than_were_seen_are_an_error_and_not_a_wrong_map() -> None:
     model, x = Counted(), torch.randn(2, 4, requires_grad=True)
-    with explaining(model, mends=[Mend("guided", relu=2)]) as run:
+    with explaining(model, canonizers=[Canonizer("guided", relu=2)]) as run:
         run(model, x, 2)
         run(model, x, 1)
         with pytest.raises(RuntimeError, match="more activation calls than the 2 it made"):
             run(model, x, 3)
 
 
-def test_a_mend_for_a_part_of_an_explanation_ends_with_it() -> None:
+def test_a_canonizer_for_a_part_of_an_explanation_ends_with_it() -> None:
     model, x = Counted(), torch.randn(2, 4, requires_grad=True)
     with explaining(model) as run:
-        with run.mended([Mend("guided", relu=2)]):
+        with run.canonized([Canonizer("guided", relu=2)]):
             run(model, x, 2)
         run(model, x, 3)
 
@@ -355,7 +355,7 @@ RULED = [
 
 
 @pytest.mark.parametrize("method", RULED, ids=lambda method: type(method).__name__)
-def test_a_model_that_runs_all_that_is_in_it_is_mended(method: Method) -> None:
+def test_a_model_that_runs_all_that_is_in_it_is_canonized(method: Method) -> None:
     class Wrapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -375,7 +375,7 @@ def test_a_model_that_runs_all_that_is_in_it_is_mended(method: Method) -> None:
     assert torch.equal(found, attributions(other, x, it=elsewhere)["it"])
 
 
-def test_a_forward_over_all_children_is_mended() -> None:
+def test_a_forward_over_all_children_is_canonized() -> None:
     torch.manual_seed(0)
     model, x = Children(), torch.randn(3, 4)
     report = explain(model, Probe(x), {"it": m.DeepLift()}, [q.Completeness()])

@@ -1,4 +1,4 @@
-"""How a module becomes a function of its rows: outputs, targets, layers, and what is refused."""
+"""How a module becomes a function of its samples: outputs, targets, layers, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.model.isolation import explaining
 from lightning_explain.model.layers import find_layer, last_feature_map
 from lightning_explain.model.targets import check_target, output_tensor, predictions_of
-from networks import DigitNet, rows, trained
+from networks import DigitNet, samples, trained
 
 SALIENCY = {"saliency": m.Saliency(abs=False)}
 
@@ -46,18 +46,18 @@ class Answer:
 
 def explained(model: nn.Module, labels: Any = "own", **options: Any) -> Report:
     """The report of a saliency map."""
-    x, y = rows()
+    x, y = samples()
     return explain(model, Probe(x, y if isinstance(labels, str) else labels), SALIENCY, [], **options)
 
 
 def gradient(of: Callable[[Tensor], Tensor]) -> Tensor:
     """The gradient of a function of the network's ten outputs, by hand."""
-    x = rows()[0].requires_grad_()
+    x = samples()[0].requires_grad_()
     return torch.autograd.grad(of(trained().eval()(x)).sum(), x)[0]
 
 
 def own_label(outputs: Tensor) -> Tensor:
-    return outputs[torch.arange(len(outputs)), rows()[1]]
+    return outputs[torch.arange(len(outputs)), samples()[1]]
 
 
 # -- outputs -------------------------------------------------------------------------------------------------------
@@ -79,19 +79,19 @@ def own_label(outputs: Tensor) -> Tensor:
 )
 def test_the_tensor_is_found_in_what_a_model_returns(wrap: Callable[[Tensor], Any], output_fn: Any) -> None:
     report = explained(Wrapped(wrap), output_fn=output_fn)
-    assert torch.equal(report.outputs, trained().eval()(rows()[0]))
+    assert torch.equal(report.outputs, trained().eval()(samples()[0]))
     assert torch.equal(report.predictions, report.outputs.argmax(1))
-    assert torch.equal(report.targets, rows()[1])
+    assert torch.equal(report.targets, samples()[1])
     torch.testing.assert_close(report.attributions["saliency"], gradient(own_label))
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["(N,)", "(N, 1)"])
 @pytest.mark.parametrize("target", ["label", "predicted", 0])
-def test_one_number_a_row_is_explained_whatever_the_label(keep: bool, target: str | int) -> None:
+def test_one_number_a_sample_is_explained_whatever_the_label(keep: bool, target: str | int) -> None:
     model = Wrapped(lambda o: o[:, 3:4] if keep else o[:, 3])
     report = explained(model, target=target)
     torch.testing.assert_close(report.attributions["saliency"], gradient(lambda o: o[:, 3]))
-    assert torch.equal(report.targets, torch.zeros(len(rows()[0]), dtype=torch.long))
+    assert torch.equal(report.targets, torch.zeros(len(samples()[0]), dtype=torch.long))
     assert torch.equal(report.predictions, (report.outputs.flatten() > 0).long())
     assert set(report.predictions.tolist()) == {0, 1}
 
@@ -105,7 +105,7 @@ def test_forward_fn_is_called_instead_of_the_module() -> None:
     report = explained(
         trained(), forward_fn=lambda model, x: model.head(torch.ones(len(x), 128)) + x.sum((1, 2, 3))[:, None]
     )
-    torch.testing.assert_close(report.attributions["saliency"], torch.ones_like(rows()[0]))
+    torch.testing.assert_close(report.attributions["saliency"], torch.ones_like(samples()[0]))
 
 
 class Two(nn.Module):
@@ -117,7 +117,7 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 9])
-def test_several_inputs_and_further_arguments_are_split_by_rows(limit: int) -> None:
+def test_several_inputs_and_further_arguments_are_split_by_samples(limit: int) -> None:
     a, b, scale = torch.rand(5, 3), torch.rand(5, 2), torch.rand(5)
     probe = Probe((a, b), forward_args=(scale, "fixed"))
     report = explain(Two(), probe, SALIENCY, [], max_examples_per_pass=limit)
@@ -134,11 +134,11 @@ def test_several_inputs_and_further_arguments_are_split_by_rows(limit: int) -> N
         (lambda o: (), TypeError, "returned tuple; allowed are a tensor"),
         (lambda o: ({"logits": o},), TypeError, "returned dict with keys"),
         (lambda o: 3.0, TypeError, "returned float; allowed are a tensor, a tuple that starts with one"),
-        (lambda o: (o.sum(), o), ValueError, "one number for all rows, such as a loss; .* output_fn=lambda"),
+        (lambda o: (o.sum(), o), ValueError, "one number for all samples, such as a loss; .* output_fn=lambda"),
         (
             lambda o: o.mean(0, keepdim=True),
             ValueError,
-            r"returned 1 rows for 7; its output must be \(N, ...\)",
+            r"returned 1 samples for 7; its output must be \(N, ...\)",
         ),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_tensor_is_its_own_output() -> None:
 @pytest.mark.parametrize(
     ("target", "of", "indices"),
     [
-        ("label", own_label, rows()[1]),
+        ("label", own_label, samples()[1]),
         ("predicted", lambda o: o.amax(1), None),
         (4, lambda o: o[:, 4], torch.full((7,), 4)),
         ((6,), lambda o: o[:, 6], torch.full((7,), -1)),
@@ -228,8 +228,8 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
             "label",
             r"got torch.int64 \(7, 10\); give such labels .* or use target=\"predicted\"",
         ),
-        (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number a row: \(7,\)"),
-        (lambda o: o[:, :1], "own", 2, r"target=2, but the model returns one number a row: \(7, 1\)"),
+        (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number a sample: \(7,\)"),
+        (lambda o: o[:, :1], "own", 2, r"target=2, but the model returns one number a sample: \(7, 1\)"),
         (
             lambda o: o.reshape(-1, 5, 2),
             "own",
@@ -270,7 +270,7 @@ def test_predictions_of_dense_outputs_are_zeros() -> None:
     ],
 )
 def test_an_unknown_layer_is_refused_with_the_nearest_names(name: str, match: str) -> None:
-    x, y = rows()
+    x, y = samples()
     with pytest.raises(ValueError, match=match):
         explain(trained(), Probe(x, y), {"cam": m.LayerGradCam(name)}, [])
     with pytest.raises(ValueError, match=match):
@@ -292,8 +292,8 @@ def test_a_layer_is_found_by_its_name_in_a_compiled_module_and_the_other_way_rou
 def test_the_last_feature_map_is_the_last_to_return_one(compiled: bool) -> None:
     model = torch.compile(trained(), backend="eager") if compiled else trained()
     with explaining(model) as run:
-        assert last_feature_map(model, lambda: run(model, rows()[0])) == "block"
-    x, y = rows()
+        assert last_feature_map(model, lambda: run(model, samples()[0])) == "block"
+    x, y = samples()
     default = explain(model, Probe(x, y), {"cam": m.LayerGradCam()}, [])
     named = explain(model, Probe(x, y), {"cam": m.LayerGradCam("block")}, [])
     assert torch.equal(default.attributions["cam"], named.attributions["cam"])
@@ -301,7 +301,7 @@ def test_the_last_feature_map_is_the_last_to_return_one(compiled: bool) -> None:
 
 def test_a_map_of_one_pixel_is_not_a_feature_map() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert last_feature_map(model, lambda: model(rows()[0])) == "0"
+    assert last_feature_map(model, lambda: model(samples()[0])) == "0"
     assert all(not module._forward_hooks for module in model.modules())
 
 
@@ -310,7 +310,7 @@ def test_a_map_of_one_pixel_is_not_a_feature_map() -> None:
 def test_a_part_in_torchscript_is_passed_over() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
     model = nn.Sequential(scripted, nn.Identity(), nn.Flatten(), nn.Linear(72, 10))
-    x, y = rows()
+    x, y = samples()
     report = explain(model, Probe(x, y), {"cam": m.LayerGradCam(), **SALIENCY}, [])
     assert report.attributions["cam"].shape == (7, 1, 6, 6)
 
@@ -326,13 +326,13 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
 def test_without_a_feature_map_a_layer_method_is_refused() -> None:
-    x, y = rows()
+    x, y = samples()
     with pytest.raises(ValueError, match=r"'cam' \(LayerGradCam\) has no layer, and no module .* give layer=..."):
         explain(FLAT, Probe(x, y), {"cam": m.LayerGradCam()}, [])
 
 
 def test_without_a_feature_map_the_default_methods_leave_it_out_and_say_so() -> None:
-    x, y = rows()
+    x, y = samples()
     with pytest.warns(UserWarning, match="'cam' is left out: no module of this model returns a map"):
         report = explain(FLAT, Probe(x, y), metrics=[])
     assert list(report.attributions) == ["saliency", "ig"]
@@ -342,7 +342,7 @@ def test_without_a_feature_map_the_default_methods_leave_it_out_and_say_so() -> 
 
 
 class Counting(DigitNet):
-    """Counts the rows it sees, and those a gradient comes back for."""
+    """Counts the samples it sees, and those a gradient comes back for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -370,15 +370,15 @@ SEEN = {"forward": 0, "backward": 0}
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
 )
 @pytest.mark.parametrize("metrics", [{}, {"infidelity": q.Infidelity(n_perturb_samples=4)}], ids=["alone", "scored"])
-def test_rows_through_the_model_are_counted(
+def test_samples_through_the_model_are_counted(
     method: Any, forward: int, backward: int, metrics: dict[str, q.Infidelity]
 ) -> None:
-    x, y = rows(4)
+    x, y = samples(4)
     explainer = Explainer({"it": method}, metrics, limit=4)
     SEEN.update(forward=0, backward=0)
     report = explainer.explain(Counting(), Probe(x, y))
     assert {"forward": report.passes.forward, "backward": report.passes.backward} == SEEN
-    # The row itself is seen once, for its output and for whoever looks there.
+    # The sample itself is seen once, for its output and for whoever looks there.
     assert report.passes.forward == 4 * (forward + 4 * len(metrics))
     assert report.passes.backward == 4 * backward
 
@@ -395,7 +395,7 @@ def test_the_model_itself_is_no_layer() -> None:
 
 
 class Positions(nn.Module):
-    """An argument that is the same for all rows, and may be as long as some of them are many."""
+    """An argument that is the same for all samples, and may be as long as some of them are many."""
 
     def forward(self, x: Tensor, positions: Tensor, offset: Tensor) -> Tensor:
         return (x * positions).sum(1, keepdim=True) ** 2 + offset
@@ -406,8 +406,8 @@ SHARING = [m.IntegratedGradients(n_steps=4), m.GradientShap(2), m.Occlusion((1,)
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 64])
 @pytest.mark.parametrize("method", SHARING, ids=lambda method: type(method).__name__)
-def test_an_argument_that_all_rows_share_stays_whole_however_many_rows_there_are(method: Any, limit: int) -> None:
-    # Three numbers in blocks of three rows, too.
+def test_an_argument_that_all_samples_share_stays_whole_however_many_samples_there_are(method: Any, limit: int) -> None:
+    # Three numbers in blocks of three samples, too.
     x, positions = torch.rand(7, 3), torch.tensor([1.0, 2.0, 3.0])
     found, expected = (
         explain(model, probe, {"it": method}, [], max_examples_per_pass=limit).attributions["it"]

@@ -17,10 +17,10 @@ from torch.distributed.fsdp import fully_shard
 
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Rows
-from lightning_explain.model.isolation import KEEPERS, Run, explaining
-from networks import DigitNet, rows, trained
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Samples
+from lightning_explain.model.isolation import STATE_SAVERS, Run, explaining
+from networks import DigitNet, samples, trained
 
 
 class InterruptionError(Exception):
@@ -77,7 +77,7 @@ def call(effect: Callable[[Side], object], fail: bool, model: Side | None = None
     """Runs a model with that side effect in an explanation."""
     model = model or Side(effect)
     with touched(model, fail) as run:
-        run(model, rows()[0])
+        run(model, samples()[0])
     return model
 
 
@@ -89,7 +89,7 @@ def flags(fail: bool) -> None:
     before = [module.training for module in model.modules()]
     with touched(model, fail) as run:
         assert not any(module.training for module in model.modules()), "not in eval mode"
-        run(model, rows()[0])
+        run(model, samples()[0])
     assert [module.training for module in model.modules()] == before
     assert before.count(False) == 1
 
@@ -97,9 +97,9 @@ def flags(fail: bool) -> None:
 def batch_statistics(fail: bool) -> None:
     model = trained()
     with touched(model, fail) as run:
-        many, few = run(model, rows()[0])[:2], run(model, rows()[0][:2])
-        # How a sum is rounded may depend on the number of rows, on some processors; batch statistics move it by tenths.
-        assert torch.allclose(many, few, rtol=1e-5, atol=1e-5), "rows depend on each other"
+        many, few = run(model, samples()[0])[:2], run(model, samples()[0][:2])
+        # How a sum is rounded may depend on the number of samples, on some processors; batch statistics move it by tenths.
+        assert torch.allclose(many, few, rtol=1e-5, atol=1e-5), "samples depend on each other"
 
 
 def gradients(fail: bool) -> None:
@@ -114,7 +114,7 @@ def gradients(fail: bool) -> None:
     grads = {name: p.grad for name, p in model.named_parameters()}
     needed = {name: p.requires_grad for name, p in model.named_parameters()}
     with touched(model, fail) as run:
-        f = run(model, rows()[0].requires_grad_()).sum()
+        f = run(model, samples()[0].requires_grad_()).sum()
         f.backward()
     assert all(p.grad is grads[name] for name, p in model.named_parameters()), "another .grad"
     assert torch.equal(model.gate.grad, torch.full((3,), 5.0)), "another value in .grad"
@@ -240,7 +240,7 @@ def leaked_hooks(fail: bool) -> None:
     assert hooks(model) == before, "hooks are not what they were"
     assert sum(map(len, before)) > 0
     ran.clear()
-    model.net(rows()[0])
+    model.net(samples()[0])
     assert ran == [1]
     assert kept.id in model.net.head._forward_hooks
 
@@ -271,7 +271,7 @@ def inplace_flags(fail: bool) -> None:
     activations: list[Tensor] = []
     handle = model.stem[1].register_forward_hook(lambda module, a, output: activations.append(output))
     with touched(model, fail) as run:
-        run(model, rows()[0])
+        run(model, samples()[0])
     assert activations[0].min() < 0, "an activation was overwritten"
     assert {name: vars(module)["inplace"] for name, module in model.named_modules() if name in before} == before
     assert set(before.values()) == {True, False}
@@ -280,7 +280,7 @@ def inplace_flags(fail: bool) -> None:
 
 def inference_mode(fail: bool) -> None:
     model = trained()
-    x = rows()[0]
+    x = samples()[0]
     with torch.inference_mode():
         with touched(model, fail) as run:
             x = x.clone().requires_grad_()
@@ -382,37 +382,37 @@ LAWS: list[tuple[str, Callable[[bool], None], str]] = [
     ("gradients", gradients, "another .*grad"),
     ("gradients", requires_grad, "a parameter needs a gradient"),
     ("modes", flags, "not in eval mode"),
-    ("modes", batch_statistics, "rows depend on each other"),
+    ("modes", batch_statistics, "samples depend on each other"),
     ("inplace", inplace_flags, "an activation was overwritten"),
     ("recurrent", recurrent, "cuDNN cannot go back"),
     ("sharded", sharded, "mixed torch.Tensor and DTensor"),
     ("eager", compiled, "compiled code passed a hook by"),
 ]
-laws = pytest.mark.parametrize(("keeper", "check", "symptom"), LAWS, ids=[f"{k}-{c.__name__}" for k, c, _ in LAWS])
+laws = pytest.mark.parametrize(("saver", "check", "symptom"), LAWS, ids=[f"{k}-{c.__name__}" for k, c, _ in LAWS])
 
 
 @pytest.mark.parametrize("fail", [False, True], ids=["straight", "interrupted"])
 @laws
-def test_everything_is_put_back(keeper: str, check: Callable[[bool], None], symptom: str, fail: bool) -> None:
+def test_everything_is_put_back(saver: str, check: Callable[[bool], None], symptom: str, fail: bool) -> None:
     check(fail)
 
 
 @laws
-def test_without_its_keeper_the_law_fails(
-    keeper: str, check: Callable[[bool], None], symptom: str, monkeypatch: pytest.MonkeyPatch
+def test_without_its_saver_the_law_fails(
+    saver: str, check: Callable[[bool], None], symptom: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(KEEPERS, keeper, lambda model: nullcontext())
+    monkeypatch.setitem(STATE_SAVERS, saver, lambda model: nullcontext())
     with pytest.raises((AssertionError, RuntimeError), match=symptom):
         check(False)
 
 
-def test_every_keeper_has_a_law() -> None:
-    assert {keeper for keeper, _, _ in LAWS} == set(KEEPERS)
+def test_every_saver_has_a_law() -> None:
+    assert {saver for saver, _, _ in LAWS} == set(STATE_SAVERS)
 
 
 def test_the_forward_context_is_around_the_forward_and_not_around_the_backward() -> None:
     model, inside = trained(), []
-    x = rows()[0].requires_grad_()
+    x = samples()[0].requires_grad_()
     with explaining(model, lambda: torch.autocast("cpu", torch.bfloat16)) as run:
         output = run(model, x)
         output.register_hook(lambda gradient: inside.append(torch.is_autocast_enabled("cpu")))
@@ -430,7 +430,7 @@ def test_the_forward_context_is_around_the_forward_and_not_around_the_backward()
 def test_a_compiled_module_that_has_run_is_explained_as_the_plain_one(
     methods: dict[str, m.GuidedBackprop], train: bool, how: str
 ) -> None:
-    x, y = rows()
+    x, y = samples()
     plain = explain(trained(), Probe(x, y), methods, []).attributions["it"]
     model: Any = trained().train(train)
     if how == "whole":
@@ -458,14 +458,14 @@ class Overwriting(DigitNet):
 
 def test_a_model_that_changes_its_input_leaves_the_probe_as_it_is() -> None:
     requests = [m.Saliency(abs=False), m.Occlusion(), m.IntegratedGradients(n_steps=3)]
-    x, y = rows()
+    x, y = samples()
     scale = torch.ones(len(x), 1, 1, 1)
     probe = Probe(x, y, forward_args=(scale,))
     model = Overwriting()
     model.load_state_dict(trained().state_dict())
     first = explain(model, probe, requests)
-    assert torch.equal(x, rows()[0])
-    assert torch.equal(y, rows()[1])
+    assert torch.equal(x, samples()[0])
+    assert torch.equal(y, samples()[1])
     assert torch.equal(scale, torch.ones(len(x), 1, 1, 1))
     assert not x.requires_grad
     second = explain(model, probe, requests)
@@ -474,17 +474,17 @@ def test_a_model_that_changes_its_input_leaves_the_probe_as_it_is() -> None:
 
 
 class Careless:
-    """A method of a user that writes into its rows."""
+    """A method of a user that writes into its samples."""
 
-    def attribute(self, subject: Subject, rows: Rows) -> Tensor:
-        for x in rows.inputs:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Tensor:
+        for x in samples.inputs:
             x.requires_grad_(False).zero_()
-        return torch.zeros_like(rows.inputs[0])
+        return torch.zeros_like(samples.inputs[0])
 
 
 @pytest.mark.parametrize("limit", [2, 32])
-def test_a_method_that_changes_its_rows_disturbs_neither_the_probe_nor_its_neighbours(limit: int) -> None:
-    x, y = rows()
+def test_a_method_that_changes_its_samples_disturbs_neither_the_probe_nor_its_neighbours(limit: int) -> None:
+    x, y = samples()
     alone = explain(trained(), Probe(x, y), [m.Saliency(abs=False)], [], max_examples_per_pass=limit)
     both = explain(
         trained(),
@@ -493,7 +493,7 @@ def test_a_method_that_changes_its_rows_disturbs_neither_the_probe_nor_its_neigh
         [],
         max_examples_per_pass=limit,
     )
-    assert torch.equal(x, rows()[0])
+    assert torch.equal(x, samples()[0])
     assert torch.equal(both.attributions["saliency"], alone.attributions["saliency"])
 
 
@@ -501,7 +501,7 @@ def test_hooks_of_parameters_are_kept_and_not_called() -> None:
     model, called = trained(), []
     model.head.weight.register_hook(lambda gradient: called.append("gradient"))
     model.head.weight.register_post_accumulate_grad_hook(lambda parameter: called.append("accumulated"))
-    x, y = rows()
+    x, y = samples()
     explain(model, Probe(x, y), [m.IntegratedGradients(n_steps=3)], [])
     assert called == []
     model(x).sum().backward()

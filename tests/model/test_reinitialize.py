@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.model.reinitialize import randomized, top_down
-from networks import rows, trained
+from networks import samples, trained
 
 DRAWS = KeyedDraws(0)
 
@@ -39,8 +39,8 @@ def objects(model: nn.Module) -> dict[str, int]:
     return {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
 
 
-def digit_rows() -> Tensor:
-    return rows()[0]
+def digit_samples() -> Tensor:
+    return samples()[0]
 
 
 def tokens() -> Tensor:
@@ -48,7 +48,7 @@ def tokens() -> Tensor:
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "digits": (trained, digit_rows),
+    "digits": (trained, digit_samples),
     "language": (Language, tokens),
 }
 
@@ -82,7 +82,7 @@ def test_each_layer_is_random_alone_and_numbers_belong_to_seed_draw_and_place(na
 
 def test_more_layers_keep_what_fewer_have() -> None:
     model = trained()
-    layers = top_down(model, lambda: model(digit_rows()))
+    layers = top_down(model, lambda: model(digit_samples()))
     with randomized(model, layers[:2], DRAWS, 0):
         head = model.head.weight.clone()
     with randomized(model, layers, DRAWS, 0):
@@ -92,7 +92,7 @@ def test_more_layers_keep_what_fewer_have() -> None:
 
 def test_the_global_generator_is_not_moved() -> None:
     model, state = trained(), torch.get_rng_state()
-    with randomized(model, top_down(model, lambda: model.eval()(digit_rows())), DRAWS, 0):
+    with randomized(model, top_down(model, lambda: model.eval()(digit_samples())), DRAWS, 0):
         pass
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -100,7 +100,7 @@ def test_the_global_generator_is_not_moved() -> None:
 def test_layers_come_in_the_order_in_which_they_run_the_last_one_first() -> None:
     model = trained()
     names = {module: name for name, module in model.named_modules()}
-    found = [names[layer] for layer in top_down(model, lambda: model(digit_rows()))]
+    found = [names[layer] for layer in top_down(model, lambda: model(digit_samples()))]
     assert found == ["head", "block.bn2", "block.conv2", "block.bn1", "block.conv1", "stem.1", "stem.0"]
 
 

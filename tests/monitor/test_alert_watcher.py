@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_explain import Alert, ExplanationMonitor
-from lightning_explain.core.contracts import Case, Score
+from lightning_explain.core.contracts import MetricInputs, Score
 from lightning_explain.monitor.alert_watcher import Alerts, Watch
-from lightning_explain.monitor.failures import Teller
+from lightning_explain.monitor.failures import FailureLog
 from training import QUIET, DigitModule, fit, loaders, monitor, trainer
 
 pytestmark = QUIET
@@ -36,13 +36,13 @@ class Told:
     higher_is_better: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[str, ...]] = ("",)
 
-    def score(self, case: Case) -> dict[str, dict[str, Score]]:
+    def score(self, case: MetricInputs) -> dict[str, dict[str, Score]]:
         self.calls.append(1)
         value = self.values[len(self.calls) - 1]
         return {"": {name: (torch.full_like(case.outputs, value), None) for name in case.maps}}
 
 
-def telling(*values: float, alerts: Any, **arguments: Any) -> ExplanationMonitor:
+def reporting_failures(*values: float, alerts: Any, **arguments: Any) -> ExplanationMonitor:
     return monitor(metrics={"told": Told(values)}, alerts=alerts, **arguments)
 
 
@@ -82,7 +82,7 @@ def test_an_alert_fires(arguments: dict[str, Any], values: tuple[float | None, .
 
 
 def test_an_alert_is_told_once_per_firing_with_the_number_and_the_bound(tmp_path: Path) -> None:
-    watch = telling(0.1, 0.4, 0.5, 0.1, 0.6, alerts=[Alert(KEY, above=0.3)])
+    watch = reporting_failures(0.1, 0.4, 0.5, 0.1, 0.6, alerts=[Alert(KEY, above=0.3)])
     assert fired(tmp_path, watch, 5) == [
         "explain/told/saliency is 0.4, which is above 0.3 (epoch 1, step 8).",
         "explain/told/saliency is 0.6, which is above 0.3 (epoch 4, step 20).",
@@ -94,14 +94,14 @@ def test_an_alert_is_told_once_per_firing_with_the_number_and_the_bound(tmp_path
 )
 def test_an_alert_stops_the_training(options: dict[str, Any], tmp_path: Path) -> None:
     alert = Alert(KEY, times=2, patience=2, action="stop")
-    watch = telling(1.0, 2.0, 2.5, 3.0, 4.0, alerts=[alert], **options)
+    watch = reporting_failures(1.0, 2.0, 2.5, 3.0, 4.0, alerts=[alert], **options)
     with pytest.warns(UserWarning, match=r"is 2\.5, which is times 2 its first value 1 in 2 .* training stops"):
         finished = fit(tmp_path, watch, max_epochs=9)
     assert finished.global_step == (8 if "at_start" in options else 12)
 
 
 def test_an_alert_before_the_first_step_stops_the_training_at_once(tmp_path: Path) -> None:
-    watch = telling(1.0, alerts=[Alert(KEY, above=0, action="stop")], at_start=True, every_n_epochs=9)
+    watch = reporting_failures(1.0, alerts=[Alert(KEY, above=0, action="stop")], at_start=True, every_n_epochs=9)
     with pytest.warns(UserWarning, match="training stops"):
         assert fit(tmp_path, watch, max_epochs=9).global_step <= 4
 
@@ -116,9 +116,9 @@ def resumed(root: Path, ckpt: Path, watch: ExplanationMonitor, epochs: int) -> l
 
 def test_patience_and_first_values_survive_in_a_checkpoint(tmp_path: Path) -> None:
     alerts = [Alert(KEY, times=2, patience=3)]
-    first = fit(tmp_path, telling(1.0, 2.0, 2.0, alerts=alerts), max_epochs=3)
+    first = fit(tmp_path, reporting_failures(1.0, 2.0, 2.0, alerts=alerts), max_epochs=3)
     first.save_checkpoint(tmp_path / "last.ckpt")
-    told = resumed(tmp_path, tmp_path / "last.ckpt", telling(2.1, 2.2, alerts=alerts), 5)
+    told = resumed(tmp_path, tmp_path / "last.ckpt", reporting_failures(2.1, 2.2, alerts=alerts), 5)
     assert told == [
         "explain/told/saliency is 2.1, which is times 2 its first value 1 in 3 explanations in a row (epoch 3, step 16)."
     ]
@@ -130,19 +130,19 @@ def test_a_training_that_was_stopped_and_is_resumed_stops_again_while_the_score_
 ) -> None:
     alerts = [Alert(KEY, above=0.3, patience=patience, action="stop")]
     with pytest.warns(UserWarning, match="training stops"):
-        first = fit(tmp_path, telling(0.4, 0.5, alerts=alerts), max_epochs=9)
+        first = fit(tmp_path, reporting_failures(0.4, 0.5, alerts=alerts), max_epochs=9)
     assert first.global_step == 4 * patience
     first.save_checkpoint(tmp_path / "last.ckpt")
-    again = telling(0.4, 0.4, 0.4, alerts=alerts)
+    again = reporting_failures(0.4, 0.4, 0.4, alerts=alerts)
     (told,) = resumed(tmp_path, tmp_path / "last.ckpt", again, 9)
     assert f"(epoch {patience}, step {4 * patience + 4}); training stops" in told
-    fine = telling(0.1, 0.4, 0.4, alerts=alerts)
+    fine = reporting_failures(0.1, 0.4, 0.4, alerts=alerts)
     (told,) = resumed(tmp_path, tmp_path / "last.ckpt", fine, 9)
     assert f"(epoch {2 * patience}, step" in told
 
 
 def test_a_training_that_goes_on_in_the_same_trainer_stops_again(tmp_path: Path) -> None:
-    watch, module = telling(0.4, 0.5, 0.6, alerts=[Alert(KEY, above=0.3, action="stop")]), DigitModule()
+    watch, module = reporting_failures(0.4, 0.5, 0.6, alerts=[Alert(KEY, above=0.3, action="stop")]), DigitModule()
     run = trainer(tmp_path, watch, max_epochs=9)
     for steps in (4, 8):
         with pytest.warns(UserWarning, match="training stops"):
@@ -152,7 +152,7 @@ def test_a_training_that_goes_on_in_the_same_trainer_stops_again(tmp_path: Path)
 
 @pytest.mark.parametrize("first", [0.0, -1.5])
 def test_a_first_value_that_has_no_multiples_is_told_once(first: float, tmp_path: Path) -> None:
-    watch = telling(first, 1.0, 3.0, alerts=[Alert(KEY, times=2)])
+    watch = reporting_failures(first, 1.0, 3.0, alerts=[Alert(KEY, times=2)])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(tmp_path, watch, max_epochs=3)
@@ -162,15 +162,15 @@ def test_a_first_value_that_has_no_multiples_is_told_once(first: float, tmp_path
 
 
 def test_an_alert_that_was_not_in_the_checkpoint_begins_anew(tmp_path: Path) -> None:
-    first = fit(tmp_path, telling(1.0, alerts=[Alert(KEY, times=2)]), max_epochs=1)
+    first = fit(tmp_path, reporting_failures(1.0, alerts=[Alert(KEY, times=2)]), max_epochs=1)
     first.save_checkpoint(tmp_path / "last.ckpt")
-    watch = telling(4.0, 12.0, alerts=[Alert(KEY, times=3)])
+    watch = reporting_failures(4.0, 12.0, alerts=[Alert(KEY, times=3)])
     (told,) = resumed(tmp_path, tmp_path / "last.ckpt", watch, 3)
     assert "times 3 its first value 4" in told
 
 
 def test_a_second_training_begins_anew(tmp_path: Path) -> None:
-    watch = telling(1.0, 1.5, 3.0, 3.0, alerts=[Alert(KEY, times=2)])
+    watch = reporting_failures(1.0, 1.5, 3.0, 3.0, alerts=[Alert(KEY, times=2)])
     assert fired(tmp_path / "a", watch, 2) == []
     assert fired(tmp_path / "b", watch, 2) == []
 
@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("alerts", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_alerts_that_cannot_be_are_refused_at_once(alerts: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        telling(1.0, alerts=alerts)
+        reporting_failures(1.0, alerts=alerts)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_an_alert_of_a_method_that_is_left_out_on_this_model_is_refused_before_t
 
 
 def test_an_alert_to_wandb_needs_its_logger(tmp_path: Path) -> None:
-    watch = telling(1.0, alerts=[Alert(KEY, above=0, action="wandb")])
+    watch = reporting_failures(1.0, alerts=[Alert(KEY, above=0, action="wandb")])
     with pytest.raises(ValueError, match="the Trainer has no WandbLogger; give it one, or use action="):
         fit(tmp_path, watch)
 
@@ -257,7 +257,7 @@ def logger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbLog
 
 
 def test_an_alert_goes_to_the_run_of_wandb(logger: WandbLogger, tmp_path: Path) -> None:
-    watch = telling(1.0, 3.0, alerts=[Alert(KEY, times=3, action="wandb")])
+    watch = reporting_failures(1.0, 3.0, alerts=[Alert(KEY, times=3, action="wandb")])
     (told,) = fired(tmp_path, watch, 2, logger=logger)
     folder = Path(logger.experiment.dir).parent
     wandb.finish()
@@ -276,13 +276,13 @@ def test_an_alert_that_cannot_be_sent_does_not_end_the_training(
         raise ConnectionError("no network")
 
     monkeypatch.setattr(logger.experiment, "alert", offline)
-    watch = telling(1.0, 3.0, alerts=[Alert(KEY, above=0, action="wandb")])
+    watch = reporting_failures(1.0, 3.0, alerts=[Alert(KEY, above=0, action="wandb")])
     with pytest.warns(RuntimeWarning, match="(?s)could not be sent to W&B.*no network"):
         assert fit(tmp_path, watch, max_epochs=2, logger=logger).current_epoch == 2
 
 
 def test_all_alerts_are_looked_at_and_say_which_fired() -> None:
-    alerts = Alerts("explain", [Alert("a/x", above=1), Alert("b/x", below=1)], Teller("explain", raising=False))
+    alerts = Alerts("explain", [Alert("a/x", above=1), Alert("b/x", below=1)], FailureLog("explain", raising=False))
     run = trainer(Path())
     with pytest.warns(UserWarning, match="explain/b/x is 0, which is below 1"):
         assert alerts.watch(run, {"a/x": 0.5, "b/x": 0.0}) == [Alert("b/x", below=1)]

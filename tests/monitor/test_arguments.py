@@ -12,7 +12,7 @@ import torch
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from networks import rows
+from networks import samples
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no epochs": ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0; allowed: a whole number of at least 1"),
@@ -35,7 +35,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "overhead as a flag": ({"max_overhead": True}, ValueError, "max_overhead=True; allowed: None or a share"),
     "target": ({"target": "lable"}, ValueError, "target='lable': did you mean 'label'"),
     "target as a flag": ({"target": True}, TypeError, "target=True is of type bool"),
-    "no rows a pass": ({"max_examples_per_pass": 0}, ValueError, 'max_examples_per_pass=0; allowed: "auto" or'),
+    "no samples a pass": ({"max_examples_per_pass": 0}, ValueError, 'max_examples_per_pass=0; allowed: "auto" or'),
     "probe": ({"probe": "val"}, TypeError, r"probe is a str; allowed: ProbeSelection\(count=16\)"),
     "indices": ({"probe": [1, "2"]}, TypeError, r"indices=\.\.\.\) takes whole numbers, got '2'"),
     "negative index": ({"probe": [-1]}, ValueError, "takes whole numbers of at least 0, got -1"),
@@ -68,7 +68,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         r"methods\['it'\] is captum.attr.Saliency, which is bound to a model; give lightning_explain.methods.Saliency",
     ),
-    "tensors for rows": ({"probe": rows(3)}, TypeError, r"made of tensors; give Probe\(inputs, targets\)"),
+    "tensors for samples": ({"probe": samples(3)}, TypeError, r"made of tensors; give Probe\(inputs, targets\)"),
     "sign of a method": ({"panels": {"ig": [("heat_map", "postive")]}}, ValueError, "did you mean 'positive'"),
     "outliers": ({"outlier_perc": {"ig": 200}}, ValueError, "outlier_perc=200 must be a number from 0 to 100"),
 }
@@ -80,7 +80,7 @@ def test_an_argument_that_cannot_be_is_refused(arguments: dict[str, Any], error:
         ExplanationMonitor(**arguments)
 
 
-def test_no_rows_are_refused() -> None:
+def test_no_samples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ProbeSelection\(count=\.\.\.\) takes whole numbers of at least 1, got 0"):
         ProbeSelection(count=0)
 
@@ -90,7 +90,7 @@ def test_no_rows_are_refused() -> None:
     [
         {"probe": [4, 2]},
         {"probe": range(4)},
-        {"probe": Probe(*rows(3))},
+        {"probe": Probe(*samples(3))},
         {"probe": ProbeSelection(count=3)},
         {"name": "runs/late"},
         {"max_overhead": 2},
@@ -103,8 +103,8 @@ def test_arguments_that_can_be_are_taken(arguments: dict[str, Any]) -> None:
     assert ExplanationMonitor(**arguments).last_report is None
 
 
-def test_given_rows_are_the_monitors_rows_at_once() -> None:
-    probe = Probe(*rows(3))
+def test_given_samples_are_the_monitors_samples_at_once() -> None:
+    probe = Probe(*samples(3))
     assert ExplanationMonitor(probe=probe).probe is probe
 
 

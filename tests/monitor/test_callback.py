@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_explain import ExplanationMonitor, ProbeSelection, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
 from networks import DigitNet, digits, trained
 from training import (
     QUIET,
@@ -155,9 +155,9 @@ def test_a_monitor_can_watch_a_second_training(tmp_path: Path) -> None:
 
 
 class Slow:
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         time.sleep(0.2)
-        return torch.ones_like(rows.inputs[0])
+        return torch.ones_like(samples.inputs[0])
 
 
 class Unhurried(Blind):
@@ -191,9 +191,9 @@ def test_overhead_is_told_of_training_alone(tmp_path: Path) -> None:
 
 
 class VerySlow:
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         time.sleep(2.2)
-        return torch.ones_like(rows.inputs[0])
+        return torch.ones_like(samples.inputs[0])
 
 
 @pytest.mark.parametrize("shown", [True, False])

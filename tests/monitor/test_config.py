@@ -185,12 +185,14 @@ def test_all_missing_values_are_named() -> None:
 
 def test_an_interpolation_to_nowhere_is_named() -> None:
     config = OmegaConf.create({"probe": {"count": "${rows}"}})
-    with pytest.raises(ValueError, match=r"'probe\.count' in the configuration cannot be resolved.*'rows' not found"):
+    with pytest.raises(
+        ValueError, match=r"'probe\.count' in the configuration cannot be resolved.*'samples' not found"
+    ):
         ExplanationMonitor.from_config(config)
 
 
 def test_an_interpolation_in_a_plain_dict_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"probe\.count='\$\{rows\}' is not resolved; give the OmegaConf"):
+    with pytest.raises(ValueError, match=r"probe\.count='\$\{samples\}' is not resolved; give the OmegaConf"):
         ExplanationMonitor.from_config({"probe": {"count": "${rows}"}})
 
 

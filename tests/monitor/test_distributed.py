@@ -112,7 +112,7 @@ def test_ranks_explain_with_the_batch_statistics_of_rank_zero_and_keep_their_own
 
 
 @scenario("ranks", ["stream"], indirect=True)
-def test_all_ranks_explain_the_rows_of_rank_zero(ranks: Ranks) -> None:
+def test_all_ranks_explain_the_samples_of_rank_zero(ranks: Ranks) -> None:
     zero, one = ranks
     assert torch.equal(zero["inputs"], digits()[0][:4])
     assert torch.equal(one["inputs"], zero["inputs"])

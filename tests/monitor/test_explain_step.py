@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from lightning_explain import ExplanationMonitor, load_reports
 from lightning_explain import methods as m
-from lightning_explain.core.contracts import Subject
-from lightning_explain.core.probe import Attribution, Rows
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.monitor import publisher
 from training import (
     QUIET,
@@ -134,11 +134,11 @@ class Counting:
         self.failing = failing
         self.calls = 0
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         self.calls += 1
         if not self.failing or self.calls in self.failing:
             raise ArithmeticError("no map today")
-        return torch.ones_like(rows.inputs[0])
+        return torch.ones_like(samples.inputs[0])
 
 
 def test_a_success_begins_the_count_anew(tmp_path: Path) -> None:
@@ -174,12 +174,12 @@ class NotANumberAnywhere:
 
     calls = 0
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         type(self).calls += 1
-        return torch.full_like(rows.inputs[0], torch.nan)
+        return torch.full_like(samples.inputs[0], torch.nan)
 
 
-def test_a_method_that_finds_no_number_on_any_row_is_switched_off_and_metrics_are_not(tmp_path: Path) -> None:
+def test_a_method_that_finds_no_number_on_any_sample_is_switched_off_and_metrics_are_not(tmp_path: Path) -> None:
     watch = monitor(methods={"nan": NotANumberAnywhere(), "good": m.Saliency(abs=False)})
     with pytest.warns(RuntimeWarning) as told:
         finished = fit(tmp_path, watch, max_epochs=4)
@@ -297,13 +297,13 @@ def test_an_interrupt_in_an_explanation_ends_the_training(tmp_path: Path) -> Non
 
 
 class NotANumber:
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        found = torch.ones_like(rows.inputs[0])
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        found = torch.ones_like(samples.inputs[0])
         found[0] = float("nan")
         return found
 
 
-def test_rows_that_are_not_finite_are_counted_left_out_and_told_once(tmp_path: Path) -> None:
+def test_samples_that_are_not_finite_are_counted_left_out_and_told_once(tmp_path: Path) -> None:
     watch = monitor(methods={"it": NotANumber()})
     with pytest.warns(RuntimeWarning, match="'it' has a map or score that is NaN") as told:
         finished = fit(tmp_path, watch, max_epochs=2)

@@ -14,7 +14,7 @@ from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.checks.doctor import doctor
-from networks import digits, rows, trained
+from networks import digits, samples, trained
 from training import QUIET, DigitModule, loader, monitor, trainer
 
 pytestmark = QUIET
@@ -93,7 +93,7 @@ class Bytes(nn.Module):
 
 
 def bytes_probe(count: int = 3) -> Probe:
-    x, y = rows(count)
+    x, y = samples(count)
     return Probe((x.clamp(0, 1) * 255).byte(), y)
 
 
@@ -123,7 +123,7 @@ def test_a_layer_behind_whole_numbers_is_explained_as_with_floating_ones() -> No
     torch.testing.assert_close(found, expected)
     (verdict,) = doctor(Bytes(), {"it": m.Saliency()}, probe)
     assert verdict.state == "refused"
-    assert "floating-point inputs" in verdict.way_out
+    assert "floating-point inputs" in verdict.fix
 
 
 @pytest.mark.parametrize(
@@ -152,15 +152,16 @@ def test_squares_that_do_not_fit_are_refused(metric: q.Infidelity, inputs: Tenso
 def test_a_baseline_outside_of_the_vocabulary_is_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3))
     with pytest.raises(
-        ValueError, match=r"The method 'it' does not fit the rows: index out of range in self\. It is FeatureAblation"
+        ValueError,
+        match=r"The method 'it' does not fit the samples: index out of range in self\. It is FeatureAblation",
     ):
         explain(model, Probe(torch.ones(2, 3, dtype=torch.long)), {"it": m.FeatureAblation(baselines=99)}, [])
 
 
-def test_rows_that_are_not_finite_are_told() -> None:
-    x, y = rows(3)
+def test_samples_that_are_not_finite_are_told() -> None:
+    x, y = samples(3)
     x[1, 0, 2, 2] = torch.nan
-    with pytest.warns(UserWarning, match=r"The probe rows \[1\] hold numbers that are NaN or infinite"):
+    with pytest.warns(UserWarning, match=r"The probe samples \[1\] hold numbers that are NaN or infinite"):
         explain(trained(), Probe(x, y), {"it": m.Saliency(abs=False)}, [])
 
 
@@ -172,12 +173,12 @@ NOWHERE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("given", NOWHERE.values(), ids=NOWHERE)
 @pytest.mark.filterwarnings("ignore:.*has a map or score")
-def test_an_explained_output_that_is_not_finite_is_told_with_its_rows_before_the_first_batch(
+def test_an_explained_output_that_is_not_finite_is_told_with_its_samples_before_the_first_batch(
     given: dict[str, Any], tmp_path: Path
 ) -> None:
-    x, y = rows(3)
+    x, y = samples(3)
     watch = monitor(probe=Probe(x, y, ids=torch.tensor([7, 8, 9])), **given)
-    with pytest.warns(UserWarning, match=r"The explained output is NaN or infinite on the probe rows \[8\]"):
+    with pytest.warns(UserWarning, match=r"The explained output is NaN or infinite on the probe samples \[8\]"):
         fit(tmp_path, watch, max_steps=1)
 
 
@@ -197,7 +198,7 @@ class Two(nn.Module):
 
 
 def test_a_choice_among_tensors_that_nobody_made_is_told() -> None:
-    x, _ = rows(3)
+    x, _ = samples(3)
     with pytest.warns(
         UserWarning, match=r"returns 2 tensors, of which the first, \(3, 64\), is explained; .* output_fn"
     ):
@@ -208,13 +209,13 @@ def test_a_choice_among_tensors_that_nobody_made_is_told() -> None:
     "method", [m.LayerGradCam("aux"), m.LayerGradientXActivation("aux"), m.LayerConductance("aux")]
 )
 def test_a_layer_that_leads_nowhere_is_refused(method: Any) -> None:
-    x, _ = rows(3)
+    x, _ = samples(3)
     with pytest.raises(ValueError, match="does not depend on the layer 'aux' through anything that has a gradient"):
         explain(Two(), Probe(x), {"it": method}, [], output_fn=lambda found: found[1])
 
 
 def test_layers_that_lead_on_are_not_accused() -> None:
-    x, _ = rows(3)
+    x, _ = samples(3)
     model = Two()
     methods = {
         name: m.LayerGradientXActivation(name)
@@ -238,7 +239,7 @@ def test_layers_that_lead_on_are_not_accused() -> None:
 )
 def test_an_output_fn_that_fails_is_named(output_fn: Any, match: str) -> None:
     with pytest.raises(TypeError, match=f"^{match}"):
-        explain(Two(), Probe(rows(3)[0]), {"it": m.Saliency()}, [], output_fn=output_fn)
+        explain(Two(), Probe(samples(3)[0]), {"it": m.Saliency()}, [], output_fn=output_fn)
 
 
 def test_a_batch_fn_that_fails_is_named_with_the_batch(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_a_batch_fn_that_fails_is_named_with_the_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("swapped", [True, False])
 def test_arguments_in_the_wrong_order_are_refused(swapped: bool) -> None:
-    x, _ = rows(3)
+    x, _ = samples(3)
     given: tuple[Any, Any] = (Probe(x), trained()) if swapped else (trained(), x)
     with pytest.raises(TypeError, match=r"explain\(model, probe, ...\) takes a torch.nn.Module and a Probe"):
         explain(*given)
@@ -268,7 +269,7 @@ class Blind(nn.Module):
 
 def test_a_map_that_is_zero_everywhere_is_told(tmp_path: Path) -> None:
     with pytest.warns(
-        RuntimeWarning, match="the map of 'saliency' is zero everywhere, on all rows, and its scores mean"
+        RuntimeWarning, match="the map of 'saliency' is zero everywhere, on all samples, and its scores mean"
     ):
         fit(tmp_path, monitor(), Blind())
 
@@ -314,7 +315,7 @@ def test_a_layer_that_was_chosen_by_itself_is_named(tmp_path: Path, caplog: pyte
     [{"probe": [1, 2]}, {"probe": ProbeSelection(count=3)}, {"probe": ProbeSelection(count=4, seed=1)}],
     ids=str,
 )
-def test_other_rows_than_those_of_the_checkpoint_are_not_ignored_silently(
+def test_other_samples_than_those_of_the_checkpoint_are_not_ignored_silently(
     asked: dict[str, Any], tmp_path: Path
 ) -> None:
     saved = ModelCheckpoint(tmp_path / "saved", filename="it")
@@ -328,13 +329,13 @@ def test_other_rows_than_those_of_the_checkpoint_are_not_ignored_silently(
         return watch
 
     with pytest.warns(
-        UserWarning, match=r"goes on with the probe rows .* of the checkpoint; they were chosen by Probe"
+        UserWarning, match=r"goes on with the probe samples .* of the checkpoint; they were chosen by Probe"
     ):
         other = resume(**asked)
     same = resume()
     assert other.probe is not None
     assert same.probe is not None
-    assert torch.equal(other.probe.row_ids, same.probe.row_ids)
+    assert torch.equal(other.probe.sample_ids, same.probe.sample_ids)
 
 
 def test_a_name_stands_for_a_method_inside_a_noise_tunnel() -> None:

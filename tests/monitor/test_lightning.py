@@ -72,7 +72,7 @@ def test_a_combined_loader_is_as_many_loaders_as_it_holds(nest: Any, arguments: 
         run = trainer(tmp_path / str(index), watch, **arguments)
         run.fit(DigitModule(), loader(), CombinedLoader(nest(both), "sequential"))
         assert watch.probe is not None
-        expected = [one.dataset[i][0] for i in watch.probe.row_ids.tolist()]
+        expected = [one.dataset[i][0] for i in watch.probe.sample_ids.tolist()]
         assert torch.equal(watch.probe.inputs, torch.stack(expected))
 
 
@@ -83,13 +83,15 @@ def test_a_loader_that_is_not_there_is_told_with_the_number_there_are(tmp_path: 
 
 def test_another_loader_is_taken_only_with_a_warning(tmp_path: Path) -> None:
     train = loader()
-    with pytest.warns(UserWarning, match="There is no test loader; the probe rows come from the train loader"):
+    with pytest.warns(UserWarning, match="There is no test loader; the probe samples come from the train loader"):
         found = asked(tmp_path, lambda t: trainers.find_loader(t, "test", 0), train)
     assert found.dataset is train.dataset
 
 
 def test_no_loader_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"No loader to choose probe rows from: looked for val, test, train loaders"):
+    with pytest.raises(
+        ValueError, match=r"No loader to choose probe samples from: looked for val, test, train loaders"
+    ):
         trainers.find_loader(pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), "val", 0)
 
 

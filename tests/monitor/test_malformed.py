@@ -129,7 +129,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"target": lambda outputs: outputs.detach()[:, 0]}, "target"),
     ({"target": lambda outputs: outputs.argmax(1)}, "target"),
     ({"target": lambda outputs: torch.rand(len(outputs))}, "target"),
-    ({"target": lambda outputs: torch.tensor([row[0].item() for row in outputs])}, "target"),
+    ({"target": lambda outputs: torch.tensor([sample[0].item() for sample in outputs])}, "target"),
     # methods
     ({"methods": "Saliency"}, "methods"),
     ({"methods": 3}, "methods"),
@@ -223,7 +223,7 @@ MALFORMED: list[tuple[Any, str]] = [
     (q_(name="Drift", methods=["ig"]), "'ig'"),
     (q_(name="Agreement", abs=None), "abs"),
     ({"metrics": ["RelevanceMass"]}, "masks"),
-    # rows
+    # samples
     ({"probe": 16}, "probe"),
     ({"probe": "all"}, "probe"),
     ({"probe": []}, "indices"),

@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] =
 }
 
 
-@pytest.mark.parametrize(("explains", "looks", "run", "message"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("explains", "shared_evaluations", "run", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_checkpoint_that_would_find_no_value_is_refused_before_training(
     explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
@@ -112,7 +112,9 @@ def test_a_checkpoint_that_would_find_no_value_is_refused_before_training(
     assert steps_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(("explains", "looks", "run"), [case[:3] for case in REFUSED.values()], ids=REFUSED.keys())
+@pytest.mark.parametrize(
+    ("explains", "shared_evaluations", "run"), [case[:3] for case in REFUSED.values()], ids=REFUSED.keys()
+)
 def test_explaining_at_the_start_helps_and_values_seen_twice_are_told(
     explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -172,7 +174,7 @@ TOLD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("explains", "looks", "run"), TOLD.values(), ids=TOLD.keys())
+@pytest.mark.parametrize(("explains", "shared_evaluations", "run"), TOLD.values(), ids=TOLD.keys())
 def test_a_score_that_may_be_of_other_weights_is_told(
     explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -190,7 +192,7 @@ FRESH: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("explains", "looks", "run"), FRESH.values(), ids=FRESH.keys())
+@pytest.mark.parametrize(("explains", "shared_evaluations", "run"), FRESH.values(), ids=FRESH.keys())
 def test_a_fresh_score_is_not_warned_of(
     explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
 ) -> None:

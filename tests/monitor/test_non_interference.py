@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import Case, Score, Subject
-from lightning_explain.core.probe import Attribution, Rows
-from lightning_explain.model.isolation import KEEPERS
-from networks import DigitNet, digits, rows
+from lightning_explain.core.contracts import ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.probe import Attribution, Samples
+from lightning_explain.model.isolation import STATE_SAVERS
+from networks import DigitNet, digits, samples
 from states import Recorder, assert_equal
 from training import NoTarget, told_in
 
@@ -230,7 +230,7 @@ def test_training_is_bit_identical_whenever_and_whatever_is_explained(
 
 
 def test_training_is_bit_identical_with_masks() -> None:
-    x, y = rows(4)
+    x, y = samples(4)
     recorder, _ = fit(all_of_it(probe=Probe(x, y, masks=x[:, 0] > 0), metrics=[q.RelevanceMass()]))
     assert_undisturbed(recorder, alone())
     assert_explained(recorder, 3, metrics=1)
@@ -260,9 +260,9 @@ def test_a_validation_alone_is_bit_identical_with_the_monitor() -> None:
     assert_explained(recorder, 2)
 
 
-@pytest.mark.parametrize("keeper", ["attributes", "tensors"])
-def test_the_comparison_sees_what_a_missing_keeper_does(keeper: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KEEPERS, keeper, lambda model: nullcontext())
+@pytest.mark.parametrize("saver", ["attributes", "tensors"])
+def test_the_comparison_sees_what_a_missing_saver_does(saver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STATE_SAVERS, saver, lambda model: nullcontext())
     recorder, _ = fit(light(metrics=[]))
     with pytest.raises(AssertionError, match=r"after step \d+, .*: state\['(metrics|logged)'\]"):
         assert_undisturbed(recorder, alone())
@@ -276,7 +276,7 @@ class Moody:
     higher_is_better: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[str, ...]] = ("",)
 
-    def _pass(self, subject: Subject, rows: Rows) -> None:
+    def _pass(self, explained: ExplainedFunction, samples: Samples) -> None:
         def disturb(*arguments: object) -> None:
             random.random()
             torch.rand(3)
@@ -285,16 +285,16 @@ class Moody:
                 raise RuntimeError("not today")
 
         self.calls.append(1)
-        for module in subject.forward.modules():
+        for module in explained.forward.modules():
             module.register_forward_hook(disturb)
-        subject.evaluate(rows)
+        explained.evaluate(samples)
 
-    def attribute(self, subject: Subject, rows: Rows) -> Attribution:
-        self._pass(subject, rows)
-        return torch.ones_like(rows.inputs[0])
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        self._pass(explained, samples)
+        return torch.ones_like(samples.inputs[0])
 
-    def score(self, case: Case) -> dict[str, dict[str, Score]]:
-        self._pass(case.subject, case.rows)
+    def score(self, case: MetricInputs) -> dict[str, dict[str, Score]]:
+        self._pass(case.explained, case.samples)
         return {"": dict.fromkeys(case.maps, (case.outputs, None))}
 
 

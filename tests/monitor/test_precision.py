@@ -16,12 +16,12 @@ from lightning_explain import metrics as q
 from lightning_explain.core.probe import as_tuple
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import METHODS, METRICS
-from networks import Added, Layered, rows, trained
+from networks import Added, Layered, samples, trained
 from training import QUIET, DigitModule, loader, report_of, trainer
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-# How far a row's map may be from that in float32, over the size of the latter; bfloat16 has 8 bits.
+# How far a sample's map may be from that in float32, over the size of the latter; bfloat16 has 8 bits.
 PRECISIONS = {"bf16-mixed": 0.2, "bf16-true": 0.2, "64-true": 1e-4}
 # One neuron is looked at through a maximum and a ReLU, whose choice 8 bits may turn.
 ROUGH = {"NeuronGradientShap": 0.3}
@@ -40,7 +40,7 @@ def all_methods() -> dict[str, Any]:
 
 
 def probe() -> Probe:
-    x, y = rows(3)
+    x, y = samples(3)
     return Probe(x, y, masks=x[:, 0] > 0.5)
 
 
@@ -55,7 +55,7 @@ def after_training(root: Path, precision: str, methods: Any, metrics: Any, epoch
 
 
 def distance(found: Tensor, expected: Tensor) -> Tensor:
-    """For each row how far the maps are apart, over the size of the expected one, or of all if that is nothing."""
+    """For each sample how far the maps are apart, over the size of the expected one, or of all if that is nothing."""
     apart, size = ((part.double().flatten(1)).norm(dim=1) for part in (found.double() - expected.double(), expected))
     return apart / torch.maximum(size, 1e-3 * size.max())
 

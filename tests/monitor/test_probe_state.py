@@ -1,4 +1,4 @@
-"""The rows stay the same: over epochs, shuffled loaders, random transforms, checkpoints and moved data."""
+"""The samples stay the same: over epochs, shuffled loaders, random transforms, checkpoints and moved data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, random_split
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain.core.report import Report
 from lightning_explain.core.serialization import fingerprint
-from networks import DigitNet, digits, rows, trained
+from networks import DigitNet, digits, samples, trained
 from training import (
     QUIET,
     Blind,
@@ -37,21 +37,21 @@ from training import (
 pytestmark = QUIET
 
 
-# -- rows ----------------------------------------------------------------------------------------------------------
+# -- samples ----------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_validation_loader_training_rows_are_explained_and_that_is_said(tmp_path: Path) -> None:
+def test_without_a_validation_loader_training_samples_are_explained_and_that_is_said(tmp_path: Path) -> None:
     watch = monitor()
-    with pytest.warns(UserWarning, match="There is no val loader; the probe rows come from the train loader"):
+    with pytest.warns(UserWarning, match="There is no val loader; the probe samples come from the train loader"):
         trainer(tmp_path, watch).fit(Blind(), loader(0, 32))
     assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(32), 4))
 
 
-def test_rows_come_from_the_validation_loader_even_if_it_is_not_run(tmp_path: Path) -> None:
+def test_samples_come_from_the_validation_loader_even_if_it_is_not_run(tmp_path: Path) -> None:
     watch = monitor()
     fit(tmp_path, watch, limit_val_batches=0)
     assert watch.probe is not None
-    assert torch.equal(watch.probe.inputs, digits()[0][100:124][watch.probe.row_ids])
+    assert torch.equal(watch.probe.inputs, digits()[0][100:124][watch.probe.sample_ids])
 
 
 class WithoutData(DigitModule):
@@ -65,7 +65,7 @@ def test_a_validation_loader_that_training_never_asks_for_may_fail(tmp_path: Pat
     watch = monitor()
     with (
         pytest.warns(UserWarning, match=r"its loader cannot be had \(ValueError: no validation data\)"),
-        pytest.warns(UserWarning, match="There is no val loader; the probe rows come from the train loader"),
+        pytest.warns(UserWarning, match="There is no val loader; the probe samples come from the train loader"),
     ):
         trainer(tmp_path, watch, limit_val_batches=0).fit(WithoutData(), loader(0, 32))
     assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(32), 4))
@@ -83,7 +83,7 @@ def test_one_of_several_validation_loaders_is_chosen_by_its_index(index: int, tm
     trainer(tmp_path, watch).fit(DigitModule(), loader(), both)
     assert watch.probe is not None
     first = (100, 200)[index]
-    assert torch.equal(watch.probe.inputs, digits()[0][first : first + 24][watch.probe.row_ids])
+    assert torch.equal(watch.probe.inputs, digits()[0][first : first + 24][watch.probe.sample_ids])
 
 
 class DigitsData(pl.LightningDataModule):
@@ -97,11 +97,11 @@ class DigitsData(pl.LightningDataModule):
         return [batch[0] * 2, batch[1]]
 
 
-def test_rows_of_a_datamodule_pass_through_its_transfer_hooks_once(tmp_path: Path) -> None:
+def test_samples_of_a_datamodule_pass_through_its_transfer_hooks_once(tmp_path: Path) -> None:
     watch = monitor()
     trainer(tmp_path, watch, max_epochs=2).fit(DigitModule(), datamodule=DigitsData())
     assert watch.probe is not None
-    assert torch.equal(watch.probe.inputs, 2 * digits()[0][100:124][watch.probe.row_ids])
+    assert torch.equal(watch.probe.inputs, 2 * digits()[0][100:124][watch.probe.sample_ids])
 
 
 class Augmenting(DigitModule):
@@ -115,14 +115,14 @@ class Augmenting(DigitModule):
         return [batch[0] + 100, batch[1]] if self.trainer.training else [batch[0] + 1, batch[1]]
 
 
-def test_augmentation_on_the_device_is_not_run_on_the_rows(tmp_path: Path) -> None:
+def test_augmentation_on_the_device_is_not_run_on_the_samples(tmp_path: Path) -> None:
     watch = monitor(probe=ProbeSelection(count=4, source="train"))
     fit(tmp_path, watch, module=Augmenting())
     assert watch.probe is not None
-    assert torch.equal(watch.probe.inputs, digits()[0][watch.probe.row_ids] + 1)
+    assert torch.equal(watch.probe.inputs, digits()[0][watch.probe.sample_ids] + 1)
 
 
-def test_transfer_hooks_are_told_from_which_loader_the_rows_are(tmp_path: Path) -> None:
+def test_transfer_hooks_are_told_from_which_loader_the_samples_are(tmp_path: Path) -> None:
     module = Augmenting()
     watch = monitor(probe=ProbeSelection(count=4, dataloader_idx=1))
     trainer(tmp_path, watch, limit_val_batches=0).fit(module, loader(), [loader(100, 24), loader(200, 24)])
@@ -151,7 +151,7 @@ class Fingerprints(Callback):
         self.seen.append(report_of(self.watch).fingerprint)
 
 
-def test_the_same_rows_are_explained_each_epoch_whatever_the_loader_does(tmp_path: Path) -> None:
+def test_the_same_samples_are_explained_each_epoch_whatever_the_loader_does(tmp_path: Path) -> None:
     watch = monitor()
     seen = Fingerprints(watch)
     shuffled = DataLoader(Noisy(), batch_size=8, shuffle=True)
@@ -206,15 +206,15 @@ def test_neither_loaders_nor_loggers_draw_training_randomness_for_the_monitor(tm
 
 
 def are_of(watch: ExplanationMonitor, first: int, count: int) -> bool:
-    """Whether the rows are those that a selection takes of these digits."""
+    """Whether the samples are those that a selection takes of these digits."""
     assert watch.probe is not None
-    return watch.probe.row_ids.tolist() == sorted(random.Random(0).sample(range(count), 4)) and torch.equal(
-        watch.probe.inputs, digits()[0][first : first + count][watch.probe.row_ids]
+    return watch.probe.sample_ids.tolist() == sorted(random.Random(0).sample(range(count), 4)) and torch.equal(
+        watch.probe.inputs, digits()[0][first : first + count][watch.probe.sample_ids]
     )
 
 
 @pytest.mark.parametrize("before", ["test", "validate"])
-def test_a_training_chooses_its_own_rows_whatever_ran_before_it(before: str, tmp_path: Path) -> None:
+def test_a_training_chooses_its_own_samples_whatever_ran_before_it(before: str, tmp_path: Path) -> None:
     watch, module = monitor(), DigitModule()
     run = trainer(tmp_path, watch)
     getattr(run, before)(module, loader(300, 20), verbose=False)
@@ -224,7 +224,7 @@ def test_a_training_chooses_its_own_rows_whatever_ran_before_it(before: str, tmp
     assert report_of(watch).fingerprint == fingerprint(watch.probe)  # type: ignore[arg-type]
 
 
-def test_a_second_training_has_rows_of_its_own_data(tmp_path: Path) -> None:
+def test_a_second_training_has_samples_of_its_own_data(tmp_path: Path) -> None:
     watch = monitor()
     fit(tmp_path / "one", watch)
     trainer(tmp_path / "two", watch).fit(DigitModule(), loader(), loader(300, 16))
@@ -232,7 +232,7 @@ def test_a_second_training_has_rows_of_its_own_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", ["test", "validate"])
-def test_validation_and_test_after_training_explain_rows_of_their_own_loaders(after: str, tmp_path: Path) -> None:
+def test_validation_and_test_after_training_explain_samples_of_their_own_loaders(after: str, tmp_path: Path) -> None:
     watch, module = monitor(), DigitModule()
     run = fit(tmp_path, watch, module=module)
     getattr(run, after)(module, loader(300, 20), verbose=False)
@@ -240,7 +240,7 @@ def test_validation_and_test_after_training_explain_rows_of_their_own_loaders(af
     assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(20), 4))
 
 
-def test_a_test_does_not_touch_the_rows_of_the_training_in_checkpoints(tmp_path: Path) -> None:
+def test_a_test_does_not_touch_the_samples_of_the_training_in_checkpoints(tmp_path: Path) -> None:
     watch, module = monitor(), DigitModule()
     run = fit(tmp_path / "one", watch, module=module)
     run.test(module, loader(300, 20), verbose=False)
@@ -249,7 +249,7 @@ def test_a_test_does_not_touch_the_rows_of_the_training_in_checkpoints(tmp_path:
     assert are_of(watch, 100, 24)
 
 
-def test_a_training_that_goes_on_keeps_its_rows_and_tells_of_other_data(tmp_path: Path) -> None:
+def test_a_training_that_goes_on_keeps_its_samples_and_tells_of_other_data(tmp_path: Path) -> None:
     watch, module = monitor(), DigitModule()
     run = fit(tmp_path, watch, module=module)
     run.test(module, loader(300, 20), verbose=False)
@@ -262,16 +262,16 @@ def test_a_training_that_goes_on_keeps_its_rows_and_tells_of_other_data(tmp_path
         assert are_of(watch, 100, 24)
 
 
-def test_rows_that_the_test_loader_has_not_are_those_of_the_training_and_that_is_said(tmp_path: Path) -> None:
+def test_samples_that_the_test_loader_has_not_are_those_of_the_training_and_that_is_said(tmp_path: Path) -> None:
     watch, module = monitor(probe=[3, 23]), DigitModule()
     run = fit(tmp_path, watch, module=module)
-    with pytest.warns(UserWarning, match=r"rows of the training are explained again.*has \[23\]"):
+    with pytest.warns(UserWarning, match=r"samples of the training are explained again.*has \[23\]"):
         run.test(module, loader(300, 20), verbose=False)
     assert torch.equal(watch.probe.inputs, digits()[0][[103, 123]])  # type: ignore[union-attr]
 
 
-def test_given_rows_are_explained_in_every_run(tmp_path: Path) -> None:
-    given = Probe(*rows(3))
+def test_given_samples_are_explained_in_every_run(tmp_path: Path) -> None:
+    given = Probe(*samples(3))
     watch, module = monitor(probe=given), DigitModule()
     run = fit(tmp_path, watch, module=module)
     run.test(module, loader(300, 20), verbose=False)
@@ -303,25 +303,25 @@ def test_the_state_loads_without_running_code(save_probe: bool, tmp_path: Path) 
     assert len(state["ids"]) == 4
 
 
-def test_a_resumed_run_explains_the_very_same_rows_even_if_the_data_moved(tmp_path: Path) -> None:
+def test_a_resumed_run_explains_the_very_same_samples_even_if_the_data_moved(tmp_path: Path) -> None:
     first, second = monitor(), monitor()
     path = saved(tmp_path / "one", first)
-    with pytest.warns(UserWarning, match="The dataset has moved under the probe rows"):
+    with pytest.warns(UserWarning, match="The dataset has moved under the probe samples"):
         resumed(tmp_path / "two", second, path, val_dataloaders=loader(300, 24))
     assert report_of(first).fingerprint == report_of(second).fingerprint
     assert steps_in(tmp_path / "two") == [12, 16]
 
 
-def test_without_saved_rows_a_resumed_run_reads_the_same_indices(tmp_path: Path) -> None:
+def test_without_saved_samples_a_resumed_run_reads_the_same_indices(tmp_path: Path) -> None:
     first, second = monitor(save_probe=False), monitor(save_probe=False, probe=ProbeSelection(count=4, seed=9))
     path = saved(tmp_path / "one", first)
     resumed(tmp_path / "two", second, path)
     assert report_of(first).fingerprint == report_of(second).fingerprint
 
 
-def test_without_saved_rows_changed_data_is_told(tmp_path: Path) -> None:
+def test_without_saved_samples_changed_data_is_told(tmp_path: Path) -> None:
     path = saved(tmp_path / "one", monitor(save_probe=False))
-    with pytest.warns(UserWarning, match=r"The probe rows .* the data has changed.*save_probe=True"):
+    with pytest.warns(UserWarning, match=r"The probe samples .* the data has changed.*save_probe=True"):
         resumed(tmp_path / "two", monitor(save_probe=False), path, val_dataloaders=loader(300, 24))
 
 
@@ -331,22 +331,22 @@ def test_without_saved_rows_changed_data_is_told(tmp_path: Path) -> None:
     ids=["some are left", "one is left", "none is left"],
 )
 @pytest.mark.filterwarnings("ignore:ProbeSelection.count=4")
-def test_without_saved_rows_a_dataset_that_shrank_is_told_and_what_is_left_is_explained(
+def test_without_saved_samples_a_dataset_that_shrank_is_told_and_what_is_left_is_explained(
     count: int, expected: list[int], tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "one", monitor(save_probe=False))
     before = torch.load(path, weights_only=True)["callbacks"]["ExplanationMonitor{'name': 'explain'}"]["ids"].tolist()
     watch = monitor(save_probe=False)
-    match = rf"The probe rows {re.escape(str(expected))} .* the checkpoint was of rows {re.escape(str(before))} .*has changed"
+    match = rf"The probe samples {re.escape(str(expected))} .* the checkpoint was of samples {re.escape(str(before))} .*has changed"
     with pytest.warns(UserWarning, match=match):
         resumed(tmp_path / "two", watch, path, val_dataloaders=loader(100, count))
     assert report_of(watch).ids.tolist() == expected
 
 
-def test_other_rows_than_those_of_the_checkpoint_are_not_taken_silently(tmp_path: Path) -> None:
+def test_other_samples_than_those_of_the_checkpoint_are_not_taken_silently(tmp_path: Path) -> None:
     path = saved(tmp_path / "one", monitor())
-    other = monitor(probe=Probe(*rows(3)))
-    with pytest.warns(UserWarning, match="goes on with the probe rows of the checkpoint"):
+    other = monitor(probe=Probe(*samples(3)))
+    with pytest.warns(UserWarning, match="goes on with the probe samples of the checkpoint"):
         resumed(tmp_path / "two", other, path)
     assert len(report_of(other).ids) == 4
 
@@ -356,9 +356,9 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         return zip(*(part[100:124] for part in digits()), strict=True)
 
 
-@pytest.mark.filterwarnings("ignore:The first 4 rows are explained")
+@pytest.mark.filterwarnings("ignore:The first 4 samples are explained")
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")
-def test_a_run_on_a_stream_can_be_resumed_without_saved_rows(tmp_path: Path) -> None:
+def test_a_run_on_a_stream_can_be_resumed_without_saved_samples(tmp_path: Path) -> None:
     data = {"val_dataloaders": DataLoader(Stream(), batch_size=8)}
     first, second = monitor(save_probe=False), monitor(save_probe=False)
     path = saved(tmp_path / "one", first, **data)

@@ -198,7 +198,7 @@ def version_1(state: State) -> State:
     columns = ("inputs", "targets", "ids", "masks", "class_names", "forward_args")
     saved = {name: getattr(probe, name) for name in columns}
     schedule = {"last": 2, "not_before": 0, "explain_seconds": 0.1, "train_seconds": 1.0, "lengthened": False}
-    named = {"ids": probe.row_ids, "fingerprint": fingerprint(probe), "probe": saved}
+    named = {"ids": probe.sample_ids, "fingerprint": fingerprint(probe), "probe": saved}
     return {"version": 1, "by_steps": False, "schedule": schedule, **named}
 
 
@@ -260,7 +260,7 @@ IMPOSSIBLE: dict[str, tuple[Callable[[State], State], str]] = {
     "alerts": (lambda s: {**s, "alerts": {ALERT.key: {"count": "two"}}}, "says alerts="),
     "alerts, more": (lambda s: {**s, "alerts": {ALERT.key: {"mood": 1}}}, "says alerts="),
     "history": (lambda s: {**s, "history": {"first": {"saliency": "x"}}}, "says history="),
-    "history of other rows": (
+    "history of other samples": (
         lambda s: {**s, "history": {**s["history"], "previous": {"saliency": (torch.ones(9, 1),)}}},
         "says history=",
     ),
@@ -293,7 +293,7 @@ def test_what_cannot_be_in_a_state_is_raised_if_asked_for(tmp_path: Path) -> Non
 # -- data that moved -----------------------------------------------------------------------------------------------
 
 
-def test_saved_rows_are_explained_when_the_dataset_moved_and_both_fingerprints_are_named(tmp_path: Path) -> None:
+def test_saved_samples_are_explained_when_the_dataset_moved_and_both_fingerprints_are_named(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "one")
     saved = torch.load(path, weights_only=True)["callbacks"][KEY]
     watch = monitor()
@@ -314,7 +314,7 @@ class Unreadable(Dataset[tuple[Tensor, Tensor]]):
         raise OSError("no such device")
 
 
-def test_saved_rows_are_explained_when_they_can_be_read_no_more(tmp_path: Path) -> None:
+def test_saved_samples_are_explained_when_they_can_be_read_no_more(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "one")
     watch = monitor()
     run = trainer(tmp_path / "two", watch, limit_val_batches=0, max_epochs=3)
@@ -323,7 +323,7 @@ def test_saved_rows_are_explained_when_they_can_be_read_no_more(tmp_path: Path) 
     assert len(report_of(watch).ids) == 4
 
 
-def test_rows_that_cannot_be_read_are_told_and_the_run_goes_on_without_explanations(tmp_path: Path) -> None:
+def test_samples_that_cannot_be_read_are_told_and_the_run_goes_on_without_explanations(tmp_path: Path) -> None:
     watch = monitor()
     run = trainer(tmp_path, watch, limit_val_batches=0, max_epochs=2)
     with pytest.warns(

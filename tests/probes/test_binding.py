@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.probe import Probe, as_tuple
-from lightning_explain.probes.binding import rows_of
+from lightning_explain.probes.binding import samples_of
 
 X, X2 = torch.rand(4, 3), torch.rand(4, 2, 2)
 Y = torch.tensor([1, 0, 2, 1])
@@ -53,26 +53,26 @@ def parts(probe: Probe) -> tuple[list[Tensor], Tensor | None, list[Any]]:
 def test_a_batch_is_read_as_documented(
     batch: Any, inputs: list[Tensor], targets: Tensor | None, forward_args: list[Tensor]
 ) -> None:
-    found = parts(rows_of(batch))
+    found = parts(samples_of(batch))
     assert [id(x) for x in found[0]] == [id(x) for x in inputs]
     assert found[1] is targets
     assert [id(x) for x in found[2]] == [id(x) for x in forward_args]
 
 
 def test_one_input_is_a_bare_tensor_and_several_are_a_tuple() -> None:
-    assert isinstance(rows_of((X, Y)).inputs, Tensor)
-    assert isinstance(rows_of((X, X2, Y)).inputs, tuple)
+    assert isinstance(samples_of((X, Y)).inputs, Tensor)
+    assert isinstance(samples_of((X, X2, Y)).inputs, tuple)
 
 
 @pytest.mark.parametrize("batch", [(X, Y[:, None]), {"x": X, "y": Y[:, None]}])
 def test_whole_numbered_columns_of_targets_become_flat(batch: Any) -> None:
-    assert torch.equal(rows_of(batch).targets, Y)  # type: ignore[arg-type]
-    assert torch.equal(rows_of(batch, lambda b: (X, Y[:, None])).targets, Y)  # type: ignore[arg-type]
+    assert torch.equal(samples_of(batch).targets, Y)  # type: ignore[arg-type]
+    assert torch.equal(samples_of(batch, lambda b: (X, Y[:, None])).targets, Y)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("targets", [Y[:, None].float(), TOKENS])
 def test_other_targets_keep_their_shape(targets: Tensor) -> None:
-    assert rows_of((X, targets)).targets is targets
+    assert samples_of((X, targets)).targets is targets
 
 
 @pytest.mark.parametrize(
@@ -86,35 +86,35 @@ def test_other_targets_keep_their_shape(targets: Tensor) -> None:
         ((X, (Y, Y)), "which of the last 2 tensors of a batch is the targets"),
         ({"ids": TOKENS, "label": Y}, r"no floating tensor to explain, only \{'ids': 'torch.int64'\}"),
         ({}, "no floating tensor to explain"),
-        (torch.tensor(1.0), "A tensor does not read as rows"),
+        (torch.tensor(1.0), "A tensor does not read as samples"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_way_out(batch: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"{message}.*Give batch_fn=") as caught:
-        rows_of(batch)
+        samples_of(batch)
     assert "batch_fn" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ((X, Y[:3]), r"A tuple batch does not read as rows.*targets.*\(3,\).*4 rows"),
-        ((X, X2[:2], Y), r"inputs\[1\].*\(2, 2, 2\).*4 rows"),
+        ((X, Y[:3]), r"A tuple batch does not read as samples.*targets.*\(3,\).*4 samples"),
+        ((X, X2[:2], Y), r"inputs\[1\].*\(2, 2, 2\).*4 samples"),
         ({"x": X, "label": Y, "target": Y}, r"which of \['label', 'target'\] in a batch is the targets"),
-        ({"x": X, "label": Y[:1]}, r"A batch with \['x', 'label'\] does not read as rows"),
+        ({"x": X, "label": Y[:1]}, r"A batch with \['x', 'label'\] does not read as samples"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused_with_a_way_out(batch: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"{message}.*Give batch_fn="):
-        rows_of(batch)
+        samples_of(batch)
 
 
 def test_a_function_of_the_user_reads_what_nothing_else_can() -> None:
     batch = {"a": {"deep": X}, "b": Y}
-    assert parts(rows_of(batch, lambda b: (b["a"]["deep"], b["b"]))) == ([X], Y, [])
-    assert parts(rows_of(batch, lambda b: ((X, X2), None))) == ([X, X2], None, [])
+    assert parts(samples_of(batch, lambda b: (b["a"]["deep"], b["b"]))) == ([X], Y, [])
+    assert parts(samples_of(batch, lambda b: ((X, X2), None))) == ([X, X2], None, [])
     probe = Probe(X, ids=torch.tensor([3, 1, 4, 5]))
-    assert rows_of(batch, lambda b: probe) is probe
+    assert samples_of(batch, lambda b: probe) is probe
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_a_function_of_the_user_reads_what_nothing_else_can() -> None:
         ((X, Y, Y), r"batch_fn returned a tuple \['Tensor', 'Tensor', 'Tensor'\]"),
         ([X, Y], r"batch_fn returned a list \['Tensor', 'Tensor'\]"),
         ((X, [1, 0, 2, 1]), r"batch_fn returned a tuple \['Tensor', 'list'\]"),
-        ((None, Y), "What batch_fn returned does not read as rows"),
+        ((None, Y), "What batch_fn returned does not read as samples"),
     ],
 )
 def test_what_a_function_of_the_user_may_return_is_checked(returned: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        rows_of(X, lambda batch: returned)
+        samples_of(X, lambda batch: returned)

@@ -1,4 +1,4 @@
-"""Laws of choosing and reading the fixed rows, on real loaders."""
+"""Laws of choosing and reading the fixed samples, on real loaders."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from lightning_explain.probes.selection import ProbeSelection, collect, fingerpr
 
 N = 100
 X = torch.arange(N * 2.0).reshape(N, 2)
-Y = torch.arange(N) // 25  # sorted: the first 25 rows are of one class
+Y = torch.arange(N) // 25  # sorted: the first 25 samples are of one class
 SORTED = TensorDataset(X, Y)
 FOUR = ProbeSelection(count=4)
 
 
 def ids(probe: Probe) -> list[int]:
-    return probe.row_ids.tolist()
+    return probe.sample_ids.tolist()
 
 
 def numbers() -> list[float]:
@@ -44,7 +44,7 @@ def numbers() -> list[float]:
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """Rows with noise from every global generator and one of its own; row 13 fails if it is asked to."""
+    """Samples with noise from every global generator and one of its own; sample 13 fails if it is asked to."""
 
     def __init__(self, fail: bool = False) -> None:
         self.fail = fail
@@ -58,12 +58,12 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         self.reads += 1
         noise = torch.rand(2) + random.random() + np.random.rand()
         if self.fail and index == 13:
-            raise RuntimeError("row 13 is broken")
+            raise RuntimeError("sample 13 is broken")
         return X[index] + noise + self.own.random(), Y[index]
 
 
 class Mappings(Dataset[dict[str, Any]]):
-    """Rows as mappings; nothing but reading tells their labels."""
+    """Samples as mappings; nothing but reading tells their labels."""
 
     def __init__(self, labels: Any = Y, size: int = N) -> None:
         self.given = labels
@@ -75,8 +75,8 @@ class Mappings(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         self.reads += 1
-        row = {"image": X[index % N], "path": f"{index}.png"}
-        return row if self.given is None else {**row, "label": self.given[index % N]}
+        sample = {"image": X[index % N], "path": f"{index}.png"}
+        return sample if self.given is None else {**sample, "label": self.given[index % N]}
 
 
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
@@ -161,16 +161,16 @@ def test_a_selection_can_be_written_in_yaml() -> None:
     assert found == ProbeSelection(indices=(4, 2), source="train", seed=7)
 
 
-# -- which rows ----------------------------------------------------------------------------------------------------
+# -- which samples ----------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_those_of_the_dataset_under_their_ids() -> None:
+def test_samples_are_those_of_the_dataset_under_their_ids() -> None:
     probe = collect(DataLoader(SORTED, 7), FOUR)
     assert torch.equal(probe.inputs, X[ids(probe)])  # type: ignore[arg-type]
     assert torch.equal(probe.targets, Y[ids(probe)])  # type: ignore[arg-type]
 
 
-def test_a_loader_that_shuffles_or_batches_otherwise_gives_the_same_rows() -> None:
+def test_a_loader_that_shuffles_or_batches_otherwise_gives_the_same_samples() -> None:
     sampler: Any = torch.utils.data.DistributedSampler(SORTED, num_replicas=2, rank=1)
     loaders = [
         DataLoader(SORTED),
@@ -183,7 +183,7 @@ def test_a_loader_that_shuffles_or_batches_otherwise_gives_the_same_rows() -> No
     assert len({fingerprint(collect(loader, FOUR)) for loader in loaders}) == 1
 
 
-def test_rows_are_spread_by_the_seed_and_sorted() -> None:
+def test_samples_are_spread_by_the_seed_and_sorted() -> None:
     found = ids(collect(DataLoader(SORTED), ProbeSelection(count=20)))
     assert found == sorted(set(found))
     assert len({Y[i].item() for i in found}) == 4
@@ -201,14 +201,14 @@ def test_indices_beyond_the_dataset_are_refused_with_those_there_are() -> None:
         collect(DataLoader(SORTED), ProbeSelection(indices=[100, 3, 300]))
 
 
-def test_fewer_rows_than_asked_for_are_told() -> None:
-    with pytest.warns(UserWarning, match="count=16.*train loader has 3 rows; 3 of 16"):
+def test_fewer_samples_than_asked_for_are_told() -> None:
+    with pytest.warns(UserWarning, match="count=16.*train loader has 3 samples; 3 of 16"):
         probe = collect(DataLoader(Subset(SORTED, [5, 6, 7])), ProbeSelection(source="train"))
     assert ids(probe) == [0, 1, 2]
 
 
-def test_no_rows_at_all_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"source='test'.*finds no rows.*\(Subset\) is empty"):
+def test_no_samples_at_all_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"source='test'.*finds no samples.*\(Subset\) is empty"):
         collect(DataLoader(Subset(SORTED, [])), ProbeSelection(source="test"))
 
 
@@ -243,7 +243,7 @@ def test_classes_are_balanced_wherever_the_labels_are(dataset: Any) -> None:
     assert ids(probe) == sorted(ids(probe)) == ids(collect(DataLoader(dataset, 3), BY_CLASS))
 
 
-def test_known_labels_are_not_read_from_rows() -> None:
+def test_known_labels_are_not_read_from_samples() -> None:
     dataset = Mappings()
     dataset.targets = Y  # type: ignore[attr-defined]
     collect(DataLoader(dataset), BY_CLASS)
@@ -256,19 +256,19 @@ def test_unknown_labels_are_never_looked_for_in_the_whole_dataset() -> None:
     assert dataset.reads == 1008
 
 
-def test_labels_are_read_until_there_are_as_many_classes_as_rows() -> None:
+def test_labels_are_read_until_there_are_as_many_classes_as_samples() -> None:
     dataset = Mappings(labels=torch.arange(N))
     collect(DataLoader(dataset), BY_CLASS)
     assert dataset.reads == 16
 
 
-def test_a_class_with_few_rows_leaves_its_place_to_others() -> None:
+def test_a_class_with_few_samples_leaves_its_place_to_others() -> None:
     labels = torch.tensor([1] + [0] * 99)
     probe = collect(DataLoader(TensorDataset(X, labels)), BY_CLASS)
     assert torch.bincount(probe.targets).tolist() == [7, 1]  # type: ignore[arg-type]
 
 
-def test_more_classes_than_rows_are_chosen_by_the_seed() -> None:
+def test_more_classes_than_samples_are_chosen_by_the_seed() -> None:
     loader = DataLoader(TensorDataset(X, torch.arange(N)))
     assert ids(collect(loader, BY_CLASS)) != list(range(8))
     assert ids(collect(loader, BY_CLASS)) != ids(collect(loader, ProbeSelection(count=8, per_class=True, seed=1)))
@@ -305,13 +305,13 @@ def test_the_loaders_own_collate_function_is_used() -> None:
     assert torch.equal(probe.inputs, 2 * X[ids(probe)])  # type: ignore[arg-type]
 
 
-def test_the_collate_function_of_a_loader_that_does_not_batch_takes_one_row() -> None:
-    loader = DataLoader(SORTED, batch_size=None, collate_fn=lambda row: (row[0].numpy() * 2, row[1]))
+def test_the_collate_function_of_a_loader_that_does_not_batch_takes_one_sample() -> None:
+    loader = DataLoader(SORTED, batch_size=None, collate_fn=lambda sample: (sample[0].numpy() * 2, sample[1]))
     probe = collect(loader, FOUR)
     assert torch.equal(probe.inputs, 2 * X[ids(probe)])  # type: ignore[arg-type]
 
 
-def test_rows_are_transferred_once_and_come_to_the_cpu_without_gradients() -> None:
+def test_samples_are_transferred_once_and_come_to_the_cpu_without_gradients() -> None:
     calls = []
 
     def transfer(batch: list[Tensor]) -> list[Tensor]:
@@ -324,7 +324,7 @@ def test_rows_are_transferred_once_and_come_to_the_cpu_without_gradients() -> No
     assert not probe.inputs.requires_grad  # type: ignore[union-attr]
 
 
-def test_rows_can_be_chosen_in_inference_mode_and_have_gradients_later() -> None:
+def test_samples_can_be_chosen_in_inference_mode_and_have_gradients_later() -> None:
     with torch.inference_mode():
         cached = torch.rand(N, 2)
         probe = collect(DataLoader(TensorDataset(cached)), FOUR, lambda batch: (batch[0], None))
@@ -333,9 +333,9 @@ def test_rows_can_be_chosen_in_inference_mode_and_have_gradients_later() -> None
     probe.inputs.requires_grad_().sum().backward()
 
 
-def test_rows_are_copies() -> None:
+def test_samples_are_copies() -> None:
     kept = X.clone()
-    probe = collect(DataLoader([kept] * 4, collate_fn=lambda rows: kept[:4]), FOUR)  # type: ignore[arg-type]
+    probe = collect(DataLoader([kept] * 4, collate_fn=lambda samples: kept[:4]), FOUR)  # type: ignore[arg-type]
     kept.zero_()
     assert probe.inputs.any()  # type: ignore[union-attr]
 
@@ -352,16 +352,16 @@ def test_a_function_of_the_user_keeps_masks_names_and_arguments() -> None:
     assert probe.forward_args[1] == {"k": 1}
 
 
-def test_rows_that_get_lost_on_the_way_are_an_error() -> None:
+def test_samples_that_get_lost_on_the_way_are_an_error() -> None:
     loader = DataLoader(SORTED, collate_fn=lambda samples: torch.stack([x for x, _ in samples[1:]]))
-    with pytest.raises(ValueError, match="4 rows of the dataset became 3 rows of a batch"):
+    with pytest.raises(ValueError, match="4 samples of the dataset became 3 samples of a batch"):
         collect(loader, FOUR)
 
 
 def test_a_plain_list_is_a_dataset() -> None:
-    rows = [(X[i], int(Y[i])) for i in range(N)]
-    assert fingerprint(collect(DataLoader(rows), BY_CLASS)) == fingerprint(  # type: ignore[arg-type]
-        collect(DataLoader(rows, shuffle=True), BY_CLASS)  # type: ignore[arg-type]
+    samples = [(X[i], int(Y[i])) for i in range(N)]
+    assert fingerprint(collect(DataLoader(samples), BY_CLASS)) == fingerprint(  # type: ignore[arg-type]
+        collect(DataLoader(samples, shuffle=True), BY_CLASS)  # type: ignore[arg-type]
     )
 
 
@@ -378,10 +378,10 @@ def test_choosing_moves_no_generator_neither_global_nor_the_datasets_own(per_cla
     assert (numbers(), dataset.own.bit_generator.state, generator.get_state().tolist()) == before
 
 
-def test_choosing_moves_no_generator_when_a_row_fails() -> None:
+def test_choosing_moves_no_generator_when_a_sample_fails() -> None:
     dataset = Augmented(fail=True)
     before = numbers(), dataset.own.bit_generator.state
-    with pytest.raises(RuntimeError, match="row 13 is broken"):
+    with pytest.raises(RuntimeError, match="sample 13 is broken"):
         collect(DataLoader(dataset), ProbeSelection(indices=[1, 2, 13, 4]))
     assert (numbers(), dataset.own.bit_generator.state) == before
 
@@ -396,7 +396,7 @@ def test_no_function_of_the_user_moves_a_generator(part: str) -> None:
     if part == "batch_fn":
         arguments["batch_fn"] = lambda batch: tuple(noisy(batch))
     collate = torch.utils.data.default_collate
-    loader = DataLoader(SORTED, collate_fn=(lambda rows: collate(noisy(rows))) if part == "collate_fn" else None)
+    loader = DataLoader(SORTED, collate_fn=(lambda samples: collate(noisy(samples))) if part == "collate_fn" else None)
     before = numbers()
     collect(loader, FOUR, **arguments)
     assert numbers() == before
@@ -412,7 +412,7 @@ def test_random_transforms_start_from_the_seed_of_the_selection() -> None:
     assert fingerprint(other) != fingerprint(first)
 
 
-def test_looking_for_labels_does_not_show_in_the_rows() -> None:
+def test_looking_for_labels_does_not_show_in_the_samples() -> None:
     def noisy(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         return torch.rand(len(samples), 2), torch.tensor([y for _, y in samples])
 
@@ -421,7 +421,7 @@ def test_looking_for_labels_does_not_show_in_the_rows() -> None:
     assert fingerprint(collect(loader, ProbeSelection(indices=ids(found)))) == fingerprint(found)
 
 
-def test_a_loader_with_workers_gives_the_same_rows_and_leaves_the_dataset_untouched() -> None:
+def test_a_loader_with_workers_gives_the_same_samples_and_leaves_the_dataset_untouched() -> None:
     dataset, before = Augmented(), numbers()
     probe = collect(DataLoader(dataset, 3, shuffle=True, num_workers=2), FOUR)
     assert fingerprint(probe) == fingerprint(collect(DataLoader(Augmented()), FOUR))
@@ -435,7 +435,7 @@ def _seed_by_rank(worker: int) -> None:
     np.random.seed(12345)
 
 
-def test_workers_that_seed_themselves_give_the_same_rows() -> None:
+def test_workers_that_seed_themselves_give_the_same_samples() -> None:
     loader = DataLoader(Augmented(), num_workers=2, worker_init_fn=_seed_by_rank)
     assert fingerprint(collect(loader, FOUR)) == fingerprint(collect(DataLoader(Augmented()), FOUR))
 
@@ -444,9 +444,9 @@ def test_workers_that_seed_themselves_give_the_same_rows() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_gives_its_first_rows_and_says_that_it_cannot_be_rewound(workers: int) -> None:
+def test_a_stream_gives_its_first_samples_and_says_that_it_cannot_be_rewound(workers: int) -> None:
     before = numbers()
-    with pytest.warns(UserWarning, match=r"first 5 rows.*\(Stream\) is a stream.*cannot be rewound"):
+    with pytest.warns(UserWarning, match=r"first 5 samples.*\(Stream\) is a stream.*cannot be rewound"):
         probe = collect(DataLoader(Stream(), 2, num_workers=workers), ProbeSelection(count=5))
     assert ids(probe) == [0, 1, 2, 3, 4]
     assert torch.equal(probe.inputs, X[:5])  # type: ignore[arg-type]
@@ -479,8 +479,8 @@ def test_a_stream_that_ends_early_is_told() -> None:
 
 @pytest.mark.filterwarnings("ignore:The first:UserWarning")
 @pytest.mark.parametrize("loader", [DataLoader(Stream(0)), []])
-def test_a_stream_without_rows_is_an_error(loader: Any) -> None:
-    with pytest.raises(ValueError, match=r"source='val'.*finds no rows.*stream, and it gave none"):
+def test_a_stream_without_samples_is_an_error(loader: Any) -> None:
+    with pytest.raises(ValueError, match=r"source='val'.*finds no samples.*stream, and it gave none"):
         collect(loader, FOUR)
 
 

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Setting forward, backward hooks"),
 ]
 
-ROWS = 2
+SAMPLES = 2
 
 
 @pytest.fixture(scope="module")
@@ -34,40 +34,42 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def rows() -> Probe:
-    return workload.probe(ROWS)
+def samples() -> Probe:
+    return workload.probe(SAMPLES)
 
 
 @pytest.fixture(scope="module")
-def monitor(model: nn.Module, rows: Probe) -> tuple[by_hand.HandwrittenMonitor, int]:
-    """The side by hand after one explanation, and the rows it sent."""
-    made = by_hand.HandwrittenMonitor(rows.inputs, rows.targets)
+def monitor(model: nn.Module, samples: Probe) -> tuple[by_hand.HandwrittenMonitor, int]:
+    """The side by hand after one explanation, and the samples it sent."""
+    made = by_hand.HandwrittenMonitor(samples.inputs, samples.targets)
     with torch.random.fork_rng(devices=[]):
-        return made, workload.rows_sent(model, lambda: made.explain(model))
+        return made, workload.samples_sent(model, lambda: made.explain(model))
 
 
-def test_the_side_by_hand_sends_exactly_689_rows_for_each_row(
+def test_the_side_by_hand_sends_exactly_689_samples_for_each_sample(
     monitor: tuple[by_hand.HandwrittenMonitor, int],
 ) -> None:
-    assert monitor[1] == ROWS * by_hand.ROWS_EACH
-    assert workload.ROWS * by_hand.ROWS_EACH == 11_024
+    assert monitor[1] == SAMPLES * by_hand.SAMPLES_EACH
+    assert workload.SAMPLES * by_hand.SAMPLES_EACH == 11_024
 
 
-def test_captums_default_batches_send_as_many_rows(model: nn.Module, rows: Probe) -> None:
-    made = by_hand.HandwrittenMonitor(rows.inputs, rows.targets, pass_size=None)
+def test_captums_default_batches_send_as_many_samples(model: nn.Module, samples: Probe) -> None:
+    made = by_hand.HandwrittenMonitor(samples.inputs, samples.targets, pass_size=None)
     with torch.random.fork_rng(devices=[]):
-        assert workload.rows_sent(model, lambda: made.explain(model)) == ROWS * by_hand.ROWS_EACH
+        assert workload.samples_sent(model, lambda: made.explain(model)) == SAMPLES * by_hand.SAMPLES_EACH
 
 
-def test_the_distinct_passes_are_400_rows_of_which_341_need_a_gradient() -> None:
+def test_the_distinct_passes_are_400_samples_of_which_341_need_a_gradient() -> None:
     assert (workload.WITH_GRADIENT, workload.BACKWARD, workload.WITHOUT_GRADIENT) == (341, 352, 59)
-    assert workload.ROWS * workload.DISTINCT == 6_400
+    assert workload.SAMPLES * workload.DISTINCT == 6_400
 
 
-def test_captum_counts_49_windows(model: nn.Module, rows: Probe) -> None:
+def test_captum_counts_49_windows(model: nn.Module, samples: Probe) -> None:
     call = by_hand.explainers(model.eval())["occlusion"]
 
-    assert workload.rows_sent(model, lambda: call(rows.inputs, target=rows.targets)) == ROWS * (1 + workload.WINDOWS)
+    assert workload.samples_sent(model, lambda: call(samples.inputs, target=samples.targets)) == SAMPLES * (
+        1 + workload.WINDOWS
+    )
 
 
 def test_the_side_by_hand_scores_all_maps_and_leaves_occlusion_out_of_sensitivity(
@@ -81,22 +83,22 @@ def test_the_side_by_hand_scores_all_maps_and_leaves_occlusion_out_of_sensitivit
 
 
 def test_both_sides_explain_the_same_maps(
-    model: nn.Module, rows: Probe, monitor: tuple[by_hand.HandwrittenMonitor, int]
+    model: nn.Module, samples: Probe, monitor: tuple[by_hand.HandwrittenMonitor, int]
 ) -> None:
-    found = explain(model, rows, workload.methods(), []).attributions
+    found = explain(model, samples, workload.methods(), []).attributions
 
     for name in set(found) - {"smoothgrad", "vargrad"}:
-        (mine,) = to_input_space((found[name],), (rows.inputs,))
-        assert distance(mine.expand_as(rows.inputs), monitor[0].maps[name]) < 1e-5, name
+        (mine,) = to_input_space((found[name],), (samples.inputs,))
+        assert distance(mine.expand_as(samples.inputs), monitor[0].maps[name]) < 1e-5, name
 
 
-def test_our_side_sends_only_the_distinct_rows(model: nn.Module, rows: Probe) -> None:
+def test_our_side_sends_only_the_distinct_samples(model: nn.Module, samples: Probe) -> None:
     explainer = Explainer(workload.methods(), workload.metrics(), limit=64)
     reports: list[Report] = []
-    sent = workload.rows_sent(model, lambda: reports.append(explainer.explain(model, rows)))
+    sent = workload.samples_sent(model, lambda: reports.append(explainer.explain(model, samples)))
 
-    assert sent == reports[0].passes.forward == ROWS * workload.DISTINCT
-    assert reports[0].passes.backward == ROWS * workload.BACKWARD
+    assert sent == reports[0].passes.forward == SAMPLES * workload.DISTINCT
+    assert reports[0].passes.backward == SAMPLES * workload.BACKWARD
 
 
 def test_the_workload_leaves_the_global_generator_alone() -> None:

@@ -111,7 +111,11 @@ class Bad:
 
 FAULTS = {
     "no cost": ("    Cost: 1 forward, 1 backward.\n", "", "has no line 'Cost: ...'"),
-    "another cost": ("1 forward, 1 backward", "one pass", "write 'Cost: <rows> forward, <rows> backward; <remark>.'"),
+    "another cost": (
+        "1 forward, 1 backward",
+        "one pass",
+        "write 'Cost: <samples> forward, <samples> backward; <remark>.'",
+    ),
     "no limits": ("    Not for: use.\n", "", "has no line 'Not for: ...'"),
     "no source": (" (Nobody 2020)", "", r"names no source.*write \(Author et al. 2020"),
     "no argument": ("size: Of it.", "length: Of it.", "does not say under 'Args:' what 'size' means"),
@@ -127,7 +131,7 @@ def test_a_docstring_that_is_not_in_the_form_is_refused(old: str, new: str, faul
         generate.entry(type("Bad", (Bad,), {"__doc__": text}))
 
 
-# How costs are measured: 4 rows, 4 features, 4 positions of the window, 4 baselines (the probe).
+# How costs are measured: 4 samples, 4 features, 4 positions of the window, 4 baselines (the probe).
 N = 4
 SETTINGS: dict[str, Any] = {
     "n_steps": 3,
@@ -156,19 +160,19 @@ def told(cls: type, instance: Any) -> tuple[int, int]:
 
 
 def seen(methods: dict[str, Any], metrics: dict[str, Any]) -> tuple[int, int]:
-    """Rows forward (by a hook) and backward for each explained row; the row itself only if a method looks there."""
+    """Samples forward (by a hook) and backward for each explained sample; the sample itself only if a method looks there."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
     forward: list[int] = []
     model.register_forward_hook(lambda module, arguments, output: forward.append(len(output)))
     probe = Probe(torch.randn(N, 1, 8, 8), torch.arange(N), masks=torch.ones(N, 8, 8, dtype=torch.bool))
     report = Explainer(methods, metrics, limit=64).explain(model, probe)
-    # Every explanation looks at the rows themselves. A single row more in an explanation is told in words.
-    asked = any(_looks_at_rows(path_of(method)) for method in methods.values())
+    # Every explanation looks at the samples themselves. A single sample more in an explanation is told in words.
+    asked = any(_looks_at_samples(path_of(method)) for method in methods.values())
     return sum(forward) // N - (not asked), report.passes.backward // N
 
 
-def _looks_at_rows(path: Any) -> bool:
+def _looks_at_samples(path: Any) -> bool:
     return isinstance(path, (AtInput, Windows, Ablations, Permutations))
 
 
@@ -188,7 +192,7 @@ def test_finding_the_strongest_unit_costs_one_forward_more(name: str) -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_costs_what_its_docstring_says(name: str) -> None:
-    # A baseline that differs from row to row: one forward row for each.
+    # A baseline that differs from sample to sample: one forward sample for each.
     methods = {"ig": m.IntegratedGradients(n_steps=2, baselines="blur"), "saliency": m.Saliency(abs=False)}
     metric = configured(METRICS[name], n_layers=2)
     with_it, without = seen(methods, {"it": metric}), seen(methods, {})

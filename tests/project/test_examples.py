@@ -60,7 +60,7 @@ def test_a_good_score_for_a_bad_reason_is_worth_less(train: ModuleType) -> None:
 def test_the_objective_is_the_score_minus_the_explanation(job: tuple[float, Path]) -> None:
     value, output = job
     with (output / "csv" / "metrics.csv").open() as file:
-        (score,) = [float(row["val_accuracy"]) for row in csv.DictReader(file) if row["val_accuracy"]]
+        (score,) = [float(sample["val_accuracy"]) for sample in csv.DictReader(file) if sample["val_accuracy"]]
     (report,) = load_reports(output / "csv" / "explain" / "explain")
     mass = float(report.scores["relevance_mass"]["ig"].nanmean())
     assert 0 < mass < 1

@@ -183,7 +183,7 @@ def test_a_file_that_lies_flat_is_wrong() -> None:
 
 
 GOOD = {
-    "a lower level": ("methods.path", "from lightning_explain.core.probe import Rows"),
+    "a lower level": ("methods.path", "from lightning_explain.core.probe import Samples"),
     "its own package": ("methods.path", "from lightning_explain.methods._base import OnPath\nfrom . import layer"),
     "matplotlib's tables": ("render.color", "import matplotlib\nfrom matplotlib.colors import Colormap"),
 }

@@ -17,20 +17,20 @@ TWO = ((0, 1, 2, 3), (3, 2, 1, 0))
 
 def test_a_mosaic_holds_each_photo_where_its_mask_says() -> None:
     tiles = torch.arange(4.0)[:, None, None, None].expand(4, 3, mosaics.TILE, mosaics.TILE)
-    rows = mosaics.probe(tiles, torch.tensor([10, 11, 12, 13]), mosaics.ARRANGEMENTS)
-    assert isinstance(rows.inputs, torch.Tensor)
-    assert rows.masks is not None
-    assert rows.targets is not None
-    assert len(rows) == 96
-    for image, mask, target in zip(rows.inputs, rows.masks, rows.targets, strict=True):
+    samples = mosaics.probe(tiles, torch.tensor([10, 11, 12, 13]), mosaics.ARRANGEMENTS)
+    assert isinstance(samples.inputs, torch.Tensor)
+    assert samples.masks is not None
+    assert samples.targets is not None
+    assert len(samples) == 96
+    for image, mask, target in zip(samples.inputs, samples.masks, samples.targets, strict=True):
         assert mask.float().mean() == 0.25
         assert (image[:, mask] + 10 == target).all()
 
 
 def test_with_trained_weights_most_of_the_map_lies_on_the_right_photo() -> None:
     network = mosaics.efficientnet_lite0()
-    rows = mosaics.probe(mosaics.tiles(network), mosaics.classes(network), TWO)
-    found = mosaics.masses(network, rows)
+    samples = mosaics.probe(mosaics.tiles(network), mosaics.classes(network), TWO)
+    found = mosaics.masses(network, samples)
     assert found.mean(1).amin() > 0.6
     assert found.mean(0).amin() > 0.5
 

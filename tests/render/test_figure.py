@@ -204,11 +204,11 @@ def test_a_row_that_is_not_finite_is_an_empty_map_and_says_so() -> None:
     broken[1, 0, 3, 3] = torch.nan
     empty[1] = 0
     assert np.array_equal(picture(broken, Probe(inputs), BARE), picture(empty, Probe(inputs), BARE))
-    told, untold = picture(broken, Probe(inputs)), picture(empty, Probe(inputs))
-    assert told.shape == untold.shape
+    told, explicit_maps = picture(broken, Probe(inputs)), picture(empty, Probe(inputs))
+    assert told.shape == explicit_maps.shape
     assert (told == AMBER).all(-1).any()
-    assert not (untold == AMBER).all(-1).any()
-    changed = (told != untold).any(-1)
+    assert not (explicit_maps == AMBER).all(-1).any()
+    changed = (told != explicit_maps).any(-1)
     assert changed.any()
     assert not changed[:, 130:].any(), "only the title differs"
     assert not changed[: len(told) // 2].any(), "only the second row differs"

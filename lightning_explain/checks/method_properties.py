@@ -103,7 +103,7 @@ def adds_noise(method: Method) -> bool:
 
 
 def at_the_point(method: Method) -> bool:
-    """Whether it takes one gradient, at the row itself."""
+    """Whether it takes one gradient, at the sample itself."""
     return type(method).__name__ in _AT_THE_POINT
 
 
