@@ -83,7 +83,7 @@ def main() -> None:
     chosen = start(arguments)
     layout = list(FORMATS)[chosen.channels_last]
     model, samples = trained(), probe()
-    explain = explainer(model, samples, methods(), metrics(), synchronized=True, channels_last=chosen.channels_last)
+    explain = explainer(model, samples, methods(), metrics(), tuned=True, channels_last=chosen.channels_last)
     bare = ways(model)
 
     backward = 0
