@@ -1,125 +1,27 @@
-"""The packages' levels: which package may import which, read from the imports themselves."""
+"""The shape of the package: which package may import which, what lies where, how long things are, which names are gone."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import lightning_explain
-
-PACKAGE = "lightning_explain"
-ROOT = Path(__file__).parents[2] / PACKAGE
-
-# A package imports from packages of lower levels and from itself, never beside or above.
-LEVELS = {
-    "core": 1,
-    "distributed": 1,
-    "model": 2,
-    "modalities": 2,
-    "probes": 3,
-    "render": 3,
-    "store": 3,
-    "engine": 4,
-    "loggers": 4,
-    "methods": 5,
-    "metrics": 5,
-    "checks": 5,
-    "explainer": 6,
-    "monitor": 7,
-    "report": 8,
-    "demo": 9,
-    "cli": 10,
-}
-FLAT = {"__init__.py", "__main__.py"}
-"""The only Python files in the package's root."""
-
-_LIGHTNING = {"loggers", "monitor", "demo"}
-_LOGGERS = {"loggers"}
-# Libraries that only some packages may import.
-LIBRARIES: dict[str, set[str]] = {
-    "lightning": _LIGHTNING,
-    "pytorch_lightning": _LIGHTNING,
-    "lightning_fabric": _LIGHTNING,
-    "wandb": _LOGGERS,
-    "tensorboard": _LOGGERS,
-    "torch.utils.tensorboard": _LOGGERS,
-    "omegaconf": {"monitor"},
-    "hydra": {"monitor"},
-    "captum": {"model", "engine", "methods", "metrics", "checks"},
-    "mlxtend": {"demo"},
-    "matplotlib.pyplot": set(),
-    "pylab": set(),
-}
-
-
-def package_of(module: str) -> str:
-    """The package of ``lightning_explain.<package>...``; empty for the root itself."""
-    return [*module.split("."), ""][1]
-
-
-def imports(source: str, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported anywhere in a module, lazily or for type checking too."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, module, is_package)
-            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and _imports_by_name(node):
-            yield node.lineno, node.args[0].value  # type: ignore[attr-defined]
-
-
-def _base(node: ast.ImportFrom, module: str, is_package: bool) -> str:
-    if not node.level:
-        return node.module or ""
-    parents = module.split(".")[: None if is_package and node.level == 1 else (1 if is_package else 0) - node.level]
-    return ".".join([*parents, *([node.module] if node.module else [])])
-
-
-def _imports_by_name(node: ast.Call) -> bool:
-    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-    first = node.args[0] if node.args else None
-    return name in ("import_module", "__import__") and isinstance(first, ast.Constant) and isinstance(first.value, str)
-
-
-def wrong(source: str, module: str, is_package: bool = False) -> list[str]:
-    """What is wrong with a module's imports; each entry says where and why."""
-    package = package_of(module)
-    if package not in LEVELS:
-        return [f"{module} is in no package of LEVELS; move it into one"]
-    found = ((line, name, _fault(package, name)) for line, name in imports(source, module, is_package))
-    return [f"{module}:{line} imports {name}: {fault}" for line, name, fault in found if fault]
-
-
-def _fault(package: str, name: str) -> str | None:
-    if name.split(".")[0] == PACKAGE:
-        return _own_fault(package, package_of(name))
-    for library, packages in LIBRARIES.items():
-        if f"{name}.".startswith(f"{library}.") and package not in packages:
-            return f"{library} is only for {', '.join(sorted(packages)) or 'nobody'}"
-    return None
-
-
-def _own_fault(package: str, other: str) -> str | None:
-    if other not in LEVELS:
-        return "import from the package that defines it, not from the root"
-    if other == package or LEVELS[other] < LEVELS[package]:
-        return None
-    return f"{package} is on level {LEVELS[package]}, {other} on level {LEVELS[other]}; only lower levels are allowed"
-
-
-def modules() -> list[tuple[str, Path]]:
-    """Every module but the two of the root, which import lazily from everywhere."""
-    files = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name not in FLAT)
-    return [(".".join([PACKAGE, *_parts(path)]), path) for path in files]
-
-
-def _parts(path: Path) -> tuple[str, ...]:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[:-1] if parts[-1] == "__init__" else parts
+from shape import (
+    FLAT,
+    LEVELS,
+    PACKAGE,
+    RETIRED,
+    ROOT,
+    code_lines,
+    imports,
+    long_bodies,
+    main,
+    modules,
+    retired,
+    shape,
+    wrong,
+)
 
 
 @pytest.mark.parametrize(("module", "path"), modules(), ids=[name for name, _ in modules()])
@@ -202,3 +104,43 @@ def test_relative_imports_of_a_package_resolve_from_the_package_itself() -> None
 def test_public_names_come_from_where_they_are_defined() -> None:
     for name, home in lightning_explain._HOMES.items():
         assert getattr(lightning_explain, name).__module__ == f"{PACKAGE}.{home}"
+
+
+def test_the_shape_is_as_promised(capsys: pytest.CaptureFixture[str]) -> None:
+    found = shape()
+    assert not found.bodies
+    assert not found.names
+    assert not found.arrows
+    assert len(found.flat) <= 3
+    assert len(found.packages) <= 18
+    assert main() == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in printed][:2] == ["files in the root", "packages"]
+
+
+def test_a_broken_promise_is_printed_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    package = tmp_path / "model"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "bad.py").write_text("from lightning_explain.engine import plan\nteller = 1\n")
+    for name in ("__init__", "attic", "cellar", "shed"):
+        (tmp_path / f"{name}.py").write_text("")
+    assert main(str(tmp_path)) == 1
+    printed = capsys.readouterr().out
+    assert "model is on level 2, engine on level 4" in printed
+    assert "model/bad.py: teller" in printed
+    assert "attic.py" in printed
+
+
+def test_only_names_count_as_retired_and_pictures_may_have_rows() -> None:
+    source = '# a Teller\n"""visits"""\nx = "told"\nsweep = 1\nrow = 2\n'
+    assert retired(source) == {"sweep", "row"}
+    assert retired(source, of_pictures=True) == {"sweep"}
+    assert "Subject" in RETIRED
+
+
+def test_docstrings_do_not_count_as_the_body_and_not_as_code() -> None:
+    source = "def f():\n" + '    """' + "Long.\n" * 50 + '    """\n    # why\n\n    return 1\n'
+    assert long_bodies(source) == []
+    assert code_lines(source) == 2
+    assert long_bodies("def g():\n" + "    x = 1\n" * 41) == ["g (41)"]
