@@ -1,6 +1,8 @@
 # Every target stands alone: it makes the environment it needs, once. `make VENV=/some/path test` uses another one.
 VENV ?= .venv
 PYTHON ?= python3
+# Processes that run the tests side by side; 0 runs them one after the other in one process.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lightning-explain
 
@@ -20,7 +22,7 @@ demo: $(STAMP) ## Train a network that cheats, watch it being caught, and train 
 	$(BIN)/lightning-explain demo --clean
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
@@ -35,8 +37,9 @@ faults: $(STAMP) ## Inject every fault at every place, and kill and resume train
 	$(BIN)/python tests/faults/sigkill.py --moments 20
 	$(BIN)/python tests/faults/sigkill.py --moments 20 --early
 
-docs: $(STAMP) ## Write docs/methods.md and docs/metrics.md from the docstrings
+docs: $(STAMP) ## Write docs/methods.md, docs/metrics.md and the presets in configs/ from the classes
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_configs.py
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
