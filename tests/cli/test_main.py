@@ -81,3 +81,12 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "loaded"
+
+
+def test_python_m_runs_the_command_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lightning_explain"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    assert done.stdout == f"lightning-explain {__version__}\n"
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    assert "python -m lightning_explain" in shown.stdout
+    assert "doctor" in shown.stdout
