@@ -1,4 +1,4 @@
-"""Each of the 38 methods twice: ours, and Captum called by hand with the same arguments and the same draws."""
+"""The 38 methods twice: from this package, and from Captum with the same arguments and the same draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_explain import methods as m
 from lightning_explain.core.contracts import Method
 
 SAMPLES = 4
-# They send each sample through the network a few times at most.
+# Methods that send each sample through the network only a few times.
 CHEAP = {
     *("Deconvolution", "DeepLift", "GuidedBackprop", "GuidedGradCam", "InputXGradient", "LRP", "LayerActivation"),
     *("LayerDeepLift", "LayerGradCam", "LayerGradientXActivation", "LayerLRP", "NeuronDeconvolution", "NeuronDeepLift"),
@@ -31,17 +31,17 @@ CHEAP = {
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A network as it is trained, a copy that is repaired by hand for Captum, and samples.
+    """A network as trained, a copy repaired by hand for Captum, and samples.
 
     Args:
-        name: What it is.
-        model: As it is trained.
-        by_hand: In eval mode, nothing in place, each activation a module of its own.
+        name: For the table.
+        model: The network as trained.
+        by_hand: The copy: eval mode, no in-place operations, a separate module for each activation.
         x: Samples ``(N, C, H, W)``.
         y: Labels ``(N,)``.
         layer: A layer with a map, in both networks.
-        neck: A layer that everything passes through, if one is known.
-        unit: A unit in it, as ``neuron_selector``.
+        neck: A layer that all information passes through, if one is known.
+        unit: A unit of ``layer``, as ``neuron_selector``.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Bench:
         return self.by_hand.get_submodule(self.layer)
 
     @cached_property
-    def unmended(self) -> nn.Module:
-        """For LRP, for which nothing is canonized and Captum must know every layer: in eval mode, nothing in place."""
+    def uncanonized(self) -> nn.Module:
+        """The network for LRP, which canonizes nothing and needs layers that Captum knows: eval mode, nothing in place."""
         return prepared(copy.deepcopy(self.model))
 
     @cached_property
@@ -83,12 +83,12 @@ class Bench:
 
     @cached_property
     def baselines(self) -> Tensor:
-        """Three reference samples of one brightness each."""
+        """Three reference samples, each of a single brightness."""
         return torch.linspace(-1, 1, 3).to(self.x).reshape(3, 1, 1, 1).expand(3, *self.x.shape[1:]).contiguous()
 
     @cached_property
     def draws(self) -> dict[str, Tensor]:
-        """What our methods draw for these samples."""
+        """The random numbers that this package's methods draw for these samples."""
         return {
             "draws": self.noise,
             "baselines": self.baselines,
@@ -106,13 +106,13 @@ class Bench:
 
 
 @dataclass(frozen=True, eq=False)
-class MetricInputs:
+class Comparison:
     """One method on one bench.
 
     Args:
         name: Captum's class.
-        method: Ours.
-        captum: Captum's numbers.
+        method: This package's method.
+        captum: Returns Captum's numbers.
     """
 
     name: str
@@ -120,11 +120,11 @@ class MetricInputs:
     captum: Callable[[], Tensor]
 
 
-def cases(b: Bench) -> Iterator[MetricInputs]:
+def comparisons(b: Bench) -> Iterator[Comparison]:
     """All methods."""
     for table in (_inputs, _layers, _neurons, _forward_only):
         for method, call in table(b):
-            yield MetricInputs(type(method).__name__, method, call)
+            yield Comparison(type(method).__name__, method, call)
 
 
 def _inputs(b: Bench) -> list[tuple[Method, Callable[[], Tensor]]]:
@@ -139,7 +139,7 @@ def _inputs(b: Bench) -> list[tuple[Method, Callable[[], Tensor]]]:
         (m.GradientShap(SAMPLES, 0.2, b.baselines), lambda: primary.gradient_shap(*on, **b.draws)),
         (m.DeepLift(baselines=0.3, eps=1e-9), partial(primary.deep_lift, *on)),
         (m.DeepLiftShap(baselines=b.baselines), partial(primary.deep_lift_shap, *on, b.baselines)),
-        (m.LRP(), lambda: primary.lrp(b.unmended, b.x, b.y)),
+        (m.LRP(), lambda: primary.lrp(b.uncanonized, b.x, b.y)),
         (
             m.NoiseTunnel(m.InputXGradient(), nt_type="smoothgrad", **tunnel),
             lambda: primary.noise_tunnel(ca.InputXGradient(b.by_hand), b.x, b.y, b.noise, "smoothgrad"),
@@ -163,7 +163,7 @@ def _layers(b: Bench) -> list[tuple[Method, Callable[[], Tensor]]]:
         (m.LayerDeepLiftShap(b.layer, b.baselines), partial(layers.layer_deep_lift_shap, *on, b.baselines)),
         (
             m.LayerLRP(b.layer),
-            lambda: layers.layer_lrp(b.unmended, b.x, b.y, b.unmended.get_submodule(b.layer)),
+            lambda: layers.layer_lrp(b.uncanonized, b.x, b.y, b.uncanonized.get_submodule(b.layer)),
         ),
         (
             m.LayerFeatureAblation(b.layer, layer_baselines=0.4, layer_mask=b.channels),

@@ -1,4 +1,4 @@
-"""Our numbers beside Captum's, and what the doctor says of the method."""
+"""This package's numbers beside Captum's, with the doctor's verdict on each method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from _cases import Bench, MetricInputs, cases
+from _cases import Bench, Comparison, comparisons
 from _limits import found as found_at_limit
 from _limits import limits
 from lightning_explain import Probe, explain
@@ -24,7 +24,7 @@ EQUAL, COMPLETE = 1e-5, 1e-3
 
 @dataclass
 class Line:
-    """What the table says of one method."""
+    """The table's line for one method."""
 
     name: str
     verdict: Verdict
@@ -36,37 +36,40 @@ class Line:
 
     @property
     def differs(self) -> bool:
-        """Whether it is not Captum's; the number in float64 decides where there is one."""
+        """Whether the map is not Captum's; the float64 number decides if there is one."""
         return _above(self.difference if self.exact is None else self.exact, EQUAL)
 
     @property
     def failed(self) -> bool:
-        """Whether any of its numbers is too large."""
+        """Whether any number is too large."""
         return self.differs or _above(self.limit and self.limit[0], EQUAL) or _above(self.completeness, COMPLETE)
 
 
 def _above(value: float | None, most: float) -> bool:
-    # Written so that NaN is above, too.
+    # Written so that NaN counts as above.
     return value is not None and not value <= most
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """max|a - b| / max|b| of a sample, the largest over samples; of samples that are zero, max|a|."""
+    """The largest max|a - b| / max|b| of a sample; max|a| for samples where b is zero."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     scale = theirs.flatten(1).abs().amax(1)
     return ((ours - theirs).flatten(1).abs().amax(1) / scale.where(scale > 0, torch.ones_like(scale))).max().item()
 
 
-def compare(bench: Bench, case: MetricInputs) -> tuple[float, PassCount]:
-    report = explain(bench.model, Probe(bench.x, bench.y), {"it": case.method}, [])
+def compare(bench: Bench, pair: Comparison) -> tuple[float, PassCount]:
+    """Difference of a method to Captum's, and the passes of ours."""
+    report = explain(bench.model, Probe(bench.x, bench.y), {"it": pair.method}, [])
     found = report.attributions["it"]
     assert isinstance(found, Tensor)
     with all_rules():
-        return distance(found, case.captum().detach()), report.passes
+        return distance(found, pair.captum().detach()), report.passes
 
 
 def completeness(bench: Bench, method: Method) -> float | None:
-    """The largest of a sample; a layer method is asked at a layer that everything passes through, if one is known."""
+    """The largest completeness error of a sample.
+
+    A layer method uses a layer that all information passes through; ``None`` if none is known."""
     if hasattr(method, "layer") and not hasattr(method, "neuron_selector"):
         if bench.neck is None:
             return None
@@ -77,21 +80,21 @@ def completeness(bench: Bench, method: Method) -> float | None:
 
 
 def lines(bench: Bench, wanted: Iterable[str]) -> list[Line]:
-    """One for each of the methods, in the order of their names; misses are computed again in float64."""
-    chosen = {case.name: case for case in cases(bench) if case.name in wanted}
-    verdicts = doctor(bench.model, {n: case.method for n, case in chosen.items()}, Probe(bench.x, bench.y))
+    """One line per method, sorted by name; methods that miss the limit are computed again in float64."""
+    chosen = {pair.name: pair for pair in comparisons(bench) if pair.name in wanted}
+    verdicts = doctor(bench.model, {name: pair.method for name, pair in chosen.items()}, Probe(bench.x, bench.y))
     found = {v.method: _line(bench, chosen[v.method], v) for v in verdicts}
     missed = {name for name, line in found.items() if line.differs}
     if missed:
         exact = bench.double()
-        for case in cases(exact):
-            if case.name in missed:
-                found[case.name].exact = compare(exact, case)[0]
+        for pair in comparisons(exact):
+            if pair.name in missed:
+                found[pair.name].exact = compare(exact, pair)[0]
     return [found[name] for name in sorted(found)]
 
 
 def add_limits(bench: Bench, found: Iterable[Line]) -> None:
-    """Adds to random methods how far they are from their limits; misses are computed again in float64."""
+    """Adds to random methods their distance to the exact result; misses are computed again in float64."""
     known = {line.name: line for line in found if line.difference is not None}
     for b, suffix in ((bench, ""), (bench.double(), ", in float64")):
         for limit in limits(b):
@@ -100,10 +103,10 @@ def add_limits(bench: Bench, found: Iterable[Line]) -> None:
                 line.limit = distance(found_at_limit(b, limit), limit.expected().detach()), f"{limit.what}{suffix}"
 
 
-def _line(bench: Bench, case: MetricInputs, verdict: Verdict) -> Line:
-    line = Line(case.name, verdict)
+def _line(bench: Bench, pair: Comparison, verdict: Verdict) -> Line:
+    line = Line(pair.name, verdict)
     if verdict.state != "refused":
-        line.difference, line.passes = compare(bench, case)
+        line.difference, line.passes = compare(bench, pair)
     if verdict.state == "canonized":
-        line.completeness = completeness(bench, case.method)
+        line.completeness = completeness(bench, pair.method)
     return line

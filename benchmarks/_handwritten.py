@@ -1,10 +1,10 @@
-"""What an engineer writes by hand today, frozen: Captum for each method and metric, a figure for each row, a SummaryWriter.
+"""The same explanations by hand: one Captum call for each method and metric, one figure for each sample, a SummaryWriter.
 
-Each call is the one that Captum's documentation shows, with Captum's default batches: all draws of all samples in one pass (integrated
-gradients inside ``sensitivity_max``: 3200 samples, about 5 GB), and each window of occlusion in one of its own. ``pass_size=64`` is
-what someone writes who has noticed.
+This code stays as it is, so that results remain comparable. The calls are those of Captum's documentation, with Captum's
+default batches: all draws of all samples in one pass (integrated gradients inside ``sensitivity_max``: 3200 samples,
+about 5 GB), and one pass for each window of occlusion. ``pass_size=64`` is the version of a user who limits the batches.
 
-How many samples it sends through the model, for each sample of the probe:
+Samples sent through the model for each sample of the probe:
 
 ========================================================  =========================  =====
 maps     5 of one pass, IG 20, two NoiseTunnels of 10,    5 + 20 + 10 + 10 + 50         95
@@ -15,13 +15,13 @@ metric   sensitivity of 8 methods: the clean map again,   (1 + 10) x (5 + 20 + 2
 sum                                                                                    689
 ========================================================  =========================  =====
 
-16 samples: 11,024. ``perturbations_per_eval`` of Occlusion, ``internal_batch_size`` of IG, ``nt_samples_batch_size`` of NoiseTunnel
-and ``max_examples_per_batch`` of ``sensitivity_max`` do not change that; ``max_examples_per_batch`` of ``infidelity`` would, as it
-computes f(x) for every chunk, and is left at its default.
+For 16 samples that is 11,024. ``perturbations_per_eval`` of Occlusion, ``internal_batch_size`` of IG,
+``nt_samples_batch_size`` of NoiseTunnel and ``max_examples_per_batch`` of ``sensitivity_max`` do not change the number.
+``max_examples_per_batch`` of ``infidelity`` would, because Captum computes f(x) for every chunk; it keeps its default.
 
-    python benchmarks/_handwritten.py [--rows 16] [--pass-size 64]
+    python benchmarks/_handwritten.py [--samples 16] [--pass-size 64]
 
-counts them and says how long they take.
+counts the samples and prints the time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from _measure import parser, start
-from _workload import DRAWS, LAYER, NOISE, SAMPLES, STEPS, STRIDES, WINDOW, probe, samples_sent, trained
+from _workload import COPIES, DRAWS, LAYER, NOISE, SAMPLES, STEPS, STRIDES, WINDOW, probe, samples_sent, trained
 
 SAMPLES_EACH = 689
 PANELS = ["original_image", "heat_map", "blended_heat_map"]
@@ -51,11 +51,11 @@ Explain = Callable[..., Tensor]
 
 
 def explainers(model: nn.Module, pass_size: int | None = None) -> dict[str, Explain]:
-    """For each method a function of (inputs, target=...) to a map shaped like the inputs, as ``sensitivity_max`` calls it.
+    """One function per method, in the form that ``sensitivity_max`` calls: (inputs, target=...) to an input-shaped map.
 
     Args:
         model: The network.
-        pass_size: Samples in one pass, as far as Captum can be told; ``None``: Captum's defaults.
+        pass_size: Samples in one pass, where Captum has an argument for it; ``None``: Captum's defaults.
     """
 
     def times(x: Tensor) -> int | None:
@@ -70,7 +70,7 @@ def explainers(model: nn.Module, pass_size: int | None = None) -> dict[str, Expl
             x,
             target=y,
             nt_type=nt_type,
-            nt_samples=SAMPLES,
+            nt_samples=COPIES,
             nt_samples_batch_size=times(x),
             stdevs=NOISE,
             abs=False,
@@ -97,7 +97,7 @@ def explainers(model: nn.Module, pass_size: int | None = None) -> dict[str, Expl
 
 
 def _for_metrics(call: Callable[[Tensor, Tensor], Tensor]) -> Explain:
-    # sensitivity_max asks for the clean map with a tuple and without gradients.
+    # For the clean map, sensitivity_max passes a tuple and switches gradients off.
     def explain(inputs: Any, target: Tensor) -> Any:
         with torch.enable_grad():
             if isinstance(inputs, tuple):
@@ -108,7 +108,7 @@ def _for_metrics(call: Callable[[Tensor, Tensor], Tensor]) -> Explain:
 
 
 def upsampled(found: Tensor, x: Tensor) -> Tensor:
-    """A layer's map summed over its channels, shaped like the inputs, as ``infidelity`` wants it."""
+    """A layer's map summed over its channels and upsampled to the inputs' shape, as ``infidelity`` requires."""
     size = (int(x.shape[2]), int(x.shape[3]))
     return ca.LayerAttribution.interpolate(found.sum(1, keepdim=True), size, "bilinear").expand_as(x).contiguous()
 
@@ -122,7 +122,7 @@ def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
 def scores(
     model: nn.Module, x: Tensor, y: Tensor, found: Maps, explain: dict[str, Explain], pass_size: int | None
 ) -> Scores:
-    """Infidelity of all maps, sensitivity of all methods but occlusion."""
+    """Infidelity of all maps; sensitivity of all methods but occlusion."""
     return {
         "infidelity": {
             name: infidelity(model, perturb, x, attribution, target=y, n_perturb_samples=DRAWS, normalize=True)
@@ -148,7 +148,7 @@ class HandwrittenMonitor(pl.Callback):
     Args:
         x: The samples ``(N, 3, H, W)``.
         y: Their labels ``(N,)``.
-        folder: Where TensorBoard's files go.
+        folder: The folder of TensorBoard's files.
         pictures: Whether pictures and scores are logged.
         pass_size: Samples in one pass; ``None``: Captum's defaults.
     """
@@ -176,7 +176,7 @@ class HandwrittenMonitor(pl.Callback):
     def explain(self, model: nn.Module) -> None:
         started, training = time.perf_counter(), model.training
         model.eval()
-        # Captum hooks the module's submodules, so it gets the network itself where a LightningModule wraps one.
+        # Captum hooks submodules, so it gets the network itself if a LightningModule wraps one.
         network = getattr(model, "net", model)
         calls = explainers(network, self.pass_size)
         self.maps = {name: call(self.x, target=self.y) for name, call in calls.items()}
@@ -211,7 +211,7 @@ def _figure(attribution: Tensor, image: Tensor, name: str, label: int) -> Any:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, default=SAMPLES, help="samples of the probe")
+    arguments.add_argument("--samples", type=int, default=SAMPLES, help="samples of the probe")
     arguments.add_argument(
         "--pass-size", type=int, help="samples in one pass; default: Captum's own batches, about 5 GB"
     )

@@ -1,4 +1,4 @@
-"""What a random method must be where nothing is left to chance, or to few samples."""
+"""Exact values of random methods: arguments under which nothing is random, and the result that must follow."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lightning_explain.core.contracts import Method
 
 @dataclass(frozen=True, eq=False)
 class Limit:
-    """A method with arguments that leave nothing to chance.
+    """A method whose arguments leave nothing to chance, and its exact result.
 
     Args:
         method: The method.
-        expected: What it must be: Captum's numbers of a method that is not random.
-        what: In words.
-        samples: The samples, where they are not all of the bench's.
+        expected: The exact result: Captum's numbers of a deterministic method.
+        what: The reason in words, for the table.
+        samples: The samples to use; all of the bench's by default.
     """
 
     method: Method
@@ -35,7 +35,7 @@ class Limit:
 
 
 def limits(b: Bench) -> Iterator[Limit]:
-    """One for each random method."""
+    """One limit for each random method."""
     tunnel = m.NoiseTunnel(m.InputXGradient(), nt_samples=3, stdevs=0.0)
     yield Limit(tunnel, lambda: primary.input_x_gradient(b.by_hand, b.x, b.y), "no noise: the method inside")
     yield from _shap(b)
@@ -43,7 +43,7 @@ def limits(b: Bench) -> Iterator[Limit]:
 
 
 def _shap(b: Bench) -> Iterator[Limit]:
-    """Where the baseline is the sample itself every point of the line is."""
+    """If the baseline is the sample itself, so is every point of the line."""
     one = slice(1)
     x, y = b.x[one], b.y[one]
     itself = {"n_samples": 2, "stdevs": 0.0, "baselines": x, "multiply_by_inputs": False}
@@ -56,7 +56,7 @@ def _shap(b: Bench) -> Iterator[Limit]:
 
 
 def _whole(b: Bench) -> Iterator[Limit]:
-    """One feature that is the whole sample; or all four sets of two features."""
+    """One feature that covers the whole sample; or all four coalitions of two features."""
     pair = slice(2)
     everything, halves = torch.zeros_like(b.quarters), b.quarters // 2
 
@@ -75,7 +75,7 @@ def _whole(b: Bench) -> Iterator[Limit]:
 
 
 def _kernel_shap(b: Bench, halves: Tensor) -> Limit:
-    """With two features of which one is as in the baseline f is additive, and any sample gives the exact values."""
+    """If one of two features equals the baseline, f is additive, and any coalitions give the exact values."""
     one = slice(1)
     missing = b.x[one].where(halves == 0, b.x.new_tensor(0.3))
 
@@ -86,7 +86,7 @@ def _kernel_shap(b: Bench, halves: Tensor) -> Limit:
 
 
 def found(b: Bench, limit: Limit) -> Tensor:
-    """Ours."""
+    """This package's map."""
     samples = limit.samples or slice(None)
     probe = Probe(b.x[samples], b.y[samples])
     value = explain(b.model, probe, {"it": limit.method}, []).attributions["it"]

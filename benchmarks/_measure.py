@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: arguments, clocks, and the bytes of live tensors."""
+"""Shared code of the benchmarks: arguments, clocks, and the bytes of live tensors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parser(description: str | None, repeat: int | None = None, clocks: bool = Tr
             "--clock",
             choices=("wall", "process"),
             default="wall",
-            help="process: seconds of all cores, for a machine that others use as well; with --threads 1",
+            help="process: CPU seconds of all cores, for a machine that runs other jobs too; use it with --threads 1",
         )
     if repeat is not None:
         made.add_argument(
@@ -45,7 +45,7 @@ def parser(description: str | None, repeat: int | None = None, clocks: bool = Tr
 
 
 def start(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments, with torch's threads set and Captum's warnings silenced."""
+    """Parses the arguments, sets torch's threads and silences Captum's warnings."""
     global _clock
     chosen = made.parse_args()
     if getattr(chosen, "clock", "wall") == "process":
@@ -56,14 +56,14 @@ def start(made: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Seconds of the chosen clock."""
+    """Seconds that an action takes, by the chosen clock."""
     started = _clock()
     action()
     return _clock() - started
 
 
 def in_turn(actions: Mapping[Any, Callable[[], object]], repeat: int) -> dict[Any, list[float]]:
-    """Seconds of each action, ``repeat`` times, every other time in reversed order, so that no action is always the warm one."""
+    """Seconds of each action, ``repeat`` times. Every second round is reversed, so that no action always runs warm."""
     times: dict[Any, list[float]] = {name: [] for name in actions}
     for i in range(repeat):
         for name in reversed(actions) if i % 2 else actions:
@@ -72,7 +72,7 @@ def in_turn(actions: Mapping[Any, Callable[[], object]], repeat: int) -> dict[An
 
 
 def median_ratio(first: list[float], second: list[float]) -> float:
-    """Median of the ratios of each pair: both of a pair were measured within moments of each other."""
+    """Median ratio of the pairs; the two times of a pair were measured within moments of each other."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
@@ -85,7 +85,17 @@ def explainer(
     tuned: bool = False,
     channels_last: bool = False,
 ) -> Callable[[], Report]:
-    """A function that explains, with everything that is checked only once already checked; ``tuned``: at the pass size a monitor finds."""
+    """A function that explains; one-time checks are already done.
+
+    Args:
+        model: The network.
+        probe: The samples.
+        methods: As in ``explain``.
+        metrics: As in ``explain``; none by default.
+        limit: Samples in a pass.
+        tuned: Whether to measure the fastest pass size first, as a monitor does.
+        channels_last: Whether images go through the model in that memory layout.
+    """
     checked = Explainer(methods, metrics or {}, limit=limit, channels_last=channels_last).check(model, probe)
     if tuned:
         checked = replace(checked, limit=checked.pass_size(model, probe))
@@ -94,7 +104,7 @@ def explainer(
 
 @contextmanager
 def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
-    """In eval mode, with parameters that need no gradient: what the bare passes are measured with."""
+    """Puts the model in eval mode, with parameters that need no gradient, to measure bare passes."""
     training = model.training
     saved = [(p, p.requires_grad) for p in model.parameters()]
     model.eval().requires_grad_(False)
@@ -107,9 +117,9 @@ def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors made inside that are alive, and their peak.
+    """Counts the live bytes of tensors created inside the context, and their peak.
 
-    What a kernel allocates for itself is not seen.
+    Memory that a kernel allocates internally is not counted.
     """
 
     def __init__(self) -> None:
@@ -138,7 +148,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_mib(action: Callable[[], object]) -> float:
-    """Peak of the live bytes of what the action makes, in MiB."""
+    """Peak of the live bytes that an action creates, in MiB."""
     with LiveBytes() as counter:
         action()
     return counter.peak / 2**20

@@ -1,9 +1,13 @@
-"""The workload of the benchmarks: a ResNet-20, 16 samples, nine methods, two metrics. Both sides take it from here.
+"""The workload that both sides of the benchmarks share: a ResNet-20, 16 samples, nine methods, two metrics.
 
-In distinct passes, each sample costs 341 forward samples with gradient (the sample itself, 20 steps of integrated gradients and 10 noisy
-copies, at the sample and at its 10 perturbed versions: 11 x 31), 352 backward samples (guided backpropagation goes back through the
-same forward once more: 11 x 32), and 59 forward samples without gradient (10 draws of infidelity, 49 windows of occlusion; f(x) is
-already known). Captum's calls in turn cost 689: see ``_handwritten``.
+When no point is evaluated twice, each sample costs
+
+- 341 forward samples with a gradient: the sample itself, 20 steps of integrated gradients and 10 noisy copies, each at
+  the sample and at its 10 perturbed versions (11 x 31);
+- 352 backward samples: guided backpropagation runs a second backward pass through the same forward pass (11 x 32);
+- 59 forward samples without a gradient: 10 draws of infidelity and 49 windows of occlusion; f(x) is already known.
+
+Captum's calls, one after the other, cost 689: see ``_handwritten``.
 """
 
 from __future__ import annotations
@@ -20,20 +24,20 @@ from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Method, Metric
 
 SAMPLES, CLASSES, SIZE = 16, 10, 32
-STEPS, SAMPLES, DRAWS, NOISE = 20, 10, 10, 0.1
+STEPS, COPIES, DRAWS, NOISE = 20, 10, 10, 0.1
 WINDOW, STRIDES, WINDOWS = (3, 8, 8), (3, 4, 4), 49
 LAYER = "stages.2"
 
 _POINTS = 1 + DRAWS
-WITH_GRADIENT = _POINTS * (1 + STEPS + SAMPLES)
-BACKWARD = _POINTS * (2 + STEPS + SAMPLES)
+WITH_GRADIENT = _POINTS * (1 + STEPS + COPIES)
+BACKWARD = _POINTS * (2 + STEPS + COPIES)
 WITHOUT_GRADIENT = DRAWS + WINDOWS
 DISTINCT = WITH_GRADIENT + WITHOUT_GRADIENT
-"""The least that each sample can cost, in samples sent through the model."""
+"""The lowest possible cost of each sample, in samples sent through the model."""
 
 
 class Block(nn.Module):
-    """A basic block as Captum needs it: no operation in place, each ReLU a module of its own.
+    """A basic block as Captum needs it: no in-place operations, a separate module for each ReLU.
 
     Args:
         channels: Of the input.
@@ -87,7 +91,7 @@ def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Colored gratings ``(count, 3, 32, 32)`` under noise, and their classes: direction and color say which."""
+    """Noisy colored gratings ``(count, 3, 32, 32)`` and their classes, which determine direction and color."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
     angle, shift = labels * torch.pi / CLASSES, torch.rand(count, generator=generator) * 6
@@ -100,9 +104,9 @@ def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(model: nn.Module | None = None, steps: int = 30, batch: int = 40) -> nn.Module:
-    """A network after a few steps, so that its statistics and biases are not those of a new one; in train mode.
+    """A network in train mode after a few training steps, so that its statistics and biases are not the initial ones.
 
-    The global random generator is left as it was.
+    The global random generator does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -123,12 +127,12 @@ def probe(samples: int = SAMPLES) -> Probe:
 
 
 def methods(inside: str = "") -> dict[str, Method]:
-    """The nine methods, as this package writes them.
+    """The nine methods as arguments of this package.
 
     Args:
-        inside: What precedes the layer's name where the network is a part of the model, such as ``"net."``.
+        inside: Prefix of the layer's name if the network is a submodule of the model, such as ``"net."``.
     """
-    noisy = {"attribution_method": m.Saliency(abs=False), "nt_samples": SAMPLES, "stdevs": NOISE}
+    noisy = {"attribution_method": m.Saliency(abs=False), "nt_samples": COPIES, "stdevs": NOISE}
     return {
         "saliency": m.Saliency(abs=False),
         "input_x_gradient": m.InputXGradient(),
@@ -143,7 +147,7 @@ def methods(inside: str = "") -> dict[str, Method]:
 
 
 def metrics() -> dict[str, Metric]:
-    """Infidelity of all methods, sensitivity of all but occlusion."""
+    """Infidelity of all methods; sensitivity of all methods but occlusion."""
     moved = tuple(name for name in methods() if name != "occlusion")
     return {
         "infidelity": q.Infidelity(n_perturb_samples=DRAWS, stdevs=NOISE),
@@ -152,7 +156,7 @@ def metrics() -> dict[str, Metric]:
 
 
 class Counter:
-    """Counts the samples that a model is sent, with a hook on its forward.
+    """Counts the samples sent through a model, with a hook on its forward.
 
     Args:
         model: The model; the hook stays until :meth:`remove`.
@@ -170,7 +174,7 @@ class Counter:
 
 
 def samples_sent(model: nn.Module, action: Callable[[], object]) -> int:
-    """How many samples the model is sent by the action."""
+    """The number of samples that an action sends through the model."""
     counter = Counter(model)
     try:
         action()

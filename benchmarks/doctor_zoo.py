@@ -1,16 +1,18 @@
-"""What the doctor says of torchvision's networks, and whether it is right.
+"""Runs the model doctor on torchvision's networks, and checks its verdicts.
 
     python benchmarks/doctor_zoo.py [network ...]
 
-Random weights, mean statistics of a few batches, 64 px. Each method that is fine or canonized is compared with Captum's own on a copy that
-is repaired by hand: the largest difference of a sample, relative to its largest value; above 1e-5 it is computed again in float64,
-and that number counts. "before" is Captum's DeepLIFT on the network as it is (in-place operations switched off), "after" the
-canonized one: the largest |sum - (f(x) - f(b))| / |f(x) - f(b)| of a sample.
+The networks have random weights, BatchNorm statistics of a few batches, and 64-pixel inputs. Each method that is fine or
+canonized is compared with Captum's on a copy repaired by hand: the largest difference of a sample, relative to its
+largest value. A difference above 1e-5 is computed again in float64, and that number counts. "before" is Captum's DeepLIFT
+on the original network (in-place operations switched off), "after" the canonized DeepLIFT; both numbers are the largest
+|sum - (f(x) - f(b))| / |f(x) - f(b)| of a sample.
 
-It fails if
-- on resnet18, with modules that are reused or with F.relu, a method but LRP and LayerLRP is not fine or canonized, or DeepLIFT's
-  incompleteness is above 1e-3;
-- on any network a method without a backward rule of its own (plain gradients, paths, layers, noise, perturbations) is not fine;
+The benchmark fails if
+
+- on a resnet18, with reused modules or with F.relu, any method other than LRP and LayerLRP is neither fine nor canonized,
+  or DeepLIFT's incompleteness is above 1e-3;
+- on any network, a method without a backward rule (plain gradients, paths, layers, noise, perturbations) is not fine;
 - a method that is fine or canonized differs from Captum's by more than 1e-5.
 """
 
@@ -44,12 +46,12 @@ def functional_resnet18(num_classes: int) -> nn.Module:
 
 def small_vit(num_classes: int) -> nn.Module:
     model = torchvision.models.vit_b_16(num_classes=num_classes, image_size=SIZE)
-    # torchvision begins with a head of zeros, which has nothing to explain.
+    # torchvision initializes the head with zeros, which leaves nothing to explain.
     nn.init.normal_(model.heads[-1].weight)
     return model
 
 
-# How a network is made, and a layer that tracing does not flatten away.
+# Constructor of each network, and a layer that survives tracing.
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "resnet18": (torchvision.models.resnet18, "layer3.1.bn2"),
     "resnet18, F.relu": (functional_resnet18, "layer3.1.bn2"),
@@ -74,7 +76,7 @@ def bench(name: str) -> Bench:
 
 
 def before(b: Bench) -> str:
-    """Captum's DeepLIFT on the network as it is."""
+    """The incompleteness of Captum's DeepLIFT on the original network, or the error it raises."""
     model = prepared(copy.deepcopy(b.model))
     try:
         total = ca.DeepLift(model).attribute(b.x, target=b.y).flatten(1).sum(1)
@@ -86,7 +88,7 @@ def before(b: Bench) -> str:
 
 
 def faults(name: str, found: Mapping[str, Line], after: float | None) -> Iterator[str]:
-    """What is less than promised."""
+    """Sentences about everything that breaks a promise above."""
     for method, line in found.items():
         state = line.verdict.state
         if name.startswith("resnet18") and method not in RELEVANCE and state not in ("fine", "canonized"):
@@ -100,7 +102,7 @@ def faults(name: str, found: Mapping[str, Line], after: float | None) -> Iterato
 
 
 def summary(by_network: Mapping[str, Mapping[str, Line]]) -> Table:
-    drawn = Table("method", *by_network, title="Verdicts, and differences to Captum on the copy repaired by hand")
+    drawn = Table("method", *by_network, title="Verdicts, and differences to Captum on a copy repaired by hand")
     for method in sorted(m.__all__):
         drawn.add_row(
             method, *(f"{found[method].verdict.state} {_difference(found[method])}" for found in by_network.values())

@@ -1,6 +1,8 @@
-"""How the time of an explanation grows with samples, methods, steps and draws: in proportion, or less where passes are shared.
+"""Measures how an explanation's time grows with samples, methods, steps and draws.
 
-python benchmarks/growth.py [--repeat 2] [--threads 2]
+It should grow in proportion, or more slowly where methods share passes.
+
+    python benchmarks/growth.py [--repeat 2] [--threads 2]
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ SAMPLES, METHODS, STEPS, DRAWS = (4, 8, 16, 32), (1, 2, 5, 8), (10, 20, 40, 80),
 
 
 def cases(model: nn.Module) -> Iterator[tuple[str, int, Callable[[], Report]]]:
-    """What grows, how large it is, and the explanation."""
+    """What grows, its size, and the explanation."""
     samples = probe(max(SAMPLES))
     few = first_samples(samples, 8)
     chosen = methods()
@@ -28,7 +30,7 @@ def cases(model: nn.Module) -> Iterator[tuple[str, int, Callable[[], Report]]]:
     base = {"saliency": chosen["saliency"], "integrated_gradients": chosen["integrated_gradients"]}
     both = {"infidelity": q.Infidelity(), "sensitivity": q.SensitivityMax(n_perturb_samples=2)}
     for n in SAMPLES:
-        yield "rows", n, explainer(model, first_samples(samples, n), base, both)
+        yield "samples", n, explainer(model, first_samples(samples, n), base, both)
     for n in METHODS:
         yield "methods", n, explainer(model, few, dict(islice(chosen.items(), n)), both)
     for n in STEPS:

@@ -1,4 +1,4 @@
-"""What 200 explanations in one process leave behind: memory, threads, open files, hooks. Two monitors, all methods."""
+"""Measures what 200 explanations leave behind in a process: memory, threads, open files, hooks. Two monitors, all methods."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COUNTED = ("threads", "files", "hooks", "tensors")
 
 @dataclass
 class Left(pl.Callback):
-    """What there is after each explanation.
+    """Counts what exists after each explanation.
 
     Args:
         mib: Resident memory in MiB.
@@ -66,13 +66,13 @@ class Left(pl.Callback):
         self.hooks.append(
             sum(len(v) for part in pl_module.modules() for k, v in vars(part).items() if "hooks" in k and v)
         )
-        # Memory in circles is no leak; a file in one is open too long.
+        # Reference cycles are no leak of memory, but a file in one stays open too long.
         gc.collect()
         self.mib.append(resident())
         self.tensors.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
 
     def slope(self, first: int) -> float:
-        """Least-squares growth of memory in KiB for each explanation from this one on."""
+        """Least-squares growth of memory, in KiB per explanation, from the explanation ``first`` on."""
         values = torch.tensor(self.mib[first:], dtype=torch.float64)
         at = torch.arange(len(values), dtype=torch.float64)
         at, values = at - at.mean(), values - values.mean()
@@ -80,7 +80,7 @@ class Left(pl.Callback):
 
 
 def resident() -> float:
-    """This process's memory in MiB, without what the allocator only keeps for later."""
+    """Resident memory of this process in MiB, after the allocator has returned what it can."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -88,7 +88,7 @@ def resident() -> float:
 
 
 class Module(pl.LightningModule):
-    """Reads digits."""
+    """A classifier of digits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,18 +104,18 @@ class Module(pl.LightningModule):
         return F.cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Small steps."""
+        """SGD with a small learning rate."""
         return torch.optim.SGD(self.parameters(), 1e-4)
 
 
 def cheap(method: Any) -> Any:
-    """The same with as few steps and samples as can be."""
+    """The same method with as few steps and samples as possible."""
     few = {"n_steps": 2, "n_samples": 8 if type(method).__name__ in ("Lime", "KernelShap") else 1}
     return replace(method, **{name: count for name, count in few.items() if hasattr(method, name)})
 
 
 def monitors() -> list[ExplanationMonitor]:
-    """All methods with a metric that keeps maps, and two methods with metrics that look again."""
+    """Two monitors: all methods with a metric that keeps maps, and two methods with metrics that run the model again."""
     x, y = samples(2)
     every: dict[str, Any] = {"every_n_train_steps": 1, "on_error": "raise", "probe": Probe(x, y)}
     every["panels"] = [("heat_map", "all")]
@@ -130,7 +130,7 @@ def monitors() -> list[ExplanationMonitor]:
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """What was left before goes now or afterwards, and not meanwhile."""
+    """Collects earlier garbage now, and keeps what remains out of the collector until the end."""
     gc.collect()
     gc.freeze()
     try:
@@ -140,11 +140,14 @@ def settled() -> Iterator[None]:
 
 
 def run(steps: int, explained_by: Sequence[pl.Callback]) -> tuple[Left, nn.Module]:
-    """A training in which each step is explained.
+    """Trains, and explains after each step.
 
     Args:
-        steps: How many.
-        explained_by: Monitors, and whatever else is to be watched for what it leaves.
+        steps: Number of training steps.
+        explained_by: The monitors, and any other callbacks to check for leaks.
+
+    Returns:
+        The counts after each step, and the trained module.
     """
     left, module = Left(), Module()
     x, y = digits()
@@ -164,7 +167,7 @@ def run(steps: int, explained_by: Sequence[pl.Callback]) -> tuple[Left, nn.Modul
 
 
 def main() -> None:
-    """Tells what grew in the second half."""
+    """Prints what grew in the second half."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--explanations", type=int, default=200)
     count = parser.parse_args().explanations

@@ -1,9 +1,10 @@
-"""How near our time is to the least it can be: the distinct samples at the bare speed of the network.
+"""Compares the time of an explanation with its lower limit: each distinct sample once, at the network's bare speed.
 
-The bare speed is that of forward, and of forward and backward to the input, with parameters that need no gradient, at the best of
-several chunk sizes, in the memory layout of ours; the other layout is shown beside it. Each sample needs 341 forward samples with gradient,
-11 backward samples more (guided backpropagation goes back through the same forward), and 59 forward samples. Both are measured in one
-process, in turn.
+The bare speed is that of a forward pass, and of a forward and backward pass to the input, with parameters that need no
+gradient, at the best of several chunk sizes and in the memory layout of the explanation; the table also shows the other
+layout. Each sample needs 341 forward samples with a gradient, 11 more backward samples (guided backpropagation runs a
+second backward pass through the same forward pass), and 59 forward samples without a gradient. Explanation and bare
+passes alternate in one process.
 
     python benchmarks/limit.py [--repeat 3] [--threads 2] [--clock process] [--channels-last]
 """
@@ -35,12 +36,12 @@ from _workload import (
 
 CHUNKS = (16, 32, 64, 128)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-SAMPLE = 256
+SENT = 256
 
 
 @dataclass(frozen=True)
 class Bare:
-    """One way to send ``SAMPLE`` samples through the network."""
+    """One way to send ``SENT`` samples through the network."""
 
     direction: str
     chunk: int
@@ -48,7 +49,7 @@ class Bare:
 
 
 def ways(model: nn.Module) -> dict[Bare, Callable[[], None]]:
-    x, y = images(SAMPLE, seed=2)
+    x, y = images(SENT, seed=2)
     send = {"forward": _forward, "forward and backward": _backward}
     return {
         Bare(direction, chunk, layout): partial(pass_, model, x.to(memory_format=memory_format), y, chunk)
@@ -73,13 +74,15 @@ def _backward(model: nn.Module, x: Tensor, y: Tensor, chunk: int) -> None:
 
 
 def least(forward: float, both: float) -> float:
-    """Seconds of the distinct passes of all samples, from seconds a sample."""
+    """Seconds of the distinct passes of all samples, given seconds per sample."""
     return SAMPLES * (WITH_GRADIENT * both + (BACKWARD - WITH_GRADIENT) * (both - forward) + WITHOUT_GRADIENT * forward)
 
 
 def main() -> None:
     arguments = parser(__doc__, repeat=3)
-    arguments.add_argument("--channels-last", action="store_true", help="ours and the least in that memory layout")
+    arguments.add_argument(
+        "--channels-last", action="store_true", help="measure explanation and bare passes in that memory layout"
+    )
     chosen = start(arguments)
     layout = list(FORMATS)[chosen.channels_last]
     model, samples = trained(), probe()
@@ -103,12 +106,10 @@ def main() -> None:
         "Bare passes, ms a sample (best of the repeats)", "chunk", *(f"{d}, {f}" for d in best for f in FORMATS)
     )
     for chunk in CHUNKS:
-        found.add_row(
-            str(chunk), *(f"{min(times[Bare(d, chunk, f)]) / SAMPLE * 1e3:.2f}" for d in best for f in FORMATS)
-        )
+        found.add_row(str(chunk), *(f"{min(times[Bare(d, chunk, f)]) / SENT * 1e3:.2f}" for d in best for f in FORMATS))
     console.print(found)
 
-    per_sample = {d: [t / SAMPLE for t in times[b]] for d, b in best.items()}
+    per_sample = {d: [t / SENT for t in times[b]] for d, b in best.items()}
     limits = [least(f, b) for f, b in zip(*per_sample.values(), strict=True)]
     ratio = statistics.median(t / limit for t, limit in zip(times["ours"], limits, strict=True))
     summary = table(f"Median of {chosen.repeat}, {torch.get_num_threads()} threads", "", "ours", "least", "ratio")

@@ -1,10 +1,10 @@
-"""Peak of live tensors: it must not grow with steps and draws.
+"""Measures the peak of live tensors, which must not grow with steps and draws.
 
-Bytes of the tensors that are alive at once, counted as they are made and freed (``_measure.LiveBytes``), for ours, for Captum's call
-with its default batches, and for one training step on as many samples as a pass may have. With ``--rss`` also the growth of the
-process, each in a process of its own.
+The bytes of tensors that are alive at once, counted as they are created and freed (``_measure.LiveBytes``), for this
+package, for Captum's call with its default batches, and for one training step on as many samples as a pass may hold.
+``--rss`` adds the growth of resident memory, each measured in a new process.
 
-    python benchmarks/memory.py [--rows 16] [--largest 1000] [--rss]
+    python benchmarks/memory.py [--samples 16] [--largest 1000] [--rss]
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def captum(name: str, n: int, model: nn.Module, samples: Probe) -> Action:
 
 
 def _resident(kind: str, name: str, n: int, count: int, threads: int, queue: Any) -> None:
-    """How far the process grows, in MiB: the peak is that of the whole life of a process, so each has its own."""
+    """Puts the growth of the process in MiB on the queue.
+
+    The peak covers the whole life of a process, so each measurement has a process of its own."""
     torch.set_num_threads(threads)
     model, samples = trained().eval(), probe(count)
     action = {"ours": ours, "captum": captum}[kind](name, n, model, samples)
@@ -107,15 +109,15 @@ def resident(*arguments: Any) -> float:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, default=16, help="samples of the probe (default: 16)")
+    arguments.add_argument("--samples", type=int, default=16, help="samples of the probe (default: 16)")
     arguments.add_argument(
         "--largest",
         type=int,
         default=2000,
-        help="leave out Captum where it takes more samples at once than this (about 1.5 MiB each)",
+        help="leave out Captum if it would hold more samples at once than this (about 1.5 MiB each)",
     )
     arguments.add_argument(
-        "--rss", action="store_true", help="also the growth of the process, measured in processes of their own"
+        "--rss", action="store_true", help="also measure the growth of resident memory, in separate processes"
     )
     chosen = start(arguments)
     model, samples = trained(), probe(chosen.samples)
@@ -142,7 +144,9 @@ def main() -> None:
     console.print(found)
     for name, values in peaks.items():
         if len(values) > 1:
-            console.print(f"{name}: the largest takes {values[-1] / values[0]:.2f} times the memory of the smallest.")
+            console.print(
+                f"{name}: the largest number takes {values[-1] / values[0]:.2f} times the memory of the smallest."
+            )
 
 
 if __name__ == "__main__":

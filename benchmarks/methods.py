@@ -1,7 +1,7 @@
-"""Each method alone, without metrics: our explanation against Captum's call at the same size of the passes.
+"""Times each method alone, without metrics, against Captum's call at the same pass size.
 
-Ours includes everything around the method: the guard, f(x) for targets and predictions, the report. The best of many,
-in alternating order; what takes more than 1.05 of Captum's time is marked.
+The time of this package includes everything around the method: the isolation, f(x) for targets and predictions, and the
+report. Best of several runs in alternating order; methods slower than 1.05 times Captum are marked.
 
     python benchmarks/methods.py [--repeat 7] [--threads 2] [method ...]
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from _handwritten import explainers
 from _measure import console, explainer, in_turn, parser, start, table
-from _workload import LAYER, NOISE, SAMPLES, STEPS, methods, probe, trained
+from _workload import COPIES, LAYER, NOISE, STEPS, methods, probe, trained
 from lightning_explain import methods as m
 from lightning_explain.model.isolation import explaining
 
@@ -28,7 +28,7 @@ MARK = 1.05
 
 @dataclass(frozen=True)
 class Pair:
-    """A method of ours, and Captum's call."""
+    """A method of this package, and Captum's call."""
 
     ours: Any
     captum: Callable[[Tensor, Tensor], object]
@@ -37,7 +37,7 @@ class Pair:
 def pairs(model: nn.Module) -> dict[str, Pair]:
     layer = model.get_submodule(LAYER)
     by_hand = explainers(model)
-    # The maps of layers as Captum returns them: they are upsampled for scores alone.
+    # Layer maps as Captum returns them; only the scores upsample them.
     by_hand["grad_cam"] = ca.LayerGradCam(model, layer).attribute
     by_hand["layer_gradient_x_activation"] = ca.LayerGradientXActivation(model, layer).attribute
 
@@ -60,10 +60,10 @@ def pairs(model: nn.Module) -> dict[str, Pair]:
             m.InternalInfluence(layer=LAYER, n_steps=STEPS), call(ca.InternalInfluence(model, layer).attribute, **steps)
         ),
         "smoothgrad of input_x_gradient": Pair(
-            m.NoiseTunnel(m.InputXGradient(), nt_samples=SAMPLES, stdevs=NOISE),
+            m.NoiseTunnel(m.InputXGradient(), nt_samples=COPIES, stdevs=NOISE),
             call(
                 ca.NoiseTunnel(ca.InputXGradient(model)).attribute,
-                nt_samples=SAMPLES,
+                nt_samples=COPIES,
                 stdevs=NOISE,
                 nt_samples_batch_size=PASS // 16,
             ),
@@ -84,7 +84,7 @@ def main() -> None:
         "Captum, ms",
         "ratio",
         f"> {MARK}",
-        "Captum in our guard, ms",
+        "Captum isolated, ms",
         "ratio",
     )
     slower = 0
@@ -96,19 +96,19 @@ def main() -> None:
             "captum": lambda p=pair: p.captum(x, y),
         }
 
-        def guarded(p: Pair = pair) -> None:
+        def isolated(p: Pair = pair) -> None:
             with explaining(model):
                 p.captum(x, y)
 
-        sides["guarded"] = guarded
+        sides["isolated"] = isolated
         in_turn(sides, 1)
         times = {side: min(values) for side, values in in_turn(sides, chosen.repeat).items()}
         ratio = times["ours"] / times["captum"]
         slower += ratio > MARK
-        protected = times["ours"] / times["guarded"]
+        protected = times["ours"] / times["isolated"]
         shown = {side: f"{value * 1e3:.0f}" for side, value in times.items()}
         mark = "slower" if ratio > MARK else ""
-        found.add_row(name, shown["ours"], shown["captum"], f"{ratio:.2f}", mark, shown["guarded"], f"{protected:.2f}")
+        found.add_row(name, shown["ours"], shown["captum"], f"{ratio:.2f}", mark, shown["isolated"], f"{protected:.2f}")
     console.print(found, f"{slower} slower than {MARK} of Captum.")
 
 

@@ -1,10 +1,11 @@
-"""A monitor written by hand with Captum against ours: two callbacks of one Trainer, on the same network, after the same epochs.
+"""Compares ExplanationMonitor with a callback written by hand with Captum: same Trainer, same network, same epochs.
 
-Both explain at the end of each epoch, in turn. Without pictures: maps and scores. With pictures:
-also a figure for each row and method and the scores in TensorBoard (by hand), or the grids, scores and the saved report (ours).
-Random draws differ, so only what has none is compared number by number: the maps of all methods but NoiseTunnel. Scores are
-random on both sides; their means over the samples stand side by side (sensitivity of NoiseTunnel is smaller with ours, which repeats
-the noise of the clean map at the moved sample).
+Both callbacks explain at the end of each epoch, one after the other. "Without pictures" covers maps and scores. "With
+pictures" adds, by hand, a figure for each sample and method and the scores in TensorBoard; for the monitor, the composite
+pictures, the scores and the saved report. Random draws differ, so only deterministic maps are compared number by number:
+those of all methods but NoiseTunnel. Scores are random on both sides, and the table shows their means over the samples
+side by side (the sensitivity of NoiseTunnel is smaller with the monitor, which repeats the noise of the clean map at the
+perturbed sample).
 
     python benchmarks/monitor.py [--repeat 5] [--threads 2] [--no-pictures] [--pass-size 64]
 """
@@ -35,7 +36,7 @@ from lightning_explain.modalities.image import to_input_space
 
 
 class Still(pl.LightningModule):
-    """A network that is not trained further, so that every epoch explains the same function.
+    """A network that does not train, so that every epoch explains the same function.
 
     Args:
         net: The network.
@@ -56,7 +57,7 @@ class Still(pl.LightningModule):
 
 @dataclass
 class Side:
-    """One side's callback of the Trainer, and what each epoch took."""
+    """The callback of one side, and the samples and seconds of each epoch."""
 
     callback: HandwrittenMonitor | ExplanationMonitor
     samples: list[int] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Side:
     whole: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # On the instance, so that the Trainer holds, and calls, the real callback.
+        # Patched on the instance, so that the Trainer calls the real callback.
         self.callback.on_train_epoch_end = partial(self._timed, self.callback.on_train_epoch_end)  # type: ignore[method-assign]
 
     def _timed(self, hook: Callable[..., None], trainer: pl.Trainer, pl_module: Still) -> None:
@@ -78,7 +79,7 @@ class Side:
 
 
 def run(sides: Iterable[Side], repeat: int, folder: Path) -> None:
-    """One epoch for each measurement."""
+    """Trains one epoch per measurement."""
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = pl.Trainer(
@@ -90,14 +91,14 @@ def run(sides: Iterable[Side], repeat: int, folder: Path) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    # The batch size is the pass limit of a monitor that is left to itself.
+    # By default, the batch size is the monitor's pass limit.
     trainer.fit(Still(trained()), DataLoader(TensorDataset(*images(64, seed=1)), batch_size=64))
 
 
 def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, samples: Probe) -> Table:
     """Largest relative difference of the maps, and the mean scores."""
     found = table(
-        "What both sides say",
+        "Results of both sides",
         "method",
         "max |a - b| / max |b|",
         "infidelity by hand",
@@ -139,10 +140,10 @@ def summary(sides: dict[str, Side], pictures: bool) -> Table:
 def main() -> None:
     arguments = parser(__doc__, repeat=5, clocks=False)
     arguments.add_argument(
-        "--no-pictures", action="store_true", help="leave out the side by hand's pictures, which take longest"
+        "--no-pictures", action="store_true", help="leave out the pictures made by hand, which take longest"
     )
     arguments.add_argument(
-        "--pass-size", type=int, help="samples in a pass of the side by hand; default: Captum's, about 5 GB"
+        "--pass-size", type=int, help="samples in a pass of the callback written by hand; default: Captum's, about 5 GB"
     )
     chosen = start(arguments)
     samples = probe()

@@ -1,10 +1,11 @@
-"""Does Grad-CAM find the right one of four photos?
+"""Measures whether Grad-CAM finds the right one of four photos.
 
     python benchmarks/mosaics.py
 
-All 24 arrangements of four photos as 2 x 2 mosaics, so that no photo has a place of its own. In each mosaic the class of every
-photo is explained, and the share of the positive map on its tile is measured (``RelevanceMass``). A map that knows nothing of the
-class gives 0.25 on average: networks with random weights are the control, each on the four rotations of one arrangement.
+The 2 x 2 mosaics cover all 24 arrangements of four photos, so that every photo appears equally often in every place. In
+each mosaic, the class of every photo is explained, and ``RelevanceMass`` measures the share of the positive map on that
+photo's tile. A map that does not depend on the class scores 0.25 on average; networks with random weights are the
+control, each on the four rotations of one arrangement.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NETWORKS = 6
 """Random networks in the control."""
 
 ARRANGEMENTS = tuple(itertools.permutations(range(4)))
-"""For each mosaic the photo in each place: upper left, upper right, lower left, lower right."""
+"""For each mosaic, the photo in each place: upper left, upper right, lower left, lower right."""
 
 
 def photos() -> dict[str, NDArray[np.uint8]]:
@@ -46,12 +47,12 @@ def photos() -> dict[str, NDArray[np.uint8]]:
 
 
 def tiles(network: Network) -> Tensor:
-    """``(4, 3, TILE, TILE)``."""
+    """The four photos as samples ``(4, 3, TILE, TILE)``."""
     return torch.cat([network.samples(photo, (TILE, TILE)) for photo in photos().values()])
 
 
 def classes(network: Network) -> Tensor:
-    """What the network sees in each photo by itself, ``(4,)``."""
+    """The predicted class of each photo alone, ``(4,)``."""
     samples = torch.cat([network.samples(photo, (2 * TILE, 2 * TILE)) for photo in photos().values()])
     with torch.no_grad():
         found: Tensor = network.module(samples).argmax(1)
@@ -64,14 +65,14 @@ def mosaic(tiles: Tensor, arrangement: Sequence[int]) -> Tensor:
 
 
 def quadrant(place: int) -> Tensor:
-    """Where a tile lies, ``(2 TILE, 2 TILE)`` boolean."""
+    """The mask of a tile, ``(2 TILE, 2 TILE)`` boolean."""
     mask = torch.zeros(2, TILE, 2, TILE, dtype=torch.bool)
     mask[place // 2, :, place % 2] = True
     return mask.reshape(2 * TILE, 2 * TILE)
 
 
 def probe(tiles: Tensor, classes: Tensor, arrangements: Sequence[Sequence[int]]) -> Probe:
-    """Four samples for each mosaic, one for the class of each photo, in the order of the photos."""
+    """Four samples for each mosaic: one per photo, in the photos' order, whose class is the target."""
     places = [arrangement.index(photo) for arrangement in arrangements for photo in range(4)]
     return Probe(
         torch.stack([mosaic(tiles, a) for a in arrangements]).repeat_interleave(4, dim=0),
@@ -88,7 +89,7 @@ def masses(network: Network, samples: Probe) -> Tensor:
 
 
 def summary(found: dict[str, Tensor], seen: Tensor) -> Table:
-    """A line for each photo and one for all: mean and range over the mosaics, without maps that have no positive part."""
+    """One line per photo and one for all: mean and range over the mosaics. Maps without a positive part are left out."""
     table = Table("photo", "explained class", *found, title="Share of the positive Grad-CAM on the photo's tile")
     for i, name in enumerate(photos()):
         table.add_row(name, CLASS_NAMES[int(seen[i])], *(_spread(values[:, i]) for values in found.values()))
@@ -101,7 +102,7 @@ def _spread(values: Tensor) -> str:
 
 
 def control(networks: int) -> Tensor:
-    """The same for networks with random weights and four arbitrary classes, ``(4 * networks, 4)``."""
+    """The shares for networks with random weights and four arbitrary classes, ``(4 * networks, 4)``."""
     rotations = [tuple((place + turn) % 4 for place in range(4)) for turn in range(4)]
     found = []
     for seed in range(networks):
@@ -116,7 +117,7 @@ def main() -> None:
     seen = classes(network)
     trained = masses(network, probe(tiles(network), seen, ARRANGEMENTS))
     Console().print(
-        summary({"trained": trained, f"{NETWORKS} random networks, classes at will": control(NETWORKS)}, seen)
+        summary({"trained": trained, f"{NETWORKS} random networks, arbitrary classes": control(NETWORKS)}, seen)
     )
     least = trained.mean(1).amin()
     print(f"{len(ARRANGEMENTS)} mosaics; the least mean share of a mosaic with trained weights is {least:.2f}.")

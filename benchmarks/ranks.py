@@ -1,16 +1,17 @@
-"""All 38 methods and the metrics on one to four gloo ranks, on a sharded model, and under torchrun; and what two ranks gain.
+"""Compares ranks: all 38 methods and the metrics on one to four gloo ranks, on a sharded model, and under torchrun.
 
     python benchmarks/ranks.py [numbers] [nodes] [speed]
 
-- numbers: the largest difference to one rank, max|a - b| / max|b| of a sample for maps and of all samples for scores, in float64 (is it the
-  same computation?) and float32 (how far does arithmetic move it?). The trained network, 7 samples, 2 samples on 3 ranks; whole and
-  under FSDP2. ``failed``: what is left out under FSDP2, with the reason. ``zero up to rounding``: scores without unit below ten
-  times the precision of their dtype, which have no relative difference; completeness errors are of that kind and not compared.
-- nodes: the same explanation by two torchrun agents on the loopback, each of them a node with one rank.
-- speed: the monitor's workload (ResNet-20, 16 samples, nine methods, two metrics), one thread a rank: one rank against two,
-  and against two processes that have nothing to do with each other, which is the most that the machine gives.
+- numbers: the largest difference to one rank, max|a - b| / max|b|, per sample for maps and over all samples for scores,
+  in float64 (is the computation the same?) and float32 (how far does rounding move it?). Trained network, 7 samples, and
+  2 samples on 3 ranks; unsharded and under FSDP2. ``failed``: what is left out under FSDP2, with the reason.
+  ``zero up to rounding``: unitless scores below ten times the precision of their dtype, which have no relative
+  difference. Completeness errors are rounding errors, too, and are not compared.
+- nodes: the same explanation by two torchrun agents on the loopback interface, each a node with one rank.
+- speed: the monitor's workload (ResNet-20, 16 samples, nine methods, two metrics) with one thread per rank: one rank
+  against two, and against two independent processes, which are the most that the machine can do.
 
-It fails if a difference in float64 is above 1e-5.
+The benchmark fails if a difference in float64 is above 1e-5.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
 import _workload as workload
-from _cases import Bench, cases
+from _cases import Bench, comparisons
 from _measure import first_samples
 from forked import on_ranks
 from lightning_explain import Probe
@@ -53,7 +54,7 @@ console = Console(width=150)
 
 
 def bench(dtype: torch.dtype) -> Bench:
-    """The network whose layers have names that all methods take."""
+    """The network whose layer names suit all methods."""
     model = Layered(Added)
     model.load_state_dict(torch.load(os.environ["RANKS_WEIGHTS"], weights_only=True))
     x, y = samples(7)
@@ -63,7 +64,7 @@ def bench(dtype: torch.dtype) -> Bench:
 
 
 def explainer(b: Bench, ranks: Ranks) -> Explainer:
-    methods = {case.name: case.method for case in cases(b)}
+    methods = {pair.name: pair.method for pair in comparisons(b)}
     few = ("Saliency", "LayerGradCam", "NeuronGradient", "KernelShap")
     metrics = {
         "infidelity": q.Infidelity(n_perturb_samples=3),
@@ -78,7 +79,7 @@ def explainer(b: Bench, ranks: Ranks) -> Explainer:
 
 
 def explained(dtype: torch.dtype, count: int, sharded: bool, rank: int) -> dict[str, Any]:
-    """What a rank has: maps, scores, and what failed."""
+    """Maps, scores and failures of one rank."""
     warnings.simplefilter("ignore")
     b = bench(dtype)
     if sharded:
@@ -97,7 +98,7 @@ def explained(dtype: torch.dtype, count: int, sharded: bool, rank: int) -> dict[
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:
-    """Relative to the largest number of the sample; of scores, of all samples."""
+    """The largest difference, relative to the largest number of the sample (maps) or of all samples (scores)."""
     a, b = (v.double().flatten(1) if v.ndim > 1 else v.double()[None] for v in (ours, theirs))
     if not torch.equal(a.isnan(), b.isnan()):
         return float("inf")
@@ -107,7 +108,7 @@ def far(ours: Tensor, theirs: Tensor) -> float:
 
 
 def vanishing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
-    """Scores without unit that are zero up to rounding on both sides, and how far they are apart; a ratio says nothing of them."""
+    """Unitless scores that are zero up to rounding on both sides, with their absolute difference; a ratio would mean nothing."""
     found = {}
     for name, value in theirs.items():
         if name.split("/")[0].split("_")[0] in ("sensitivity", "concentration") and name in ours:
@@ -118,7 +119,7 @@ def vanishing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, f
 
 
 def furthest(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
-    """The largest difference, and of what. Errors of completeness are rounding errors by themselves, and are left out."""
+    """The largest difference and its name. Completeness errors are rounding errors already, and are left out."""
     aside = vanishing(ours, theirs) if all(v.ndim == 1 for v in theirs.values()) else {}
     compared = [k for k in theirs if k in ours and k not in aside and not k.startswith("completeness")]
     found = {k: far(ours[k], theirs[k]) for k in compared}
@@ -190,11 +191,11 @@ def as_node(folder: Path) -> None:
 
 
 def timed(weights: Path, shared: bool, rank: int) -> list[list[float]]:
-    """Seconds of each explanation, on the wall and of this rank's processor, at the pace that a monitor finds.
+    """Wall and CPU seconds of each explanation on this rank, at the pass size that a monitor would choose.
 
     Args:
-        weights: Of the network.
-        shared: Whether the ranks explain the samples together; otherwise each explains a share of them for itself.
+        weights: The network's weights.
+        shared: Whether the ranks explain the samples together; otherwise, each explains its share alone.
         rank: Of this process.
     """
     warnings.simplefilter("ignore")
@@ -217,12 +218,12 @@ def timed(weights: Path, shared: bool, rank: int) -> list[list[float]]:
 def speed(folder: Path) -> bool:
     weights = folder / "resnet.pt"
     script = f"import _workload, torch; torch.save(_workload.trained().state_dict(), {str(weights)!r})"
-    # In a process of its own, for one that has computed something cannot be forked.
+    # In a separate process: one that has already computed something cannot be forked.
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
     ways = {"one rank": (1, True), "two ranks": (2, True), "two processes, a half each": (2, False)}
     best: dict[str, list[float]] = {}
     for name, (world, shared) in [*ways.items()] * 2:
-        # The slowest rank counts; of several explanations the best.
+        # The slowest rank counts, and the best of several explanations.
         found = torch.tensor(on_ranks(world, partial(timed, weights, shared), fresh(folder), 1800)).amax(0).amin(0)
         best[name] = [min(pair) for pair in zip(best.get(name, found.tolist()), found.tolist(), strict=True)]
     table = Table("16 samples, one thread each", "wall, s", "gain", "processor, s", "gain")

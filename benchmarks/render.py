@@ -1,7 +1,7 @@
-"""How long pictures take: one tensor pass a grid against one Captum figure a row.
+"""Times the drawing of pictures: one composite picture per method against one Captum figure per sample.
 
-144 three-panel pictures (9 methods x 16 rows of 3 x 32 x 32) with titles and color bars, once drawn by
-``lightning_explain.render.draw`` (9 grids, about 600 x 136 pixels a row) and once by Captum's
+144 three-panel pictures (9 methods x 16 samples of 3 x 32 x 32) with titles and color bars, drawn by
+``lightning_explain.render.figure.draw`` (9 composite pictures, about 600 x 136 pixels per sample) and by Captum's
 ``visualize_image_attr_multiple`` (144 figures of its default size, 800 x 600 pixels).
 
     python benchmarks/render.py
@@ -95,10 +95,10 @@ def median_seconds(action: Callable[[], None], runs: int) -> float:
 
 
 def main() -> None:
-    # Captum's figures use one thread; a second one gains nothing on panels this small.
+    # Captum's figures use one thread, and a second one gains nothing on panels this small.
     torch.set_num_threads(1)
     report, probe = example()
-    # Untimed, so that fonts and color tables are loaded on both sides.
+    # An untimed run first, so that fonts and color tables are loaded on both sides.
     first = Report(**{**vars(report), "attributions": {"method 0": report.attributions["method 0"]}})
     ours(first, probe, encode=True)
     captum(first, probe, _png)
