@@ -1,4 +1,4 @@
-"""The monitor's arguments, checked and put into the form in which they are used."""
+"""Takes the monitor's arguments as the user wrote them, checks them, and returns the objects the monitor works with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe
+from lightning_explain.core.validation import check_choice, check_kinds, check_name, check_seed
+from lightning_explain.model.targets import check_target
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
 from lightning_explain.render.options import Options
@@ -17,8 +19,40 @@ from lightning_explain.render.options import Options
 _RESERVED = ("caption", "overhead", "seconds", "table")
 
 
+def check_plain(
+    target: Any,
+    seed: object,
+    hook: object,
+    on_error: object,
+    name: object,
+    flags: Mapping[str, object],
+    functions: Mapping[str, object],
+) -> None:
+    """Refuses arguments that can be checked one at a time.
+
+    Args:
+        target: As the monitor takes it.
+        seed: As the monitor takes it.
+        hook: As the monitor takes it.
+        on_error: As the monitor takes it.
+        name: As the monitor takes it.
+        flags: Arguments that must be ``True`` or ``False``, by name.
+        functions: Arguments that must be callable or ``None``, by name.
+
+    Raises:
+        ValueError: If a value is not allowed.
+        TypeError: If a type is not allowed.
+    """
+    check_target(target)
+    check_seed(seed)
+    check_kinds(flags=flags, functions=functions)
+    check_choice("hook", hook)
+    check_choice("on_error", on_error)
+    check_name(name)
+
+
 def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any, hook: str) -> Schedule:
-    """When to explain.
+    """The schedule that these arguments describe.
 
     Raises:
         ValueError: If a count or the share is out of range, or two arguments exclude each other.
@@ -37,10 +71,10 @@ def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any
 
 
 def selection_of(probe: Any) -> ProbeSelection:
-    """How samples are chosen, if they are not given.
+    """The selection that the argument ``probe`` describes; the default one if it is ``None`` or a ``Probe``.
 
     Raises:
-        TypeError: If it is not a way to name samples.
+        TypeError: If the argument is neither a selection, a probe nor a list of indices.
     """
     if probe is None or isinstance(probe, Probe):
         return ProbeSelection()
@@ -57,11 +91,11 @@ def selection_of(probe: Any) -> ProbeSelection:
 
 
 def options_of(methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any, **others: Any) -> Options:
-    """What the pictures look like.
+    """The drawing options that these arguments describe.
 
     Raises:
-        ValueError: If a value is not allowed, or there is no method of a name.
-        TypeError: If a value is of a kind that is not allowed.
+        ValueError: If a value is not allowed, or a mapping names a method that does not exist.
+        TypeError: If a type is not allowed.
     """
     given = {**others, "cmap": cmap, "outlier_perc": outlier_perc}
     options = Options(**given) if panels is None else Options(panels=panels, **given)
@@ -70,14 +104,14 @@ def options_of(methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any
 
 
 def check_tags(methods: Iterable[str], metrics: Mapping[str, Metric]) -> None:
-    """Refuses names under which two things would be written to one place, on systems that do not tell cases apart as well.
+    """Refuses names that would write two things to one tag or folder. Case is ignored, as some file systems ignore it.
 
     Args:
-        methods: The names of all methods, which are those of their pictures and folders.
+        methods: Names of all methods; each one also names a picture and a folder.
         metrics: All metrics, by name.
 
     Raises:
-        ValueError: If two are alike.
+        ValueError: If two names collide.
     """
     methods = list(methods)
     scores = [f"{name}_{suffix}" if suffix else name for name, metric in metrics.items() for suffix in metric.suffixes]

@@ -1,4 +1,4 @@
-"""What a Trainer knows: its loaders, its run's directory, its progress bar, and what its ranks agree on."""
+"""Takes a Trainer, and returns its loaders, its run directory, its progress bar, and what its ranks agree on."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
-    """Refuses strategies under which the module cannot be called by itself.
+    """Refuses strategies under which one rank cannot call the module on its own.
 
     Raises:
-        ValueError: If the strategy is DeepSpeed, or its ranks hold one stage of a pipeline each.
+        ValueError: If the strategy is DeepSpeed, or each rank holds one stage of a pipeline.
     """
     if isinstance(trainer.strategy, DeepSpeedStrategy):
         raise ValueError(
@@ -44,14 +44,14 @@ def check_strategy(trainer: pl.Trainer) -> None:
         )
     if any("pipe" in kind.__name__.lower() for kind in type(trainer.strategy).__mro__):
         raise ValueError(
-            f"ExplanationMonitor cannot explain under {type(trainer.strategy).__name__}: each rank of a pipeline holds a part of "
-            "the model only, and none can go from the inputs to the output. "
+            f"ExplanationMonitor cannot explain under {type(trainer.strategy).__name__}: each rank of a pipeline holds only a part "
+            "of the model, and none can compute the output from the inputs. "
             'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
         )
 
 
 def forward_of(trainer: pl.Trainer) -> ForwardFn:
-    """How the module must be called; ``None``: by itself.
+    """The function that calls the module under this strategy; ``None``: call the module directly.
 
     FSDP1 gathers the weights of the outermost module only when its wrapper is called.
     """
@@ -60,15 +60,15 @@ def forward_of(trainer: pl.Trainer) -> ForwardFn:
 
 
 def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
-    """The loader samples are chosen from.
+    """The loader to choose samples from.
 
     Args:
         trainer: Inside fit, validate or test.
-        source: ``"val"``, ``"train"`` or ``"test"``; where there is none, the one that the run has.
-        index: Which one of several.
+        source: ``"val"``, ``"train"`` or ``"test"``; if the run has no such loader, another one is taken, with a warning.
+        index: Index among several loaders of that source.
 
     Raises:
-        ValueError: If the run has no loader at all, or none of that index.
+        ValueError: If the run has no loader at all, or none with that index.
     """
     loaders = {"val": _val_loaders(trainer), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
     order = [source, *(name for name in ("val", "test", "train") if name != source)]
@@ -79,31 +79,40 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
             "Give one to the Trainer, or ExplanationMonitor(probe=Probe(inputs, targets))."
         )
     if chosen != source:
-        rank_zero_warn(f"There is no {source} loader; the probe samples come from the {chosen} loader.")
+        rank_zero_warn(
+            f"There is no {source} loader; the probe samples come from the {chosen} loader. "
+            f"To choose them yourself, use ProbeSelection(source={chosen!r}) or Probe(inputs, targets)."
+        )
     found = _listed(loaders[chosen])
     if index >= len(found):
-        raise ValueError(f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders.")
+        raise ValueError(
+            f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders; "
+            f"use one below {len(found)}."
+        )
     return found[index]
 
 
 def _val_loaders(trainer: pl.Trainer) -> Any:
     if trainer.val_dataloaders is not None or trainer.state.fn != "fit":
         return trainer.val_dataloaders
-    # Not loaded yet, because the first validation is some epochs away. Asked of its source, not of the loop, so
-    # that the loop loads it when it would have.
+    # Not loaded yet, because the first validation is some epochs away. Ask its source and not the loop, so that
+    # the loop still loads it at its usual time.
     source = trainer.fit_loop.epoch_loop.val_loop._data_source
     try:
         return source.dataloader() if source.is_defined() else None
     except Exception as error:
         if trainer.enable_validation:
             raise
-        # Training would never ask for it.
-        rank_zero_warn(f"Validation is off, and its loader cannot be had ({type(error).__name__}: {error}).")
+        # Training itself never needs this loader, so its failure is no reason to stop.
+        rank_zero_warn(
+            f"Validation is off, and its loader cannot be created ({type(error).__name__}: {error}). "
+            "To choose samples from the training data, use ProbeSelection(source='train')."
+        )
         return None
 
 
 def _listed(loaders: Any) -> list[Any]:
-    """All loaders, however they are nested."""
+    """All loaders in nested lists, mappings and combined loaders, as one flat list."""
     if isinstance(loaders, CombinedLoader):
         return _listed(loaders.iterables)
     if isinstance(loaders, Mapping):
@@ -112,7 +121,7 @@ def _listed(loaders: Any) -> list[Any]:
 
 
 def ended_on_validation(trainer: pl.Trainer) -> bool:
-    """Whether a validation belongs to the last batch of the epoch that a training goes on behind."""
+    """Whether the epoch after which a training resumes ends with a validation."""
     epochs, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if epochs is not None:
         return trainer.current_epoch % epochs == 0
@@ -120,24 +129,24 @@ def ended_on_validation(trainer: pl.Trainer) -> bool:
 
 
 def epoch_of_last_batch(trainer: pl.Trainer) -> int:
-    """The epoch of the last batch before a training that goes on; the current one may be the next."""
+    """The epoch of the last batch before a training resumes; ``trainer.current_epoch`` may already be the next one."""
     return max(0, trainer.fit_loop.epoch_progress.current.ready - 1)
 
 
 def may_swap_weights(trainer: pl.Trainer) -> bool:
-    """Whether validation may see other weights than training, such as averaged ones: somebody does something before it."""
+    """Whether validation may use other weights than training, such as averages: some callback or the module has a hook before it."""
     parts = [callback for callback in trainer.callbacks if _is_foreign(callback)]  # type: ignore[attr-defined]
     return any(is_overridden(hook, part) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION)
 
 
 def _is_foreign(callback: pl.Callback) -> bool:
-    """Whether a callback is none of ours and none of Lightning's but the one that averages weights."""
+    """Whether a callback is neither ours nor one of Lightning's, except Lightning's ``WeightAveraging``, which counts as foreign."""
     averages = any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)
     return averages or type(callback).__module__.partition(".")[0] not in ("lightning", "lightning_explain")
 
 
 def batch_size(trainer: pl.Trainer) -> int | None:
-    """Samples in a batch of the first loader of the run, if it says."""
+    """The batch size of the first loader of the run that declares one; ``None``: no loader does."""
     for loaders in (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders):
         for loader in _listed(loaders) if loaders is not None else []:
             size = getattr(loader, "batch_size", None) or getattr(
@@ -150,7 +159,7 @@ def batch_size(trainer: pl.Trainer) -> int | None:
 
 @contextmanager
 def silenced(module: pl.LightningModule) -> Iterator[None]:
-    """``self.log`` in the module's forward does nothing inside: it would log probe samples, or is not allowed in that hook."""
+    """Inside, ``self.log`` of the module does nothing: it would log values of probe samples, or raise in a hook without logging."""
     parts = [part for part in module.modules() if isinstance(part, pl.LightningModule) and "log" not in vars(part)]
     for part in parts:
         vars(part)["log"] = lambda *args, **kwargs: None
@@ -163,7 +172,7 @@ def silenced(module: pl.LightningModule) -> Iterator[None]:
 
 @contextmanager
 def not_training(trainer: pl.Trainer) -> Iterator[None]:
-    """``trainer.training`` is false inside, so that batch-transfer hooks do not augment."""
+    """Inside, ``trainer.training`` is ``False``, so that batch-transfer hooks do not augment the samples."""
     stage = trainer.state.stage
     if stage == RunningStage.TRAINING:
         trainer.state.stage = RunningStage.VALIDATING
@@ -174,13 +183,13 @@ def not_training(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def is_stream(loader: Any) -> bool:
-    """Whether a loader's samples cannot be asked for by index."""
+    """Whether a loader's samples have no index, as those of an ``IterableDataset``."""
     dataset = getattr(loader, "dataset", None)
     return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
 
 
 def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> Callable[[Any], Any]:
-    """The module's (or data module's) own batch-transfer hooks, as the Trainer applies them to that loader."""
+    """A function that applies the batch-transfer hooks of the module or data module, as the Trainer does for that loader."""
 
     def transfer(batch: Any) -> Any:
         with not_training(trainer):
@@ -191,7 +200,7 @@ def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> 
 
 
 def run_directory(trainer: pl.Trainer) -> Path:
-    """The directory of this run, the same on every rank. To be called on all of them."""
+    """The directory of this run, the same on every rank. Call it on all ranks."""
     if not trainer.loggers:
         path = trainer.default_root_dir
     elif isinstance(first := trainer.loggers[0], (TensorBoardLogger, CSVLogger)):
@@ -203,7 +212,7 @@ def run_directory(trainer: pl.Trainer) -> Path:
 
 
 def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
-    """Logs for checkpoints, early stopping and sweeps; the loggers get theirs from the sinks."""
+    """A function that logs one scalar for checkpoints, early stopping and sweeps; loggers receive theirs from the sinks."""
 
     def log(key: str, value: Tensor) -> None:
         value = value.to(module.device)
@@ -214,7 +223,7 @@ def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
 
 @contextmanager
 def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], None]]:
-    """Lightning's own bar, for what takes more than two seconds, if the Trainer shows progress."""
+    """A progress bar like Lightning's, shown after two seconds, if the Trainer shows progress."""
     shown = getattr(trainer.progress_bar_callback, "is_enabled", False) and trainer.is_global_zero
     bar = Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True)
 
@@ -228,11 +237,11 @@ def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], No
         bar.close()
 
 
-# -- ranks: to be called on all of them ----------------------------------------------------------------------------
+# -- ranks: call these on all of them ------------------------------------------------------------------------------
 
 
 def everyone(trainer: pl.Trainer) -> Ranks:
-    """All processes of a Trainer. They wait for each other as long as the strategy's ``timeout`` says."""
+    """All processes of a Trainer. They wait for each other for at most the strategy's ``timeout``."""
     world = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if trainer.world_size == 1 or world != trainer.world_size:
         return ALONE
@@ -240,7 +249,7 @@ def everyone(trainer: pl.Trainer) -> Ranks:
 
 
 def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
-    """The processes that explain together: those of a tensor-parallel model share their samples."""
+    """The processes that explain together. The ranks of one tensor-parallel model receive the same samples."""
     world, deadline = everyone(trainer).world, _deadline(trainer)
     if world == 1:
         return ALONE
@@ -258,10 +267,12 @@ def _deadline(trainer: pl.Trainer) -> timedelta | None:
 
 
 def attempted(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """What the work gives, or how it failed: ranks are to agree on that before any of them raises or goes on.
+    """The result of the work and ``None``, or ``None`` and its error.
+
+    Ranks must agree on the outcome before any of them raises or continues.
 
     Raises:
-        LostRanksError: If it failed because the other ranks are gone, with which nothing can be agreed.
+        LostRanksError: If the work failed because other ranks are gone, so that no agreement is possible.
     """
     try:
         return work(), None
@@ -271,13 +282,13 @@ def attempted(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 
 def raise_together(trainer: pl.Trainer, error: Exception | None) -> None:
-    """Raises on every rank if any of them has an error, so that no rank waits for one that is gone."""
+    """Raises on every rank if any rank has an error, so that no rank waits for one that has left."""
     if not everyone(trainer).all(error is None, error):
-        raise error or RuntimeError("ExplanationMonitor failed on another rank; its traceback is printed there.")
+        raise error or RuntimeError("ExplanationMonitor failed on another rank; read the traceback printed there.")
 
 
 def first_failing(
     trainer: pl.Trainer, names: Sequence[str], failed: Iterable[str], reason: Exception | None = None
 ) -> dict[str, int]:
-    """For each name that failed on any rank the first rank on which it did (see ``Ranks.first_failing``)."""
+    """For each name that failed on any rank, the first rank on which it failed (see ``Ranks.first_failing``)."""
     return everyone(trainer).first_failing(names, failed, reason)

@@ -1,4 +1,4 @@
-"""Checkpoints and early stopping that watch the monitor's scores: whether they will find a value, and a new one."""
+"""Takes a Trainer's checkpoint and early-stopping callbacks, and checks that they find a fresh value of each score they watch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_explain.core.naming import nearest
 
 Moment: TypeAlias = Literal["step", "validation", "train epoch", "any time"]
-_FIX = "use ExplanationMonitor(at_start=True), which explains before the first step as well"
+_FIX = "use ExplanationMonitor(at_start=True), which also explains before the first step"
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """When something happens again and again.
+    """When a callback acts.
 
     Args:
-        moment: After which event.
-        every: After how many optimiser steps (``"step"``) or epochs (otherwise).
-        at_start: Whether it happens before the first step as well.
+        moment: The event after which it acts.
+        every: Number of optimizer steps (``"step"``) or epochs (otherwise) between actions.
+        at_start: Whether it also acts before the first step.
         steady: Whether it never skips one of these moments.
     """
 
@@ -35,20 +35,33 @@ class Trigger:
 
 
 def check_keys(trainer: pl.Trainer, name: str, names: Iterable[str], keys: Iterable[str]) -> None:
-    """Refuses a watcher of a score that will never exist.
+    """Refuses a callback that watches a score that is never logged.
 
     Args:
         trainer: The Trainer.
         name: The monitor's name.
         names: The names of all monitors.
-        keys: The scores that this one will log.
+        keys: The scores that this monitor will log.
 
     Raises:
-        ValueError: If one watches another score under this name.
+        ValueError: If a callback watches a key under this name that is not among ``keys``.
     """
     for watcher, key in _watchers(trainer, name, names):
         if key not in keys:
             raise ValueError(f"{_called(watcher, key)} watches a score that is not logged: {nearest(key, keys)}")
+
+
+def warn_if_never(trainer: pl.Trainer, name: str, explains: Trigger) -> None:
+    """Warns if the training ends before the monitor's first explanation."""
+    by_steps, last = explains.moment == "step", trainer.max_epochs
+    if by_steps:
+        last = trainer.max_steps if trainer.max_steps > 0 else None
+    if last is not None and 0 < last < explains.every and not explains.at_start:
+        unit = "steps" if by_steps else "epochs"
+        rank_zero_warn(
+            f"ExplanationMonitor {name!r} explains after every {explains.every} {unit}, but this training ends after {last}: "
+            "nothing will be explained. Explain more often, or pass at_start=True."
+        )
 
 
 def check_times(
@@ -59,7 +72,7 @@ def check_times(
     explains: Trigger,
     later: Collection[str] = (),
 ) -> None:
-    """Refuses a watcher that looks before there is a value, and tells of one that sees values more than once.
+    """Refuses a callback that reads a score before it exists, and warns of one that reads the same value more than once.
 
     Args:
         trainer: The Trainer.
@@ -67,16 +80,16 @@ def check_times(
         name: Its name.
         names: The names of all monitors.
         explains: When it explains.
-        later: The scores that the first explanation has not.
+        later: The scores that the first explanation does not have yet.
 
     Raises:
-        ValueError: If one looks too early.
+        ValueError: If a callback reads a score too early.
     """
     order = list(trainer.callbacks)  # type: ignore[attr-defined]
     for watcher, key in _watchers(trainer, name, names):
         watches = _trigger_of(watcher, trainer)
         explained = _comparable(explains, watches, trainer)
-        # Only after a step and at the end of a training epoch both act in the same hook, and their order decides.
+        # After a step and after a training epoch both callbacks act in the same hook, so their order in the list decides.
         same_hook = watches.moment == explains.moment != "validation"
         behind = not same_hook or order.index(watcher) > order.index(monitor)
         if key in later:
@@ -86,17 +99,18 @@ def check_times(
         again = watches.moment == explains.moment == "validation" and trainer.val_check_interval != 1.0
         if explained is None or watches.every % explained.every or not explains.steady or not behind or again:
             rank_zero_warn(
-                f"{_called(watcher, key)} looks more often than ExplanationMonitor explains, or not at the same time: "
-                "between explanations it sees the last value again, which is of other weights. "
-                "Explain as often as it looks, or let it look less often."
+                f"{_called(watcher, key)} runs more often than ExplanationMonitor explains, or at other times: "
+                "between explanations it reads the last value again, which belongs to earlier weights. "
+                "Explain as often as it runs, or let it run less often."
             )
 
 
 def missing(trainer: pl.Trainer, name: str, names: Iterable[str]) -> dict[str, float]:
-    """What stands for scores that an explanation did not give, without the monitor's name: NaN, which is the worst to a checkpoint.
+    """NaN for each watched score that an explanation may fail to give, by key without the monitor's name.
 
-    A ModelCheckpoint that finds no value, or the one of other weights, would end the training or keep the wrong weights. Where
-    an EarlyStopping watches as well nothing is put in: NaN would stop it, and what it does without is its own ``strict``.
+    Without a value a ModelCheckpoint would end the training, and with the value of earlier weights it would keep the wrong ones;
+    it treats NaN as the worst score. A score that an EarlyStopping watches too gets no NaN, which would stop the training:
+    the ``strict`` argument of EarlyStopping decides what a missing value does.
     """
     watched = list(_watchers(trainer, name, names)) if trainer.state.fn == "fit" else []
     stopping = {key for watcher, key in watched if not isinstance(watcher, ModelCheckpoint)}
@@ -106,26 +120,26 @@ def missing(trainer: pl.Trainer, name: str, names: Iterable[str]) -> dict[str, f
 def _refuse_early(owner: str, watches: Trigger, explained: Trigger | None, explains: Trigger, behind: bool) -> None:
     if explained is None and (watches.moment, explains.moment) == ("validation", "train epoch"):
         raise ValueError(
-            f"{owner} looks after validation, before the epoch's explanation; use "
+            f"{owner} runs after validation, before the epoch's explanation; use "
             f'hook="validation_epoch_end", or {_FIX}.'
         )
     if explained is None or explained.every > watches.every:
-        raise ValueError(f"{owner} may look before the first explanation is made; {_FIX}, or explain more often.")
+        raise ValueError(f"{owner} may run before the first explanation; {_FIX}, or explain more often.")
     if explained.every == watches.every and watches.moment == explains.moment and not behind:
-        raise ValueError(f"{owner} stands before the ExplanationMonitor in Trainer(callbacks=...); put it behind.")
+        raise ValueError(f"{owner} comes before the ExplanationMonitor in Trainer(callbacks=...); put it after.")
 
 
 def _refuse_before_second(
     owner: str, watches: Trigger, explained: Trigger | None, explains: Trigger, behind: bool
 ) -> None:
-    """Refuses a watcher that may look before the second explanation, for the first has nothing to look back on."""
+    """Refuses a callback that may run before the second explanation: the first has no earlier maps to compare with."""
     count = 1 if explains.at_start else 2
     second = None if explained is None else replace(explained, every=count * explained.every)
     same = watches.moment == explains.moment
     if second is None or second.every > watches.every or (second.every == watches.every and same and not behind):
         raise ValueError(
-            f"{owner} may look before the second explanation, and the first has nothing to look back on; {_FIX}, at the "
-            "same moments as it looks, and put it behind the ExplanationMonitor in Trainer(callbacks=...)."
+            f"{owner} may run before the second explanation, and the first has no earlier maps to compare with; {_FIX}, explain "
+            "whenever it runs, and put it after the ExplanationMonitor in Trainer(callbacks=...)."
         )
 
 
@@ -133,7 +147,7 @@ def _watchers(trainer: pl.Trainer, name: str, names: Iterable[str]) -> Iterator[
     for watcher in trainer.callbacks:  # type: ignore[attr-defined]
         key = getattr(watcher, "monitor", None)
         if isinstance(watcher, (ModelCheckpoint, EarlyStopping)) and isinstance(key, str):
-            # Of monitors named "explain" and "explain/late", a key belongs to the one with the longest name.
+            # With monitors named "explain" and "explain/late", a key belongs to the longest name that it starts with.
             owners = [other for other in names if key.startswith(f"{other}/")]
             if max(owners, key=len, default=None) == name:
                 yield watcher, key
@@ -144,17 +158,17 @@ def _called(watcher: pl.Callback, key: str) -> str:
 
 
 def _comparable(explains: Trigger, watches: Trigger, trainer: pl.Trainer) -> Trigger | None:
-    """The monitor's rhythm as the watcher meets it; ``None`` where the two have no common measure."""
+    """When the monitor explains, in the watcher's unit (steps or epochs); ``None`` where the two cannot be compared."""
     if explains.moment == watches.moment:
         return explains
     if (explains.moment, watches.moment) == ("validation", "train epoch"):
-        # Validation of an epoch comes before the end of its training epoch.
+        # In each epoch Lightning validates before it ends the training epoch.
         return Trigger("train epoch", math.lcm(explains.every, trainer.check_val_every_n_epoch or 1))
     return None
 
 
 def _trigger_of(watcher: pl.Callback, trainer: pl.Trainer) -> Trigger:
-    """When a watcher looks. Its private attributes are all there is to tell."""
+    """When a watching callback runs, read from its private attributes, because it has no public ones."""
     if getattr(watcher, "_train_time_interval", None) is not None:
         return Trigger("any time", 1)
     if getattr(watcher, "_every_n_train_steps", 0):

@@ -235,16 +235,16 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("explains", "shared_evaluations"), REFUSED)
+@pytest.mark.parametrize(("explains", "watches"), REFUSED)
 def test_a_watcher_that_looks_before_the_second_explanation_is_refused(
-    explains: dict[str, Any], looks: dict[str, Any], tmp_path: Path
+    explains: dict[str, Any], watches: dict[str, Any], tmp_path: Path
 ) -> None:
-    best = ModelCheckpoint(tmp_path / "checkpoints", monitor=KEY, **looks)
-    with pytest.raises(ValueError, match=r"may look before the second explanation.*at_start=True"):
+    best = ModelCheckpoint(tmp_path / "checkpoints", monitor=KEY, **watches)
+    with pytest.raises(ValueError, match=r"may run before the second explanation.*at_start=True"):
         fit(tmp_path, drifting(**explains), best)
 
 
-@pytest.mark.filterwarnings("ignore:.*looks more often")
+@pytest.mark.filterwarnings("ignore:.*runs more often")
 def test_a_watcher_that_looks_from_the_second_explanation_on_is_let_through(tmp_path: Path) -> None:
     best = ModelCheckpoint(tmp_path / "checkpoints", monitor=KEY, every_n_epochs=2)
     fit(tmp_path, drifting(), best, max_epochs=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.monitor import callback
 from networks import samples
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
@@ -37,8 +39,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "target as a flag": ({"target": True}, TypeError, "target=True is of type bool"),
     "no samples a pass": ({"max_examples_per_pass": 0}, ValueError, 'max_examples_per_pass=0; allowed: "auto" or'),
     "probe": ({"probe": "val"}, TypeError, r"probe is a str; allowed: ProbeSelection\(count=16\)"),
-    "indices": ({"probe": [1, "2"]}, TypeError, r"indices=\.\.\.\) takes whole numbers, got '2'"),
-    "negative index": ({"probe": [-1]}, ValueError, "takes whole numbers of at least 0, got -1"),
+    "indices": ({"probe": [1, "2"]}, TypeError, r"indices=\.\.\.\) got '2' \(str\); give whole numbers"),
+    "negative index": ({"probe": [-1]}, ValueError, "got -1; give whole numbers of at least 0"),
     "method": (
         {"methods": ["Salience"]},
         ValueError,
@@ -81,7 +83,7 @@ def test_an_argument_that_cannot_be_is_refused(arguments: dict[str, Any], error:
 
 
 def test_no_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"ProbeSelection\(count=\.\.\.\) takes whole numbers of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"ProbeSelection\(count=\.\.\.\) got 0; give whole numbers of at least 1"):
         ProbeSelection(count=0)
 
 
@@ -118,3 +120,9 @@ def test_a_map_that_fits_its_scores_is_not_warned_of(signed: bool, metric: Any) 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ExplanationMonitor(methods=[m.Saliency(abs=not signed)], metrics=[metric])
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    found = doctest.testmod(callback)
+    assert found.attempted >= 3
+    assert found.failed == 0

@@ -302,7 +302,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "wrong layer": ({"methods": [m.LayerGradCam("net.blok")]}, "net.blok.*did you mean 'net.block'"),
     "masks": ({"metrics": ["RelevanceMass"]}, "'relevance_mass' needs masks"),
     "indices": ({"probe": [3, 99]}, r"indices=\.\.\.\) has \[99\], but those of .* are 0 to 23"),
-    "loader": ({"probe": ProbeSelection(dataloader_idx=2)}, "dataloader_idx=2.*there are 1 val loaders"),
+    "loader": (
+        {"probe": ProbeSelection(dataloader_idx=2)},
+        "dataloader_idx=2.*there are 1 val loaders; use one below 1",
+    ),
     "tuple target": ({"target": (3, 0, 0)}, r"target=\(3, 0, 0\) does not fit outputs"),
 }
 

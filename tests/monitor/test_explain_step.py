@@ -344,6 +344,6 @@ def test_where_the_step_does_not_move_each_epoch_keeps_its_files_and_a_resumed_o
 
 
 def test_a_schedule_by_steps_that_do_not_move_is_told_once(tmp_path: Path) -> None:
-    with pytest.warns(RuntimeWarning, match="which has not moved in a whole epoch: nothing will be explained") as told:
+    with pytest.warns(RuntimeWarning, match="which did not move in a whole epoch: nothing will be explained") as told:
         fit(tmp_path, monitor(every_n_train_steps=2), module=Manual(), max_epochs=2)
     assert len(told_in(told)) == 1

@@ -282,9 +282,9 @@ def test_a_map_that_is_zero_everywhere_is_told(tmp_path: Path) -> None:
     [
         (
             {"every_n_epochs": 3},
-            "explains after every 3 epochs, and this training ends after 2: nothing will be explained",
+            "explains after every 3 epochs, but this training ends after 2: nothing will be explained",
         ),
-        ({"every_n_train_steps": 9}, "explains after every 9 steps, and this training ends after 4"),
+        ({"every_n_train_steps": 9}, "explains after every 9 steps, but this training ends after 4"),
     ],
     ids=["epochs", "steps"],
 )
@@ -306,8 +306,8 @@ def test_names_that_are_too_few_are_told(tmp_path: Path) -> None:
 def test_a_layer_that_was_chosen_by_itself_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         fit(tmp_path, monitor(methods={"cam": m.LayerGradCam(), "named": m.LayerGradCam("net.stem")}))
-    told = [record.getMessage() for record in caplog.records if "looks at the layer" in record.getMessage()]
-    assert told == ["ExplanationMonitor: 'cam' looks at the layer 'net.block', the last feature map."]
+    told = [record.getMessage() for record in caplog.records if "explains the layer" in record.getMessage()]
+    assert told == ["ExplanationMonitor: 'cam' explains the layer 'net.block', the last feature map."]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_combined_loader_is_as_many_loaders_as_it_holds(nest: Any, arguments: 
 
 
 def test_a_loader_that_is_not_there_is_told_with_the_number_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"dataloader_idx=1\), but there are 1 val loaders"):
+    with pytest.raises(ValueError, match=r"dataloader_idx=1\), but there are 1 val loaders; use one below 1"):
         asked(tmp_path, lambda t: trainers.find_loader(t, "val", 1), loader(), loader(100, 8))
 
 
@@ -207,7 +207,7 @@ def test_pipelines_are_refused_with_ways_out() -> None:
         pass
 
     strategy = PipelineParallelStrategy("cpu")
-    match = r'under PipelineParallelStrategy: each rank of a pipeline holds a part .*strategy="ddp" or FSDP2'
+    match = r'under PipelineParallelStrategy: each rank of a pipeline holds only a part .*strategy="ddp" or FSDP2'
     with pytest.raises(ValueError, match=match):
         trainers.check_strategy(cast(pl.Trainer, SimpleNamespace(strategy=strategy)))
 

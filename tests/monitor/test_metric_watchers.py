@@ -45,7 +45,7 @@ class Other(EarlyStopping):
     "arguments",
     [{}, {"hook": "validation_epoch_end"}, {"at_start": True}, {"every_n_train_steps": 4, "at_start": True}],
 )
-@pytest.mark.filterwarnings("ignore:.*looks more often")
+@pytest.mark.filterwarnings("ignore:.*runs more often")
 def test_the_best_checkpoint_is_of_the_best_score_logged(mode: str, arguments: dict[str, Any], tmp_path: Path) -> None:
     best = checkpoint(tmp_path, mode=mode)
     fit(tmp_path, monitor(**arguments), best, max_epochs=3)
@@ -71,7 +71,7 @@ def test_early_stopping_stops_by_a_score(where: str, tmp_path: Path) -> None:
 
 def test_early_stopping_sees_the_score_from_before_the_first_step(tmp_path: Path) -> None:
     stop = EarlyStopping(monitor=KEY, patience=0, divergence_threshold=-1e9)
-    with pytest.warns(UserWarning, match="looks more often than ExplanationMonitor explains"):
+    with pytest.warns(UserWarning, match="runs more often than ExplanationMonitor explains"):
         fit(tmp_path, monitor(at_start=True, every_n_epochs=9), stop, max_epochs=5)
     assert stop.stopped_epoch == 0
     assert steps_in(tmp_path) == [0]
@@ -86,14 +86,14 @@ def test_what_else_is_logged_can_be_watched(key: str, tmp_path: Path) -> None:
 
 # -- those that are refused ----------------------------------------------------------------------------------------
 
-EARLY = "may look before the first explanation is made; use ExplanationMonitor.at_start=True"
+EARLY = "may run before the first explanation; use ExplanationMonitor.at_start=True"
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
     "every other epoch": ({"every_n_epochs": 2}, {}, {}, EARLY),
     "by steps, looked at by epochs": ({"every_n_train_steps": 2}, {}, {}, EARLY),
     "by epochs, looked at by steps": ({}, {"every_n_train_steps": 2}, {}, EARLY),
     "fewer steps": ({"every_n_train_steps": 4}, {"every_n_train_steps": 2}, {}, EARLY),
     "by the clock": ({}, {"train_time_interval": timedelta(seconds=1)}, {}, EARLY),
-    "after validation": ({}, {"save_on_train_epoch_end": False}, {}, "looks after validation, before the epoch's"),
+    "after validation": ({}, {"save_on_train_epoch_end": False}, {}, "runs after validation, before the epoch's"),
     "validation every other epoch": (
         {"hook": "validation_epoch_end"},
         {"save_on_train_epoch_end": True},
@@ -103,23 +103,21 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] =
 }
 
 
-@pytest.mark.parametrize(("explains", "shared_evaluations", "run", "message"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("explains", "watches", "run", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_checkpoint_that_would_find_no_value_is_refused_before_training(
-    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], message: str, tmp_path: Path
+    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=rf"ModelCheckpoint\(monitor='{KEY}'\) {message}"):
-        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **looks), **run)
+        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **watches), **run)
     assert steps_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("explains", "shared_evaluations", "run"), [case[:3] for case in REFUSED.values()], ids=REFUSED.keys()
-)
+@pytest.mark.parametrize(("explains", "watches", "run"), [case[:3] for case in REFUSED.values()], ids=REFUSED.keys())
 def test_explaining_at_the_start_helps_and_values_seen_twice_are_told(
-    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
+    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.warns(UserWarning, match=rf"ModelCheckpoint\(monitor='{KEY}'\) looks more often"):
-        fit(tmp_path, monitor(at_start=True, **explains), checkpoint(tmp_path, **looks), **run)
+    with pytest.warns(UserWarning, match=rf"ModelCheckpoint\(monitor='{KEY}'\) runs more often"):
+        fit(tmp_path, monitor(at_start=True, **explains), checkpoint(tmp_path, **watches), **run)
 
 
 WRONG = {
@@ -147,7 +145,7 @@ def test_a_score_of_a_method_that_was_left_out_is_refused_before_the_first_batch
 
 
 def test_early_stopping_before_the_monitor_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"stands before the ExplanationMonitor in Trainer\(callbacks=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"comes before the ExplanationMonitor in Trainer\(callbacks=\.\.\.\)"):
         fit(tmp_path, Other(), monitor())
 
 
@@ -174,12 +172,12 @@ TOLD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("explains", "shared_evaluations", "run"), TOLD.values(), ids=TOLD.keys())
+@pytest.mark.parametrize(("explains", "watches", "run"), TOLD.values(), ids=TOLD.keys())
 def test_a_score_that_may_be_of_other_weights_is_told(
-    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
+    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.warns(UserWarning, match="it sees the last value again, which is of other weights"):
-        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **looks), **run)
+    with pytest.warns(UserWarning, match="it reads the last value again, which belongs to earlier weights"):
+        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **watches), **run)
 
 
 FRESH: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -192,11 +190,11 @@ FRESH: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("explains", "shared_evaluations", "run"), FRESH.values(), ids=FRESH.keys())
+@pytest.mark.parametrize(("explains", "watches", "run"), FRESH.values(), ids=FRESH.keys())
 def test_a_fresh_score_is_not_warned_of(
-    explains: dict[str, Any], looks: dict[str, Any], run: dict[str, Any], tmp_path: Path
+    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], tmp_path: Path
 ) -> None:
-    best = ModelCheckpoint(tmp_path / "checkpoints", **{"monitor": KEY, **looks})
+    best = ModelCheckpoint(tmp_path / "checkpoints", **{"monitor": KEY, **watches})
     fit(tmp_path, monitor(**explains), best, max_epochs=4, **run)
     assert best.best_model_score is not None
 

@@ -64,7 +64,7 @@ class WithoutData(DigitModule):
 def test_a_validation_loader_that_training_never_asks_for_may_fail(tmp_path: Path) -> None:
     watch = monitor()
     with (
-        pytest.warns(UserWarning, match=r"its loader cannot be had \(ValueError: no validation data\)"),
+        pytest.warns(UserWarning, match=r"its loader cannot be created \(ValueError: no validation data\)"),
         pytest.warns(UserWarning, match="There is no val loader; the probe samples come from the train loader"),
     ):
         trainer(tmp_path, watch, limit_val_batches=0).fit(WithoutData(), loader(0, 32))

@@ -74,7 +74,7 @@ def test_a_resumed_run_goes_on_with_the_draws_of_the_checkpoint(tmp_path: Path) 
     torch.manual_seed(0)
     resumed(tmp_path / "two", first, path, epochs=3)
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="goes on with the seed 3 of the checkpoint instead of 4"):
+    with pytest.warns(UserWarning, match="keeps the seed 3 of the checkpoint instead of 4"):
         resumed(tmp_path / "three", second, path, epochs=3)
     assert torch.equal(*(report_of(watch).scores["infidelity"]["saliency"] for watch in (first, second)))
 

@@ -1,0 +1,229 @@
+"""Takes an assembled monitor and a running Trainer; prepares, makes and remembers explanations. ``callback.py`` decides when."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_explain.core.contracts import innermost
+from lightning_explain.core.probe import Probe
+from lightning_explain.core.random_state import preserved_random_state
+from lightning_explain.core.report import Report
+from lightning_explain.distributed.ranks import Ranks
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.registry import auto_limit
+from lightning_explain.loggers.publication import charts
+from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor import metric_watchers as watchers
+from lightning_explain.monitor.explain_step import ready_together, report_of
+from lightning_explain.monitor.failures import FailureLog, text_of
+from lightning_explain.monitor.probe_state import FixedSamples
+from lightning_explain.monitor.publisher import Publisher
+from lightning_explain.monitor.resuming import VERSION, understood
+from lightning_explain.monitor.state import Memory
+
+
+class MonitorBase(pl.Callback):
+    """Prepares the samples and the model, makes one explanation, and saves its state in checkpoints.
+
+    Args:
+        name: Tag prefix, folder and state key.
+        enabled: ``False`` switches everything off.
+        explainer: Methods, metrics and target, not yet checked against a model.
+        limit: Samples the model may see in one call; ``None``: measured.
+        samples: The fixed samples, or how to choose them.
+        memory: Schedule, alerts and history.
+        publisher: Writes to the loggers and files.
+        failure_log: Reports failures, and switches off what fails repeatedly.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        enabled: bool,
+        explainer: Explainer,
+        limit: int | None,
+        samples: FixedSamples,
+        memory: Memory,
+        publisher: Publisher,
+        failure_log: FailureLog,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.enabled = enabled
+        self.last_report: Report | None = None
+        self._explainer = explainer
+        self._ready = explainer
+        self._limit = limit
+        self._pass_size: int | None = None
+        self._samples = samples
+        self._memory = memory
+        self._publisher = publisher
+        self._failure_log = failure_log
+        self._directory = Path()
+        self._idle = False
+
+    @property
+    def probe(self) -> Probe | None:
+        """The fixed samples of this run; ``None`` until they are chosen."""
+        return self._samples.probe
+
+    @property
+    def charts(self) -> dict[str, dict[str, list[str]]]:
+        """The charts of this monitor: ``{name: {score: [tags of all methods with that score]}}``."""
+        return charts(self.name, self._ready.methods, self._ready.metrics, self._ready.scored)
+
+    def switch_on(self, what: str | None = None) -> None:
+        """Switches a method, metric or sink back on that failed three times in a row; without a name, all of them.
+
+        Call it on all ranks, at any time. Until then it stays switched off, also in runs resumed from checkpoints.
+        """
+        self._failure_log.switch_on(what)
+
+    def _names(self) -> list[str]:
+        """Every logged key, without the monitor's name."""
+        scores = [tag.removeprefix(f"{self.name}/") for tags in self.charts[self.name].values() for tag in tags]
+        return [*scores, *(f"nonfinite/{method}" for method in self._ready.methods), "seconds", "overhead"]
+
+    def _keys(self) -> list[str]:
+        return [f"{self.name}/{name}" for name in self._names()]
+
+    def _begin_again(self) -> None:
+        self._memory.begin_again()
+        self._failure_log.failures = {}
+
+    # -- before the first batch ------------------------------------------------------------------------------------
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
+        """Chooses the samples from a loader, checks methods and metrics against the model, and opens the sinks."""
+        ranks = trainers.ranks_of(trainer, pl_module)
+        with preserved_random_state(), trainers.silenced(pl_module):
+            self._idle = not ready_together(
+                trainer, partial(self._samples.choose, trainer, pl_module, source), self._failure_log
+            )
+            if not self._idle:
+                self._samples.share(ranks)
+                self._idle = not ready_together(
+                    trainer, partial(self._check, trainer, pl_module, ranks), self._failure_log
+                )
+        if self._pass_size is not None and not self._idle:
+            # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal numbers.
+            self._pass_size = int(ranks.first(self._pass_size))
+            self._ready = replace(self._ready, limit=min(self._pass_size, self._ready.limit))
+        monitors = monitors_of(trainer)
+        # A dashboard has one layout, so the last monitor writes that of all: by then each one knows its layers.
+        last = monitors[-1] is self
+        layout = {name: chart for monitor in monitors for name, chart in monitor.charts.items()} if last else {}
+        self._publisher.open(trainer, self._directory, layout)
+
+    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
+        assert self.probe is not None
+        self._ready = replace(
+            self._explainer,
+            limit=self._limit or auto_limit(trainers.batch_size(trainer)),
+            forward_context=trainer.precision_plugin.forward_context,
+            forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
+            ranks=ranks,
+        ).check(pl_module, self.probe)
+        for name, method in self._ready.methods.items():
+            if getattr(innermost(self._explainer.methods[name]), "layer", "") is None:
+                layer = innermost(method).layer
+                rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, the last feature map.")
+        if self._limit is None:
+            self._pass_size = self._pass_size or self._ready.pass_size(pl_module, self.probe)
+
+    # -- one explanation -------------------------------------------------------------------------------------------
+
+    def _explain(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        log: trainers.Log,
+        count: int = 0,
+        epoch: int | None = None,
+    ) -> None:
+        """Explains the fixed samples once, logs the scalars, writes the report, and checks the alerts.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The module.
+            log: Receives each scalar.
+            count: The schedule's count (epochs or steps); 0 outside the schedule.
+            epoch: The epoch to report; ``None``: the current one.
+        """
+        started, everyone = time.perf_counter(), trainers.everyone(trainer)
+        with preserved_random_state():
+            probe = None if self._idle else self.probe
+            past = self._memory.history
+            report = report_of(trainer, pl_module, self._ready, probe, self._failure_log, past) if probe else None
+            report = report if report is None or epoch is None else replace(report, epoch=epoch)
+            scalars = self._scalars(trainer, report, count, started) if report else {}
+            names = [monitor.name for monitor in monitors_of(trainer)]
+            for key, value in {**watchers.missing(trainer, self.name, names), **scalars}.items():
+                log(f"{self.name}/{key}", torch.tensor(value))
+            if probe and report:
+                self.last_report = report
+                self._publisher.publish(trainer, report, probe, scalars, self._ready.metrics)
+                if trainer.state.fn == "fit":
+                    self._memory.keep(report, probe, everyone.first)
+                    self._memory.alerts.watch(trainer, scalars, report.epoch)
+            if trainer.state.fn == "fit":
+                self._memory.note_time(count, started, everyone.first)
+
+    def _scalars(self, trainer: pl.Trainer, report: Report, count: int, started: float) -> dict[str, float]:
+        """The scalars of a report as rank zero has them: equal keys and numbers on all ranks."""
+        found = {**report.scalars(), "seconds": report.seconds}
+        overhead = self._memory.schedule.overhead(started, time.perf_counter())
+        if count and overhead is not None:
+            found["overhead"] = overhead
+        agreed: dict[str, float] = trainers.everyone(trainer).first(found)
+        return agreed
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The samples (or their indices and fingerprint), seed, schedule, alerts, history and failure counts.
+
+        Loads with ``weights_only=True``.
+        """
+        pass_size = {} if self._pass_size is None else {"pace": self._pass_size}
+        known = {"seed": self._explainer.seed, "failures": dict(self._failure_log.failures)}
+        return {"version": VERSION, **known, **self._memory.state(), **pass_size, **self._samples.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the state from a checkpoint of this or another version, so that the curves continue without a break."""
+        try:
+            self._take_up(understood(state_dict, self.name, self._failure_log.raising))
+        except Exception as error:
+            if self._failure_log.raising:
+                raise
+            text = (
+                "Its state in the checkpoint cannot be read, so whatever is missing starts from scratch. "
+                f"To restore it, resume from an intact checkpoint:\n{text_of(error)}"
+            )
+            self._failure_log.report_once("state", text)
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        self._memory.load(state)
+        if "pace" in state and self._limit is None:
+            self._pass_size = state["pace"]
+        if state.get("seed", self._explainer.seed) != self._explainer.seed:
+            rank_zero_warn(
+                f"ExplanationMonitor keeps the seed {state['seed']} of the checkpoint instead of {self._explainer.seed}, so that "
+                "its random draws stay the same. To use the new seed, give the monitor another name."
+            )
+            self._explainer = replace(self._explainer, seed=state["seed"])
+        self._failure_log.failures = dict(state.get("failures", {}))
+        self._samples.load(state)
+
+
+def monitors_of(trainer: pl.Trainer) -> list[MonitorBase]:
+    """The enabled monitors of a Trainer, in the order of its callbacks."""
+    return [c for c in trainer.callbacks if isinstance(c, MonitorBase) and c.enabled]  # type: ignore[attr-defined]
