@@ -1,4 +1,4 @@
-"""Alert: a bound on a score, and what to do when the score leaves it."""
+"""Alert: a score's name and one bound in; whether a value of the score is out of bounds, out."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ _BOUNDS = ("above", "below", "times")
 
 @dataclass(frozen=True)
 class Alert:
-    """What to do when a score leaves its bounds.
+    """Takes a score's name and one bound; the monitor warns, or stops training, when the score goes out of bounds.
 
-    It fires once, and again only after the score has been within its bounds in between, or in a training that goes on: one that
-    was stopped and is resumed stops again if the score is still out of bounds. An explanation without the score (it failed, or no
-    sample was finite) is passed over.
+    An alert fires once. It fires again only after the score has been back within its bound, or after a resume: a run that an
+    alert stopped stops again when resumed if the score is still out of bounds. An explanation that lacks the score (the
+    metric failed, or no sample was finite) is skipped.
 
     Args:
-        metric: The score's name below the monitor's, such as ``"relevance_mass/ig"``.
-        above: Fires when the score is larger.
-        below: Fires when it is smaller.
-        times: Fires when it has reached so many times its first value: 2.0 when it doubles, 0.5 when it halves. Never, if that
-            value is not above 0, which is told.
-        patience: After so many explanations in a row.
-        action: ``"log"``: a warning; ``"wandb"``: also an alert of the W&B run; ``"stop"``: also the end of the training.
+        metric: The score's name without the monitor's prefix, such as ``"relevance_mass/ig"``.
+        above: Fires when the score is larger than this.
+        below: Fires when the score is smaller than this.
+        times: Fires when the score reaches this multiple of its first value: 2.0 when it has doubled, 0.5 when it has halved.
+            If the first value is not above 0 the alert never fires, and the monitor warns about it.
+        patience: How many consecutive explanations must be out of bounds before the alert fires.
+        action: ``"log"``: warn; ``"wandb"``: also send an alert of the W&B run; ``"stop"``: warn and end the training.
 
     Raises:
-        TypeError: If an argument is of a kind that is not allowed.
-        ValueError: If it is out of its range, or not exactly one of ``above``, ``below`` and ``times`` is given.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, or not exactly one of ``above``, ``below`` and ``times`` is given.
+
+    Example:
+        >>> from lightning_explain import Alert
+        >>> alert = Alert("relevance_mass/ig", below=0.3, patience=2, action="stop")
+        >>> alert.condition
+        'below 0.3'
+        >>> alert.out(0.25, first=0.8)
+        True
     """
 
     metric: str
@@ -61,16 +69,16 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """What names it in a checkpoint: the condition, whatever is done about it."""
+        """The alert's key in a checkpoint: metric, condition and patience, without the action."""
         return f"{self.metric} {self.condition} for {self.patience}"
 
     @property
     def condition(self) -> str:
-        """``above 0.3``."""
+        """The bound in words, such as ``above 0.3``."""
         return next(f"{name} {float(getattr(self, name)):g}" for name in _BOUNDS if getattr(self, name) is not None)
 
     def out(self, value: float, first: float) -> bool:
-        """Whether a value is out of bounds, given the first one."""
+        """Whether ``value`` is out of bounds; ``first`` is the score's first value in this run, used by ``times``."""
         if self.above is not None:
             return value > self.above
         if self.below is not None:

@@ -1,4 +1,4 @@
-"""What the parts of the house promise each other: methods, metrics and sinks, and what they are given."""
+"""The interfaces that users can extend (method, metric, sink), and the records that the package passes to them."""
 
 from __future__ import annotations
 
@@ -17,41 +17,45 @@ T = TypeVar("T")
 
 
 Score: TypeAlias = "tuple[Tensor, Tensor | None]"
-"""Values ``(N,)`` and their standard errors ``(N,)``, ``None`` where there are none."""
+"""One score per sample, ``(N,)``, and its standard errors, ``(N,)``, or ``None`` for a metric without them."""
 
 
 class Draws(Protocol):
-    """Random numbers that depend on (seed, purpose, sample id, branch, draw index) alone."""
+    """Random numbers for samples; each number depends only on (seed, purpose, sample id, branch, draw index).
+
+    So a sample gets the same numbers whatever its batch, its rank, or the order of the samples.
+    """
 
     def normal(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Standard normal numbers in the shape, dtype and device of ``like`` ``(N, ...)``."""
+        """Standard normal numbers with the shape ``(N, ...)``, dtype and device of ``like``; ``indices`` ``(N,)`` are draw indices."""
         ...
 
     def uniform(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) in the shape, dtype and device of ``like`` ``(N, ...)``."""
+        """Uniform numbers in [0, 1) with the shape ``(N, ...)``, dtype and device of ``like``; ``indices`` as in ``normal``."""
         ...
 
     def seeded(self, purpose: str, samples: Samples, indices: Tensor) -> AbstractContextManager[None]:
-        """Seeds the global generators for one sample and draw while a user's own random function runs."""
+        """A context in which the global generators are seeded for one sample and draw, to run a user's own random function."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainedFunction:
-    """The function that is explained, as methods and metrics see it.
+    """The explained function f: samples in, one number per sample out; this is what methods and metrics see of the model.
 
     Args:
         forward: A module that maps ``(*inputs, *extra)`` to ``(N,)``: the explained output of each sample.
-        layer: Finds a layer by its dotted name; ``None`` asks for the last layer with a feature map.
-        baseline: Turns a baseline as the user writes it into tensors shaped like the samples' inputs.
-        distribution: Turns it into a set of K reference samples, each ``(K, ...)``.
+        layer: Returns the layer with a dotted name; for ``None`` the last layer with a feature map.
+        baseline: Converts a baseline as the user writes it to tensors shaped like the samples' inputs.
+        distribution: Converts such a baseline to K reference samples, one tensor ``(K, ...)`` per input.
         draws: Random numbers keyed by sample.
-        limit: Samples the model may see in one call.
-        probe: All clean samples of the probe, whichever of them are being explained.
-        execute: Explains samples by several methods that are each a path, wants and a reducer, in shared passes.
-        canonized: In here methods of these names see the model with what is canonized for them.
-        channels_last: Images go through the model in that memory layout.
-        memory: What need not be computed twice within one explanation.
+        limit: The largest number of samples in one call of the model.
+        probe: All clean samples of the probe, even while only some of them are being explained.
+        execute: Computes the attributions of several path methods (path, reads, reducer) in shared passes.
+        canonized: A context in which the model carries the changes that the methods with these names need (see
+            :class:`~lightning_explain.core.verdict.Canonizer`).
+        channels_last: Whether images go through the model in the channels-last memory format.
+        memory: Results cached for the duration of one explanation; see :meth:`remembered`.
     """
 
     forward: nn.Module
@@ -67,24 +71,24 @@ class ExplainedFunction:
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def executed(self, method: Any, samples: Samples) -> Attribution:
-        """The attribution by one method that is a path, wants and a reducer."""
+        """The attribution of the samples by one path method (path, reads, reducer)."""
         return self.execute(self, {"": method}, samples)[""]
 
     def evaluate(self, samples: Samples) -> Tensor:
-        """F at the samples, ``(N,)``, without gradients, at most ``limit`` samples a call."""
+        """The values of f at the samples, ``(N,)``, computed without gradients, at most ``limit`` samples per call."""
         with torch.no_grad():
             return torch.cat(
                 [self.forward(*self.in_memory_layout(p.inputs), *p.extra) for p in samples.split(self.limit)]
             )
 
     def in_memory_layout(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The inputs in the memory layout in which they go through the model, each ``(N, ...)``."""
+        """The inputs ``(N, ...)`` in the memory format in which the model receives them."""
         if not self.channels_last:
             return inputs
         return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What ``compute`` gave the first time within this explanation."""
+        """The result of ``compute()``, which runs only at the first call with this key in an explanation."""
         if key not in self.memory:
             self.memory[key] = compute()
         found: T = self.memory[key]
@@ -93,11 +97,11 @@ class ExplainedFunction:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What the sum of a map is promised to be: f(x) - f(baseline).
+    """The reference point of a complete method: its map sums to f(x) - f(baseline).
 
     Args:
-        baselines: As the method takes it.
-        distribution: They are a set of samples; f(baseline) is the mean of f over it.
+        baselines: The method's ``baselines`` argument.
+        distribution: Whether the baselines are a set of samples; f(baseline) is then the mean of f over the set.
     """
 
     baselines: Baseline = None
@@ -106,35 +110,37 @@ class Reference:
 
 @runtime_checkable
 class Method(Protocol):
-    """An attribution method: a frozen dataclass with Captum's class name and argument names.
+    """An attribution method: samples in, attributions out; a frozen dataclass with Captum's class and argument names.
 
-    A method whose maps promise to add up has a property ``reference``, a :class:`Reference`; ``None`` where its arguments break
-    the promise. One that can see for itself whether it fits some samples has ``fits(explained, samples)``, which raises if not. A
-    method that knows how its maps lie on the image has ``arranged(explained, found, inputs)``, which returns what
-    ``maps.arrange`` does.
+    A method may also define:
+
+    - ``reference``, a property: the :class:`Reference` that its maps sum to, or ``None`` if its arguments break completeness.
+    - ``fits(explained, samples)``: raises if the method cannot explain these samples.
+    - ``arranged(explained, found, inputs)``: how its maps lie on the image, in the form that
+      :func:`lightning_explain.modalities.image.arrange` returns.
     """
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """The attribution of at most ``explained.limit`` samples, each ``(N, ...)``."""
+        """The attributions of N <= ``explained.limit`` samples: a tensor ``(N, ...)``, or a tuple of them."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class MetricInputs:
-    """What a metric is given: the function, the samples, and the map of every method.
+    """The input of ``Metric.score``: the explained function, the samples, and the map of every method.
 
     Args:
         explained: The explained function.
         samples: All samples, on the model's device.
         outputs: f at the samples, ``(N,)``.
-        maps: For each method its map in input space, one tensor per input, broadcastable to it.
-        explain: Computes the maps of every method again, at other points of the same samples.
-        masks: ``(N, H, W)`` boolean, or ``None``.
-        attributions: For each method what it returned, in its own shape; also methods that have no map in input space.
-        attribute: Computes the attributions of every method again.
-        references: For each method that promises that its map adds up, to what.
-        history: ``"previous"`` and ``"first"``: the maps of the same samples in those explanations, as ``maps``; the channels of an
-            image are summed, and what there was not is missing.
+        maps: Method name to its map in input space: one tensor per input, broadcastable to that input.
+        explain: Recomputes the maps of every method at other points of the same samples.
+        masks: The probe's regions, ``(N, H, W)`` boolean, or ``None``.
+        attributions: Method name to what the method returned, in its own shape; includes methods without a map in input space.
+        attribute: Recomputes the attributions of every method.
+        references: Method name to its :class:`Reference`, for the methods whose map is complete.
+        history: ``"previous"`` and ``"first"`` to the maps of the same samples in those explanations, in the form of ``maps``
+            with the channels of an image summed. An explanation or a method that did not exist is missing.
     """
 
     explained: ExplainedFunction
@@ -151,15 +157,15 @@ class MetricInputs:
 
 @dataclass(frozen=True, eq=False)
 class CostInputs:
-    """What a metric is told so that it can say what it will cost.
+    """The input of ``Metric.passes``, with which a metric predicts how many passes it will take.
 
     Args:
         explained: The explained function.
         samples: All samples, with their targets.
         maps: Names of the methods that will have a map in input space.
-        explain: What it costs to compute those maps again for all samples; ``None`` where that cannot be said.
-        attribute: What it costs to compute the attributions of every method again.
-        references: For each method that promises that its map adds up, to what.
+        explain: Cost of recomputing those maps for all samples; ``None`` if it is unknown beforehand.
+        attribute: Cost of recomputing the attributions of every method; ``None`` if it is unknown beforehand.
+        references: Method name to its :class:`Reference`, for the methods whose map is complete.
     """
 
     explained: ExplainedFunction
@@ -172,38 +178,42 @@ class CostInputs:
 
 @runtime_checkable
 class Metric(Protocol):
-    """A score per sample and method: a frozen dataclass.
+    """A metric: the maps of all methods in, one score per sample and method out; a frozen dataclass.
 
-    ``higher_is_better`` says where the better end is (``None``: neither). ``suffixes`` names what ``score`` returns;
-    ``("",)`` for a metric of one score. A metric that can say beforehand what it costs has ``passes(cost_inputs)``, which returns a
-    :class:`PassCount` for all samples together, or ``None`` if it depends on something that cannot.
-    Scores of some inputs only are left out by ``fitted(inputs)``, if there is such a method, which returns the metric for these
-    inputs, or raises ``ValueError`` if it has none at all. One that does not score just the methods with a map in input space
-    has ``scored(methods, maps, references)``: of all methods, of those with such a map and of those that promise a sum, the
-    names of those that it will score; ``needs`` says in words what that takes. A metric with ``needs_history`` is given the maps
-    of earlier explanations.
+    A metric may also define:
+
+    - ``passes(cost_inputs)``: the :class:`PassCount` for all samples together, or ``None`` if it is unknown beforehand.
+    - ``fitted(inputs)``: the metric without the scores that do not apply to these inputs; raises ``ValueError`` if none applies.
+    - ``scored(methods, maps, references)``: the names of the methods that it will score, given the names of all methods, of
+      those with a map in input space, and the references of the complete ones. Without it: the methods with such a map.
+    - ``needs``: in words, what a method must have to be scored.
+    - ``needs_history``: whether ``metric_inputs.history`` must hold the maps of earlier explanations.
     """
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Which end is the better one; ``None``: neither."""
+        """Whether a higher score is the better one; ``None`` if neither end is."""
         ...
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """What is appended to the metric's name, one for each score it returns."""
+        """One suffix of the metric's name for each score it returns; ``("",)`` for a metric with a single score."""
         ...
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """For each suffix and each method the score of the samples."""
+        """Suffix to method name to the scores of the samples, ``(N,)``, with their standard errors."""
         ...
 
 
 class Sink(Protocol):
-    """Writes explanations to one logger. Only called on global rank zero."""
+    """Writes explanations to one logger; called on global rank zero only."""
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""
+        """Prepares the charts; called once, before the first explanation.
+
+        Args:
+            charts: ``charts[monitor name][metric]`` lists the tags that belong on one chart.
+        """
         ...
 
     def write(self, publication: Publication) -> None:
@@ -212,21 +222,26 @@ class Sink(Protocol):
 
 
 def samples_needed(method: Method) -> int:
-    """How many samples the method looks at together."""
+    """How many samples the method must see together; 1 for a method that explains each sample alone."""
     return int(getattr(innermost(method), "samples_needed", 1))
 
 
 def innermost(method: Method) -> Any:
-    """The method inside all that is around it."""
+    """The method inside all wrappers, such as ``Saliency`` inside ``NoiseTunnel(Saliency())``."""
     inner = getattr(method, "attribution_method", None)
     return method if inner is None else innermost(inner)
 
 
 def with_layer(method: Method, name: str, layer: str | None) -> Method:
-    """The method at this layer, unless it names one or needs none.
+    """A copy of the method that explains ``layer``; the method itself if it already names a layer or needs none.
+
+    Args:
+        method: The method, possibly wrapped.
+        name: The user's name for the method, for errors.
+        layer: Dotted name of the default layer; ``None`` if the model has no layer with a feature map.
 
     Raises:
-        ValueError: If it needs a layer, and there is none.
+        ValueError: If the method needs a layer, names none, and ``layer`` is ``None``.
     """
     inner = getattr(method, "attribution_method", None)
     if inner is not None:
@@ -236,6 +251,6 @@ def with_layer(method: Method, name: str, layer: str | None) -> Method:
     if layer is None:
         raise ValueError(
             f"The method {name!r} ({type(method).__name__}) has no layer, and no module of this model returns a map "
-            "(N, C, h, w); give layer=... or leave it out."
+            "(N, C, h, w); give layer=..., or leave this method out."
         )
     return replace(method, layer=layer)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""Names: snake case, the nearest valid one for errors, and which cannot be written everywhere."""
+"""Names: conversion to snake case, the nearest valid name for an error message, and names that no file can have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 LONGEST = 200
-"""Bytes of a name; file systems take 255, in which loggers write a step and a digest as well."""
+"""The most bytes a name may have in UTF-8. File systems allow 255; loggers add a step and a digest to the name."""
 
 
 _LISTED = 40
@@ -18,18 +18,18 @@ _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def snake_case(name: str) -> str:
-    """The name in lower case with underscores: ``NoiseTunnel`` becomes ``noise_tunnel``, ``LRP`` becomes ``lrp``."""
+    """A class name in lower case with underscores: ``NoiseTunnel`` becomes ``noise_tunnel``, ``LRP`` becomes ``lrp``."""
     return _WORD_STARTS.sub("_", name).lower()
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """What an error says after an unknown word: ``did you mean 'a' or 'b'? Allowed: 'a', 'b', 'c'.``
+    """The end of an error about an unknown word: ``did you mean 'a' or 'b'? Allowed: 'a', 'b', 'c'.``
 
-    Case and underscores do not count. A long list of options is cut.
+    Case and underscores are ignored in the comparison. A list of more than 40 options is cut.
 
     Args:
-        word: What the user wrote.
-        options: What is allowed, in the order in which it is listed.
+        word: The word that the user wrote.
+        options: The allowed words, in the order in which the message lists them.
     """
     allowed = list(options)
     if not allowed:
@@ -53,8 +53,8 @@ def _either(words: Sequence[str]) -> str:
 
 
 def unwritable(name: str) -> str:
-    """Why a name cannot be a tag and a part of files' names everywhere; empty if it can."""
+    """Why a name cannot be both a tag and part of a file name on every system; an empty string if it can."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        return "holds a control character or half of a character"
+        return "contains a control character or a lone surrogate"
     size = len(name.encode())
-    return f"has {size} bytes in UTF-8, and {LONGEST} are the most" if size > LONGEST else ""
+    return f"has {size} bytes in UTF-8, more than the {LONGEST} allowed" if size > LONGEST else ""

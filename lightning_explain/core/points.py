@@ -1,8 +1,9 @@
-"""The words in which a method says what it needs of the model: a path, what is read on it, and how that adds up.
+"""Data structures of the path engine: the points at which a model is evaluated, what is read there, and the evaluations.
 
-A *path* is the points at which the model is evaluated, a generator. A *want* is what is read at each of them. A *reducer*
-is a generator that is sent the evaluation of each point in order and returns the map. Paths and reducers nest by ``yield from``:
-NoiseTunnel of IntegratedGradients is a cloud of lines, and a reducer around a reducer.
+A *path* generates the points at which the model is evaluated. A *read* names one thing to be read at each point: a gradient
+or an activation. A *reducer* is a generator that receives the evaluation of each point, in order, and returns the map. Paths
+and reducers nest with ``yield from``: the path of ``NoiseTunnel(IntegratedGradients())`` is one line of points per noisy copy
+of a sample, and its reducer averages the results of the reducer of IntegratedGradients.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from lightning_explain.core.probe import Samples
 
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
 DEEPLIFT = "deeplift"
-"""Followed by a colon and what counts as no difference: samples that go in pairs."""
+"""Prefix of the DeepLIFT rules, ``"deeplift:<eps>"``: samples are evaluated in pairs with baselines; eps is in input units."""
 CENTER = ()
-"""The key of the samples themselves."""
+"""The key of the point at the unchanged samples."""
 
 
 class LayerSite(NamedTuple):
-    """A place inside the model.
+    """A place inside the model: the output or the input of one layer.
 
     Args:
-        layer: Dotted name of a layer.
-        of_input: What goes into it instead of what comes out.
+        layer: Dotted name of the layer; ``None`` for the last layer with a feature map.
+        of_input: Whether it is the layer's input rather than its output.
     """
 
     layer: str | None
@@ -38,20 +39,24 @@ class LayerSite(NamedTuple):
 
 
 Read: TypeAlias = "tuple[str | None, LayerSite | None]"
-"""(rule, layer site): the gradient by that rule at that layer site, ``None`` for the inputs; without a rule the activation there."""
+"""What is read at a point: ``(rule, site)``.
+
+The gradient at the layer site (``None``: at the inputs) under that backward rule; if the rule is ``None``, the activation there.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Where some samples are evaluated.
+    """One point of a path: N samples, moved to where the model is to be evaluated.
 
     Args:
-        samples: N samples at that point.
-        key: Names the point among those of the same samples: equal keys are equal points, whose output is known once it was
-            found. ``CENTER`` for the samples themselves; ``None``: it is like no other.
-        weight: Its share in the sum over the path.
-        change: For each input what the map is to be multiplied by, or which elements were changed; broadcasts to ``(N, ...)``.
-        against: What the samples are compared with, for samples that go in pairs.
+        samples: The N samples at that point.
+        key: Identifies the point for the same samples: points with equal keys are equal, so the output computed for one is
+            reused for the other. ``CENTER`` for the unchanged samples; ``None`` for a point that is never reused.
+        weight: The point's weight in the sum over the path, such as a quadrature weight.
+        change: One tensor per input, broadcastable to ``(N, ...)``: the factor of the map (sample minus baseline), or for
+            perturbations the elements that were changed.
+        against: One baseline tensor per input for samples that are evaluated in pairs (DeepLIFT); empty otherwise.
     """
 
     samples: Samples
@@ -63,12 +68,12 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the model said at a point.
+    """The result of evaluating the model at one point.
 
     Args:
         point: The point.
-        output: The explained output, ``(N,)``.
-        read: What was read there; tensors have first dimension N.
+        output: The explained output f, ``(N,)``.
+        read: Each read to its tensors, with first dimension N.
     """
 
     point: Point
@@ -76,11 +81,11 @@ class Evaluation:
     read: Mapping[Read, tuple[Tensor, ...]]
 
     def gradient(self, rule: str = PLAIN, site: LayerSite | None = None) -> tuple[Tensor, ...]:
-        """The gradient at the inputs or at a layer site, each ``(N, ...)``, in float32 or higher."""
+        """The gradient of f at the inputs, or at a layer site: tensors ``(N, ...)`` in float32 or higher."""
         return tuple(widened(g) for g in self.read[rule, site])
 
     def activation(self, site: LayerSite) -> tuple[Tensor, ...]:
-        """What the layer said, each ``(N, ...)``, in float32 or higher."""
+        """The activation at a layer site: tensors ``(N, ...)`` in float32 or higher."""
         return tuple(widened(a) for a in self.read[None, site])
 
 
@@ -88,35 +93,35 @@ Reducer: TypeAlias = "Generator[None, Evaluation, tuple[Tensor, ...]]"
 
 
 class Path(Protocol):
-    """Points in order; a frozen dataclass, so that equal paths can be found."""
+    """A sequence of points for given samples; a frozen dataclass, so that methods with equal paths can share them."""
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """The points of the samples, made one at a time."""
+        """The path's points for these samples, generated one at a time."""
         ...
 
 
 class OnPathMethod(Protocol):
-    """A method that is a path, wants and a reducer."""
+    """A path method: declares its path and its reads, and reduces the evaluations to a map."""
 
     @property
     def path(self) -> Path | None:
-        """Where the model is evaluated; ``None`` if it cannot be said (a NoiseTunnel around a method without path)."""
+        """Where the model is evaluated; ``None`` if there is no path (a NoiseTunnel around a method without one)."""
         ...
 
     @property
     def reads(self) -> frozenset[Read]:
-        """What is read there; nothing where the output is enough."""
+        """What is read at each point; empty if the output f is enough."""
         ...
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """The map of the samples from the evaluations of the path, one for each point."""
+        """A generator that receives one evaluation per point of the path and returns the map, one tensor per input."""
         ...
 
 
 def path_of(method: Any) -> Path | None:
-    """The path of a method whose reducer says what it computes.
+    """The path of a method, or ``None`` if the method has to be run through its own ``attribute``.
 
-    A subclass that has its own ``attribute`` is taken at its word, as is a method without a reducer: ``None``.
+    That is so if the method has no ``reduce``, or if a subclass overrides ``attribute`` after ``reduce`` was defined.
     """
     names = [name for cls in type(method).__mro__ for name in ("reduce", "attribute") if name in vars(cls)]
     path: Path | None = method.path if names and names[0] == "reduce" else None
@@ -124,12 +129,12 @@ def path_of(method: Any) -> Path | None:
 
 
 def widened(value: Tensor) -> Tensor:
-    """In float32 where it is less."""
+    """The tensor in float32 if it is float16 or bfloat16; otherwise unchanged."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def joined_samples(samples: Sequence[Samples]) -> Samples:
-    """Equally many samples each, one after the other, on their way into the model: where they come from is left behind."""
+    """Several groups of samples as one, concatenated for a forward pass; ``clean`` is replaced by the inputs themselves."""
     if len(samples) == 1:
         return samples[0]
     columns = list(zip(*(r.extra for r in samples), strict=True))
@@ -139,7 +144,10 @@ def joined_samples(samples: Sequence[Samples]) -> Samples:
 
 
 def value_of(thing: Any) -> Hashable:
-    """What a hyperparameter is worth: lists are tuples, tensors their content, dataclasses their fields, functions themselves."""
+    """A hyperparameter as a hashable value, equal for equal settings.
+
+    Lists become tuples, tensors a digest of their content, dataclasses their fields; functions stay what they are.
+    """
     if is_dataclass(thing) and not isinstance(thing, type):
         return (type(thing), *(value_of(getattr(thing, field.name)) for field in fields(thing)))
     if isinstance(thing, Tensor):

@@ -1,6 +1,6 @@
-"""What is explained: samples, and the forms in which tensors come and go.
+"""The samples to be explained: ``Probe``, as the user gives them, and ``Samples``, on their way through the model.
 
-Shapes are written with N samples, C classes or channels, H x W pixels.
+In shapes, N is the number of samples, C of classes or channels, and H x W are pixels.
 """
 
 from __future__ import annotations
@@ -13,42 +13,50 @@ import torch
 from torch import Tensor
 
 Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
-"""What Captum's ``attribute`` returns: a tensor, or a tuple of tensors for several inputs."""
+"""What Captum's ``attribute`` returns: one tensor, or a tuple of tensors for several inputs."""
 
 Baseline: TypeAlias = "None | float | str | Tensor | Sequence[Any]"
-"""A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them.
+"""A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them, one per input.
 
-A tensor broadcasts to one sample, or has a sample for each sample of the probe.
+A tensor either broadcasts to one sample or has one entry for each sample of the probe.
 """
 
 
 def as_tuple(value: Attribution) -> tuple[Tensor, ...]:
-    """A tensor as a tuple of one; a tuple as it is."""
+    """A tensor as a tuple of one tensor; a tuple unchanged."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def bare(values: tuple[Tensor, ...]) -> Attribution:
-    """A tuple of one as the tensor itself, as Captum takes and returns it."""
+    """A tuple of one tensor as that tensor, the form that Captum takes and returns; a longer tuple unchanged."""
     return values if len(values) > 1 else values[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """The fixed samples that are explained every time.
+    """Holds N fixed samples, with labels if there are any; every explanation explains exactly these.
 
     Args:
-        inputs: One tensor ``(N, ...)`` or a tuple of them, as the model's ``forward`` takes them.
-        targets: Labels ``(N, ...)``, or ``None`` where there are none.
-        ids: ``(N,)`` integers that name the samples (dataset indices); random draws are keyed by them. Default ``0..N-1``.
-        masks: ``(N, H, W)`` boolean regions for localisation scores such as ``RelevanceMass``.
-        class_names: A name for each class index, used in titles.
-        forward_args: Further arguments of ``forward`` that are not explained; tensors with first dimension N are split by
-            samples, all others are the same for every sample. One that has N entries by chance and is the same for all goes into
-            ``forward_fn``.
+        inputs: The model's inputs: one tensor ``(N, ...)`` or a tuple of them, in the order of the model's ``forward``.
+        targets: Labels ``(N, ...)``, or ``None`` if there are none.
+        ids: ``(N,)`` integers that name the samples, such as dataset indices; random draws are keyed by them. Default
+            ``0..N-1``.
+        masks: ``(N, H, W)`` boolean regions for localisation metrics such as ``RelevanceMass``.
+        class_names: One name per class index, used in the titles of pictures.
+        forward_args: Further arguments of ``forward``, which are passed on but not explained. Tensors with first dimension N
+            are split by sample; everything else is the same for all samples. If a tensor has first dimension N by coincidence
+            and is the same for all samples, pass it to the model in ``forward_fn`` instead.
 
     Raises:
-        TypeError: If an argument is of another kind.
-        ValueError: If there are no samples, first dimensions differ, or ids are no whole numbers.
+        TypeError: If an argument has the wrong type.
+        ValueError: If there are no samples, first dimensions differ, or ids are not whole numbers.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain import Probe
+        >>> probe = Probe(torch.zeros(2, 3, 8, 8), targets=torch.tensor([1, 0]), class_names=["cat", "dog"])
+        >>> len(probe), probe.sample_ids.tolist()
+        (2, [0, 1])
     """
 
     inputs: Attribution
@@ -61,7 +69,7 @@ class Probe:
     def __post_init__(self) -> None:
         if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
             raise TypeError(
-                f"Probe(inputs=...) takes a tensor of shape (N, ...) or a tuple of them, got {_kind(self.inputs)}."
+                f"Probe(inputs=...) got {_kind(self.inputs)}; give a tensor of shape (N, ...) or a tuple of such tensors."
             )
         if len(self) == 0:
             raise ValueError("Probe(inputs=...) has no samples; give at least one.")
@@ -69,27 +77,27 @@ class Probe:
             object.__setattr__(self, "ids", torch.arange(len(self)))
         for name, value in self._columns():
             if not isinstance(value, Tensor):
-                raise TypeError(f"Probe({name}=...) takes a tensor, got {_kind(value)}.")
+                raise TypeError(f"Probe({name}=...) got {_kind(value)}; give a tensor.")
             if value.layout != torch.strided:
                 kind = str(value.layout).removeprefix("torch.")
                 raise TypeError(
-                    f"Probe({name}=...) is a tensor of the layout {kind}; give it as a dense one: to_dense()."
+                    f"Probe({name}=...) has the layout {kind}; only dense tensors are allowed. Convert it with to_dense()."
                 )
             if value.ndim == 0 or len(value) != len(self):
                 raise ValueError(
                     f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} samples; "
-                    f"its first dimension must be {len(self)}."
+                    f"give a tensor whose first dimension is {len(self)}."
                 )
 
         if self.sample_ids.ndim != 1 or self.sample_ids.is_floating_point() or self.sample_ids.is_complex():
             raise ValueError(
-                f"Probe(ids=...) is {self.sample_ids.dtype} {tuple(self.sample_ids.shape)}; it must be ({len(self)},) whole numbers."
+                f"Probe(ids=...) is {self.sample_ids.dtype} {tuple(self.sample_ids.shape)}; give ({len(self)},) whole numbers."
             )
         if not isinstance(self.forward_args, (tuple, list)):
-            raise TypeError(f"Probe(forward_args=...) takes a tuple, got {_kind(self.forward_args)}.")
+            raise TypeError(f"Probe(forward_args=...) got {_kind(self.forward_args)}; give a tuple.")
         names = self.class_names
         if names is not None and (isinstance(names, (str, bytes)) or not isinstance(names, Sequence)):
-            raise TypeError(f"Probe(class_names=...) takes a list of names, got {_kind(names)}.")
+            raise TypeError(f"Probe(class_names=...) got {_kind(names)}; give a list of names.")
 
     def _columns(self) -> Iterator[tuple[str, Any]]:
         yield from ((f"inputs[{i}]", x) for i, x in enumerate(as_tuple(self.inputs)))
@@ -100,9 +108,14 @@ class Probe:
 
     @property
     def sample_ids(self) -> Tensor:
-        """``(N,)`` integers; never ``None``."""
+        """The ids of the samples, ``(N,)`` integers; never ``None``."""
         assert self.ids is not None
         return self.ids
+
+    @property
+    def row_ids(self) -> Tensor:
+        """Alias of version 0.1 for :attr:`sample_ids`."""
+        return self.sample_ids
 
 
 def _kind(value: object) -> str:
@@ -113,10 +126,10 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """A forward argument that is the same for all samples, whatever its shape; only the call of the model looks inside.
+    """Wraps a forward argument that is the same for all samples, so that it is not split by sample.
 
     Args:
-        value: The argument.
+        value: The tensor, of any shape; it is unwrapped only when the model is called.
     """
 
     value: Tensor
@@ -124,15 +137,16 @@ class Shared:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Some samples on their way through the model, on the model's device.
+    """N samples at one point of evaluation, on the model's device, with all that a call of the model needs.
 
     Args:
-        inputs: The point at which the model is evaluated, each ``(N, ...)``.
-        clean: The unperturbed probe samples these points come from, each ``(N, ...)``; baselines refer to them.
-        extra: What follows the inputs in the call: forward arguments and the sample's target. Tensors have first dimension N, others
-            are :class:`Shared`.
-        ids: ``(N,)`` sample ids, on the CPU.
-        branches: ``(N,)`` which nested random sample the sample is in, on the CPU; 0 outside of any.
+        inputs: The inputs at which the model is evaluated, one tensor ``(N, ...)`` per input.
+        clean: The unperturbed probe samples that they come from, in the same form; baselines refer to these.
+        extra: What follows the inputs in the call: forward arguments and targets. Tensors have first dimension N; tensors that
+            are the same for all samples are :class:`Shared`.
+        ids: Sample ids, ``(N,)``, on the CPU.
+        branches: ``(N,)`` on the CPU: in which nested random draw each sample is, so that draws inside draws differ; 0 outside
+            of any draw.
     """
 
     inputs: tuple[Tensor, ...]
@@ -154,7 +168,7 @@ class Samples:
         )
 
     def split(self, size: int) -> Iterator[Samples]:
-        """The samples in order, at most ``size`` at a time."""
+        """The samples in order, in groups of at most ``size``."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
@@ -162,41 +176,42 @@ class Samples:
         return self._map(lambda x: x[index])
 
     def repeat(self, times: int) -> Samples:
-        """Each row ``times`` times in a row: ``a a b b``."""
+        """Every sample repeated ``times`` times, copies side by side: ``a a b b``."""
         return self._map(lambda x: x.repeat_interleave(times, dim=0))
 
     def at(self, inputs: tuple[Tensor, ...]) -> Samples:
-        """The same samples evaluated at other points."""
+        """The same samples, evaluated at other inputs."""
         return replace(self, inputs=inputs)
 
     def own(self, value: Tensor, like: Tensor, ids: Tensor) -> Tensor | None:
-        """Of a tensor with a sample for each sample of the probe those of these samples; itself if it is the same for all.
+        """The entries of ``value`` that belong to these samples.
 
         Args:
-            value: Without samples, with one sample, or with a sample for each sample of the probe.
-            like: What it is for, ``(N, ...)``.
-            ids: The ids ``(K,)`` of the probe, in its order.
+            value: A tensor with one entry for each of the probe's K samples, with a single entry, or without a sample dimension.
+            like: The tensor that it is to be combined with, ``(N, ...)``.
+            ids: The ids of the probe, ``(K,)``, in its order.
 
         Returns:
-            ``None`` if it has another number of samples.
+            ``(N, ...)`` if ``value`` has an entry per probe sample; ``value`` itself if it is the same for all samples; ``None``
+            if its number of entries is none of these.
         """
         if value.ndim != like.ndim or len(value) == 1:
             return value
         return value[self.places_in(ids).to(value.device)] if len(value) == len(ids) else None
 
     def places_in(self, ids: Tensor) -> Tensor:
-        """``(N,)``: where each sample stands among the ids ``(K,)`` of the probe.
+        """The position of each sample among the ids ``(K,)`` of the probe, ``(N,)``.
 
         Raises:
-            ValueError: If two samples of the probe have one id.
+            ValueError: If two samples of the probe have the same id.
         """
         places = {sample: i for i, sample in enumerate(ids.tolist())}
         if len(places) < len(ids):
             raise ValueError(
-                "Samples that are told apart by their ids need distinct ones; give Probe(ids=...) without repeats."
+                "Two samples of the probe have the same id, so a sample's own entry cannot be found; give distinct Probe(ids=...)."
             )
         return torch.tensor([places[sample] for sample in self.ids.tolist()])
 
     def draw(self, indices: Tensor) -> Samples:
-        """The same samples inside random sample ``indices`` ``(N,)``, so that draws nested in it differ from sample to sample."""
+        """The same samples inside the random draws ``indices`` ``(N,)``: draws nested in there get numbers of their own."""
         return replace(self, branches=self.branches * 1_000_003 + indices + 1)

@@ -1,4 +1,4 @@
-"""Contexts in which random numbers may be drawn without anyone else noticing."""
+"""Contexts that restore every random generator on exit, so that code inside may draw random numbers freely."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# Far enough for loader -> dataset -> subset -> transform -> list -> transform -> generator, short enough not to crawl
-# through the list of a million file names that many a dataset holds.
+# Deep enough for loader -> dataset -> subset -> transform -> list -> transform -> generator; containers longer than
+# _LONGEST are not searched, because many datasets hold a list of a million file names.
 _DEPTH = 8
 _LONGEST = 100
 
@@ -22,14 +22,14 @@ _OWNED = (random.Random, torch.Generator, np.random.Generator, np.random.RandomS
 
 @contextmanager
 def preserved_random_state(*owners: object) -> Iterator[None]:
-    """Puts every random generator back as it was, whatever happens inside.
+    """Restores every random generator on exit, also after an exception.
 
-    These are the global ones of Python, NumPy, torch on the CPU, on MPS and on each CUDA device (if CUDA is initialized;
-    it is not initialized by this), and the private ones that the owners hold.
+    Covers the global generators of Python, NumPy and torch (CPU, MPS, and each CUDA device if CUDA is already initialized;
+    this does not initialize it), and the private generators that the owners hold.
 
     Args:
-        owners: Objects whose own generators are kept too: those in their attributes, and in the attributes,
-            lists, tuples and dictionaries below (a transform of a dataset of a loader).
+        owners: Objects whose own generators are restored too: those in their attributes, and in the attributes, lists, tuples
+            and dictionaries below (such as a transform of a dataset of a loader).
     """
     restore = [*_global(), *(_rewind(g) for g in _generators(owners))]
     try:
@@ -41,11 +41,11 @@ def preserved_random_state(*owners: object) -> Iterator[None]:
 
 @contextmanager
 def seeded_random_state(seed: int, *owners: object) -> Iterator[None]:
-    """The same, and the global generators start inside from ``seed``.
+    """Restores every random generator on exit, and seeds the global ones with ``seed`` on entry.
 
     Args:
         seed: A number from 0 to 2**64 - 1; NumPy takes its lowest 32 bits.
-        owners: As in ``preserved_random_state``; their own generators are kept, not seeded.
+        owners: As in ``preserved_random_state``; their own generators are restored but not seeded.
     """
     with preserved_random_state(*owners):
         seed_generators(seed)
@@ -53,10 +53,10 @@ def seeded_random_state(seed: int, *owners: object) -> Iterator[None]:
 
 
 def seed_generators(seed: int) -> None:
-    """Starts the global generators from ``seed``, 0 to 2**64 - 1; a CUDA that is not initialized is left alone."""
+    """Seeds the global generators with ``seed``, 0 to 2**64 - 1; does not initialize CUDA."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    # torch.manual_seed would also leave a seed for a CUDA that is initialized later.
+    # torch.manual_seed would also store a seed for CUDA, to be used when CUDA is initialized later.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
@@ -94,7 +94,7 @@ def _generators(owners: tuple[object, ...]) -> list[object]:
         seen.update(new)
         found += [value for value in new.values() if isinstance(value, _OWNED)]
         level = [child for value in new.values() for child in _children(value)]
-    # A SystemRandom has no state.
+    # A SystemRandom has no state to restore.
     return [value for value in found if not isinstance(value, random.SystemRandom)]
 
 

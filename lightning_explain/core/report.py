@@ -1,4 +1,4 @@
-"""What is found: reports, and what is published of them."""
+"""The results: ``Report``, all numbers of one explanation, and ``Publication``, what loggers write of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from torch import Tensor
 from lightning_explain.core.probe import Attribution, as_tuple
 
 Image: TypeAlias = "NDArray[np.uint8]"
-"""A picture: ``(H, W, 3)`` in 0..255."""
+"""A picture: uint8 ``(H, W, 3)``, RGB in 0..255."""
 
 
 @dataclass(frozen=True)
 class PassCount:
-    """Samples sent through the model, counted."""
+    """A cost: how many samples go through the model, forward and backward.
+
+    Args:
+        forward: Samples in forward passes.
+        backward: Samples in backward passes.
+    """
 
     forward: int = 0
     backward: int = 0
@@ -33,26 +38,39 @@ class PassCount:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What one explanation found. Tensors are on the CPU; samples are in the probe's order.
+    """Holds all numbers of one explanation: attributions, scores, and the model's outputs, for each sample of the probe.
+
+    All tensors are on the CPU; the samples are in the probe's order.
 
     Args:
-        attributions: For each method what Captum returns: input-shaped, a tuple for several inputs; layer methods: the layer's own shape.
+        attributions: ``attributions[method]`` is what Captum returns: a tensor shaped like the input, or a tuple for several
+            inputs; for a layer method, the layer's own shape.
         scores: ``scores[metric][method]`` is ``(N,)``.
-        standard_errors: ``standard_errors[metric][method]`` is ``(N,)``; a score that has none has no entry.
-        outputs: The model's outputs at the samples, ``(N,)`` or ``(N, C)`` or larger.
-        predictions: ``(N,)`` predicted classes; for one-number outputs whether the output is positive.
-        targets: ``(N,)`` index of the explained output of each sample; 0 where the output is one number, -1 where no single index names it.
+        standard_errors: ``standard_errors[metric][method]`` is ``(N,)``; metrics without standard errors are missing.
+        outputs: The model's outputs at the samples: ``(N,)``, ``(N, C)`` or larger.
+        predictions: ``(N,)`` predicted classes; if the output is one number per sample, 1 where it is positive and 0 elsewhere.
+        targets: ``(N,)`` index of each sample's explained output: 0 if the output is one number per sample, -1 if no single
+            index names it (a tuple or a callable chose it).
         ids: ``(N,)`` sample ids.
-        passes: Samples sent through the model.
-        seconds: Wall time of the explanation.
-        failures: For each method or metric that failed, why.
+        passes: How many samples went through the model.
+        seconds: Wall time of the explanation, in seconds.
+        failures: Each method or metric that failed, and why.
         epoch: Epoch of the training run, if any.
-        step: Optimiser step of the training run, if any.
+        step: Optimizer step of the training run, if any.
         fingerprint: SHA-256 of the probe.
-        maps: For methods whose attribution's shape does not tell how it lies on the image: the map ``(N, 1, h, w)`` that does, at
-            the layer's resolution; an empty tuple if there is none.
-        n_steps: For methods with ``n_steps="auto"``: points that each sample took, ``(N,)``.
-        stage: ``"fit"``, ``"validate"`` or ``"test"``, inside a Trainer.
+        maps: Maps at the layer's resolution, ``(N, 1, h, w)``, for methods whose attributions do not show by their shape how
+            they lie on the image; an empty tuple if they have no place on it.
+        n_steps: For methods with ``n_steps="auto"``: how many points each sample took, ``(N,)``.
+        stage: ``"fit"``, ``"validate"`` or ``"test"`` inside a Trainer; ``None`` outside.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain import Report
+        >>> maps, ids = {"ig": torch.ones(2, 3, 8, 8)}, torch.tensor([7, 9])
+        >>> scores = {"relevance_mass": {"ig": torch.tensor([0.25, 0.75])}}
+        >>> report = Report(maps, scores, {}, outputs=torch.zeros(2, 5), predictions=ids * 0, targets=ids * 0, ids=ids)
+        >>> report.scalars()
+        {'relevance_mass/ig': 0.5, 'nonfinite/ig': 0.0}
     """
 
     attributions: Mapping[str, Attribution]
@@ -73,7 +91,7 @@ class Report:
     stage: str | None = None
 
     def nonfinite(self) -> dict[str, list[int]]:
-        """For each method the ids of the samples whose map or score is NaN or infinite."""
+        """Method name to the ids of the samples whose map or score is NaN or infinite."""
         return {name: self.ids[~self._finite(name)].tolist() for name in self.attributions}
 
     def _finite(self, method: str) -> Tensor:
@@ -82,7 +100,11 @@ class Report:
         return torch.stack(finite).all(0)
 
     def scalars(self) -> dict[str, float]:
-        """``<metric>/<method>``: mean over finite samples; ``nonfinite/<method>``: number of the others; ``n_steps/<method>``: mean."""
+        """One number per metric and method, by tag.
+
+        ``<metric>/<method>`` is the mean over samples with a finite score, ``nonfinite/<method>`` the number of samples with a
+        non-finite map or score, ``n_steps/<method>`` the mean number of points.
+        """
         found = {f"n_steps/{method}": steps.double().mean().item() for method, steps in self.n_steps.items()}
         for metric, by_method in self.scores.items():
             for method, values in by_method.items():
@@ -93,7 +115,7 @@ class Report:
         return found
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Columns and one line per row and method: epoch, row, target, prediction, method, then every metric."""
+        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, then every metric."""
         metrics = list(self.scores)
         lines = []
         for i, sample in enumerate(self.ids.tolist()):
@@ -106,16 +128,16 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Publication:
-    """What the sinks write for one explanation.
+    """Everything that the sinks write for one explanation.
 
     Args:
-        name: The monitor's name: prefix of every tag.
+        name: The monitor's name, the prefix of every tag.
         epoch: Epoch of the run.
-        step: Optimiser step of the run: the x-axis.
+        step: Optimizer step of the run, the x-axis of the charts.
         scalars: Full tag (``explain/infidelity/ig``) to value.
         pictures: Full tag (``explain/ig``) to a picture ``(H, W, 3)``.
-        directions: Full tag to ``"min"``, ``"max"`` or ``"last"``: which value summarises the curve.
-        report: The numbers behind it.
+        directions: Full tag to ``"min"``, ``"max"`` or ``"last"``: which value summarizes the curve.
+        report: The report that the scalars and pictures were made from.
     """
 
     name: str
@@ -128,10 +150,10 @@ class Publication:
 
     @property
     def stage(self) -> str:
-        """``"validate"`` or ``"test"``; empty in training, whose steps are explained once each."""
+        """``"validate"`` or ``"test"``; an empty string in training."""
         return "" if self.report.stage in (None, "fit") else self.report.stage
 
     @property
     def caption(self) -> str:
-        """``epoch 3, step 120``."""
+        """Epoch and step in words, such as ``epoch 3, step 120``."""
         return f"epoch {self.epoch}, step {self.step}"

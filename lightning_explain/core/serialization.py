@@ -1,4 +1,4 @@
-"""A probe as plain data: its fingerprint, and its way into a checkpoint and back."""
+"""A probe as plain data: its fingerprint, and its conversion to and from a checkpoint's state."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Probe
 
-# Their exact types: a NumPy float is a float too, but does not load with weights_only=True.
+# Compared by exact type: a NumPy float is an instance of float, but does not load with weights_only=True.
 _PLAIN = (bool, int, float, str, type(None))
 
 
 def fingerprint(probe: Probe) -> str:
-    """SHA-256 over the bytes, shapes and dtypes of inputs, targets, ids, masks and forward arguments.
+    """The SHA-256 of a probe: over bytes, shapes and dtypes of its inputs, targets, ids, masks and forward arguments.
 
-    Device and memory layout do not matter. Of forward arguments that are neither tensors nor plain values only the type counts.
+    Device and memory layout do not matter. Forward arguments that are neither tensors nor plain values count by their type only.
     """
     digest = hashlib.sha256()
     for name, value in _leaves({**columns(probe), "class_names": None}):
@@ -32,40 +32,40 @@ def fingerprint(probe: Probe) -> str:
 
 
 def _bytes(value: Tensor) -> bytes:
-    # NumPy has no bfloat16, but it has the bytes.
+    # As bytes, because NumPy has no bfloat16.
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def probe_state(probe: Probe) -> dict[str, Any]:
-    """The probe as a dictionary that ``torch.load(weights_only=True)`` loads. Tensors are copies on the CPU.
+    """A probe as a dictionary that ``torch.load(weights_only=True)`` can load; its tensors are copies on the CPU.
 
     Raises:
-        TypeError: If a forward argument is neither a tensor nor a number, text, ``None``, or a tuple, list or
-            dictionary of such.
+        TypeError: If a forward argument is not a tensor, number, string, ``None``, or a tuple, list or dictionary of these.
     """
     state = columns(probe)
     for name, value in _leaves(state):
         if not (isinstance(value, Tensor) or type(value) in _PLAIN):
             raise TypeError(
-                f"Probe({name}=...) is a {type(value).__name__}, which a checkpoint cannot hold; use save_probe=False."
+                f"Probe({name}=...) is a {type(value).__name__}, which a checkpoint cannot hold; allowed are tensors, "
+                "numbers, text, None, and tuples, lists or dictionaries of them. Give those, or use save_probe=False."
             )
     return dict(copied(state))
 
 
 def probe_from_state(state: Mapping[str, Any]) -> Probe:
-    """The probe that ``probe_state`` described."""
+    """The probe of a dictionary that :func:`probe_state` made."""
     return Probe(**state)
 
 
 def columns(probe: Probe) -> dict[str, Any]:
-    """The probe's fields by name; class names as a tuple of text."""
+    """The probe's fields by name; class names as a tuple of strings."""
     found = {field.name: getattr(probe, field.name) for field in fields(probe)}
     names = found["class_names"]
     return {**found, "class_names": None if names is None else tuple(map(str, names))}
 
 
 def copied(value: Any) -> Any:
-    """Tensors, also those in tuples, lists and dictionaries, as copies on the CPU without gradients."""
+    """A deep copy of tensors, and of tuples, lists and dictionaries of them, on the CPU and without gradients."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Checks of arguments, each with an error that says what came and what is allowed."""
+"""Argument checks: each raises an error that names the argument, the value that came, and the values that are allowed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ _RULES = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid"
 
 
 def check_integral(owner: str, n_steps: Any, method: Any) -> None:
-    """Refuses what cannot be a quadrature along a line.
+    """Checks the arguments of a path integral: a number of steps of at least 1, and a known quadrature rule.
+
+    Args:
+        owner: Name of the method's class, for the error.
+        n_steps: Number of points.
+        method: Captum's name of the quadrature rule.
 
     Raises:
-        ValueError: If there is no step, or the rule is unknown.
+        ValueError: If ``n_steps`` is below 1, or the rule is unknown.
     """
     check_positive(f"{owner}(n_steps", n_steps)
     if method not in _RULES:
@@ -24,7 +29,7 @@ def check_integral(owner: str, n_steps: Any, method: Any) -> None:
 
 
 def check_callable(name: str, value: Any) -> None:
-    """Refuses anything but a callable or ``None``.
+    """Checks that a value is a callable or ``None``; ``name`` is the start of the error, such as ``"Lime(perturb_func"``.
 
     Raises:
         TypeError: If it is neither.
@@ -34,66 +39,66 @@ def check_callable(name: str, value: Any) -> None:
 
 
 def check_positive(name: str, value: Any, least: int = 1) -> None:
-    """Refuses anything but a whole number of at least 1, or of what is needed for more than zeros.
+    """Checks for a whole number of at least ``least``; ``name`` is the start of the error, such as ``"Lime(n_samples"``.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If the value is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}); allowed: a whole number of at least {least}.")
 
 
 def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
-    """Refuses anything but a whole number of at least ``least``.
+    """Checks that argument ``name`` of the class ``owner`` is a whole number of at least ``least``.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If the value is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{owner}({name}={value!r}); allowed: a whole number of at least {least}.")
 
 
 def check_size(owner: str, name: str, value: Any) -> None:
-    """Refuses anything but a number above 0.
+    """Checks that argument ``name`` of the class ``owner`` is a number above 0.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If the value is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"{owner}({name}={value!r}); allowed: a number above 0.")
 
 
 def check_flag(owner: str, name: str, value: Any) -> None:
-    """Refuses anything but ``True`` and ``False``.
+    """Checks that argument ``name`` of the class ``owner`` is ``True`` or ``False``.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If the value is anything else.
     """
     if not isinstance(value, bool):
         raise ValueError(f"{owner}({name}={value!r}); allowed: True or False.")
 
 
 def check_methods(metric: Any) -> None:
-    """Refuses anything but names of methods, or ``None`` for all; a list becomes a tuple.
+    """Checks that ``metric.methods`` lists names of methods, or is ``None`` for all; turns a list into a tuple.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If ``metric.methods`` is anything else.
     """
     names = metric.methods
     if names is None:
         return
     if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
         raise TypeError(
-            f"{type(metric).__name__}(methods={names!r}); allowed: None (all) or a list of the names that methods have."
+            f"{type(metric).__name__}(methods={names!r}); allowed: None (all methods) or a list of names of methods."
         )
     object.__setattr__(metric, "methods", tuple(names))
 
 
 def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"ProbeSelection({name}=...) takes whole numbers, got {value!r} ({type(value).__name__}).")
+        raise TypeError(f"ProbeSelection({name}=...) got {value!r} ({type(value).__name__}); give whole numbers.")
     if value < least:
-        raise ValueError(f"ProbeSelection({name}=...) takes whole numbers of at least {least}, got {value}.")
+        raise ValueError(f"ProbeSelection({name}=...) got {value}; give whole numbers of at least {least}.")
     return int(value)
 
 
@@ -101,20 +106,24 @@ _CHOICES = {"hook": ("train_epoch_end", "validation_epoch_end"), "on_error": ("w
 
 
 def check_choice(name: str, value: object) -> None:
-    """Refuses what is not among the words allowed for ``hook`` or ``on_error``.
+    """Checks the value of the monitor's argument ``hook`` or ``on_error`` against its allowed words.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If the value is none of them.
     """
     if value not in _CHOICES[name]:
         raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, _CHOICES[name]))}.")
 
 
 def check_kinds(flags: Mapping[str, object], functions: Mapping[str, object]) -> None:
-    """Refuses flags that are not ``True`` or ``False``, and functions that cannot be called.
+    """Checks that flags are ``True`` or ``False``, and that functions are callables or ``None``.
+
+    Args:
+        flags: Argument names to values that must be booleans.
+        functions: Argument names to values that must be callables or ``None``.
 
     Raises:
-        TypeError: If there is one.
+        TypeError: If a value is anything else.
     """
     for name, value in flags.items():
         if not isinstance(value, bool):
@@ -125,7 +134,7 @@ def check_kinds(flags: Mapping[str, object], functions: Mapping[str, object]) ->
 
 
 def check_name(name: object) -> None:
-    """Refuses what cannot be a tag prefix and a folder.
+    """Checks that a monitor's name can be a tag prefix and the name of a folder.
 
     Raises:
         ValueError: If it cannot.
@@ -137,25 +146,25 @@ def check_name(name: object) -> None:
 
 
 def check_monitor_names(names: Sequence[str]) -> None:
-    """Refuses monitors whose folders are one where cases are not told apart.
+    """Checks that no two monitors' names differ in upper and lower case only: some file systems ignore case.
 
     Raises:
-        ValueError: If there are two.
+        ValueError: If two names are equal apart from case.
     """
     for i, name in enumerate(names):
         alike = [other for other in names[:i] if other.casefold() == name.casefold()]
         if alike:
             raise ValueError(
-                f"ExplanationMonitor(name={name!r}) and ExplanationMonitor(name={alike[0]!r}) would write to one place; give "
-                "them different names."
+                f"ExplanationMonitor(name={name!r}) and ExplanationMonitor(name={alike[0]!r}) would write to the same folder; "
+                "give them different names."
             )
 
 
 def check_seed(value: object) -> None:
-    """Refuses what is no seed.
+    """Checks that a seed is a whole number of at least 0.
 
     Raises:
-        ValueError: If it is no whole number of at least 0.
+        ValueError: If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"seed={value!r}; allowed: a whole number of at least 0.")

@@ -1,4 +1,4 @@
-"""What is said of a method on a model, and what is done about it."""
+"""Records of the doctor: its verdict on one method for one model, and the changes to the model that the method needs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Canonizer:
-    """What the guard changes about a model while a method explains it.
+    """A temporary change to the model that makes a method's backward rule correct; undone after the explanation.
 
     Args:
-        kind: ``"deeplift"`` or ``"guided"``: every activation call gets a module of its own, with that rule. Others are what the guard
-            does in every explanation: ``"inplace"``, ``"recurrent"``.
-        relu: ReLU calls in one forward.
-        elementwise: Calls of other elementwise functions.
-        pool: Calls of maxima over windows.
+        kind: ``"deeplift"`` or ``"guided"``: every activation call gets a module of its own, with that backward rule.
+            ``"inplace"`` and ``"recurrent"`` name changes that the isolation makes in every explanation.
+        relu: Number of ReLU calls in one forward pass.
+        elementwise: Number of calls of other elementwise functions in one forward pass.
+        pool: Number of calls of maxima over windows in one forward pass.
     """
 
     kind: str
@@ -24,21 +24,21 @@ class Canonizer:
 
     @property
     def calls(self) -> dict[str, int]:
-        """How many modules each family of calls needs."""
+        """Each family of calls (``relu``, ``elementwise``, ``pool``) to the number of modules it needs."""
         return {"relu": self.relu, "elementwise": self.elementwise, "pool": self.pool}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the doctor says about one method on one model.
+    """The doctor's finding about one method on one model: usable or not, why, and what to do.
 
     Args:
         method: The method's name.
-        state: ``"fine"``; ``"canonized"``: right, because the guard changes something; ``"warned"``: right, but of little use;
-            ``"refused"``: it would be wrong.
+        state: ``"fine"``; ``"canonized"``: correct, because the isolation changes the model temporarily; ``"warned"``: correct,
+            but of little use; ``"refused"``: the map would be wrong.
         reason: Why.
         fix: What the user can do about it.
-        canonizers: What the guard does about it.
+        canonizers: The temporary changes to the model that make the method correct.
     """
 
     method: str

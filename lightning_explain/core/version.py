@@ -1,3 +1,3 @@
-"""The version of the package; the build reads it from here."""
+"""The version of the package; the build system reads it from this file."""
 
 __version__ = "0.1.0"

@@ -113,11 +113,11 @@ class Labeled(Dataset[tuple[Tensor, str]]):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"count": 0}, ValueError, "count=...* at least 1, got 0"),
+        ({"count": 0}, ValueError, "count=...* got 0; give whole numbers of at least 1"),
         ({"count": 2.0}, TypeError, r"count=...* got 2\.0 \(float\)"),
         ({"count": True}, TypeError, r"count=...* got True \(bool\)"),
         ({"count": "16"}, TypeError, r"count=...* got '16' \(str\)"),
-        ({"seed": -1}, ValueError, "seed=...* at least 0, got -1"),
+        ({"seed": -1}, ValueError, "seed=...* got -1; give whole numbers of at least 0"),
         ({"dataloader_idx": None}, TypeError, "dataloader_idx=...* got None"),
         ({"source": "valid"}, ValueError, "source='valid'.*allowed: val, train, test"),
         ({"per_class": 1}, TypeError, "per_class=1.*allowed: True, False"),
@@ -125,7 +125,7 @@ class Labeled(Dataset[tuple[Tensor, str]]):
         ({"indices": "123"}, TypeError, "indices='123'"),
         ({"indices": [1.5]}, TypeError, r"indices=...* got 1\.5"),
         ({"indices": [True]}, TypeError, "indices=...* got True"),
-        ({"indices": [-1]}, ValueError, "indices=...* at least 0, got -1"),
+        ({"indices": [-1]}, ValueError, "indices=...* got -1; give whole numbers of at least 0"),
         ({"indices": []}, ValueError, "is empty"),
         ({"indices": [3, 1, 3, 2, 2]}, ValueError, r"has \[2, 3\] twice"),
         ({"indices": [1], "per_class": True}, ValueError, "exclude each other"),
