@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from lightning_explain import Probe
 from lightning_explain import methods as m
-from lightning_explain.cli.from_config import patient
+from lightning_explain.cli.from_config import configured_model
 from lightning_explain.cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -121,14 +121,14 @@ def test_samples_are_those_of_the_data(data: str) -> None:
             tiny(input_shape=None, data={"_target_": f"{__name__}.{data}"}, monitor={"probe": {"indices": [4, 1]}})
         )
     )
-    probe = patient(Path("config.yaml")).probe
+    probe = configured_model(Path("config.yaml")).probe
     assert probe.sample_ids.tolist() == [4, 1]
     assert probe.targets.tolist() == [1, 1]
 
 
 def test_several_inputs_have_a_shape_each() -> None:
     Path("config.yaml").write_text(OmegaConf.to_yaml(tiny(input_shape=[[1, 8, 8], [5]])))
-    probe: Probe = patient(Path("config.yaml")).probe
+    probe: Probe = configured_model(Path("config.yaml")).probe
     assert [tuple(x.shape[1:]) for x in probe.inputs] == [(1, 8, 8), (5,)]
 
 

@@ -176,7 +176,7 @@ CAPTUMS_BLOCKS = ("guided", "deconvolution", "guided_cam")
 def captum() -> dict[str, Tensor]:
     found = {}
     for name, (method, theirs) in CAPTUM.items():
-        model = by_hand(type(trained().batch)) if name in CAPTUMS_BLOCKS else by_hand()
+        model = by_hand(type(trained().block)) if name in CAPTUMS_BLOCKS else by_hand()
         layer = () if not hasattr(method, "layer") else (model.get_submodule(LAYER),)
         found[name] = theirs(model, *samples(COUNT), *layer)
     return found
@@ -349,7 +349,9 @@ def test_a_path_and_a_reducer_of_different_lengths_are_an_error(more: int, word:
 
 
 def test_a_reducer_that_asks_for_nothing_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="The reducer of Silent asks for no evaluation; it must yield once"):
+    with pytest.raises(
+        RuntimeError, match="The reducer of Silent ends before its first evaluation; make it yield once"
+    ):
         explain(trained(), probe(), {"it": Silent()}, [])
 
 

@@ -130,7 +130,7 @@ UNKNOWN = {
         {"methods": {"s": {"name": "NoiseTunnel", "attribution_method": {"name": "Saliency", "ab": 1}}}},
         r"methods\['s'\]\['attribution_method'\]: Saliency has no argument 'ab': did you mean 'abs'",
     ),
-    "nothing near": ({1: 2}, r"Unknown key 1 in the configuration of the monitor: allowed: 'methods', 'metrics'"),
+    "nothing near": ({1: 2}, r"Unknown key 1 in the configuration of the monitor: use one of 'methods', 'metrics'"),
 }
 
 
@@ -184,7 +184,7 @@ def test_all_missing_values_are_named() -> None:
 
 
 def test_an_interpolation_to_nowhere_is_named() -> None:
-    config = OmegaConf.create({"probe": {"count": "${rows}"}})
+    config = OmegaConf.create({"probe": {"count": "${samples}"}})
     with pytest.raises(
         ValueError, match=r"'probe\.count' in the configuration cannot be resolved.*'samples' not found"
     ):
@@ -193,11 +193,11 @@ def test_an_interpolation_to_nowhere_is_named() -> None:
 
 def test_an_interpolation_in_a_plain_dict_is_refused() -> None:
     with pytest.raises(ValueError, match=r"probe\.count='\$\{samples\}' is not resolved; give the OmegaConf"):
-        ExplanationMonitor.from_config({"probe": {"count": "${rows}"}})
+        ExplanationMonitor.from_config({"probe": {"count": "${samples}"}})
 
 
 def test_values_are_checked_by_whom_they_are_for() -> None:
-    with pytest.raises(TypeError, match=r"ProbeSelection\(count=...\) takes whole numbers, got 'many'"):
+    with pytest.raises(TypeError, match=r"ProbeSelection\(count=...\) got 'many' \(str\); give whole numbers"):
         ExplanationMonitor.from_config({"probe": {"count": "many"}})
 
 
