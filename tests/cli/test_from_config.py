@@ -114,7 +114,7 @@ def test_a_composed_configuration_is_examined_with_its_own_data(monkeypatch: pyt
     assert found["ig"] == found["guided_backprop"] == found["smoothgrad"] == "fine"
 
 
-@pytest.mark.parametrize("data", ["Samples", "rows"])
+@pytest.mark.parametrize("data", ["Samples", "samples"])
 def test_samples_are_those_of_the_data(data: str) -> None:
     Path("config.yaml").write_text(
         OmegaConf.to_yaml(
