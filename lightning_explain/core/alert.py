@@ -50,22 +50,22 @@ class Alert:
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
-            raise TypeError(f"Alert(metric={self.metric!r}); allowed: a score's name, such as 'relevance_mass/ig'.")
+            raise TypeError(f"Alert(metric={self.metric!r}); give a score's name, such as 'relevance_mass/ig'.")
         given = [name for name in _BOUNDS if getattr(self, name) is not None]
         if len(given) != 1:
             found = ", ".join(f"{name}={getattr(self, name)!r}" for name in given) or "none of them"
             raise ValueError(f"Alert({self.metric!r}) has {found}; give exactly one of {', '.join(_BOUNDS)}.")
         bound = getattr(self, given[0])
         if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-            raise TypeError(f"Alert({given[0]}={bound!r}); allowed: a number.")
+            raise TypeError(f"Alert({given[0]}={bound!r}); give a number.")
         if not math.isfinite(bound):
-            raise ValueError(f"Alert({given[0]}={bound!r}); allowed: a finite number.")
+            raise ValueError(f"Alert({given[0]}={bound!r}); give a finite number.")
         if self.times is not None and (self.times <= 0 or self.times == 1):
-            raise ValueError(f"Alert(times={self.times!r}); allowed: a number above 1, or one between 0 and 1.")
+            raise ValueError(f"Alert(times={self.times!r}); give a number above 1, or one between 0 and 1.")
         if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(f"Alert(patience={self.patience!r}); allowed: a whole number of at least 1.")
+            raise ValueError(f"Alert(patience={self.patience!r}); give a whole number of at least 1.")
         if self.action not in ACTIONS:
-            raise ValueError(f"Alert(action={self.action!r}); allowed: {', '.join(map(repr, ACTIONS))}.")
+            raise ValueError(f"Alert(action={self.action!r}); give one of {', '.join(map(repr, ACTIONS))}.")
 
     @property
     def key(self) -> str:

@@ -23,7 +23,7 @@ def snake_case(name: str) -> str:
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """The end of an error about an unknown word: ``did you mean 'a' or 'b'? Allowed: 'a', 'b', 'c'.``
+    """The end of an error about an unknown word: ``did you mean 'a' or 'b'? Use one of 'a', 'b', 'c'.``
 
     Case and underscores are ignored in the comparison. A list of more than 40 options is cut.
 
@@ -40,7 +40,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
     close = [plain[key] for key in difflib.get_close_matches(_plain(word), plain, n=3, cutoff=0.6)]
     more = f" and {len(allowed) - _LISTED} more" if len(allowed) > _LISTED else ""
     listed = ", ".join(map(repr, allowed[:_LISTED])) + more
-    return f"did you mean {_either(close)}? Allowed: {listed}." if close else f"allowed: {listed}."
+    return f"did you mean {_either(close)}? Use one of {listed}." if close else f"use one of {listed}."
 
 
 def _plain(word: str) -> str:

@@ -25,7 +25,7 @@ def check_integral(owner: str, n_steps: Any, method: Any) -> None:
     """
     check_positive(f"{owner}(n_steps", n_steps)
     if method not in _RULES:
-        raise ValueError(f"{owner}(method={method!r}); allowed: {', '.join(_RULES)}.")
+        raise ValueError(f"{owner}(method={method!r}); give one of {', '.join(_RULES)}.")
 
 
 def check_callable(name: str, value: Any) -> None:
@@ -35,7 +35,7 @@ def check_callable(name: str, value: Any) -> None:
         TypeError: If it is neither.
     """
     if value is not None and not callable(value):
-        raise TypeError(f"{name}={value!r}); allowed: None or a callable (from Python only).")
+        raise TypeError(f"{name}={value!r}); give None or a callable (from Python only).")
 
 
 def check_positive(name: str, value: Any, least: int = 1) -> None:
@@ -45,7 +45,7 @@ def check_positive(name: str, value: Any, least: int = 1) -> None:
         ValueError: If the value is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}); allowed: a whole number of at least {least}.")
+        raise ValueError(f"{name}={value!r}); give a whole number of at least {least}.")
 
 
 def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
@@ -55,7 +55,7 @@ def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
         ValueError: If the value is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}({name}={value!r}); allowed: a whole number of at least {least}.")
+        raise ValueError(f"{owner}({name}={value!r}); give a whole number of at least {least}.")
 
 
 def check_size(owner: str, name: str, value: Any) -> None:
@@ -65,7 +65,7 @@ def check_size(owner: str, name: str, value: Any) -> None:
         ValueError: If the value is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"{owner}({name}={value!r}); allowed: a number above 0.")
+        raise ValueError(f"{owner}({name}={value!r}); give a number above 0.")
 
 
 def check_flag(owner: str, name: str, value: Any) -> None:
@@ -75,7 +75,7 @@ def check_flag(owner: str, name: str, value: Any) -> None:
         ValueError: If the value is anything else.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{owner}({name}={value!r}); allowed: True or False.")
+        raise ValueError(f"{owner}({name}={value!r}); give True or False.")
 
 
 def check_methods(metric: Any) -> None:
@@ -89,7 +89,7 @@ def check_methods(metric: Any) -> None:
         return
     if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
         raise TypeError(
-            f"{type(metric).__name__}(methods={names!r}); allowed: None (all methods) or a list of names of methods."
+            f"{type(metric).__name__}(methods={names!r}); give None (all methods) or a list of names of methods."
         )
     object.__setattr__(metric, "methods", tuple(names))
 
@@ -112,7 +112,7 @@ def check_choice(name: str, value: object) -> None:
         ValueError: If the value is none of them.
     """
     if value not in _CHOICES[name]:
-        raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, _CHOICES[name]))}.")
+        raise ValueError(f"{name}={value!r}; give one of {', '.join(map(repr, _CHOICES[name]))}.")
 
 
 def check_kinds(flags: Mapping[str, object], functions: Mapping[str, object]) -> None:
@@ -127,10 +127,10 @@ def check_kinds(flags: Mapping[str, object], functions: Mapping[str, object]) ->
     """
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}; allowed: True or False.")
+            raise TypeError(f"{name}={value!r}; give True or False.")
     for name, value in functions.items():
         if value is not None and not callable(value):
-            raise TypeError(f"{name}={value!r}; allowed: a function, or None.")
+            raise TypeError(f"{name}={value!r}; give a function, or None.")
 
 
 def check_name(name: object) -> None:
@@ -140,7 +140,7 @@ def check_name(name: object) -> None:
         ValueError: If it cannot.
     """
     if not isinstance(name, str) or not name or name != name.strip("/ ") or name in (".", ".."):
-        raise ValueError(f"name={name!r}; allowed: a word that can be a tag prefix and a folder, such as 'explain'.")
+        raise ValueError(f"name={name!r}; give a word that can be a tag prefix and a folder, such as 'explain'.")
     if fault := unwritable(name):
         raise ValueError(f"name={name[:40]!r} {fault}; give a shorter or plainer one, such as 'explain'.")
 
@@ -167,4 +167,4 @@ def check_seed(value: object) -> None:
         ValueError: If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"seed={value!r}; allowed: a whole number of at least 0.")
+        raise ValueError(f"seed={value!r}; give a whole number of at least 0.")

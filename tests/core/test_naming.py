@@ -85,7 +85,7 @@ def test_nearest_asks_for_the_closest_names_and_lists_all() -> None:
     said = nearest("IntegratedGradient", ["LayerIntegratedGradients", "Saliency", "IntegratedGradients"])
     assert said == (
         "did you mean 'IntegratedGradients' or 'LayerIntegratedGradients'? "
-        "Allowed: 'LayerIntegratedGradients', 'Saliency', 'IntegratedGradients'."
+        "Use one of 'LayerIntegratedGradients', 'Saliency', 'IntegratedGradients'."
     )
 
 
@@ -95,7 +95,7 @@ def test_nearest_does_not_mind_case_or_underscores(word: str) -> None:
 
 
 def test_nearest_guesses_nothing_where_nothing_is_near() -> None:
-    assert nearest("xyz", ["label", "predicted"]) == "allowed: 'label', 'predicted'."
+    assert nearest("xyz", ["label", "predicted"]) == "use one of 'label', 'predicted'."
 
 
 def test_nearest_says_so_where_there_is_nothing() -> None:
@@ -162,7 +162,7 @@ def test_a_class_that_takes_any_argument_gets_any_argument() -> None:
 
 
 def test_a_name_of_ones_own_class_is_not_looked_up_anywhere() -> None:
-    with pytest.raises(ValueError, match=r"methods\[0\]: there is no method 'Stranger': allowed: 'Saliency'"):
+    with pytest.raises(ValueError, match=r"methods\[0\]: there is no method 'Stranger': use one of 'Saliency'"):
         made(["Stranger"])
 
 
@@ -188,7 +188,7 @@ def test_an_unknown_nested_class_name_says_where_it_is() -> None:
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
-    expected = r"methods\['ig'\]: IntegratedGradients has no argument 'nsteps': did you mean 'n_steps'\? Allowed: 'n_st"
+    expected = r"methods\['ig'\]: IntegratedGradients has no argument 'nsteps': did you mean 'n_steps'\? Use one of 'n_st"
     with pytest.raises(ValueError, match=expected):
         made({"ig": {"name": "IntegratedGradients", "nsteps": 3}})
 

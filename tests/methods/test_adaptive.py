@@ -82,8 +82,8 @@ def test_points_are_kept_in_the_reports_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"n_steps": "many"}, r"IntegratedGradients\(n_steps='many'\); allowed: a whole number"),
-        ({"n_steps": "auto", "tolerance": 0}, r"IntegratedGradients\(tolerance=0\); allowed: a number above 0"),
+        ({"n_steps": "many"}, r"IntegratedGradients\(n_steps='many'\); give a whole number"),
+        ({"n_steps": "auto", "tolerance": 0}, r"IntegratedGradients\(tolerance=0\); give a number above 0"),
         ({"tolerance": True}, r"tolerance=True"),
     ],
 )
@@ -147,8 +147,8 @@ def test_a_layers_mean_gradient_is_refined_as_its_map() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"n_steps": "many"}, r"LayerIntegratedGradients\(n_steps='many'\); allowed: a whole number"),
-        ({"tolerance": -1}, r"LayerIntegratedGradients\(tolerance=-1\); allowed: a number above 0"),
+        ({"n_steps": "many"}, r"LayerIntegratedGradients\(n_steps='many'\); give a whole number"),
+        ({"tolerance": -1}, r"LayerIntegratedGradients\(tolerance=-1\); give a number above 0"),
     ],
 )
 def test_layers_refuse_what_is_no_number_of_steps_or_tolerance(arguments: dict[str, object], match: str) -> None:

@@ -99,12 +99,12 @@ def test_the_default_layer_is_the_last_with_a_feature_map() -> None:
 @pytest.mark.parametrize(
     ("cls", "arguments", "error", "match"),
     [
-        (m.LayerConductance, {"n_steps": 0}, ValueError, r"LayerConductance\(n_steps=0\); allowed: a whole number"),
+        (m.LayerConductance, {"n_steps": 0}, ValueError, r"LayerConductance\(n_steps=0\); give a whole number"),
         (
             m.InternalInfluence,
             {"method": "simpson"},
             ValueError,
-            r"InternalInfluence\(method='simpson'\); allowed: rie",
+            r"InternalInfluence\(method='simpson'\); give one of rie",
         ),
         (m.LayerIntegratedGradients, {"baselines": "probe"}, ValueError, "baselines='probe'"),
         (m.LayerGradientShap, {"n_samples": 0}, ValueError, r"LayerGradientShap\(n_samples=0\)"),

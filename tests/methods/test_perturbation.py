@@ -194,7 +194,7 @@ def test_permutation_of_one_sample_is_refused_before_anything_runs() -> None:
     x, y = samples(1)
     for method in (m.FeaturePermutation(), m.NoiseTunnel(m.FeaturePermutation())):
         with pytest.raises(
-            ValueError, match=r"'it' \(.*\) looks at several samples at a time, at least 2, but the probe has 1"
+            ValueError, match=r"'it' \(.*\) needs at least 2 samples at a time, but the probe has 1"
         ):
             explain(trained(), Probe(x, y), {"it": method}, [])
 
@@ -253,7 +253,7 @@ def test_shapley_sampling_comes_close_to_the_exact_values() -> None:
     [
         (m.ShapleyValueSampling, {"n_samples": 0}, ValueError, r"ShapleyValueSampling\(n_samples=0\)"),
         (m.Lime, {"n_samples": 0}, ValueError, r"Lime\(n_samples=0\)"),
-        (m.Lime, {"perturb_func": 1}, TypeError, r"Lime\(perturb_func=1\); allowed: None or a callable"),
+        (m.Lime, {"perturb_func": 1}, TypeError, r"Lime\(perturb_func=1\); give None or a callable"),
         (m.Lime, {"similarity_func": "cosine"}, TypeError, r"Lime\(similarity_func='cosine'\)"),
         (
             m.KernelShap,

@@ -109,9 +109,9 @@ def test_steps_are_evaluated_many_at_once_and_never_above_the_limit(limit: int) 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"n_steps": 0}, r"\(n_steps=0\); allowed: a whole number of at least 1"),
+        ({"n_steps": 0}, r"\(n_steps=0\); give a whole number of at least 1"),
         ({"baselines": "blck"}, "did you mean 'black'"),
-        ({"normalize": 1}, r"\(normalize=1\); allowed: True or False"),
+        ({"normalize": 1}, r"\(normalize=1\); give True or False"),
     ],
 )
 @pytest.mark.parametrize("metric", [q.Deletion, q.Insertion])

@@ -67,7 +67,7 @@ def test_channels_are_summed_first() -> None:
 
 @pytest.mark.parametrize("metric", [q.PointingGame(), q.RelevanceRank(), q.RelevanceMass()])
 def test_localisation_without_masks_is_refused_before_anything_runs(metric: object) -> None:
-    with pytest.raises(ValueError, match=r"needs masks: give Probe\(masks="):
+    with pytest.raises(ValueError, match=r"needs masks; give Probe\(masks="):
         explain(Linear(torch.ones(3)), Probe(torch.ones(2, 3)), {"it": Given(torch.ones(3))}, [metric])
 
 
@@ -80,5 +80,5 @@ def test_maps_without_pixels_have_no_place() -> None:
 
 
 def test_a_negative_tolerance_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"PointingGame\(tolerance=-1\); allowed: a whole number of at least 0"):
+    with pytest.raises(ValueError, match=r"PointingGame\(tolerance=-1\); give a whole number of at least 0"):
         q.PointingGame(tolerance=-1)

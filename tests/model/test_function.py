@@ -199,7 +199,7 @@ def test_dense_outputs_are_explained_at_a_place(target: Any) -> None:
     ("target", "error", "match"),
     [
         ("lable", ValueError, "target='lable': did you mean 'label'.* Or an int, a tuple, a callable"),
-        ("x", ValueError, "target='x': allowed: 'label', 'predicted'"),
+        ("x", ValueError, "target='x': use one of 'label', 'predicted'"),
         ((1, "a"), TypeError, r"is not a tuple of ints; allowed: target=\"label\""),
         ([0.5], TypeError, "is not a tuple of ints"),
         (1.5, TypeError, "target=1.5 is of type float; allowed"),
@@ -265,7 +265,7 @@ def test_predictions_of_dense_outputs_are_zeros() -> None:
     ("name", "match"),
     [
         ("block.con1", r"no layer 'block.con1' in DigitNet: did you mean .*'block.conv1'"),
-        ("layer4", "no layer 'layer4' in DigitNet: allowed: 'stem', 'stem.0'"),
+        ("layer4", "no layer 'layer4' in DigitNet: use one of 'stem', 'stem.0'"),
         ("", "no layer '' in DigitNet"),
     ],
 )

@@ -17,21 +17,21 @@ from lightning_explain.monitor import callback
 from networks import samples
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "no epochs": ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0; allowed: a whole number of at least 1"),
-    "negative steps": ({"every_n_train_steps": -5}, ValueError, "every_n_train_steps=-5; allowed: a whole number"),
-    "half an epoch": ({"every_n_epochs": 0.5}, ValueError, "every_n_epochs=0.5; allowed: a whole number"),
-    "a flag for a count": ({"every_n_epochs": True}, ValueError, "every_n_epochs=True; allowed: a whole number"),
+    "no epochs": ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0; give a whole number of at least 1"),
+    "negative steps": ({"every_n_train_steps": -5}, ValueError, "every_n_train_steps=-5; give a whole number"),
+    "half an epoch": ({"every_n_epochs": 0.5}, ValueError, "every_n_epochs=0.5; give a whole number"),
+    "a flag for a count": ({"every_n_epochs": True}, ValueError, "every_n_epochs=True; give a whole number"),
     "both schedules": ({"every_n_epochs": 1, "every_n_train_steps": 5}, ValueError, "exclude each other"),
     "steps after validation": (
         {"every_n_train_steps": 5, "hook": "validation_epoch_end"},
         ValueError,
         'every_n_train_steps and hook="validation_epoch_end" exclude each other',
     ),
-    "hook": ({"hook": "epoch_end"}, ValueError, "hook='epoch_end'; allowed: 'train_epoch_end', 'validation_epoch_end'"),
-    "on_error": ({"on_error": "ignore"}, ValueError, "on_error='ignore'; allowed: 'warn', 'raise'"),
-    "slash at the end": ({"name": "explain/"}, ValueError, "name='explain/'; allowed: a word"),
-    "parent folder": ({"name": ".."}, ValueError, r"name='\.\.'; allowed: a word"),
-    "no name": ({"name": ""}, ValueError, "name=''; allowed: a word"),
+    "hook": ({"hook": "epoch_end"}, ValueError, "hook='epoch_end'; give one of 'train_epoch_end', 'validation_epoch_end'"),
+    "on_error": ({"on_error": "ignore"}, ValueError, "on_error='ignore'; give one of 'warn', 'raise'"),
+    "slash at the end": ({"name": "explain/"}, ValueError, "name='explain/'; give a word"),
+    "parent folder": ({"name": ".."}, ValueError, r"name='\.\.'; give a word"),
+    "no name": ({"name": ""}, ValueError, "name=''; give a word"),
     "no overhead": ({"max_overhead": 0}, ValueError, "max_overhead=0; allowed: None or a share above 0"),
     "overhead in words": ({"max_overhead": "5%"}, ValueError, "max_overhead='5%'; allowed: None or a share"),
     "overhead as a flag": ({"max_overhead": True}, ValueError, "max_overhead=True; allowed: None or a share"),
@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "colors of a method that is not there": (
         {"cmap": {"cams": "viridis"}},
         ValueError,
-        r"cmap names a method 'cams': did you mean 'cam'\? Allowed: 'saliency', 'ig', 'cam', 'default'",
+        r"cmap names a method 'cams': did you mean 'cam'\? Use one of 'saliency', 'ig', 'cam', 'default'",
     ),
     "no method": ({"methods": []}, ValueError, r"methods is empty, .*enabled=False"),
     "a method of Captum's": (

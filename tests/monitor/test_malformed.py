@@ -197,9 +197,9 @@ MALFORMED: list[tuple[Any, str]] = [
     (ip(name="DeepLift", eps=NAN), "eps"),
     (ip(name="DeepLift", baselines="probe"), "baselines"),
     (ip(name="Lime", n_samples="many"), "n_samples"),
-    (ip(name="Lime", n_samples=1), "n_samples=1); allowed: a whole number of at least 2"),
-    (ip(name="KernelShap", n_samples=1), "n_samples=1); allowed: a whole number of at least 2"),
-    (ip(name="NoiseTunnel", nt_type="vargrad", nt_samples=1), "nt_samples=1); allowed: a whole number of at least 2"),
+    (ip(name="Lime", n_samples=1), "n_samples=1); give a whole number of at least 2"),
+    (ip(name="KernelShap", n_samples=1), "n_samples=1); give a whole number of at least 2"),
+    (ip(name="NoiseTunnel", nt_type="vargrad", nt_samples=1), "nt_samples=1); give a whole number of at least 2"),
     (made(inputs=X.to_sparse()), "inputs[0]=...) has the layout sparse_coo"),
     (made(targets=Y.to_sparse()), "targets=...) has the layout sparse_coo"),
     # metrics

@@ -123,7 +123,7 @@ def test_explaining_at_the_start_helps_and_values_seen_twice_are_told(
 WRONG = {
     "score": ("explain/infidelty/saliency", f"did you mean '{KEY}'"),
     "method": ("explain/infidelity/salience", f"did you mean '{KEY}'"),
-    "too short": ("explain/infidelity", "allowed|did you mean"),
+    "too short": ("explain/infidelity", "use one of|did you mean"),
 }
 
 

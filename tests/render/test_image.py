@@ -218,5 +218,5 @@ def test_panels_without_sign_refuse_both_signs_and_tell_the_way_out(kind: str) -
 def test_unknown_kinds_and_signs_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no panel kind 'heatmap': did you mean 'heat_map'"):
         panel("heatmap", "all", IMAGE, MAP)
-    with pytest.raises(ValueError, match=r"no panel sign 'both': allowed: 'all', 'positive'"):
+    with pytest.raises(ValueError, match=r"no panel sign 'both': use one of 'all', 'positive'"):
         panel("heat_map", "both", IMAGE, MAP)

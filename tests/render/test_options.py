@@ -40,7 +40,7 @@ def test_a_colormap_object_is_taken() -> None:
         ({"panels": ["heat_map"]}, r"panels=\['heat_map'\] must hold one \(kind, sign\) pair"),
         ({"panels": [("heat_map", "all", 1)]}, r"must hold one \(kind, sign\) pair"),
         ({"panels": [("heatmap", "all")]}, r"no panel kind 'heatmap': did you mean 'heat_map'"),
-        ({"panels": [("heat_map", "both")]}, r"no panel sign 'both': allowed: 'all', 'positive'"),
+        ({"panels": [("heat_map", "both")]}, r"no panel sign 'both': use one of 'all', 'positive'"),
         ({"panels": [("masked_image", "all")]}, r"cannot show both signs"),
         ({"cmap": "virdis"}, r"cmap='virdis'.*did you mean 'viridis'"),
         ({"cmap": [[0, "white"]]}, r"does not describe a color map"),
