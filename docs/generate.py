@@ -1,7 +1,8 @@
-"""Writes methods.md and metrics.md from the docstrings and fields of the classes alone: ``make docs``."""
+"""Docstrings and fields of the method and metric classes in, methods.md and metrics.md out: ``make docs``."""
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,12 +16,12 @@ from lightning_explain import methods, metrics
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by docs/generate.py from the docstrings: change those, then run `make docs`. -->"
 
-_SECTION = re.compile(r"(Cost|Signed|Not for|Args|Raises):\s*(.*)")
+_SECTION = re.compile(r"(Cost|Signed|Not for|Args|Raises|Example):\s*(.*)")
 _ARGUMENT = re.compile(r"(\w+): (.*)")
 _COST = re.compile(r"(?P<forward>[^,;]+) forward, (?P<backward>[^,;.]+) backward(?:; (?P<note>.+))?\.")
 _SOURCE = re.compile(r" \((?P<paper>[^();]*(?:\d{4}|Captum)[^();]*?)(?:; (?P<twin>[^()]+))?\)")
 
-# Where a class says what it returns.
+# Methods of a class whose docstring states what it returns.
 WORKS = ("finish", "reduce", "attribute", "score")
 
 
@@ -34,12 +35,12 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Samples through the model for each explained sample, as Python expressions of the arguments and a few letters.
+    """Samples sent through the model for each explained sample, as Python expressions of the arguments and a few letters.
 
     Args:
         forward: Samples forward.
         backward: Samples backward.
-        note: What the letters are, and what else there is to say.
+        note: Meaning of the letters, and further remarks.
     """
 
     forward: str
@@ -49,19 +50,20 @@ class Cost:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is told of one class.
+    """The facts about one class that its page shows.
 
     Args:
-        name: Of the class.
+        name: Name of the class.
         summary: What it computes, in one sentence.
         paper: Authors and year; ``Captum`` where there is no paper.
-        twin: The same thing elsewhere, such as Captum's class; may be empty.
+        twin: The equivalent elsewhere, such as Captum's class; may be empty.
         notes: Further paragraphs.
-        result: Shape and unit of what comes out.
-        cost: In passes.
-        signed: Whether a map tells for from against.
+        result: Shape and unit of the result.
+        cost: Passes it takes.
+        signed: Whether a map separates evidence for the output from evidence against it.
         not_for: When not to use it.
-        arguments: Name, default and meaning of each.
+        arguments: Name, default and meaning of each argument.
+        example: The doctest, as ``doctest`` parses it.
     """
 
     name: str
@@ -74,13 +76,14 @@ class Entry:
     signed: str
     not_for: str
     arguments: tuple[tuple[str, str, str], ...]
+    example: tuple[doctest.Example, ...]
 
 
 def entry(cls: type) -> Entry:
-    """What the docstring and the fields of a class say.
+    """Reads the docstring and the fields of a class.
 
     Raises:
-        ValueError: If the docstring lacks a section, or one is not in its form.
+        ValueError: If a section is missing or malformed.
     """
     prose, sections = _sections(cls)
     summary, paper, twin = _summary(cls, prose[0])
@@ -96,11 +99,12 @@ def entry(cls: type) -> Entry:
         signed=_joined(sections.get("Signed", ["yes"])).rstrip("."),
         not_for=_needed(cls, sections, "Not for"),
         arguments=tuple(_arguments(cls, sections.get("Args", []))),
+        example=_example(cls, sections),
     )
 
 
 def _sections(cls: type) -> tuple[list[str], dict[str, list[str]]]:
-    """The paragraphs before the first section, and the lines of each section."""
+    """Splits a docstring into the paragraphs before the first section, and the lines of each section."""
     prose: list[str] = []
     found: dict[str, list[str]] = {}
     into = prose
@@ -125,6 +129,15 @@ def _needed(cls: type, sections: dict[str, list[str]], name: str) -> str:
     if not text:
         raise ValueError(f"The docstring of {cls.__name__} has no line '{name}: ...'; docs/generate.py needs one.")
     return text
+
+
+def _example(cls: type, sections: dict[str, list[str]]) -> tuple[doctest.Example, ...]:
+    found = tuple(doctest.DocTestParser().get_examples("\n".join(sections.get("Example", []))))
+    if not found:
+        raise ValueError(
+            f"The docstring of {cls.__name__} has no section 'Example:'; write one with '>>>' lines that run."
+        )
+    return found
 
 
 def _summary(cls: type, first: str) -> tuple[str, str, str]:
@@ -176,7 +189,7 @@ def _default(field: Field[Any]) -> str:
 
 
 def family(cls: type) -> str:
-    """Where a method looks, by its arguments and by the shape of what it returns."""
+    """Family of a method, from its arguments and the shape of its result."""
     names = _names(cls)
     if "attribution_method" in names:
         return "Around other methods"
@@ -194,23 +207,25 @@ def _classes(module: ModuleType) -> list[type]:
 
 
 def methods_page() -> str:
-    """The page of all methods."""
+    """Text of methods.md."""
     classes = _classes(methods)
     families = {title: [cls for cls in classes if family(cls) == title] for title in FAMILIES}
-    samples = [
-        _sample(cls, _text(entry(cls).signed), _needs_layer(cls)) for group in families.values() for cls in group
+    rows = [_row(cls, _text(entry(cls).signed), _needs_layer(cls)) for group in families.values() for cls in group]
+    chapters = [
+        (f"## {title}", FAMILIES[title], *(part for cls in group for part in _method(cls)))
+        for title, group in families.items()
     ]
-    told = [(f"## {title}", FAMILIES[title], *(p for cls in g for p in _method(cls))) for title, g in families.items()]
     return _page(
         "Methods",
-        "Cost is in samples sent through the model for each explained sample; backward samples are those of a gradient. Letters "
-        "in it are explained below. Layers have a default: the last one with a feature map.",
-        _table(("method", "cost forward", "cost backward", "signed?", "needs a layer"), samples),
-        *(part for parts in told for part in parts),
+        "Cost counts the samples sent through the model for each explained sample, forward and backward; each entry explains "
+        "its letters. Layers have a default: the last layer with a feature map. "
+        "`m` in the examples is `lightning_explain.methods`.",
+        _table(("method", "cost forward", "cost backward", "signed?", "needs a layer"), rows),
+        *(part for chapter in chapters for part in chapter),
     )
 
 
-def _sample(cls: type, *further: str) -> tuple[str, ...]:
+def _row(cls: type, *further: str) -> tuple[str, ...]:
     e = entry(cls)
     return (f"[{e.name}](#{e.name.lower()})", _code(e.cost.forward), _code(e.cost.backward), *further)
 
@@ -223,19 +238,20 @@ def _needs_layer(cls: type) -> str:
 
 def _method(cls: type) -> Iterator[str]:
     e = entry(cls)
-    return _told("###", e, {"Captum's class": e.twin})
+    return _parts("###", e, {"Captum's class": e.twin})
 
 
 def metrics_page() -> str:
-    """The page of all metrics."""
+    """Text of metrics.md."""
     classes = _classes(metrics)
     return _page(
         "Metrics",
-        "Cost is in samples sent through the model for each explained sample, on top of the methods' own. Letters in it are "
-        "explained below.",
+        "Cost counts the samples sent through the model for each explained sample, in addition to those of the methods; each "
+        "entry explains its letters. `m` and `q` in the examples are `lightning_explain.methods` and "
+        "`lightning_explain.metrics`.",
         _table(
             ("metric", "cost forward", "cost backward", "better", "needs masks"),
-            [_sample(cls, _better(cls), _needs_masks(cls)) for cls in classes],
+            [_row(cls, _better(cls), _needs_masks(cls)) for cls in classes],
         ),
         *(part for cls in classes for part in _metric(cls)),
     )
@@ -252,10 +268,10 @@ def _needs_masks(cls: type) -> str:
 def _metric(cls: Any) -> Iterator[str]:
     e = entry(cls)
     scores = [f"``_{suffix}``" if suffix else "the plain name" for suffix in cls().suffixes]
-    return _told("##", e, {"Scores": ", ".join(scores) if len(scores) > 1 else "", "Same as": e.twin})
+    return _parts("##", e, {"Scores": ", ".join(scores) if len(scores) > 1 else "", "Same as": e.twin})
 
 
-def _told(heading: str, e: Entry, further: Mapping[str, str]) -> Iterator[str]:
+def _parts(heading: str, e: Entry, further: Mapping[str, str]) -> Iterator[str]:
     note = f"; {e.cost.note}" if e.cost.note else ""
     cost = f"{_code(e.cost.forward)} forward, {_code(e.cost.backward)} backward{note}."
     facts = {"Returns": e.result, "Cost": cost, "Not for": e.not_for, "Paper": e.paper, **further}
@@ -263,21 +279,31 @@ def _told(heading: str, e: Entry, further: Mapping[str, str]) -> Iterator[str]:
     yield from map(_text, (e.summary, *e.notes))
     yield "\n".join(f"- **{name}:** {_text(fact)}" for name, fact in facts.items() if fact)
     if e.arguments:
-        samples = [(_code(name), _code(default), _text(meaning)) for name, default, meaning in e.arguments]
-        yield _table(("argument", "default", "meaning"), samples)
+        rows = [(_code(name), _code(default), _text(meaning)) for name, default, meaning in e.arguments]
+        yield _table(("argument", "default", "meaning"), rows)
+    yield "\n".join(("```python", *(line for part in e.example for line in _lines(part)), "```"))
+
+
+def _lines(example: doctest.Example) -> Iterator[str]:
+    """Source of one example, its result as a comment."""
+    *before, last = example.source.rstrip().splitlines()
+    result = example.want.rstrip().splitlines()
+    yield from before
+    yield f"{last}  # {result[0]}" if len(result) == 1 else last
+    yield from (f"# {line}" for line in result if len(result) > 1)
 
 
 def _page(title: str, *parts: str) -> str:
     return "\n\n".join((GENERATED, f"# {title}", *parts)) + "\n"
 
 
-def _table(head: Sequence[str], samples: Iterable[Sequence[str]]) -> str:
-    lines = (head, ["---"] * len(head), *samples)
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (head, ["---"] * len(head), *rows)
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _text(value: str) -> str:
-    """Docstring markup as Markdown."""
+    """Docstring markup in, Markdown out."""
     return re.sub(r":\w+:`(\w+)`", r"`\1`", value).replace("``", "`")
 
 

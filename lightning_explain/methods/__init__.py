@@ -1,4 +1,10 @@
-"""Attribution methods: one frozen dataclass for each Captum class, with its name and argument names."""
+"""Attribution methods: one frozen dataclass for each Captum class, with Captum's name and argument names.
+
+In: an ``ExplainedFunction`` and samples. Out: one attribution per sample, input-shaped or in the shape of a layer.
+Most methods declare a path, what they read on it, and a reducer (``_base.py``); the others run through Captum.
+Must not import ``metrics``, ``checks``, ``explainer`` or anything above them.
+Start reading at ``gradient.py``, then ``path.py``.
+"""
 
 from lightning_explain.engine.captum_adapter import is_captums as is_captums
 from lightning_explain.methods._adaptive import steps_taken as steps_taken

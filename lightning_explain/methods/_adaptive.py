@@ -1,4 +1,4 @@
-"""Integrated gradients with as many points as each sample needs."""
+"""Adaptive integrated gradients: adds points for each sample until its map sums to f(x) - f(baseline)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from lightning_explain.methods._base import OnPath, added, each
 
 AUTO = "auto"
 FIRST, MOST = 8, 1024
-"""Intervals of the first and of the last refinement."""
+"""Number of intervals before the first and after the last refinement."""
 _STEPS = "n_steps"
 
 
 @dataclass(frozen=True)
 class Between(FromBaseline):
-    """Points on the line from the baseline to the sample.
+    """Points on the straight line from the baseline to the sample.
 
     Args:
-        alphas: How far along, 0 to 1.
-        baselines: Where the line begins.
+        alphas: Position of each point on the line, from 0 (baseline) to 1 (sample).
+        baselines: Start of the line.
     """
 
     alphas: tuple[float, ...]
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """One for each of ``alphas``, weighted by one, at the ends by a half."""
+        """Yields one point for each of ``alphas``, with weight 1, or 1/2 at either end (trapezoidal rule)."""
         starts, name = explained.baseline(self.baselines, samples), value_of(self.baselines)
         for alpha in self.alphas:
             inputs = tuple(b + alpha * (x - b) for b, x in zip(starts, samples.inputs, strict=True))
@@ -44,7 +44,7 @@ class Between(FromBaseline):
 
 @dataclass(frozen=True)
 class _Sums(OnPath):
-    """The weighted sum of the gradients between, and the outputs at the first and the last point ``(N, 2)``."""
+    """Weighted sum of the gradients on the line, and f at its first and last point ``(N, 2)``."""
 
     between: Between
 
@@ -52,11 +52,11 @@ class _Sums(OnPath):
 
     @property
     def path(self) -> Between:
-        """Where the gradients are taken."""
+        """Points at which the gradients are taken."""
         return self.between
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """The sums, one for each input, and the outputs."""
+        """Returns one gradient sum for each input, then the outputs ``(N, 2)``."""
         total: tuple[Tensor, ...] | None = None
         outputs = []
         for _ in self.between.alphas:
@@ -68,22 +68,27 @@ class _Sums(OnPath):
 
 
 def check_tolerance(owner: str, tolerance: Any) -> None:
-    """Refuses what is no relative error.
+    """Refuses a ``tolerance`` that is not a number above 0.
 
     Raises:
-        ValueError: If it is no number above 0.
+        ValueError: If it is not.
     """
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
-        raise ValueError(f"{owner}(tolerance={tolerance!r}); allowed: a number above 0.")
+        raise ValueError(
+            f"{owner}(tolerance={tolerance!r}); allowed: a number above 0; give a relative error such as 0.01."
+        )
 
 
 def adaptive(method: Any, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
-    """The integral of the gradients from the baseline to the input, refined until the map adds up.
+    """Integrates the gradients from the baseline to the input, with as many points as each sample needs.
 
     Args:
         method: Has ``baselines``, ``multiply_by_inputs`` and ``tolerance``.
         explained: The explained function.
         samples: N samples.
+
+    Returns:
+        One map ``(N, ...)`` for each input.
     """
     starts = explained.baseline(method.baselines, samples)
     change = tuple(wide(x - b) for x, b in zip(samples.inputs, starts, strict=True))
@@ -106,20 +111,23 @@ def refined(
     gap: Tensor,
     middles: Callable[[Samples, int], tuple[Tensor, ...]],
 ) -> tuple[Tensor, ...]:
-    """The integral by the trapezoidal rule, each interval halved until the map adds up.
+    """Integrates by the trapezoidal rule, halving the intervals of each sample until its map adds up.
 
-    Halving adds the points in the middle of all intervals, so no point is evaluated twice. A sample is finished when
-    ``|sum of the map - gap| <= tolerance * |gap|``, or after ``MOST`` intervals; how many points each sample took is kept in
-    ``explained.memory``.
+    Each refinement adds the midpoint of every interval, so no point is evaluated twice. A sample is finished when
+    ``|sum of the map - gap| <= tolerance * |gap|``, or after ``MOST`` intervals. ``explained.memory`` keeps the number
+    of points each sample took.
 
     Args:
         method: Has ``multiply_by_inputs`` and ``tolerance``.
         explained: The explained function.
         samples: N samples.
-        total: The mean gradient by the trapezoidal rule on ``FIRST`` intervals, each ``(N, ...)``; changed in place.
-        change: What it is multiplied by, each ``(N, ...)``.
-        gap: What the products have to add up to, ``(N,)``.
-        middles: The mean gradient in the middles of so many intervals, for some of the samples.
+        total: Mean gradient by the trapezoidal rule on ``FIRST`` intervals, each ``(N, ...)``; changed in place.
+        change: Factor of the mean gradient (input or activation minus its baseline), each ``(N, ...)``.
+        gap: Sum the map has to reach, ``(N,)``.
+        middles: Function of (samples, count) that returns the mean gradient at the midpoints of ``count`` intervals.
+
+    Returns:
+        One map ``(N, ...)`` for each input; the mean gradient without ``multiply_by_inputs``.
     """
     count, taken = FIRST, torch.full((len(samples),), FIRST + 1)
     while count < MOST and (left := _unfinished(total, change, gap, method.tolerance)).any():
@@ -152,7 +160,7 @@ def _key(method: Any, explained: ExplainedFunction) -> Hashable:
 
 
 def steps_taken(method: Any, explained: ExplainedFunction, samples: Samples) -> Tensor | None:
-    """``(N,)``: points that each sample took when it was first explained; ``None`` for a method with a fixed number."""
+    """Number of points each sample took when it was first explained, ``(N,)``; ``None`` for a fixed number of steps."""
     inside = getattr(method, "inside", None)
     known = explained.memory.get(_key(*(inside(explained) if inside is not None else (method, explained))))
     return None if known is None else torch.tensor([known[sample] for sample in samples.ids.tolist()])

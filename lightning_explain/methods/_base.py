@@ -1,4 +1,4 @@
-"""What methods that are a path, wants and a reducer have in common."""
+"""Base classes of the built-in methods: a path of points, what the method reads there, and a reducer to one map."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from lightning_explain.modalities.image import Reshape, arrange, check_reshape
 
 
 class OnPath:
-    """A method that the executor computes, together with all others that look at the same points."""
+    """Base class of methods that the executor computes; methods with equal paths share their evaluations."""
 
     reads: Any = frozenset[Read]()
     floating: ClassVar[bool] = True
-    """Whether the inputs have to be floating-point numbers, for they are changed by small amounts or differentiated."""
+    """Whether the inputs must be floating-point: the method differentiates them or perturbs them by small amounts."""
 
     @property
     def path(self) -> Path | None:
-        """Where the model is evaluated."""
+        """Points at which the model is evaluated; ``None`` for a method that evaluates the model itself."""
         return AtInput()
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """The map of the samples from the evaluations of the path."""
+        """Receives one evaluation for each point of the path and returns the map of the samples."""
         raise NotImplementedError
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """The attribution of the samples, each ``(N, ...)``, computed alone."""
+        """Attribution of the samples, each ``(N, ...)``, computed without sharing evaluations with other methods."""
         return explained.executed(self, samples)
 
 
 class AtOnce(OnPath):
-    """A method that needs one evaluation of the input."""
+    """Base class of methods that need a single evaluation, at the input itself."""
 
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        """The map from that evaluation."""
+        """Map from that evaluation, each ``(N, ...)``."""
         raise NotImplementedError
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """The map of the samples from one evaluation."""
+        """Receives one evaluation and returns the map of the samples."""
         return self.finish((yield))
 
 
 def added(total: tuple[Tensor, ...] | None, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The sum, begun with the parts themselves."""
+    """Elementwise sum of two tuples of tensors; ``parts`` itself when there is no total yet."""
     return parts if total is None else tuple(t + p for t, p in zip(total, parts, strict=True))
 
 
 def sum_of_evaluations(count: int, one: Callable[[Evaluation], tuple[Tensor, ...]]) -> Reducer:
-    """What one evaluation gives, added up over so many of them."""
+    """Reducer that receives ``count`` evaluations and returns the sum of ``one(evaluation)``."""
     total: tuple[Tensor, ...] | None = None
     for _ in range(count):
         total = added(total, one((yield)))
@@ -63,12 +63,12 @@ def sum_of_evaluations(count: int, one: Callable[[Evaluation], tuple[Tensor, ...
 
 
 def each(function: Callable[..., Tensor], *columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The function of one tensor from each column at a time."""
+    """Applies the function to the i-th tensor of every column, for each i."""
     return tuple(function(*parts) for parts in zip(*columns, strict=True))
 
 
 class AtLayer:
-    """A method whose maps are shaped as a layer's output or input. Its fields are the dataclass's own."""
+    """Base class of methods whose map has the shape of a layer's output or input; the dataclass declares the fields."""
 
     layer: str | None
     attribute_to_layer_input: bool
@@ -76,12 +76,12 @@ class AtLayer:
 
     @property
     def site(self) -> LayerSite:
-        """Where it looks."""
+        """Layer site that the method reads."""
         return LayerSite(self.layer, self.attribute_to_layer_input)
 
     @property
     def reads(self) -> frozenset[Read]:
-        """Gradient and activation there."""
+        """Gradient and activation at the layer site."""
         return frozenset({(PLAIN, self.site), (None, self.site)})
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class AtLayer:
     def arranged(
         self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...] | None:
-        """Where the map lies on the image, as :func:`lightning_explain.maps.arrange` says it.
+        """The map arranged on the image (:func:`lightning_explain.modalities.image.arrange`); ``None`` without a place there.
 
         Raises:
             ValueError: If ``reshape`` does not fit the map.

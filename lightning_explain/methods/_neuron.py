@@ -1,4 +1,4 @@
-"""A unit inside the model as a function, and what methods that explain it have in common."""
+"""A unit of a layer as the explained function, and the base class of the neuron methods."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ Selector: TypeAlias = "None | int | tuple[int | slice, ...] | Callable[[Any], Te
 
 
 class Neuron(nn.Module):
-    """A unit of a layer as ``f(*inputs, *extra) -> (N,)``.
+    """One unit of a layer as a function ``f(*inputs, *extra) -> (N,)``.
 
     Args:
-        forward: The explained function, which runs the layer.
-        layer: A module in it.
-        selector: Which unit.
-        of_input: Look at what goes into the layer.
+        forward: Explained function that runs the layer.
+        layer: A module inside it.
+        selector: Which unit, as in NeuronGradient.
+        of_input: Select from the layer's input instead of its output.
     """
 
     def __init__(self, forward: nn.Module, layer: nn.Module, selector: Selector, of_input: bool) -> None:
         super().__init__()
         self.inner = forward
-        # In a tuple, for a layer that were registered twice would be given each of Captum's hooks twice.
+        # In a tuple, so that the layer is not registered a second time: Captum would then hook it twice.
         self._watched = (layer,)
         self._selector, self._of_input = selector, of_input
 
     @property
     def unit(self) -> Hashable:
-        """Which unit it is; another object of the same unit is the same function."""
+        """Key of the unit; two objects with equal keys are the same function."""
         return (id(self._watched[0]), value_of(self._selector), self._of_input)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The unit's value in each sample, ``(N,)``."""
+        """Value of the unit in each sample, ``(N,)``.
+
+        Raises:
+            ValueError: If the layer does not run, or the selector does not choose one number for each sample.
+        """
         found: list[Any] = []
         if self._of_input:
             handle = self._watched[0].register_forward_pre_hook(lambda module, inputs: found.append(_copied(inputs)))
@@ -54,13 +58,14 @@ class Neuron(nn.Module):
             handle.remove()
         if not found:
             raise ValueError(
-                f"The layer {type(self._watched[0]).__name__} of a neuron method does not run in this model."
+                f"The layer {type(self._watched[0]).__name__} of a neuron method does not run in this model; "
+                "choose a layer that runs."
             )
         return counted(select(found[-1], self._selector), self.inner, self._watched[0])
 
 
 def counted(value: Tensor, forward: nn.Module, layer: nn.Module) -> Tensor:
-    """A value in the layer, whose gradient can be taken, and is counted as that of an output of the explained function."""
+    """Returns ``value``; counts its backward pass as one of the explained function, and gathers a sharded layer for it."""
     if value.requires_grad:
         regather(forward, layer)
     count = getattr(forward, "count_backward", None)
@@ -70,7 +75,7 @@ def counted(value: Tensor, forward: nn.Module, layer: nn.Module) -> Tensor:
 
 
 def _copied(value: Any) -> Any:
-    """Copies, for what follows may write into an activation; a tuple of one as the tensor itself."""
+    """Clones the tensors, because later modules may write into an activation in place; unwraps a tuple of one."""
     if isinstance(value, (tuple, list)):
         parts = tuple(_copied(part) for part in value)
         return parts[0] if len(parts) == 1 else parts
@@ -78,7 +83,7 @@ def _copied(value: Any) -> Any:
 
 
 def select(activation: Any, selector: Selector) -> Tensor:
-    """The unit of each sample, ``(N,)``; slices are summed, as in Captum.
+    """Value of the selected unit in each sample, ``(N,)``; slices are summed, as in Captum.
 
     Raises:
         ValueError: If the selector does not choose one number for each sample.
@@ -86,14 +91,14 @@ def select(activation: Any, selector: Selector) -> Tensor:
     if callable(selector):
         value = selector(activation)
     elif not isinstance(activation, Tensor):
-        raise ValueError("neuron_selector: the layer gives several tensors; give a callable that chooses from them.")
+        raise ValueError("neuron_selector: the layer returns several tensors; give a callable that selects from them.")
     else:
         value = _indexed(activation, selector if isinstance(selector, tuple) else (selector,))
     if not isinstance(value, Tensor) or value.ndim != 1:
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in (activation, value)]
         raise ValueError(
             f"neuron_selector={selector!r} chose {shapes[1]} from an activation {shapes[0]}; it must choose one number "
-            "for each row: an int or a tuple such as (channel, row, column) of ints or slices, or a callable."
+            "for each sample: give an int, a tuple of ints and slices such as (channel, row, column), or a callable."
         )
     return value
 
@@ -103,19 +108,25 @@ def _indexed(activation: Tensor, index: tuple[Any, ...]) -> Tensor:
         value = activation[(slice(None), *index)]
     except IndexError as error:
         shape = tuple(activation.shape)
-        raise ValueError(f"neuron_selector={index!r} does not fit an activation {shape}: {error}.") from error
+        raise ValueError(
+            f"neuron_selector={index!r} does not fit an activation {shape}: {error}; give indices within {shape[1:]}."
+        ) from error
     return value.flatten(1).sum(1) if any(isinstance(i, slice) for i in index) else value
 
 
 def strongest(explained: ExplainedFunction, layer: nn.Module, of_input: bool) -> tuple[int, ...]:
-    """The unit of the layer with the largest mean activation over all clean samples of the probe; the first of equal ones."""
+    """Index of the unit with the largest mean activation over all clean probe samples; the first one on a tie.
+
+    Raises:
+        ValueError: If the layer returns several tensors.
+    """
 
     def find() -> tuple[int, ...]:
         explainer = captum.LayerActivation(explained.forward, layer)
         where = {"attribute_to_layer_input": of_input}
         parts = [attribute(explainer.attribute, part, **where) for part in explained.probe.split(explained.limit)]
         if not all(isinstance(part, Tensor) for part in parts):
-            raise ValueError("The layer of a neuron method gives several tensors; give a callable neuron_selector.")
+            raise ValueError("The layer of a neuron method returns several tensors; give a callable neuron_selector.")
         mean = torch.cat([part for part in parts if isinstance(part, Tensor)]).double().mean(0)
         return tuple(int(i) for i in torch.unravel_index(mean.argmax(), mean.shape))
 
@@ -124,7 +135,7 @@ def strongest(explained: ExplainedFunction, layer: nn.Module, of_input: bool) ->
 
 @dataclass(frozen=True)
 class OfNeuron:
-    """What all neuron methods have in common."""
+    """Base class of the neuron methods: applies a primary method with the neuron as f."""
 
     layer: str | None = None
     neuron_selector: Selector = None
@@ -151,32 +162,32 @@ class OfNeuron:
             raise type(error)(f"{type(self).__name__}: {error}") from None
 
     def _primary(self) -> Method:
-        """The method that explains the neuron."""
+        """Method that is applied to the neuron."""
         raise NotImplementedError
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to, in units of the neuron."""
+        """What the map promises to sum to, in units of the neuron; ``None`` if it promises nothing."""
         return getattr(self._primary(), "reference", None)
 
     def unit(self, explained: ExplainedFunction) -> Selector:
-        """The selector, or the strongest unit where there is none."""
+        """The selector, or the strongest unit if there is none."""
         if self.neuron_selector is not None:
             return self.neuron_selector
         return strongest(explained, explained.layer(self.layer), self.attribute_to_neuron_input)
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
-        """The explained whose function is the neuron."""
+        """The explained function with the neuron as f."""
         layer = explained.layer(self.layer)
         return replace(
             explained, forward=Neuron(explained.forward, layer, self.unit(explained), self.attribute_to_neuron_input)
         )
 
     def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
-        """The method that explains the neuron, and the neuron as the function that it explains."""
+        """Method that is applied to the neuron, and the neuron as the function it explains."""
         return self._primary(), self.focused(explained)
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """Input-shaped, as the method of that name without ``Neuron``, in units of the neuron."""
+        """Input-shaped, in the units of the method without ``Neuron`` in its name, with the neuron as output."""
         method, neuron = self.inside(explained)
         return method.attribute(neuron, samples)

@@ -1,6 +1,7 @@
-"""DeepLIFT and DeepLIFT SHAP: differences of activations against those at a baseline, at the input and at layers.
+"""DeepLIFT and DeepLIFT SHAP: samples and baselines in, contributions to the output difference out.
 
-A sample and its baseline go through the model side by side, so that even ``limit=1`` sends two samples at a time.
+At the input and at layers. Each sample goes through the model together with its baseline, so even ``limit=1`` sends two
+samples at a time.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
 
 
 def summed(method: Any, distribution: bool = False) -> Reference | None:
-    """What a DeepLIFT map promises to add up to, unless its arguments change what it is."""
+    """What a DeepLIFT map promises to sum to; ``None`` if its arguments turn it into something else."""
     if method.multiply_by_inputs and method.custom_attribution_func is None:
         return Reference(method.baselines, distribution)
     return None
 
 
 class Rescaling(OnPath):
-    """DeepLIFT's differences from one or many baselines."""
+    """Base class: compares samples with one or many baselines by DeepLIFT's rescale rule."""
 
     baselines: Baseline
     multiply_by_inputs: bool
@@ -42,7 +43,7 @@ class Rescaling(OnPath):
 
     @property
     def rule(self) -> str:
-        """The rescale rule, with Captum's own threshold."""
+        """Key of the rescale rule, with Captum's default threshold."""
         return f"{DEEPLIFT}:{1e-10!r}"
 
     @property
@@ -51,11 +52,11 @@ class Rescaling(OnPath):
         return frozenset({(self.rule, None)})
 
     def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Multipliers, and what they belong to at the samples and at their baselines."""
+        """Multipliers, and the values they apply to: those of the samples and those of their baselines."""
         return evaluation.gradient(self.rule), evaluation.point.samples.inputs, evaluation.point.against
 
     def differences(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        """The map from one evaluation."""
+        """Map from one evaluation, each ``(N, ...)``."""
         multipliers, values, references = self.ends(evaluation)
         if self.custom_attribution_func is not None:
             custom = self.custom_attribution_func
@@ -66,48 +67,55 @@ class Rescaling(OnPath):
         return each(lambda m, x, b: (x - b) * m, multipliers, values, references)
 
     def mean(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """The mean of the maps over the set of baselines."""
+        """Reducer: receives one evaluation for each baseline and returns the mean map."""
         count = len(explained.distribution(self.baselines, samples)[0])
         total = yield from sum_of_evaluations(count, lambda evaluation: each(wide, self.differences(evaluation)))
         return narrowed(tuple(t / count for t in total), samples)
 
 
 class RescalingAtLayer(AtLayer, Rescaling):
-    """DeepLIFT's differences of a layer's activations."""
+    """Base class: compares a layer's activations with those at the baselines."""
 
     floating: ClassVar[bool] = False
 
     @property
     def reads(self) -> frozenset[Read]:
-        """Multipliers at the layer, and what it says."""
+        """Multipliers and activations at the layer."""
         return frozenset({(self.rule, self.site), (None, self.site)})
 
     def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Multipliers, and the activations at the samples and at their baselines."""
+        """Multipliers, and the activations of the samples and of their baselines."""
         pairs = evaluation.activation(self.site)
         return evaluation.gradient(self.rule, self.site), tuple(p[:, 0] for p in pairs), tuple(p[:, 1] for p in pairs)
 
 
 @dataclass(frozen=True)
 class DeepLift(Rescaling):
-    """Differences from a baseline, carried back by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
+    """Differences from a baseline, attributed by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
 
-    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
+    A canonizer covers the activations that Captum's hooks miss: functions, modules used twice, activations without a
+    rule in Captum, and activations directly beside another one (a ReLU and a maximum, Captum issue 1104). The map
+    equals Captum's on a model rewritten by hand.
 
     Cost: 2 forward, 2 backward.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
         (all refused): use IntegratedGradients.
 
     Args:
-        baselines: What samples are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        multiply_by_inputs: Multiply by (input - baseline), so that the map sums to f(x) - f(baseline).
-        eps: Differences of activations below it count as none.
-        custom_attribution_func: A function of (multipliers, inputs, baselines) instead of that product.
+        baselines: Baseline that each sample is compared with: ``None`` (zero), a number, a tensor, ``"black"``,
+            ``"mean"``, or ``"blur"``.
+        multiply_by_inputs: Multiply by (input - baseline); the map then sums to f(x) - f(baseline).
+        eps: Differences of activations below this count as zero.
+        custom_attribution_func: Function of (multipliers, inputs, baselines) that replaces this product.
 
     Raises:
         ValueError: If ``baselines`` or ``eps`` is not allowed.
-        TypeError: If ``custom_attribution_func`` is not a callable.
+        TypeError: If ``custom_attribution_func`` is not callable.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.DeepLift(baselines="mean")], metrics=[])
+        >>> report.attributions["deep_lift"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     baselines: Baseline = None
@@ -124,17 +132,17 @@ class DeepLift(Rescaling):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to; ``None`` if it promises nothing."""
         return summed(self)
 
     @property
     def path(self) -> Pairs:
-        """Each sample beside its baseline."""
+        """Each sample paired with its baseline."""
         return Pairs(self.baselines, self.eps)
 
     @property
     def rule(self) -> str:
-        """The rescale rule."""
+        """Key of the rescale rule with the threshold ``eps``."""
         return f"{DEEPLIFT}:{self.eps!r}"
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -146,21 +154,27 @@ class DeepLift(Rescaling):
 class DeepLiftShap(Rescaling):
     """DeepLIFT averaged over a set of K baselines (Lundberg & Lee 2017; ``captum.attr.DeepLiftShap``).
 
-    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
+    Handles activations as DeepLift does.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
         (all refused): use GradientShap.
 
     Args:
-        baselines: The set: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
-        multiply_by_inputs: Multiply by (input - baseline), so that the map sums to f(x) - mean of f(baselines).
-        custom_attribution_func: A function of (multipliers, inputs, baselines) instead of that product.
+        baselines: Set of K baselines: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple such as
+            ``("zero", "probe")``.
+        multiply_by_inputs: Multiply by (input - baseline); the map then sums to f(x) minus the mean of f over the
+            baselines.
+        custom_attribution_func: Function of (multipliers, inputs, baselines) that replaces this product.
 
     Raises:
-        ValueError: If ``baselines`` is an unknown name.
-        TypeError: If ``custom_attribution_func`` is not a callable.
+        ValueError: If ``baselines`` is not a known name.
+        TypeError: If ``custom_attribution_func`` is not callable.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.DeepLiftShap()], metrics=[])
+        >>> report.attributions["deep_lift_shap"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     baselines: Baseline = "probe"
@@ -174,12 +188,12 @@ class DeepLiftShap(Rescaling):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to over the set of baselines; ``None`` if it promises nothing."""
         return summed(self, distribution=True)
 
     @property
     def path(self) -> PairsWithEach:
-        """Each sample beside each baseline."""
+        """Each sample paired with each baseline."""
         return PairsWithEach(self.baselines)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -191,24 +205,31 @@ class DeepLiftShap(Rescaling):
 class LayerDeepLift(RescalingAtLayer):
     """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
-    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
+    Handles activations as DeepLift does.
 
     Cost: 2 forward, 2 backward.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        behind the layer (all refused): use LayerIntegratedGradients.
+        after the layer (all refused): use LayerIntegratedGradients.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        baselines: Inputs whose activations are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        multiply_by_inputs: Multiply by the difference of the activations.
-        custom_attribution_func: A function of (multipliers, activations, baseline activations) instead of that product.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        baselines: Input whose activations each sample is compared with: ``None`` (zero), a number, a tensor,
+            ``"black"``, ``"mean"``, or ``"blur"``.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        multiply_by_inputs: Multiply by the difference between the activations at the sample and at the baseline.
+        custom_attribution_func: Function of (multipliers, activations, baseline activations) that replaces this
+            product.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
 
     Raises:
-        ValueError: If ``baselines`` is an unknown name.
-        TypeError: If ``custom_attribution_func`` is not a callable.
+        ValueError: If ``baselines`` is not a known name.
+        TypeError: If ``custom_attribution_func`` is not callable.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerDeepLift("conv")], metrics=[])
+        >>> report.attributions["layer_deep_lift"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -225,12 +246,12 @@ class LayerDeepLift(RescalingAtLayer):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to; ``None`` if it promises nothing."""
         return summed(self)
 
     @property
     def path(self) -> Pairs:
-        """Each sample beside its baseline."""
+        """Each sample paired with its baseline."""
         return Pairs(self.baselines)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -240,26 +261,33 @@ class LayerDeepLift(RescalingAtLayer):
 
 @dataclass(frozen=True)
 class LayerDeepLiftShap(RescalingAtLayer):
-    """DeepLIFT of a layer's activations, at K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
+    """DeepLIFT of a layer's activations, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
-    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
+    Handles activations as DeepLift does.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        behind the layer (all refused): use LayerGradientShap.
+        after the layer (all refused): use LayerGradientShap.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        baselines: The set of inputs: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        multiply_by_inputs: Multiply by the difference of the activations.
-        custom_attribution_func: A function of (multipliers, activations, baseline activations) instead of that product.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        baselines: Set of K inputs whose activations are compared with: a tensor ``(K, ...)``, ``"probe"`` (the probe
+            samples), or a tuple such as ``("zero", "probe")``.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        multiply_by_inputs: Multiply by the difference between the activations at the sample and at the baseline.
+        custom_attribution_func: Function of (multipliers, activations, baseline activations) that replaces this
+            product.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
 
     Raises:
-        ValueError: If ``baselines`` is an unknown name.
-        TypeError: If ``custom_attribution_func`` is not a callable.
+        ValueError: If ``baselines`` is not a known name.
+        TypeError: If ``custom_attribution_func`` is not callable.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerDeepLiftShap("conv")], metrics=[])
+        >>> report.attributions["layer_deep_lift_shap"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -276,12 +304,12 @@ class LayerDeepLiftShap(RescalingAtLayer):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to over the set of baselines; ``None`` if it promises nothing."""
         return summed(self, distribution=True)
 
     @property
     def path(self) -> PairsWithEach:
-        """Each sample beside each baseline."""
+        """Each sample paired with each baseline."""
         return PairsWithEach(self.baselines)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:

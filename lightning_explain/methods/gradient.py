@@ -1,4 +1,4 @@
-"""Methods that take one gradient at the input."""
+"""Methods that take one gradient at the input: one forward and one backward pass in, an input-shaped map out."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ _MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinea
 
 @dataclass(frozen=True)
 class Saliency(AtOnce):
-    """The gradient of the explained output (Simonyan et al. 2013; ``captum.attr.Saliency``).
+    """Gradient of the explained output with respect to the input (Simonyan et al. 2013; ``captum.attr.Saliency``).
 
     Cost: 1 forward, 1 backward.
     Signed: with ``abs=False``.
-    Not for: scores while ``abs=True``: Infidelity and its like need the sign; outputs that saturate (probabilities).
+    Not for: metrics that need signs, such as Infidelity, while ``abs=True``; saturated outputs such as probabilities,
+        whose gradient vanishes.
 
     Args:
-        abs: Take absolute values, as Captum does by default. Scores such as infidelity want ``abs=False``.
+        abs: Take absolute values, which is Captum's default. Use ``abs=False`` with metrics such as Infidelity.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[])
+        >>> report.attributions["saliency"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     abs: bool = True
@@ -43,10 +49,16 @@ class Saliency(AtOnce):
 
 @dataclass(frozen=True)
 class InputXGradient(AtOnce):
-    """The input times the gradient (Shrikumar et al. 2016; ``captum.attr.InputXGradient``).
+    """Input times the gradient of the explained output (Shrikumar et al. 2016; ``captum.attr.InputXGradient``).
 
     Cost: 1 forward, 1 backward.
-    Not for: inputs whose zero means something, for a zero always gets zero; outputs that saturate (probabilities).
+    Not for: inputs whose zeros carry meaning: a zero always gets zero; saturated outputs such as probabilities, whose
+        gradient vanishes.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.InputXGradient()], metrics=[])
+        >>> report.attributions["input_x_gradient"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     reads = frozenset({(PLAIN, None)})
@@ -58,13 +70,18 @@ class InputXGradient(AtOnce):
 
 @dataclass(frozen=True)
 class GuidedBackprop(AtOnce):
-    """The gradient with negative parts cut at every ReLU module (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
+    """Gradient with negative values set to zero at every ReLU (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
 
-    Only ReLU is guided, a module or canonized into one; other activations pass their plain gradient.
+    Applies to ReLU only, as a module or as a function; other activations pass their plain gradient.
 
     Cost: 1 forward, 1 backward.
-    Not for: telling what the network has learned: maps outlive random weights (Adebayo et al. 2018); networks without
-        ReLU, where it is the plain gradient.
+    Not for: evidence of what the network has learned: maps hardly change with random weights (Adebayo et al. 2018);
+        networks without ReLU, where it is the plain gradient.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.GuidedBackprop()], metrics=[])
+        >>> report.attributions["guided_backprop"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     reads = frozenset({(GUIDED, None)})
@@ -76,13 +93,18 @@ class GuidedBackprop(AtOnce):
 
 @dataclass(frozen=True)
 class Deconvolution(AtOnce):
-    """The gradient that every ReLU lets through where it is positive (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
+    """Gradient with ReLU applied to the gradient at every ReLU (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
 
-    Only ReLU is changed, a module or canonized into one; other activations pass their plain gradient.
+    Applies to ReLU only, as a module or as a function; other activations pass their plain gradient.
 
     Cost: 1 forward, 1 backward.
-    Not for: telling what the network has learned: maps redraw the input (Nie et al. 2018); networks without ReLU,
-        where it is the plain gradient.
+    Not for: evidence of what the network has learned: maps reproduce the input (Nie et al. 2018); networks without
+        ReLU, where it is the plain gradient.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Deconvolution()], metrics=[])
+        >>> report.attributions["deconvolution"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     reads = frozenset({(DECONVOLUTION, None)})
@@ -94,23 +116,29 @@ class Deconvolution(AtOnce):
 
 @dataclass(frozen=True)
 class GuidedGradCam(OnPath):
-    """GuidedBackprop times the upsampled LayerGradCam (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
+    """GuidedBackprop times the upsampled LayerGradCam map (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
 
-    Tokens and channels last are arranged as an image first, as in ``LayerGradCam``.
+    Tokens and channels-last layers are first arranged as an image, as in ``LayerGradCam``.
 
     Cost: 1 forward, 2 backward.
-    Not for: telling what the network has learned: maps outlive random weights (Adebayo et al. 2018); inputs that are
-        not images.
+    Not for: evidence of what the network has learned: maps hardly change with random weights (Adebayo et al. 2018);
+        inputs that are not images.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        interpolate_mode: How the layer's map is upsampled: ``nearest``, ``nearest-exact``, ``bilinear``, ``bicubic`` or ``area``;
-            ``linear`` for sequences and ``trilinear`` for volumes.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        reshape: How the layer's map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        interpolate_mode: Upsampling of the layer's map: ``nearest``, ``nearest-exact``, ``bilinear``, ``bicubic`` or
+            ``area`` for images, ``linear`` for sequences, ``trilinear`` for volumes.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
 
     Raises:
         ValueError: If ``reshape`` or ``interpolate_mode`` is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.GuidedGradCam("conv", interpolate_mode="bilinear")], metrics=[])
+        >>> report.attributions["guided_grad_cam"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     layer: str | None = None
@@ -128,7 +156,7 @@ class GuidedGradCam(OnPath):
 
     @property
     def reads(self) -> frozenset[Read]:
-        """The guided gradient at the input, and what Grad-CAM needs."""
+        """Guided gradient at the input, gradient and activation at the layer."""
         site = LayerSite(self.layer, self.attribute_to_layer_input)
         return frozenset({(GUIDED, None), (PLAIN, site), (None, site)})
 
@@ -142,7 +170,7 @@ class GuidedGradCam(OnPath):
         cam = grad_cam(evaluation, LayerSite(self.layer, self.attribute_to_layer_input), explained, self.reshape)
         if len(cam) > 1:
             raise ValueError(
-                f"GuidedGradCam(layer={self.layer!r}): the layer gives {len(cam)} tensors; it must give one."
+                f"GuidedGradCam(layer={self.layer!r}): the layer returns {len(cam)} tensors; choose another layer."
             )
         return tuple(guided * self._upsampled(cam[0].relu(), guided) for guided in evaluation.gradient(GUIDED))
 
@@ -150,7 +178,7 @@ class GuidedGradCam(OnPath):
         if cam.ndim != like.ndim or cam.ndim < 3 or 0 in cam.shape:
             raise ValueError(
                 f"GuidedGradCam(layer={self.layer!r}, interpolate_mode={self.interpolate_mode!r}) cannot upsample the "
-                f"layer's map {tuple(cam.shape)} to an input {tuple(like.shape)}; it needs a layer with a map and image inputs."
+                f"layer's map {tuple(cam.shape)} to an input {tuple(like.shape)}; choose a layer with a feature map."
             )
         return functional.interpolate(cam, like.shape[2:], mode=self.interpolate_mode)
 
@@ -158,13 +186,13 @@ class GuidedGradCam(OnPath):
 def grad_cam(
     evaluation: Evaluation, site: LayerSite, explained: ExplainedFunction, reshape: Reshape = None, summed: bool = True
 ) -> tuple[Tensor, ...]:
-    """Channels of a layer weighted by their mean gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` if not summed.
+    """Channels of a layer weighted by their mean gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` unless summed.
 
     Args:
-        evaluation: Has read the layer and its gradient.
-        site: Where.
-        explained: Knows the layer.
-        reshape: How the layer lies on the image.
+        evaluation: Holds the activation and the gradient of the layer.
+        site: The layer site.
+        explained: The explained function.
+        reshape: How to arrange the layer's map on the image.
         summed: Sum over the channels.
     """
     layer, size = explained.layer(site.layer), image_size(evaluation.point.samples.inputs)

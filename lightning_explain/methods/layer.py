@@ -1,4 +1,4 @@
-"""Methods that look at a layer inside the model."""
+"""Layer methods: samples in, one value for each unit of a layer out, from passes at the samples themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_explain.modalities.image import Reshape, arrange
 
 
 class Replaceable(nn.Module):
-    """A layer whose activation Captum's hooks replace, by copies, for what follows may write into it.
+    """A layer whose activation Captum's hooks replace by a copy, because later modules may write into it in place.
 
     Args:
         layer: The layer itself.
@@ -32,11 +32,11 @@ class Replaceable(nn.Module):
         self._real = (layer,)
 
     def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
-        """Hooks the layer."""
+        """Hooks the layer; the hook's result is cloned."""
         return self._real[0].register_forward_hook(lambda *arguments: _copied(hook(*arguments)), **options)
 
     def register_forward_pre_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
-        """Hooks the layer."""
+        """Hooks the layer; the hook's result is cloned."""
         return self._real[0].register_forward_pre_hook(lambda *arguments: _copied(hook(*arguments)), **options)
 
 
@@ -47,7 +47,7 @@ def _copied(value: Any) -> Any:
 
 
 class ReadOnce(AtLayer, AtOnce):
-    """A method that reads a layer at the samples themselves."""
+    """Base class of methods that read a layer once, at the samples themselves."""
 
     floating: ClassVar[bool] = False
 
@@ -56,20 +56,26 @@ class ReadOnce(AtLayer, AtOnce):
 class LayerGradCam(ReadOnce):
     """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016; ``captum.attr.LayerGradCam``).
 
-    Tokens and channels last are arranged as ``(N, C, h, w)`` first, so that the mean is over places as it is for a convolution;
-    Captum would take it over channels. ``reshape="none"`` gives Captum's numbers.
+    Tokens and channels-last layers are first arranged as ``(N, C, h, w)``, so that the mean runs over positions, as for
+    a convolution; Captum averages over channels there. ``reshape="none"`` gives Captum's numbers.
 
     Cost: 1 forward, 1 backward.
     Signed: unless ``relu_attributions``.
-    Not for: layers in front of a flattened linear layer, whose weights differ from place to place while Grad-CAM takes
-        their mean; layers without a map (vectors).
+    Not for: layers right before a flattened linear layer, whose weights vary with the position while Grad-CAM averages
+        them; layers without a feature map (vectors).
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
         relu_attributions: Keep only positive values.
-        attr_dim_summation: Sum over the channels; otherwise each keeps its own map.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        attr_dim_summation: Sum over the channels; otherwise return one map for each channel.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerGradCam("conv")], metrics=[])
+        >>> report.attributions["layer_grad_cam"].shape
+        torch.Size([2, 1, 8, 8])
     """
 
     layer: str | None = None
@@ -90,23 +96,30 @@ class LayerGradCam(ReadOnce):
     def arranged(
         self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...] | None:
-        """The map itself, for it is arranged already."""
+        """The map itself: it is arranged on the image already."""
         as_it_is = "channels_first" if isinstance(found, Tensor) and found.ndim == 4 else None
         return arrange(as_tuple(found), inputs, "none" if self.reshape == "none" else as_it_is)
 
 
 @dataclass(frozen=True)
 class LayerGradientXActivation(ReadOnce):
-    """A layer's activation times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
+    """Activation of a layer times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
 
     Cost: 1 forward, 1 backward.
-    Not for: layers whose zero means something (normalized ones): it compares with zero; outputs that saturate.
+    Not for: layers whose zeros carry meaning, such as normalized ones: it compares with zero; saturated outputs, whose
+        gradient vanishes.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        multiply_by_inputs: Multiply by the activation; otherwise the gradient alone.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        multiply_by_inputs: Multiply by the activation; otherwise return the gradient.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerGradientXActivation("conv")], metrics=[])
+        >>> report.attributions["layer_gradient_x_activation"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -122,16 +135,22 @@ class LayerGradientXActivation(ReadOnce):
 
 @dataclass(frozen=True)
 class LayerActivation(ReadOnce):
-    """What a layer says: its activation, without any explanation (Captum; ``captum.attr.LayerActivation``).
+    """Activation of a layer, without any attribution (Captum; ``captum.attr.LayerActivation``).
 
     Cost: 1 forward, 0 backward.
     Signed: as the activation.
-    Not for: what the prediction depends on: it is the same for every target, and no score of it means anything.
+    Not for: what the prediction depends on: the activation is the same for every target, and scores of it mean nothing.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        attribute_to_layer_input: Return what goes into the layer instead of what comes out.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        attribute_to_layer_input: Return the layer's input instead of its output.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerActivation("conv")], metrics=[])
+        >>> report.attributions["layer_activation"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -144,28 +163,37 @@ class LayerActivation(ReadOnce):
         return frozenset({(None, self.site)})
 
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        """Shaped and in units as the layer's output."""
+        """Shaped as the layer's output, in units of the activation."""
         return evaluation.activation(self.site)
 
 
 @dataclass(frozen=True)
 class LayerFeatureAblation(AtLayer):
-    """How far the output falls when parts of a layer are replaced (Captum; ``captum.attr.LayerFeatureAblation``).
+    """Drop of the output when parts of a layer are replaced (Captum; ``captum.attr.LayerFeatureAblation``).
 
     Cost: F + 2 forward, 0 backward; F different numbers in ``layer_mask``, by default the units of the layer.
-    Not for: large layers without a ``layer_mask``, one pass a unit; channels that stand in for each other: each alone
+    Not for: large layers without a ``layer_mask``: one pass for each unit; redundant channels: replacing one alone
         changes little.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        layer_baselines: What replaces them: zero, a number, or a tensor that broadcasts to the activation ``(1, ...)`` of a sample.
-        layer_mask: A tensor of whole numbers ``(1, ...)`` shaped as the activation: equal numbers are replaced together; by
-            default each unit by itself.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        layer_baselines: Value that replaces them: ``None`` (zero), a number, or a tensor that broadcasts to one
+            sample's activation ``(1, ...)``.
+        layer_mask: Tensor of whole numbers ``(1, ...)`` shaped as the activation; units with equal numbers are replaced
+            together. Default: each unit by itself.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
 
     Raises:
         TypeError: If ``layer_baselines`` or ``layer_mask`` is of another type.
+
+    Example:
+        >>> channels = torch.arange(4).reshape(1, 4, 1, 1).expand(1, 4, 8, 8)
+        >>> method = m.LayerFeatureAblation("conv", layer_mask=channels)
+        >>> report = explain(model, probe, methods=[method], metrics=[])
+        >>> report.attributions["layer_feature_ablation"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -185,14 +213,17 @@ class LayerFeatureAblation(AtLayer):
                 )
 
     def fits(self, explained: ExplainedFunction, samples: Samples) -> None:
-        """Refuses what is not for one sample of the layer.
+        """Refuses arguments that do not fit one sample of the layer.
 
         Raises:
-            ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or the layer gives several tensors.
+            ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or the layer returns several
+                tensors.
         """
         found = LayerActivation(self.layer, self.attribute_to_layer_input).attribute(explained, samples[:1])
         if not isinstance(found, Tensor):
-            raise ValueError(f"the layer {self.layer!r} gives several tensors, of which Captum's class ablates none")
+            raise ValueError(
+                f"the layer {self.layer!r} returns several tensors, which Captum cannot ablate; choose another layer"
+            )
         for name in ("layer_baselines", "layer_mask"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
@@ -215,6 +246,6 @@ def _check_broadcast(name: str, value: Tensor, like: Tensor) -> None:
         value.expand_as(like)
     except RuntimeError as error:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}; allowed: whatever "
-            "broadcasts to that, the same for all samples."
+            f"{name} has shape {tuple(value.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}; give "
+            "one that broadcasts to it, the same for all samples."
         ) from error

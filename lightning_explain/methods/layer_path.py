@@ -1,4 +1,4 @@
-"""Layer methods that add up gradients along lines from a baseline."""
+"""Layer methods that sum gradients on paths: samples and baselines in, one value for each unit of a layer out."""
 
 from __future__ import annotations
 
@@ -26,22 +26,29 @@ from lightning_explain.modalities.image import Reshape
 
 @dataclass(frozen=True)
 class LayerConductance(AtLayer, OnPath):
-    """How much of f(x) - f(baseline) flows through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
+    """Flow of f(x) - f(baseline) through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
 
     Cost: n_steps + 1 forward, n_steps + 1 backward.
-    Not for: layers beside a skip connection, for what goes around the layer is not in the map; few ``n_steps``: watch
+    Not for: layers beside a skip connection: the map leaves out what bypasses the layer; few ``n_steps``: check with
         Completeness.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Steps on the line at the input.
-        method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
-        baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        n_steps: Steps of the path at the input.
+        method: Quadrature rule: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, or
+            ``riemann_trapezoid``.
+        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerConductance("conv", n_steps=8)], metrics=[])
+        >>> report.attributions["layer_conductance"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -57,12 +64,12 @@ class LayerConductance(AtLayer, OnPath):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines)
 
     @property
     def path(self) -> Line:
-        """A line at the input with a point more than steps."""
+        """The straight line at the input, with one point more than ``n_steps``."""
         return Line(self.n_steps + 1, self.method, self.baselines)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -80,21 +87,28 @@ class LayerConductance(AtLayer, OnPath):
 
 @dataclass(frozen=True)
 class InternalInfluence(AtLayer, OnPath):
-    """A layer's gradient averaged along the line at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
+    """Gradient of a layer averaged over a path at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
 
     Cost: n_steps forward, n_steps backward.
-    Not for: how much a unit contributes: it is a slope, which a silent unit can have; maps that should add up.
+    Not for: how much a unit contributes: a gradient can be large at an inactive unit; maps that should add up.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Points on the line at the input.
-        method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
-        baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        n_steps: Points on the path at the input.
+        method: Quadrature rule: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, or
+            ``riemann_trapezoid``.
+        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.InternalInfluence("conv", n_steps=8)], metrics=[])
+        >>> report.attributions["internal_influence"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -110,7 +124,7 @@ class InternalInfluence(AtLayer, OnPath):
 
     @property
     def path(self) -> Line:
-        """A line at the input."""
+        """The straight line at the input."""
         return Line(self.n_steps, self.method, self.baselines)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -123,27 +137,37 @@ class InternalInfluence(AtLayer, OnPath):
 
 @dataclass(frozen=True)
 class LayerIntegratedGradients(AtLayer):
-    """Integrated gradients in a layer's space (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
+    """Integrated gradients of a layer's activations (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
 
-    The line runs between activations, not at the input: from the activation at the baseline to that at the sample.
+    The path runs in the layer's space: from the activation at the baseline to the activation at the sample.
 
     Cost: n_steps + 2 forward, n_steps backward; with ``"auto"`` from 9 to 1025 points, as each sample needs.
-    Not for: comparison with IntegratedGradients: its line lies between activations, where no input may lead; layers
+    Not for: comparison with IntegratedGradients: its path passes through activations that no input may produce; layers
         that run more than once (refused).
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        n_steps: Points on the line; ``"auto"``: so many for each sample that the map adds up to what the layer changes in f, by the
-            trapezoidal rule whatever the ``method``; ``Report.n_steps`` says how many.
-        method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
-        baselines: The input at whose activation the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        multiply_by_inputs: Multiply by the difference of the activations, so that the map sums to f(x) - f(baseline).
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
-        tolerance: With ``"auto"``: how far the sum may be from it, relative to it.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        n_steps: Points on the path, or ``"auto"``: adds points for each sample by the trapezoidal rule (``method`` is
+            ignored) until the map sums to what the layer changes in f. ``Report.n_steps`` holds the points each sample
+            took.
+        method: Quadrature rule: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, or
+            ``riemann_trapezoid``.
+        baselines: Input whose activation is the start of the path: ``None`` (zero), a number, a tensor, ``"black"``,
+            ``"mean"``, or ``"blur"``.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        multiply_by_inputs: Multiply by the difference between the activations at the sample and at the baseline; the
+            map then sums to f(x) - f(baseline).
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
+        tolerance: Largest relative error of the sum with ``n_steps="auto"``.
 
     Raises:
         ValueError: If ``n_steps``, ``method``, ``baselines`` or ``tolerance`` is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerIntegratedGradients("conv", n_steps=8)], metrics=[])
+        >>> report.attributions["layer_integrated_gradients"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -162,7 +186,7 @@ class LayerIntegratedGradients(AtLayer):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.multiply_by_inputs else None
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
@@ -193,7 +217,7 @@ class LayerIntegratedGradients(AtLayer):
         level = LayerActivation(self.layer, self.attribute_to_layer_input)
         begun = samples.at(explained.baseline(self.baselines, samples))
         there, here = (as_tuple(level.attribute(explained, at)) for at in (begun, samples))
-        # Captum's trapezoids sum up to (n - 1) / n.
+        # The weights of Captum's trapezoidal rule sum to (n - 1) / n.
         first = [t * (FIRST + 1) / FIRST for t in mean(samples, FIRST + 1, "riemann_trapezoid")]
         change = tuple(wide(x - b) for x, b in zip(here, there, strict=True))
         gap = wide(explained.evaluate(samples) - self._replaced(explained, samples, there))
@@ -201,7 +225,7 @@ class LayerIntegratedGradients(AtLayer):
         return narrowed(refined(self, explained, samples, first, change, gap, middles), samples)
 
     def _replaced(self, explained: ExplainedFunction, samples: Samples, values: tuple[Tensor, ...]) -> Tensor:
-        """F at the samples where the layer says something else, ``(N,)``: what goes around it stays."""
+        """F at the samples with the layer's activation replaced by ``values``, ``(N,)``; what bypasses the layer is unchanged."""
         layer = Replaceable(explained.layer(self.layer))
         hook = layer.register_forward_pre_hook if self.attribute_to_layer_input else layer.register_forward_hook
 
@@ -220,23 +244,31 @@ class LayerIntegratedGradients(AtLayer):
 class LayerGradientShap(AtLayer):
     """GradientShap of a layer's activations (Lundberg & Lee 2017; ``captum.attr.LayerGradientShap``).
 
-    Captum's formula with this package's own draws, which belong to the sample, so that curves move only because the model did.
+    Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
+    moves only when the model changes.
 
     Cost: 3 * n_samples forward, n_samples backward; without ``multiply_by_inputs`` n_samples forward.
-    Not for: sums over a layer that is not linear in the input, which miss f(x) - f(baseline) with any ``n_samples``:
-        use LayerConductance; single units at few ``n_samples``.
+    Not for: sums over a layer that is not linear in the input: they miss f(x) - f(baseline) at any ``n_samples``, use
+        LayerConductance; single units at few ``n_samples``.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         n_samples: Random points for each sample.
-        stdevs: Standard deviation of the noise added to the input, one number or one for each input.
-        baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
-        attribute_to_layer_input: Explain what goes into the layer instead of what comes out.
-        multiply_by_inputs: Multiply by the difference of the activations at the noisy input and at the baseline.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        stdevs: Standard deviation of the Gaussian noise added to the input: one number, or one for each input.
+        baselines: Set of K baselines to draw from: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple
+            such as ``("zero", "probe")``.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        multiply_by_inputs: Multiply by the difference between the activations at the noisy input and at the baseline.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerGradientShap("conv")], metrics=[])
+        >>> report.attributions["layer_gradient_shap"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -255,7 +287,7 @@ class LayerGradientShap(AtLayer):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to, in expectation."""
+        """What the map promises to sum to in expectation; ``None`` if it promises nothing."""
         return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:

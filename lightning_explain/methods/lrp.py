@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation, at the input and at layers."""
+"""Layer-wise relevance propagation: samples in, shares of the output for each input element or layer unit out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_explain.methods._base import AtLayer
 from lightning_explain.modalities.image import Reshape
 from lightning_explain.model.inventory import is_layer
 
-# In eval mode they pass on what they get, at most in another shape; so does relevance.
+# In eval mode these return their input, possibly reshaped; relevance passes them unchanged.
 _TRANSPARENT = (
     *(nn.Identity, nn.Flatten, nn.Unflatten),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
@@ -27,9 +27,10 @@ _SUPPORTED = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS)
 
 
 class _Layered(nn.Module):
-    """The explained function, as Captum's LRP walks through it: its children are the layers that run.
+    """The explained function with the layers that run as its children, the form in which Captum's LRP takes a model.
 
-    Captum's way to restore weights (``load_state_dict``) gives them new storage; here they are kept and put back.
+    Captum restores weights by ``load_state_dict``, which would give them new storage; :meth:`kept` puts the original
+    storage back instead.
     """
 
     def __init__(self, forward: nn.Module, layers: list[nn.Module]) -> None:
@@ -53,12 +54,12 @@ class _Layered(nn.Module):
         return output
 
     def has_rule(self, layer: nn.Module) -> bool:
-        """Whether relevance goes through the layer by a rule."""
+        """Whether relevance passes the layer by a rule."""
         return type(layer) not in SUPPORTED_NON_LINEAR_LAYERS and any(layer is known for known in self._layers)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Weights and rules as they were; Captum takes away rules that the user has given."""
+        """Restores weights and rules on exit; Captum deletes the rules that the user has set."""
         weights = [(parameter, parameter.data) for parameter in self.inner.parameters()]
         rules = [(layer, vars(layer)["rule"]) for layer in self._layers if "rule" in vars(layer)]
         try:
@@ -72,16 +73,21 @@ class _Layered(nn.Module):
 
 @dataclass(frozen=True)
 class LRP:
-    """The output, handed back layer by layer in shares (Bach et al. 2015; ``captum.attr.LRP``).
+    """Output redistributed layer by layer to the input (Bach et al. 2015; ``captum.attr.LRP``).
 
-    Each layer that runs needs a rule: epsilon by default for linear, convolution, pooling and 2-D batch normalization layers
-    and ``Addition_Module``; another one is given as ``layer.rule``, as in Captum. ReLU, Tanh and dropout need none. Branches
-    must be joined by ``Addition_Module``: a plain ``+`` would hand the relevance out twice. The sum of a map is the output
-    without the share of the biases.
+    Each layer that runs needs a rule. Linear, convolution, pooling and 2-D batch normalization layers and
+    ``Addition_Module`` use epsilon unless ``layer.rule`` is set, as in Captum; ReLU, Tanh and dropout need none. Join
+    branches with ``Addition_Module``: a plain ``+`` would count the relevance twice. A map sums to the output without
+    the share of the biases.
 
     Cost: 2 forward, 1 backward; 1 forward sample more in each explanation.
-    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
-        the default rule, where it is InputXGradient at a higher price.
+    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); ReLU networks with the
+        default rule, where it equals InputXGradient at a higher price.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LRP()], metrics=[])
+        >>> report.attributions["lrp"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
@@ -98,18 +104,24 @@ class LRP:
 
 @dataclass(frozen=True)
 class LayerLRP(AtLayer):
-    """The relevance that LRP hands back to a layer (Bach et al. 2015; ``captum.attr.LayerLRP``).
+    """Relevance that LRP passes back to a layer (Bach et al. 2015; ``captum.attr.LayerLRP``).
 
-    It works at any layer that gives a tensor, also at blocks and activations, where Captum's finds no rule.
+    Works at any layer that returns a tensor, including blocks and activations, for which Captum finds no rule.
 
     Cost: 2 forward, 1 backward; 1 forward sample more in each explanation.
-    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); networks of ReLU with
-        the default rule, where it is LayerGradientXActivation at a higher price.
+    Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); ReLU networks with the
+        default rule, where it equals LayerGradientXActivation at a higher price.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        attribute_to_layer_input: The relevance of what goes into the layer instead of what comes out.
-        reshape: How the map lies on the image (``lightning_explain.maps.Reshape``); by default as its shape says.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        attribute_to_layer_input: Attribute to the layer's input instead of its output.
+        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
+            inferred from its shape.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerLRP("conv")], metrics=[])
+        >>> report.attributions["layer_lrp"].shape
+        torch.Size([2, 4, 8, 8])
     """
 
     layer: str | None = None
@@ -120,7 +132,7 @@ class LayerLRP(AtLayer):
         """Shaped as the layer's output, in units of the explained output.
 
         Raises:
-            ValueError: If a layer has no rule, or this layer gives no tensor.
+            ValueError: If a layer has no rule, or no relevance reaches this layer as a single tensor.
         """
         needs_gradient(samples, "LayerLRP")
         model, layer = _layered(explained, "LayerLRP"), explained.layer(self.layer)
@@ -128,17 +140,18 @@ class LayerLRP(AtLayer):
             attribute(captum.LRP(model).attribute, samples)
         if not found:
             raise ValueError(
-                f"LayerLRP(layer={self.layer!r}): no relevance reaches it as a single tensor; give another."
+                f"LayerLRP(layer={self.layer!r}): no relevance reaches it as a single tensor; give another layer."
             )
         return bare((found[-1] * model.outputs[0].reshape(-1, *(1,) * (found[-1].ndim - 1)),))
 
 
 @contextmanager
 def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[list[Tensor]]:
-    """Collects what goes back through the layer; between layers LRP's gradient is the relevance, as a share of the output.
+    """Collects the relevance that passes back through the layer, as a share of the output.
 
-    Captum turns gradients into relevance in hooks on the input of the next layer, and back in hooks on the output of a layer
-    with a rule. Only what is passed on as a copy has been through the former, and not yet through the latter.
+    Between layers the gradient of Captum's LRP is the relevance. Captum converts gradients to relevance in hooks on the
+    input of the next layer, and converts them back in hooks on the output of a layer with a rule. The copy taken here
+    lies between the two: past the first hook and before the second.
     """
     found: list[Tensor] = []
     ruled = model.has_rule(layer)
@@ -166,7 +179,11 @@ def _layered(explained: ExplainedFunction, owner: str) -> _Layered:
 
 
 def _layers(explained: ExplainedFunction, owner: str) -> list[nn.Module]:
-    """The layers that run; found by sending one sample through the model."""
+    """Layers that run, in order, found by sending one sample through the model.
+
+    Raises:
+        ValueError: If a layer has no rule.
+    """
     ran: list[tuple[str, nn.Module]] = []
     with ExitStack() as stack:
         for name, module in explained.forward.named_modules():
@@ -178,7 +195,7 @@ def _layers(explained: ExplainedFunction, owner: str) -> list[nn.Module]:
         if not isinstance(module, _TRANSPARENT) and type(module) not in _SUPPORTED and not hasattr(module, "rule"):
             raise ValueError(
                 f"{owner} has no rule for the layer {name.removeprefix('model.')!r} ({type(module).__name__}); there are rules "
-                f"for {', '.join(kind.__name__ for kind in _SUPPORTED)}. Give it one (layer.rule = EpsilonRule(), from "
-                "captum.attr._utils.lrp_rules) if it is nearly linear, or use IntegratedGradients."
+                f"for {', '.join(kind.__name__ for kind in _SUPPORTED)}. Set one (layer.rule = EpsilonRule(), from "
+                "captum.attr._utils.lrp_rules) if the layer is nearly linear, or use IntegratedGradients."
             )
     return [module for _, module in ran if not isinstance(module, _TRANSPARENT)]

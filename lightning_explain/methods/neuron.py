@@ -1,4 +1,4 @@
-"""Methods that explain one unit inside the model instead of its output: f is the neuron."""
+"""Neuron methods: samples in, input-shaped maps of one unit inside the model out; f is the neuron, not the output."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ from lightning_explain.methods.perturbation import FeatureAblation
 
 @dataclass(frozen=True)
 class NeuronGradient(OfNeuron):
-    """The gradient of a neuron (Captum; ``captum.attr.NeuronGradient``).
+    """Gradient of a neuron with respect to the input (Captum; ``captum.attr.NeuronGradient``).
 
     Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
-    Not for: why the model predicts what it does: it explains the unit; curves over epochs without ``neuron_selector``,
-        for the strongest unit can change.
+    Not for: why the model predicts what it does: it explains the unit; curves over epochs without ``neuron_selector``:
+        the strongest unit can change.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
-        neuron_selector: The unit: an int, a tuple of ints and slices (sums), a callable on the layer's output that returns
-            ``(N,)``; by default the unit with the largest mean activation over the probe.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
+        neuron_selector: The unit: an int, a tuple of ints and slices (slices are summed), or a callable that maps the
+            layer's output to ``(N,)``. Default: the unit with the largest mean activation over the probe.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.NeuronGradient("conv", (0, 4, 4))], metrics=[])
+        >>> report.attributions["neuron_gradient"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def _primary(self) -> Method:
@@ -44,13 +49,18 @@ class NeuronGuidedBackprop(OfNeuron):
     """GuidedBackprop of a neuron (Springenberg et al. 2014; ``captum.attr.NeuronGuidedBackprop``).
 
     Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
-    Not for: telling what the unit has learned, as with GuidedBackprop (Adebayo et al. 2018); networks without ReLU in
-        front of the unit.
+    Not for: evidence of what the unit has learned, as for GuidedBackprop (Adebayo et al. 2018); networks without ReLU
+        before the unit.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.NeuronGuidedBackprop()], metrics=[])
+        >>> report.attributions["neuron_guided_backprop"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def _primary(self) -> Method:
@@ -62,13 +72,18 @@ class NeuronDeconvolution(OfNeuron):
     """Deconvolution of a neuron (Zeiler & Fergus 2013; ``captum.attr.NeuronDeconvolution``).
 
     Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
-    Not for: telling what the unit has learned, as with Deconvolution (Nie et al. 2018); networks without ReLU in front
-        of the unit.
+    Not for: evidence of what the unit has learned, as for Deconvolution (Nie et al. 2018); networks without ReLU before
+        the unit.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.NeuronDeconvolution()], metrics=[])
+        >>> report.attributions["neuron_deconvolution"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def _primary(self) -> Method:
@@ -80,21 +95,27 @@ class NeuronIntegratedGradients(OfNeuron):
     """Integrated gradients of a neuron (Sundararajan et al. 2017; ``captum.attr.NeuronIntegratedGradients``).
 
     Cost: n_steps forward, n_steps backward; 1 more forward without ``neuron_selector``.
-    Not for: features that equal the baseline, which get zero; curves over epochs without ``neuron_selector``, for the
+    Not for: features that equal the baseline, which get zero; curves over epochs without ``neuron_selector``: the
         strongest unit can change.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
-        n_steps: Points on the line, or ``"auto"`` as in IntegratedGradients.
-        method: Quadrature, as in IntegratedGradients.
-        baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+        n_steps: Points on the path, or ``"auto"`` as in IntegratedGradients.
+        method: Quadrature rule, as in IntegratedGradients.
+        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).
-        tolerance: With ``"auto"``, as in IntegratedGradients.
+        tolerance: Largest relative error with ``"auto"``, as in IntegratedGradients.
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> method = m.NeuronIntegratedGradients("conv", (0, 4, 4), n_steps=8)
+        >>> report = explain(model, probe, methods=[method], metrics=[])
+        >>> report.attributions["neuron_integrated_gradients"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_steps: int | str = 50
@@ -111,23 +132,29 @@ class NeuronIntegratedGradients(OfNeuron):
 class NeuronGradientShap(OfNeuron):
     """GradientShap of a neuron (Lundberg & Lee 2017; ``captum.attr.NeuronGradientShap``).
 
-    The draws belong to the sample, as in GradientShap.
+    Random draws are keyed by sample id, as in GradientShap.
 
     Cost: n_samples forward, n_samples backward; 1 more forward without ``neuron_selector``.
-    Not for: single pixels at few ``n_samples``: it is a random mean; curves over epochs without ``neuron_selector``,
-        for the strongest unit can change.
+    Not for: single pixels at few ``n_samples``: the map is a random mean; curves over epochs without
+        ``neuron_selector``: the strongest unit can change.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
         n_samples: Random points for each sample.
-        stdevs: Standard deviation of the noise added to the input, one number or one for each input.
-        baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
+        stdevs: Standard deviation of the Gaussian noise added to the input: one number, or one for each input.
+        baselines: Set of K baselines to draw from: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple
+            such as ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline).
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.NeuronGradientShap("conv", (0, 4, 4))], metrics=[])
+        >>> report.attributions["neuron_gradient_shap"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_samples: int = 5
@@ -143,23 +170,28 @@ class NeuronGradientShap(OfNeuron):
 class NeuronDeepLift(OfNeuron):
     """DeepLIFT of a neuron (Shrikumar et al. 2017; ``captum.attr.NeuronDeepLift``).
 
-    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
+    Handles activations as DeepLift does.
 
     Cost: 2 forward, 2 backward; 1 more forward without ``neuron_selector``.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        in front of the unit (all refused): use NeuronIntegratedGradients.
+        before the unit (all refused): use NeuronIntegratedGradients.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
-        baselines: What samples are compared with: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+        baselines: Baseline that each sample is compared with: ``None`` (zero), a number, a tensor, ``"black"``,
+            ``"mean"``, or ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).
-        custom_attribution_func: A function of (multipliers, inputs, baselines) instead of that product.
+        custom_attribution_func: Function of (multipliers, inputs, baselines) that replaces this product.
 
     Raises:
-        ValueError: If ``baselines`` is an unknown name.
+        ValueError: If ``baselines`` is not a known name.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.NeuronDeepLift("conv", (0, 4, 4))], metrics=[])
+        >>> report.attributions["neuron_deep_lift"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     baselines: Baseline = None
@@ -175,23 +207,28 @@ class NeuronDeepLift(OfNeuron):
 class NeuronDeepLiftShap(OfNeuron):
     """DeepLIFT of a neuron, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.NeuronDeepLiftShap``).
 
-    Activations that are functions, used twice, without a rule in Captum, or directly beside another (Captum issue 1104: ReLU and a
-    maximum) are canonized while explaining: the map is Captum's on a model repaired by hand.
+    Handles activations as DeepLift does.
 
     Cost: 2 * K forward, 2 * K backward; K baselines; 1 more forward without ``neuron_selector``.
     Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        in front of the unit (all refused): use NeuronGradientShap.
+        before the unit (all refused): use NeuronGradientShap.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
-        baselines: The set: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+        baselines: Set of K baselines: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple such as
+            ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline).
-        custom_attribution_func: A function of (multipliers, inputs, baselines) instead of that product.
+        custom_attribution_func: Function of (multipliers, inputs, baselines) that replaces this product.
 
     Raises:
-        ValueError: If ``baselines`` is an unknown name.
+        ValueError: If ``baselines`` is not a known name.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.NeuronDeepLiftShap("conv", (0, 4, 4))], metrics=[])
+        >>> report.attributions["neuron_deep_lift_shap"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     baselines: Baseline = "probe"
@@ -204,21 +241,28 @@ class NeuronDeepLiftShap(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronFeatureAblation(OfNeuron):
-    """How far a neuron falls when a feature is replaced (Captum; ``captum.attr.NeuronFeatureAblation``).
+    """Drop of a neuron when a feature is replaced (Captum; ``captum.attr.NeuronFeatureAblation``).
 
     Cost: F + 1 forward, 0 backward; F features; 1 more forward without ``neuron_selector``.
-    Not for: images without a ``feature_mask``, one pass a pixel and channel; features that stand in for each other:
-        each alone changes little.
+    Not for: images without a ``feature_mask``: one pass for each channel of each pixel; redundant features: replacing
+        one alone changes little.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
-        baselines: What replaces a feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        feature_mask: Which elements make up a feature, as in FeatureAblation.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+        baselines: Value that replaces a feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        feature_mask: How input elements form features, as in FeatureAblation.
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> method = m.NeuronFeatureAblation("conv", (0, 4, 4), feature_mask={"grid": 4})
+        >>> report = explain(model, probe, methods=[method], metrics=[])
+        >>> report.attributions["neuron_feature_ablation"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     baselines: Baseline = None
@@ -230,23 +274,28 @@ class NeuronFeatureAblation(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronConductance(OfNeuron):
-    """How much of each input flows to the output through a neuron (Dhamdhere et al. 2018; ``captum.attr.NeuronConductance``).
+    """Flow from each input through a neuron to the output (Dhamdhere et al. 2018; ``captum.attr.NeuronConductance``).
 
     Cost: n_steps forward, 2 * n_steps backward; 1 more forward without ``neuron_selector``.
-    Not for: what excites the unit: it is what flows through it to the output (NeuronIntegratedGradients explains the
-        unit); curves over epochs without ``neuron_selector``, for the strongest unit can change.
+    Not for: what excites the unit (use NeuronIntegratedGradients): the map shows what flows through it to the output;
+        curves over epochs without ``neuron_selector``: the strongest unit can change.
 
     Args:
-        layer: Dotted name of the layer; by default the last one with a feature map.
+        layer: Dotted name of the layer. Default: the last layer with a feature map.
         neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: The unit is one of what goes into the layer.
-        n_steps: Points on the line.
-        method: Quadrature, as in IntegratedGradients.
-        baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+        n_steps: Points on the path.
+        method: Quadrature rule, as in IntegratedGradients.
+        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.NeuronConductance("conv", (0, 4, 4), n_steps=8)], metrics=[])
+        >>> report.attributions["neuron_conductance"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_steps: int = 50
@@ -260,15 +309,15 @@ class NeuronConductance(OfNeuron):
 
     @property
     def reference(self) -> Reference | None:
-        """Nothing: it is a part of what flows."""
+        """``None``: the map is only a part of the flow and promises no sum."""
         return None
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
-        """The explained itself: it is the output that flows through the neuron."""
+        """The explained function itself: the map is about the output, through the neuron."""
         return explained
 
     def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
-        """Itself, for it is no method of another name inside the neuron."""
+        """Itself: it is not a primary method applied to the neuron."""
         return self, explained
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:

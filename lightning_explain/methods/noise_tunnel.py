@@ -1,4 +1,4 @@
-"""NoiseTunnel: any method, averaged over noisy copies of the input."""
+"""NoiseTunnel: any method in, its map averaged over noisy copies of the input out."""
 
 from __future__ import annotations
 
@@ -24,26 +24,33 @@ _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 @dataclass(frozen=True)
 class NoiseTunnel(OnPath):
-    """A method averaged over noisy inputs (Smilkov et al. 2017, Adebayo et al. 2018; ``captum.attr.NoiseTunnel``).
+    """Map of a method averaged over noisy inputs (Smilkov et al. 2017, Adebayo et al. 2018; ``captum.attr.NoiseTunnel``).
 
-    Captum's formula with this package's own draws, which belong to the sample, so that curves move only because the model did.
+    Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
+    moves only when the model changes.
 
     Cost: nt_samples * inside forward, nt_samples * inside backward; inside is the cost of the method inside.
     Signed: as the method inside; no with ``smoothgrad_sq`` and ``vargrad``.
-    Not for: noise as large as the signal: 1.0 drowns normalized images, Smilkov et al. take 0.1 to 0.2 of the range;
+    Not for: noise as large as the signal: 1.0 drowns normalized images, Smilkov et al. use 0.1 to 0.2 of the range;
         Infidelity with ``smoothgrad_sq`` or ``vargrad``, which have no sign.
 
     Args:
         attribution_method: The method inside.
         nt_type: ``smoothgrad`` (mean), ``smoothgrad_sq`` (mean of squares) or ``vargrad`` (variance).
-        nt_samples: Noisy copies.
-        nt_samples_batch_size: Noisy copies of a sample in one call, for a method inside that runs through Captum; all others fill passes
-            up to ``max_examples_per_pass``, which is how to make them smaller.
-        stdevs: Standard deviation of the noise, in units of the input, one number or one for each input.
+        nt_samples: Noisy copies of each sample.
+        nt_samples_batch_size: Noisy copies of a sample in one call, for a method inside that runs through Captum. Other
+            methods fill passes up to ``max_examples_per_pass``; lower that to make their passes smaller.
+        stdevs: Standard deviation of the Gaussian noise, in units of the input: one number, or one for each input.
 
     Raises:
         ValueError: If an argument is not allowed.
         TypeError: If ``attribution_method`` is not a method.
+
+    Example:
+        >>> method = m.NoiseTunnel(m.Saliency(abs=False), nt_samples=4, stdevs=0.1)
+        >>> report = explain(model, probe, methods=[method], metrics=[])
+        >>> report.attributions["noise_tunnel"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     attribution_method: Method = field(default_factory=lambda: Saliency(abs=False))
@@ -61,7 +68,7 @@ class NoiseTunnel(OnPath):
             )
         if self.nt_type not in _TYPES:
             raise ValueError(f"NoiseTunnel(nt_type={self.nt_type!r}); allowed: {', '.join(_TYPES)}.")
-        # The variance of one sample is zero.
+        # The variance over a single copy is zero.
         check_positive("NoiseTunnel(nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
         if self.nt_samples_batch_size is not None:
             check_positive("NoiseTunnel(nt_samples_batch_size", self.nt_samples_batch_size)
@@ -69,23 +76,23 @@ class NoiseTunnel(OnPath):
 
     @property
     def layer(self) -> str | None:
-        """The layer of the method inside, if it has one."""
+        """The layer of the method inside; ``None`` if it has none."""
         return getattr(self.attribution_method, "layer", None)
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
-        """The explained whose function is explained: that of the method inside."""
+        """The explained function of the method inside: a neuron for neuron methods."""
         focused = getattr(self.attribution_method, "focused", None)
         return explained if focused is None else focused(explained)
 
     @property
     def path(self) -> Path | None:
-        """A cloud of the paths of the method inside; ``None`` if that has none."""
+        """The path of the method inside at each noisy copy; ``None`` if that method has no path."""
         around = path_of(self.attribution_method)
         return None if around is None else Cloud(self.nt_samples, self.stdevs, around)
 
     @property
     def reads(self) -> frozenset[Read]:
-        """What the method inside wants."""
+        """What the method inside reads."""
         found: frozenset[Read] = getattr(self.attribution_method, "reads", frozenset())
         return found
 
@@ -101,7 +108,7 @@ class NoiseTunnel(OnPath):
         return self._finished(means[:half], means[half:], samples)
 
     def _finished(self, first: Iterable[Tensor], second: Iterable[Tensor], samples: Samples) -> tuple[Tensor, ...]:
-        """The result from the means of the maps and of their squares."""
+        """The map, from the means over the copies of the maps and of their squares."""
         if self.nt_type == "smoothgrad":
             return narrowed(tuple(first), samples)
         if self.nt_type == "smoothgrad_sq":

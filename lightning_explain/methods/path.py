@@ -1,4 +1,4 @@
-"""Methods that add up gradients along lines from a baseline."""
+"""Methods that sum gradients on paths from a baseline: samples and baselines in, input-shaped maps out."""
 
 from __future__ import annotations
 
@@ -21,22 +21,28 @@ from lightning_explain.methods._base import OnPath, added, each, sum_of_evaluati
 
 @dataclass(frozen=True)
 class IntegratedGradients(OnPath):
-    """The gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
+    """Gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
 
     Cost: n_steps forward, n_steps backward; with ``"auto"`` from 9 to 1025, as each sample needs.
     Not for: features that equal the baseline, which get zero (black objects on ``"black"``); few ``n_steps`` on a steep
-        network: watch Completeness.
+        network: check with Completeness.
 
     Args:
-        n_steps: Points on the line; ``"auto"``: so many for each sample that the map adds up, by the trapezoidal rule whatever the
-            ``method``; ``Report.n_steps`` says how many.
-        method: Quadrature: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, ``riemann_trapezoid``.
-        baselines: Where the line begins: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        multiply_by_inputs: Multiply by (input - baseline), so that the map sums to f(x) - f(baseline).
-        tolerance: With ``"auto"``: how far the sum may be from f(x) - f(baseline), relative to it.
+        n_steps: Points on the path, or ``"auto"``: adds points for each sample by the trapezoidal rule (``method`` is
+            ignored) until the map adds up. ``Report.n_steps`` holds the points each sample took.
+        method: Quadrature rule: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, or
+            ``riemann_trapezoid``.
+        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
+        multiply_by_inputs: Multiply by (input - baseline); the map then sums to f(x) - f(baseline).
+        tolerance: Largest error of the sum relative to f(x) - f(baseline), with ``n_steps="auto"``.
 
     Raises:
         ValueError: If ``n_steps``, ``method``, ``baselines`` or ``tolerance`` is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.IntegratedGradients(n_steps=16)], metrics=[])
+        >>> report.attributions["integrated_gradients"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_steps: int | str = 50
@@ -53,14 +59,14 @@ class IntegratedGradients(OnPath):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.multiply_by_inputs else None
 
     reads = frozenset({(PLAIN, None)})
 
     @property
     def path(self) -> Line | None:
-        """A line from the baseline; ``None`` where each sample has points of its own."""
+        """The straight line from the baseline; ``None`` with ``"auto"``, where each sample has its own points."""
         return Line(self.n_steps, self.method, self.baselines) if isinstance(self.n_steps, int) else None
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -83,22 +89,29 @@ class IntegratedGradients(OnPath):
 
 @dataclass(frozen=True)
 class GradientShap(OnPath):
-    """Gradients at random points between random baselines and the noisy input (Lundberg & Lee 2017; ``captum.attr.GradientShap``).
+    """Mean gradient between random baselines and the noisy input (Lundberg & Lee 2017; ``captum.attr.GradientShap``).
 
-    Captum's formula with this package's own draws, which belong to the sample, so that curves move only because the model did.
+    Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
+    moves only when the model changes.
 
     Cost: n_samples forward, n_samples backward.
-    Not for: single pixels at few ``n_samples``, for it is a random mean: watch Completeness; a set of baselines that is
-        not typical of the data.
+    Not for: single pixels at few ``n_samples``, because the map is a random mean: check with Completeness; baselines
+        that are not typical of the data.
 
     Args:
         n_samples: Random points for each sample.
-        stdevs: Standard deviation of the noise added to the input, one number or one for each input.
-        baselines: The set baselines are drawn from: a tensor ``(K, ...)``, ``"probe"``, or a tuple such as ``("zero", "probe")``.
+        stdevs: Standard deviation of the Gaussian noise added to the input: one number, or one for each input.
+        baselines: Set of K baselines to draw from: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple
+            such as ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline).
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.GradientShap(n_samples=8)], metrics=[])
+        >>> report.attributions["gradient_shap"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_samples: int = 5
@@ -114,7 +127,7 @@ class GradientShap(OnPath):
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to, in expectation."""
+        """What the map promises to sum to in expectation; ``None`` if it promises nothing."""
         return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 
     reads = frozenset({(PLAIN, None)})

@@ -1,4 +1,4 @@
-"""Methods that only look forward: they change the input and watch the output."""
+"""Perturbation methods: samples with parts replaced in, the resulting drop of the output out; forward passes only."""
 
 from __future__ import annotations
 
@@ -25,26 +25,36 @@ Shape = tuple[int, ...]
 
 
 class Ablating(OnPath):
-    """A method that only looks forward."""
+    """Base class of methods that need forward passes only."""
 
     floating: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
 class Occlusion(Ablating):
-    """How far the output falls when a window of the input is replaced by the baseline (Zeiler & Fergus 2013; ``captum.attr.Occlusion``).
+    """Drop of the output when a window of the input is replaced (Zeiler & Fergus 2013; ``captum.attr.Occlusion``).
+
+    The baseline replaces the window at every position; an element gets the mean drop over the windows that cover it.
 
     Cost: P + 1 forward, 0 backward; P positions of the window.
-    Not for: comparison across windows: size and stride decide what is found; evidence larger than the window or given
-        twice; inputs whose order means nothing (tables).
+    Not for: comparison across window sizes: size and stride decide what is found; evidence that is larger than the
+        window or redundant; inputs without an order (tables).
 
     Args:
-        sliding_window_shapes: The window without the sample dimension, e.g. ``(3, 8, 8)``; for several inputs a tuple of them.
-        strides: How far the window moves in each dimension; a number for all of them; by default 1.
-        baselines: What replaces the window: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
+        sliding_window_shapes: Window without the sample dimension, e.g. ``(3, 8, 8)``; a tuple of them for several
+            inputs.
+        strides: Step of the window in each dimension, or one number for all. Default: 1.
+        baselines: Value that replaces the window: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
 
     Raises:
         ValueError: If a window or stride is not positive, or the baseline is unknown.
+
+    Example:
+        >>> method = m.Occlusion(sliding_window_shapes=(3, 4, 4), strides=(3, 2, 2))
+        >>> report = explain(model, probe, methods=[method], metrics=[])
+        >>> report.attributions["occlusion"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     sliding_window_shapes: Shape | tuple[Shape, ...] = (1, 4, 4)
@@ -61,7 +71,7 @@ class Occlusion(Ablating):
 
     @property
     def path(self) -> Windows:
-        """The sample, and each position of the window."""
+        """The sample, then the sample with the window at each position."""
         return Windows(self.sliding_window_shapes, self.strides, self.baselines)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -78,20 +88,27 @@ class Occlusion(Ablating):
 
 @dataclass(frozen=True)
 class FeatureAblation(Ablating):
-    """How far the output falls when a feature is replaced by the baseline (Captum; ``captum.attr.FeatureAblation``).
+    """Drop of the output when a feature is replaced by the baseline (Captum; ``captum.attr.FeatureAblation``).
 
-    Cost: F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
-    Not for: images without a ``feature_mask``, one pass a pixel and channel; features that stand in for each other:
-        each alone changes little.
+    Cost: F + 1 forward, 0 backward; F features, without a mask one for each number of the input.
+    Not for: images without a ``feature_mask``: one pass for each channel of each pixel; redundant features: replacing
+        one alone changes little.
 
     Args:
-        baselines: What replaces a feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
+        baselines: Value that replaces a feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
+            ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
+            these for each input.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
         TypeError: If one of them is of another type.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.FeatureAblation(feature_mask={"grid": 4})], metrics=[])
+        >>> report.attributions["feature_ablation"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     baselines: Baseline = None
@@ -104,7 +121,7 @@ class FeatureAblation(Ablating):
 
     @property
     def path(self) -> Ablations:
-        """The sample, and the sample without each feature."""
+        """The sample, then the sample without each feature."""
         return Ablations(self.feature_mask, self.baselines)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
@@ -114,25 +131,33 @@ class FeatureAblation(Ablating):
 
 @dataclass(frozen=True)
 class FeaturePermutation(Ablating):
-    """How far the output falls with a feature of another sample (Breiman 2001; ``captum.attr.FeaturePermutation``).
+    """Drop of the output with a feature of another sample (Breiman 2001; ``captum.attr.FeaturePermutation``).
 
-    Captum's formula with one permutation of the clean probe samples for each feature, drawn by sample id, so that the result
-    depends neither on the order of the samples nor on which of them are explained together; a perturbed sample (in NoiseTunnel,
-    in SensitivityMax) takes its features from clean ones. A permutation that moves no sample becomes a shift by one.
+    Follows Captum's formula with one permutation of the clean probe samples for each feature, drawn by sample id: the
+    result depends neither on the order of the samples nor on which of them are explained together. A perturbed sample
+    (in NoiseTunnel or SensitivityMax) takes its features from clean samples. A permutation that would move no sample
+    becomes a shift by one.
 
-    Cost: F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
-    Not for: probes of few samples, for each feature is exchanged once and the map is mostly chance; images pixel by pixel,
-        where neighbors give a pixel away.
+    Cost: F + 1 forward, 0 backward; F features, without a mask one for each number of the input.
+    Not for: probes of few samples: each feature is exchanged once, and the map is mostly chance; images pixel by pixel:
+        neighbors reveal the pixel.
 
     Args:
-        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), or one of these for each input; the same features for all samples.
-        perm_func: Instead of that permutation a function of (all clean probe samples, ordered by id; which elements to permute)
-            that returns the samples with these elements permuted. It runs with global generators seeded for the feature.
+        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
+            ``{"grid": 8}`` (patches of 8 by 8 pixels), or one of these for each input; the same features for all
+            samples.
+        perm_func: Function that replaces this permutation. Takes all clean probe samples, ordered by id, and a mask of
+            the elements to permute; returns the samples with these elements permuted. The global generators are seeded
+            for the feature.
 
     Raises:
         ValueError: If ``feature_mask`` is not allowed.
         TypeError: If an argument is of another type.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.FeaturePermutation(feature_mask={"grid": 4})], metrics=[])
+        >>> report.attributions["feature_permutation"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     feature_mask: FeatureMask = None
@@ -147,14 +172,14 @@ class FeaturePermutation(Ablating):
 
     @property
     def path(self) -> Permutations:
-        """The sample, and the sample with each feature taken from another one."""
+        """The sample, then the sample with each feature taken from another sample."""
         return Permutations(self.feature_mask, self.perm_func)
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output.
 
         Raises:
-            ValueError: If the probe has one sample, or features differ from sample to sample.
+            ValueError: If the probe has one sample, or features differ between samples.
         """
         if len(explained.probe) < 2:
             raise ValueError(
@@ -162,12 +187,14 @@ class FeaturePermutation(Ablating):
             )
         features = features_of(self.feature_mask, explained, samples)
         if any(len(mask) > 1 for mask in features.masks):
-            raise ValueError("FeaturePermutation needs the same features in all rows; give one mask for all or a grid.")
+            raise ValueError(
+                "FeaturePermutation needs the same features in all samples; give one mask for all or a grid."
+            )
         return falls(features.count, samples)
 
 
 def falls(count: int, samples: Samples) -> Reducer:
-    """How far the output falls with each of ``count`` features, at the elements of that feature."""
+    """Reducer: the drop of the output for each of ``count`` features, at the elements of that feature."""
     center = (yield).output
     totals = _zeros(samples)
     for _ in range(count):

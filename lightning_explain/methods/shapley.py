@@ -1,4 +1,4 @@
-"""Shapley values: what a feature adds to the output, averaged over the orders in which features come."""
+"""Shapley values: samples and features in, the mean contribution of each feature over feature orders out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST = 12
 
 
 def one_by_one(explained: ExplainedFunction, samples: Samples, call: Callable[[Samples], Attribution]) -> Attribution:
-    """The attribution of each sample, computed alone with the global generators seeded for it."""
+    """Attribution of the samples, each computed alone with the global generators seeded for it."""
 
     def seeded(sample: Samples) -> Attribution:
         with explained.draws.seeded("features", sample, torch.zeros(1, dtype=torch.long)):
@@ -34,23 +34,31 @@ def one_by_one(explained: ExplainedFunction, samples: Samples, call: Callable[[S
 
 @dataclass(frozen=True)
 class ShapleyValueSampling:
-    """Shapley values over random orders of the features (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
+    """Shapley values estimated from random feature orders (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
 
-    The orders belong to the sample: the same in every explanation.
+    The orders are keyed by sample id: every explanation repeats them.
 
-    Cost: n_samples * F + 1 forward, 0 backward; F features, without a mask the numbers of the input.
-    Not for: images without a ``feature_mask``: tens of thousands of passes a sample; baselines that look like no data, for
-        half of its points are mixtures with them.
+    Cost: n_samples * F + 1 forward, 0 backward; F features, without a mask one for each number of the input.
+    Not for: images without a ``feature_mask``: tens of thousands of passes for each sample; baselines unlike the data:
+        half of the points are mixtures with them.
 
     Args:
         n_samples: Random orders for each sample.
-        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
+        baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
+            ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
+            these for each input.
 
     Raises:
         ValueError: If an argument is not allowed.
         TypeError: If ``baselines`` or ``feature_mask`` is of another type.
+
+    Example:
+        >>> method = m.ShapleyValueSampling(n_samples=5, feature_mask={"grid": 4})
+        >>> report = explain(model, probe, methods=[method], metrics=[])
+        >>> report.attributions["shapley_value_sampling"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_samples: int = 25
@@ -65,7 +73,7 @@ class ShapleyValueSampling:
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.feature_mask is None else None
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
@@ -82,7 +90,7 @@ class ShapleyValueSampling:
 def perturbed(
     explained: ExplainedFunction, sample: Samples, baselines: Baseline, feature_mask: FeatureMask
 ) -> dict[str, Any]:
-    """The arguments that Captum's methods over features have in common, for one sample."""
+    """Arguments for one sample that Captum's methods over features share."""
     return {
         "baselines": bare(explained.baseline(baselines, sample)),
         "feature_mask": bare(features_of(feature_mask, explained, sample).masks),
@@ -92,22 +100,30 @@ def perturbed(
 
 @dataclass(frozen=True)
 class ShapleyValues:
-    """Exact Shapley values (Shapley 1953; ``captum.attr.ShapleyValues``).
+    """Exact Shapley values of up to 12 features (Shapley 1953; ``captum.attr.ShapleyValues``).
 
-    Captum's numbers at a lower price: each of the 2^F sets of F features is evaluated once, not each of the F! orders.
+    Gives Captum's numbers with fewer passes: evaluates each of the 2^F sets of F features once instead of each of the
+    F! orders.
 
     Cost: 2**F forward, 0 backward; F features.
-    Not for: more than 12 features (refused): use ShapleyValueSampling; baselines that look like no data, for its points
-        are mixtures with them.
+    Not for: more than 12 features (refused): use ShapleyValueSampling; baselines unlike the data: the points are
+        mixtures with them.
 
     Args:
-        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        feature_mask: Which elements make up a feature: a tensor of whole numbers, ``{"grid": 8}`` (patches of 8 by 8 pixels),
-            ``{"superpixels": 8}`` (segments of each sample), or one of these for each input; at most 12 features.
+        baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        feature_mask: How input elements form features: a tensor of whole numbers, ``{"grid": 8}`` (patches of 8 by 8
+            pixels), ``{"superpixels": 8}`` (segments of each sample), or one of these for each input; at most 12
+            features.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
         TypeError: If one of them is of another type.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.ShapleyValues(feature_mask={"grid": 4})], metrics=[])
+        >>> report.attributions["shapley_values"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     baselines: Baseline = None
@@ -120,11 +136,11 @@ class ShapleyValues:
 
     @property
     def reference(self) -> Reference | None:
-        """What the map promises to add up to."""
+        """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.feature_mask is None else None
 
     def fits(self, explained: ExplainedFunction, samples: Samples) -> Features:
-        """The features, if there are not too many.
+        """The features of the samples, unless there are too many.
 
         Raises:
             ValueError: If there are more than 12.
@@ -155,7 +171,7 @@ class ShapleyValues:
             points = tuple(torch.where(t, x, b) for t, x, b in zip(there, part.inputs, absent, strict=True))
             return (explained.evaluate(part.at(points))[:, None] * weights[sets],)
 
-        # A mean over sets of (output of the set, times the weight of the set for each feature), (N, F).
+        # Mean over feature sets of the set's output times its weight for each feature, (N, F).
         (mean,) = mean_over_draws(explained, samples, 2**features.count, one, powers=(1,))
         values = mean[0] * 2**features.count
         found = [values.gather(1, m.expand(len(samples), *m.shape[1:]).flatten(1)) for m in features.masks]
@@ -163,7 +179,7 @@ class ShapleyValues:
 
 
 def _weights(count: int) -> Tensor:
-    """``(2^F, F)``: how much the output of a set of features adds to the Shapley value of each feature."""
+    """Weight of the output of each feature set in the Shapley value of each feature, ``(2^F, F)``."""
     inside = torch.arange(2**count)[:, None] >> torch.arange(count) & 1
     size = inside.sum(1, keepdim=True)
     with_it = [0.0, *(1 / (count * comb(count - 1, s - 1)) for s in range(1, count + 1))]

@@ -1,4 +1,7 @@
-"""Methods that fit a simple model to the network around each sample. They need scikit-learn."""
+"""Surrogate methods: random feature sets in, coefficients of a simple model fitted around each sample out.
+
+They need scikit-learn.
+"""
 
 from __future__ import annotations
 
@@ -20,29 +23,37 @@ from lightning_explain.methods.shapley import ShapleyValues, one_by_one, perturb
 
 @dataclass(frozen=True)
 class Lime:
-    """Coefficients of a linear model fitted to outputs at random sets of features (Ribeiro et al. 2016; ``captum.attr.Lime``).
+    """Coefficients of a linear model fitted to random feature sets (Ribeiro et al. 2016; ``captum.attr.Lime``).
 
-    The random sets belong to the sample: the same in every explanation.
+    The random sets are keyed by sample id: every explanation repeats them.
 
     Cost: n_samples forward, 0 backward.
-    Not for: more features than ``n_samples`` can tell apart (images without a ``feature_mask``); outputs of small scale
-        (probabilities), which the default Lasso turns into zeros.
+    Not for: more features than ``n_samples`` can separate (images without a ``feature_mask``); outputs of small scale
+        (probabilities), which the default Lasso shrinks to zero.
 
     Args:
-        n_samples: Random sets for each sample.
-        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
-        interpretable_model: The model that is fitted, as in Captum; by default Lasso with ``alpha=0.01``.
-        similarity_func: The weight of a sample, as in Captum; by default an exponential kernel of the cosine distance.
-        perturb_func: How sets of features are drawn, as in Captum; by default each feature with probability 1/2. It runs with
-            global generators seeded for the sample.
-        return_input_shape: Give each element its feature's coefficient; otherwise the coefficients ``(N, features)``.
+        n_samples: Random feature sets for each sample.
+        baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
+            ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
+            these for each input.
+        interpretable_model: The model to fit, as in Captum. Default: Lasso with ``alpha=0.01``.
+        similarity_func: Weight of a random set, as in Captum. Default: exponential kernel of the cosine distance.
+        perturb_func: How feature sets are drawn, as in Captum, with the global generators seeded for the sample.
+            Default: each feature with probability 1/2.
+        return_input_shape: Return each element's coefficient in the input's shape; otherwise the coefficients ``(N,
+            features)``.
 
     Raises:
         ValueError: If an argument is not allowed.
         TypeError: If an argument is of another type.
         ImportError: If scikit-learn is missing and no ``interpretable_model`` is given.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Lime(feature_mask={"grid": 4})], metrics=[])
+        >>> report.attributions["lime"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_samples: int = 25
@@ -68,25 +79,33 @@ class Lime:
 
 @dataclass(frozen=True)
 class KernelShap:
-    """Shapley values by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
+    """Shapley values estimated by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
 
-    The random sets of features belong to the sample: the same in every explanation.
+    The random feature sets are keyed by sample id: every explanation repeats them.
 
     Cost: n_samples forward, 0 backward.
-    Not for: more features than ``n_samples`` can tell apart (images without a ``feature_mask``); up to 12 features: use
+    Not for: more features than ``n_samples`` can separate (images without a ``feature_mask``); up to 12 features: use
         ShapleyValues, which is exact.
 
     Args:
-        n_samples: Random sets for each sample.
-        baselines: What stands for a missing feature: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        feature_mask: Which elements make up a feature: ``None`` (each by itself), a tensor of whole numbers, ``{"grid": 8}``
-            (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of these for each input.
-        return_input_shape: Give each element its feature's coefficient; otherwise the coefficients ``(N, features)``.
+        n_samples: Random feature sets for each sample.
+        baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
+            ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
+            these for each input.
+        return_input_shape: Return each element's coefficient in the input's shape; otherwise the coefficients ``(N,
+            features)``.
 
     Raises:
         ValueError: If an argument is not allowed.
         TypeError: If ``baselines`` or ``feature_mask`` is of another type.
         ImportError: If scikit-learn is missing.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.KernelShap(feature_mask={"grid": 4})], metrics=[])
+        >>> report.attributions["kernel_shap"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     n_samples: int = 25
@@ -103,7 +122,7 @@ class KernelShap:
         return _fitted(self, captum.KernelShap(explained.forward), explained, samples, self._of_one_feature)
 
     def _of_one_feature(self, explained: ExplainedFunction, sample: Samples) -> Attribution | None:
-        """The exact value where there is one feature only, such as a flat image has; Captum's draws fail on it."""
+        """Exact value of a single feature (as a constant image has), on which Captum's sampling fails; else ``None``."""
         if features_of(self.feature_mask, explained, sample).count > 1:
             return None
         return ShapleyValues(self.baselines, self.feature_mask).attribute(explained, sample)
@@ -112,7 +131,7 @@ class KernelShap:
 def _check(method: Lime | KernelShap) -> None:
     freeze(method)
     owner = type(method).__name__
-    # To a single sample any model fits, also that of zeros.
+    # Any model fits a single draw, including the all-zero model.
     check_positive(f"{owner}(n_samples", method.n_samples, least=2)
     check_baseline(method.baselines)
     check_feature_mask(f"{owner}(feature_mask", method.feature_mask)

@@ -1,4 +1,10 @@
-"""Scores of attribution maps: one frozen dataclass each."""
+"""Metrics: one frozen dataclass for each score of attribution maps.
+
+In: ``MetricInputs`` (the explained function, the samples, every method's map). Out: one score per sample and method,
+with a standard error where the metric draws at random.
+Must not import ``methods``, ``checks``, ``explainer`` or anything above them.
+Start reading at ``concentration.py``, then ``infidelity.py``.
+"""
 
 from lightning_explain.metrics.agreement import Agreement
 from lightning_explain.metrics.completeness import Completeness

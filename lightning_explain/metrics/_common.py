@@ -1,4 +1,4 @@
-"""What metrics have in common."""
+"""Helpers shared by the metrics: batches of (sample, draw) pairs and input checks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from lightning_explain.core.report import PassCount
 
 
 class Free:
-    """A metric that looks at the maps alone."""
+    """Base class of metrics that read the maps only and never run the model."""
 
     def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """None at all."""
+        """No passes."""
         return PassCount()
 
 
 def draws_of(samples: Samples, count: int, limit: int) -> Iterator[tuple[slice, Samples, Tensor]]:
-    """Streams every (sample, draw) at most ``limit`` at a time.
+    """Splits all (sample, draw) pairs into batches of at most ``limit``.
 
     Yields:
-        Which samples, those samples repeated once for each draw of this part, and the draw index of each repeated sample.
+        Slice of the samples in the batch, these samples repeated once for each draw, and the draw index of each
+        repeated sample.
     """
     for start in range(0, len(samples), limit):
         where = slice(start, min(start + limit, len(samples)))
@@ -36,11 +37,11 @@ def draws_of(samples: Samples, count: int, limit: int) -> Iterator[tuple[slice, 
 
 
 def needs_floating(owner: str, inputs: tuple[Tensor, ...], fix: str) -> None:
-    """Refuses inputs that cannot be moved by a little.
+    """Refuses inputs that cannot be perturbed by small amounts.
 
     Raises:
-        ValueError: If one is made of whole numbers.
+        ValueError: If an input is not floating-point.
     """
     for x in inputs:
         if not x.is_floating_point():
-            raise ValueError(f"{owner} moves the inputs by a little, but they are {x.dtype}; leave it out, or {fix}.")
+            raise ValueError(f"{owner} perturbs the inputs slightly, but they are {x.dtype}; leave it out, or {fix}.")

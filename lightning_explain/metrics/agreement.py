@@ -1,4 +1,4 @@
-"""Agreement: do the methods rank the pixels alike?"""
+"""Agreement: maps of several methods in, the rank correlation between each method and the others out."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lightning_explain.metrics._ranking import relevance, scores, spearman
 
 
 def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For each map the mean over the others of Spearman's rank correlation with it.
+    """Mean Spearman correlation of each map with the other maps.
 
     Args:
         maps: Each ``(N, U)``.
 
     Returns:
-        Each ``(N,)`` in -1..1; pairs of which one is constant do not count, NaN where no pair is left. Empty for fewer
-        than two maps.
+        For each map ``(N,)`` in -1..1. Pairs with a constant map are ignored; NaN where no pair is left. Empty for
+        fewer than two maps.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in maps}
     for first, second in combinations(maps, 2):
@@ -38,16 +38,23 @@ def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Agreement(Free):
     """Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
 
-    Pixels are ranked by their relevance, channels summed; with fewer than two methods there is no score.
+    Ranks pixels by their relevance, summed over channels. There is no score with fewer than two methods.
 
     Cost: 0 forward, 0 backward.
-    Not for: choosing a method: methods can be wrong together; signed maps beside unsigned ones without ``abs=True``.
+    Not for: choosing a method: all methods can be wrong together; signed maps beside unsigned ones without
+        ``abs=True``.
 
     Args:
-        abs: Rank by size instead of by value. Wanted when signed and unsigned maps are compared.
+        abs: Rank by absolute value. Use it to compare signed maps with unsigned ones.
 
     Raises:
         ValueError: If ``abs`` is not a bool.
+
+    Example:
+        >>> methods = [m.Saliency(abs=False), m.InputXGradient()]
+        >>> report = explain(model, probe, methods=methods, metrics=[q.Agreement()])
+        >>> report.scores["agreement"]["saliency"].shape
+        torch.Size([2])
     """
 
     abs: bool = False
@@ -60,7 +67,7 @@ class Agreement(Free):
         check_flag("Agreement", "abs", self.abs)
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
-        """All, if there are two."""
+        """All methods with a map in input space, if there are at least two."""
         return maps if len(maps) > 1 else ()
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:

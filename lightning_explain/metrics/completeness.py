@@ -1,4 +1,4 @@
-"""Completeness: does the map add up to what it explains?"""
+"""Completeness: maps and baselines in, the error of each map's sum against f(x) - f(baseline) out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lightning_explain.metrics._ranking import scores, wide
 
 
 def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:
-    """``sum(map) - (f(x) - f(baseline))``, the convergence delta of Captum.
+    """``sum(map) - (f(x) - f(baseline))``, Captum's convergence delta.
 
     Args:
         attribution: Each ``(N, ...)``, in the method's own shape.
-        gaps: ``(N,)``: f(x) - f(baseline).
+        gaps: f(x) - f(baseline), ``(N,)``.
 
     Returns:
         ``(N,)``, in units of output.
@@ -32,15 +32,22 @@ def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Completeness:
-    """How far the sum of the map is from f(x) - f(baseline) (Sundararajan et al. 2017; Captum's ``convergence_delta``).
+    """Error of the map's sum against f(x) - f(baseline) (Sundararajan et al. 2017; Captum's ``convergence_delta``).
 
-    ``|sum(map) - (f(x) - f(baseline))| / |f(x) - f(baseline)|``, and without the denominator as ``_delta``. For methods
-    that promise the sum: integrated gradients and DeepLIFT with ``multiply_by_inputs``, their layer forms (the sum of the
-    layer's own map, where everything passes through that layer), Shapley values; in expectation only GradientShap. Others
-    have no score. It shows too few ``n_steps``, and a DeepLIFT that met an operation it has no rule for.
+    ``|sum(map) - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; the numerator alone is ``_delta``. Scores only methods
+    that promise the sum: integrated gradients and DeepLIFT with ``multiply_by_inputs``, their layer forms (the sum of
+    the layer's own map, exact where everything passes through that layer), Shapley values, and GradientShap, which
+    promises it in expectation only. A large error reveals too few ``n_steps``, or a DeepLIFT that met an operation
+    without a rule.
 
     Cost: B forward, 0 backward; B different baselines of the methods (K in a set); equal ones go through once.
-    Not for: telling which map is right: a map can add up and lie in the wrong place; samples with f(x) near f(baseline).
+    Not for: deciding which map is right: a map can add up and still highlight the wrong place; samples with f(x) near
+        f(baseline).
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.IntegratedGradients(n_steps=16)], metrics=[q.Completeness()])
+        >>> report.scores["completeness"]["integrated_gradients"].shape
+        torch.Size([2])
     """
 
     higher_is_better: ClassVar[bool | None] = False
@@ -48,7 +55,7 @@ class Completeness:
     needs: ClassVar[str] = "a method whose map promises a sum, such as IntegratedGradients"
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """The relative error without unit, ``_delta`` in units of output. Lower is better.
+        """Relative error without unit; ``_delta`` in units of output. Lower is better.
 
         Where f(x) = f(baseline) the relative error is infinite, or NaN for a map that sums to zero.
         """
@@ -67,7 +74,7 @@ class Completeness:
         return list(references)
 
     def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """Each different sample of a baseline once."""
+        """One forward pass for each different baseline sample."""
         references = cost_inputs.references.values()
         ends = (end for reference in references for end in _ends(cost_inputs.explained, cost_inputs.samples, reference))
         return PassCount(len({digest for end in ends for digest in _digests(end)}))
@@ -76,12 +83,12 @@ class Completeness:
 def _at_reference(
     explained: ExplainedFunction, samples: Samples, reference: Reference, known: dict[bytes, Tensor]
 ) -> Tensor:
-    """F at the baseline of each sample, ``(N,)``; over a distribution the mean."""
+    """F at the baseline of each sample, ``(N,)``; the mean over a set of baselines."""
     return torch.stack([evaluate_once(explained, end, known) for end in _ends(explained, samples, reference)]).mean(0)
 
 
 def _ends(explained: ExplainedFunction, samples: Samples, reference: Reference) -> Iterator[Samples]:
-    """The samples at their baseline, or at each sample of the set of baselines."""
+    """Yields the samples at their baseline, or at each baseline of a set."""
     if not reference.distribution:
         yield samples.at(explained.baseline(reference.baselines, samples))
         return
@@ -91,12 +98,12 @@ def _ends(explained: ExplainedFunction, samples: Samples, reference: Reference) 
 
 
 def evaluate_once(explained: ExplainedFunction, samples: Samples, known: dict[bytes, Tensor]) -> Tensor:
-    """F at the samples, ``(N,)``; samples that are alike, and samples already known, go through the model once.
+    """F at the samples, ``(N,)``; equal samples and samples already known run through the model once.
 
     Args:
-        explained: The function.
+        explained: The explained function.
         samples: Where to evaluate it.
-        known: What is known, by a digest of a sample's inputs and further arguments; what is found is added.
+        known: Known outputs, by a digest of a sample's inputs and further arguments; new ones are added.
     """
     keys = _digests(samples)
     new = {key: i for i, key in enumerate(keys) if key not in known}

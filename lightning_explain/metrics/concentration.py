@@ -1,4 +1,4 @@
-"""Concentration: does the map lie in few places, or everywhere?"""
+"""Concentration: a map in, how unevenly its relevance is spread over the pixels out."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lightning_explain.metrics._ranking import relevance, scores, wide
 
 
 def gini(values: Tensor) -> Tensor:
-    """Gini index of sizes: ``sum_i (2 i - U - 1) |v|_(i) / (U sum |v|)``, with ``|v|_(1) <= ... <= |v|_(U)``.
+    """Gini index of absolute values: ``sum_i (2 i - U - 1) |v|_(i) / (U sum |v|)``, with ``|v|_(1) <= ... <= |v|_(U)``.
 
     Args:
         values: ``(N, U)``.
 
     Returns:
-        ``(N,)`` from 0 (all alike) to 1 - 1/U (one unit has it all); NaN where all are zero.
+        ``(N,)`` from 0 (all units equal) to 1 - 1/U (one unit has everything); NaN where all are zero.
     """
     ordered = wide(values).abs().sort(1).values
     n = values.shape[1]
@@ -30,13 +30,13 @@ def gini(values: Tensor) -> Tensor:
 
 
 def entropy(values: Tensor) -> Tensor:
-    """Entropy of the shares ``p = |v| / sum |v|``, over its largest value: ``-sum p log p / log U``.
+    """Normalized entropy of the shares ``p = |v| / sum |v|``: ``-sum p log p / log U``.
 
     Args:
         values: ``(N, U)``.
 
     Returns:
-        ``(N,)`` from 0 (one unit has it all) to 1 (all alike); NaN where all are zero, or there is one unit only.
+        ``(N,)`` from 0 (one unit has everything) to 1 (all units equal); NaN where all are zero, or for a single unit.
     """
     sizes = wide(values).abs()
     shares = sizes / sizes.sum(1, keepdim=True)
@@ -47,20 +47,25 @@ def entropy(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Concentration(Free):
-    """How unevenly the map is spread: Gini index (Chalasani et al. 2020; Quantus' Sparseness), and entropy as ``_entropy``.
+    """Unevenness of the map: Gini index (Chalasani et al. 2020; Quantus' Sparseness), and entropy as ``_entropy``.
 
-    Both of the sizes of the pixels, whose channels are summed first.
+    Both use the absolute values of the pixels, after summing the channels.
 
     Cost: 0 forward, 0 backward.
-    Not for: choosing a method: a map can be concentrated on the wrong pixel; maps of different resolutions, such as
-        Grad-CAM beside maps of pixels.
+    Not for: choosing a method: a map can concentrate on the wrong pixel; maps of different resolutions, such as
+        Grad-CAM beside pixel maps.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Concentration()])
+        >>> report.scores["concentration"]["saliency"].shape
+        torch.Size([2])
     """
 
     higher_is_better: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[str, ...]] = ("", "entropy")
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Both in 0..1, without unit: high Gini and low entropy mean concentrated. A map of zeros gives NaN."""
+        """Both in 0..1, without unit: high Gini and low entropy mean a concentrated map. A map of zeros gives NaN."""
         units = {name: relevance(found, metric_inputs.samples.inputs) for name, found in metric_inputs.maps.items()}
         return {
             "": scores({name: gini(u) for name, u in units.items()}, metric_inputs.outputs),

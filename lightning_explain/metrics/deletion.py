@@ -1,4 +1,4 @@
-"""Deletion and insertion: how fast does the output fall, or rise, along the ranking of the map?"""
+"""Deletion and insertion: a map in, the area under the output as pixels are replaced in the order of the map out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_explain.metrics._ranking import relevance, scores, spread, unit_c
 
 
 def places(units: Tensor) -> Tensor:
-    """The place of each unit in the ranking, 0 for the most relevant; ties in the order of the units.
+    """Rank of each unit, 0 for the most relevant; ties keep the order of the units.
 
     Args:
         units: ``(N, U)``.
@@ -29,7 +29,7 @@ def places(units: Tensor) -> Tensor:
 
 
 def counts(units: int, n_steps: int) -> Tensor:
-    """How many units are changed after each step, ``(S + 1,)`` from 0 to all of them; at most ``n_steps`` steps."""
+    """Number of units changed after each step, ``(S + 1,)`` from 0 to all units, in at most ``n_steps`` steps."""
     steps: Tensor = torch.linspace(0, units, n_steps + 1, dtype=torch.float64).round().long().unique()
     return steps
 
@@ -40,7 +40,7 @@ def area(curve: Tensor, at: Tensor) -> Tensor:
 
 
 class _Curve:
-    """What both have in common; ``removes`` says whether the units are taken away or added."""
+    """Base class of Deletion and Insertion; ``removes`` says whether the units are deleted or inserted."""
 
     n_steps: int
     baselines: Baseline
@@ -54,7 +54,7 @@ class _Curve:
         check_flag(owner, "normalize", self.normalize)
 
     def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """The baseline, and for each map every step but the two ends."""
+        """The baseline, and for each map every step except the two ends."""
         inner = len(counts(unit_count(cost_inputs.samples.inputs), self.n_steps)) - 2
         return PassCount(len(cost_inputs.samples) * (1 + len(cost_inputs.maps) * inner))
 
@@ -67,12 +67,12 @@ class _Curve:
             units = relevance(maps, metric_inputs.samples.inputs)
             at = counts(units.shape[1], self.n_steps)
             curve = self._curve(metric_inputs, places(units), at, end)
-            # A map that is not a number ranks nothing.
+            # A map with NaN has no ranking.
             found[name] = torch.where(units.isnan().any(1), torch.nan, area(curve, at))
         return {"": scores(found, metric_inputs.outputs)}
 
     def _curve(self, metric_inputs: MetricInputs, ranks: Tensor, at: Tensor, end: Tensor) -> Tensor:
-        """f along the ranking, ``(N, S + 1)``. Both ends are known beforehand."""
+        """F along the ranking, ``(N, S + 1)``; both ends are already known."""
         inner = at[1:-1]
         curve = metric_inputs.outputs.new_empty(len(ranks), len(at))
         curve[:, 0], curve[:, -1] = (metric_inputs.outputs, end) if self.removes else (end, metric_inputs.outputs)
@@ -91,24 +91,30 @@ class _Curve:
 
 @dataclass(frozen=True)
 class Deletion(_Curve):
-    """Area under the output as pixels are replaced by the baseline, the most relevant first (Petsiuk et al. 2018, RISE).
+    """Area under the output as pixels are replaced by the baseline, most relevant first (Petsiuk et al. 2018, RISE).
 
-    With z(s) the sample after the share s of its pixels is replaced: the integral over s of ``f(z(s))``, with ``normalize`` of
-    ``(f(z(s)) - f(baseline)) / |f(x) - f(baseline)|``. A map whose first pixels carry the output makes it fall at once.
-    RISE's own number is that of a probability: ``normalize=False`` and a ``target`` that returns one.
+    With z(s) the sample after a share s of its pixels is replaced, the score is the integral over s of ``f(z(s))``, or
+    with ``normalize`` of ``(f(z(s)) - f(baseline)) / |f(x) - f(baseline)|``. The output drops at once if the top pixels
+    carry it. RISE scores a probability: use ``normalize=False`` and a ``target`` that returns one.
 
     Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
-    Not for: maps without a sign, where what speaks against the output ranks high; baselines that look like no data:
-        it then measures how the network takes strange inputs; samples with f(x) near f(baseline).
+    Not for: maps without a sign, which rank evidence against the output high; baselines unlike the data: the score then
+        measures the network's response to unusual inputs; samples with f(x) near f(baseline).
 
     Args:
-        n_steps: Steps from the sample to its baseline; at most as many as there are pixels.
-        baselines: What pixels are replaced by: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        normalize: In units of f(x) - f(baseline). Without it the score moves with the scale of the output.
+        n_steps: Steps from the sample to its baseline; at most the number of pixels.
+        baselines: Value that replaces the pixels: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        normalize: Divide by the size of f(x) - f(baseline). Otherwise the score changes with the scale of the output.
 
     Raises:
         ValueError: If an argument is not allowed.
         TypeError: If ``baselines`` is of a kind that is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Deletion(n_steps=8)])
+        >>> report.scores["deletion"]["saliency"].shape
+        torch.Size([2])
     """
 
     n_steps: int = 20
@@ -123,29 +129,35 @@ class Deletion(_Curve):
         self._check()
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Without unit, or in units of output without ``normalize``; not finite where f(x) = f(baseline). Lower is better."""
+        """Without unit; in units of output without ``normalize``. Not finite where f(x) = f(baseline). Lower is better."""
         return self._areas(metric_inputs)
 
 
 @dataclass(frozen=True)
 class Insertion(_Curve):
-    """Area under the output as pixels of the sample replace those of the baseline, the most relevant first (Petsiuk et al. 2018, RISE).
+    """Area under the output as pixels replace those of the baseline, most relevant first (Petsiuk et al. 2018, RISE).
 
-    The formula, arguments, units and errors of :class:`Deletion`, with z(s) the baseline after the share s of the sample's
-    pixels is put in. ``baselines="blur"`` is RISE's own choice.
+    Same formula, arguments, units and errors as :class:`Deletion`, with z(s) the baseline after a share s of the
+    sample's pixels is inserted. ``baselines="blur"`` is RISE's own choice.
 
     Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
-    Not for: maps without a sign, where what speaks against the output ranks high; baselines that look like no data:
-        it then measures how the network takes strange inputs; samples with f(x) near f(baseline).
+    Not for: maps without a sign, which rank evidence against the output high; baselines unlike the data: the score then
+        measures the network's response to unusual inputs; samples with f(x) near f(baseline).
 
     Args:
-        n_steps: Steps from the baseline to the sample; at most as many as there are pixels.
-        baselines: What the pixels replace: zero, a number, a tensor, ``"black"``, ``"mean"``, ``"blur"``.
-        normalize: In units of f(x) - f(baseline). Without it the score moves with the scale of the output.
+        n_steps: Steps from the baseline to the sample; at most the number of pixels.
+        baselines: Value that the pixels replace: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        normalize: Divide by the size of f(x) - f(baseline). Otherwise the score changes with the scale of the output.
 
     Raises:
         ValueError: If an argument is not allowed.
         TypeError: If ``baselines`` is of a kind that is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Insertion(n_steps=8)])
+        >>> report.scores["insertion"]["saliency"].shape
+        torch.Size([2])
     """
 
     n_steps: int = 20
@@ -160,5 +172,5 @@ class Insertion(_Curve):
         self._check()
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Without unit, or in units of output without ``normalize``; not finite where f(x) = f(baseline). Higher is better."""
+        """Without unit; in units of output without ``normalize``. Not finite where f(x) = f(baseline). Higher is better."""
         return self._areas(metric_inputs)

@@ -1,4 +1,4 @@
-"""Drift: how far has the map moved since the explanation before, and since the first one?"""
+"""Drift: maps of this and of earlier explanations in, their similarity for each sample out."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from lightning_explain.metrics._ranking import relevance, scores, spearman, spre
 
 _KINDS = ("cosine", "spearman", "ssim")
 _SINCE = ("previous", "first")
-# The window of torchmetrics' default Gaussian, with deviation 1.5.
+# Window size of torchmetrics' default Gaussian (standard deviation 1.5).
 _SSIM_PIXELS = 11
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """The cosine of the angle between the maps of each sample.
+    """Cosine similarity of two maps of each sample.
 
     Args:
         first: ``(N, U)``.
         second: ``(N, U)``.
 
     Returns:
-        ``(N,)`` in -1..1; NaN where one of the two is all zero or has a NaN.
+        ``(N,)`` in -1..1; NaN where one of the two is all zero or contains NaN.
     """
     a, b = (F.normalize(_scaled(wide(part)), dim=1) for part in (first, second))
     return (a * b).sum(1).clamp(-1, 1)
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural similarity of the maps of each sample, each over its largest size (torchmetrics).
+    """Structural similarity of two maps of each sample, each divided by its largest absolute value (torchmetrics).
 
     Args:
         first: ``(N, 1, H, W)``, both sides at least 11.
         second: ``(N, 1, H, W)``.
 
     Returns:
-        ``(N,)`` in -1..1; NaN where one of the two is all zero or has a NaN.
+        ``(N,)`` in -1..1; NaN where one of the two is all zero or contains NaN.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -58,30 +58,38 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _scaled(values: Tensor) -> Tensor:
-    """Each sample ``(N, U)`` over its largest size; NaN where all are zero."""
+    """Each sample ``(N, U)`` divided by its largest absolute value; NaN where all are zero."""
     return values / values.abs().amax(1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Likeness of a sample's map to that of the explanation before and to that of the first one (Adebayo et al. 2018).
+    """Similarity of each map to the previous and to the first explanation's map of the sample (Adebayo et al. 2018).
 
-    ``_cosine_previous`` and so on: the cosine, Spearman's rank correlation and, for images of at least 11 pixels a side, the
-    structural similarity (Wang et al. 2004; torchmetrics) of the two maps, each scaled by its largest size. Pixels
-    are compared, channels summed. The first explanation has nothing to look back on, and no such score.
+    Compares pixels, summed over channels, by cosine similarity, by Spearman's rank correlation and, for images of at
+    least 11 pixels a side, by structural similarity (Wang et al. 2004; torchmetrics) of the maps divided by their
+    largest absolute value. Suffixes are ``_cosine_previous``, ``_cosine_first`` and so on. The first explanation has no
+    score.
 
     Cost: 0 forward, 0 backward.
-    Not for: judging a method: a map that no longer moves may be wrong, or of a network that no longer learns; methods whose
-        explanation failed in between are compared with the last that they had; a single explanation.
+    Not for: judging a method: a map that no longer moves may be wrong, or the network may have stopped learning;
+        methods that failed in between: they are compared with their last map; a single explanation.
 
     Args:
-        abs: Compare sizes instead of values.
-        ssim: Structural similarity as well; it is left out where the input is no image or too small.
-        methods: Names of the methods to score; by default all of them.
+        abs: Compare absolute values.
+        ssim: Add structural similarity; it is left out for small images and other inputs.
+        methods: Names of the methods to score. Default: all.
 
     Raises:
         ValueError: If ``abs`` or ``ssim`` is not a bool.
-        TypeError: If ``methods`` is no list of names.
+        TypeError: If ``methods`` is not a list of names.
+
+    Example:
+        >>> methods = [m.Saliency(abs=False)]
+        >>> earlier = explain(model, probe, methods=methods, metrics=[])
+        >>> report = explain(model, probe, methods=methods, metrics=[q.Drift()], history=[earlier])
+        >>> report.scores["drift_cosine_previous"]["saliency"].shape
+        torch.Size([2])
     """
 
     abs: bool = False
@@ -98,19 +106,19 @@ class Drift:
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """``cosine_previous``, ``cosine_first`` and so on."""
+        """``cosine_previous``, ``cosine_first`` and so on, one for each similarity and earlier explanation."""
         return tuple(f"{kind}_{since}" for kind in _KINDS if kind != "ssim" or self.ssim for since in _SINCE)
 
     def fitted(self, inputs: tuple[Tensor, ...]) -> Drift:
-        """Without structural similarity where the inputs have none."""
+        """Drops structural similarity for inputs that are not large enough images."""
         return replace(self, ssim=self.ssim and _are_large_images(inputs))
 
     def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """None."""
+        """No passes."""
         return PassCount()
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """All in -1..1, without unit; 1 where the map is as it was. A map of zeros gives NaN."""
+        """All in -1..1, without unit; 1 where the map is unchanged. A map of zeros gives NaN."""
         now = self._units(metric_inputs.maps, metric_inputs)
         return {
             f"{kind}_{since}": scores(

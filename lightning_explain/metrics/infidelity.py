@@ -1,4 +1,4 @@
-"""Infidelity: does the map predict what happens to the output when the input is perturbed?"""
+"""Infidelity: maps and perturbed inputs in, the error of the output change each map predicts out."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _KINDS = ("gaussian", "square")
 
 
 def infidelity(products: Tensor, changes: Tensor, normalize: bool = True) -> Tensor:
-    """Mean squared difference between what the map predicts and what the output does, over draws.
+    """Mean squared difference, over draws, between the output change the map predicts and the actual one.
 
-    The definition of ``captum.metrics.infidelity`` (Yeh et al. 2019). With ``normalize`` the map is first scaled by the
-    factor that fits best, so that only its direction counts.
+    The definition of ``captum.metrics.infidelity`` (Yeh et al. 2019). ``normalize`` first scales the map by the
+    best-fitting factor, so that only its direction counts.
 
     Args:
-        products: ``(N, draws)``: map times perturbation, summed.
-        changes: ``(N, draws)``: f(x) - f(x - perturbation).
+        products: Sum of map times perturbation, ``(N, draws)``.
+        changes: f(x) - f(x - perturbation), ``(N, draws)``.
         normalize: Scale the map first.
 
     Returns:
@@ -45,11 +45,11 @@ def infidelity(products: Tensor, changes: Tensor, normalize: bool = True) -> Ten
 
 
 def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tensor | None:
-    """Standard error ``(N,)`` of :func:`infidelity`: from leaving out each draw in turn; ``None`` for a single draw."""
+    """Standard error ``(N,)`` of :func:`infidelity` by leaving out each draw in turn; ``None`` for a single draw."""
     n = products.shape[1]
     if n < 2:
         return None
-    # Sums over all draws but one; in float64, for they are differences of sums.
+    # Sums over all draws but one, in float64 because they are differences of sums.
     a, b = products.double(), changes.double()
     aa, ab, bb = (total.sum(1, keepdim=True) - total for total in (a * a, a * b, b * b))
     factor = torch.where(aa == 0, torch.zeros_like(aa), ab / aa) if normalize else torch.ones_like(aa)
@@ -59,25 +59,31 @@ def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tens
 
 @dataclass(frozen=True)
 class Infidelity:
-    """How badly a map predicts the change of the output under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
+    """Error of a map's prediction of output changes under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
 
     Cost: n_perturb_samples forward, 0 backward; once for all methods.
-    Not for: maps without a sign (``Saliency()``); curves while the scale of the output grows: it is in squared units of
-        the output.
+    Not for: maps without a sign (``Saliency()``); curves while the scale of the output grows: the score is in squared
+        units of output.
 
     Args:
-        perturb_func: ``"gaussian"`` (noise around the input, local), ``"square"`` (removal of a random square towards the
-            baseline, global), or Captum's form: a function of the inputs that returns (perturbation, perturbed inputs). It is called
-            with one sample at a time, with the global generators seeded for that sample and draw.
+        perturb_func: ``"gaussian"`` (noise around the input, local), ``"square"`` (replaces a random square by the
+            baseline, global), or a function in Captum's form that takes the inputs and returns (perturbation, perturbed
+            inputs). It receives one sample at a time, with the global generators seeded for that sample and draw.
         n_perturb_samples: Draws for each sample.
         stdevs: Standard deviation of the noise, in units of the input.
-        size: Side of the square in pixels; by default a quarter of the shorter side of the image.
-        baselines: What the square is replaced by.
-        normalize: Scale the map by the best factor first. Without it the score depends on the map's scale.
-        methods: Names of the methods to score; by default all of them.
+        size: Side of the square in pixels. Default: a quarter of the shorter side of the image.
+        baselines: Value that replaces the square: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
+            ``"blur"``.
+        normalize: Scale the map by the best-fitting factor first. Otherwise the score depends on the map's scale.
+        methods: Names of the methods to score. Default: all.
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Infidelity()])
+        >>> report.scores["infidelity"]["saliency"].shape
+        torch.Size([2])
     """
 
     perturb_func: str | PerturbFunc = "gaussian"
@@ -104,7 +110,11 @@ class Infidelity:
         check_methods(self)
 
     def fitted(self, inputs: tuple[Tensor, ...]) -> Infidelity:
-        """Itself, if these inputs can be perturbed."""
+        """Itself, if these inputs can be perturbed.
+
+        Raises:
+            ValueError: If they cannot.
+        """
         if self.perturb_func == "gaussian":
             needs_floating("Infidelity", inputs, "give perturb_func")
         elif self.perturb_func == "square":
@@ -115,12 +125,13 @@ class Infidelity:
         for x in inputs:
             if x.ndim != 4 or not x.is_floating_point():
                 raise ValueError(
-                    f'Infidelity(perturb_func="square") needs images (N, C, H, W) of floating-point numbers, got {x.dtype} '
-                    f"{tuple(x.shape)}."
+                    f'Infidelity(perturb_func="square") needs images (N, C, H, W) of floating-point numbers, got '
+                    f"{x.dtype} {tuple(x.shape)}; give a perturb_func of your own."
                 )
             if self.size is not None and self.size > min(x.shape[2:]):
                 raise ValueError(
-                    f"Infidelity(size={self.size}) is larger than the shorter side of the images {tuple(x.shape)}."
+                    f"Infidelity(size={self.size}) is larger than the shorter side of the images {tuple(x.shape)}; "
+                    "give a smaller one."
                 )
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
@@ -138,7 +149,7 @@ class Infidelity:
 
     @property
     def shared_evaluations(self) -> Hashable:
-        """What says where it looks: those that look at the same perturbed samples, normalized or not, share what the model says there."""
+        """Key of the perturbed samples: metrics with equal keys, normalized or not, share the outputs there."""
         return (
             "infidelity",
             *map(value_of, (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size, self.baselines)),
@@ -190,7 +201,7 @@ class Infidelity:
         )
 
     def _square(self, explained: ExplainedFunction, samples: Samples, indices: Tensor, x: Tensor) -> Tensor:
-        """``(N, 1, H, W)``: one inside a random square, zero elsewhere."""
+        """1 inside a random square and 0 elsewhere, ``(N, 1, H, W)``."""
         height, width = x.shape[2:]
         size = min(self.size or max(1, min(height, width) // 4), height, width)
         corner = explained.draws.uniform("square", samples, indices, x.new_empty(len(x), 2))
@@ -215,7 +226,9 @@ def _by_user(
         with explained.draws.seeded("infidelity", sample, index.reshape(1)):
             pairs.append(function(bare(sample.inputs)))
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise TypeError("Infidelity(perturb_func=...) must return a tuple (perturbation, perturbed inputs).")
+        raise TypeError(
+            "Infidelity(perturb_func=...) must return two values: return a tuple (perturbation, perturbed inputs)."
+        )
     noise, points = (
         tuple(torch.cat(column) for column in zip(*(p if isinstance(p, tuple) else (p,) for p in side), strict=True))
         for side in zip(*pairs, strict=True)

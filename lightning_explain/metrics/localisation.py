@@ -1,4 +1,4 @@
-"""Localisation: does the map lie where the mask says it should?"""
+"""Localisation: maps and masks in, how much of each map lies inside the sample's mask out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_explain.metrics._common import Free
 
 
 def relevance_mass(found: Tensor, masks: Tensor) -> Tensor:
-    """Share of the positive part of a map that lies inside the mask (Arras et al. 2022, relevance mass accuracy).
+    """Share of a map's positive part inside the mask (relevance mass accuracy, Arras et al. 2022).
 
     Args:
         found: ``(N, C, H, W)``; channels are summed first.
@@ -30,16 +30,16 @@ def relevance_mass(found: Tensor, masks: Tensor) -> Tensor:
 
 
 def relevance_rank(found: Tensor, masks: Tensor) -> Tensor:
-    """Share of the K most relevant pixels that lie inside the mask of K pixels (Arras et al. 2022, relevance rank accuracy).
+    """Share of the K most relevant pixels inside a mask of K pixels (relevance rank accuracy, Arras et al. 2022).
 
-    Pixels that tie for the last of the K places count by the share of them that finds a place.
+    Pixels tied for the last of the K places share the remaining places equally.
 
     Args:
         found: ``(N, C, H, W)``; channels are summed first.
         masks: ``(N, H, W)`` boolean.
 
     Returns:
-        ``(N,)`` in 0..1; NaN where the mask is empty, or the map is constant or has a NaN.
+        ``(N,)`` in 0..1; NaN where the mask is empty, or the map is constant or contains NaN.
     """
     values, inside = found.sum(1).flatten(1), masks.flatten(1)
     area = inside.sum(1, keepdim=True)
@@ -51,9 +51,9 @@ def relevance_rank(found: Tensor, masks: Tensor) -> Tensor:
 
 
 def pointing_game(found: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
-    """Whether the most relevant pixel lies inside the mask (Zhang et al. 2018).
+    """1 where the most relevant pixel lies inside the mask, else 0 (Zhang et al. 2018).
 
-    Pixels that tie for the most relevant one count by the share of them that lies inside.
+    Pixels tied for the most relevant one score the share of them that lies inside.
 
     Args:
         found: ``(N, C, H, W)``; channels are summed first.
@@ -61,7 +61,7 @@ def pointing_game(found: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
         tolerance: Pixels (along both axes) by which it may miss the mask.
 
     Returns:
-        ``(N,)``, 0 or 1; NaN where the mask is empty, or the map is constant or has a NaN.
+        ``(N,)`` in 0..1; NaN where the mask is empty, or the map is constant or contains NaN.
     """
     values = found.sum(1).flatten(1)
     near = F.max_pool2d(masks[:, None].float(), 2 * tolerance + 1, 1, tolerance).flatten(1) > 0
@@ -71,7 +71,7 @@ def pointing_game(found: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
 
 
 def _ranked(values: Tensor) -> Tensor:
-    """Samples that say which pixel is more relevant than which; NaN is below and above nothing."""
+    """Whether each sample's map ranks its pixels, ``(N,)``: false for a constant map or one with NaN."""
     return values.amax(1) > values.amin(1)
 
 
@@ -82,8 +82,15 @@ class RelevanceMass(Free):
     Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
 
     Cost: 0 forward, 0 backward.
-    Not for: masks that cover most of the image: any map scores high; what speaks against the output: negative parts do
-        not count.
+    Not for: masks that cover most of the image: any map scores high; evidence against the output: negative parts do not
+        count.
+
+    Example:
+        >>> from lightning_explain import Probe
+        >>> masked = Probe(probe.inputs, probe.targets, masks=torch.ones(2, 8, 8, dtype=torch.bool))
+        >>> report = explain(model, masked, methods=[m.InputXGradient()], metrics=[q.RelevanceMass()])
+        >>> report.scores["relevance_mass"]["input_x_gradient"].shape
+        torch.Size([2])
     """
 
     higher_is_better: ClassVar[bool | None] = None
@@ -101,13 +108,20 @@ class RelevanceMass(Free):
 
 @dataclass(frozen=True)
 class RelevanceRank(Free):
-    """Share of the K most relevant pixels inside the probe's mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
+    """Share of the K most relevant pixels inside the mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
 
-    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends
-    on what the mask marks: an object or a shortcut.
+    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the
+    mask marks: an object or a shortcut.
 
     Cost: 0 forward, 0 backward.
     Not for: masks of few pixels with coarse maps such as Grad-CAM, whose pixels tie; masks of most of the image.
+
+    Example:
+        >>> from lightning_explain import Probe
+        >>> masked = Probe(probe.inputs, probe.targets, masks=torch.ones(2, 8, 8, dtype=torch.bool))
+        >>> report = explain(model, masked, methods=[m.InputXGradient()], metrics=[q.RelevanceRank()])
+        >>> report.scores["relevance_rank"]["input_x_gradient"].shape
+        torch.Size([2])
     """
 
     higher_is_better: ClassVar[bool | None] = None
@@ -127,17 +141,24 @@ class RelevanceRank(Free):
 class PointingGame(Free):
     """Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
 
-    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends
-    on what the mask marks: an object or a shortcut.
+    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the
+    mask marks: an object or a shortcut.
 
     Cost: 0 forward, 0 backward.
-    Not for: few samples, for each is a hit or a miss; noisy maps of pixels, whose one largest pixel is chance.
+    Not for: few samples: each is a hit or a miss; noisy pixel maps, whose single largest pixel is chance.
 
     Args:
         tolerance: Pixels (along both axes) by which the pixel may miss the mask; Zhang et al. allow 15 on photos.
 
     Raises:
         ValueError: If ``tolerance`` is not a whole number of at least 0.
+
+    Example:
+        >>> from lightning_explain import Probe
+        >>> masked = Probe(probe.inputs, probe.targets, masks=torch.ones(2, 8, 8, dtype=torch.bool))
+        >>> report = explain(model, masked, methods=[m.InputXGradient()], metrics=[q.PointingGame(tolerance=1)])
+        >>> report.scores["pointing_game"]["input_x_gradient"].shape
+        torch.Size([2])
     """
 
     tolerance: int = 0
@@ -164,7 +185,7 @@ def _localised(
     owner: str, metric_inputs: MetricInputs, function: Callable[[Tensor, Tensor], Tensor]
 ) -> Mapping[str, Mapping[str, Score]]:
     if metric_inputs.masks is None:
-        raise ValueError(f"{owner} needs Probe(masks=...), a boolean region (N, H, W).")
+        raise ValueError(f"{owner} needs a boolean mask (N, H, W) of the samples; give Probe(masks=...).")
     masks = metric_inputs.masks.to(metric_inputs.outputs.device).bool()
     return {"": {name: (_placed(found, masks, function), None) for name, found in metric_inputs.maps.items()}}
 

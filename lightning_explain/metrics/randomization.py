@@ -1,4 +1,4 @@
-"""Randomization: does the map depend on what the network has learned?"""
+"""Randomization: maps in, their rank correlation with maps of the network with randomized weights out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_explain.model.reinitialize import randomized, top_down
 
 
 def depths(layers: int, count: int | None) -> list[int]:
-    """How many layers each stage randomizes: ``count`` numbers evenly from 1 to all of them; ``None``: every one."""
+    """Number of layers that each stage randomizes, spread evenly from 1 to all layers; ``None``: one stage for each layer."""
     if count is None or count >= layers:
         return list(range(1, layers + 1))
     if count == 1:
@@ -32,26 +32,31 @@ def _layers(explained: ExplainedFunction, samples: Samples) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class Randomization:
-    """Rank correlation of the map with that of a network whose layers are randomized (Adebayo et al. 2018; Quantus' MPRT).
+    """Rank correlation with the maps of randomized networks (Adebayo et al. 2018; Quantus' MPRT).
 
-    Layers are reset one after the other from the top down, and stay so (cascading); the score is the mean over these stages of
-    ``spearman(map of the network, map of the randomized network)``. ``_top`` is the first stage (the output layer alone),
-    ``_full`` the last one (all layers). Near 1: the map hardly depends on the network, as an edge detector's. Maps are compared in
-    the method's own shape.
+    Randomizes the layers from the top down, each stage on top of the former (cascading). The score is the mean over the
+    stages of ``spearman(map of the network, map of the randomized network)``; ``_top`` is the first stage (the output
+    layer alone), ``_full`` the last (all layers). A score near 1 means that the map hardly depends on the network, like
+    that of an edge detector. Maps are compared in the method's own shape.
 
     Cost: n_layers * n_draws * methods forward, n_layers * n_draws * methods backward; methods is the cost of all
         methods; 1 forward sample more in each explanation.
-    Not for: ranking methods: noisy maps score well (Binder et al. 2023); untrained networks, which are random already;
+    Not for: ranking methods: noisy maps score well (Binder et al. 2023); untrained networks, which are already random;
         every epoch of a slow run.
 
     Args:
-        n_layers: Stages, evenly spread over the layers with parameters; ``None``: one for each layer.
-        n_draws: Random networks; from two on there is a standard error.
-        abs: Compare sizes instead of values.
-        methods: Names of the methods to score; by default all of them.
+        n_layers: Stages, spread evenly over the layers with parameters; ``None``: one for each layer.
+        n_draws: Random networks; two or more give a standard error.
+        abs: Compare absolute values.
+        methods: Names of the methods to score. Default: all.
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Randomization(n_layers=2)])
+        >>> report.scores["randomization"]["saliency"].shape
+        torch.Size([2])
     """
 
     n_layers: int | None = 5
@@ -70,20 +75,20 @@ class Randomization:
         check_methods(self)
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
-        """All: maps without a place on the image are compared in their own shape."""
+        """All methods: maps without a place on the image are compared in their own shape."""
         return methods
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit, with the standard error over random networks. Lower is better.
 
-        A stage where a map is constant does not count; a sample without any other gives NaN.
+        Stages with a constant map are ignored; a sample without any other stage gives NaN.
 
         Raises:
-            ValueError: If the model has no parameters, or they are spread over several devices.
+            ValueError: If the model has no parameters, or they are on several devices.
         """
         layers = _layers(metric_inputs.explained, metric_inputs.samples)
         if not layers:
-            raise ValueError("Randomization needs a model with parameters; this one has none. Leave it out.")
+            raise ValueError("Randomization needs a model with parameters; this one has none; leave the metric out.")
         draws = [self._stages(metric_inputs, layers, draw) for draw in range(self.n_draws)]
         found = {
             name: torch.stack([draw[name] for draw in draws]).to(metric_inputs.outputs)
@@ -96,14 +101,14 @@ class Randomization:
         }
 
     def passes(self, cost_inputs: CostInputs) -> PassCount | None:
-        """All attributions again for each stage of each random network, and a sample to find the layers."""
+        """All attributions again for each stage of each random network, and one sample to find the layers."""
         if cost_inputs.attribute is None:
             return None
         stages = depths(len(_layers(cost_inputs.explained, cost_inputs.samples)), self.n_layers)
         return PassCount(1) + cost_inputs.attribute * (len(stages) * self.n_draws)
 
     def _stages(self, metric_inputs: MetricInputs, layers: Sequence[nn.Module], draw: int) -> dict[str, Tensor]:
-        """For each method the correlation at each stage, ``(stages, N)``."""
+        """Correlation of each method at each stage, ``(stages, N)``."""
         stages = []
         for depth in depths(len(layers), self.n_layers):
             with randomized(metric_inputs.explained.forward, layers[:depth], metric_inputs.explained.draws, draw):

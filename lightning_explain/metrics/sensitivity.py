@@ -1,4 +1,4 @@
-"""Sensitivity: how far does the map move when the input hardly does?"""
+"""Sensitivity: maps at slightly perturbed inputs in, the largest relative change of each map out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PerturbFunc = Callable[..., Attribution]
 
 
 def sensitivity(clean: tuple[Tensor, ...], moved: tuple[Tensor, ...], norm_ord: str | float = "fro") -> Tensor:
-    """Norm of the difference of two maps, over the norm of the first (over 1 where that is zero).
+    """Norm of the difference of two maps, divided by the norm of the first (by 1 where that is zero).
 
     Args:
-        clean: The map at the sample, each ``(N, ...)``.
-        moved: The map at the perturbed sample, each ``(N, ...)``.
+        clean: Map at the sample, each ``(N, ...)``.
+        moved: Map at the perturbed sample, each ``(N, ...)``.
         norm_ord: ``"fro"`` (the Euclidean norm), ``inf``, or any order of ``torch.linalg.vector_norm``.
 
     Returns:
@@ -41,24 +41,31 @@ def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Te
 
 @dataclass(frozen=True)
 class SensitivityMax:
-    """The largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
+    """Largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
 
-    All methods are computed again at the same perturbed samples.
+    Recomputes all methods at the same perturbed samples.
 
     Cost: n_perturb_samples * methods forward, n_perturb_samples * methods backward; methods is the cost of all methods.
-    Not for: telling which map is right: a constant one is best; inputs of another scale than about 1 without a
-        ``perturb_radius`` to match.
+    Not for: deciding which map is right: a constant map scores best; inputs of another scale than about 1 without a
+        matching ``perturb_radius``.
 
     Args:
         perturb_radius: Radius of the L-infinity ball, in units of the input.
-        perturb_func: By default uniform in that ball; or Captum's form: a function of (inputs, radius) that returns perturbed
-            inputs. It is called with one sample at a time, with the global generators seeded for that sample and draw.
+        perturb_func: Function in Captum's form that takes (inputs, radius) and returns perturbed inputs. It receives
+            one sample at a time, with the global generators seeded for that sample and draw. Default: uniform in the
+            ball.
         n_perturb_samples: Draws for each sample.
         norm_ord: Norm of the maps: ``"fro"``, ``"inf"``, or a number.
-        methods: Names of the methods to score; by default all of them.
+        methods: Names of the methods to score. Default: all.
 
     Raises:
         ValueError: If an argument is not allowed.
+
+    Example:
+        >>> methods = [m.Saliency(abs=False)]
+        >>> report = explain(model, probe, methods=methods, metrics=[q.SensitivityMax(n_perturb_samples=4)])
+        >>> report.scores["sensitivity_max"]["saliency"].shape
+        torch.Size([2])
     """
 
     perturb_radius: float = 0.02
@@ -80,7 +87,11 @@ class SensitivityMax:
         check_methods(self)
 
     def fitted(self, inputs: tuple[Tensor, ...]) -> SensitivityMax:
-        """Itself, if these inputs can be perturbed."""
+        """Itself, if these inputs can be perturbed.
+
+        Raises:
+            ValueError: If they cannot.
+        """
         if self.perturb_func is None:
             needs_floating("SensitivityMax", inputs, "give perturb_func")
         return self
@@ -99,12 +110,12 @@ class SensitivityMax:
             for name, clean in metric_inputs.maps.items():
                 repeated = tuple(c[where].repeat_interleave(len(part) // count, 0) for c in clean)
                 found = sensitivity(repeated, moved[name], self.norm_ord).reshape(count, -1)
-                # amax carries NaN on, which torch.maximum does as well.
+                # Both amax and torch.maximum propagate NaN.
                 worst[name][where] = torch.maximum(worst[name][where], found.amax(1).to(metric_inputs.outputs.dtype))
         return {"": {name: (values, None) for name, values in worst.items()}}
 
     def passes(self, cost_inputs: CostInputs) -> PassCount | None:
-        """All maps again at each draw."""
+        """All maps again for each draw."""
         return None if cost_inputs.explain is None else cost_inputs.explain * self.n_perturb_samples
 
     def _perturb(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The reference pages say what the docstrings say now, leave nothing out, and their costs are what a model sees."""
+"""The reference pages match the docstrings, leave nothing out, and state the passes that a model counts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their module up.
+    # Dataclasses look up their module there.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
@@ -49,14 +49,14 @@ def test_the_page_on_disk_is_what_the_docstrings_say(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_a_class_has_every_section(name: str) -> None:
     entry = generate.entry(ALL[name])
-    for told in ("summary", "paper", "result", "signed", "not_for"):
-        assert getattr(entry, told), told
+    for part in ("summary", "paper", "result", "signed", "not_for", "example"):
+        assert getattr(entry, part), part
     assert [argument for argument, _, _ in entry.arguments] == [field.name for field in fields(ALL[name])]
     assert name in METRICS or entry.twin == f"``captum.attr.{name}``"
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_cost_is_told_in_one_place_only(name: str) -> None:
+def test_the_cost_is_stated_in_one_place_only(name: str) -> None:
     entry = generate.entry(ALL[name])
     elsewhere = (entry.summary, *entry.notes, *(meaning for _, _, meaning in entry.arguments))
     assert not [text for text in elsewhere if re.search(r"\bcosts?\b", text, re.IGNORECASE)]
@@ -80,8 +80,24 @@ def test_a_page_is_well_formed(name: str) -> None:
     assert tables
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
-    assert not [line for line in page.splitlines() if line.count("`") % 2 or line != line.rstrip()]
+    prose = re.sub(r"^```python\n(.*\n)+?```$", "", page, flags=re.MULTILINE)
+    assert "```" not in prose
+    assert not [line for line in prose.splitlines() if line.count("`") % 2]
+    assert not [line for line in page.splitlines() if line != line.rstrip()]
     assert "\n\n\n" not in page
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_page_shows_the_example_after_the_arguments_with_results_as_comments(name: str) -> None:
+    page = generate.PAGES["methods.md" if name in METHODS else "metrics.md"]()
+    entry = re.search(rf"^##+ {name}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert entry is not None
+    assert entry[1].count("```python\n") == 1
+    example = entry[1].partition("```python\n")[2].partition("\n```\n")[0]
+    assert not entry[1].partition(example)[2].strip("`\n")
+    assert f"{name}(" in example
+    assert re.search(r"  # torch\.Size\(\[2.*\]\)$", example)
+    compile(example, name, "exec")
 
 
 def test_families_hold_the_methods_of_captums_chapters() -> None:
@@ -101,6 +117,10 @@ class Bad:
 
     Args:
         size: Of it.
+
+    Example:
+        >>> Bad().size
+        1
     """
 
     size: int = 1
@@ -119,6 +139,7 @@ FAULTS = {
     "no limits": ("    Not for: use.\n", "", "has no line 'Not for: ...'"),
     "no source": (" (Nobody 2020)", "", r"names no source.*write \(Author et al. 2020"),
     "no argument": ("size: Of it.", "length: Of it.", "does not say under 'Args:' what 'size' means"),
+    "no example": ("        >>> Bad().size\n", "", "has no section 'Example:'; write one with '>>>' lines that run"),
     "a stray line": ("use.\n", "use.\n    And so on.\n", "'And so on.' follows a section"),
 }
 
@@ -152,42 +173,42 @@ def configured(cls: type, **settings: Any) -> Any:
     return cls(**{name: value for name, value in {**SETTINGS, **settings}.items() if name in names})
 
 
-def told(cls: type, instance: Any) -> tuple[int, int]:
+def stated(cls: type, instance: Any) -> tuple[int, int]:
     values = {field.name: getattr(instance, field.name) for field in fields(instance)} | LETTERS
     cost = generate.entry(cls).cost
     forward, backward = (eval(part, {"__builtins__": {}}, values) for part in (cost.forward, cost.backward))
     return forward, backward
 
 
-def seen(methods: dict[str, Any], metrics: dict[str, Any]) -> tuple[int, int]:
-    """Samples forward (by a hook) and backward for each explained sample; the sample itself only if a method looks there."""
+def measured(methods: dict[str, Any], metrics: dict[str, Any]) -> tuple[int, int]:
+    """Samples forward (counted by a hook) and backward for each explained sample; the sample itself only if a method evaluates it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
     forward: list[int] = []
     model.register_forward_hook(lambda module, arguments, output: forward.append(len(output)))
     probe = Probe(torch.randn(N, 1, 8, 8), torch.arange(N), masks=torch.ones(N, 8, 8, dtype=torch.bool))
     report = Explainer(methods, metrics, limit=64).explain(model, probe)
-    # Every explanation looks at the samples themselves. A single sample more in an explanation is told in words.
-    asked = any(_looks_at_samples(path_of(method)) for method in methods.values())
+    # Every explanation evaluates the samples themselves. The docstring states a single further sample in words.
+    asked = any(_evaluates_samples(path_of(method)) for method in methods.values())
     return sum(forward) // N - (not asked), report.passes.backward // N
 
 
-def _looks_at_samples(path: Any) -> bool:
+def _evaluates_samples(path: Any) -> bool:
     return isinstance(path, (AtInput, Windows, Ablations, Permutations))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_costs_what_its_docstring_says(name: str) -> None:
     method = configured(METHODS[name])
-    assert seen({"it": method}, {}) == told(METHODS[name], method)
+    assert measured({"it": method}, {}) == stated(METHODS[name], method)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name.startswith("Neuron")])
 def test_finding_the_strongest_unit_costs_one_forward_more(name: str) -> None:
     method = configured(METHODS[name], neuron_selector=None)
-    forward, backward = told(METHODS[name], method)
+    forward, backward = stated(METHODS[name], method)
     assert "1 more forward without ``neuron_selector``" in generate.entry(METHODS[name]).cost.note
-    assert seen({"it": method}, {}) == (forward + 1, backward)
+    assert measured({"it": method}, {}) == (forward + 1, backward)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -195,5 +216,5 @@ def test_a_metric_costs_what_its_docstring_says(name: str) -> None:
     # A baseline that differs from sample to sample: one forward sample for each.
     methods = {"ig": m.IntegratedGradients(n_steps=2, baselines="blur"), "saliency": m.Saliency(abs=False)}
     metric = configured(METRICS[name], n_layers=2)
-    with_it, without = seen(methods, {"it": metric}), seen(methods, {})
-    assert (with_it[0] - without[0], with_it[1] - without[1]) == told(METRICS[name], metric)
+    with_it, without = measured(methods, {"it": metric}), measured(methods, {})
+    assert (with_it[0] - without[0], with_it[1] - without[1]) == stated(METRICS[name], metric)
