@@ -1,1 +1,6 @@
-"""TODO-DOC."""
+"""The probe: the fixed samples that every explanation explains.
+
+In: a data loader and a ``ProbeSelection``. Out: a ``Probe``: inputs, targets, further arguments of the model and sample ids.
+Must not import ``engine``, ``monitor`` or anything else above, nor Lightning; nothing here runs the model.
+Begin reading with ``selection.py``; ``binding.py`` splits a batch into inputs, targets and further arguments.
+"""

@@ -26,6 +26,13 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert in_fresh_python(code) == []
 
 
+def test_importing_a_package_imports_nothing_heavy_unless_it_exports_names() -> None:
+    packages = {path.parent.name for path in (ROOT / "lightning_explain").glob("*/__init__.py")}
+    names = [f"lightning_explain.{name}" for name in sorted(packages - {"methods", "metrics", "demo"})]
+    code = f"import sys, json, {', '.join(names)}; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    assert in_fresh_python(code) == []
+
+
 def test_a_public_name_imports_its_module_only_when_it_is_used() -> None:
     code = """if True:
         import json, sys
