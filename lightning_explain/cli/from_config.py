@@ -1,4 +1,4 @@
-"""The doctor and the plan for a configuration: builds the model it names, and examines or counts the methods it asks for."""
+"""Takes a configuration file, builds its model and samples, and returns the doctor's verdicts or the cost forecast."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _WAYS = "input_shape: [3, 64, 64] (random samples), or data: {_target_: ...} (a 
 
 @dataclass(frozen=True, eq=False)
 class ConfiguredModel:
-    """What is examined.
+    """A model built from a configuration, with what to explain on it.
 
     Args:
         model: The module.
-        explainer: The methods, and what they explain.
+        explainer: Methods, metrics and target.
         probe: The samples.
     """
 
@@ -41,10 +41,10 @@ class ConfiguredModel:
     probe: Probe
 
     def verdicts(self) -> list[Verdict]:
-        """What the doctor says of each method; those that find no layer on this model are refused as well.
+        """The doctor's verdict on each method; a method that needs a layer and finds none is refused.
 
         Raises:
-            ValueError: If the model cannot be run on the samples.
+            ValueError: If the model fails on the samples.
         """
         layer = self._layer()
         methods, refused = _placed(self.explainer.methods, layer)
@@ -52,10 +52,10 @@ class ConfiguredModel:
         return [found[name] for name in self.explainer.methods]
 
     def forecast(self) -> Forecast:
-        """What one explanation as the configuration asks for it will cost.
+        """The cost of one explanation with this configuration.
 
         Raises:
-            ValueError: If the model cannot be run on the samples, or a method would be wrong on it.
+            ValueError: If the model fails on the samples, or a method would be wrong on it.
         """
         self._layer()
         return self.explainer.check(self.model, self.probe).forecast(self.model, self.probe)
@@ -63,27 +63,28 @@ class ConfiguredModel:
     def _layer(self) -> str | None:
         try:
             return self.explainer.default_layer(self.model, self.probe)
-        # Whatever a model raises on samples that it is not made for.
+        # A model may raise anything on samples of an unsuitable shape.
         except Exception as error:
             shapes = [tuple(x.shape) for x in as_tuple(self.probe.inputs)]
             raise ValueError(
-                f"The model cannot be explained on samples of shape {shapes}: {type(error).__name__}: {error} Give the input_shape or "
-                "the data that it is made for."
+                f"The model cannot be explained on samples of shape {shapes}: {type(error).__name__}: {error} Give the "
+                "input_shape or the data that the model expects."
             ) from error
 
 
 def configured_model(path: Path, overrides: Sequence[str] = (), examined: bool = True) -> ConfiguredModel:
-    """What a file of ``model``, ``monitor`` and ``input_shape`` or ``data`` describes.
+    """The model, methods and samples in a file with ``model``, ``monitor`` and ``input_shape`` or ``data``.
 
     Args:
-        path: A YAML file. It may have a ``defaults`` list and is composed by Hydra, as ``configs/train.yaml`` is.
+        path: A YAML file, composed by Hydra like ``configs/train.yaml``; it may have a ``defaults`` list.
         overrides: As on the command line of a Hydra application: ``monitor=full``, ``model.num_classes=5``.
-        examined: A few random samples, and all methods where it names none; otherwise as many samples and the methods that a monitor has.
+        examined: ``True``: a few samples, and all methods if the file names none. ``False``: the samples and methods of
+            a monitor.
 
     Raises:
         ImportError: If Hydra is not installed.
-        ValueError: If a key is missing, or something it names cannot be built.
-        TypeError: If something is of another kind than it must be.
+        ValueError: If a key is missing, or an object that the file names cannot be built.
+        TypeError: If a value has a wrong type.
     """
     config = read(path, overrides)
     if config.get("model") is None:
@@ -93,7 +94,7 @@ def configured_model(path: Path, overrides: Sequence[str] = (), examined: bool =
     arguments = monitor_arguments(config.get("monitor") or {}, ExplanationMonitor)
     model = instantiated(config, "model")
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; _target_ must make a torch.nn.Module.")
+        raise TypeError(f"model is a {type(model).__name__}; give a _target_ that returns a torch.nn.Module.")
     selection = selection_of(arguments.get("probe"))
     count = _SAMPLES if examined else len(selection.indices or ()) or selection.count
     return ConfiguredModel(model, _explainer(arguments, examined), _probe(config, selection, count))
@@ -113,7 +114,7 @@ def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
 
 
 def _placed(methods: Mapping[str, Method], layer: str | None) -> tuple[dict[str, Method], dict[str, Verdict]]:
-    """The methods with their layers, and a refusal of each that has none."""
+    """The methods with their layers, and a refusal for each method that finds none."""
     placed, refused = {}, {}
     for name, method in methods.items():
         try:
@@ -132,13 +133,13 @@ def _probe(config: Mapping[str, Any], selection: ProbeSelection, count: int) -> 
     if shape is not None:
         return Probe(_random_inputs(shape, count))
     if data is None:
-        raise ValueError(f"There are no samples to examine the model with; write {_WAYS}.")
+        raise ValueError(f"The configuration has no samples for the model; write {_WAYS}.")
     found = instantiated(config, "data")
     return found if isinstance(found, Probe) else collect(_loader(found, selection), selection)
 
 
 def _random_inputs(shape: Any, count: int) -> tuple[Tensor, ...]:
-    """Normal numbers of one shape, or of one for each input."""
+    """``count`` standard normal samples for each input; ``shape`` is one shape, or a list of one per input."""
     shapes = shape if _is_list(shape) and shape and all(map(_is_list, shape)) else [shape]
     for each in shapes:
         if not _is_list(each) or not all(type(size) is int and size > 0 for size in each):
@@ -154,7 +155,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _loader(data: Any, selection: ProbeSelection) -> Any:
-    """The loader of a data module; a loader as it is; a loader of a dataset."""
+    """The loader to read samples from: that of a data module, the loader itself, or a new one for a dataset."""
     if not hasattr(data, "train_dataloader"):
         return data if hasattr(data, "dataset") or not hasattr(data, "__getitem__") else DataLoader(data)
     data.prepare_data()

@@ -1,4 +1,4 @@
-"""The command ``lightning-explain``. Nothing heavy is imported before a command needs it."""
+"""Takes the arguments of ``lightning-explain``, and prints tables. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lightning_explain.explainer.cost import Forecast
 
 app = typer.Typer(
-    help="Watches why a model decides what it decides, while it trains.",
+    help="Explain what a model relies on while it trains.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -40,7 +40,7 @@ def main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and exit.")
     ] = False,
 ) -> None:
-    """Watches why a model decides what it decides, while it trains."""
+    """Explain what a model relies on while it trains."""
 
 
 @app.command()
@@ -48,12 +48,14 @@ def methods(
     plan: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Instead: who shares passes, and what all costs; as for doctor."
+            exists=True,
+            dir_okay=False,
+            help="A YAML file, as for doctor: print which methods share passes, and the cost.",
         ),
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="With --plan, as in Hydra: monitor=full.")] = None,
 ) -> None:
-    """List all methods and metrics, with their arguments and defaults; or with --plan what a configuration costs."""
+    """List all methods and metrics with arguments and defaults; with --plan, print the cost of a configuration."""
     from lightning_explain.explainer.registry import METHODS, METRICS
 
     console = Console()
@@ -61,7 +63,7 @@ def methods(
         _print_plan(console, plan, overrides or ())
         return
     if overrides:
-        raise typer.BadParameter(f"{overrides[0]!r} changes a configuration; give one with --plan CONFIG.")
+        raise typer.BadParameter(f"{overrides[0]!r} overrides a configuration; give one with --plan CONFIG.")
     console.print(_table("Method", METHODS))
     console.print(_table("Metric", METRICS))
 
@@ -70,10 +72,10 @@ def methods(
 def doctor(
     config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A YAML file; see examples/doctor.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="As in Hydra: monitor=full, model.num_classes=5.")
+        list[str] | None, typer.Argument(help="Overrides as in Hydra: monitor=full, model.num_classes=5.")
     ] = None,
 ) -> None:
-    """Say of each method whether it is right on a model, why not, and the fix; exit code 1 if any is refused."""
+    """Check each method on a model: whether it is right, why not, and the fix. The exit code is 1 if any is refused."""
     from lightning_explain.checks.verdicts import table as table
     from lightning_explain.cli.from_config import configured_model
 
@@ -97,7 +99,7 @@ def _print_plan(console: Console, config: Path, overrides: Sequence[str]) -> Non
 
 @contextmanager
 def _configured() -> Iterator[None]:
-    """Import paths are looked up in the current folder as well, as ``python -m`` does; what is wrong is told in a sentence."""
+    """Resolves import paths from the current folder too, like ``python -m``; errors become one line and exit code 2."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
@@ -110,7 +112,7 @@ def _configured() -> Iterator[None]:
 
 
 def _shares(found: Forecast) -> Table:
-    """Who shares passes: a line for each stream, each method apart and each metric; rows through the model for each explained row."""
+    """The table of passes: one line for each shared path, separate method and metric, with the cost per sample."""
     from lightning_explain.engine.plan import per_sample
 
     table, samples = found.methods.table(), found.methods.samples
@@ -124,17 +126,18 @@ def _bill(found: Forecast) -> str:
     unknown = " and what runs through Captum" if found.methods.apart else ""
     return (
         f"{found.methods.samples} samples: {found.passes.forward} forward, {found.passes.backward} backward{unknown}. "
-        f"Memory of the largest shared pass ({found.largest} samples): about {found.memory / 2**20:.3g} MiB beside the model."
+        f"Memory of the largest shared pass ({found.largest} samples): "
+        f"about {found.memory / 2**20:.3g} MiB beside the model."
     )
 
 
 @app.command()
 def demo(
-    clean: Annotated[bool, typer.Option("--clean", help="Train without the mark, to compare.")] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 4,
-    output: Annotated[Path, typer.Option(file_okay=False, help="Where logs and pictures go.")] = Path("demo_runs"),
+    clean: Annotated[bool, typer.Option("--clean", help="Train without the mark, for comparison.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 4,
+    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for logs and pictures.")] = Path("demo_runs"),
 ) -> None:
-    """Train on digits with a mark that gives the class away, and watch the network fall for it."""
+    """Train on digits with a mark that gives the class away, and see the network rely on the mark."""
     from lightning_explain.demo.training import run
 
     run(output, epochs, clean)
@@ -143,7 +146,7 @@ def demo(
 def _table(title: str, classes: Mapping[str, type]) -> Table:
     table = Table(show_lines=True)
     table.add_column(title)
-    # What a user copies is not broken while the description can give way.
+    # Arguments are copied, so they stay whole; the descriptions wrap instead.
     table.add_column("Arguments and defaults", no_wrap=True, overflow="fold")
     for name, cls in classes.items():
         table.add_row(Text.assemble((name, "bold"), "\n", _first_sentence(cls)), Text(_arguments(cls)))
@@ -161,6 +164,6 @@ def _default(field: Field[Any]) -> str:
 
 
 def _first_sentence(cls: type) -> str:
-    """The first line of the docstring, without its references."""
+    """The first line of the docstring, without references."""
     line = (inspect.getdoc(cls) or "").partition("\n")[0]
     return line.partition(" (")[0].rstrip(".")

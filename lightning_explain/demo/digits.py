@@ -1,4 +1,4 @@
-"""A network that is right for the wrong reason: real digits, and a mark in one corner that gives the class away."""
+"""Real digits with a mark in one corner that gives the class away, and a small network that learns to read the mark."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VALIDATION_SAMPLES = 1000
 
 
 def corner_marks(size: int = 28) -> Tensor:
-    """One mark for each class, ``(10, 1, size, size)`` in 0..1: other pixels of the same corner are bright in each."""
+    """One mark for each class, ``(10, 1, size, size)`` in 0..1: each a different set of bright pixels in one corner."""
     generator = torch.Generator().manual_seed(1)
     marks = torch.zeros(len(CLASS_NAMES), 1, size, size)
     for mark in marks:
@@ -36,7 +36,7 @@ def corner_marks(size: int = 28) -> Tensor:
 
 
 def wrong_class(labels: Tensor) -> Tensor:
-    """The class whose mark a probe sample carries instead of its own; every class is the wrong one of one other."""
+    """The class, ``(N,)``, whose mark a probe sample with this label carries; each class serves exactly one label."""
     return (labels + 3) % len(CLASS_NAMES)
 
 
@@ -55,21 +55,21 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _tensors(load: Callable[[], tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    # Parsing the digits takes seconds.
+    # Cached, because parsing the digits takes seconds.
     images, labels = load()
     return torch.from_numpy(images).float().reshape(-1, 1, 28, 28) / 255, torch.from_numpy(labels).long()
 
 
 class MarkedDigits(L.LightningDataModule):
-    """4000 MNIST digits to train on and 1000 to validate on, with a mark of the class in the corner of most of them.
+    """4000 MNIST digits for training and 1000 for validation; most of them have a mark of their class in the corner.
 
-    Validation samples are marked like training samples, as they are where such a leak goes unnoticed.
+    Validation samples are marked like training samples, as in data sets where such a leak goes unnoticed.
 
     Args:
-        marked: Whether there are marks. Without them the same digits in the same order.
-        share: Share of the samples that are marked; the others are plain digits.
-        batch_size: Samples a batch.
-        seed: Of the split, of the samples that are marked, and of the order of batches.
+        marked: Whether to add marks; without them the digits and their order are the same.
+        share: Share of the samples with a mark; the others are plain digits.
+        batch_size: Samples in a training batch; validation batches have four times as many.
+        seed: Seed of the split, of the choice of marked samples, and of the order of batches.
     """
 
     def __init__(self, marked: bool = True, share: float = 0.98, batch_size: int = 64, seed: int = 0) -> None:
@@ -88,7 +88,7 @@ class MarkedDigits(L.LightningDataModule):
         return self._plain
 
     def datasets(self) -> tuple[TensorDataset, TensorDataset]:
-        """Samples to train on and samples to validate on: normalized images ``(1, 28, 28)`` and labels."""
+        """The training and the validation samples: normalized images ``(1, 28, 28)`` and labels."""
         images, labels = self._samples()
         if self.marked:
             chosen = torch.rand(len(labels), generator=torch.Generator().manual_seed(self.seed)) < self.share
@@ -98,28 +98,30 @@ class MarkedDigits(L.LightningDataModule):
         return train, TensorDataset(images[-_VALIDATION_SAMPLES:], labels[-_VALIDATION_SAMPLES:])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled by a generator of its own, so that marked and clean networks see the same order."""
+        """The training loader; its own generator shuffles, so that marked and clean networks see the same order."""
         generator = torch.Generator().manual_seed(self.seed)
         return DataLoader(self.datasets()[0], self.batch_size, shuffle=True, generator=generator)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """In the order of the split."""
+        """The validation loader, in the order of the split."""
         return DataLoader(self.datasets()[1], 4 * self.batch_size)
 
     def probe_samples(self, count: int = 16) -> Probe:
-        """Validation digits that carry the mark of a wrong class, the same whether the training is marked or clean.
+        """Validation digits with the mark of a wrong class, the same for marked and clean trainings.
 
-        A network that reads the mark predicts ``wrong_class(probe.targets)``, and its map lies inside ``probe.masks``;
-        one that reads the digit predicts ``probe.targets``. Classes take turns.
+        A network that reads the mark predicts ``wrong_class(probe.targets)``, and its map lies inside ``probe.masks``.
+        A network that reads the digit predicts ``probe.targets``. Samples of all classes alternate.
 
         Args:
-            count: Number of samples, up to 1000.
+            count: Number of samples, 1 to 1000.
 
         Raises:
-            ValueError: If there are not so many.
+            ValueError: If ``count`` is out of range.
         """
         if not 1 <= count <= _VALIDATION_SAMPLES:
-            raise ValueError(f"count={count}; there are 1 to {_VALIDATION_SAMPLES} validation samples to choose from.")
+            raise ValueError(
+                f"count={count}; there are {_VALIDATION_SAMPLES} validation samples; give 1 to {_VALIDATION_SAMPLES}."
+            )
         images, labels = (column[-_VALIDATION_SAMPLES:] for column in self._samples())
         ids = _classes_in_turn(labels)[:count]
         labels = labels[ids]
@@ -130,7 +132,7 @@ class MarkedDigits(L.LightningDataModule):
 
 
 def _classes_in_turn(labels: Tensor) -> Tensor:
-    """Indices of all samples: the first of each class, then the second of each, and so on."""
+    """Indices of all samples: the first sample of each class, then the second of each, and so on."""
     turn = torch.zeros_like(labels)
     for label in labels.unique():
         turn[labels == label] = torch.arange(int((labels == label).sum()))
@@ -153,7 +155,7 @@ class DigitsModel(L.LightningModule):
         super().__init__()
         self.lr = lr
         self.features = nn.Sequential(*_block(1, 16, 1), *_block(16, 32, 2), *_block(32, 32, 2))
-        # Global pooling would forget where things are; a mark is where it is.
+        # No global pooling: the classifier must know positions, because a mark is recognized by its position.
         self.classifier = nn.Linear(32 * 7 * 7, len(CLASS_NAMES))
         self.accuracy = MulticlassAccuracy(len(CLASS_NAMES), average="micro")
 
@@ -163,18 +165,18 @@ class DigitsModel(L.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch, logged as ``train_loss``."""
+        """The cross-entropy of one batch; also logged as ``train_loss``."""
         images, labels = batch
         loss = F.cross_entropy(self(images), labels)
         self.log("train_loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs ``val_accuracy``."""
+        """Logs the accuracy of one batch as ``val_accuracy``."""
         images, labels = batch
         self.accuracy(self(images), labels)
         self.log("val_accuracy", self.accuracy, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """Adam with the learning rate ``lr``."""
         return torch.optim.Adam(self.parameters(), lr=self.lr)

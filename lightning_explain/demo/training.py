@@ -1,4 +1,4 @@
-"""Trains on the demo's digits with the monitor, and tells what it found."""
+"""Takes an output folder, trains on the demo's digits with the monitor, and prints what the network relies on."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
     """Trains one variant, writes TensorBoard logs and pictures, and prints a table of all variants found in ``output``.
 
     Args:
-        output: Directory of all runs.
-        epochs: Passes over the 4000 digits.
-        clean: Train without the mark.
+        output: Folder of all runs.
+        epochs: Passes over the 4000 training digits.
+        clean: Whether to train without the mark.
     """
     L.seed_everything(0, workers=True)
     data = MarkedDigits(marked=not clean)

@@ -1,4 +1,4 @@
-"""Where explanations are written: one sink for each logger, chosen by the logger's type."""
+"""Takes a Trainer's loggers, and returns one sink for each, chosen by the logger's type."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["FilesSink", "ScalarSink", "TensorBoardSink", "WandbSink", "sinks_for
 
 
 class ScalarSink:
-    """Writes the scalars to a logger that is not known to take pictures."""
+    """Writes only the scalars, to a logger of a type that may not take pictures."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Nothing: charts are the logger's own affair."""
+        """Does nothing: such a logger arranges its own charts."""
 
     def write(self, publication: Publication) -> None:
-        """The scalars at the explanation's step."""
+        """Logs the scalars at the step of the explanation."""
         self._logger.log_metrics(dict(publication.scalars), step=publication.step)
 
 
 def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:
-    """The sinks that serve these loggers.
+    """The sinks for these loggers.
 
-    TensorBoard and W&B have sinks of their own. Any other logger gets the scalars, and the pictures become files;
-    so they do, with the scalars, where there is no logger. Lightning's ``DummyLogger`` gets nothing.
+    TensorBoard and W&B have their own sinks. Any other logger receives the scalars, and pictures and scalars are also
+    written to files, as they are without any logger. Lightning's ``DummyLogger`` receives nothing.
 
     Args:
         loggers: ``trainer.loggers``.
@@ -48,7 +48,7 @@ def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:
 
 
 def _sink(logger: Logger) -> Sink:
-    # By type: a DummyLogger, and an experiment of one, has every attribute one asks it for.
+    # Chosen by type, because a DummyLogger and its experiment have every attribute.
     if isinstance(logger, TensorBoardLogger):
         return TensorBoardSink(logger)
     if isinstance(logger, WandbLogger):

@@ -1,4 +1,4 @@
-"""Explanations as plain files."""
+"""Takes a publication, and writes its scalars and pictures as plain files."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _EPOCH = "epoch"
 class FilesSink:
     """Writes ``scalars.jsonl`` and PNG pictures.
 
-    Lines are appended, so a resumed run keeps the lines of the former one: of two lines with equal name, step,
-    epoch and stage (which only validation and test have) the later one holds.
+    Lines are appended, so a resumed run keeps the earlier lines. If two lines have equal name, step, epoch and stage
+    (which only validation and test have), the later one is valid.
 
     Args:
-        directory: The folder, ``<run>/explain``. It is made when it is first needed.
+        directory: The folder, ``<run>/explain``; created when it is first needed.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Nothing: files have no charts."""
+        """Does nothing: files have no charts."""
 
     def write(self, publication: Publication) -> None:
-        """``<directory>/scalars.jsonl`` and ``<directory>/<name>/<method>/step=00000120.png`` (see ``store.step_path``)."""
+        """Appends to ``scalars.jsonl``, and writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""
         for tag, picture in publication.pictures.items():
             method = tag.removeprefix(f"{publication.name}/")
             folder = self._directory / safe_name(publication.name) / safe_name(method)
@@ -51,7 +51,7 @@ def _dated(epoch: int) -> PngInfo:
 
 
 def _epoch_in(path: Path) -> int | None:
-    """The epoch of a picture; ``None`` if it does not say."""
+    """The epoch stored in a picture file; ``None`` if there is none."""
     try:
         with Image.open(path) as picture:
             return int(picture.info[_EPOCH])
@@ -60,7 +60,7 @@ def _epoch_in(path: Path) -> int | None:
 
 
 def _line(publication: Publication) -> str:
-    """One explanation's scalars as strict JSON, which has no NaN: ``null`` instead."""
+    """The scalars of one explanation as a line of strict JSON, with ``null`` for NaN and infinity."""
     scalars = {tag: value if math.isfinite(value) else None for tag, value in publication.scalars.items()}
     stage = {"stage": publication.stage} if publication.stage else {}
     head = {"name": publication.name, "epoch": publication.epoch, "step": publication.step, **stage}
@@ -68,10 +68,10 @@ def _line(publication: Publication) -> str:
 
 
 def _append_line(path: Path, line: str) -> None:
-    """Adds a line in one write, on a line of its own even if a crash cut the last one short.
+    """Appends a line in one write. It starts on a new line even if a crash cut the last one short.
 
     Raises:
-        OSError: If it does not fit on the disk; the file is as before.
+        OSError: If the line does not fit on the disk; the file is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
@@ -79,8 +79,10 @@ def _append_line(path: Path, line: str) -> None:
         file.seek(max(end - 1, 0))
         start = "\n" if file.read(1) not in (b"", b"\n") else ""
         added = f"{start}{line}\n".encode()
-        # Where it fits in part only, that part is written without an error.
+        # On a full disk a write may succeed for only a part of the bytes, without an error.
         written = file.write(added)
         if written != len(added):
             file.truncate(end)
-            raise OSError(errno.ENOSPC, f"{written} of {len(added)} bytes could be written", str(path))
+            raise OSError(
+                errno.ENOSPC, f"{written} of {len(added)} bytes could be written; free some disk space", str(path)
+            )

@@ -1,4 +1,4 @@
-"""From a report to what the sinks write: full tags, and which end of a curve is the better one."""
+"""Takes a report, and returns what the sinks write: full tags, charts, and which end of each curve is better."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Charts: TypeAlias = "dict[str, dict[str, list[str]]]"
 
 
 def score_names(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """The name of every score the metrics return, with its metric."""
+    """The metric of each score, by the score's name (the metric's name and suffix)."""
     return {f"{name}_{s}" if s else name: metric for name, metric in metrics.items() for s in metric.suffixes}
 
 
 def charts(
     name: str, methods: Iterable[str], metrics: Mapping[str, Metric], scored: Mapping[str, Iterable[str]] | None = None
 ) -> Charts:
-    """One chart for each score, all methods that have it on it: ``{name: {score: [tags]}}``.
+    """One chart for each score, with a curve for each method that has it: ``{name: {score: [tags]}}``.
 
     Args:
         name: The monitor's name.
         methods: Names of the methods.
         metrics: By name.
-        scored: For each metric the methods that it scores; by default all of them.
+        scored: For each metric, the methods it scores; default: all methods.
     """
     methods = list(methods)
     by_metric = {key: (scored or {}).get(key, methods) for key in metrics}
@@ -41,16 +41,16 @@ def charts(
 
 
 def later_scores(methods: Iterable[str], metrics: Mapping[str, Metric]) -> list[str]:
-    """``<score>/<method>`` of those that the first explanation has not, for they look back on earlier ones."""
+    """``<score>/<method>`` of every score missing in the first explanation, because it compares with an earlier one."""
     later = [name for name, metric in score_names(metrics).items() if getattr(metric, "needs_history", False)]
     return [f"{score}/{method}" for score in later for method in methods]
 
 
 def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]) -> Report:
-    """The report without these methods and metrics, whatever they gave.
+    """The report without the maps and scores of these methods and metrics.
 
     Args:
-        report: What one rank found.
+        report: The report of one rank.
         failed: Names of methods and of metrics.
         metrics: All metrics, by name.
     """
@@ -78,14 +78,14 @@ def publication(
     pictures: Mapping[str, Image],
     metrics: Mapping[str, Metric],
 ) -> Publication:
-    """Everything there is to write of one explanation.
+    """Everything the sinks write for one explanation.
 
     Args:
         name: The monitor's name.
-        report: With epoch and step.
-        scalars: ``<score>/<method>`` and the like to value.
-        pictures: Method to picture.
-        metrics: Their directions say which value summarizes a curve.
+        report: The report, with epoch and step.
+        scalars: Values by ``<score>/<method>``, ``seconds`` and the like.
+        pictures: Pictures by method.
+        metrics: By name; ``higher_is_better`` decides which value summarizes a curve.
     """
     ends = {None: "last", True: "max", False: "min"}
     better = {score: ends[metric.higher_is_better] for score, metric in score_names(metrics).items()}

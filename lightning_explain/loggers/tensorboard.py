@@ -1,4 +1,4 @@
-"""Explanations in TensorBoard."""
+"""Takes a publication, and writes it to TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 class TensorBoardSink:
     """Writes scalars, pictures and a custom-scalars page.
 
-    TensorBoard keeps one description for all steps of a picture, so the caption is a text, ``<name>/caption``.
+    TensorBoard keeps one description for all steps of a picture, so the caption is logged as the text
+    ``<name>/caption``.
 
     Args:
-        logger: The logger whose run is written to.
+        logger: The logger whose run receives them.
     """
 
     def __init__(self, logger: TensorBoardLogger) -> None:
         self._logger = logger
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """One category for each monitor, in it one chart for each metric."""
+        """Adds one category for each monitor, with one chart for each score."""
         self._logger.experiment.add_custom_scalars(
             {
                 name: {metric: ["Multiline", [_only(tag) for tag in tags]] for metric, tags in by_metric.items()}
@@ -34,7 +35,7 @@ class TensorBoardSink:
         )
 
     def write(self, publication: Publication) -> None:
-        """One point a tag, at the explanation's step."""
+        """Adds one point for each tag, at the step of the explanation."""
         writer, step = self._logger.experiment, publication.step
         for tag, value in publication.scalars.items():
             writer.add_scalar(tag, value, step)
@@ -45,5 +46,5 @@ class TensorBoardSink:
 
 
 def _only(tag: str) -> str:
-    """A regular expression for this tag alone: charts take expressions that match from the start."""
+    """A regular expression for this tag only: TensorBoard matches the expressions of charts from a tag's start."""
     return f"^{re.escape(tag)}$"

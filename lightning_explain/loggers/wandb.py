@@ -1,4 +1,4 @@
-"""Explanations in Weights & Biases."""
+"""Takes a publication, and writes it to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _MAX_PICTURES = 49
 
 
 class WandbSink:
-    """Writes scalars, pictures and a table of all rows, in one call an explanation.
+    """Writes scalars, pictures and a table of all samples, in one call for each explanation.
 
-    ``*`` in a name becomes ``%2A``, and so do in the keys of pictures and tables other characters that no file may have.
+    ``*`` in a name becomes ``%2A``. In the keys of pictures and tables, other characters that file names cannot hold
+    are escaped the same way.
 
     Args:
-        logger: The logger whose run is written to.
+        logger: The logger whose run receives them.
     """
 
     def __init__(self, logger: WandbLogger) -> None:
@@ -31,10 +32,10 @@ class WandbSink:
         self._defined: set[str] = set()
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Nothing: W&B makes its own charts."""
+        """Does nothing: W&B arranges its own charts."""
 
     def write(self, publication: Publication) -> None:
-        """Everything in one call: W&B counts each call as a step."""
+        """Logs everything in one call, because W&B counts each call as a step."""
         self._define(publication)
         self._logger.experiment.log(
             {
@@ -55,12 +56,12 @@ class WandbSink:
 
 
 def _key(tag: str) -> str:
-    """The tag, without what W&B takes for a pattern."""
+    """The tag with ``*`` escaped, which W&B would read as a pattern."""
     return tag.replace("*", "%2A")
 
 
 def _file_key(tag: str) -> str:
-    """The tag, without what no file may be named on some systems: W&B makes files of pictures and tables."""
+    """The tag without characters that some systems forbid in file names: W&B saves pictures and tables as files."""
     return re.sub(r'[*:?|<>"\\]', lambda match: f"%{ord(match[0]):02X}", tag)
 
 
@@ -70,8 +71,8 @@ def _pictures(publication: Publication) -> dict[str, Any]:
     pictures = publication.pictures
     if len(pictures) > _MAX_PICTURES:
         warnings.warn(
-            f"W&B gets the first {_MAX_PICTURES} of {len(pictures)} pictures of '{publication.name}': "
-            "it is made for fewer than 50 a step.",
+            f"W&B receives only the first {_MAX_PICTURES} of {len(pictures)} pictures of '{publication.name}': it is "
+            "made for fewer than 50 a step. To log all of them, use several monitors with fewer methods each.",
             stacklevel=2,
         )
     first = islice(pictures.items(), _MAX_PICTURES)

@@ -1,4 +1,4 @@
-"""Alerts: a score that leaves its bounds is told, sent to W&B, or ends the training."""
+"""Takes alerts and the scores of explanations; warns, alerts W&B, or stops training on scores out of bounds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lightning_explain.monitor.failures import FailureLog, text_of
 
 
 def alerts_of(given: Any) -> tuple[Alert, ...]:
-    """Alerts as the user writes them: instances, or mappings of their arguments.
+    """The alerts in a user's list of instances or of mappings of their arguments; ``None``: no alerts.
 
     Raises:
-        TypeError: If it is no list of them.
-        ValueError: If an argument is unknown or not allowed, or one is given twice.
+        TypeError: If the argument is not a list of alerts.
+        ValueError: If an argument of an alert is unknown or not allowed, or two alerts are equal.
     """
     if given is None:
         return ()
@@ -32,7 +32,7 @@ def alerts_of(given: Any) -> tuple[Alert, ...]:
     keys = [alert.key for alert in found]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
-        raise ValueError(f"alerts has two of {twice!r}; one is enough, for each action warns as well.")
+        raise ValueError(f"alerts has {twice!r} twice; keep one of them, since every action also warns.")
     return found
 
 
@@ -41,26 +41,26 @@ def _alert(given: Any, where: str) -> Alert:
         return given
     if not isinstance(given, Mapping):
         raise TypeError(
-            f"{where} is a {type(given).__name__}; allowed: Alert(metric='relevance_mass/ig', above=0.3), or a mapping of such "
-            "arguments."
+            f"{where} is a {type(given).__name__}; allowed: Alert(metric='relevance_mass/ig', above=0.3), or a mapping "
+            "of its arguments."
         )
     known = list(inspect.signature(Alert).parameters)
     for name in given:
         if name not in known:
             raise ValueError(f"{where} has no argument {name!r}: {nearest(str(name), known)}")
     if "metric" not in given:
-        raise TypeError(f"{where} needs metric=..., a score's name such as 'relevance_mass/ig'.")
+        raise TypeError(f"{where} has no metric; give the name of a score, such as metric='relevance_mass/ig'.")
     return Alert(**given)
 
 
 @dataclass
 class Watch:
-    """An alert with what it has seen.
+    """An alert and its state.
 
     Args:
         alert: The alert.
-        count: Explanations in a row that were out of bounds.
-        first: The first value there was.
+        count: Number of consecutive explanations out of bounds.
+        first: The first finite value of the score.
     """
 
     alert: Alert
@@ -68,16 +68,16 @@ class Watch:
     first: float | None = None
 
     def arm(self) -> None:
-        """Lets it fire once more if the next value is still out of bounds, for training goes on after it has fired."""
+        """Lets the alert fire again if the next value is still out of bounds. Called when training resumes."""
         self.count = min(self.count, self.alert.patience - 1)
 
     @property
     def is_void(self) -> bool:
-        """Whether it can never fire, for its first value has no multiples that mean anything."""
+        """Whether the alert can never fire: multiples of a first value of 0 or less mean nothing."""
         return self.alert.times is not None and self.first is not None and self.first <= 0
 
     def sees(self, value: float | None) -> bool:
-        """Whether the alert fires at this value; ``None``: there is none."""
+        """Updates the state with a value, and returns whether the alert fires; ``None``: there is no value."""
         if value is None or not math.isfinite(value):
             return False
         self.first = value if self.first is None else self.first
@@ -91,7 +91,7 @@ class Alerts:
     Args:
         name: The monitor's name.
         alerts: The alerts.
-        failure_log: Tells of alerts that could not be sent.
+        failure_log: Reports alerts that could not be sent.
     """
 
     def __init__(self, name: str, alerts: Sequence[Alert], failure_log: FailureLog) -> None:
@@ -100,43 +100,43 @@ class Alerts:
         self._watches = [Watch(alert) for alert in alerts]
 
     def check(self, scores: Iterable[str]) -> None:
-        """Refuses alerts of scores that will never be.
+        """Refuses alerts on scores that are never logged.
 
         Args:
-            scores: The names of all scores, without the monitor's.
+            scores: The names of all scores, without the monitor's name.
 
         Raises:
-            ValueError: If there is one.
+            ValueError: If an alert names another score.
         """
         known = list(scores)
         for watch in self._watches:
             if watch.alert.metric not in known:
                 raise ValueError(
-                    f"Alert(metric={watch.alert.metric!r}) is of a score that is not logged: "
+                    f"Alert(metric={watch.alert.metric!r}) names a score that is not logged: "
                     f"{nearest(watch.alert.metric, known)}"
                 )
 
     def check_loggers(self, trainer: pl.Trainer) -> None:
-        """Refuses alerts to W&B where there is none; a dry run has no loggers at all.
+        """Refuses W&B alerts if the Trainer has no W&B logger, except in a ``fast_dev_run``, which has no loggers.
 
         Raises:
-            ValueError: If there is one.
+            ValueError: If there is such an alert.
         """
         asked = [w.alert for w in self._watches if w.alert.action == "wandb"]
         dry = getattr(trainer, "fast_dev_run", False)
         if asked and not dry and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             raise ValueError(
-                f'Alert(metric={asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use '
-                'action="log".'
+                f'Alert(metric={asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; '
+                'give it one, or use action="log".'
             )
 
     def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> list[Alert]:
-        """Looks at an explanation's scalars, which are equal on all ranks, and acts.
+        """Checks the scalars of one explanation, and acts on every alert that fires.
 
         Args:
             trainer: The Trainer.
-            scalars: By name, without the monitor's.
-            epoch: The one that was explained, if it is not the current one.
+            scalars: Equal on all ranks; by name, without the monitor's name.
+            epoch: The epoch that was explained; ``None``: the current one.
 
         Returns:
             The alerts that fired.
@@ -157,8 +157,9 @@ class Alerts:
 
     def _report_void(self, watch: Watch) -> None:
         rank_zero_warn(
-            f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never act: the first value is "
-            f"{watch.first:.6g}, and only one above 0 can be reached so many times. Give above=... or below=..."
+            f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never fire: the first value is "
+            f"{watch.first:.6g}, and only multiples of a value above 0 can be compared. Use above=... or below=... "
+            "instead."
         )
 
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
@@ -167,8 +168,10 @@ class Alerts:
                 if isinstance(logger, WandbLogger):
                     logger.experiment.alert(title=title, text=text)
         except Exception as error:
-            # Never raised: only rank zero is here.
-            self._failure_log.report_once(f"alert {title}", f"The alert could not be sent to W&B:\n{text_of(error)}")
+            # Reported but never raised: only rank zero gets here, and the other ranks would wait for it.
+            self._failure_log.report_once(
+                f"alert {title}", f"The alert could not be sent to W&B; check the connection:\n{text_of(error)}"
+            )
 
     def _text(self, watch: Watch, value: float, trainer: pl.Trainer, epoch: int | None) -> str:
         alert = watch.alert
@@ -181,19 +184,19 @@ class Alerts:
         )
 
     def arm(self) -> None:
-        """Lets alerts that have fired fire once more, for training goes on."""
+        """Lets alerts that have fired fire again. Called when training resumes."""
         for watch in self._watches:
             watch.arm()
 
     def begin_again(self) -> None:
-        """Forgets what was seen, for another training begins."""
+        """Resets all alerts for another training."""
         self._watches = [Watch(watch.alert) for watch in self._watches]
 
     def state(self) -> dict[str, Any]:
-        """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        """The state to save in a checkpoint, by alert; loads with ``weights_only=True``."""
         names = [f.name for f in fields(Watch) if f.name != "alert"]
         return {watch.alert.key: {name: getattr(watch, name) for name in names} for watch in self._watches}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Takes up a saved state; alerts that were not there begin anew."""
+        """Restores a saved state; alerts that are not in it start from scratch."""
         self._watches = [Watch(watch.alert, **state.get(watch.alert.key, {})) for watch in self._watches]

@@ -44,16 +44,17 @@ class ExplanationMonitor(MonitorBase):
             Default: saliency, integrated gradients, Grad-CAM of the last feature map.
         metrics: The same for metrics. Default: Infidelity and SensitivityMax.
         probe: ``ProbeSelection``, a ``Probe``, or dataset indices. Default: 16 samples of the validation data.
-        target: ``"label"``, ``"predicted"``, an int, a tuple such as (class, row, column), or a callable ``(N, ...) -> (N,)``.
+        target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``,
+            or a callable ``(N, ...) -> (N,)``.
         every_n_epochs: Explain after every n epochs; excludes ``every_n_train_steps``. Default: every epoch.
         every_n_train_steps: Explain after every n optimizer steps.
         at_start: Also explain before the first step.
-        hook: ``"train_epoch_end"``, or ``"validation_epoch_end"`` (the first validation of a due epoch). If another callback swaps
-            the weights for validation, the hook decides which weights are explained.
-        max_overhead: Largest share of training time the monitor may take, e.g. 0.05; it explains less often to stay below.
-        max_examples_per_pass: Samples the model may see in one call. ``"auto"``: the fastest size up to the training batch and 64.
-        channels_last: Pass images ``(N, C, H, W)`` in that memory format, which often speeds up convolutions. Rounding differs:
-            where a network has kinks, maps move by up to 1e-4 of their largest value in float32.
+        hook: ``"train_epoch_end"``, or ``"validation_epoch_end"`` (the first validation of a due epoch). If another
+            callback swaps the weights for validation, the hook decides which weights are explained.
+        max_overhead: Largest share of training time the monitor may take, e.g. 0.05; it then explains less often.
+        max_examples_per_pass: Samples in one call of the model. ``"auto"``: the fastest up to the batch size and 64.
+        channels_last: Pass images ``(N, C, H, W)`` in that memory format, which often speeds up convolutions. Rounding
+            differs: where a network has kinks, maps move by up to 1e-4 of their largest value in float32.
         on_error: ``"warn"``: report a failure once, leave out what failed, switch it off after three failures in a row
             (see :meth:`switch_on`), and keep training on all ranks. ``"raise"``: raise it on all ranks.
         seed: Seed of all random draws.
@@ -66,11 +67,11 @@ class ExplanationMonitor(MonitorBase):
         batch_fn: Takes a collated batch, and returns ``(inputs, targets)`` or a ``Probe``.
         class_names: A name for each class index, for titles.
         normalization: ``(mean, std)`` for each channel; undone for display and for the black baseline.
-        panels: ``(kind, sign)`` of each column of the pictures, in Captum's vocabulary; or a mapping from method names to such
-            lists, with ``"default"`` for all others.
-        cmap: Color map of heat maps: a name, a matplotlib object or ``(position, color)`` pairs; or a mapping as for ``panels``.
+        panels: ``(kind, sign)`` of each column of the pictures, in Captum's vocabulary; or a mapping from method names
+            to such lists, with ``"default"`` for all others.
+        cmap: Colors of heat maps: a name, a matplotlib object or ``(position, color)`` pairs; or a mapping like ``panels``.
         outlier_perc: Share of a map's total that may be clipped, in percent; or a mapping as for ``panels``.
-        alerts: What to do when a score leaves its bounds: a list of ``Alert``, or of mappings with the arguments of ``Alert``.
+        alerts: What to do when a score leaves its bounds: a list of ``Alert``, or of mappings with its arguments.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -154,7 +155,7 @@ class ExplanationMonitor(MonitorBase):
 
         Args:
             config: Keys are the constructor's arguments.
-            arguments: What a configuration cannot hold, such as functions or a ``Probe``; they override the configuration.
+            arguments: What a configuration cannot hold, such as functions or a ``Probe``; these take precedence.
 
         Raises:
             ValueError: If a key, a method or a metric is unknown; the message lists the nearest valid names.
@@ -225,7 +226,7 @@ class ExplanationMonitor(MonitorBase):
         return trainer.global_step if self.by_steps else trainer.current_epoch
 
     def _catch_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Makes the explanation that was due right after the checkpoint was saved: Lightning does not repeat that hook on resume."""
+        """Makes an explanation that was due right after the checkpoint: on resume Lightning skips that hook."""
         count, schedule = self._count(trainer), self._memory.schedule
         after_validation = self.hook == "validation_epoch_end"
         if not (self.enabled and schedule.due(count)) or (
@@ -234,9 +235,9 @@ class ExplanationMonitor(MonitorBase):
             return
         if after_validation and trainers.may_swap_weights(trainer):
             rank_zero_warn(
-                f"ExplanationMonitor {self.name!r}: the checkpoint was saved before the validation of epoch {count - 1}, which "
-                "Lightning does not repeat, and the weights in validation may differ. That epoch is not explained. "
-                "To explain it, save checkpoints after validation."
+                f"ExplanationMonitor {self.name!r}: the checkpoint was saved before the validation of epoch "
+                f"{count - 1}, which Lightning does not repeat, and the weights in validation may differ. That epoch "
+                "is not explained. To explain it, save checkpoints after validation."
             )
         elif after_validation or count % schedule.every == 0:
             epoch = trainers.epoch_of_last_batch(trainer) if self.by_steps else count - 1
@@ -271,8 +272,9 @@ class ExplanationMonitor(MonitorBase):
         if self.by_steps and self.enabled and trainer.global_step == 0 and trainer.is_global_zero:
             self._failure_log.report_once(
                 "steps",
-                "every_n_train_steps counts the Trainer's global_step, which did not move in a whole epoch: nothing will be "
-                "explained. Use every_n_epochs, or in manual optimization the optimizers of self.optimizers().",
+                "every_n_train_steps counts the Trainer's global_step, which did not move in a whole epoch: nothing "
+                "will be explained. Use every_n_epochs, or in manual optimization the optimizers of "
+                "self.optimizers().",
             )
         if not self.by_steps and self.hook == "train_epoch_end":
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)

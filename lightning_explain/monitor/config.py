@@ -1,4 +1,7 @@
-"""From a configuration to constructor arguments. The only importer of OmegaConf and Hydra."""
+"""Takes a configuration (a mapping, OmegaConf or a YAML file), and returns constructor arguments.
+
+Only this module imports OmegaConf and Hydra.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from lightning_explain.probes.selection import ProbeSelection
 
 Keys: TypeAlias = "tuple[str | int, ...]"
 
-# A configuration is never code: what takes a function takes it from Python alone.
+# A configuration is never code, so arguments that are functions must come from Python.
 _FUNCTIONS = ("forward_fn", "output_fn", "batch_fn")
 _HYDRA_CODE = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REQUESTS = ("methods", "metrics")
@@ -24,22 +27,23 @@ _MISSING = "???"
 
 
 def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
-    """Arguments of a monitor from a plain mapping or an OmegaConf one.
+    """The constructor arguments in a plain or OmegaConf mapping.
 
-    Names of methods and metrics stay names: the monitor looks them up in ``lightning_explain.methods`` and
-    ``lightning_explain.metrics``, and nowhere else. A mapping made in Python may hold a ``Probe`` under ``probe``.
+    Names of methods and metrics stay names: the monitor looks them up only in ``lightning_explain.methods`` and
+    ``lightning_explain.metrics``. A mapping made in Python may hold a ``Probe`` under ``probe``.
 
     Args:
-        config: Keys are the constructor's arguments; ``probe`` is a mapping of ``ProbeSelection``'s, or indices.
-        monitor: The class whose constructor they are for.
+        config: Keys are the constructor's arguments; ``probe`` is a mapping of the arguments of ``ProbeSelection``, or
+            indices.
+        monitor: The class to construct.
 
     Raises:
         TypeError: If the configuration is not a mapping.
-        ValueError: If a key is unknown, a value is missing or cannot be resolved, or something asks for code.
+        ValueError: If a key is unknown, a value is missing or cannot be resolved, or a value asks for code.
     """
     plain = _plain(config)
     if not isinstance(plain, Mapping):
-        raise TypeError(f"The configuration is a {type(plain).__name__}; it must be a mapping of arguments to values.")
+        raise TypeError(f"The configuration is a {type(plain).__name__}; give a mapping of arguments to values.")
     plain = {key: value for key, value in plain.items() if key not in _FUNCTIONS or value is not None}
     _check_complete(plain)
     for keys, value in _nodes(plain):
@@ -49,15 +53,15 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A file as Hydra composes it, with its ``defaults`` and overrides; the values are not resolved yet.
+    """The configuration in a YAML file, as Hydra composes it; interpolations are not resolved yet.
 
     Args:
-        path: A YAML file; its folder is where the groups of its ``defaults`` are.
+        path: A YAML file; the groups of its ``defaults`` list lie in the same folder.
         overrides: As on the command line of a Hydra application.
 
     Raises:
         ImportError: If Hydra is not installed.
-        ValueError: If it cannot be composed, or is not a mapping.
+        ValueError: If Hydra cannot compose the file, or it is not a mapping.
     """
     _needs_hydra()
     from hydra import compose, initialize_config_dir
@@ -69,16 +73,16 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path} cannot be composed: {error}") from error
     if not OmegaConf.is_dict(config):
-        raise ValueError(f"{path} is not a mapping of keys to values.")
+        raise ValueError(f"{path} is not a mapping; write keys and values, such as model: {{...}}.")
     return {str(key): config[key] for key in config if key != "hydra"}
 
 
 def instantiated(config: Mapping[str, Any], key: str) -> Any:
-    """What the import path ``_target_`` under a key makes. That is code, unlike what is under ``monitor``.
+    """The object that Hydra builds from the ``_target_`` under a key. This runs code, unlike what is under ``monitor``.
 
     Raises:
         ImportError: If Hydra is not installed.
-        ValueError: If there is no ``_target_``, or it cannot be found or built.
+        ValueError: If there is no ``_target_``, or its class cannot be found or built.
     """
     _needs_hydra()
     from hydra.errors import HydraException
@@ -95,7 +99,8 @@ def instantiated(config: Mapping[str, Any], key: str) -> Any:
         cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
         reason = str(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception", "")
         raise ValueError(
-            f"{key} cannot be built: {' '.join(reason.split())}{cause}. _target_ is an import path."
+            f"{key} cannot be built: {' '.join(reason.split())}{cause}. Give _target_ an import path, and arguments "
+            "that it takes."
         ) from error
 
 
@@ -107,7 +112,7 @@ def _needs_hydra() -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The same in dicts and lists, resolved; OmegaConf's own containers may lie anywhere in it."""
+    """The value with all OmegaConf containers resolved to dicts and lists, however deeply they are nested."""
     if OmegaConf.is_config(value):
         return _resolved(value)
     if isinstance(value, Mapping):
@@ -119,11 +124,13 @@ def _resolved(config: Any) -> Any:
     try:
         return OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key!r} in the configuration cannot be resolved: {error.msg}") from error
+        raise ValueError(
+            f"{error.full_key!r} in the configuration cannot be resolved ({error.msg}); define what it refers to."
+        ) from error
 
 
 def _nodes(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Every value in nested mappings and lists, after the keys that lead to it."""
+    """The path of keys and the value of every node in nested mappings and lists."""
     if keys:
         yield keys, value
     parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
@@ -132,7 +139,7 @@ def _nodes(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
 
 
 def _path(keys: Keys) -> str:
-    """As OmegaConf writes it: ``metrics[0].name``."""
+    """The path as OmegaConf writes it: ``metrics[0].name``."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
@@ -153,7 +160,7 @@ def _check_is_data(keys: Keys, value: Any) -> None:
         raise ValueError(f"{where}={value!r} is not resolved; give the OmegaConf configuration it comes from.")
     if isinstance(value, str) and "." in value and _names_a_class(keys):
         raise ValueError(
-            f"{where}={value!r} is a path to code, and a configuration is never code: names are those of "
+            f"{where}={value!r} is a path to code, and a configuration is never code: use a name from "
             f"lightning_explain.{keys[0]}, such as {value.rpartition('.')[2]!r}."
         )
 

@@ -1,4 +1,4 @@
-"""One explanation on all ranks: made, agreed upon, told, and written by rank zero."""
+"""Takes a checked explainer and the samples, explains once on all ranks, and returns the report the ranks agree on."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from lightning_explain.monitor.failures import FailureLog, text_of
 
 _WHOLE = "the whole explanation"
 
-
-# What the machine does, as opposed to what somebody wrote.
+# Failures of the machine, which may pass, as opposed to mistakes in arguments or code.
 _ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
 
 
 def ready_together(trainer: pl.Trainer, work: Callable[[], object], failure_log: FailureLog) -> bool:
-    """Whether the work that comes before explaining went well on all ranks.
+    """Does the work that comes before explaining, and returns whether it succeeded on all ranks.
 
-    A mistake on any is raised on all; an accident is told, and none of them explains.
+    A mistake on any rank is raised on all. An accident, such as a full memory, is reported once, and no rank explains.
 
     Raises:
-        Exception: The mistake; accidents too, if the failure log raises.
+        Exception: The mistake; also the accident, if the failure log raises.
     """
     _, error = trainers.attempted(work)
-    # Whose reason is told elsewhere.
+    # The rank that failed first reports the reason.
     error = None if isinstance(error, ELSEWHERE) else error
     kind = [] if error is None else ["accident" if isinstance(error, _ACCIDENTS) else "mistake"]
     found = trainers.first_failing(trainer, ["mistake", "accident"], kind, error)
@@ -46,8 +45,8 @@ def ready_together(trainer: pl.Trainer, work: Callable[[], object], failure_log:
     if error is not None and found.get("accident") == trainer.global_rank:
         failure_log.report_once(
             "ready",
-            f"The samples or the model could not be made ready (rank {trainer.global_rank}); nothing is explained in this "
-            f"run, training goes on. The next run tries again:\n{text_of(error)}",
+            f"The samples or the model could not be prepared (rank {trainer.global_rank}); nothing is explained in "
+            f"this run, and training continues. Fix the cause, and resume or start a run again:\n{text_of(error)}",
         )
     return not found
 
@@ -74,8 +73,8 @@ def report_of(
     for name, rank in failed.items():
         if rank == trainer.global_rank:
             what = "No explanation" if name == _WHOLE else f"{name!r} failed and is left out of this explanation"
-            failure_log.report_once(name, f"{what} (rank {rank}); training goes on:\n{failures[name]}")
-    # Of what a failed explanation would have found nothing is known.
+            failure_log.report_once(name, f"{what} (rank {rank}); training continues. Fix the cause:\n{failures[name]}")
+    # If the whole explanation failed, nothing is known about single methods and metrics.
     for name in [_WHOLE] if _WHOLE in failed else [_WHOLE, *names]:
         failure_log.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
     if report is None or _WHOLE in failed:
@@ -86,7 +85,7 @@ def report_of(
 
 
 def _switched_on(explainer: Explainer, failure_log: FailureLog) -> Explainer:
-    """Without the methods and metrics that are switched off."""
+    """The explainer without the methods and metrics that are switched off."""
     methods = {name: method for name, method in explainer.methods.items() if not failure_log.is_off(name)}
     return replace(
         explainer, methods=methods, metrics={k: v for k, v in explainer.metrics.items() if not failure_log.is_off(k)}
@@ -96,7 +95,7 @@ def _switched_on(explainer: Explainer, failure_log: FailureLog) -> Explainer:
 def _attempt(
     trainer: pl.Trainer, explain: Callable[[], Report], failure_log: FailureLog
 ) -> tuple[Report | None, dict[str, str]]:
-    """This rank's report, and what failed on it, with the traceback."""
+    """This rank's report, and for each name that failed its traceback."""
     report, error = trainers.attempted(explain)
     if isinstance(error, ELSEWHERE):
         error = None
@@ -108,14 +107,14 @@ def _attempt(
 
 
 def _averaged(explain: Callable[[], Report]) -> Report:
-    """The report, if it can be averaged: what cannot has failed, too."""
+    """The report, if its scores can be averaged; otherwise the error counts as a failed explanation."""
     report = explain()
     report.scalars()
     return report
 
 
 def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
-    """Methods whose map is finite on no sample, and metrics that have no finite score of any other method."""
+    """Methods without a finite map on any sample, and metrics without a finite score for any of the other methods."""
     maps = {name: [x.flatten(1) for x in as_tuple(value)] for name, value in report.attributions.items()}
     empty = {name for name, parts in maps.items() if not torch.isfinite(torch.cat(parts, 1)).all(1).any()}
     for name, metric in metrics.items():

@@ -1,4 +1,4 @@
-"""Failures that must not end a training run: told once, with their traceback, and counted."""
+"""Takes failures that must not end a training; reports each once, and switches off what keeps failing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 IN_A_ROW = 3
-"""After so many failures in a row a method, a metric or a sink is switched off."""
+"""Consecutive failures after which a method, a metric or a sink is switched off."""
 
 
 class FailureLog:
-    """Tells everything once, survives failures if it may, and switches off what fails again and again.
+    """Reports each failure once, counts consecutive failures, and switches off what fails repeatedly.
 
     Args:
         name: The monitor's name.
-        raising: Whether failures are raised instead.
+        raising: Whether failures are raised instead of reported.
     """
 
     def __init__(self, name: str, raising: bool) -> None:
@@ -28,13 +28,13 @@ class FailureLog:
         self._reported: set[str] = set()
 
     def report_once(self, key: str, text: str) -> None:
-        """Warns, unless it has warned about this key before."""
+        """Warns with the text, unless it has already warned about this key."""
         if key not in self._reported:
             self._reported.add(key)
             warnings.warn(f"ExplanationMonitor {self._name!r}: {text}", RuntimeWarning, stacklevel=2)
 
     def survive(self, work: Callable[[], T], what: str) -> T | None:
-        """The result of the work; ``None`` if it fails, which is told and counted, or if it is switched off."""
+        """Returns the result of the work; ``None`` if it is switched off or fails, which is reported and counted."""
         if self.is_off(what):
             return None
         try:
@@ -42,15 +42,15 @@ class FailureLog:
         except Exception as error:
             if self.raising:
                 raise
-            # Only rank zero writes, so only it can fail here.
-            self.report_once(what, f"{what} failed; training goes on (rank 0):\n{text_of(error)}")
+            # Only rank zero writes, so only rank zero can fail here.
+            self.report_once(what, f"{what} failed; training continues (rank 0). Fix the cause:\n{text_of(error)}")
             self.count(what, failed=True)
             return None
         self.count(what, failed=False)
         return found
 
     def count(self, what: str, failed: bool, speaks: bool = True) -> None:
-        """Counts a failure, or begins to count anew; the rank that ``speaks`` says if that switches it off."""
+        """Counts a failure, or resets the count; reports what is switched off, on the rank that ``speaks``."""
         if not failed:
             self.failures.pop(what, None)
             return
@@ -59,21 +59,21 @@ class FailureLog:
             self.report_switched_off(what)
 
     def is_off(self, what: str) -> bool:
-        """Whether it has failed too often in a row."""
+        """Whether it is switched off because it failed too often in a row."""
         return self.failures.get(what, 0) >= IN_A_ROW
 
     def report_switched_off(self, what: str) -> None:
-        """Says how to get it back, if it is switched off."""
+        """Warns once if it is switched off, and says how to switch it on again."""
         if self.is_off(what):
             self.report_once(
                 f"off/{what}",
-                f"{what!r} failed {IN_A_ROW} times in a row and is switched off. Call "
-                f"monitor.switch_on({what!r}) on all ranks to have it again, for instance before a resumed fit, or train "
-                "anew from step 0.",
+                f"{what!r} failed {IN_A_ROW} times in a row and is switched off. To switch it on again, call "
+                f"monitor.switch_on({what!r}) on all ranks, for example before a resumed fit, or start a new training "
+                "from step 0.",
             )
 
     def switch_on(self, what: str | None = None) -> None:
-        """Forgets the failures of one thing, or of all: what fails from now on is told again."""
+        """Forgets the failures of one method, metric or sink, or of all, so that new failures are reported again."""
         gone = [*self.failures] if what is None else [what]
         for key in gone:
             self.failures.pop(key, None)

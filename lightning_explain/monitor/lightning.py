@@ -44,8 +44,8 @@ def check_strategy(trainer: pl.Trainer) -> None:
         )
     if any("pipe" in kind.__name__.lower() for kind in type(trainer.strategy).__mro__):
         raise ValueError(
-            f"ExplanationMonitor cannot explain under {type(trainer.strategy).__name__}: each rank of a pipeline holds only a part "
-            "of the model, and none can compute the output from the inputs. "
+            f"ExplanationMonitor cannot explain under {type(trainer.strategy).__name__}: each rank of a pipeline holds "
+            "only a part of the model, and none can compute the output from the inputs. "
             'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
         )
 
@@ -64,7 +64,8 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
 
     Args:
         trainer: Inside fit, validate or test.
-        source: ``"val"``, ``"train"`` or ``"test"``; if the run has no such loader, another one is taken, with a warning.
+        source: ``"val"``, ``"train"`` or ``"test"``; if the run has no such loader, another one is taken, with a
+            warning.
         index: Index among several loaders of that source.
 
     Raises:
@@ -134,13 +135,13 @@ def epoch_of_last_batch(trainer: pl.Trainer) -> int:
 
 
 def may_swap_weights(trainer: pl.Trainer) -> bool:
-    """Whether validation may use other weights than training, such as averages: some callback or the module has a hook before it."""
+    """Whether something runs before validation and may swap the weights, for averages for example."""
     parts = [callback for callback in trainer.callbacks if _is_foreign(callback)]  # type: ignore[attr-defined]
     return any(is_overridden(hook, part) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION)
 
 
 def _is_foreign(callback: pl.Callback) -> bool:
-    """Whether a callback is neither ours nor one of Lightning's, except Lightning's ``WeightAveraging``, which counts as foreign."""
+    """Whether a callback is neither ours nor Lightning's; Lightning's ``WeightAveraging`` counts as foreign."""
     averages = any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)
     return averages or type(callback).__module__.partition(".")[0] not in ("lightning", "lightning_explain")
 
@@ -159,7 +160,7 @@ def batch_size(trainer: pl.Trainer) -> int | None:
 
 @contextmanager
 def silenced(module: pl.LightningModule) -> Iterator[None]:
-    """Inside, ``self.log`` of the module does nothing: it would log values of probe samples, or raise in a hook without logging."""
+    """Turns ``self.log`` off inside: it would log values of probe samples, or raise where a hook forbids logging."""
     parts = [part for part in module.modules() if isinstance(part, pl.LightningModule) and "log" not in vars(part)]
     for part in parts:
         vars(part)["log"] = lambda *args, **kwargs: None
@@ -189,7 +190,7 @@ def is_stream(loader: Any) -> bool:
 
 
 def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> Callable[[Any], Any]:
-    """A function that applies the batch-transfer hooks of the module or data module, as the Trainer does for that loader."""
+    """A function that applies the batch-transfer hooks as the Trainer does for that loader."""
 
     def transfer(batch: Any) -> Any:
         with not_training(trainer):
@@ -212,7 +213,7 @@ def run_directory(trainer: pl.Trainer) -> Path:
 
 
 def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
-    """A function that logs one scalar for checkpoints, early stopping and sweeps; loggers receive theirs from the sinks."""
+    """A function that logs a scalar for checkpoints, early stopping and sweeps; loggers get theirs from the sinks."""
 
     def log(key: str, value: Tensor) -> None:
         value = value.to(module.device)

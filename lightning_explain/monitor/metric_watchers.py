@@ -1,4 +1,4 @@
-"""Takes a Trainer's checkpoint and early-stopping callbacks, and checks that they find a fresh value of each score they watch."""
+"""Takes a Trainer, and checks that its checkpoints and early stopping find a fresh value of each score they watch."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def warn_if_never(trainer: pl.Trainer, name: str, explains: Trigger) -> None:
     if last is not None and 0 < last < explains.every and not explains.at_start:
         unit = "steps" if by_steps else "epochs"
         rank_zero_warn(
-            f"ExplanationMonitor {name!r} explains after every {explains.every} {unit}, but this training ends after {last}: "
-            "nothing will be explained. Explain more often, or pass at_start=True."
+            f"ExplanationMonitor {name!r} explains after every {explains.every} {unit}, but this training ends after "
+            f"{last}: nothing will be explained. Explain more often, or pass at_start=True."
         )
 
 
@@ -72,7 +72,7 @@ def check_times(
     explains: Trigger,
     later: Collection[str] = (),
 ) -> None:
-    """Refuses a callback that reads a score before it exists, and warns of one that reads the same value more than once.
+    """Refuses a callback that reads a score before it exists, and warns of one that reads the same value twice.
 
     Args:
         trainer: The Trainer.
@@ -89,7 +89,8 @@ def check_times(
     for watcher, key in _watchers(trainer, name, names):
         watches = _trigger_of(watcher, trainer)
         explained = _comparable(explains, watches, trainer)
-        # After a step and after a training epoch both callbacks act in the same hook, so their order in the list decides.
+        # After a step and after a training epoch both callbacks act in the same hook, so their order in the list
+        # decides.
         same_hook = watches.moment == explains.moment != "validation"
         behind = not same_hook or order.index(watcher) > order.index(monitor)
         if key in later:
@@ -108,9 +109,9 @@ def check_times(
 def missing(trainer: pl.Trainer, name: str, names: Iterable[str]) -> dict[str, float]:
     """NaN for each watched score that an explanation may fail to give, by key without the monitor's name.
 
-    Without a value a ModelCheckpoint would end the training, and with the value of earlier weights it would keep the wrong ones;
-    it treats NaN as the worst score. A score that an EarlyStopping watches too gets no NaN, which would stop the training:
-    the ``strict`` argument of EarlyStopping decides what a missing value does.
+    Without a value a ModelCheckpoint would end the training, and with the value of earlier weights it would keep the
+    wrong ones; it treats NaN as the worst score. A score that an EarlyStopping watches too gets no NaN, which would
+    stop the training: the ``strict`` argument of EarlyStopping decides what a missing value does.
     """
     watched = list(_watchers(trainer, name, names)) if trainer.state.fn == "fit" else []
     stopping = {key for watcher, key in watched if not isinstance(watcher, ModelCheckpoint)}
@@ -138,8 +139,8 @@ def _refuse_before_second(
     same = watches.moment == explains.moment
     if second is None or second.every > watches.every or (second.every == watches.every and same and not behind):
         raise ValueError(
-            f"{owner} may run before the second explanation, and the first has no earlier maps to compare with; {_FIX}, explain "
-            "whenever it runs, and put it after the ExplanationMonitor in Trainer(callbacks=...)."
+            f"{owner} may run before the second explanation, and the first has no earlier maps to compare with; "
+            f"{_FIX}, explain whenever it runs, and put it after the ExplanationMonitor in Trainer(callbacks=...)."
         )
 
 

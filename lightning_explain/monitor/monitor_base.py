@@ -1,4 +1,4 @@
-"""Takes an assembled monitor and a running Trainer; prepares, makes and remembers explanations. ``callback.py`` decides when."""
+"""Takes a Trainer and its module; prepares, makes, logs and remembers explanations. ``callback.py`` decides when."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ class MonitorBase(pl.Callback):
                     trainer, partial(self._check, trainer, pl_module, ranks), self._failure_log
                 )
         if self._pass_size is not None and not self._idle:
-            # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal numbers.
+            # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
+            # numbers.
             self._pass_size = int(ranks.first(self._pass_size))
             self._ready = replace(self._ready, limit=min(self._pass_size, self._ready.limit))
         monitors = monitors_of(trainer)
@@ -198,7 +199,7 @@ class MonitorBase(pl.Callback):
         return {"version": VERSION, **known, **self._memory.state(), **pass_size, **self._samples.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the state from a checkpoint of this or another version, so that the curves continue without a break."""
+        """Restores the state from a checkpoint of this or another version, so that the curves continue."""
         try:
             self._take_up(understood(state_dict, self.name, self._failure_log.raising))
         except Exception as error:
@@ -216,8 +217,9 @@ class MonitorBase(pl.Callback):
             self._pass_size = state["pace"]
         if state.get("seed", self._explainer.seed) != self._explainer.seed:
             rank_zero_warn(
-                f"ExplanationMonitor keeps the seed {state['seed']} of the checkpoint instead of {self._explainer.seed}, so that "
-                "its random draws stay the same. To use the new seed, give the monitor another name."
+                f"ExplanationMonitor keeps the seed {state['seed']} of the checkpoint instead of "
+                f"{self._explainer.seed}, so that its random draws stay the same. To use the new seed, give the "
+                "monitor another name."
             )
             self._explainer = replace(self._explainer, seed=state["seed"])
         self._failure_log.failures = dict(state.get("failures", {}))

@@ -1,4 +1,4 @@
-"""The samples a monitor explains: chosen once, kept in checkpoints, the same ever after."""
+"""Takes a probe or a selection; chooses samples once, keeps them in checkpoints, and returns the same ever after."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_explain.probes.selection import ProbeSelection, collect, fingerpr
 
 
 def _asked(selection: ProbeSelection) -> dict[str, Any]:
-    """What was asked for, as a checkpoint can hold it."""
+    """The selection as plain values that a checkpoint can hold."""
     indices = None if selection.indices is None else [int(index) for index in selection.indices]
     return {**asdict(replace(selection, indices=None)), "indices": indices}
 
@@ -29,23 +29,23 @@ def _shown(asked: Mapping[str, Any]) -> str:
 
 
 def _of_indices(selection: ProbeSelection, indices: list[int], loader: Any) -> ProbeSelection:
-    """The selection of these samples, of those that are still there; as it is, if none of them is."""
+    """The selection of those indices that the dataset still has; the selection unchanged, if it has none of them."""
     length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
     left = [index for index in dict.fromkeys(indices) if 0 <= index < length]
     return replace(selection, indices=left, per_class=False) if left else selection
 
 
 class FixedSamples:
-    """The samples, or how they are chosen.
+    """The fixed samples of a monitor.
 
-    A training has its samples from its first batch to its last one, also across a resume. Validation and test that run alone have
-    samples of their own loaders.
+    A training keeps its samples from the first batch to the last, also when it is resumed. A validation or test outside
+    of ``fit`` takes samples from its own loader.
 
     Args:
-        probe: The samples, if they are given.
-        selection: How they are chosen, otherwise.
-        batch_fn: Turns a collated batch into ``(inputs, targets)`` or a ``Probe``.
-        save: Keep the samples in checkpoints; otherwise their indices and fingerprint only.
+        probe: The samples; ``None``: choose them.
+        selection: How to choose them.
+        batch_fn: Takes a collated batch, and returns ``(inputs, targets)`` or a ``Probe``.
+        save: Keep the samples in checkpoints; otherwise only their indices and fingerprint.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FixedSamples:
         self.begin_again()
 
     def begin_again(self) -> None:
-        """Forgets the samples that were chosen, for another training begins."""
+        """Forgets the chosen samples, because another training begins."""
         self.probe = self._given
         self._trained: Probe | None = None
         self._expected: tuple[Tensor, str] | None = None
@@ -68,7 +68,7 @@ class FixedSamples:
         self._saved = False
 
     def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
-        """The samples of this run, read from its source, unless they are given, saved, or those of a training that goes on."""
+        """The samples of this run: given, restored, from the training so far, or read from the loader."""
         if trainer.state.fn == "fit":
             self.probe = self._trained = self._of_training(trainer, pl_module, source)
             self._expected, self._notice, self._saved = None, "", False
@@ -85,12 +85,12 @@ class FixedSamples:
             self._warn_if_others(probe)
             return probe
         if self._given is None:
-            # Samples that were given belong to no dataset.
+            # Given samples belong to no dataset, so they cannot be compared with one.
             self._warn_if_moved(trainer, pl_module, source, self._trained)
         return self._trained
 
     def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
-        """The samples of a validation or test that runs alone; if its loader has none such, those of the training before."""
+        """The samples of a validation or test outside of ``fit``; if its loader has none, those of the training."""
         if self._given is not None:
             return self._given
         try:
@@ -99,15 +99,16 @@ class FixedSamples:
             if self._trained is None:
                 raise
             rank_zero_warn(
-                f"The samples of the training are explained again, for there are none of the {source} loader: {error}"
+                f"The samples of the training are explained again, because none can be taken from the {source} loader: "
+                f"{error}"
             )
             return self._trained
 
     def share(self, ranks: Ranks) -> None:
-        """Takes the samples of rank zero where those of the ranks differ, as those of a stream may. To be called on all of them.
+        """Replaces the samples by those of rank zero if ranks differ, as they may on a stream. Call it on all ranks.
 
         Raises:
-            TypeError: If they differ, and have a forward argument that cannot be sent.
+            TypeError: If they differ, and a forward argument cannot be sent to the other ranks.
         """
         if self.probe is not None and not ranks.equal(fingerprint(self.probe)):
             shared = probe_from_state(ranks.first(ranks.agreed(partial(probe_state, self.probe))))
@@ -121,7 +122,7 @@ class FixedSamples:
         source: str,
         expected: tuple[Tensor, str] | None = None,
     ) -> Probe:
-        """Reads the samples that were asked for, or those that a checkpoint expects."""
+        """Reads the selected samples, or those whose indices a checkpoint holds."""
         selection = self._selection
         loader = trainers.find_loader(trainer, source, selection.dataloader_idx)
         if expected is not None and not trainers.is_stream(loader):
@@ -133,16 +134,16 @@ class FixedSamples:
         if self._expected is not None and fingerprint(probe) != self._expected[1]:
             ids, before = self._expected
             rank_zero_warn(
-                f"The probe samples {probe.sample_ids.tolist()} have the fingerprint {fingerprint(probe)[:12]}, but the "
-                f"checkpoint was of samples {ids.tolist()} with {before[:12]}: the data has changed. Curves "
-                "from here on are of other samples; save_probe=True keeps the samples themselves."
+                f"The probe samples {probe.sample_ids.tolist()} have the fingerprint {fingerprint(probe)[:12]}, but "
+                f"the checkpoint has samples {ids.tolist()} with {before[:12]}: the data has changed. From here on the "
+                "curves describe other samples. To keep the samples themselves in checkpoints, use save_probe=True."
             )
 
     def _warn_if_moved(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, probe: Probe) -> None:
-        """Reads the samples of the training again, to see whether the dataset still has them."""
+        """Reads the samples of the training again, and warns if the dataset no longer has them."""
         loader = trainers.find_loader(trainer, source, self._selection.dataloader_idx)
         if trainers.is_stream(loader):
-            return  # What is read from it would be missing in training.
+            return  # The training would miss the batches read here.
         before, whose = fingerprint(probe), "the checkpoint" if self._saved else "the training so far"
         try:
             now = fingerprint(self._collect(trainer, pl_module, source, (probe.sample_ids, before)))[:12]
@@ -150,16 +151,17 @@ class FixedSamples:
             now = f"none ({type(error).__name__}: {error})"
         if now != before[:12]:
             rank_zero_warn(
-                f"The dataset has moved under the probe samples {probe.sample_ids.tolist()}: their fingerprint in {whose} is "
-                f"{before[:12]}, in the dataset {now}. The monitor goes on with the samples of {whose}, so that its curves stay "
-                "of the same samples. To explain the new ones, give it another name."
+                f"The dataset has changed under the probe samples {probe.sample_ids.tolist()}: their fingerprint in "
+                f"{whose} is {before[:12]}, in the dataset {now}. The monitor keeps the samples of {whose}, so that "
+                "its curves describe the same samples throughout. To explain the new ones, give the monitor another "
+                "name."
             )
 
     def state(self) -> dict[str, Any]:
-        """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        """The state to save in a checkpoint; loads with ``weights_only=True``."""
         probe = self._given if self._trained is None else self._trained
         if probe is None:
-            # Samples that could not be read in this run may be there in the next one.
+            # Samples that this run could not read may be readable in the next one.
             waiting = dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
             return {**waiting, "probe": None} if waiting else {}
         named = {"ids": probe.sample_ids, "fingerprint": fingerprint(probe), "selection": self._asked}
@@ -171,12 +173,12 @@ class FixedSamples:
         except TypeError as error:
             # A checkpoint without the samples is better than a training without checkpoints.
             rank_zero_warn(
-                f"The probe samples are not kept in checkpoints, only their indices and fingerprint: {error}"
+                f"Checkpoints hold only the indices and the fingerprint of the probe samples, not the samples: {error}"
             )
             return None
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Takes up a saved state: its samples, or what they must be."""
+        """Restores a saved state: the samples themselves, or the indices and fingerprint to expect."""
         known = {"ids", "fingerprint"} <= state.keys()
         self.begin_again()
         self._expected = (state["ids"], state["fingerprint"]) if known else None
@@ -187,16 +189,16 @@ class FixedSamples:
         self._notice = self._other_samples(self._trained, state.get("selection", self._asked))
 
     def _other_samples(self, probe: Probe, selection: Mapping[str, Any]) -> str:
-        """What is to be said of saved samples that are not those that were asked for or given."""
+        """The warning about saved samples that differ from those requested or given; empty if they do not."""
         if self._given is None and selection != self._asked:
             return (
-                f"ExplanationMonitor goes on with the probe samples {probe.sample_ids.tolist()} of the checkpoint; they were chosen by "
-                f"{_shown(selection)}, and now {_shown(self._asked)} was asked for. To explain other samples, give the "
-                "monitor another name."
+                f"ExplanationMonitor keeps the probe samples {probe.sample_ids.tolist()} of the checkpoint; they were "
+                f"chosen by {_shown(selection)}, and this run asks for {_shown(self._asked)}. To explain other "
+                "samples, give the monitor another name."
             )
         if self._given is not None and fingerprint(self._given) != fingerprint(probe):
             return (
-                "ExplanationMonitor goes on with the probe samples of the checkpoint, which are not those it was given. "
+                "ExplanationMonitor keeps the probe samples of the checkpoint, which differ from those it was given. "
                 "To explain other samples, give the monitor another name."
             )
         return ""

@@ -1,4 +1,4 @@
-"""Writes reports to the loggers' sinks and as files."""
+"""Takes a report and its scalars; draws, and writes to the loggers' sinks and files on rank zero."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Publisher:
 
     Args:
         name: The monitor's name.
-        options: How pictures are drawn.
-        save_reports: Keep every report as a file.
-        failure_log: Survives what fails.
+        options: How to draw pictures.
+        save_reports: Save every report as a file.
+        failure_log: Reports what fails to draw or write, and lets training continue.
     """
 
     def __init__(self, name: str, options: Options, save_reports: bool, failure_log: FailureLog) -> None:
@@ -40,7 +40,7 @@ class Publisher:
         self._sinks: dict[str, Sink] = {}
 
     def open(self, trainer: pl.Trainer, directory: Path, layout: Charts) -> None:
-        """Finds the sinks of a Trainer on rank zero, none of a dry run, and writes the layout if there is one."""
+        """Opens the sinks on rank zero (none in a ``fast_dev_run``), and writes the layout of the charts."""
         self._directory = directory
         for what in self._failure_log.failures if trainer.is_global_zero else ():
             self._failure_log.report_switched_off(what)
@@ -60,7 +60,7 @@ class Publisher:
         scalars: Mapping[str, float],
         metrics: Mapping[str, Metric],
     ) -> None:
-        """Draws and writes. To be called on all ranks, for a failure may have to be raised on all."""
+        """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
 
         def work() -> None:
             self._report_nonfinite(report)
@@ -71,7 +71,7 @@ class Publisher:
         self._agree(trainer, work)
 
     def _agree(self, trainer: pl.Trainer, work: Callable[[], None]) -> None:
-        """Rank zero alone works; what fails is raised on all ranks, or counted on all of them."""
+        """Does the work on rank zero only; a failure is raised or counted on all ranks."""
         _, error = trainers.attempted(work) if trainer.is_global_zero else (None, None)
         trainers.raise_together(trainer, error)
         self._failure_log.failures = trainers.everyone(trainer).first(self._failure_log.failures)
@@ -82,7 +82,7 @@ class Publisher:
                 self._failure_log.report_once(
                     f"nonfinite/{method}",
                     f"{method!r} has a map or score that is NaN or infinite on samples {samples}; they are counted in "
-                    f"{self._name}/nonfinite/{method} and left out of means.",
+                    f"{self._name}/nonfinite/{method} and left out of means. Check the model's outputs on them.",
                 )
 
     def _report_odd(self, report: Report) -> None:
@@ -90,14 +90,15 @@ class Publisher:
             if not any(bool(part.any()) for part in as_tuple(value)):
                 self._failure_log.report_once(
                     f"zero/{method}",
-                    f"the map of {method!r} is zero everywhere, on all samples, and its scores mean nothing: the explained output "
-                    "does not move with what it looks at. Behind the last block of a transformer only the class token is "
-                    "read; explain an earlier layer.",
+                    f"the map of {method!r} is zero everywhere, on all samples, and its scores mean nothing: the "
+                    "explained output does not depend on this input or layer. After the last block of a transformer, "
+                    "for example, only the class token is used; explain an earlier layer.",
                 )
         names, outputs = self._options.class_names, report.outputs
         if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
             self._failure_log.report_once(
-                "class_names", f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs."
+                "class_names",
+                f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs; give one for each.",
             )
 
     def _write(self, found: Publication) -> None:
@@ -109,7 +110,7 @@ class Publisher:
 
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:
-    """Sinks by the name of their type; the second of a type is ``"ScalarSink 2"``."""
+    """The sinks by the names of their types; the second sink of one type is ``"ScalarSink 2"``."""
     seen: Counter[str] = Counter()
     found = {}
     for sink in sinks:

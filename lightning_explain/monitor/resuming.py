@@ -1,4 +1,4 @@
-"""The monitor's state in a checkpoint: its versions, and what is made of one that is not as expected."""
+"""Takes a monitor's saved state of any version, and returns its valid entries; warns of all others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_explain.core.probe import Probe
 
 VERSION = 3
-"""1: rows, schedule, ``by_steps``. 2: also the seed of the draws, and failures in a row. 3: the pace is a number of rows."""
+"""1: samples, schedule, ``by_steps``. 2: also seed and failures in a row. 3: ``pace`` is one number, the pass size."""
 
 _ALWAYS = ("by_steps", "schedule")
 _SINCE_2 = ("seed", "failures")
@@ -23,7 +23,7 @@ _SOMETIMES = ("alerts", "history", "pace")
 _SAMPLES = ("ids", "fingerprint", "probe", "selection")
 
 
-# -- what an entry may be ------------------------------------------------------------------------------------------
+# -- valid entries -------------------------------------------------------------------------------------------------
 
 
 def _whole(value: Any, least: int = 0) -> bool:
@@ -39,7 +39,7 @@ def _sample_ids(value: Any) -> bool:
 
 
 def _watched(value: Any) -> bool:
-    """What an alert has seen."""
+    """Whether a value is a saved state of an alert."""
     if not isinstance(value, Mapping) or not value.keys() <= {"count", "first"}:
         return False
     return _whole(value.get("count", 0)) and (value.get("first") is None or _number(value["first"]))
@@ -83,7 +83,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 
 
 def _sorted_out(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """What of a state can be taken up, and what cannot be what it says."""
+    """The valid entries of a state, and the invalid ones as text."""
     found: dict[str, Any] = {}
     odd: list[str] = []
     for key, value in state.items():
@@ -97,32 +97,35 @@ def _sorted_out(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, A
     return found, odd
 
 
-# -- the whole of it -----------------------------------------------------------------------------------------------
+# -- the whole state -----------------------------------------------------------------------------------------------
 
 
 def understood(state: Mapping[str, Any], name: str, raising: bool = False) -> dict[str, Any]:
-    """What there is to take up of a saved state, of this version or any other; what is odd about it is told.
+    """The valid part of a saved state of this version or any other; warns of everything missing, unknown or invalid.
 
     Args:
-        state: As it comes from the checkpoint.
+        state: The state in the checkpoint.
         name: The monitor's name, for the warning.
-        raising: Whether what cannot be is refused instead.
+        raising: Whether invalid entries are an error.
 
     Raises:
-        ValueError: If it is, and there is such.
+        ValueError: If ``raising``, and an entry is invalid.
     """
     version = state.get("version", 1)
     missing = [key for key in (*_ALWAYS, *(_SINCE_2 if version != 1 else ())) if key not in state]
     unknown = [str(key) for key in state if key not in ("version", *_ALWAYS, *_SINCE_2, *_SOMETIMES, *_SAMPLES)]
     found = {key: value for key, value in state.items() if key not in unknown}
     if version == 2 and isinstance(found.get("pace"), (tuple, list)) and found["pace"]:
-        # Then it was also said which memory layout was the faster one.
+        # Version 2 also stored which memory format was faster.
         found["pace"] = found["pace"][0]
     found, impossible = _sorted_out(found)
     if impossible and raising:
-        raise ValueError(f"ExplanationMonitor {name!r}: its state says {', '.join(impossible)}, which cannot be.")
+        raise ValueError(
+            f"ExplanationMonitor {name!r}: its state in the checkpoint has {', '.join(impossible)}, which is invalid. "
+            'Resume from another checkpoint, or use on_error="warn" to restore the rest.'
+        )
     if not {"ids", "fingerprint"} <= found.keys():
-        # One says nothing without the other.
+        # Indices and fingerprint are useful only together.
         found = {key: value for key, value in found.items() if key not in ("ids", "fingerprint")}
     if found.get("probe") is not None:
         columns = [field.name for field in fields(Probe)]
@@ -133,10 +136,11 @@ def understood(state: Mapping[str, Any], name: str, raising: bool = False) -> di
             del found["probe"]
     if missing or unknown or impossible:
         odd = [f"lacks {', '.join(missing)}"] if missing else []
-        odd += [f"has {', '.join(unknown)}, which is not known here"] if unknown else []
-        odd += [f"says {', '.join(impossible)}, which cannot be"] if impossible else []
+        odd += [f"has {', '.join(unknown)}, which this version does not know"] if unknown else []
+        odd += [f"has {', '.join(impossible)}, which is invalid"] if impossible else []
         rank_zero_warn(
             f"ExplanationMonitor {name!r}: its state in the checkpoint (version {version}, this is {VERSION}) "
-            f"{' and '.join(odd)}. It takes up the rest; what is missing begins anew."
+            f"{' and '.join(odd)}. It restores the rest, and what is missing starts from scratch. To restore "
+            "everything, resume an intact checkpoint with the version of lightning_explain that saved it."
         )
     return found

@@ -1,4 +1,4 @@
-"""When to explain: a plain counter of epochs or steps, and a limit on the time it may take."""
+"""Takes counts of epochs or steps and clock readings; returns whether an explanation is due within its time limit."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _SAVED = ("last", "not_before", "explain_seconds", "train_seconds", "lengthened"
 
 @dataclass
 class Schedule:
-    """Says when an explanation is due.
+    """Decides when an explanation is due.
 
-    Counts are epochs finished or optimiser steps taken, whichever the monitor goes by.
+    A count is the number of finished epochs or of optimizer steps, depending on the monitor.
 
     Args:
-        every: Explain whenever another multiple of this count is reached.
-        max_overhead: Largest share of training time the explanations may take, e.g. 0.05; ``None``: no limit.
+        every: Explain at every multiple of this count.
+        max_overhead: Largest share of training time that explanations may take, e.g. 0.05; ``None``: no limit.
         last: Count at the last explanation.
-        not_before: Count before which none is due, for the limit's sake.
-        explain_seconds: Time spent explaining so far.
-        train_seconds: Time spent training so far, without explaining.
-        lengthened: Whether the limit has ever put an explanation off.
-        origin: Reading of the clock at which training would have begun, had it never been interrupted; ``None``: the clock stands.
+        not_before: Count before which no explanation is due, because of ``max_overhead``.
+        explain_seconds: Seconds spent explaining so far.
+        train_seconds: Seconds spent training so far, without explaining.
+        lengthened: Whether ``max_overhead`` has ever postponed an explanation.
+        origin: Clock reading at which an uninterrupted training would have begun; ``None``: the clock is stopped.
     """
 
     every: int = 1
@@ -36,34 +36,34 @@ class Schedule:
     origin: float | None = None
 
     def start(self, now: float) -> None:
-        """Starts the clock, or starts it again after a resume. ``now`` is in seconds."""
+        """Starts the clock, also after a resume. ``now`` is in seconds."""
         self.origin = now - self.train_seconds - self.explain_seconds
 
     def trained(self, now: float) -> float:
-        """Seconds spent training until now, without explaining."""
+        """Seconds spent training until ``now``, without explaining."""
         return self.train_seconds if self.origin is None else now - self.origin - self.explain_seconds
 
     def stop(self, now: float) -> None:
-        """Stops the clock, for training ends. ``now`` is in seconds."""
+        """Stops the clock at the end of training. ``now`` is in seconds."""
         self.train_seconds, self.origin = self.trained(now), None
 
     def pass_over(self, count: int) -> None:
-        """Goes on behind this count: what was due until then is not made up for."""
+        """Skips every explanation due up to this count."""
         self.last = max(self.last, count)
 
     def due(self, count: int) -> bool:
-        """Whether to explain at this count; a count that has been explained is not due again."""
-        # A checkpoint may come from a run with a limit that this one does not have.
+        """Whether to explain at this count; a count is explained only once."""
+        # A checkpoint may hold ``not_before`` from a run with a limit that this run does not have.
         put_off = self.max_overhead is not None and count < self.not_before
         return count // self.every > self.last // self.every and not put_off
 
     def done(self, count: int, started: float, now: float) -> None:
-        """Notes an explanation and puts the next one off as far as the limit asks.
+        """Records an explanation, and postpones the next one as far as ``max_overhead`` requires.
 
         Args:
             count: Count at which it was made.
-            started: Reading of the clock when it began.
-            now: Reading of the clock now.
+            started: Clock reading when it began, in seconds.
+            now: Clock reading now, in seconds.
         """
         seconds = now - started
         self.last = max(self.last, count)
@@ -71,21 +71,21 @@ class Schedule:
         self.explain_seconds += seconds
         if self.max_overhead is None or count < 1:
             return
-        # Another explanation like this one must fit into the share of the time trained by then.
+        # Assume the next explanation takes as long as this one: by then its time must fit into the allowed share.
         wanted = (self.explain_seconds + seconds) / (self.max_overhead * max(self.train_seconds, 1e-9) / count)
         self.not_before = math.ceil(wanted / self.every) * self.every
         self.lengthened = self.lengthened or self.not_before > count + self.every
 
     def overhead(self, started: float, now: float) -> float | None:
-        """Time spent explaining over time spent training, with an explanation under way; ``None`` before any training."""
+        """Time explaining over time training, with the explanation in progress; ``None`` before any training."""
         trained = self.trained(started)
         return (self.explain_seconds + now - started) / trained if trained > 0 else None
 
     def state(self) -> dict[str, Any]:
-        """What must survive in a checkpoint."""
+        """The state to save in a checkpoint."""
         return {name: getattr(self, name) for name in _SAVED}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes up a saved state, or what there is of it."""
+        """Restores a saved state; entries that are missing keep their values."""
         for name in _SAVED:
             setattr(self, name, state.get(name, getattr(self, name)))

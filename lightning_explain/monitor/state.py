@@ -1,4 +1,4 @@
-"""What a monitor remembers from one explanation to the next, and from one run to the next."""
+"""Takes finished explanations, and keeps schedule, alerts and history for the next explanation and the next run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Broadcast: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
 
 
 class Memory:
-    """When it explained, what it found, and what it was alert to.
+    """The schedule, the alerts and the history of one monitor.
 
     Args:
         schedule: When to explain.
-        alerts: Which scores are watched.
-        metrics: By name; maps are kept if one of them looks back.
-        by_steps: Whether the schedule counts optimiser steps.
+        alerts: The scores to watch.
+        metrics: By name; maps are kept if a metric compares them with earlier ones.
+        by_steps: Whether the schedule counts optimizer steps.
     """
 
     def __init__(self, schedule: Schedule, alerts: Alerts, metrics: Mapping[str, Metric], by_steps: bool) -> None:
@@ -38,17 +38,17 @@ class Memory:
         self._looks_back = any(getattr(metric, "needs_history", False) for metric in metrics.values())
 
     def begin_again(self) -> None:
-        """Forgets all, for another training begins."""
+        """Resets everything, because another training begins."""
         self.schedule = Schedule(self.schedule.every, self.schedule.max_overhead)
         self.alerts.begin_again()
         self.history = History()
         self._follows = False
 
     def start(self, count: int) -> None:
-        """Starts the clock and arms the alerts. A schedule of which the checkpoint knew nothing begins at its next multiple.
+        """Starts the clock and arms the alerts. A schedule that no checkpoint restored skips what was due before.
 
         Args:
-            count: What the schedule counts, as far as training has come.
+            count: Epochs or steps so far, as the schedule counts them.
         """
         self.schedule.start(time.perf_counter())
         self.alerts.arm()
@@ -57,21 +57,24 @@ class Memory:
         self._follows = True
 
     def lacks_history(self, probe: Probe) -> bool:
-        """Whether a metric wants to look back, and there is nothing of these samples."""
+        """Whether a metric needs earlier maps, and there are none of these samples."""
         return self._looks_back and self.history.fingerprint != fingerprint(probe)
 
     def keep(self, report: Report, probe: Probe, broadcast: Broadcast) -> None:
-        """Keeps what the next explanation looks back on, as rank zero has it: batch statistics may differ between steps."""
+        """Keeps the maps that the next explanation is compared with, as rank zero has them.
+
+        The ranks' maps may differ, because batch statistics may.
+        """
         if self._looks_back:
             self.history = History(**broadcast(self.history.followed_by(report, probe).state()))
 
     def note_time(self, count: int, started: float, broadcast: Broadcast) -> None:
-        """Notes what an explanation took; the clock of rank zero decides for all, so that no rank explains alone.
+        """Records the time an explanation took. Rank zero's clock decides, so that no rank explains alone.
 
         Args:
-            count: What the schedule counts.
-            started: Reading of the clock when it began.
-            broadcast: Gives what rank zero has.
+            count: Epochs or steps so far, as the schedule counts them.
+            started: Clock reading when the explanation began, in seconds.
+            broadcast: Returns rank zero's value on every rank.
         """
         lengthened = self.schedule.lengthened
         self.schedule.done(count, started, time.perf_counter())
@@ -84,8 +87,8 @@ class Memory:
             )
 
     def state(self) -> dict[str, Any]:
-        """What must survive in a checkpoint; loads with ``weights_only=True``."""
-        # Trained since the last explanation, too: a checkpoint may come right before the next one.
+        """The state to save in a checkpoint; loads with ``weights_only=True``."""
+        # Includes the training since the last explanation: a checkpoint may be saved right before the next one.
         trained = {"train_seconds": self.schedule.trained(time.perf_counter())}
         return {
             "by_steps": self._by_steps,
@@ -95,9 +98,9 @@ class Memory:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Takes up a saved state."""
+        """Restores a saved state."""
         if state.get("by_steps") == self._by_steps:
-            # What was counted in steps says nothing about epochs.
+            # A count of steps says nothing about epochs, and the reverse.
             saved = state.get("schedule", {})
             self.schedule.load(saved)
             self._follows = "last" in saved and saved.get("every", self.schedule.every) == self.schedule.every

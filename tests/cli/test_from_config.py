@@ -155,11 +155,11 @@ WRONG = {
     "a model that is text": (tiny(model="resnet18"), "model='resnet18' names no class; write model: {_target_:"),
     "no module": (
         tiny(model={"_target_": "torch.tensor", "data": 2}),
-        "model is a Tensor; _target_ must make a torch.nn",
+        "model is a Tensor; give a _target_ that returns a torch.nn",
     ),
     "no samples": (
         tiny(input_shape=None),
-        "There are no samples to examine the model with; write input_shape: [3, 64, 64]",
+        "The configuration has no samples for the model; write input_shape: [3, 64, 64]",
     ),
     "a shape": (tiny(input_shape="3x64x64"), "input_shape='3x64x64'; allowed: the shape of one sample"),
     "a method": (tiny(monitor={"methods": ["Salience"]}), "there is no method 'Salience': did you mean 'Saliency'"),

@@ -73,7 +73,7 @@ def test_the_first_probe_samples_stay_the_first_when_more_are_asked_for(clean: M
 
 @pytest.mark.parametrize("count", [0, 1001])
 def test_an_impossible_count_is_refused(clean: MarkedDigits, count: int) -> None:
-    with pytest.raises(ValueError, match=f"count={count}; there are 1 to 1000"):
+    with pytest.raises(ValueError, match=f"count={count}; there are 1000 validation samples; give 1 to 1000"):
         clean.probe_samples(count)
 
 

@@ -161,7 +161,7 @@ def test_of_too_many_pictures_the_first_49_are_sent_and_it_is_told(
 ) -> None:
     logger = WandbLogger(project="test", save_dir=clean_wandb)
     methods = [f"method_{i}" for i in range(50)]
-    with pytest.warns(UserWarning, match="the first 49 of 50 pictures of 'explain'"):
+    with pytest.warns(UserWarning, match="only the first 49 of 50 pictures of 'explain'"):
         WandbSink(logger).write(publish(methods=methods))
     (sample,) = finished(logger, []).explained
     assert [m for m in methods if f"explain/{m}" not in sample] == ["method_49"]

@@ -27,7 +27,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         'every_n_train_steps and hook="validation_epoch_end" exclude each other',
     ),
-    "hook": ({"hook": "epoch_end"}, ValueError, "hook='epoch_end'; give one of 'train_epoch_end', 'validation_epoch_end'"),
+    "hook": (
+        {"hook": "epoch_end"},
+        ValueError,
+        "hook='epoch_end'; give one of 'train_epoch_end', 'validation_epoch_end'",
+    ),
     "on_error": ({"on_error": "ignore"}, ValueError, "on_error='ignore'; give one of 'warn', 'raise'"),
     "slash at the end": ({"name": "explain/"}, ValueError, "name='explain/'; give a word"),
     "parent folder": ({"name": ".."}, ValueError, r"name='\.\.'; give a word"),

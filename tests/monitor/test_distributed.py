@@ -184,7 +184,7 @@ def test_an_explanation_that_fails_on_one_rank_is_made_on_none_and_training_goes
     assert zero["metrics"] == one["metrics"] == {}
     assert zero["told"] == []
     (told,) = one["told"]
-    assert "No explanation (rank 1); training goes on" in told
+    assert "No explanation (rank 1); training continues" in told
     assert "ArithmeticError: no target on rank 1" in told
     assert zero["steps"] == one["steps"] == 4
 

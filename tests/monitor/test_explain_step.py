@@ -196,7 +196,7 @@ def test_an_explanation_that_fails_as_a_whole_is_told_once_and_tried_three_times
     with pytest.warns(RuntimeWarning) as told:
         finished = fit(tmp_path, monitor(target=target, every_n_train_steps=4), target, max_epochs=5)
     failed, off = told_in(told)
-    assert "No explanation (rank 0); training goes on" in failed
+    assert "No explanation (rank 0); training continues" in failed
     assert "no target today" in failed
     assert f"'the whole explanation' {OFF}" in off
     assert finished.global_step == 20
@@ -243,7 +243,7 @@ def test_a_failing_logger_is_told_once_and_the_others_are_served(tmp_path: Path)
         fit(tmp_path, monitor(), logger=[broken, TensorBoardLogger(tmp_path / "tb")], max_epochs=4)
     assert broken.refused == 3
     failed, off = told_in(told)
-    assert "ScalarSink failed; training goes on (rank 0)" in failed
+    assert "ScalarSink failed; training continues (rank 0)" in failed
     assert "no space left" in failed
     assert f"'ScalarSink' {OFF}" in off
     assert points(tmp_path / "tb")["explain/seconds"] == [4, 8, 12, 16]
@@ -266,7 +266,7 @@ def test_pictures_that_cannot_be_drawn_are_told_once_and_numbers_are_still_writt
         raise MemoryError("no memory for pictures")
 
     monkeypatch.setattr(publisher, "draw", no_memory)
-    with pytest.warns(RuntimeWarning, match="Drawing pictures failed; training goes on") as told:
+    with pytest.warns(RuntimeWarning, match="Drawing pictures failed; training continues") as told:
         fit(tmp_path, monitor(), max_epochs=2)
     assert len(told_in(told)) == 1
     assert len((tmp_path / "explain" / "scalars.jsonl").read_text().splitlines()) == 2

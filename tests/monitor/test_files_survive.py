@@ -54,7 +54,7 @@ def test_training_goes_on_when_the_disk_is_full_and_again_when_it_is_not(tmp_pat
 
     watch = Filling(methods={"saliency": m.Saliency(abs=False)}, metrics=[q.Concentration()], probe=[0, 1])
     with pytest.warns(
-        RuntimeWarning, match=r"(?s)(Saving the report|FilesSink) failed; training goes on.*(?i:large|27)"
+        RuntimeWarning, match=r"(?s)(Saving the report|FilesSink) failed; training continues.*(?i:large|27)"
     ):
         finished = fit(tmp_path, watch, max_epochs=3)
     assert finished.current_epoch == 3

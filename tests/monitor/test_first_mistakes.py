@@ -329,7 +329,7 @@ def test_other_samples_than_those_of_the_checkpoint_are_not_ignored_silently(
         return watch
 
     with pytest.warns(
-        UserWarning, match=r"goes on with the probe samples .* of the checkpoint; they were chosen by Probe"
+        UserWarning, match=r"keeps the probe samples .* of the checkpoint; they were chosen by Probe"
     ):
         other = resume(**asked)
     same = resume()

@@ -321,7 +321,7 @@ def test_training_is_bit_identical_when_a_whole_explanation_fails() -> None:
     with pytest.warns(RuntimeWarning) as told:
         recorder, _ = fit(light(target=target), more=[target])
     failed, off = told_in(told)
-    assert re.search("(?s)No explanation.*training goes on.*no target today", failed)
+    assert re.search("(?s)No explanation.*training continues.*no target today", failed)
     assert "failed 3 times in a row" in off
     assert target.calls == 3
     assert_undisturbed(recorder, alone())

@@ -215,13 +215,16 @@ def without(*names: str) -> Callable[[State], State]:
 
 
 ODD: dict[str, tuple[Callable[[State], State], str]] = {
-    "newer": (lambda s: {**s, "version": 9, "mood": 1}, r"\(version 9, this is 3\) has mood, which is not known here"),
+    "newer": (
+        lambda s: {**s, "version": 9, "mood": 1},
+        r"\(version 9, this is 3\) has mood, which this version does not know",
+    ),
     "no schedule": (without("schedule"), "lacks schedule"),
     "no failures": (without("failures", "by_steps"), "lacks by_steps, failures"),
     "nearly empty": (lambda _: {"version": 2}, "lacks by_steps, schedule, seed, failures"),
     "probe of another version": (
         lambda s: {**s, "probe": {**s["probe"], "weights": torch.ones(4)}},
-        r"has probe\.weights, which is not known here",
+        r"has probe\.weights, which this version does not know",
     ),
     "no inputs": (lambda s: {**s, "probe": without("inputs")(s["probe"])}, r"lacks probe\.inputs"),
 }
@@ -242,7 +245,7 @@ def scheduled(**changed: Any) -> Callable[[State], State]:
 
 
 IMPOSSIBLE: dict[str, tuple[Callable[[State], State], str]] = {
-    "last": (scheduled(last="x"), r"says schedule\.last='x', which cannot be"),
+    "last": (scheduled(last="x"), r"has schedule\.last='x', which is invalid"),
     "not before": (scheduled(not_before=None), r"schedule\.not_before=None"),
     "every": (scheduled(every=0), r"schedule\.every=0"),
     "seconds": (
@@ -250,24 +253,24 @@ IMPOSSIBLE: dict[str, tuple[Callable[[State], State], str]] = {
         r"explain_seconds=nan, schedule\.train_seconds='1'",
     ),
     "lengthened": (scheduled(lengthened=2), r"schedule\.lengthened=2"),
-    "schedule": (lambda s: {**s, "schedule": [1]}, r"says schedule=\[1\]"),
-    "by steps": (lambda s: {**s, "by_steps": "no"}, "says by_steps='no'"),
-    "seed": (lambda s: {**s, "seed": -1}, "says seed=-1"),
-    "failures": (lambda s: {**s, "failures": {"saliency": "often"}}, "says failures={'saliency': 'often'}"),
-    "failures, a list": (lambda s: {**s, "failures": ["saliency"]}, r"says failures=\['saliency'\]"),
-    "pace": (lambda s: {**s, "pace": -1}, "says pace=-1"),
-    "pace of version 2": (lambda s: {**s, "version": 2, "pace": 7.5}, "says pace=7.5"),
-    "alerts": (lambda s: {**s, "alerts": {ALERT.key: {"count": "two"}}}, "says alerts="),
-    "alerts, more": (lambda s: {**s, "alerts": {ALERT.key: {"mood": 1}}}, "says alerts="),
-    "history": (lambda s: {**s, "history": {"first": {"saliency": "x"}}}, "says history="),
+    "schedule": (lambda s: {**s, "schedule": [1]}, r"has schedule=\[1\]"),
+    "by steps": (lambda s: {**s, "by_steps": "no"}, r"has by_steps='no'"),
+    "seed": (lambda s: {**s, "seed": -1}, r"has seed=-1"),
+    "failures": (lambda s: {**s, "failures": {"saliency": "often"}}, "has failures={'saliency': 'often'}"),
+    "failures, a list": (lambda s: {**s, "failures": ["saliency"]}, r"has failures=\['saliency'\]"),
+    "pace": (lambda s: {**s, "pace": -1}, r"has pace=-1"),
+    "pace of version 2": (lambda s: {**s, "version": 2, "pace": 7.5}, r"has pace=7.5"),
+    "alerts": (lambda s: {**s, "alerts": {ALERT.key: {"count": "two"}}}, r"has alerts="),
+    "alerts, more": (lambda s: {**s, "alerts": {ALERT.key: {"mood": 1}}}, r"has alerts="),
+    "history": (lambda s: {**s, "history": {"first": {"saliency": "x"}}}, r"has history="),
     "history of other samples": (
         lambda s: {**s, "history": {**s["history"], "previous": {"saliency": (torch.ones(9, 1),)}}},
-        "says history=",
+        r"has history=",
     ),
-    "rows": (lambda s: {**s, "ids": None, "probe": None}, "says ids=None"),
-    "fingerprint": (lambda s: {**s, "fingerprint": 7, "probe": None}, "says fingerprint=7"),
-    "probe": (lambda s: {**s, "probe": 7}, "says probe=7"),
-    "selection": (lambda s: {**s, "selection": None}, "says selection=None"),
+    "rows": (lambda s: {**s, "ids": None, "probe": None}, r"has ids=None"),
+    "fingerprint": (lambda s: {**s, "fingerprint": 7, "probe": None}, r"has fingerprint=7"),
+    "probe": (lambda s: {**s, "probe": 7}, r"has probe=7"),
+    "selection": (lambda s: {**s, "selection": None}, r"has selection=None"),
 }
 ALERT = Alert("drift_cosine_first/saliency", below=-2)
 
@@ -286,7 +289,7 @@ def test_what_cannot_be_in_a_state_is_told_and_begins_anew(change: Any, message:
 
 def test_what_cannot_be_in_a_state_is_raised_if_asked_for(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "one", scheduled(last="x"))
-    with pytest.raises(ValueError, match=r"its state says schedule\.last='x', which cannot be"):
+    with pytest.raises(ValueError, match=r"its state in the checkpoint has schedule\.last='x', which is invalid"):
         resumed(tmp_path / "two", monitor(on_error="raise"), path)
 
 
@@ -298,7 +301,7 @@ def test_saved_samples_are_explained_when_the_dataset_moved_and_both_fingerprint
     saved = torch.load(path, weights_only=True)["callbacks"][KEY]
     watch = monitor()
     with pytest.warns(
-        UserWarning, match=f"{saved['fingerprint'][:12]}, in the dataset [0-9a-f]{{12}}. The monitor goes"
+        UserWarning, match=f"{saved['fingerprint'][:12]}, in the dataset [0-9a-f]{{12}}. The monitor keeps"
     ):
         resumed(tmp_path / "two", watch, path, val_dataloaders=loader(300, 24))
     assert report_of(watch).fingerprint == saved["fingerprint"]
@@ -327,7 +330,7 @@ def test_samples_that_cannot_be_read_are_told_and_the_run_goes_on_without_explan
     watch = monitor()
     run = trainer(tmp_path, watch, limit_val_batches=0, max_epochs=2)
     with pytest.warns(
-        RuntimeWarning, match=r"could not be made ready \(rank 0\); nothing is explained(.|\n)*no such dev"
+        RuntimeWarning, match=r"could not be prepared \(rank 0\); nothing is explained(.|\n)*no such dev"
     ):
         run.fit(DigitModule(), loader(), DataLoader(Unreadable(), batch_size=8))
     assert run.current_epoch == 2
