@@ -74,9 +74,7 @@ def check_tolerance(owner: str, tolerance: Any) -> None:
         ValueError: If it is not.
     """
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
-        raise ValueError(
-            f"{owner}(tolerance={tolerance!r}); allowed: a number above 0; give a relative error such as 0.01."
-        )
+        raise ValueError(f"{owner}(tolerance={tolerance!r}); give a number above 0, such as 0.01.")
 
 
 def adaptive(method: Any, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:

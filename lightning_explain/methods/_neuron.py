@@ -151,7 +151,7 @@ class OfNeuron:
         index = self.neuron_selector if isinstance(self.neuron_selector, tuple) else (self.neuron_selector,)
         if not index or any(isinstance(i, bool) or not isinstance(i, (int, slice)) for i in index):
             raise TypeError(
-                f"{type(self).__name__}(neuron_selector={self.neuron_selector!r}); allowed: None (the strongest unit on the "
+                f"{type(self).__name__}(neuron_selector={self.neuron_selector!r}); give None (the strongest unit on the "
                 "probe), an int, a tuple of ints and slices such as (channel, row, column), or a callable."
             )
 

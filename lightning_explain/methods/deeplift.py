@@ -128,7 +128,7 @@ class DeepLift(Rescaling):
         check_baseline(self.baselines)
         check_callable("DeepLift(custom_attribution_func", self.custom_attribution_func)
         if not self.eps > 0:
-            raise ValueError(f"DeepLift(eps={self.eps!r}); allowed: a number above 0.")
+            raise ValueError(f"DeepLift(eps={self.eps!r}); give a number above 0.")
 
     @property
     def reference(self) -> Reference | None:

@@ -208,7 +208,7 @@ class LayerFeatureAblation(AtLayer):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kinds):
                 raise TypeError(
-                    f"LayerFeatureAblation({name}) is a {type(value).__name__}; allowed: None, a tensor"
+                    f"LayerFeatureAblation({name}) is a {type(value).__name__}; give None, a tensor"
                     f"{', a number' if name == 'layer_baselines' else ' of whole numbers'}."
                 )
 

@@ -67,7 +67,7 @@ class NoiseTunnel(OnPath):
                 "lightning_explain.methods, e.g. Saliency(abs=False)."
             )
         if self.nt_type not in _TYPES:
-            raise ValueError(f"NoiseTunnel(nt_type={self.nt_type!r}); allowed: {', '.join(_TYPES)}.")
+            raise ValueError(f"NoiseTunnel(nt_type={self.nt_type!r}); give one of {', '.join(_TYPES)}.")
         # The variance over a single copy is zero.
         check_positive("NoiseTunnel(nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
         if self.nt_samples_batch_size is not None:

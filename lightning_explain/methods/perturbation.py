@@ -67,7 +67,7 @@ class Occlusion(Ablating):
         for name in ("sliding_window_shapes", "strides"):
             value = getattr(self, name)
             if value is not None and not _positive(value):
-                raise ValueError(f"Occlusion({name}={value!r}); allowed: whole numbers of at least 1, e.g. (3, 8, 8).")
+                raise ValueError(f"Occlusion({name}={value!r}); give whole numbers of at least 1, such as (3, 8, 8).")
 
     @property
     def path(self) -> Windows:

@@ -83,7 +83,7 @@ class SensitivityMax:
         if self.norm_ord not in ("fro", "inf"):
             check_size("SensitivityMax", "norm_ord", self.norm_ord)
         if self.perturb_func is not None and not callable(self.perturb_func):
-            raise ValueError(f"SensitivityMax(perturb_func={self.perturb_func!r}); allowed: None or a callable.")
+            raise ValueError(f"SensitivityMax(perturb_func={self.perturb_func!r}); give None or a callable.")
         check_methods(self)
 
     def fitted(self, inputs: tuple[Tensor, ...]) -> SensitivityMax:

@@ -103,14 +103,14 @@ def test_a_layer_without_a_map_cannot_be_upsampled() -> None:
 @pytest.mark.parametrize(
     ("cls", "arguments", "error", "match"),
     [
-        (m.DeepLift, {"eps": 0.0}, ValueError, r"DeepLift\(eps=0.0\); allowed: a number above 0"),
+        (m.DeepLift, {"eps": 0.0}, ValueError, r"DeepLift\(eps=0.0\); give a number above 0"),
         (m.DeepLift, {"baselines": "probe"}, ValueError, "baselines='probe'"),
         (m.DeepLiftShap, {"baselines": "nothing"}, ValueError, "baselines='nothing'"),
         (
             m.DeepLift,
             {"custom_attribution_func": 3},
             TypeError,
-            r"DeepLift\(custom_attribution_func=3\); allowed: None",
+            r"DeepLift\(custom_attribution_func=3\); give None",
         ),
         (m.LayerDeepLift, {"custom_attribution_func": 3}, TypeError, r"LayerDeepLift\(custom_attribution_func=3\)"),
     ],

@@ -109,7 +109,12 @@ def test_the_default_layer_is_the_last_with_a_feature_map() -> None:
         (m.LayerIntegratedGradients, {"baselines": "probe"}, ValueError, "baselines='probe'"),
         (m.LayerGradientShap, {"n_samples": 0}, ValueError, r"LayerGradientShap\(n_samples=0\)"),
         (m.LayerGradientShap, {"stdevs": -1.0}, ValueError, r"LayerGradientShap\(stdevs=-1.0\)"),
-        (m.LayerFeatureAblation, {"layer_mask": 3}, TypeError, r"LayerFeatureAblation\(layer_mask\) is a int"),
+        (
+            m.LayerFeatureAblation,
+            {"layer_mask": 3},
+            TypeError,
+            r"LayerFeatureAblation\(layer_mask\) is a int; give None",
+        ),
         (m.LayerFeatureAblation, {"layer_baselines": "mean"}, TypeError, r"LayerFeatureAblation\(layer_baselines\) is"),
     ],
 )

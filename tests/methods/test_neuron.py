@@ -149,7 +149,7 @@ def test_a_selector_that_does_not_choose_one_unit_is_refused(selector: object, m
 
 @pytest.mark.parametrize("selector", ["strongest", 1.5, (), (1, "2"), True])
 def test_a_selector_of_another_kind_is_refused_at_once(selector: object) -> None:
-    with pytest.raises(TypeError, match=r"NeuronGradient\(neuron_selector=.*\); allowed: None"):
+    with pytest.raises(TypeError, match=r"NeuronGradient\(neuron_selector=.*\); give None"):
         m.NeuronGradient(LAYER, selector)
 
 

@@ -193,9 +193,7 @@ def test_a_users_own_permutation_sees_the_clean_probe_in_the_order_of_ids() -> N
 def test_permutation_of_one_sample_is_refused_before_anything_runs() -> None:
     x, y = samples(1)
     for method in (m.FeaturePermutation(), m.NoiseTunnel(m.FeaturePermutation())):
-        with pytest.raises(
-            ValueError, match=r"'it' \(.*\) needs at least 2 samples at a time, but the probe has 1"
-        ):
+        with pytest.raises(ValueError, match=r"'it' \(.*\) needs at least 2 samples at a time, but the probe has 1"):
             explain(trained(), Probe(x, y), {"it": method}, [])
 
 
@@ -233,7 +231,7 @@ def test_shapley_values_cost_one_sample_for_each_set() -> None:
     assert report.passes.forward == 2 * (2**4 + 1)  # one more for the outputs
 
 
-def test_shapley_values_of_too_many_features_are_refused_with_the_way_out() -> None:
+def test_shapley_values_of_too_many_features_are_refused_with_a_fix() -> None:
     with pytest.raises(ValueError, match="all sets of the 64 features; give a feature_mask with at most 12 of them"):
         ours(m.ShapleyValues())
 
@@ -271,7 +269,7 @@ def test_what_is_not_allowed_is_refused_at_once(cls: type, arguments: dict, erro
 
 
 @pytest.mark.parametrize("cls", [m.Lime, m.KernelShap])
-def test_without_scikit_learn_the_way_out_is_told(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_the_error_names_the_fix(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         ImportError, match=rf"{cls.__name__} fits its model with scikit-learn: pip install scikit-learn"

@@ -142,8 +142,8 @@ def test_the_standard_error_of_infidelity_is_the_spread_over_independent_seeds()
         for seed in range(30)
     ]
     spread = torch.stack([r.scores["infidelity"]["saliency"] for r in runs]).std(0)
-    told = torch.stack([r.standard_errors["infidelity"]["saliency"] for r in runs]).mean(0)
-    assert ((told / spread).log().abs() < 0.7).all()
+    stated = torch.stack([r.standard_errors["infidelity"]["saliency"] for r in runs]).mean(0)
+    assert ((stated / spread).log().abs() < 0.7).all()
 
 
 def test_a_constant_explainer_is_not_sensitive() -> None:

@@ -115,7 +115,7 @@ def test_each_baseline_goes_through_the_model_once_for_each_target(limit: int) -
     maps = {
         "zero": Given(x, by_sample=True, reference=Reference()),
         "also_zero": Given(x, by_sample=True, reference=Reference(0.0)),
-        "row_and_zero": Given(x, by_sample=True, reference=Reference(("zero", 1.0), distribution=True)),
+        "one_and_zero": Given(x, by_sample=True, reference=Reference(("zero", 1.0), distribution=True)),
         "blur": Given(x, by_sample=True, reference=Reference("blur")),
     }
     explainer = Explainer(maps, {"completeness": q.Completeness()}, limit=limit)

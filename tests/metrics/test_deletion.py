@@ -107,7 +107,7 @@ def test_steps_are_evaluated_many_at_once_and_never_above_the_limit(limit: int) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "match"),
     [
         ({"n_steps": 0}, r"\(n_steps=0\); give a whole number of at least 1"),
         ({"baselines": "blck"}, "did you mean 'black'"),
@@ -115,6 +115,6 @@ def test_steps_are_evaluated_many_at_once_and_never_above_the_limit(limit: int) 
     ],
 )
 @pytest.mark.parametrize("metric", [q.Deletion, q.Insertion])
-def test_arguments_are_checked(metric: type, arguments: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_arguments_are_checked(metric: type, arguments: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
         metric(**arguments)

@@ -63,8 +63,8 @@ def test_the_standard_error_is_the_spread_over_random_networks(report: Report) -
         for seed in range(12)
     ]
     spread = torch.stack([run.scores["randomization"]["gradient"] for run in runs]).std(0)
-    told = torch.stack([run.standard_errors["randomization"]["gradient"] for run in runs]).mean(0)
-    assert abs((told.mean() / spread.mean()).log()) < 0.4
+    stated = torch.stack([run.standard_errors["randomization"]["gradient"] for run in runs]).mean(0)
+    assert abs((stated.mean() / spread.mean()).log()) < 0.4
     assert torch.equal(report.standard_errors["it"]["edges"] < 1e-6, torch.ones(16, dtype=torch.bool))
 
 

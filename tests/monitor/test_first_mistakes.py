@@ -109,7 +109,7 @@ def test_default_scores_that_whole_numbers_have_not_are_left_out_and_told() -> N
 @pytest.mark.parametrize("metric", [q.Infidelity(), q.SensitivityMax()], ids=lambda metric: type(metric).__name__)
 def test_scores_that_whole_numbers_have_not_are_refused_if_asked_for(metric: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"moves the inputs by a little, but they are torch.uint8; leave it out, or give"
+        ValueError, match=r"perturbs the inputs slightly, but they are torch.uint8; leave it out, or give"
     ):
         explain(Bytes(), bytes_probe(), {"it": m.FeatureAblation(feature_mask={"grid": 2})}, [metric])
 
