@@ -1,4 +1,4 @@
-"""What "nothing" looks like: a baseline as the user writes it becomes tensors."""
+"""Turns a baseline as the user writes it (a number, a name, a tensor) into tensors shaped like the samples."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[floa
 
 
 def check_baseline(spec: Baseline, names: Sequence[str] = NAMES) -> None:
-    """Refuses what can never be a baseline.
+    """Checks a baseline as the user writes it, before any sample is known.
 
     Raises:
-        ValueError: If it is an unknown name.
-        TypeError: If it is of another kind.
+        ValueError: If it is an unknown name, or a number that is not finite.
+        TypeError: If it is of another type.
     """
     if isinstance(spec, str):
         if spec not in names:
-            raise ValueError(f"baselines={spec!r}: {nearest(spec, names)} Or a number, a tensor, or a tuple of these.")
+            raise ValueError(
+                f"baselines={spec!r}: {nearest(spec, names)} Or give a number, a tensor, or a tuple of these."
+            )
     elif isinstance(spec, (tuple, list)):
         for part in spec:
             check_baseline(part, names)
     elif isinstance(spec, Real) and not math.isfinite(float(spec)):
-        raise ValueError(f"baselines={spec!r}; allowed: a finite number.")
+        raise ValueError(f"baselines={spec!r} is not finite; give a finite number.")
     elif spec is not None and not isinstance(spec, (Real, Tensor)):
         raise TypeError(
-            f"baselines is a {type(spec).__name__}; allowed: None, a number, a tensor, one of {list(names)}, "
+            f"baselines is a {type(spec).__name__}; give None, a number, a tensor, one of {list(names)}, "
             "or a tuple of these."
         )
 
 
 def settled(spec: Baseline) -> Baseline:
-    """One form for what can be written in several ways: zero is ``None``, a list a tuple, each number a float."""
+    """Returns the canonical form of a baseline: zero becomes ``None``, a list a tuple, every number a float."""
     if isinstance(spec, (tuple, list)):
         return tuple(settled(part) for part in spec)
     if isinstance(spec, Real):
@@ -53,12 +55,12 @@ def settled(spec: Baseline) -> Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
-    """Resolves baselines for the samples of one probe.
+    """Turns baselines as the user writes them into tensors, for the samples of one probe.
 
     Args:
         inputs: All samples of the probe in the order of their ids, each ``(N, ...)``, on the model's device.
         normalization: ``(mean, std)`` per channel of image inputs; needed by ``"black"``.
-        ids: ``(N,)`` the rows' ids in the probe's own order, which is that of tensors with a baseline for each row.
+        ids: ``(N,)`` sample ids in the probe's own order, which is also the order of tensors with one baseline per sample.
     """
 
     inputs: tuple[Tensor, ...]
@@ -66,23 +68,25 @@ class Baselines:
     ids: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def points(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
-        """One baseline for each row, shaped like the rows' inputs.
+        """Returns one baseline per sample: for each input a tensor of that input's shape, ``(N, ...)``.
 
-        A tuple gives one for each input; a tensor is for all rows, or has a baseline for each row of the probe.
-        Names: ``"zero"``, ``"black"`` (a black image in normalised space),
-        ``"mean"`` (of the probe's samples), ``"blur"`` (the blurred sample).
+        A tuple holds one baseline for each input. A tensor applies to all samples, or holds one baseline for each
+        sample of the probe. Names: ``"zero"``, ``"black"`` (a black image after normalization), ``"mean"`` (of the
+        probe's samples), ``"blur"`` (the blurred sample).
 
         Raises:
-            ValueError: If it does not fit the inputs.
+            ValueError: If the baseline does not fit the inputs.
         """
         specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(samples.clean)
         if len(specs) != len(samples.clean):
-            raise ValueError(f"baselines has {len(specs)} entries for {len(samples.clean)} inputs; give one for each.")
+            raise ValueError(
+                f"baselines has {len(specs)} entries for {len(samples.clean)} inputs; give one for each input."
+            )
         own = (self._own(s, x, samples) for s, x in zip(specs, samples.clean, strict=True))
         return tuple(self._point(s, i, x) for i, (s, x) in enumerate(zip(own, samples.clean, strict=True)))
 
     def _own(self, spec: Any, clean: Tensor, samples: Samples) -> Any:
-        """Of a baseline for each row of the probe those of these rows."""
+        """Selects the baselines of these samples from a tensor with one baseline for each sample of the probe."""
         if not isinstance(spec, Tensor):
             return spec
         own = samples.own(spec, clean, self.ids)
@@ -105,18 +109,21 @@ class Baselines:
         if name == "blur":
             return _blurred(clean)
         if self.normalization is None:
-            raise ValueError('baselines="black" needs normalization=(mean, std) to know what black is.')
+            raise ValueError(
+                'baselines="black" is the normalized value of 0, which is unknown here; give normalization=(mean, std).'
+            )
         mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
         return _fit((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), clean, len(self.ids))
 
     def distribution(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
-        """A set of reference samples, each ``(K, ...)``, from which random methods choose.
+        """Returns the set of K reference samples that random methods draw baselines from, one ``(K, ...)`` per input.
 
-        A tensor ``(K, ...)`` is the set itself, ``"probe"`` all samples of the probe, a number or a name one sample (or,
-        for ``"blur"``, the samples themselves blurred), a tuple the union of its entries. For several inputs entries apply to all of them.
+        A tensor ``(K, ...)`` is the set itself, and ``"probe"`` is all samples of the probe. A number or a name gives
+        one reference (``"blur"`` gives every sample, blurred). A tuple gives the union of its entries. With several
+        inputs, each entry applies to all of them.
 
         Raises:
-            ValueError: If it does not fit the inputs.
+            ValueError: If the baseline does not fit the inputs.
         """
         if isinstance(spec, (tuple, list)):
             parts = [self.distribution(part, samples) for part in spec]
@@ -131,7 +138,7 @@ class Baselines:
 
 def _check_shape(value: Tensor, like: Tensor) -> Tensor:
     if value.shape[1:] != like.shape[1:] or len(value) == 0:
-        raise ValueError(f"baselines has shape {tuple(value.shape)}; a distribution is (K, *{tuple(like.shape[1:])}).")
+        raise ValueError(f"baselines has shape {tuple(value.shape)}; give (K, *{tuple(like.shape[1:])}), K >= 1.")
     return value
 
 
@@ -144,16 +151,18 @@ def _fit(value: Tensor, like: Tensor, count: int) -> Tensor:
 
 def _misfit(value: Tensor, like: Tensor, count: int) -> str:
     return (
-        f"baselines has shape {tuple(value.shape)}, which does not fit samples {tuple(like.shape[1:])}; allowed: whatever broadcasts "
-        f"to (1, *{tuple(like.shape[1:])}), or with a first dimension of {count} a baseline for each row of the probe."
+        f"baselines has shape {tuple(value.shape)}, which does not fit samples {tuple(like.shape[1:])}; give a tensor that "
+        f"broadcasts to (1, *{tuple(like.shape[1:])}), or one with a first dimension of {count}: a baseline for each sample of the probe."
     )
 
 
 def _blurred(image: Tensor) -> Tensor:
     if image.ndim != 4:
-        raise ValueError(f'baselines="blur" needs images (N, C, H, W), got {tuple(image.shape)}.')
+        raise ValueError(
+            f'baselines="blur" needs images (N, C, H, W), got {tuple(image.shape)}; give "zero" or "mean".'
+        )
     sigma = max(image.shape[2:]) / 16
-    # A reflected border needs the kernel to be no wider than the image.
+    # A reflected border allows kernels that are no wider than the image.
     width = min(int(4 * sigma) * 2 + 1, 2 * min(image.shape[2:]) - 1)
     blurred: Tensor = gaussian_blur(image, [width, width], [sigma, sigma])
     return blurred

@@ -1,4 +1,4 @@
-"""What every method that runs through Captum has in common."""
+"""Calls Captum's ``attribute`` on our samples, and the checks and conversions that go with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 
-# Captum announces what the guard arranges on purpose: gradients of inputs, hooks on ReLU modules.
+# Captum warns about what the isolation does on purpose: inputs that require gradients, hooks on ReLU modules.
 _ANNOUNCEMENTS = (
     "Input Tensor .* (did not already require gradients|had a non-zero gradient)",
     "Setting (forward, )?backward hooks",
@@ -24,12 +24,12 @@ _ANNOUNCEMENTS = (
 
 
 def attribute(call: Callable[..., Attribution], samples: Samples, **arguments: Any) -> Attribution:
-    """Calls a Captum ``attribute`` at the samples; a single input goes in and comes out as a bare tensor.
+    """Calls a Captum ``attribute`` on the samples and returns its map; a single input is a bare tensor, in and out.
 
     Args:
         call: The bound ``attribute`` of a Captum object built on ``ExplainedFunction.forward``.
-        samples: Where to evaluate.
-        arguments: Further arguments of that call.
+        samples: The samples to explain.
+        arguments: Further arguments of the call.
     """
     inputs = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in samples.inputs)
     with warnings.catch_warnings():
@@ -44,21 +44,21 @@ def _finished(found: Attribution | Sequence[Tensor]) -> Attribution:
 
 
 def is_captums(thing: object) -> bool:
-    """Whether it is an object of Captum's, which is bound to a model and knows nothing of ours."""
+    """Whether an object is one of Captum's attribution instances, which are bound to a model and lack our interface."""
     return isinstance(thing, Attribution_)
 
 
 def in_pieces(samples: Samples, size: int, call: Callable[[Samples], Attribution]) -> Attribution:
-    """The attribution of all samples, at most ``size`` (and at least one) at a time."""
+    """Attributes the samples in batches of at most ``size`` (at least one), and returns the concatenated map."""
     parts = [as_tuple(call(part)) for part in samples.split(max(1, size))]
     return bare(tuple(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def needs_gradient(samples: Samples, name: str) -> None:
-    """Refuses inputs that have no gradient.
+    """Checks that every input can carry a gradient.
 
     Raises:
-        TypeError: If an input is of an integer type.
+        TypeError: If an input has an integer dtype.
     """
     for x in samples.inputs:
         if not x.is_floating_point():
@@ -69,7 +69,7 @@ def needs_gradient(samples: Samples, name: str) -> None:
 
 
 def freeze(method: object) -> None:
-    """Turns the lists of YAML into tuples, so that hyperparameters are values that can be compared."""
+    """Replaces the lists of YAML by tuples in a method's fields, so that hyperparameters can be hashed and compared."""
     for field in fields(method):  # type: ignore[arg-type]
         value = getattr(method, field.name)
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample: the same whoever asks for them, in whatever order, chunk or process."""
+"""Random numbers that belong to a sample: the same in every order, chunk and process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _Fill = Callable[[np.random.Generator, "NDArray[Any]"], object]
 
 @dataclass(frozen=True)
 class KeyedDraws:
-    """Draws keyed by (seed, purpose, sample id, branch, draw index), and by nothing else.
+    """Draws that depend on (seed, purpose, sample id, branch, draw index) and on nothing else.
 
-    A key is hashed (BLAKE2b) to the 128 bits that start a Philox stream of NumPy, from which the sample's numbers are
-    read on the CPU in float32, so that they are the same numbers in every precision, but for its rounding. Global
-    generators are neither read nor moved.
+    Each key is hashed (BLAKE2b) to the 128-bit key of a NumPy Philox stream. The sample's numbers are read from that
+    stream on the CPU in float32, so they are the same in every precision, up to rounding. Global generators are
+    neither read nor advanced.
 
     Args:
         seed: The seed of all draws.
@@ -34,48 +34,48 @@ class KeyedDraws:
     seed: int
 
     def normal(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Standard normal numbers.
+        """Returns standard normal numbers in the shape of ``like``.
 
         Args:
-            purpose: What they are for; different purposes (and different inputs) need different strings.
+            purpose: What the numbers are for; different purposes (and different inputs) need different strings.
             samples: N samples.
-            indices: ``(N,)`` integers: which draw of its sample each one is.
-            like: ``(N, ...)`` in a floating dtype.
+            indices: ``(N,)`` integers: the draw index within each sample.
+            like: ``(N, ...)``, floating point.
 
         Returns:
-            Numbers in the shape, dtype and device of ``like``.
+            Numbers with the shape, dtype and device of ``like``.
         """
         return self._draw("normal", purpose, samples, indices, like, _fill_normal)
 
     def uniform(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1); otherwise as ``normal``."""
+        """Returns uniform numbers in [0, 1); arguments as in ``normal``."""
         found = self._draw("uniform", purpose, samples, indices, like, _fill_uniform)
         # Half precision rounds the largest float32 numbers up to 1.
         return found.clamp_(max=1 - torch.finfo(like.dtype).eps / 2)
 
     def seeded(self, purpose: str, samples: Samples, indices: Tensor) -> AbstractContextManager[None]:
-        """Global generators that start from the key of one draw, and are put back afterwards.
+        """Context that seeds the global generators from the key of one draw, and restores their state on exit.
 
         Args:
             purpose: What the draw is for.
             samples: One sample.
-            indices: ``(1,)``: which draw of the sample it is.
+            indices: ``(1,)``: the draw index within the sample.
 
         Raises:
             ValueError: If there is not exactly one sample.
         """
         if len(samples) != 1:
             raise ValueError(
-                f"Global generators start from one sample's key, got {len(samples)} samples; go sample by sample."
+                f"Global generators are seeded from one sample's key, got {len(samples)} samples; pass one sample at a time."
             )
         (key,) = self._keys("seeded", purpose, samples, indices)
         return seeded_random_state(int.from_bytes(key[:8], "little"))
 
     def _draw(self, kind: str, purpose: str, samples: Samples, indices: Tensor, like: Tensor, fill: _Fill) -> Tensor:
         if not like.is_floating_point():
-            raise TypeError(f"Draws are made for floating tensors, got {like.dtype}.")
+            raise TypeError(f"Draws need a floating-point `like`, got {like.dtype}; pass a floating-point tensor.")
         values = np.empty(tuple(like.shape), np.float32)
-        # Making a Philox asks the system for entropy it will not use; setting the state of one is 6 times as fast.
+        # A new Philox reads system entropy that is not needed; setting the key of an existing one is 6 times as fast.
         bits = np.random.Philox(key=0)
         generator, state = np.random.Generator(bits), bits.state
         keys = self._keys(kind, purpose, samples, indices)
@@ -87,7 +87,7 @@ class KeyedDraws:
 
     def _keys(self, kind: str, purpose: str, samples: Samples, indices: Tensor) -> list[bytes]:
         names = zip(samples.ids.tolist(), samples.branches.tolist(), indices.tolist(), strict=True)
-        # The free text comes last, so that no two keys are written alike.
+        # The free text goes last, so that two different keys never give the same string.
         return [
             blake2b(f"{self.seed} {sample} {branch} {index} {kind} {purpose}".encode(), digest_size=16).digest()
             for sample, branch, index in names

@@ -1,4 +1,4 @@
-"""One pass: the model at several points at once, forward, and back by every rule that is wanted."""
+"""One pass: evaluates several points in one forward pass, and one backward pass for each backward rule that is read."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Place: TypeAlias = "Tensor | GradientEdge"
 
 
 class Caught(NamedTuple):
-    """What passed at each layer site.
+    """What was recorded at each layer site during a forward pass.
 
     Args:
-        values: As it was when it passed.
-        places: What the gradient is taken at.
+        values: Copies of the tensors, ``(N, ...)`` each.
+        places: The tensors or graph edges at which gradients are taken.
     """
 
     values: dict[LayerSite, tuple[Tensor, ...]]
@@ -38,15 +38,15 @@ class Caught(NamedTuple):
 
 
 def forward_backward(explained: ExplainedFunction, points: Sequence[Point], reads: frozenset[Read]) -> list[Evaluation]:
-    """What the model says at each point.
+    """Evaluates points together and returns one evaluation, with everything that is read, for each.
 
     Args:
         explained: The explained function.
-        points: Of equally many samples each.
-        reads: What is read.
+        points: P points with the same number of samples each.
+        reads: What is recorded at every point.
 
     Returns:
-        An evaluation for each point.
+        P evaluations, in the order of the points.
     """
     samples = joined_samples([point.samples for point in points])
     rules = sorted({rule for rule, _ in reads if rule})
@@ -57,17 +57,17 @@ def forward_backward(explained: ExplainedFunction, points: Sequence[Point], read
         values = explained.forward(*inputs, *samples.extra)
         readings: dict[Read, tuple[Tensor, ...]] = {(None, s): _at(s, caught.values) for r, s in reads if r is None}
         places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
-        # Layers stay watched, for checkpointing runs them again, and has to find what it found before.
+        # The hooks stay for the backward pass: activation checkpointing runs layers again, on the same tensors.
         for number, rule in enumerate(rules, 1):
             readings |= _back(rule, reads, values, places, number < len(rules))
-    # A copy, for the explained outputs may be a view of all outputs.
+    # Cloned, because the explained outputs may be a view of all outputs.
     return evaluations_of(points, values.detach().clone(), readings)
 
 
 def _back(
     rule: str, reads: frozenset[Read], values: Tensor, places: Mapping[LayerSite | None, tuple[Place, ...]], again: bool
 ) -> dict[Read, tuple[Tensor, ...]]:
-    """The gradients by one rule at all places where they are wanted."""
+    """Returns the gradients by one backward rule at every site where that rule is read."""
     sites = [site for r, site in reads if r == rule]
     leaves = [_at(site, places) for site in sites]
     with RULES[rule](values):
@@ -78,26 +78,31 @@ def _back(
 
 def _at(site: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
     if site not in found:
-        raise ValueError(f"The layer {getattr(site, 'layer', site)!r} does not run in this model for these inputs.")
+        raise ValueError(
+            f"The layer {getattr(site, 'layer', site)!r} does not run in this model for these inputs; name a layer that runs."
+        )
     return found[site]
 
 
 def evaluations_of(
     points: Sequence[Point], values: Tensor, readings: Mapping[Read, tuple[Tensor, ...]]
 ) -> list[Evaluation]:
-    """An evaluation for each point, from what the model said of all of them at once.
+    """Splits the outputs and readings of a joint pass into one evaluation for each point.
 
     Args:
         points: P points of N samples each.
         values: The outputs, ``(P * N,)``.
-        readings: What was read, each ``(P * N, ...)``.
+        readings: What was recorded, each ``(P * N, ...)``.
+
+    Raises:
+        ValueError: If the first dimension of a layer's tensor is not the samples.
     """
     n = len(points[0].samples)
     for (_, site), parts in readings.items():
         for part in parts:
             if part.ndim == 0 or len(part) != n * len(points):
                 raise ValueError(
-                    f"The layer {site.layer if site else site!r} gives {tuple(part.shape)} for {n * len(points)} samples; its first "
+                    f"The layer {site.layer if site else site!r} returns {tuple(part.shape)} for {n * len(points)} samples; its first "
                     "dimension must be the samples. Choose a layer where it is."
                 )
     return [
@@ -112,7 +117,7 @@ def evaluations_of(
 
 @contextmanager
 def watching(explained: ExplainedFunction, reads: Iterable[Read]) -> Iterator[Caught]:
-    """Catches what layers say, or are told, and where the gradient is wanted the place in the graph."""
+    """Context that records what layers receive or return and, where a gradient is read, its place in the graph."""
     caught = Caught({}, {})
     differentiated, readings = ({site for rule, site in reads if site and bool(rule) == back} for back in (True, False))
 
@@ -121,7 +126,8 @@ def watching(explained: ExplainedFunction, reads: Iterable[Read]) -> Iterator[Ca
             tensors = tuple(_begun(t) for t in tensors)
             caught.places[site] = tuple(get_gradient_edge(t) if t.requires_grad else t for t in tensors)
         if site in readings:
-            # Whoever else has them may write into them: who made the input of a layer, or of one that hands it on as it is.
+            # Cloned, because other code may write into these tensors: whatever computed the input of this layer, or
+            # of a layer that returns its input unchanged.
             caught.values[site] = tuple(t.detach().clone() for t in tensors)
         return tensors
 
@@ -132,12 +138,12 @@ def watching(explained: ExplainedFunction, reads: Iterable[Read]) -> Iterator[Ca
 
 
 def intercept(explained: ExplainedFunction, site: LayerSite, see: See) -> RemovableHandle:
-    """Shows the tensors that go into a layer, or come out of it, and hands on copies.
+    """Hooks a layer site: passes its tensors to ``see``, and continues the forward pass with copies of its result.
 
     Args:
         explained: The explained function.
-        site: The layer, and which of the two.
-        see: Is given the tensors and returns those to go on with, as many.
+        site: The layer, and whether its input or its output is meant.
+        see: Receives the tensors and returns equally many to continue with.
     """
 
     def passed(value: Any) -> Any:
@@ -147,7 +153,7 @@ def intercept(explained: ExplainedFunction, site: LayerSite, see: See) -> Remova
         if not tensors:
             raise ValueError(_without_tensor(site, value))
         going_on = iter(see(tensors))
-        # What follows may write into them.
+        # Cloned, because later layers may write into them.
         copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
         return _like(value, copies) if several else copies[0]
 
@@ -158,17 +164,17 @@ def intercept(explained: ExplainedFunction, site: LayerSite, see: See) -> Remova
 
 
 def _like(value: Any, parts: list[Any]) -> Any:
-    """The parts in a container of that kind; fields of named tuples keep their names."""
+    """Puts the parts into a container of the same type as ``value``; named tuples keep their field names."""
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def _without_tensor(site: LayerSite, value: Any) -> str:
     if site.of_input and not value:
-        return f"The layer {site.layer!r} is called with arguments by name alone; explain its output, or the layer before it."
-    return f"The layer {site.layer!r} gives no tensor but {type(value).__name__}; choose another."
+        return f"The layer {site.layer!r} gets keyword arguments only; explain its output, or the layer before it."
+    return f"The layer {site.layer!r} has no tensor to read, only {type(value).__name__}; choose another layer."
 
 
 def _begun(tensor: Tensor) -> Tensor:
-    """Where nothing before it is differentiated, the graph begins at the layer."""
+    """Starts the autograd graph at the layer if nothing before it requires a gradient."""
     begins = tensor.is_floating_point() and not tensor.requires_grad
     return tensor.detach().clone().requires_grad_() if begins else tensor

@@ -1,4 +1,4 @@
-"""Runs a plan: every point once, several points a pass, every evaluation to everyone who reads it."""
+"""Executes a plan: evaluates every point once, several points per pass, and sends the results to all consumers."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Found = dict[str, tuple[Tensor, ...]]
 
 
 def execute(explained: ExplainedFunction, methods: Mapping[str, Any], samples: Samples) -> dict[str, Attribution]:
-    """Explains samples by methods that are each a path, wants and a reducer.
+    """Explains samples by methods that have a path, reads and a reducer, and returns their attributions.
 
     Args:
         explained: The explained function.
-        methods: By name.
+        methods: Methods by name.
         samples: N samples.
 
     Returns:
-        For each method its attribution, each ``(N, ...)``.
+        The attribution of each method, ``(N, ...)``; a tuple of these for several inputs.
     """
     planned = shared(methods)
     return joined([PlanExecution(explained, planned, batch).run() for batch in batches(samples, explained.limit)])
 
 
 def joined(parts: Sequence[Found]) -> dict[str, Attribution]:
-    """The attributions of all blocks."""
+    """Concatenates the attributions of all batches."""
     return {
         name: bare(tuple(torch.cat(column) for column in zip(*(part[name] for part in parts), strict=True)))
         for name in parts[0]
@@ -46,7 +46,7 @@ def joined(parts: Sequence[Found]) -> dict[str, Attribution]:
 
 
 class PlanExecution:
-    """Some samples on their way through a plan.
+    """Executes a plan for one batch of samples.
 
     Args:
         explained: The explained function.
@@ -58,15 +58,15 @@ class PlanExecution:
         self._explained, self.samples = explained, samples
         self._plan = planned
         self._capacity = max(1, explained.limit // len(samples))
-        # What only looks forward takes outputs that are known; where nothing does, none is kept but that of the center.
+        # Paths that read only outputs reuse known ones. Without such a path, only the output at the center is kept.
         self._reused = any(not shared_path.reads for shared_path in planned.shared_paths)
         self.outputs: dict[Hashable, Tensor] = {}
 
     def run(self, choice: Choice | None = None) -> Found:
-        """The attributions by all methods of the plan, each ``(N, ...)``.
+        """Returns the attributions of all methods of the plan, each ``(N, ...)``.
 
         Args:
-            choice: Chooses the targets from the outputs at the samples themselves, for samples that have none yet.
+            choice: Chooses the targets from the outputs at the samples themselves; ``None`` if samples have targets.
         """
         found: Found = {}
         if choice is not None or self._plan.center is not None:
@@ -80,7 +80,7 @@ class PlanExecution:
         return found
 
     def _at_samples(self, choice: Choice | None) -> Found:
-        """The samples themselves come first: their output is what many need, and tells the targets."""
+        """Evaluates the samples themselves, first: their outputs decide the targets, and many methods need them."""
         center = self._plan.center
         samples = self.samples if choice is None else replace(self.samples, extra=(*self.samples.extra[:-1], choice))
         consumers = Consumers(center, self._explained, samples) if center is not None else None
@@ -97,7 +97,7 @@ class PlanExecution:
         return consumers.found()
 
     def _chunks(self, consumers: list[Consumers]) -> Iterator[list[PendingPoint]]:
-        """Points of all streams in order, as many as a pass may take; those whose output is known cost nothing."""
+        """Yields the points of all shared paths, as many as fit into a pass; points with known outputs need none."""
         chunk: list[PendingPoint] = []
         coming: set[Hashable] = set()
         for consumer in consumers:
@@ -106,7 +106,7 @@ class PlanExecution:
                 known = named and not consumer.shared_path.reads and (point.key in self.outputs or point.key in coming)
                 chunk.append(PendingPoint(consumer, point, known))
                 coming.add(point.key)
-                # Points that cost nothing take memory as well.
+                # Points that need no pass still take memory.
                 if sum(not pending.known for pending in chunk) == self._capacity or len(chunk) == 2 * self._capacity:
                     yield chunk
                     chunk.clear()
@@ -126,7 +126,7 @@ class PlanExecution:
         if not chunk:
             return []
         if chunk[0].point.against:
-            # A layer that is read costs passes of its own, so only points at which the same is read go together.
+            # Each layer that is read costs a pass of its own, so only points with equal reads go together.
             groups = [
                 list(pending) for _, pending in groupby(chunk, key=lambda pending: pending.consumer.shared_path.reads)
             ]
@@ -142,12 +142,12 @@ class PlanExecution:
 
 
 class PendingPoint(NamedTuple):
-    """A point in a chunk.
+    """A point that waits for its evaluation.
 
     Args:
-        consumer: Whose point it is.
+        consumer: Receives the evaluation.
         point: The point.
-        known: Its output is known, or will be when its turn comes, and nothing else is read there.
+        known: Whether only the output is read, and is known by the time the point's turn comes.
     """
 
     consumer: Consumers
@@ -156,10 +156,10 @@ class PendingPoint(NamedTuple):
 
 
 class Consumers:
-    """A stream with the reducers of all who read it.
+    """A shared path with the reducers of all methods that consume its evaluations.
 
     Args:
-        shared_path: The stream.
+        shared_path: The path and its methods.
         explained: The explained function.
         samples: N samples.
     """
@@ -180,17 +180,17 @@ class Consumers:
                 next(reducer)
         except StopIteration:
             raise RuntimeError(
-                f"The reducer of {type(method).__name__} asks for no evaluation; it must yield once for each point."
+                f"The reducer of {type(method).__name__} ends before its first evaluation; make it yield once for each point."
             ) from None
         return reducer
 
     def next_point(self) -> Point | None:
-        """The next point of the path."""
+        """Returns the next point of the path, or ``None`` at its end."""
         with torch.no_grad():
             return next(self._points, None)
 
     def send(self, evaluation: Evaluation) -> None:
-        """Every reducer reads the evaluation."""
+        """Sends an evaluation to every reducer."""
         with torch.no_grad():
             for name, reducer in self._reducers.items():
                 try:
@@ -200,12 +200,16 @@ class Consumers:
 
     def _finish(self, name: str, value: Any) -> None:
         if name in self._found or value is None:
-            raise RuntimeError(f"The path of {name!r} is longer than its reducer: {self.shared_path.path}.")
+            raise RuntimeError(
+                f"The path of {name!r} is longer than its reducer: {self.shared_path.path}. Make it yield once for each point."
+            )
         self._found[name] = value
 
     def found(self) -> Found:
-        """The attributions, once every point has been evaluated."""
+        """Returns the attributions, once every point has been evaluated."""
         for name in self._reducers:
             if name not in self._found:
-                raise RuntimeError(f"The path of {name!r} is shorter than its reducer: {self.shared_path.path}.")
+                raise RuntimeError(
+                    f"The path of {name!r} is shorter than its reducer: {self.shared_path.path}. Make it yield once for each point."
+                )
         return {name: tuple(part.detach().contiguous() for part in value) for name, value in self._found.items()}

@@ -1,4 +1,4 @@
-"""Which elements of an input make up one feature: a mask as the user writes it becomes numbered features."""
+"""Turns a feature mask as the user writes it into numbered features: the elements of an input that change together."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lightning_explain.core.probe import Samples
 FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
 
 KINDS = ("grid", "superpixels")
-_WAYS = 'None (each element by itself), a tensor of whole numbers, {"grid": 8} or {"superpixels": 50}'
+_WAYS = 'None (each element is a feature), an integer tensor, {"grid": 8} or {"superpixels": 50}'
 
 
 def check_feature_mask(owner: str, spec: FeatureMask) -> None:
-    """Refuses what can never be a feature mask.
+    """Checks a feature mask as the user writes it, before any sample is known.
 
     Args:
-        owner: The method and its argument, for errors: ``"FeatureAblation(feature_mask"``.
+        owner: The method and its argument, for messages: ``"FeatureAblation(feature_mask"``.
         spec: The mask as the user writes it.
 
     Raises:
-        ValueError: If it is an unknown kind, its number is not positive, or a tensor is not of whole numbers.
+        ValueError: If the kind is unknown, its number is not positive, or a tensor is not of an integer dtype.
         TypeError: If it is of another type.
     """
     if isinstance(spec, (tuple, list)):
@@ -38,17 +38,17 @@ def check_feature_mask(owner: str, spec: FeatureMask) -> None:
         _check_kind(owner, spec)
     elif isinstance(spec, Tensor):
         if spec.is_floating_point() or spec.is_complex():
-            raise ValueError(f"{owner}=...) is a tensor of {spec.dtype}; features are numbered by whole numbers.")
+            raise ValueError(f"{owner}=...) is a tensor of {spec.dtype}; number features in an integer tensor.")
     elif spec is not None:
-        raise TypeError(f"{owner}=...) is a {type(spec).__name__}; allowed: {_WAYS}, or one of these for each input.")
+        raise TypeError(f"{owner}=...) is a {type(spec).__name__}; give {_WAYS}, or one of these for each input.")
 
 
 def _check_kind(owner: str, spec: Mapping[str, int]) -> None:
     if len(spec) != 1 or next(iter(spec)) not in KINDS:
-        raise ValueError(f"{owner}={dict(spec)!r}); allowed: {_WAYS}.")
+        raise ValueError(f"{owner}={dict(spec)!r}); give {_WAYS}.")
     ((kind, number),) = spec.items()
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{owner}={dict(spec)!r}); {kind} takes a whole number of at least 1.")
+        raise ValueError(f"{owner}={dict(spec)!r}); give {kind} a whole number of at least 1.")
     if kind == "superpixels":
         _slic()
 
@@ -58,8 +58,8 @@ class Features:
     """Numbered features of some samples.
 
     Args:
-        masks: For each input the feature of each element, ``(1, ...)`` where all samples have the same features, else ``(N, ...)``.
-        count: Features are numbered ``0..count-1``; in masks that differ from row to row a row may lack the last of them.
+        masks: For each input the feature number of each element: ``(1, ...)`` if all samples have the same features, else ``(N, ...)``.
+        count: Features are numbered ``0..count-1``; where masks differ between samples, a sample may lack the last numbers.
     """
 
     masks: tuple[Tensor, ...]
@@ -67,31 +67,35 @@ class Features:
 
 
 def features_of(spec: FeatureMask, explained: ExplainedFunction, samples: Samples) -> Features:
-    """The features of the samples, renumbered so that no number is left out.
+    """Returns the features of the samples, renumbered without gaps.
 
-    A number that stands in the tensors of several inputs is one feature, as in Captum; patches and superpixels of
-    different inputs are different features.
+    The same number in the tensors of several inputs is one feature, as in Captum. Patches and superpixels of different
+    inputs are different features.
 
     Args:
-        spec: ``None``, a tensor (without samples, with one sample, or with a sample for each sample of the probe),
-            ``{"grid": 8}`` (patches of 8 by 8 pixels, the same in all channels), ``{"superpixels": 50}`` (about 50 SLIC
+        spec: ``None``, a tensor (without a sample dimension, with one of size 1, or with one mask for each sample of the
+            probe), ``{"grid": 8}`` (patches of 8 by 8 pixels, the same in all channels), ``{"superpixels": 50}`` (about 50 SLIC
             segments of each clean sample), or one of these for each input.
-        explained: Knows the probe.
+        explained: The explained function; its probe has all samples.
         samples: The samples.
 
     Raises:
-        ValueError: If it does not fit the inputs.
+        ValueError: If the mask does not fit the inputs.
     """
     specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(samples.clean)
     if len(specs) != len(samples.clean):
-        raise ValueError(f"feature_mask has {len(specs)} entries for {len(samples.clean)} inputs; give one for each.")
+        raise ValueError(
+            f"feature_mask has {len(specs)} entries for {len(samples.clean)} inputs; give one for each input."
+        )
     if isinstance(spec, Tensor) and len(samples.clean) > 1:
-        raise ValueError(f"feature_mask is one tensor, but there are {len(samples.clean)} inputs; give one for each.")
+        raise ValueError(
+            f"feature_mask is one tensor, but there are {len(samples.clean)} inputs; give one for each input."
+        )
     return _numbered(list(_raw(specs, explained, samples)))
 
 
 def _raw(specs: Sequence[Any], explained: ExplainedFunction, samples: Samples) -> Iterator[Tensor]:
-    """Masks with numbers as they come, those that are made here different from all that came before."""
+    """Yields masks with their original numbers; generated masks get numbers that no mask before them has."""
     taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor)), default=0)
     for i, (spec, clean) in enumerate(zip(specs, samples.clean, strict=True)):
         if isinstance(spec, Tensor):
@@ -109,7 +113,9 @@ def _made(spec: Mapping[str, int] | None, clean: Tensor, explained: ExplainedFun
     if kind == "grid":
         return _grid(clean, number)
     if clean.ndim != 4:
-        raise ValueError(f'feature_mask={{"superpixels": ...}} needs images (N, C, H, W), got {tuple(clean.shape)}.')
+        raise ValueError(
+            f'feature_mask={{"superpixels": ...}} needs images (N, C, H, W), got {tuple(clean.shape)}; give a tensor.'
+        )
     segments = [_superpixels(sample, number, explained) for sample in clean]
     return torch.stack([s.to(clean.device).expand(clean.shape[1:]) for s in segments])
 
@@ -117,7 +123,7 @@ def _made(spec: Mapping[str, int] | None, clean: Tensor, explained: ExplainedFun
 def _grid(clean: Tensor, size: int) -> Tensor:
     if clean.ndim not in (3, 4):
         raise ValueError(
-            f'feature_mask={{"grid": ...}} needs images (N, H, W) or (N, C, H, W), got {tuple(clean.shape)}.'
+            f'feature_mask={{"grid": ...}} needs images (N, H, W) or (N, C, H, W), got {tuple(clean.shape)}; give a tensor.'
         )
     height, width = clean.shape[-2:]
     down, right = (torch.arange(n, device=clean.device) // size for n in (height, width))
@@ -125,10 +131,10 @@ def _grid(clean: Tensor, size: int) -> Tensor:
 
 
 def _superpixels(sample: Tensor, count: int, explained: ExplainedFunction) -> Tensor:
-    """SLIC segments ``(H, W)`` of one clean sample ``(C, H, W)``; computed once in an explanation."""
+    """Returns the SLIC segments ``(H, W)`` of one clean sample ``(C, H, W)``; computed once per explanation."""
     image = sample.detach().float().cpu().movedim(0, -1).contiguous().numpy()
     key = ("superpixels", count, image.shape, blake2b(image.tobytes()).digest())
-    # Distances between colors of the Lab space go up to 100, those between other channels up to 1.
+    # Colors in Lab space differ by up to 100, other channels by up to about 1.
     color = image.shape[-1] == 3
     options = {"compactness": 10.0 if color else 0.1, "convert2lab": color, "start_label": 0, "channel_axis": -1}
     return explained.remembered(key, lambda: torch.from_numpy(_slic()(image, n_segments=count, **options)).long())
@@ -157,7 +163,7 @@ def _fit(mask: Tensor, index: int, clean: Tensor, explained: ExplainedFunction, 
 def _misfit(mask: Tensor, index: int, clean: Tensor, count: int) -> str:
     return (
         f"feature_mask of input {index} has shape {tuple(mask.shape)}, which does not fit {tuple(clean.shape[1:])}; "
-        f"allowed: whatever broadcasts to it, with a first dimension of 1 or of {count} for the samples of the probe."
+        f"give a tensor that broadcasts to it, with a first dimension of 1, or of {count} for the samples of the probe."
     )
 
 
@@ -165,7 +171,7 @@ def _numbered(masks: list[Tensor]) -> Features:
     count = max(len(mask) for mask in masks)
     if any(len(mask) not in (1, count) for mask in masks):
         raise ValueError(
-            f"feature_mask has {[len(m) for m in masks]} samples for the inputs; give 1 or one for each sample."
+            f"feature_mask has masks of {[len(m) for m in masks]} samples for the inputs; give one mask, or one for each sample."
         )
     joined = torch.cat([mask.expand(count, *mask.shape[1:]).flatten(1) for mask in masks], 1)
     numbers = torch.stack([torch.unique(sample, return_inverse=True)[1] for sample in joined])

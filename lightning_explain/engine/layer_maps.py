@@ -1,4 +1,4 @@
-"""Which layer a method looks at, how its map lies on the image, and how many samples it needs."""
+"""Where the map of a layer method lies on the image, found by running the model on one sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_explain.modalities.image import arrange
 
 
 def placed(method: Any, explained: ExplainedFunction, sample: Samples) -> tuple[Tensor, ...] | None:
-    """How the activation of a method's layer lies on the image; ``None`` if it has no place there.
+    """Returns the activation of a method's layer, arranged as it lies on the image; ``None`` if it has no place there.
 
     Raises:
         ValueError: If ``reshape`` does not fit the layer.
@@ -33,16 +33,16 @@ def has_map(method: Any, explained: ExplainedFunction, sample: Samples) -> bool:
 
 
 def check_place(name: str, method: Any, explained: ExplainedFunction, sample: Samples) -> None:
-    """Refuses a ``reshape`` that does not fit the method's layer.
+    """Checks that a method's ``reshape`` fits its layer.
 
     Args:
         name: The method's name.
-        method: It has a ``reshape``.
+        method: A layer method with a ``reshape``.
         explained: The explained function.
         sample: One sample.
 
     Raises:
-        ValueError: If it does not fit.
+        ValueError: If it does not fit, or the layer has no place on the image.
     """
     try:
         found = placed(method, explained, sample)
@@ -50,15 +50,18 @@ def check_place(name: str, method: Any, explained: ExplainedFunction, sample: Sa
         raise ValueError(f"The method {name!r} at the layer {method.layer!r}: {error}") from error
     if found is None:
         raise ValueError(
-            f"The method {name!r} has reshape={method.reshape!r}, but only a layer that gives one tensor has a place, and only "
-            "on a single image (N, C, H, W) that the model takes; leave reshape out."
+            f"The method {name!r} has reshape={method.reshape!r}, which needs a layer that returns one tensor, and a "
+            "model whose only input is an image (N, C, H, W); leave reshape out."
         )
 
 
 def explicit_maps(
     found: Mapping[str, Attribution], arranged: Mapping[str, tuple[Tensor, ...] | None], inputs: tuple[Tensor, ...]
 ) -> dict[str, tuple[Tensor, ...]]:
-    """The maps that pictures could not make from an attribution's shape; an empty tuple where they would make one."""
+    """Returns the maps that cannot be derived from the shape of an attribution when pictures are drawn.
+
+    An empty tuple means that there is no map, although the shape looks like one.
+    """
     by_shape = {name: arrange(as_tuple(value), inputs) for name, value in found.items()}
 
     def deducible(name: str) -> bool:

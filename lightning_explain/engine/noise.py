@@ -1,4 +1,4 @@
-"""Clouds of random points around a sample, and means over them."""
+"""Noisy copies of samples, and means over random draws."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Stdevs: TypeAlias = "float | tuple[float, ...]"
 
 
 def check_stdevs(owner: str, stdevs: Any) -> None:
-    """Refuses negative or missing standard deviations.
+    """Checks standard deviations as the user writes them.
 
     Raises:
-        ValueError: If one is not a number of at least 0.
+        ValueError: If there is none, or one is not a number of at least 0.
     """
     values = stdevs if isinstance(stdevs, (tuple, list)) else (stdevs,)
     if not values or any(isinstance(s, bool) or not isinstance(s, (int, float)) or not s >= 0 for s in values):
-        raise ValueError(f"{owner}(stdevs={stdevs!r}); allowed: a number of at least 0, or one for each input.")
+        raise ValueError(f"{owner}(stdevs={stdevs!r}); give a number of at least 0, or one for each input.")
 
 
 def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs) -> tuple[Tensor, ...]:
-    """The samples' inputs with normal noise; every method that adds noise to its input sees the same noise.
+    """Returns the inputs plus normal noise; all methods that add noise to their input get the same noise.
 
     Raises:
-        ValueError: If there are several ``stdevs`` but not one for each input.
+        ValueError: If there are several ``stdevs``, but not one for each input.
     """
     each: Sequence[float] = stdevs if isinstance(stdevs, (tuple, list)) else (stdevs,) * len(samples.inputs)
     if len(each) != len(samples.inputs):
         raise ValueError(
-            f"stdevs={stdevs!r} has {len(each)} entries for {len(samples.inputs)} inputs; give one for each."
+            f"stdevs={stdevs!r} has {len(each)} entries for {len(samples.inputs)} inputs; give one for each input."
         )
     draws = [explained.draws.normal(f"noise/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
     return tuple(x + n * s for x, n, s in zip(samples.inputs, draws, each, strict=True))
@@ -48,9 +48,20 @@ def mean_over_draws(
     powers: Sequence[int],
     at_once: int | None = None,
 ) -> list[tuple[Tensor, ...]]:
-    """For each power the mean over draws of ``one(samples, draw index)`` to that power, each ``(N, ...)``.
+    """Returns, for each power, the mean of ``one(samples, draw indices)`` to that power over all draws.
 
-    Sums are kept in float64 where the device has it, for the variance is a small difference of large numbers.
+    Sums are float64 where the device has it, because a variance is a small difference of large numbers.
+
+    Args:
+        explained: The explained function; its limit bounds the samples per call of ``one``.
+        samples: N samples.
+        count: Draws per sample.
+        one: Maps K repeated samples and their draw indices ``(K,)`` to one tensor ``(K, ...)`` per input.
+        powers: Exponents, such as 1 and 2.
+        at_once: At most this many draws per call.
+
+    Returns:
+        For each power, one tensor ``(N, ...)`` per input.
     """
     size = max(1, min(explained.limit // max(1, len(samples)), count, at_once or count))
     sums: list[list[Tensor]] = []
@@ -64,15 +75,15 @@ def mean_over_draws(
 
 
 def wide(value: Tensor) -> Tensor:
-    """In float64, or in float32 on a device without it."""
+    """Converts to float64, or to float32 on a device without float64."""
     return value.float() if value.device.type == "mps" else value.double()
 
 
 def narrowed(values: tuple[Tensor, ...], samples: Samples) -> tuple[Tensor, ...]:
-    """The values in the precision of the inputs, but never below float32."""
+    """Converts values to the precision of the inputs, but never below float32."""
     return tuple(v.to(torch.promote_types(samples.inputs[0].dtype, torch.float32)) for v in values)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
-    """``(N,)`` as ``(N, 1, ...)``, to be broadcast against ``like``."""
+    """Reshapes ``(N,)`` to ``(N, 1, ...)``, to broadcast against ``like``."""
     return values.reshape(-1, *(1,) * (like.ndim - 1))

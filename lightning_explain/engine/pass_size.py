@@ -1,4 +1,4 @@
-"""How many samples a pass should have: what is fastest, found by trying, and what fits into memory."""
+"""Chooses how many samples go into one pass: the fastest number, found by timing, and one that fits into memory."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from lightning_explain.engine.evaluate import forward_backward
 T = TypeVar("T")
 
 SMALLEST = 16
-"""Below this many samples a pass is not made smaller."""
+"""The smallest pass that is timed, in samples."""
 BUDGET = 2.0
-"""Seconds after which no further size is tried."""
+"""Seconds after which no further size is timed."""
 GAIN = 0.95
-"""What is faster by less than that is noise."""
+"""A smaller pass is chosen only if it takes less than this fraction of the time; smaller gains are noise."""
 
 
 def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], limit: int) -> int:
-    """The size at which a forward and backward pass takes the least time a sample; the limit where none is clearly faster.
+    """Returns the pass size with the least time per sample, forward and backward; the limit if none is clearly faster.
 
     Args:
         explained: The explained function.
-        samples: So many samples to try it on.
-        limit: The most samples that a pass may have, such as those of a training batch.
+        samples: Returns as many samples as it is asked for, to time a pass on.
+        limit: The most samples in a pass, such as those of a training batch.
     """
     sizes = candidates(limit, samples(1))
     if len(sizes) < 2:
         return limit
     started, seconds = time.perf_counter(), dict.fromkeys(sizes, float("inf"))
-    # The first pass of all is a warm-up, which is not counted; every size is tried twice in turn.
+    # The first pass warms up, and is timed again; then every size is timed twice, in turn, and its best time counts.
     for size in (limit, *sizes, *sizes):
         if time.perf_counter() - started < BUDGET:
             seconds[size] = min(seconds[size], _seconds_per_sample(explained, samples(size)))
@@ -44,7 +44,7 @@ def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], lim
 
 
 def candidates(limit: int, sample: Samples) -> list[int]:
-    """The sizes that are worth trying, the largest first."""
+    """Returns the pass sizes worth timing, the largest first."""
     floating = all(x.is_floating_point() for x in sample.inputs)
     return [limit, *(size for size in (limit // 2, limit // 4) if floating and size >= SMALLEST)]
 
@@ -54,20 +54,24 @@ def _seconds_per_sample(explained: ExplainedFunction, samples: Samples) -> float
     try:
         forward_backward(explained, [Point(samples)], frozenset({(PLAIN, None)}))
     except (RuntimeError, torch.OutOfMemoryError):
-        # Too many samples at once, or a model that has no gradient at its input.
+        # Out of memory, or a model without a gradient at its input.
         return float("inf")
     return (time.perf_counter() - started) / len(samples)
 
 
 def within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:
-    """What the work gives, in passes of half the size each time the device runs out of memory, and the size that fits."""
+    """Runs ``work(limit)``, halving the limit each time the device runs out of memory.
+
+    Returns:
+        The result of ``work``, and the limit that fit.
+    """
     while True:
         try:
             return work(limit), limit
         except torch.OutOfMemoryError:
             if limit == 1:
                 raise
-        # Outside of the handler: the exception keeps the frames, and so the tensors, of the failed pass.
+        # Outside the handler: the exception keeps the frames of the failed pass, and with them its tensors, alive.
         limit //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

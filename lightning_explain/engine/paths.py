@@ -1,4 +1,4 @@
-"""Paths: the points at which methods look at the model."""
+"""Paths: generators of the points at which methods evaluate the model."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class AtInput:
     """The samples themselves."""
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """One point."""
+        """Yields one point."""
         yield Point(samples, CENTER)
 
 
 class FromBaseline:
-    """A path that begins at a baseline, or passes it; equal baselines are written in one way, for equal paths are shared."""
+    """A path that uses a baseline, stored in canonical form so that methods with equal paths share them."""
 
     baselines: Baseline
 
@@ -42,12 +42,12 @@ class FromBaseline:
 
 @dataclass(frozen=True)
 class Line(FromBaseline):
-    """A straight line from the baseline to the sample, with the weights of a quadrature.
+    """Points on the straight line from the baseline to the sample, with quadrature weights.
 
     Args:
-        n_points: Points on it.
-        method: Captum's name of the quadrature.
-        baselines: Where it begins.
+        n_points: Number of points.
+        method: The quadrature, by Captum's name, such as ``"gausslegendre"``.
+        baselines: The start of the line.
     """
 
     n_points: int
@@ -55,7 +55,7 @@ class Line(FromBaseline):
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """``n_points`` points; their ``change`` is the whole way, sample - baseline."""
+        """Yields ``n_points`` points; their ``change`` is sample - baseline."""
         sizes, alphas = (f(self.n_points) for f in approximation_parameters(self.method))
         starts = explained.baseline(self.baselines, samples)
         change = tuple(x - b for x, b in zip(samples.inputs, starts, strict=True))
@@ -67,12 +67,12 @@ class Line(FromBaseline):
 
 @dataclass(frozen=True)
 class RandomLine(FromBaseline):
-    """Random points between random baselines and the noisy sample, those of GradientShap.
+    """Random points between random baselines and the noisy sample, as in GradientShap.
 
     Args:
-        n_samples: Points.
+        n_samples: Number of points.
         stdevs: Standard deviation of the noise.
-        baselines: The set of baselines.
+        baselines: The set that baselines are drawn from.
     """
 
     n_samples: int
@@ -80,7 +80,7 @@ class RandomLine(FromBaseline):
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """``n_samples`` points; their ``change`` is noisy sample - baseline."""
+        """Yields ``n_samples`` points; their ``change`` is noisy sample - baseline."""
         references, name = explained.distribution(self.baselines, samples), value_of(self)
         for index in range(self.n_samples):
             line = random_line(explained, samples, _all(samples, index), self.stdevs, references)
@@ -90,12 +90,12 @@ class RandomLine(FromBaseline):
 
 @dataclass(frozen=True)
 class Cloud:
-    """A path around each of some noisy copies of the sample.
+    """The same path at each of several noisy copies of the sample, as in NoiseTunnel.
 
     Args:
-        n_samples: Copies.
+        n_samples: Number of copies.
         stdevs: Standard deviation of the noise.
-        around: The path.
+        around: The path at each copy.
     """
 
     n_samples: int
@@ -103,7 +103,7 @@ class Cloud:
     around: Path
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """The points around the first copy, those around the second, and so on."""
+        """Yields the points of the path at the first copy, then those at the second, and so on."""
         for index in range(self.n_samples):
             indices = _all(samples, index)
             noisy = samples.at(add_noise(explained, samples, indices, self.stdevs)).draw(indices)
@@ -114,12 +114,12 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Windows(FromBaseline):
-    """The sample, and then the sample with a sliding window of it replaced by the baseline.
+    """The sample, then the sample with a sliding window replaced by the baseline, as in Occlusion.
 
     Args:
-        shapes: The window in each input, without the sample dimension.
-        strides: How far it moves.
-        baselines: What replaces it.
+        shapes: Shape of the window in each input, without the sample dimension.
+        strides: Step of the window along each dimension.
+        baselines: Replaces the window.
     """
 
     shapes: Shape | tuple[Shape, ...]
@@ -127,7 +127,7 @@ class Windows(FromBaseline):
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """``change`` is one inside the window, zero elsewhere; only the first point has none."""
+        """Yields the points; ``change`` is 1 inside the window and 0 elsewhere, and absent at the first point."""
         yield Point(samples, CENTER)
         baselines, name = explained.baseline(self.baselines, samples), value_of(self)
         for place, (which, inside) in enumerate(self.masks(samples.inputs)):
@@ -137,7 +137,7 @@ class Windows(FromBaseline):
             yield Point(samples.at(inputs), (name, place), change=(inside,))
 
     def masks(self, inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
-        """For each position which input the window is in, and the window ``(1, ...)``, in Captum's order.
+        """Yields, for each window position in Captum's order, the index of its input and its 0/1 mask ``(1, ...)``.
 
         Raises:
             ValueError: If a window does not fit.
@@ -159,8 +159,8 @@ class Windows(FromBaseline):
         strides: list[Any] = list(given) if several and isinstance(given, tuple) else [given] * len(shapes)
         if len(shapes) != len(inputs) or len(strides) != len(inputs):
             raise ValueError(
-                f"Occlusion(sliding_window_shapes={self.shapes!r}, strides={self.strides!r}) has not one entry for each of "
-                f"{len(inputs)} inputs."
+                f"Occlusion(sliding_window_shapes={self.shapes!r}, strides={self.strides!r}) does not have one entry for each of "
+                f"{len(inputs)} inputs; give one window, and one stride, for each input."
             )
         found = [_stride(s, x) for s, x in zip(strides, inputs, strict=True)]
         for shape, stride, x in zip(shapes, found, inputs, strict=True):
@@ -177,29 +177,29 @@ def _check_window(windows: Windows, shape: Shape, stride: Shape, x: Tensor) -> N
     if len(shape) != len(size) or len(stride) != len(size) or any(w > n for w, n in zip(shape, size, strict=True)):
         raise ValueError(
             f"Occlusion(sliding_window_shapes={windows.shapes!r}, strides={windows.strides!r}) does not fit an input of shape "
-            f"(N, {', '.join(map(str, size))}): one number for each dimension after the first, no window larger than the input."
+            f"(N, {', '.join(map(str, size))}); give one number for each dimension after the first, and no window larger than the input."
         )
     if any(s > w and w < n for s, w, n in zip(stride, shape, size, strict=True)):
         raise ValueError(
             f"Occlusion(strides={windows.strides!r}) moves farther than the window {shape}, so that parts of the input are "
-            "never covered; strides must not be larger than the window."
+            "never covered; give strides that are no larger than the window."
         )
 
 
 @dataclass(frozen=True)
 class Ablations(FromBaseline):
-    """The sample, and then the sample with one feature after the other replaced by the baseline.
+    """The sample, then the sample with one feature at a time replaced by the baseline, as in FeatureAblation.
 
     Args:
         feature_mask: Which elements make up a feature.
-        baselines: What replaces them.
+        baselines: Replaces the feature.
     """
 
     feature_mask: FeatureMask
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """``change`` is true inside the feature; only the first point has none."""
+        """Yields the points; ``change`` is true inside the feature, and absent at the first point."""
         yield Point(samples, CENTER)
         baselines, features = (
             explained.baseline(self.baselines, samples),
@@ -214,33 +214,33 @@ class Ablations(FromBaseline):
 
 @dataclass(frozen=True)
 class Pairs(FromBaseline):
-    """The sample beside its baseline.
+    """The sample paired with its baseline, as in DeepLift.
 
     Args:
-        baselines: What it is compared with.
-        eps: Differences of activations below it count as none.
+        baselines: What the sample is compared with.
+        eps: Smaller differences of activations count as zero.
     """
 
     baselines: Baseline
     eps: float = 1e-10
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """One point; ``change`` is sample - baseline."""
+        """Yields one point; its ``change`` is sample - baseline."""
         yield _pair(samples, explained.baseline(self.baselines, samples), value_of(self))
 
 
 @dataclass(frozen=True)
 class PairsWithEach(FromBaseline):
-    """The sample beside each of a set of baselines.
+    """The sample paired with each of a set of baselines, as in DeepLiftShap.
 
     Args:
-        baselines: The set.
+        baselines: The set of K baselines.
     """
 
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """A point for each of the K baselines; ``change`` is sample - baseline."""
+        """Yields one point for each of the K baselines; its ``change`` is sample - baseline."""
         references, name = explained.distribution(self.baselines, samples), value_of(self)
         for index in range(len(references[0])):
             chosen = tuple(r[index].expand_as(x) for r, x in zip(references, samples.inputs, strict=True))
@@ -255,20 +255,23 @@ def _pair(samples: Samples, against: tuple[Tensor, ...], key: Hashable) -> Point
 def random_line(
     explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs, references: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The draws of GradientShap and of its relatives: for each row a noisy input, a baseline, and a point between them.
+    """Returns, for each sample, a noisy input, a random baseline and a random point between them, as in GradientShap.
 
     Args:
-        explained: Has the draws.
+        explained: The explained function, which holds the draws.
         samples: N samples.
-        indices: ``(N,)``: which draw of its sample each one is.
+        indices: ``(N,)``: the draw index within each sample.
         stdevs: Standard deviation of the noise at the input.
-        references: The set baselines are drawn from, each ``(K, ...)``.
+        references: The set that baselines are drawn from, each ``(K, ...)``.
+
+    Returns:
+        Noisy inputs, baselines and points, each one tensor ``(N, ...)`` per input.
     """
     noisy = add_noise(explained, samples, indices, stdevs)
     like = samples.inputs[0].new_empty(len(samples))
     u, weight = (explained.draws.uniform(purpose, samples, indices, like) for purpose in ("baseline", "coefficient"))
     chosen = tuple(r[(u * len(r)).long().clamp(max=len(r) - 1)] for r in references)
-    # In the order of Captum's operations, for a point that is rounded otherwise may lie on the other side of a kink.
+    # In the order of Captum's operations: with other rounding, a point may fall on the other side of a kink.
     coefficients = [column(weight, x) for x in noisy]
     points = tuple(x * c + b * (1 - c) for x, c, b in zip(noisy, coefficients, chosen, strict=True))
     return noisy, chosen, points

@@ -1,4 +1,4 @@
-"""Samples that take a feature from another sample of the probe."""
+"""The path of FeaturePermutation: samples with one feature taken from another sample of the probe."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lightning_explain.engine.features import FeatureMask, Features, features_of
 
 @dataclass(frozen=True)
 class Permutations:
-    """The sample, and then the sample with one feature after the other taken from another sample of the probe.
+    """The sample, then the sample with one feature at a time taken from another sample of the probe.
 
     Args:
         feature_mask: Which elements make up a feature, the same for all samples.
-        perm_func: The user's permutation, or ``None``.
+        perm_func: The user's permutation, called as in Captum, or ``None`` for keyed draws.
     """
 
     feature_mask: FeatureMask
     perm_func: Callable[[Tensor, Tensor], Tensor] | None
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """``change`` is true inside the feature; only the first point has none."""
+        """Yields the points; ``change`` is true inside the feature, and absent at the first point."""
         yield Point(samples, CENTER)
         features, name = features_of(self.feature_mask, explained, samples), value_of(self)
         places = samples.places_in(explained.probe.ids)
@@ -40,7 +40,7 @@ class Permutations:
     def _donors(
         self, explained: ExplainedFunction, features: Features, places: Tensor, index: int
     ) -> tuple[Tensor, ...]:
-        """For each sample what its elements become, each ``(N, ...)``; only those of its feature count."""
+        """Returns the permuted inputs, each ``(N, ...)``, from which only the elements of the feature are used."""
         if self.perm_func is None:
             sources = _permutations(explained, features.count)[places, index]
             return tuple(x[sources.to(x.device)] for x in explained.probe.inputs)
@@ -61,7 +61,7 @@ class Permutations:
 
 
 def _permutations(explained: ExplainedFunction, count: int) -> Tensor:
-    """``(N, count)``: for each sample of the probe the sample whose feature it takes."""
+    """Returns ``(N, count)``: for each sample of the probe and each feature, the sample to take the feature from."""
 
     def draw() -> Tensor:
         probe, n = explained.probe, len(explained.probe)

@@ -1,4 +1,4 @@
-"""Who looks at what: methods that look at the same points share them, and what they want there is united."""
+"""Plans which methods share points: merges methods with equal paths, and everything they read at each point."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _AT_INPUT = value_of(AtInput())
 
 @dataclass(frozen=True, eq=False)
 class SharedPath:
-    """A path with all who look at it.
+    """A path, with all methods that share it.
 
     Args:
-        key: What the path is worth; equal paths are one stream.
-        path: The points.
-        reads: Everything that is read at each of them.
-        methods: Who reads it, by name.
+        key: Equal paths have equal keys.
+        path: Yields the points.
+        reads: Everything that is read at each point, by any method.
+        methods: The methods that share the path, by name.
     """
 
     key: Hashable
@@ -38,7 +38,7 @@ class SharedPath:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The backward rules, each of which costs a backward pass; none: forward only."""
+        """The backward rules that are read, each of which costs a backward pass; empty: forward passes only."""
         return tuple(sorted({rule for rule, _ in self.reads if rule}))
 
     @property
@@ -49,12 +49,12 @@ class SharedPath:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How all methods are explained.
+    """The shared paths of all methods, in the order of execution.
 
     Args:
-        center: Who looks at the samples themselves, if anyone does; it comes first.
-        shared_paths: All other paths; those with equal rules stand together, those that only look forward last.
-        apart: Names of methods that run through Captum as they are.
+        center: The path that consists of the samples themselves, if a method has it; it runs first.
+        shared_paths: All other paths, sorted by backward rules; those that need only forward passes come last.
+        apart: Names of methods without a path, which run through Captum by themselves.
     """
 
     center: SharedPath | None
@@ -62,26 +62,26 @@ class Plan:
     apart: tuple[str, ...] = ()
 
     def groups(self) -> list[list[SharedPath]]:
-        """Streams whose points may share a pass, for they go back by the same rules."""
+        """Groups the paths whose points can share a pass, because they have the same backward rules."""
         found: dict[tuple[str, ...], list[SharedPath]] = {}
         for shared_path in self.shared_paths:
             found.setdefault(shared_path.rules, []).append(shared_path)
         return list(found.values())
 
     def describe(self, explained: ExplainedFunction, samples: Samples, choosing: bool = True) -> Description:
-        """What the plan costs, without running the model: its points are made and counted.
+        """Returns what the plan costs, by generating and counting its points; the model is not run.
 
         Args:
-            explained: The explained function; only baselines, draws and the limit are asked for.
+            explained: The explained function; only its baselines, draws and limit are used.
             samples: N samples.
-            choosing: The samples themselves go through the model in any case, for their outputs tell the targets.
+            choosing: Whether the samples themselves are evaluated in any case, to choose targets from the outputs.
         """
         parts = [self._shares(explained, batch, choosing) for batch in batches(samples, explained.limit)]
         shares = tuple(_joined(column) for column in zip(*parts, strict=True))
         return Description(len(samples), shares, self.apart, tuple(self._notes()))
 
     def _shares(self, explained: ExplainedFunction, batch: Samples, choosing: bool) -> list[Share]:
-        """What each stream costs for one block, in the order in which the executor evaluations them."""
+        """Returns what each shared path costs for one batch, in the order in which the executor evaluates them."""
         shared_paths = [shared_path for group in self.groups() for shared_path in group]
         first = self.center or (SharedPath(_AT_INPUT, AtInput(), frozenset(), {}) if choosing else None)
         known: set[Hashable] = set()
@@ -90,7 +90,7 @@ class Plan:
         ]
 
     def _notes(self) -> Iterator[str]:
-        """Lines that are nearly one."""
+        """Yields a hint for each pair of methods that would share a path with one step more or less."""
         lines = [
             (shared_path.path, shared_path.methods)
             for shared_path in self.shared_paths
@@ -99,20 +99,20 @@ class Plan:
         for (a, ours), (b, theirs) in combinations(sorted(lines, key=lambda line: line[0].n_points), 2):
             if b.n_points == a.n_points + 1 and value_of(replace(b, n_points=a.n_points)) == value_of(a):
                 yield (
-                    f"{', '.join(ours)} ({a.n_points} points) and {', '.join(theirs)} ({b.n_points}) share nothing. "
-                    "LayerConductance has a point more than n_steps: it shares the line of IntegratedGradients(n_steps=k) with n_steps=k-1."
+                    f"{', '.join(ours)} ({a.n_points} points) and {', '.join(theirs)} ({b.n_points}) share no points. "
+                    "LayerConductance evaluates n_steps + 1 points; give it n_steps=k-1 to share those of IntegratedGradients(n_steps=k)."
                 )
 
 
 @dataclass(frozen=True)
 class Share:
-    """What the methods that look at the same points cost together.
+    """What the methods of one shared path cost together.
 
     Args:
-        methods: Their names; empty where nobody but the choice of targets looks.
-        path: The class of their path, from the outside in.
-        points: Points of the path.
-        passes: Samples through the model, of all explained samples together.
+        methods: Their names; empty if the points only serve to choose the targets.
+        path: The class names of the path, from the outermost to the innermost.
+        points: Number of points on the path.
+        passes: Samples sent through the model, summed over all explained samples.
         layers: Layers that are read at each point.
     """
 
@@ -128,10 +128,10 @@ class Description:
     """What a plan costs.
 
     Args:
-        samples: Explained samples.
-        shares: Each stream, in the order of the executor.
-        apart: Names of methods that run through Captum as they are; what they cost is not counted.
-        notes: What could be shared, and is not.
+        samples: Number of explained samples.
+        shares: The cost of each shared path, in the order of execution.
+        apart: Names of methods that run through Captum by themselves; their cost is not counted.
+        notes: Hints on points that could be shared, but are not.
     """
 
     samples: int
@@ -141,16 +141,19 @@ class Description:
 
     @property
     def passes(self) -> PassCount:
-        """Samples through the model, but for methods apart."""
+        """Samples sent through the model, without the methods that run by themselves."""
         return sum((share.passes for share in self.shares), PassCount())
 
     def table(self) -> Table:
-        """A line for each stream and each method apart; rows through the model for each explained row."""
+        """Returns a table with a line for each shared path and each method that runs by itself.
+
+        Forward and backward count samples sent through the model, per explained sample.
+        """
         from rich.table import Table
         from rich.text import Text
 
         table = Table(
-            "who", "looks at", "points", "forward", "backward", "layers", title="Passes for each explained sample"
+            "methods", "path", "points", "forward", "backward", "layers", title="Passes for each explained sample"
         )
         for share in self.shares:
             who = ", ".join(share.methods) or "the choice of targets"
@@ -170,12 +173,12 @@ class Description:
 
 
 def per_sample(passes: PassCount, samples: int) -> tuple[str, str]:
-    """Forward and backward samples for each explained sample."""
+    """Returns forward and backward samples per explained sample, as text."""
     return f"{passes.forward / samples:.6g}", f"{passes.backward / samples:.6g}"
 
 
 def batches(samples: Samples, limit: int) -> list[Samples]:
-    """The samples in as few blocks of at most ``limit`` as can be, of about equal size."""
+    """Splits samples into as few batches of at most ``limit`` as possible, of about equal size."""
     count = ceil(len(samples) / limit)
     return list(samples.split(ceil(len(samples) / count)))
 
@@ -184,7 +187,7 @@ def _share(shared_path: SharedPath, explained: ExplainedFunction, batch: Samples
     points = forward = 0
     for point in shared_path.path.points(explained, batch):
         points += 1
-        # The executor looks again where more than the output is read.
+        # The executor evaluates a known point again if more than its output is read.
         needed = bool(shared_path.reads) or point.key is None or point.key not in known
         forward += needed * (_of_pairs(shared_path) if point.against else 1)
         known.add(point.key)
@@ -193,13 +196,13 @@ def _share(shared_path: SharedPath, explained: ExplainedFunction, batch: Samples
 
 
 def _of_pairs(shared_path: SharedPath) -> int:
-    """Samples for a sample beside what it is compared with; Captum's class for layers reads one of them at a time."""
+    """Samples sent through the model for one pair of sample and baseline; a pass reads the input or a single layer."""
     at_input = any(rule and site is None for rule, site in shared_path.reads)
     return 2 * (1 if at_input else len({site for _, site in shared_path.reads}))
 
 
 def _joined(parts: Sequence[Share]) -> Share:
-    """The same stream in all blocks."""
+    """Adds up the cost of one shared path over all batches."""
     passes = sum((part.passes for part in parts), PassCount())
     return replace(parts[0], passes=passes, points=max(part.points for part in parts))
 
@@ -210,17 +213,17 @@ def _class_names(path: Path) -> str:
 
 
 def plan(methods: Mapping[str, Any]) -> Plan:
-    """The streams of the methods, and who is left apart."""
+    """Returns the plan for methods, some of which may have no path and run by themselves."""
     paths = {name: path_of(method) for name, method in methods.items()}
     return shared({name: methods[name] for name, path in paths.items() if path is not None}, apart=paths)
 
 
 def shared(methods: Mapping[str, OnPathMethod], apart: Iterable[str] = ()) -> Plan:
-    """The plan of methods of which each has a path.
+    """Returns the plan for methods that all have a path.
 
     Args:
-        methods: By name.
-        apart: Names of which those that are no such method are left apart.
+        methods: Methods by name.
+        apart: Names of all methods; those that are not in ``methods`` run by themselves.
     """
     keys = {name: value_of(method.path) for name, method in methods.items()}
     distinct = list(dict.fromkeys(keys.values()))

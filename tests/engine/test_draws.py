@@ -179,7 +179,9 @@ def test_several_samples_cannot_share_one_seed() -> None:
 
 
 def test_draws_for_whole_numbers_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"floating tensors, got torch\.int64"):
+    with pytest.raises(
+        TypeError, match=r"need a floating-point `like`, got torch\.int64; pass a floating-point tensor"
+    ):
         draw("normal", dtype=torch.int64)
 
 

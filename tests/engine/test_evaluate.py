@@ -189,7 +189,7 @@ class Net(nn.Module):
 def test_a_layer_whose_first_dimension_is_not_the_samples_is_refused_with_its_name(kind: Any, limit: int) -> None:
     explainer = Explainer({"it": kind("inner")}, {}, limit=limit)
     with pytest.raises(
-        ValueError, match=r"The layer 'inner' gives \(3, \d+, 5\) for \d+ samples; its first dimension must"
+        ValueError, match=r"The layer 'inner' returns \(3, \d+, 5\) for \d+ samples; its first dimension must"
     ):
         explainer.explain(Turned(), Probe(torch.randn(5, 3, 4)))
 
@@ -202,7 +202,7 @@ def test_a_layer_that_does_not_run_is_refused_with_its_name() -> None:
 
 def test_a_layer_without_a_tensor_is_refused_with_its_name() -> None:
     explainer = Explainer({"it": m.LayerActivation("mapped")}, {})
-    with pytest.raises(ValueError, match="The layer 'mapped' gives no tensor but dict; choose another"):
+    with pytest.raises(ValueError, match="The layer 'mapped' has no tensor to read, only dict; choose another layer"):
         explainer.explain(Net(), Probe(torch.randn(5, 4)))
 
 

@@ -146,12 +146,12 @@ def test_without_scikit_image_superpixels_are_refused_at_once(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("spec", "error", "match"),
     [
-        ({"grid": 0}, ValueError, r"M\(feature_mask=\{'grid': 0\}\); grid takes a whole number of at least 1"),
-        ({"grid": 2.0}, ValueError, "grid takes a whole number"),
-        ({"patches": 3}, ValueError, r"\{'patches': 3\}\); allowed: None"),
-        ({"grid": 3, "superpixels": 4}, ValueError, "allowed: None"),
-        (torch.zeros(3), ValueError, r"a tensor of torch.float32; features are numbered by whole numbers"),
-        (8, TypeError, r"M\(feature_mask=...\) is a int; allowed: None"),
+        ({"grid": 0}, ValueError, r"M\(feature_mask=\{'grid': 0\}\); give grid a whole number of at least 1"),
+        ({"grid": 2.0}, ValueError, "give grid a whole number"),
+        ({"patches": 3}, ValueError, r"\{'patches': 3\}\); give None"),
+        ({"grid": 3, "superpixels": 4}, ValueError, "give None"),
+        (torch.zeros(3), ValueError, r"a tensor of torch.float32; number features in an integer tensor"),
+        (8, TypeError, r"M\(feature_mask=...\) is a int; give None"),
         ([None, "grid"], TypeError, "is a str"),
     ],
 )
@@ -165,7 +165,7 @@ def test_what_is_no_mask_is_refused_at_once(spec: object, error: type, match: st
     [
         ({"grid": 2}, (torch.zeros(3, 4),), r"needs images \(N, H, W\) or \(N, C, H, W\), got \(3, 4\)"),
         ({"superpixels": 2}, (torch.zeros(3, 4, 4),), r"needs images \(N, C, H, W\), got \(3, 4, 4\)"),
-        (torch.zeros(2, 5).long(), (torch.zeros(3, 5),), r"shape \(2, 5\), which does not fit \(5,\); allowed"),
+        (torch.zeros(2, 5).long(), (torch.zeros(3, 5),), r"shape \(2, 5\), which does not fit \(5,\); give"),
         (torch.zeros(5).long(), (torch.zeros(3, 4),), "does not fit"),
         (torch.zeros(4).long(), (torch.zeros(3, 4), torch.zeros(3, 4)), "one tensor, but there are 2 inputs"),
         ([None], (torch.zeros(3, 4), torch.zeros(3, 4)), "has 1 entries for 2 inputs"),
@@ -178,5 +178,5 @@ def test_a_mask_that_does_not_fit_is_refused(spec: object, inputs: tuple[Tensor,
 
 def test_a_mask_for_each_sample_needs_ids_that_tell_samples_apart() -> None:
     explained = subject_of(torch.zeros(2, 3), ids=torch.tensor([4, 4]))
-    with pytest.raises(ValueError, match="distinct ones"):
+    with pytest.raises(ValueError, match="give distinct Probe"):
         features_of(torch.zeros(2, 3).long(), explained, explained.probe)

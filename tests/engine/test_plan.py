@@ -124,8 +124,8 @@ def test_the_description_does_not_depend_on_the_chunk(limit: int) -> None:
 def test_an_integral_and_a_conductance_of_as_many_steps_are_told_how_to_share() -> None:
     methods = {"ig": m.IntegratedGradients(5), "conductance": m.LayerConductance(LAYER, 5)}
     (note,) = described(methods).notes
-    assert "ig (5 points) and conductance (6) share nothing" in note
-    assert "with n_steps=k-1" in note
+    assert "ig (5 points) and conductance (6) share no points" in note
+    assert "give it n_steps=k-1" in note
     assert described({**methods, "conductance": m.LayerConductance(LAYER, 5, baselines=0.5)}).notes == ()
 
 

@@ -240,7 +240,9 @@ def test_a_way_that_does_not_fit_is_refused_before_anything_is_explained(cls: An
 
 def test_a_model_without_an_image_has_no_place_for_a_map() -> None:
     net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
-    with pytest.raises(ValueError, match=r"'act' has reshape=<function.*only on a single image \(N, C, H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"'act' has reshape=<function.*whose only input is an image \(N, C, H, W\); leave reshape out"
+    ):
         explain(net, Probe(torch.rand(2, 4)), {"act": m.LayerActivation("1", reshape=lambda v: v[:, None, None])}, [])
 
 
