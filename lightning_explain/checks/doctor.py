@@ -1,4 +1,7 @@
-"""One examination: structure first, then a few measurements, then a verdict for each method."""
+"""The model doctor: from a model, methods and samples to one verdict per method.
+
+Structure is checked first, then a few passes are measured.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from lightning_explain.model.targets import Target, choose, target_indices
 
 SAMPLES = 3
 MOST_SAMPLES = 2 * SAMPLES
-"""Samples that the model sees at once: each beside what it is compared with."""
+"""Most samples in one call of the model: each sample with its baseline."""
 _ORDER = ("fine", "canonized", "warned", "refused")
 
 
@@ -41,19 +44,22 @@ def doctor(
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     limit: int = 32,
 ) -> list[Verdict]:
-    """Says of each method whether it is right on this model, with the reason and the fix.
+    """Examines methods on a model and returns a verdict for each: whether its map is right, why, and what to change.
 
-    It looks at at most three samples; the model is as before afterwards.
+    Runs the model on at most three samples, and leaves it as it was.
 
     Args:
         model: The module, as it is trained.
-        methods: By name.
+        methods: Methods by name.
         probe: The samples that will be explained.
         target: Which output is explained.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
-        output_fn: The tensor in what the model returns.
+        output_fn: Selects the tensor in what the model returns.
         forward_context: Entered around each forward, such as autocast.
-        limit: Samples the model may see in one call; at least two are needed.
+        limit: Most samples in one call of the model; at least two are needed.
+
+    Returns:
+        The verdicts, in the order of the methods.
     """
     count = max(2, min(limit, SAMPLES))
     inplace = any(getattr(module, "inplace", None) is True for module in model.modules())
@@ -71,13 +77,13 @@ def doctor(
 
 
 def unexamined(methods: Mapping[str, Method]) -> list[Verdict]:
-    """What is to be said where the model cannot be run on two samples: rules that may be wrong are refused."""
+    """Returns the verdicts for a model that cannot run on two samples: backward rules that may be wrong are refused."""
     ruled = [
         name
         for name, method in methods.items()
         if method_properties.rule(method_properties.innermost(method)) in ("deeplift", "lrp")
     ]
-    reason = "two samples at once do not fit into memory, so nobody can say whether its rule is right on this model"
+    reason = "two samples at once do not fit into memory, so its backward rule cannot be checked on this model"
     return [Verdict(name, "refused", reason, f"explain smaller inputs, or {rules.INSTEAD}", ()) for name in ruled]
 
 
@@ -87,12 +93,12 @@ def _samples(model: nn.Module, probe: Probe, count: int) -> Samples:
 
 
 def _doubled(samples: Samples) -> Samples:
-    """A second sample that differs, for with one sample nothing can be seen of how samples influence each other."""
+    """Adds a second, different sample: whether samples influence each other takes two."""
     return samples.repeat(2).at(tuple(torch.cat([x, _another(x)]) for x in samples.inputs))
 
 
 def _another(x: Tensor) -> Tensor:
-    """Half of a sample; of whole numbers, which name things, the first everywhere."""
+    """Returns half of a floating-point sample; for integers (ids), the first id everywhere."""
     return x * 0.5 if x.is_floating_point() else x.reshape(1, -1)[:, :1].reshape(1, *[1] * (x.ndim - 1)).expand_as(x)
 
 
@@ -105,7 +111,21 @@ def _labels(probe: Probe, count: int) -> Tensor | None:
 
 @dataclass(eq=False)
 class DoctorContext:
-    """A model inside the guard, and what one forward of it showed."""
+    """A model inside the isolation, with a record of one forward pass.
+
+    Args:
+        model: The module.
+        run: Calls the model, with canonizers if needed.
+        target_function: The model as a function of its inputs.
+        samples: Two or three samples.
+        seen: The record of the forward pass.
+        indices: ``(N,)`` indices of the explained outputs.
+        chosen: ``(N,)`` explained outputs, with their graph.
+        inplace: Whether the model has in-place activations.
+        probe_size: Samples in the probe.
+        pairs: Most pairs of sample and baseline in one pass.
+        measured: Errors of DeepLIFT's sum that were already measured.
+    """
 
     model: nn.Module
     run: Run
@@ -125,7 +145,7 @@ class DoctorContext:
         )
 
     def verdict(self, name: str, method: Method) -> Verdict:
-        """The worst of what was found about the method, with every reason of that kind."""
+        """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""
         inner = method_properties.innermost(method)
         findings = [*self.whole, *self._layer(inner), *self._whole_numbers(method), *self._few_samples(inner)]
         if not any(f.state == "refused" for f in findings):
@@ -147,7 +167,9 @@ class DoctorContext:
             return []
         return [
             Finding(
-                "refused", "it permutes across the samples of the probe, which has one", "give at least two samples"
+                "refused",
+                "it permutes features across samples, but the probe has only one",
+                "give at least two samples",
             )
         ]
 
@@ -161,29 +183,29 @@ class DoctorContext:
             return [Finding("refused", str(error).rstrip("."), "name another layer")]
         calls = self.seen.calls[id(layer)]
         if calls == 0:
-            reason = f"the layer {name!r} is not run for this input"
-            return [Finding("refused", reason, "name a layer that forward calls as a module")]
+            reason = f"the layer {name!r} does not run for this input"
+            return [Finding("refused", reason, "name a layer that the model's forward calls as a module")]
         if id(layer) in self.seen.nested and not method_properties.of_input(method):
             reason = f"the layer {name!r} does not return a tensor, or a plain tuple of tensors"
             if method_properties.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
-                fix = "give a callable neuron_selector, which chooses from what it returns"
+                fix = "give a callable neuron_selector, which selects from what the layer returns"
                 return [Finding("refused", reason, fix)]
             if not method_properties.picks_tensors(method):
                 fix = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
                 return [Finding("refused", reason, fix)]
         if calls == 1:
             return self._leads_nowhere(method, name, layer)
-        reason = f"the layer {name!r} runs {calls} times in one forward, "
+        reason = f"the layer {name!r} runs {calls} times in one forward pass, "
         if method_properties.replaces_the_layer(method):
-            return [Finding("refused", f"{reason}and would be replaced each time", "name a layer that runs once")]
-        return [Finding("warned", f"{reason}and the last time is explained", "name a layer that runs once")]
+            return [Finding("refused", f"{reason}and every run would be replaced", "name a layer that runs once")]
+        return [Finding("warned", f"{reason}and only the last run is explained", "name a layer that runs once")]
 
     def _module(self, method: Method) -> nn.Module:
-        """The layer that the method names."""
+        """Returns the layer that the method names."""
         return find_layer(self.model, str(getattr(method, "layer", None)))
 
     def _leads_nowhere(self, method: Method, name: str, layer: nn.Module) -> list[Finding]:
-        """An auxiliary head, or a branch that is thrown away."""
+        """Finds layers without an effect on the output, such as an auxiliary head or a branch that is discarded."""
         backward = method_properties.rule(method) != "none" and method_properties.place(method) == "layer"
         if (
             not (backward or method_properties.goes_through(method))
@@ -193,46 +215,46 @@ class DoctorContext:
             return []
         if not self.seen.outputs.requires_grad or self.seen.leads_on(layer):
             return []
-        reason = f"the explained output does not depend on the layer {name!r} through anything that has a gradient"
-        return [Finding("refused", reason, "name another layer, or choose another output (output_fn)")]
+        reason = f"no gradient flows from the explained output back to the layer {name!r}"
+        return [Finding("refused", reason, "name another layer, or select another output with output_fn")]
 
     def _whole_numbers(self, method: Method) -> list[Finding]:
         if all(x.is_floating_point() for x in self.samples.inputs):
             return []
         if method_properties.adds_noise(method):
-            fix = "use the method without the noise tunnel"
-            return [Finding("refused", "it adds noise to inputs that are whole numbers", fix)]
+            fix = "use the method without NoiseTunnel"
+            return [Finding("refused", "it adds noise to the inputs, but they are integers", fix)]
         if method_properties.reads_input(method_properties.innermost(method)):
             layers = "LayerIntegratedGradients or LayerGradientXActivation"
-            fix = f"explain an embedding layer, with {layers}"
+            fix = f"explain an embedding layer with {layers}"
             if not any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in self.model.modules()):
-                fix = f"give floating-point inputs (batch_fn), or explain a layer, with {layers}"
-            return [Finding("refused", "it takes the gradient of inputs that are whole numbers", fix)]
+                fix = f"convert the inputs to floating point (batch_fn), or explain a layer with {layers}"
+            return [Finding("refused", "it takes the gradient at the inputs, but they are integers", fix)]
         return []
 
     def _gradient(self, method: Method) -> list[Finding]:
         if method_properties.rule(method) == "none":
             return []
         if not self.seen.outputs.requires_grad:
-            reason = "the output does not depend on the input through anything that has a gradient"
-            fix = "remove what cuts it off (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
+            reason = "no gradient flows from the output back to the input"
+            fix = "remove what blocks it (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
             return [Finding("refused", reason, fix)]
         if not self.chosen.requires_grad and (
             method_properties.place(method) != "neuron" or method_properties.goes_through(method)
         ):
-            reason = "what target chooses does not depend on the outputs through anything that has a gradient"
-            fix = "choose it without detach(), item(), argmax or rounding: target=lambda output: output[:, 0]; or use Occlusion"
+            reason = "no gradient flows from what target selects back to the outputs"
+            fix = "select it without detach(), item(), argmax or rounding: target=lambda output: output[:, 0]; or use Occlusion"
             return [Finding("refused", reason, fix)]
         return [*self._checkpointed(), *self._unread(method), *self._recurrent(), *self._saturated(method)]
 
     def _checkpointed(self) -> list[Finding]:
         if not reentrant(self.seen.outputs.grad_fn):
             return []
-        reason = "torch.utils.checkpoint(use_reentrant=True) gives gradients to parameters only by backward(), and to inputs not at all"
-        return [Finding("refused", reason, "checkpoint with use_reentrant=False")]
+        reason = "torch.utils.checkpoint(use_reentrant=True) gives parameters gradients only in backward(), and inputs none at all"
+        return [Finding("refused", reason, "use torch.utils.checkpoint with use_reentrant=False")]
 
     def _unread(self, method: Method) -> list[Finding]:
-        """Captum, too, takes the gradient at all inputs or at none."""
+        """Finds inputs without a gradient: as in Captum, the gradient is taken at all inputs or at none."""
         if not method_properties.reads_input(method):
             return []
         unit = self._module(method) if method_properties.place(method) == "neuron" else None
@@ -242,23 +264,23 @@ class DoctorContext:
         if not unread:
             return []
         what = f"the layer {method.layer!r}" if unit is not None else "the output"  # type: ignore[attr-defined]
-        reason = f"{what} does not depend on {rules.listed(f'inputs[{i}]' for i in unread)} through anything that has a gradient"
-        return [Finding("refused", reason, "hand it on without explaining it: Probe(forward_args=...)")]
+        reason = f"no gradient flows from {what} back to {rules.listed(f'inputs[{i}]' for i in unread)}"
+        return [Finding("refused", reason, "pass it without explaining it: Probe(forward_args=...)")]
 
     def _recurrent(self) -> list[Finding]:
         if not any(isinstance(m, nn.RNNBase) and self.seen.calls[id(m)] for m in self.model.modules()):
             return []
-        reason = "cuDNN cannot go back through a recurrent layer in eval mode, so it is off while explaining"
+        reason = "cuDNN has no backward pass for recurrent layers in eval mode; while explaining, cuDNN is switched off"
         return [Finding("canonized", reason, canonizers=(Canonizer("recurrent"),))]
 
     def _saturated(self, method: Method) -> list[Finding]:
-        """A softmax whose values are the outputs flattens every gradient that is taken at the sample alone."""
+        """Warns of outputs that are probabilities: at the sample itself, softmax and sigmoid make gradients vanish."""
         name = probabilities(self.seen.outputs.grad_fn) if method_properties.at_the_point(method) else None
         if name is None:
             return []
         where = next((str(op) for op in reversed(self.seen.ops) if op.name in name), name[0])
-        reason = f"the outputs are probabilities ({where}), whose gradients vanish where the model is sure"
-        return [Finding("warned", reason, "return logits, or give output_fn")]
+        reason = f"the outputs are probabilities ({where}), whose gradients vanish where the model is confident"
+        return [Finding("warned", reason, "return logits, or select them with output_fn")]
 
     def _rule(self, method: Method) -> list[Finding]:
         rule = method_properties.rule(method)
@@ -266,21 +288,25 @@ class DoctorContext:
             return []
         scripted = [n for n, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
         if scripted:
-            reason = f"{rules.listed(scripted)} is scripted, and the rule cannot reach what runs inside"
-            return [Finding("refused", reason, f"give the module before torch.jit.script, or {rules.INSTEAD}")]
+            reason = f"{rules.listed(scripted)} is a TorchScript module, and the backward rule cannot be applied inside"
+            return [
+                Finding("refused", reason, f"explain the module that went into torch.jit.script, or {rules.INSTEAD}")
+            ]
         if rule == "lrp":
             return rules.lrp(self.model, self.seen)
         ops = self._passed(method)
         beyond = (
             rule == "deeplift" and method_properties.goes_back(method) == "layer" and method_properties.of_input(method)
         )
-        findings_of_state = self._module(method) if beyond else None
-        rescaled = rules.deeplift(self.seen, ops, findings_of_state)
+        input_layer = self._module(method) if beyond else None
+        rescaled = rules.deeplift(self.seen, ops, input_layer)
         found = list(rescaled if rule == "deeplift" else rules.guided(self.seen, ops))
         if self.inplace:
             found.append(
                 Finding(
-                    "canonized", "activations run out of place while explaining", canonizers=(Canonizer("inplace"),)
+                    "canonized",
+                    "while explaining, in-place activations run out of place",
+                    canonizers=(Canonizer("inplace"),),
                 )
             )
         if any(f.state == "refused" for f in rescaled):
@@ -293,7 +319,7 @@ class DoctorContext:
         return [*found, rules.UNGUIDED] if isinstance(missed, float) and missed > rules.INCOMPLETE else found
 
     def _passed(self, method: Method) -> list[Op]:
-        """The calls the method goes back through: all, those after its layer, or those before its neuron."""
+        """Returns the calls on the method's backward pass: all, those after its layer, or those before its neuron."""
         place = method_properties.goes_back(method)
         if place == "input":
             return self.seen.ops
@@ -303,7 +329,11 @@ class DoctorContext:
         return self.seen.ops[first if method_properties.of_input(method) else last :]
 
     def _misses(self, method: Method, canonizers: tuple[Canonizer, ...]) -> float | str:
-        """By how much DeepLIFT's map misses its sum in the part of the model that the method goes back through, or why it cannot be."""
+        """Measures DeepLIFT's error on the submodel that the method's backward pass goes through.
+
+        Returns:
+            The error of the map's sum, relative to the true difference; or Captum's message, if it cannot run.
+        """
         place, of_input = method_properties.goes_back(method), method_properties.of_input(method)
         layer = None if place == "input" else self._module(method)
         if layer is not None and self.seen.calls[id(layer)] > 1:
@@ -314,7 +344,7 @@ class DoctorContext:
                 with self.run.canonized(canonizers):
                     self.measured[key] = self._measured(place, layer, of_input)
             except AssertionError as error:
-                # So Captum says that it cannot; all other errors are accidents.
+                # Captum asserts what it does not support; all other errors are unexpected.
                 self.measured[key] = str(error)
         return self.measured[key]
 

@@ -1,4 +1,4 @@
-"""Where the backward rules of DeepLIFT, guided backpropagation, deconvolution and LRP would be wrong."""
+"""Where the backward rules of DeepLIFT, guided backpropagation, deconvolution and LRP go wrong on a model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lightning_explain.model.activations import words
 from lightning_explain.model.inventory import is_layer
 
 INCOMPLETE = 1e-2
-"""What DeepLIFT's map misses by more than this, relative to it, has no rule."""
-INSTEAD = "use IntegratedGradients or GradientShap, which need no rule"
+"""Largest accepted error of the sum of DeepLIFT's map, relative to f(x) - f(baseline)."""
+INSTEAD = "use IntegratedGradients or GradientShap, which need no backward rule"
 
 _PRODUCTS = words(
     "mul matmul mm bmm dot mv outer einsum div true_divide divide addmm baddbmm bilinear linear tensordot"
@@ -32,14 +32,14 @@ _WITHIN = {
     ),
     "a recurrent layer": words("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
 }
-# What LRP may meet outside of layers: nothing that mixes numbers.
+# Calls outside of layers that LRP may pass: they move values and do not mix them.
 _MOVES = words(
     "relu flatten reshape view permute transpose squeeze unsqueeze contiguous clone dropout getitem movedim chunk split cat "
     "unflatten narrow select expand to float double t"
 )
 
 
-# In eval mode they pass on what they get, at most in another shape.
+# In eval mode they return their input, at most in another shape.
 TRANSPARENT = (
     *(nn.Identity, nn.Flatten, nn.Unflatten),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
@@ -49,7 +49,7 @@ _LRP = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the doctor found about a method on a model; see :class:`~lightning_explain.types.Verdict`."""
+    """One thing the doctor found about a method; fields as in :class:`~lightning_explain.core.verdict.Verdict`."""
 
     state: str
     reason: str
@@ -59,40 +59,46 @@ class Finding:
 
 UNGUIDED = Finding(
     "warned",
-    "something in the model acts as an activation but is no call of one, and passes its plain gradient; only ReLU is guided",
+    "something in the model acts as an activation without calling one, so it passes its plain gradient; only ReLU is guided",
     "write ReLU as nn.ReLU, F.relu or clamp(min=0)",
 )
 
 
 def listed(things: Iterable[Any], most: int = 3) -> str:
-    """The first few, each once."""
+    """Joins the first few distinct names for a message: ``"a, b, c and 2 more"``."""
     names = list(dict.fromkeys(str(thing) for thing in things))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def deeplift(record: Record, ops: Sequence[Op], input_layer: nn.Module | None = None) -> list[Finding]:
-    """What Captum's DeepLIFT needs, or why it cannot be right.
+    """Returns what has to change for Captum's DeepLIFT to be right on a model, or why it cannot be.
 
     Args:
-        record: One forward.
-        ops: The part of it that the method goes back through.
-        input_layer: The layer whose input is explained, if it is an input.
+        record: The record of one forward pass.
+        ops: The calls that the method's backward pass goes through.
+        input_layer: The layer whose input is explained; ``None`` for any other method.
     """
     refused = [
         Finding("refused", f"DeepLIFT has no rule for {what}: {listed(found)}", INSTEAD)
         for what, found in _without_rule(ops).items()
     ]
-    # Captum hooks the whole model, also what the method does not go back through.
+    # Captum hooks the whole model, even the part that the backward pass does not reach.
     reasons = list(_deeplift_faults(record))
     if type(input_layer) in SUPPORTED_NON_LINEAR:
-        reasons.append("the layer whose input is explained is an activation, whose rule Captum leaves out there")
+        reasons.append("the layer whose input is explained is an activation, to which Captum does not apply its rule")
     if refused or not reasons:
         return refused
-    return [Finding("canonized", "; ".join(reasons), canonizers=(deeplift_canonizer(record),))]
+    return [
+        Finding(
+            "canonized",
+            "; ".join([*reasons, "while explaining, every activation call runs as a module of its own"]),
+            canonizers=(deeplift_canonizer(record),),
+        )
+    ]
 
 
 def deeplift_canonizer(record: Record) -> Canonizer:
-    """A module for every call."""
+    """Returns the canonizer that gives every activation call of the record a module of its own."""
     return Canonizer("deeplift", record.count("relu"), record.count("elementwise"), record.count("pool"))
 
 
@@ -119,9 +125,9 @@ def _deeplift_faults(record: Record) -> Iterable[str]:
         ("functional activations, which Captum does not see", functional),
         ("activations for which Captum has no rule", without),
         ("a module used more than once", reused),
-        ("a module that is in the model twice, and that Captum hooks twice", doubled),
-        ("activations directly beside each other (Captum issue 1104)", [op for op in hooked if op.beside]),
-        ("maxima over overlapping windows, of which Captum keeps the last", overlapping),
+        ("a module that is registered twice, so that Captum hooks it twice", doubled),
+        ("activations that directly follow each other (Captum issue 1104)", [op for op in hooked if op.beside]),
+        ("max pooling with overlapping windows, of which Captum keeps only the last", overlapping),
     ):
         if found:
             yield f"{what}: {listed(found)}"
@@ -141,7 +147,7 @@ def _overlaps(module: Any) -> bool:
 
 
 def guided(record: Record, ops: Sequence[Op]) -> list[Finding]:
-    """What guided backpropagation and deconvolution need; they are rules for ReLU alone."""
+    """Returns what has to change for guided backpropagation and deconvolution, whose rules are for ReLU alone."""
     relus = [op for op in ops if op.family == "relu"]
     others = listed(op.name for op in ops if op.family == "elementwise")
     if not relus:
@@ -162,24 +168,30 @@ def guided(record: Record, ops: Sequence[Op]) -> list[Finding]:
     return [
         Finding(
             "canonized",
-            "; ".join([*reasons, *([note] if note else [])]),
+            "; ".join(
+                [*reasons, *([note] if note else []), "while explaining, every ReLU call runs as a module of its own"]
+            ),
             canonizers=(Canonizer("guided", record.count("relu")),),
         )
     ]
 
 
 def missed(found: float | str) -> list[Finding]:
-    """What is to be said of a DeepLIFT map that misses its sum by so much, relative to it, or that cannot be made for a reason."""
+    """Returns the finding on a DeepLIFT map, if there is one.
+
+    Args:
+        found: The error of the map's sum, relative to f(x) - f(baseline); or why the map cannot be computed.
+    """
     if isinstance(found, str):
-        return [Finding("refused", f"Captum's DeepLIFT does not go through this model: {found.rstrip('.')}", INSTEAD)]
+        return [Finding("refused", f"Captum's DeepLIFT does not run on this model: {found.rstrip('.')}", INSTEAD)]
     if found <= INCOMPLETE:
         return []
-    reason = f"DeepLIFT's map misses f(x) - f(baseline) by {found:.1%} on the probe: something in the model has no rule"
+    reason = f"DeepLIFT's map misses f(x) - f(baseline) by {found:.1%} on the probe: something in the model has no DeepLIFT rule"
     return [Finding("refused", reason, f"write activations as functions or modules of torch.nn; or {INSTEAD}")]
 
 
 def lrp(model: nn.Module, record: Record) -> list[Finding]:
-    """Why Captum's LRP cannot be right; nothing is canonized for it."""
+    """Returns why Captum's LRP cannot be right on a model; nothing is canonized for it."""
     ran = {name: m for name, m in model.named_modules() if record.calls[id(m)] and is_layer(m)}
     unknown = [f"{n!r} ({type(m).__name__})" for n, m in ran.items() if not _has_rule(m)]
     reused = [repr(n) for n, m in ran.items() if record.calls[id(m)] > 1 and not isinstance(m, TRANSPARENT)]
@@ -193,15 +205,15 @@ def lrp(model: nn.Module, record: Record) -> list[Finding]:
             ("has no rule for layers", unknown, fix),
             ("does not see what is computed outside of layers", outside, f"use layers ({known}), or {INSTEAD}"),
             (
-                "cannot go through a layer that is used more than once",
+                "cannot handle a layer that is used more than once",
                 reused,
-                "use a layer for each call, or " + INSTEAD,
+                "use a separate layer for each call, or " + INSTEAD,
             ),
             (
-                "takes relevance for a gradient where a tensor goes into a layer and past it (by concatenation, a slice, an "
-                "activation)",
+                "mistakes relevance for a gradient where a tensor enters a layer and also bypasses it (in a concatenation, a "
+                "slice, an activation)",
                 mixed,
-                "let both ways begin with a layer, or " + INSTEAD,
+                "begin both branches with a layer, or " + INSTEAD,
             ),
         )
         if found
@@ -213,10 +225,10 @@ def _has_rule(module: nn.Module) -> bool:
 
 
 def _is_ruled(module: nn.Module) -> bool:
-    """Whether Captum hooks what goes into the layer; activations it hooks otherwise."""
+    """Returns whether Captum's LRP hooks the input of the layer; it treats activations differently."""
     return type(module) in SUPPORTED_LAYERS_WITH_RULES or hasattr(module, "rule")
 
 
 def _goes_past(module: nn.Module, record: Record) -> bool:
-    """Whether something else than layers with rules reads the same tensor."""
+    """Returns whether the layer's input is also used by something other than layers with rules."""
     return any(module in consumers and not all(map(_is_ruled, consumers)) for consumers in record.consumers.values())

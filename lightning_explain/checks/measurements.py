@@ -1,4 +1,4 @@
-"""What structure cannot tell is measured on a few samples: do forwards agree, do samples, does DeepLIFT add up."""
+"""Measurements on a few samples: are outputs reproducible, are samples independent, does DeepLIFT's map add up?"""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ from lightning_explain.model.function import TargetFunction
 _DIFFERENT = 1e-3
 _PARTS = 1e-4
 _OUTPUT = 1e-5
-# Numbers of 16 bits have 2 to 3 digits.
+# Factor on tolerances in 16 bits, which hold 2 to 3 digits.
 _COARSE = 50.0
 
 
 def agreement(target_function: TargetFunction, samples: Samples, outputs: Tensor, coarse: bool) -> list[Finding]:
-    """Whether a second forward, and one of each sample alone, give the outputs again.
+    """Checks that a second forward pass, and one for each sample alone, reproduce the outputs.
 
     Args:
-        target_function: The model, inside the guard.
-        samples: At least two.
-        outputs: Of a first forward.
-        coarse: Whether it computes in 16 bits.
+        target_function: The model, inside the isolation.
+        samples: At least two samples.
+        outputs: Outputs of a first forward pass, ``(N, ...)``.
+        coarse: Whether the model computes in 16 bits.
+
+    Returns:
+        A finding that refuses every method, or none.
     """
     tolerance = _DIFFERENT * (_COARSE if coarse else 1)
     with torch.no_grad():
         again = _difference(target_function.outputs(*samples.inputs, *samples.extra), outputs)
         alone = float("inf")
-        # Some models cannot be given a single sample at all, which is an answer, too.
+        # Some models fail on a single sample, which also answers the question.
         with suppress(ValueError, RuntimeError):
             alone = _difference(
                 torch.cat([target_function.outputs(*r.inputs, *r.extra) for r in samples.split(1)]), outputs
             )
     if again > tolerance:
-        return [_finding(f"two forwards of the same samples in eval mode differ by {again:.1%}", *_RANDOM)]
+        return [_finding(f"two forward passes on the same samples in eval mode differ by {again:.1%}", *_RANDOM)]
     if alone > tolerance:
         found = "cannot be computed" if alone == float("inf") else f"differs by {alone:.1%} when computed"
         return [_finding(f"samples influence each other in eval mode: a sample's output {found} alone", *_MIXED)]
@@ -49,13 +52,13 @@ def agreement(target_function: TargetFunction, samples: Samples, outputs: Tensor
 
 
 _RANDOM = (
-    "something is drawn at random, such as F.dropout(x) without training=self.training",
-    "switch it off in eval mode, or explain a function without it: forward_fn=lambda model, x: ...",
+    "the model draws random numbers, as F.dropout(x) does without training=self.training",
+    "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ...",
 )
 _MIXED = (
-    "methods change samples one by one and expect the others to stay as they are",
-    "use statistics of training in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm), and give layers "
-    "that take time or tokens first batch_first=True",
+    "methods perturb one sample and rely on the outputs of the others staying the same",
+    "use the training statistics in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm), and set "
+    "batch_first=True on layers that expect time or tokens first",
 )
 
 
@@ -69,25 +72,25 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 def completeness(function: nn.Module, samples: Samples, baselines: Sequence[tuple[Tensor, ...]], coarse: bool) -> float:
-    """By how much DeepLIFT's map misses what the function changes between the samples and the baselines: the worst, relative to it.
+    """Measures the largest error of DeepLIFT's sum over samples, relative to f(x) - f(baseline).
 
     Args:
-        function: ``function(*inputs, *extra) -> (N,)``, inside what is canonized.
+        function: ``function(*inputs, *extra) -> (N,)``, canonized.
         samples: N samples.
-        baselines: Each of the samples' shape.
-        coarse: Whether it computes in 16 bits.
+        baselines: Baselines in the shape of the samples' inputs.
+        coarse: Whether the model computes in 16 bits.
     """
     return max(_completeness(function, samples, baseline, coarse) for baseline in baselines)
 
 
 def baselines_of(samples: Samples) -> list[tuple[Tensor, ...]]:
-    """Two to compare with: zero, and other samples of the probe."""
+    """Returns two baselines: zero, and the other samples at half their value (integers unchanged)."""
     halved = (x.roll(1, 0) * (0.5 if x.is_floating_point() else 1) for x in samples.inputs)
     return [tuple(torch.zeros_like(x) for x in samples.inputs), tuple(halved)]
 
 
 def _completeness(function: nn.Module, samples: Samples, baselines: tuple[Tensor, ...], coarse: bool) -> float:
-    """The largest error of a sample, relative to its gap, beyond what rounding explains."""
+    """Returns the largest error over samples, relative to f(x) - f(baseline), beyond what rounding explains."""
     points = tuple(x.detach().clone() for x in samples.inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,7 +101,7 @@ def _completeness(function: nn.Module, samples: Samples, baselines: tuple[Tensor
     with torch.no_grad():
         ends = [function(*at.inputs, *at.extra).double() for at in (samples, replace(samples, inputs=baselines))]
     gap = ends[0] - ends[1]
-    # A sum of large parts, or a small difference of large outputs, is no more exact than they are.
+    # Sums of large parts and small differences of large outputs carry the rounding error of their operands.
     sizes = [ends[0].abs() * _OUTPUT, ends[1].abs() * _OUTPUT, *(p.abs().sum(1) * _PARTS for p in parts)]
     rounding = torch.stack(sizes).sum(0) * (_COARSE if coarse else 1)
     error = (torch.stack([p.sum(1) for p in parts]).sum(0) - gap).abs()

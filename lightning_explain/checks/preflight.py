@@ -1,4 +1,4 @@
-"""What can be seen before the first explanation: whether samples, masks and arguments fit each other and the model."""
+"""Checks before the first explanation: do arguments, samples and masks fit each other and the model?"""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lightning_explain.core.points import path_of
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.engine.features import features_of
 
-# Points of a path that are made, and evaluated where nothing is differentiated: the first is often the sample itself.
+# Points of a path that are generated (and evaluated, if only outputs are read): the first is often the sample itself.
 _POINTS = 2
 
 
 def preflight(name: str, method: Method, explained: ExplainedFunction, sample: Samples) -> None:
-    """Makes what a method makes of a sample before it asks the model, and refuses what does not fit.
+    """Checks that a method's arguments fit a sample, by building its baselines, features and first points.
 
     Args:
         name: The method's name.
-        method: The method, inside all that is around it.
+        method: The innermost method, without NoiseTunnel.
         explained: The explained function.
         sample: One sample, with its target.
 
     Raises:
         ValueError: If an argument does not fit the sample or the layer.
-        TypeError: If it is of a kind that does not.
+        TypeError: If an argument has a type that does not.
     """
     try:
         with torch.no_grad():
@@ -41,7 +41,7 @@ def preflight(name: str, method: Method, explained: ExplainedFunction, sample: S
     except (AssertionError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = f"{str(error).rstrip('.')}. It is {str(method)[:500]}."
+        reason = f"{str(error).rstrip('.')}. Check its arguments: {str(method)[:500]}."
         raise ValueError(f"The method {name!r} does not fit the samples: {reason}") from error
 
 
@@ -50,7 +50,7 @@ def _preflight_method(method: Any, explained: ExplainedFunction, sample: Samples
         explained = method.focused(explained)
         explained.evaluate(sample)
     if hasattr(method, "baselines"):
-        # Methods of a distribution take the probe by default.
+        # Methods that draw from a set of baselines use the probe by default.
         of_many = type(method).baselines == "probe"
         (explained.distribution if of_many else explained.baseline)(method.baselines, sample)
     if hasattr(method, "feature_mask"):
@@ -65,10 +65,10 @@ def _preflight_method(method: Any, explained: ExplainedFunction, sample: Samples
 
 
 def check_requests(methods: Mapping[str, Method], metrics: Mapping[str, Metric], probe: Probe) -> None:
-    """Refuses methods and metrics that do not fit each other or the number of samples.
+    """Checks that methods and metrics fit each other and the number of samples.
 
     Raises:
-        ValueError: If one does not.
+        ValueError: If one of them does not.
     """
     check_named(methods, metrics)
     for name, metric in metrics.items():
@@ -79,19 +79,19 @@ def check_requests(methods: Mapping[str, Method], metrics: Mapping[str, Metric],
     for name, method in methods.items():
         if len(probe) < samples_needed(method):
             raise ValueError(
-                f"The method {name!r} ({type(method).__name__}) looks at several samples at a time, at least "
-                f"{samples_needed(method)}, but the probe has {len(probe)}; choose more samples or leave it out."
+                f"The method {name!r} ({type(method).__name__}) needs at least {samples_needed(method)} samples at "
+                f"a time, but the probe has {len(probe)}; choose more samples or leave the method out."
             )
 
 
 def scored_by(
     metrics: Mapping[str, Metric], methods: Mapping[str, Method], maps: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """For each metric the methods that it will score; who is scored by none is told of.
+    """Returns, for each metric, the methods that it will score; warns of metrics and methods without any.
 
     Args:
-        metrics: By name, fitted to the inputs.
-        methods: By name.
+        metrics: Metrics by name, fitted to the inputs.
+        methods: Methods by name.
         maps: Names of the methods that have a map in input space.
     """
     references = {name: getattr(method, "reference", None) for name, method in methods.items()}
@@ -101,12 +101,15 @@ def scored_by(
         if not scored:
             warnings.warn(
                 f"The metric {name!r} will score none of the methods; it needs "
-                f"{getattr(metrics[name], 'needs', 'a map that has a place on the image')}.",
+                f"{getattr(metrics[name], 'needs', 'a map that has a place on the image')}. Add such a method, or leave the metric out.",
                 stacklevel=2,
             )
     for name in methods if all(found.values()) else ():
         if metrics and name not in maps and not any(name in scored for scored in found.values()):
-            warnings.warn(f"No metric will score {name!r}: its map has no place on the image.", stacklevel=2)
+            warnings.warn(
+                f"No metric will score {name!r}: its map has no place on the image; to score it, name a layer whose map has.",
+                stacklevel=2,
+            )
     return found
 
 
@@ -119,35 +122,33 @@ def _scored(
 
 
 def check_finite(probe: Probe) -> None:
-    """Tells of samples that are not finite, for nothing that is found at them will be."""
+    """Warns of samples with NaN or infinite values, whose maps and scores would not be finite either."""
     samples = _odd_samples(probe)
     if samples.any():
         named = probe.sample_ids[samples.to(probe.sample_ids.device)].tolist()
-        warnings.warn(
-            f"The probe samples {named} hold numbers that are NaN or infinite; choose other samples.", stacklevel=2
-        )
+        warnings.warn(f"The probe samples {named} contain NaN or infinite values; choose other samples.", stacklevel=2)
 
 
 def _odd_samples(probe: Probe) -> Tensor:
-    """``(N,)``: whether a sample holds numbers that are not finite."""
+    """Returns ``(N,)``: whether each sample contains a value that is not finite."""
     odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]
     return torch.stack(odd).any(0).cpu() if odd else torch.zeros(len(probe), dtype=torch.bool)
 
 
 def check_explained(chosen: Tensor, probe: Probe) -> None:
-    """Tells of samples whose explained output is not finite though they are: it cannot be explained there."""
+    """Warns of finite samples whose explained output is not finite, which cannot be explained."""
     samples = ~torch.isfinite(chosen).cpu() & ~_odd_samples(probe)
     if samples.any():
         named = probe.sample_ids.cpu()[samples].tolist()
         warnings.warn(
-            f"The explained output is NaN or infinite on the probe samples {named}, where no map or score will be finite; see to the "
-            "model, its weights, output_fn and target.",
+            f"The explained output is NaN or infinite on the probe samples {named}, so their maps and scores will not be finite; "
+            "check the model, its weights, output_fn and target.",
             stacklevel=2,
         )
 
 
 def check_masks(name: str, metric: Metric, probe: Probe) -> None:
-    """Refuses a metric that needs masks where there are none that fit.
+    """Checks that the probe has masks if a metric needs them, and that they fit the images.
 
     Raises:
         ValueError: If there are none, or they do not mark the pixels of an image.
@@ -157,39 +158,41 @@ def check_masks(name: str, metric: Metric, probe: Probe) -> None:
     masks = probe.masks
     if masks is None:
         raise ValueError(
-            f"The metric {name!r} needs masks: give Probe(masks=...), a boolean region (N, H, W), or leave it out."
+            f"The metric {name!r} needs masks; give Probe(masks=...), boolean regions (N, H, W), or leave the metric out."
         )
     sizes = [tuple(x.shape[2:]) for x in as_tuple(probe.inputs) if x.ndim == 4]
     if not sizes:
-        raise ValueError(f"The metric {name!r} needs images (N, C, H, W), of which masks are regions; leave it out.")
+        raise ValueError(
+            f"The metric {name!r} needs images (N, C, H, W), of which masks are regions; leave the metric out."
+        )
     if tuple(masks.shape[1:]) not in sizes:
         allowed = " or ".join(str((len(probe), *size)) for size in sizes)
         raise ValueError(
-            f"The metric {name!r} needs Probe(masks=...) of the shape {allowed}; got {tuple(masks.shape)}."
+            f"The metric {name!r} got Probe(masks=...) of shape {tuple(masks.shape)}; give masks of shape {allowed}."
         )
     if not ((masks == 0) | (masks == 1)).all():
         raise ValueError(
-            f"The metric {name!r} needs Probe(masks=...) of True and False; got other numbers than 0 and 1."
+            f"The metric {name!r} got Probe(masks=...) with values other than 0 and 1; give boolean masks."
         )
 
 
 def check_ids(probe: Probe) -> None:
-    """Refuses samples of one name, whose draws and history would be one.
+    """Checks that sample ids are unique, because draws and history are keyed by them.
 
     Raises:
-        ValueError: If there are such.
+        ValueError: If two samples have the same id.
     """
     if len(probe.sample_ids.unique()) < len(probe):
         raise ValueError(
-            "Probe(ids=...) names a sample twice; draws and history are keyed by ids, so each sample needs its own."
+            "Probe(ids=...) has an id twice, but draws and history are keyed by id; give each sample its own id."
         )
 
 
 def check_normalization(normalization: Any, probe: Probe) -> None:
-    """Refuses a normalization of other channels than the images have.
+    """Checks that a normalization has as many channels as the images.
 
     Raises:
-        ValueError: If their numbers differ.
+        ValueError: If the numbers of channels differ.
     """
     channels = [x.shape[1] for x in as_tuple(probe.inputs) if x.ndim == 4]
     for part in normalization or ():
@@ -197,15 +200,15 @@ def check_normalization(normalization: Any, probe: Probe) -> None:
         if channels and count not in (1, *channels):
             raise ValueError(
                 f"normalization={normalization!r} has {count} numbers in one of its parts, but the images have {channels[0]} "
-                "channel(s); mean and std both need one number for each channel, or one for all."
+                "channel(s); give mean and std one number for each channel, or one for all."
             )
 
 
 def check_named(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
-    """Refuses a method and a metric of one name.
+    """Checks that no method and metric have the same name.
 
     Raises:
-        ValueError: If there are such.
+        ValueError: If two of them do.
     """
     for name in methods:
         if name in metrics:
@@ -213,11 +216,11 @@ def check_named(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) ->
 
 
 def model_error(error: Exception, probe: Probe) -> Exception:
-    """What to say when the model cannot be called on the probe."""
+    """Returns the error to raise when the model fails on the probe, with the shapes that it was given."""
     shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in as_tuple(probe.inputs))
     kind = TypeError if isinstance(error, TypeError) else ValueError
     return kind(
         f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: "
         f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; "
-        "batch_fn=... for samples that are chosen from a loader."
+        "for samples that are chosen from a loader, give batch_fn=...."
     )

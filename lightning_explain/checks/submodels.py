@@ -1,4 +1,4 @@
-"""The part of a model that a method goes back through, as a function of its own: from a layer on, or up to a layer."""
+"""Submodels as functions: the part of a model from a layer on, or up to a layer, to measure backward rules on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lightning_explain.model.function import TargetFunction
 
 
 class _Submodel(nn.Module):
-    """A module around the model, for Captum to hook what is in it.
+    """A module that contains the model, so that Captum can hook its layers.
 
     Args:
-        target_function: The model, inside the guard.
-        layer: A module in it that runs once.
-        of_input: What goes into the layer instead of what comes out.
+        target_function: The model, inside the isolation.
+        layer: A module of the model that runs once.
+        of_input: Whether the input of the layer is meant instead of its output.
     """
 
     def __init__(self, target_function: TargetFunction, layer: nn.Module, of_input: bool) -> None:
         super().__init__()
         self.target_function = target_function
-        # In a tuple, for a layer that were registered twice would be given each of Captum's hooks twice.
+        # In a tuple: a layer that is registered twice would get each of Captum's hooks twice.
         self._layer, self._of_input = (layer,), of_input
 
     def _hooked(self, see: Callable[[Any], Any]) -> RemovableHandle:
@@ -38,7 +38,7 @@ class _Submodel(nn.Module):
         return layer.register_forward_hook(lambda module, arguments, output: see(output))
 
     def passed(self, *arguments: Any) -> tuple[Tensor, ...]:
-        """What passes at the layer when the model is called, each ``(N, ...)``."""
+        """Runs the model, and returns the tensors at the layer, each ``(N, ...)``."""
         found: list[tuple[Tensor, ...]] = []
         handle = self._hooked(lambda value: found.append(tuple(t.clone() for t in _tensors(value))))
         try:
@@ -49,10 +49,10 @@ class _Submodel(nn.Module):
 
 
 class UpTo(_Submodel):
-    """A mixture of all units of the layer: ``f(*inputs, *extra) -> (N,)``, which changes if any of them does."""
+    """The model up to a layer, ``f(*inputs, *extra) -> (N,)``: a weighted sum of all units of the layer."""
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The mixture in each sample, ``(N,)``."""
+        """Returns the weighted sum of the layer's units for each sample, ``(N,)``."""
         units = torch.cat([t.flatten(1) for t in self.passed(*arguments) if t.is_floating_point()], 1)
         if units.requires_grad:
             regather(self.target_function, self._layer[0])
@@ -60,12 +60,12 @@ class UpTo(_Submodel):
 
 
 class From(_Submodel):
-    """The explained number as a function of what passes at the layer: ``f(*activations, *inputs, *extra) -> (N,)``."""
+    """The model from a layer on, ``f(*activations, *inputs, *extra) -> (N,)``: the explained output."""
 
     _activations: tuple[Tensor, ...] = ()
 
     def at(self, samples: Samples, inputs: tuple[Tensor, ...]) -> Samples:
-        """The samples with the activations at these inputs as what is explained; what goes around the layer stays."""
+        """Returns samples whose inputs are the activations at ``inputs``; the own inputs become further arguments."""
         with torch.no_grad():
             activations = self.passed(*inputs, *samples.extra)
         self._count = len(activations)
@@ -73,7 +73,10 @@ class From(_Submodel):
 
     @contextmanager
     def replacing(self) -> Iterator[None]:
-        """Inside, it can be called, and gone back through: checkpointing runs the layer again in the backward pass."""
+        """Context in which the layer's tensors are replaced.
+
+        It must enclose the backward pass as well, in which activation checkpointing runs the layer again.
+        """
         handle = self._hooked(lambda value: _replaced(value, self._activations))
         try:
             yield
@@ -81,9 +84,9 @@ class From(_Submodel):
             handle.remove()
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The explained number of each sample, ``(N,)``."""
+        """Returns the explained output of each sample, ``(N,)``."""
         self._activations, others = arguments[: self._count], arguments[self._count :]
-        # Captum hooks the gradients of all activations, also of those before the layer.
+        # Captum hooks the gradients of all activations, even of those before the layer.
         found: Tensor = self.target_function(*(_differentiable(x) if isinstance(x, Tensor) else x for x in others))
         return found
 
@@ -97,7 +100,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _replaced(value: Any, activations: tuple[Tensor, ...]) -> Any:
-    """Copies of the activations in the place of the tensors, for what follows may write into them."""
+    """Returns copies of the activations in place of the tensors; copies, because later layers may write into them."""
     going_on = iter(activations)
     if isinstance(value, Tensor):
         return next(going_on).clone()

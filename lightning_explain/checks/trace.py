@@ -1,4 +1,4 @@
-"""What happens in one forward: which functions are called, by which module, on what depends on the input."""
+"""Records one forward pass: which functions are called on tensors that depend on the input, and by which module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_explain.model.activations import depending, family, name_of, nodes, words
 from lightning_explain.model.inventory import is_layer
 
-# They look at a tensor, but compute nothing with it.
+# They inspect a tensor without computing with it.
 _READS_SHAPE = words(
     "get set size dim ndimension numel element_size stride storage_offset data_ptr is_floating_point is_complex is_contiguous len "
     "repr format hash bool register_hook requires_grad retain_grad detach item tolist shape_as is_same_size"
@@ -24,15 +24,15 @@ _READS_SHAPE = words(
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One call of a function on something that depends on the input.
+    """One function call on tensors that depend on the input.
 
     Args:
-        name: Its plain name, such as ``relu``.
-        family: What it can be canonized as: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None``.
-        module: The innermost module that makes it.
-        where: That module's dotted name; ``None`` if the model does not know the module.
-        activations: How many of its arguments depend on the input.
-        beside: Whether its input is the very tensor another such call returned.
+        name: The function's plain name, such as ``relu``.
+        family: The kind of activation, ``"relu"``, ``"elementwise"`` or ``"pool"``; ``None`` for other functions.
+        module: The innermost module that makes the call.
+        where: The module's dotted name; ``None`` if the module is not registered in the model.
+        activations: How many arguments depend on the input.
+        beside: Whether the input is the very tensor that another activation call returned.
     """
 
     name: str
@@ -49,19 +49,19 @@ class Op:
 
 @dataclass(eq=False)
 class Record:
-    """All calls of one forward, in order.
+    """What happened in one forward pass. Modules and tensors are keyed by ``id``.
 
     Args:
-        ops: The calls.
-        calls: How often each module ran, by ``id``.
-        spans: For each module, by ``id``, the range of ``ops`` from its first call to its last.
-        ends: For each module that returned tensors, by ``id``: what they came from, or themselves where a graph begins.
-        doubled: By ``id``, the modules that are in the model more than once; whoever hooks all its parts hooks them as often.
-        nested: By ``id``, the modules that returned anything but a tensor or a plain tuple of them.
+        ops: The calls, in order.
+        calls: How often each module ran.
+        spans: For each module, the range of ``ops`` from the start of its first run to the end of its last.
+        ends: For each module, the graph nodes of the tensors it returned; the tensors themselves where they are leaves.
+        doubled: Modules that are registered more than once, and would be hooked as often.
+        nested: Modules that returned anything but a tensor or a plain tuple of tensors.
         low_precision: Whether something was computed in 16 bits.
-        outputs: What the model returned.
-        points: What it was given, each ``(N, ...)``.
-        consumers: For each tensor, by ``id``, the layers that are given it, and the modules that compute with it outside of layers.
+        outputs: The model's outputs, ``(N, ...)``.
+        points: The model's inputs, each ``(N, ...)``.
+        consumers: For each tensor, the layers that receive it, and the modules that compute with it outside of layers.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -76,21 +76,21 @@ class Record:
     consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
 
     def count(self, name: str) -> int:
-        """How many calls belong to a family."""
+        """Returns how many calls belong to a family."""
         return sum(op.family == name for op in self.ops)
 
     def leads_on(self, module: nn.Module) -> bool:
-        """Whether the outputs depend on the tensors that the module returned through something that has a gradient."""
+        """Returns whether gradients flow from the outputs back to the tensors that the module returned."""
         return _meet([self.outputs.grad_fn], self.ends[id(module)])
 
     def unread(self, module: nn.Module | None = None) -> list[int]:
-        """Which inputs the outputs, or what a module returned, do not depend on through anything that has a gradient."""
+        """Returns the indices of inputs that no gradient reaches from the outputs, or from what a module returned."""
         starts = [self.outputs.grad_fn] if module is None else self.ends.get(id(module), [])
         return [i for i, x in enumerate(self.points) if x.requires_grad and not _meet(starts, [x])]
 
 
 def _meet(starts: Iterable[Any], ends: Iterable[Any]) -> bool:
-    """Whether a graph that is entered at some operations leads to others, or to tensors where it begins."""
+    """Returns whether the autograd graph leads from some nodes back to others, or to leaf tensors."""
     wanted = {id(end) for end in ends}
     return any(
         id(node) in wanted or id(getattr(node, "variable", None)) in wanted for start in starts for node in nodes(start)
@@ -122,7 +122,7 @@ class _Recorder(TorchFunctionMode):
             if not is_layer(module):
                 self._note_consumers(activations, module)
         if kind:
-            # Kept alive, for an address may be used again.
+            # Kept alive, so that its id is not used again.
             self._returned[id(out)] = out
         self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)
         return out
@@ -130,7 +130,7 @@ class _Recorder(TorchFunctionMode):
     def _note_consumers(self, tensors: Iterable[Tensor], module: nn.Module) -> None:
         for tensor in tensors:
             self.record.consumers.setdefault(id(tensor), []).append(module)
-            # Kept alive, for an address may be used again.
+            # Kept alive, so that its id is not used again.
             self._kept.append(tensor)
 
     def enter(self, module: nn.Module, arguments: Any) -> None:
@@ -150,10 +150,10 @@ class _Recorder(TorchFunctionMode):
             self.record.nested.add(id(module))
         for tensor in parts:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                # What is handed on as it is was not read.
+                # A module that returns its input unchanged does not consume it.
                 if module in self.record.consumers.get(id(tensor), []):
                     self.record.consumers[id(tensor)].remove(module)
-                # Whole numbers have no gradient; what becomes of them in the first layer has.
+                # Integer inputs cannot carry a gradient; the graph starts at the first floating-point tensor.
                 if self._begin and not tensor.requires_grad:
                     tensor.requires_grad_()
                 ends = self.record.ends.setdefault(id(module), [])
@@ -172,13 +172,13 @@ def _watching(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
 
 def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...], extra: Any) -> Record:
-    """Watches one forward, with gradients.
+    """Runs one forward pass with gradients and returns its record.
 
     Args:
-        model: The module, inside the guard.
-        forward: Calls it.
-        inputs: What is explained.
-        extra: What follows in the call.
+        model: The module, inside the isolation.
+        forward: ``forward(*inputs, *extra) -> (N, ...)``, which calls the model.
+        inputs: The explained inputs, each ``(N, ...)``.
+        extra: Further arguments of ``forward``.
     """
     points = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
     recorder = _Recorder(model, begin=not any(x.is_floating_point() for x in inputs))
@@ -188,7 +188,7 @@ def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tenso
     return recorder.record
 
 
-# They arrange numbers, or convert them.
+# Graph nodes that only move or convert values.
 _HANDS_ON = words(
     "View Reshape ReshapeAlias UnsafeView Squeeze Unsqueeze Select Slice Index Clone ToCopy T Transpose Permute Expand Alias "
     "Split Unbind Chunk AsStrided Copy"
@@ -203,7 +203,7 @@ _PROBABILITIES = {
 
 
 def probabilities(last: Any) -> tuple[str, ...] | None:
-    """By what functions the outputs are probabilities, or a multiple of them; ``None`` if they are not."""
+    """Returns the names of the function that made the outputs probabilities, or a multiple; ``None`` if none did."""
     exponent = False
     while last is not None:
         kind = _kind(last)
@@ -219,10 +219,10 @@ def probabilities(last: Any) -> tuple[str, ...] | None:
 
 
 def reentrant(last: Any) -> bool:
-    """Whether something is computed again in the backward pass by a backward pass of its own."""
+    """Returns whether the graph contains activation checkpointing with ``use_reentrant=True``."""
     return any(node.name() == "CheckpointFunctionBackward" for node in nodes(last))
 
 
 def _kind(node: Any) -> str:
-    """``Softmax`` for ``SoftmaxBackward0``, ``Squeeze`` for ``SqueezeBackward1``."""
+    """Returns the plain name of a graph node: ``Softmax`` for ``SoftmaxBackward0``."""
     return str(node.name()).rstrip("0123456789").removesuffix("Backward")

@@ -1,4 +1,4 @@
-"""What becomes of verdicts: a table, warnings, a refusal."""
+"""Turns verdicts into a table, warnings, errors, and the canonizers to apply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLORS = {"fine": "green", "canonized": "cyan", "warned": "yellow", "refused": 
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
-    """One line for each method, to be printed with rich."""
+    """Returns a rich table with one line for each method."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -26,15 +26,18 @@ def table(verdicts: Iterable[Verdict]) -> Table:
 
 
 def acted_upon(verdicts: Iterable[Verdict]) -> Mapping[str, tuple[Canonizer, ...]]:
-    """Warns of what is of little use, and returns the canonizers of each method.
+    """Acts on verdicts: raises for refused methods, warns of methods of little use, and returns the canonizers.
+
+    Returns:
+        The canonizers of each method that needs some.
 
     Raises:
-        ValueError: If a method is refused; all of them are listed.
+        ValueError: If a method is refused; the message lists all of them.
     """
     verdicts = list(verdicts)
     refused = [v for v in verdicts if v.state == "refused"]
     if refused:
-        raise ValueError("\n".join(["On this model these methods would be wrong:", *map(_line, refused)]))
+        raise ValueError("\n".join(["On this model, these methods would give wrong maps:", *map(_line, refused)]))
     for verdict in verdicts:
         if verdict.state == "warned":
             warnings.warn(_line(verdict), stacklevel=3)
@@ -42,5 +45,5 @@ def acted_upon(verdicts: Iterable[Verdict]) -> Mapping[str, tuple[Canonizer, ...
 
 
 def _line(verdict: Verdict) -> str:
-    fix = f" Way out: {verdict.fix}." if verdict.fix else ""
+    fix = f" Fix: {verdict.fix}." if verdict.fix else ""
     return f"{verdict.method!r}: {verdict.reason}.{fix}"

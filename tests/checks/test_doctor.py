@@ -182,7 +182,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Net(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6), nn.MaxPool2d(2))),
         DEEPLIFT,
         "canonized",
-        "directly beside each other .Captum issue 1104.: max_pool2d in 'act1.1'",
+        "directly follow each other .Captum issue 1104.: max_pool2d in 'act1.1'",
     ),
     "maxima over overlapping windows": (
         lambda: Net(nn.MaxPool2d(3, 2)),
@@ -269,7 +269,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Net(nn.ReLU()),
         [m.Saliency()],
         "warned",
-        "gradients vanish where the model is sure",
+        "gradients vanish where the model is confident",
     ),
     "a layer that does not exist": (
         Unused,
@@ -283,35 +283,35 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         Unused,
         [m.LayerGradientXActivation("spare"), m.NeuronGradient("spare", 0)],
         "refused",
-        "'spare' is not run for this input",
+        "'spare' does not run for this input",
     ),
     "a layer that runs twice": (
         Unused,
         Unused,
         [m.LayerActivation("twice"), m.LayerGradientXActivation("twice")],
         "warned",
-        "'twice' runs 2 times in one forward, and the last time is explained",
+        "'twice' runs 2 times in one forward pass, and only the last run is explained",
     ),
     "a layer that is replaced twice": (
         Unused,
         Unused,
         [m.LayerIntegratedGradients("twice"), m.LayerFeatureAblation("twice")],
         "refused",
-        "'twice' runs 2 times in one forward, and would be replaced each time",
+        "'twice' runs 2 times in one forward pass, and every run would be replaced",
     ),
     "a recurrent layer": (
         lambda: Sequence(recurrent=True),
         lambda: Sequence(recurrent=False),
         [m.Saliency(), m.IntegratedGradients(n_steps=3)],
         "canonized",
-        "cuDNN cannot go back through a recurrent layer",
+        "cuDNN has no backward pass for recurrent layers in eval mode; while explaining, cuDNN is switched off",
     ),
     "dropout in eval mode": (
         lambda: Net(Noisy(always=True)),
         lambda: Net(Noisy(always=False)),
         [m.Saliency(), m.Occlusion((1, 2, 2)), m.IntegratedGradients(n_steps=3)],
         "refused",
-        "two forwards of the same samples in eval mode differ by",
+        "two forward passes on the same samples in eval mode differ by",
     ),
     "statistics of the batch in eval mode": (
         lambda: Net(nn.BatchNorm2d(6, track_running_stats=False)),
@@ -334,14 +334,14 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Net(nn.Identity()),
         [m.Saliency(), m.IntegratedGradients(n_steps=3), m.DeepLift()],
         "refused",
-        "does not depend on the input through anything that has a gradient",
+        "no gradient flows from the output back to the input",
     ),
     "scripted code": (
         lambda: Net(torch.jit.script(nn.ReLU())),
         lambda: Net(nn.ReLU()),
         [m.GuidedBackprop(), m.DeepLift()],
         "refused",
-        "act1 is scripted, and the rule cannot reach what runs inside",
+        "act1 is a TorchScript module, and the backward rule cannot be applied inside",
     ),
     "a layer that LRP has no rule for": (
         lambda: Net(nn.ReLU(), nn.GELU()),
@@ -369,7 +369,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], list[M
         lambda: Net(nn.ReLU()),
         [m.LRP()],
         "refused",
-        "LRP cannot go through a layer that is used more than once: 'act1'",
+        "LRP cannot handle a layer that is used more than once: 'act1'",
     ),
 }
 # Faults of the request and not of the network: the sound request, in the same order.
@@ -464,7 +464,7 @@ def test_a_compiled_model_that_has_run_is_judged_as_the_plain_one(how: str) -> N
 def test_permuting_one_sample_is_refused() -> None:
     (verdict,) = verdicts(Net(nn.ReLU()), [m.FeaturePermutation()], images(1))
     assert verdict.state == "refused"
-    assert_says(verdict, "it permutes across the samples of the probe, which has one")
+    assert_says(verdict, "it permutes features across samples, but the probe has only one")
 
 
 def test_samples_that_influence_each_other_are_seen_with_a_single_probe_sample() -> None:
@@ -478,7 +478,7 @@ def test_token_numbers_have_no_gradient_but_their_embedding_has() -> None:
     methods = [m.Saliency(), m.DeepLift(), m.LayerGradientXActivation("0"), m.LayerDeepLift("0"), m.FeatureAblation()]
     found = verdicts(model, methods, torch.randint(0, 20, (4, 6)))
     assert [v.state for v in found] == ["refused", "refused", "fine", "canonized", "fine"]
-    assert_says(found[0], "gradient of inputs that are whole numbers")
+    assert_says(found[0], "gradient at the inputs, but they are integers")
 
 
 def test_a_target_without_a_gradient_is_refused_where_the_output_is_gone_back_from() -> None:
@@ -492,7 +492,7 @@ def test_a_target_without_a_gradient_is_refused_where_the_output_is_gone_back_fr
     for target in (lambda o: o.detach()[:, 0], lambda o: o.argmax(1), lambda o: torch.rand(len(o))):
         found = doctor(Net(nn.ReLU()), methods, Probe(images()), target=target)
         assert [v.state for v in found] == ["refused"] * 3 + ["fine"] * 2
-        assert_says(found[0], "what target chooses does not depend on the outputs through anything that has a gradient")
+        assert_says(found[0], "no gradient flows from what target selects back to the outputs")
 
 
 def test_a_model_in_16_bits_is_not_accused_of_rounding() -> None:
@@ -519,14 +519,14 @@ def test_an_activation_in_output_fn_is_judged_as_well() -> None:
 # -- what comes of verdicts --------------------------------------------------------------------------------------------
 
 
-def test_all_refused_methods_are_named_with_reason_and_way_out() -> None:
+def test_all_refused_methods_are_named_with_reason_and_fix() -> None:
     methods = {"ig": m.IntegratedGradients(n_steps=2), "deep": m.DeepLift(), "relevance": m.LRP()}
-    with pytest.raises(ValueError, match="would be wrong") as caught:
+    with pytest.raises(ValueError, match="these methods would give wrong maps") as caught:
         explain(Net(Gate()), Probe(images()), methods, [])
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert lines[1].startswith("'deep': DeepLIFT has no rule for a product of two activations: mul in 'act1' (Gate).")
-    assert lines[1].endswith("Way out: use IntegratedGradients or GradientShap, which need no rule.")
+    assert lines[1].endswith("Fix: use IntegratedGradients or GradientShap, which need no backward rule.")
     assert lines[2].startswith("'relevance': LRP ")
 
 

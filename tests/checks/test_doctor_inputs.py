@@ -38,7 +38,7 @@ def test_what_the_doctor_says_of_token_numbers_is_what_happens(method: Method) -
         return
     assert verdict.state == "refused"
     assert verdict.fix
-    assert "inputs that are whole numbers" in verdict.reason or "LRP has no rule for layers: '0'" in verdict.reason
+    assert "the inputs, but they are integers" in verdict.reason or "LRP has no rule for layers: '0'" in verdict.reason
 
 
 class Module(L.LightningModule):

@@ -157,7 +157,7 @@ class Twice(nn.Module):
         return self.last(self.relu(self.twice(again)))
 
 
-@pytest.mark.filterwarnings("ignore:.*runs 2 times in one forward, and the last time is explained")
+@pytest.mark.filterwarnings("ignore:.*runs 2 times in one forward pass, and only the last run is explained")
 @pytest.mark.parametrize("of_input", [False, True])
 def test_at_a_layer_that_runs_twice_its_last_time_counts_as_it_does_alone(of_input: bool) -> None:
     layer = {"layer": m.LayerDeepLift("twice", attribute_to_layer_input=of_input)}

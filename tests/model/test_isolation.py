@@ -318,7 +318,7 @@ def recurrent(fail: bool) -> None:
     model = nn.LSTM(4, 3)
     assert torch.backends.cudnn.enabled
     with touched(model, fail) as run:
-        assert not torch.backends.cudnn.enabled, "cuDNN cannot go back through it"
+        assert not torch.backends.cudnn.enabled, "cuDNN has no backward pass through it"
         run(model, torch.ones(2, 1, 4))
     assert torch.backends.cudnn.enabled
 
@@ -384,7 +384,7 @@ LAWS: list[tuple[str, Callable[[bool], None], str]] = [
     ("modes", flags, "not in eval mode"),
     ("modes", batch_statistics, "samples depend on each other"),
     ("inplace", inplace_flags, "an activation was overwritten"),
-    ("recurrent", recurrent, "cuDNN cannot go back"),
+    ("recurrent", recurrent, "cuDNN has no backward pass"),
     ("sharded", sharded, "mixed torch.Tensor and DTensor"),
     ("eager", compiled, "compiled code passed a hook by"),
 ]
