@@ -1,4 +1,4 @@
-"""What an explanation will cost: samples through the model, and memory."""
+"""Forecasts what an explanation costs: samples sent through the model, and memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Forecast:
     """What an explanation will cost.
 
     Args:
-        methods: Who shares what, and what it costs.
-        metrics: What each metric costs; ``None`` where that cannot be said, for it depends on methods that run through Captum.
+        methods: The shared paths of the methods, with their cost.
+        metrics: The cost of each metric; ``None`` if unknown, because it depends on methods that run through Captum.
         largest: Samples in the largest shared pass.
         saved: Bytes that autograd keeps for one sample between forward and backward.
         inputs: Bytes of the inputs of one sample.
@@ -36,17 +36,17 @@ class Forecast:
 
     @property
     def passes(self) -> PassCount:
-        """Samples through the model, but for what cannot be said."""
+        """Samples sent through the model, without what is unknown."""
         return sum((found for found in self.metrics.values() if found is not None), self.methods.passes)
 
     @property
     def memory(self) -> int:
-        """Bytes of the largest shared pass, beside the model: what autograd keeps, and the points with their copy."""
+        """Bytes of the largest shared pass, beside the model: what autograd keeps, and two copies of the points."""
         return self.largest * (self.saved + 2 * self.inputs)
 
 
 def forecast(explanation: Explanation) -> Forecast:
-    """What the explanation will cost. The model is run once for the targets, and a few samples more."""
+    """Forecasts the cost of an explanation; the model runs once for the targets, and on a few samples more."""
     methods = explanation.decided.methods
     explanation.with_targets(plan({}))
     explained, samples = explanation.explained, explanation.samples
@@ -70,7 +70,10 @@ def _all_scored(explanation: Explanation) -> Iterator[tuple[str, PassCount | Non
 
 
 def _scored(explanation: Explanation, name: str, already_known: bool) -> PassCount | None:
-    """What a metric costs, over all functions that are explained; the output itself costs nothing where another has looked."""
+    """Returns the cost of a metric over all explained functions.
+
+    Passes for the model's output are free if another metric has already paid for them (``already_known``).
+    """
     metric, methods = explanation.decided.metrics[name], explanation.decided.methods
     passes, wanted = getattr(metric, "passes", None), getattr(metric, "methods", None)
     if passes is None:
@@ -82,7 +85,7 @@ def _scored(explanation: Explanation, name: str, already_known: bool) -> PassCou
             return None
         if already_known and explained is explanation.explained:
             continue
-        # What a neuron says at the samples is asked for each time.
+        # The value of a neuron at the samples is evaluated each time.
         total += found + PassCount(0 if explained is explanation.explained else len(explanation.samples))
     return total
 
@@ -103,7 +106,7 @@ def _cost_inputs(explanation: Explanation, explained: ExplainedFunction, names: 
 
 
 def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:
-    """What computing these attributions again costs; ``None`` if some run through Captum."""
+    """Returns the cost of computing these attributions again; ``None`` if some run through Captum."""
     planned = plan({name: explanation.decided.methods[name] for name in names})
     return (
         None if planned.apart else planned.describe(explanation.explained, explanation.samples, choosing=False).passes
@@ -111,7 +114,7 @@ def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:
 
 
 def _saved(explained: ExplainedFunction, samples: Samples) -> int:
-    """Bytes that autograd keeps for one sample: what a second sample adds, for weights are kept anyway."""
+    """Returns the bytes that autograd keeps for a sample: what a second one adds, because weights are kept anyway."""
     one, two = (_kept(explained, samples[:1].repeat(times)) for times in (1, 2))
     return max(0, two - one)
 
@@ -127,6 +130,6 @@ def _kept(explained: ExplainedFunction, samples: Samples) -> int:
     inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in samples.inputs)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = explained.forward(*inputs, *samples.extra)
-    # Until here, so that no storage was freed and its place taken by another.
+    # Kept until here, so that no storage is freed and its address reused.
     del output
     return sum(storages.values())

@@ -1,4 +1,4 @@
-"""The whole flow without a Trainer: probe, guard, methods, metrics, report."""
+"""From model, probe, methods and metrics to a report, without a Trainer."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ from lightning_explain.probes.selection import fingerprint
 
 @dataclass(frozen=True, eq=False)
 class Explainer(Decisions):
-    """Everything that is decided before the first explanation, and the explanation itself.
+    """All settings of an explanation, with the checks before it and the explanation itself.
 
-    :meth:`check` fills in the canonizers. What is not listed here is in :class:`~lightning_explain.explanation.Decisions`.
+    :meth:`check` fills in the canonizers. Further fields: :class:`~lightning_explain.explainer.run.Decisions`.
 
     Args:
         seed: Key of all random draws.
-        limit: Samples the model may see in one call.
-        channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout.
+        limit: Most samples in one call of the model.
+        channels_last: Whether images ``(N, C, H, W)`` go through the model in ``torch.channels_last`` memory format.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
-        output_fn: The tensor ``(N, ...)`` in what the model returns.
+        output_fn: Selects the tensor ``(N, ...)`` in what the model returns.
         normalization: ``(mean, std)`` of image inputs, for the black baseline.
         forward_context: Entered around each forward, such as autocast.
-        optional_layers: Leave out layer methods that find no layer by themselves, with a warning, instead of refusing.
-        optional_metrics: Leave out metrics that have no score of such inputs, with a warning, instead of refusing.
-        scored: For each metric the methods that it will score; :meth:`check` fills it in.
+        optional_layers: Leave out layer methods without a layer if no default layer is found, with a warning, instead of raising.
+        optional_metrics: Leave out metrics that cannot score such inputs, with a warning, instead of raising.
+        scored: For each metric, the methods that it will score; filled in by :meth:`check`.
     """
 
     seed: int = 0
@@ -94,9 +94,9 @@ class Explainer(Decisions):
     scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def check(self, model: nn.Module, probe: Probe) -> Explainer:
-        """Runs the model once on the probe, and refuses what cannot be explained; returns itself with the layers named.
+        """Checks everything on the model and the probe, and returns the explainer with all layers named.
 
-        To be called on all ranks if there are several: a model that calls collectives of its own is found out here.
+        With several ranks, call it on all of them: it also detects models that call collectives of their own.
 
         Raises:
             ValueError: If the target, a layer or a metric does not fit the model or the probe.
@@ -106,7 +106,7 @@ class Explainer(Decisions):
         return replace(ready, ranks=self.ranks.in_company(needs_others))
 
     def _checked(self, model: nn.Module, probe: Probe) -> tuple[Explainer, bool]:
-        """Itself with the layers named, and whether the model called collectives."""
+        """Returns the explainer with the layers named, and whether the model called collectives."""
         called = collectives_called()
         check_ids(probe)
         check_finite(probe)
@@ -117,7 +117,8 @@ class Explainer(Decisions):
             methods = {name: method for name, method in methods.items() if getattr(method, "layer", 0) is not None}
             for name in set(self.methods) - set(methods):
                 warnings.warn(
-                    f"{name!r} is left out: no module of this model returns a map (N, C, h, w).", stacklevel=2
+                    f"{name!r} is left out: no module of this model returns a map (N, C, h, w). Give methods with a layer to keep it.",
+                    stacklevel=2,
                 )
         named = {name: with_layer(m, name, layer) for name, m in methods.items()}
         metrics = self._fitted(probe)
@@ -128,7 +129,7 @@ class Explainer(Decisions):
         return ready, collectives_called() > called
 
     def _fitted(self, probe: Probe) -> dict[str, Metric]:
-        """The metrics for these inputs; of default ones those that have no score of them are left out."""
+        """Returns the metrics fitted to the inputs; leaves out default metrics that cannot score them."""
         inputs, found = as_tuple(probe.inputs), {}
         for name, metric in self.metrics.items():
             try:
@@ -140,13 +141,13 @@ class Explainer(Decisions):
         return found
 
     def _with_maps(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[str]:
-        """Names of the methods whose map has a place in input space."""
+        """Returns the names of the methods whose map has a place in input space."""
         with explaining(model, self.forward_context) as run:
             explained, sample = self._first_sample(model, probe, run)
             return [name for name, method in methods.items() if has_map(method, explained, sample)]
 
     def _preflight_method(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
-        """Refuses what does not fit the samples or its layer."""
+        """Checks that every method fits the samples and its layer."""
         with explaining(model, self.forward_context) as run:
             explained, sample = self._first_sample(model, probe, run)
             for name, method in methods.items():
@@ -156,7 +157,7 @@ class Explainer(Decisions):
                     check_place(name, inner, explained, sample)
 
     def _first_sample(self, model: nn.Module, probe: Probe, run: Run) -> tuple[ExplainedFunction, Samples]:
-        """The function, and a sample whose target is chosen as it goes through the model."""
+        """Returns the explained function, and a sample whose target is chosen from its output."""
         target_function, samples = self._start(model, probe, run)
         choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
         return self._explained(model, target_function, samples), replace(
@@ -164,15 +165,15 @@ class Explainer(Decisions):
         )
 
     def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
-        """The layer of layer methods that name none: the last with a feature map; found by running the model on the probe."""
+        """Returns the default layer of layer methods: the last with a feature map when the model runs on the probe."""
         with explaining(model, self.forward_context) as run:
             target_function, samples = self._start(model, probe, run)
             return last_feature_map(model, lambda: self._check_targets(target_function, samples, probe))
 
     def pass_size(self, model: nn.Module, probe: Probe) -> int:
-        """How many samples, at most ``limit``, go through the model at once to be fastest."""
+        """Returns the fastest number of samples per pass, at most ``limit``."""
         if self.ranks.sharded:
-            # Ranks whose model needs the others would have to try the same number of passes.
+            # Not timed: ranks of a sharded model would have to run the same number of passes.
             return self.limit
         with explaining(model, self.forward_context) as run:
             target_function, samples = self._start(model, probe, run)
@@ -185,10 +186,10 @@ class Explainer(Decisions):
             return fastest(self._explained(model, target_function, samples), some, self.limit)
 
     def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
-        """What the doctor says of the methods on this model.
+        """Returns the doctor's verdicts on the methods on this model.
 
         Raises:
-            UncheckedError: If it fails, and failures are not to be raised as they are.
+            UncheckedError: If the doctor fails, unless ``raising`` is set.
         """
         examined = partial(
             doctor,
@@ -207,7 +208,10 @@ class Explainer(Decisions):
         try:
             return within_memory(within, min(self.limit, MOST_SAMPLES))[0]
         except torch.OutOfMemoryError:
-            warnings.warn("The methods are not checked on this model: two samples at once do not fit.", stacklevel=2)
+            warnings.warn(
+                "The methods are not checked on this model: two samples at once do not fit into memory; use smaller inputs.",
+                stacklevel=2,
+            )
             return unexamined(methods)
         except Exception as error:
             if self.raising:
@@ -217,13 +221,19 @@ class Explainer(Decisions):
     def explain(
         self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None
     ) -> Report:
-        """Explains the probe's samples; the model is as before afterwards. ``history`` is what earlier explanations left.
+        """Explains the probe's samples and returns the report; leaves the model as it was.
 
-        To be called on all ranks if there are several.
+        With several ranks, call it on all of them.
+
+        Args:
+            model: The module.
+            probe: The samples.
+            progress: Called with the name of each method and metric.
+            history: Maps of earlier explanations, for metrics that compare.
 
         Raises:
             FailedElsewhereError: If another rank failed.
-            LostRanksError: If another rank is gone, or does not come within the deadline.
+            LostRanksError: If another rank is gone, or does not arrive before the deadline.
         """
         started, own = time.perf_counter(), fingerprint(probe)
         with ExitStack() as stack:
@@ -243,14 +253,14 @@ class Explainer(Decisions):
         )
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
-        """What the explanation will cost; the model is run a few times, and is as before afterwards."""
+        """Forecasts the cost of the explanation; runs the model a few times, and leaves it as it was."""
         with ExitStack() as stack:
             return forecast(self._begun(stack, model, probe, lambda step: None)[0])
 
     def _begun(
         self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress
     ) -> tuple[Explanation, TargetFunction]:
-        """The explanation inside the guard, which the stack leaves, and the function that it explains."""
+        """Enters the isolation on the stack, and returns the explanation and the function that it explains."""
         run = stack.enter_context(explaining(model, self.forward_context))
         target_function, samples = self._start(model, probe, run, self.ranks.synchronized)
         labels = None if probe.targets is None else probe.targets.cpu()
@@ -258,7 +268,7 @@ class Explainer(Decisions):
         return Explanation(self, run, explained, probe, progress), target_function
 
     def _check_targets(self, target_function: TargetFunction, samples: Samples, probe: Probe) -> None:
-        """Runs the model once, and sees whether it has the targets."""
+        """Runs the model on the probe, and checks that its outputs have the targets."""
         try:
             outputs, _ = within_memory(partial(_outputs, target_function, samples), self.limit)
         except (torch.OutOfMemoryError, OutputError):
@@ -268,7 +278,7 @@ class Explainer(Decisions):
         if target_function.choices > 1:
             warnings.warn(
                 f"The model returns {target_function.choices} tensors, of which the first, {tuple(outputs.shape)}, is explained; to "
-                "choose another, or to be told no more, give output_fn=lambda output: output[0].",
+                "choose another, or to silence this warning, give output_fn=lambda output: output[0].",
                 stacklevel=2,
             )
         indices = target_indices(outputs, self.target, probe.targets)
@@ -282,7 +292,7 @@ class Explainer(Decisions):
         )
 
     def _explained(self, model: nn.Module, target_function: TargetFunction, samples: Samples) -> ExplainedFunction:
-        # Ordered by id, so that a random choice from the probe does not depend on the order of its samples.
+        # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
         order = samples.ids.argsort(stable=True)
         baselines = Baselines(tuple(x[order.to(x.device)] for x in samples.inputs), self.normalization, samples.ids)
         return ExplainedFunction(
@@ -299,7 +309,7 @@ class Explainer(Decisions):
 
 
 def _outputs(target_function: TargetFunction, samples: Samples, limit: int) -> Tensor:
-    """All outputs of all samples on the CPU, at most ``limit`` samples at a time."""
+    """Returns all outputs of all samples, on the CPU, from passes of at most ``limit`` samples."""
     with torch.no_grad():
         parts = [(len(part), target_function.outputs(*part.inputs, *part.extra).cpu()) for part in samples.split(limit)]
     for count, found in parts:
@@ -322,34 +332,49 @@ def explain(
     channels_last: bool = False,
     history: Sequence[Report] = (),
 ) -> Report:
-    """Explains fixed samples without a Trainer, and leaves the model as it was.
+    """Explains a model on fixed samples, without a Trainer, and returns maps and scores; leaves the model as it was.
 
     Args:
-        model: Any module; it is explained where its weights are.
-        probe: The samples.
+        model: Any module; it is explained on the device of its weights.
+        probe: N samples, with their labels if there are any.
         methods: A mapping of names to methods, or a list of methods or class names. Default: saliency, ig, cam.
         metrics: The same for metrics. Default: Infidelity and SensitivityMax.
-        target: ``"label"`` (predicted where there are no labels), ``"predicted"``, an int, a tuple such as (class, row, column), or a
-            callable ``(N, ...) -> (N,)``.
-        seed: Key of all random draws; they belong to the sample, so equal seeds give equal numbers in any order or chunk.
+        target: The explained output: ``"label"`` (the prediction where there are no labels), ``"predicted"``, an int, a
+            tuple such as (class, row, column), or a callable ``(N, ...) -> (N,)``.
+        seed: Key of all random draws. Draws belong to a sample: equal seeds give equal numbers in any order and chunk.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
-        output_fn: The tensor ``(N, ...)`` in what the model returns.
-        normalization: ``(mean, std)`` for each channel, undone for the black baseline.
-        max_examples_per_pass: Samples the model may see in one call; ``"auto"`` is 64.
-        channels_last: Images ``(N, C, H, W)`` go through the model in that memory layout; see ``ExplanationMonitor``.
+        output_fn: Selects the tensor ``(N, ...)`` in what the model returns.
+        normalization: ``(mean, std)`` for each channel, to compute the black baseline.
+        max_examples_per_pass: Most samples in one call of the model; ``"auto"`` is 64.
+        channels_last: Whether images ``(N, C, H, W)`` go through the model in that memory format; see
+            ``ExplanationMonitor``.
         history: Reports of the same samples, the oldest first, for metrics such as ``Drift``.
 
     Returns:
-        The report.
+        The report: ``attributions[method]`` is shaped like the inputs, ``scores[metric][method]`` is ``(N,)``.
 
     Raises:
-        ValueError: If an argument does not fit the model or the probe.
-        TypeError: If an argument is of a kind that is not allowed.
+        ValueError: If an argument does not fit the model or the probe, or a method would be wrong on this model.
+        TypeError: If an argument has a type that is not allowed.
+
+    Example:
+        >>> report = explain(
+        ...     model,
+        ...     probe,
+        ...     methods={"saliency": m.Saliency(abs=False), "ig": m.IntegratedGradients(n_steps=8)},
+        ...     metrics=[q.Infidelity()],
+        ... )
+        >>> report.attributions["ig"].shape
+        torch.Size([2, 3, 8, 8])
+        >>> sorted(report.scores["infidelity"])
+        ['ig', 'saliency']
+        >>> report.scores["infidelity"]["ig"].shape
+        torch.Size([2])
     """
     if not isinstance(model, nn.Module) or not isinstance(probe, Probe):
         raise TypeError(
-            f"explain(model, probe, ...) takes a torch.nn.Module and a Probe(inputs, targets), got {type(model).__name__} and "
-            f"{type(probe).__name__}."
+            f"explain(model, probe, ...) got {type(model).__name__} and {type(probe).__name__}; "
+            "give a torch.nn.Module and a Probe(inputs, targets)."
         )
     check_target(target)
     check_seed(seed)

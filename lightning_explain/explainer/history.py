@@ -1,4 +1,4 @@
-"""What an explanation leaves to the next ones: the first map and the last map of every method."""
+"""Maps of earlier explanations: the first and the previous map of every method, for metrics that compare over time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Maps: TypeAlias = "Mapping[str, tuple[Tensor, ...]]"
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Maps of earlier explanations of the same samples, on the CPU, as precise as they were.
+    """Maps of earlier explanations of the same samples, on the CPU, in their original precision.
 
-    Those of images have their channels summed, those of layers are at the layer's resolution.
+    Maps of images are summed over channels; maps of layers keep the layer's resolution.
 
     Args:
-        first: Of the first explanation that each method had.
-        previous: Of the last one.
-        ids: ``(N,)`` the samples.
-        fingerprint: Of the probe; samples of another one have no history.
+        first: Each method's map in its first explanation.
+        previous: Each method's map in its latest explanation.
+        ids: ``(N,)`` sample ids.
+        fingerprint: SHA-256 of the probe; samples of another probe have no history.
     """
 
     first: Maps = field(default_factory=dict)
@@ -35,18 +35,18 @@ class History:
     fingerprint: str = ""
 
     def followed_by(self, report: Report, probe: Probe) -> History:
-        """The history with one more explanation; what a method that failed had before stays."""
+        """Returns the history with one more explanation; methods that failed in it keep their earlier maps."""
         same = self.fingerprint == report.fingerprint
         found = _kept(report, as_tuple(probe.inputs))
         earlier, before = (self.first, self.previous) if same else ({}, {})
         return History(_filled(earlier, found), _filled(found, before), report.ids.clone(), report.fingerprint)
 
     def of(self, fingerprint: str, samples: Samples) -> dict[str, dict[str, tuple[Tensor, ...]]]:
-        """What ``MetricInputs.history`` holds: the maps of these samples in input space, where the samples are.
+        """Returns the earlier maps of samples, in input space and on their device, for ``MetricInputs.history``.
 
         Args:
-            fingerprint: Of the probe.
-            samples: Its samples, in any order.
+            fingerprint: SHA-256 of the probe.
+            samples: Samples of that probe, in any order.
         """
         if self.fingerprint != fingerprint:
             return {}
@@ -57,17 +57,17 @@ class History:
         }
 
     def state(self) -> dict[str, Any]:
-        """What must survive in a checkpoint; loads with ``weights_only=True``."""
+        """Returns what a checkpoint must hold; it loads with ``weights_only=True``."""
         maps = {"first": dict(self.first), "previous": dict(self.previous)}
         return {**maps, "ids": self.ids, "fingerprint": self.fingerprint}
 
 
 def history_of(reports: Sequence[Report], probe: Probe) -> History:
-    """The history that these reports make, the oldest first.
+    """Builds the history from reports of the same samples, the oldest first.
 
     Raises:
-        TypeError: If one is no report.
-        ValueError: If one is of other samples.
+        TypeError: If one of them is not a report.
+        ValueError: If they are of different probes.
     """
     found = History()
     if isinstance(reports, Report) or not isinstance(reports, Sequence):
@@ -91,7 +91,7 @@ def _kept(report: Report, inputs: tuple[Tensor, ...]) -> dict[str, tuple[Tensor,
 
 
 def _filled(maps: Maps, others: Maps) -> dict[str, tuple[Tensor, ...]]:
-    """The maps, with those of the others where there is none, or none that is finite."""
+    """Returns the maps, completed from ``others`` where a map is missing or not finite."""
     both = {name: tuple(map(_by_sample, maps[name], others[name])) for name in maps if name in others}
     return {**others, **maps, **both}
 
@@ -109,6 +109,6 @@ def _summed(value: Tensor) -> Tensor:
 
 def _placed(maps: Maps, index: Tensor, samples: Samples) -> dict[str, tuple[Tensor, ...]]:
     device = samples.inputs[0].device
-    # A single channel takes the place of all of them.
+    # Maps have a single channel, the sum over all.
     inputs = tuple(x[:, :1] if x.ndim == 4 else x for x in samples.inputs)
     return {name: onto(tuple(value[index].to(device) for value in found), inputs) for name, found in maps.items()}

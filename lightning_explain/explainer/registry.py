@@ -1,4 +1,4 @@
-"""Methods, metrics and limits as the user writes them."""
+"""Builds methods and metrics from what the user writes, and checks limits."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ AUTO_LIMIT = 64
 
 
 class UncheckedError(RuntimeError):
-    """The doctor itself failed on a model that runs, so that nothing can be said of the methods."""
+    """The doctor itself failed on a model that runs, so the methods are unchecked."""
 
 
 def build_methods(requests: Requests) -> dict[str, Method]:
-    """Methods as the user writes them, by name; ``None``: saliency, integrated gradients, Grad-CAM."""
+    """Builds named methods from what the user writes; ``None`` gives saliency, integrated gradients and Grad-CAM."""
     if requests is None:
         requests = {
             "saliency": method_classes.Saliency(abs=False),
@@ -46,7 +46,7 @@ def build_methods(requests: Requests) -> dict[str, Method]:
 
 
 def build_metrics(requests: Requests) -> dict[str, Metric]:
-    """Metrics as the user writes them, by name; ``None``: infidelity and sensitivity."""
+    """Builds named metrics from what the user writes; ``None`` gives infidelity and sensitivity."""
     if requests is None:
         requests = [metric_classes.Infidelity(), metric_classes.SensitivityMax()]
     return _checked(build(requests, METRICS, "metric", Metric), "metric")
@@ -65,71 +65,73 @@ def _checked(instances: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _check_kinds(instance: Any, where: str) -> None:
-    """Refuses what is no flag or no layer's name, in our own classes and what is inside them."""
+    """Checks flags and layer names in our own classes, and in methods inside them."""
     for field in fields(instance) if type(instance) in (*METHODS.values(), *METRICS.values()) else ():
         value = getattr(instance, field.name)
         if field.type == "bool" and not isinstance(value, bool):
-            raise TypeError(f"{where}: {type(instance).__name__}({field.name}={value!r}); allowed: True or False.")
+            raise TypeError(f"{where}: {type(instance).__name__}({field.name}={value!r}); give True or False.")
         if field.name == "layer" and value is not None and not isinstance(value, str):
             raise TypeError(
-                f"{where}: {type(instance).__name__}(layer={value!r}); allowed: a module's name, such as 'layer4'."
+                f"{where}: {type(instance).__name__}(layer={value!r}); give a module's name, such as 'layer4'."
             )
         if field.name == "attribution_method":
             _check_kinds(value, f"{where}.attribution_method")
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
-    """Tells of scores that cannot be right on a map without signs."""
+    """Warns of infidelity on maps of absolute values, which have lost the signs that it needs."""
     unsigned = [name for name, method in methods.items() if getattr(method, "abs", False) is True]
     scored = [name for name, metric in metrics.items() if isinstance(metric, metric_classes.Infidelity)]
     if unsigned and scored:
         warnings.warn(
-            f"{unsigned} take absolute values, and {scored} cannot be right on a map without signs; use abs=False.",
+            f"{unsigned} take absolute values, but {scored} need signed maps; use abs=False.",
             stacklevel=3,
         )
 
 
 def auto_limit(batch: int | None) -> int:
-    """The most samples in a pass that take no more memory than a training step: an eighth is left for the samples' own copies and sums.
+    """Returns the most samples per pass that take no more memory than a training step.
+
+    An eighth of a training batch is reserved for copies and sums of the samples.
 
     Args:
-        batch: Samples of a training batch, if there is one.
+        batch: Samples in a training batch; ``None`` without a Trainer.
     """
     return AUTO_LIMIT if batch is None else max(1, min(batch - batch // 8, AUTO_LIMIT))
 
 
 def check_limit(value: int | str) -> int | None:
-    """``max_examples_per_pass`` as a number, ``None`` for ``"auto"``.
+    """Returns ``max_examples_per_pass`` as a number, or ``None`` for ``"auto"``.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither ``"auto"`` nor a whole number of at least 1.
     """
     if value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'max_examples_per_pass={value!r}; allowed: "auto" or a whole number of at least 1.')
+        raise ValueError(f'max_examples_per_pass={value!r}; give "auto" or a whole number of at least 1.')
     return value
 
 
 _INSIDE = "attribution_method"
-"""The argument that takes an instance of the same kind."""
+"""The argument that takes another method."""
 
 
 def build(requests: Requests, classes: Mapping[str, type], kind: str, protocol: type | None = None) -> dict[str, Any]:
-    """Turns what users write into named instances.
+    """Turns what users write into instances by name.
 
-    A request is an instance, a class, the name of a class, or a mapping ``{"name": ClassName, **arguments}``, whose
-    arguments may be such mappings again. Names are looked up in ``classes`` and nowhere else; nothing is imported.
+    A request is an instance, a class, the name of a class, or a mapping ``{"name": ClassName, **arguments}`` whose
+    arguments may be such mappings again. Names are looked up in ``classes`` only; nothing is imported.
 
     Args:
         requests: A mapping from names to requests, or a sequence of requests, each named by its snake_case class name.
         classes: The classes that may be named.
-        kind: What they are, in the singular, for errors: ``"method"``.
-        protocol: A runtime-checkable protocol that every instance must satisfy; it lets in instances of other classes.
+        kind: What they are, in the singular, for messages: ``"method"``.
+        protocol: A runtime-checkable protocol; instances of other classes are accepted if they satisfy it.
 
     Raises:
-        TypeError: If a request is of another kind, or an argument is missing.
-        ValueError: If a class, an argument or a key is unknown, empty, given twice, or cannot be written everywhere.
+        TypeError: If a request has another form, or an argument is missing.
+        ValueError: If a class or argument is unknown, a class is listed twice, or a name is empty or cannot be written to files.
     """
     builder = _Builder(classes, kind, protocol)
     if isinstance(requests, Mapping):
@@ -144,7 +146,7 @@ def build(requests: Requests, classes: Mapping[str, type], kind: str, protocol: 
 
 def _key(key: object, kind: str) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"{kind}s has the key {key!r} of type {type(key).__name__}; names must be str.")
+        raise TypeError(f"{kind}s has the key {key!r} of type {type(key).__name__}; write names as str.")
     if not key.strip():
         raise ValueError(f"{kind}s has the empty key {key!r}; give the {kind} a name.")
     if fault := unwritable(key):
@@ -166,7 +168,7 @@ def _by_class_name(instances: Sequence[Any], kind: str) -> dict[str, Any]:
 
 
 class _Builder:
-    """Builds one request at a time; ``where`` says in errors which one."""
+    """Builds one request at a time; ``where`` names it in messages."""
 
     def __init__(self, classes: Mapping[str, type], kind: str, protocol: type | None) -> None:
         self._classes = classes
@@ -178,8 +180,8 @@ class _Builder:
         if self._fits(found):
             return found
         raise TypeError(
-            f"{where} is {found!r} of type {type(found).__name__}, which is not a {self._kind}; allowed: an instance "
-            f"or a class, the name of a class, or a mapping with 'name' and arguments. Names: {', '.join(self._classes)}."
+            f"{where} is {found!r} of type {type(found).__name__}, which is not a {self._kind}; give an instance, "
+            f"a class, the name of a class, or a mapping with 'name' and arguments. Names: {', '.join(self._classes)}."
         )
 
     def _made(self, request: object, where: str) -> Any:
@@ -187,7 +189,7 @@ class _Builder:
             return self._call(self._class(request, where), {}, where)
         if isinstance(request, Mapping):
             return self._from_mapping(request, where)
-        # A class has the attributes of its instances, so the protocol alone would let it through uncalled.
+        # A class has the attributes of its instances, so the protocol alone would accept it without calling it.
         if isinstance(request, type) and (request in self._classes.values() or self._has_protocol(request)):
             return self._call(request, {}, where)
         return request
@@ -215,7 +217,7 @@ class _Builder:
 
     def _argument(self, key: str, value: Any, where: str) -> Any:
         named = isinstance(value, Mapping) and "name" in value
-        # As everywhere else a name may stand for an instance.
+        # As everywhere, a name may stand for an instance.
         return self.instance(value, where) if named or (key == _INSIDE and isinstance(value, str)) else value
 
     def _class(self, name: object, where: str) -> type:

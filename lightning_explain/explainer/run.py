@@ -1,4 +1,4 @@
-"""One explanation while it runs inside the guard."""
+"""One explanation, from the first pass to the report, inside the isolation and on one or several ranks."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ Placed = tuple[Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What an explanation goes by.
+    """Settings that are fixed before an explanation starts.
 
     Args:
-        methods: By name.
-        metrics: By name.
+        methods: Methods by name.
+        metrics: Metrics by name.
         target: Which output is explained.
-        raising: Whether a failure ends the explanation; otherwise it is noted in ``Report.failures``.
-        canonizers: What the doctor found necessary, for each method.
-        ranks: The processes that explain together, each a share of the samples; by default this one alone.
+        raising: Whether a failure ends the explanation; otherwise it is recorded in ``Report.failures``.
+        canonizers: For each method, the changes that the doctor found necessary.
+        ranks: The processes that explain together, each its share of the samples; by default this process alone.
     """
 
     methods: Mapping[str, Method]
@@ -58,15 +58,16 @@ class Decisions:
 
 @dataclass(eq=False)
 class Explanation:
-    """Samples explained by all methods, and scored by all metrics.
+    """Explains samples by all methods, and scores the maps by all metrics.
 
     Args:
-        decided: What was decided before.
-        model_run: Calls the model, with canonizers if need be.
+        decided: The settings.
+        model_run: Calls the model, with canonizers if needed.
         explained: The explained function; the last further argument of its probe is the labels.
         probe: The samples as the user gave them.
         progress: Called with the name of each method and metric.
-        past: The maps of samples in earlier explanations, as ``MetricInputs.history`` holds them.
+        past: Returns the maps of samples in earlier explanations, as ``MetricInputs.history`` holds them.
+        failures: For each method or metric that failed on this rank, the traceback.
     """
 
     decided: Decisions
@@ -85,7 +86,7 @@ class Explanation:
             self.samples = self.samples[self._places]
 
     def run(self) -> Report:
-        """The report, without what the whole explanation cost; the same on all ranks but for its failures."""
+        """Returns the report, without the total cost; it is the same on all ranks, except for its failures."""
         ranks = self.decided.ranks
         self.explained = replace(self.explained, canonized=self._canonized)
         outputs, found = self._first_execution()
@@ -108,7 +109,7 @@ class Explanation:
         )
 
     def _placed(self, found: Mapping[str, Attribution]) -> tuple[dict[str, Placed | None], dict[str, Placed]]:
-        """How the attributions lie on the image, and the maps upsampled to it."""
+        """Returns the attributions arranged as they lie on the image, and the maps upsampled to its size."""
         arranged = {name: self._arranged(name, value, self.samples) for name, value in found.items()}
         return arranged, {k: onto(value, self.samples.inputs) for k, value in arranged.items() if value is not None}
 
@@ -119,7 +120,7 @@ class Explanation:
         arranged: Mapping[str, Placed | None],
         scores: Mapping[str, Mapping[str, Score]],
     ) -> dict[str, Any]:
-        """What the report says of these samples."""
+        """Returns the fields of the report for the samples of this rank."""
         return {
             "attributions": {name: _on_cpu(value) for name, value in found.items()},
             "scores": {key: {m: value.cpu() for m, (value, _) in score.items()} for key, score in scores.items()},
@@ -130,7 +131,7 @@ class Explanation:
         }
 
     def _first_execution(self) -> tuple[Tensor, dict[str, Attribution]]:
-        """All outputs of these samples, and their attributions by all methods that share passes."""
+        """Returns all outputs of these samples, and their attributions by all methods that share passes."""
         methods, ranks = self.decided.methods, self.decided.ranks
         try:
             return self.with_targets(plan(methods))
@@ -139,22 +140,22 @@ class Explanation:
         except Exception as error:
             if self.decided.raising or not ranks.all(not self._refused):
                 raise
-            # On the other ranks it is told nowhere: they gave up because of this one.
+            # Reported on the rank that failed only; the other ranks stopped because of it.
             reason = "" if isinstance(error, ELSEWHERE) else traceback.format_exc()
-        # One of them failed: each for itself, so that the others are explained. If it was the model, it fails again.
+        # One method failed: run each by itself, so that the others succeed. If the model failed, it fails again.
         outputs, found = self.with_targets(plan({}))
         on_path = [name for name in methods if name not in plan(methods).apart]
         self._attempt(found, on_path, lambda name: execute(self.explained, {name: methods[name]}, self.samples)[name])
         if reason and not self.failures:
             warnings.warn(
-                f"ExplanationMonitor: a pass failed, and all was well when it was tried again:\n{reason}",
+                f"ExplanationMonitor: a pass failed, but every method succeeded when it ran by itself:\n{reason}",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return outputs, found
 
     def with_targets(self, planned: Plan) -> tuple[Tensor, dict[str, Attribution]]:
-        """Chooses the targets, of these samples and then of all: what looks at the whole probe needs them too."""
+        """Runs the plan on this rank's samples, and chooses their targets; ranks then exchange those of the probe."""
         ranks = self.decided.ranks
         outputs, indices, self.values, found = ranks.agreed(partial(self._executed, planned))
         chosen = ranks.together(indices, self._own).to(indices.device)
@@ -185,7 +186,10 @@ class Explanation:
         return choice.outputs, choice.indices, batch.outputs[CENTER], found
 
     def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> None:
-        """What the work finds for each name; a failure is raised, or noted where it happened and left out on all ranks."""
+        """Puts the result of ``work(name)`` into ``found`` for each name.
+
+        A failure is raised, or recorded on the rank where it happened and left out on all ranks.
+        """
         names, ranks, failed = list(names), self.decided.ranks, set[str]()
         if len(self.samples):
             ranks.agreed(lambda: failed.update(self._each(found, names, work)))
@@ -195,7 +199,7 @@ class Explanation:
             found.pop(name, None)
 
     def _each(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> Iterator[str]:
-        """Does the work for each name, and gives the names that failed."""
+        """Runs ``work`` for each name, and yields the names that failed."""
         for name in names:
             self.progress(name)
             try:
@@ -215,7 +219,7 @@ class Explanation:
                 yield name
 
     def _leave_out_unlike(self, found: dict[str, Any], names: Iterable[str]) -> None:
-        """Leaves out, on all ranks, what is of another form on some: it has failed there."""
+        """Leaves out, on all ranks, results whose form differs between ranks, and records them as failures."""
         ranks = self.decided.ranks
         odd = ranks.unlike(found, self._own)
         if self.decided.raising:
@@ -225,7 +229,7 @@ class Explanation:
             found.pop(name, None)
 
     def _within(self, work: Callable[[], T]) -> T:
-        """Does the work in passes that fit into memory, and removes the hooks that it leaves behind if it fails."""
+        """Runs the work in passes that fit into memory, and removes hooks that it leaves behind if it fails."""
 
         def within(limit: int) -> T:
             self.explained = replace(self.explained, limit=limit)
@@ -235,28 +239,28 @@ class Explanation:
         return within_memory(within, self.explained.limit)[0]
 
     def _attributions(self, names: Iterable[str], samples: Samples) -> dict[str, Attribution]:
-        """The attributions of samples by these methods."""
+        """Returns the attributions of samples by the named methods."""
         methods = {name: self.decided.methods[name] for name in names}
         apart = plan(methods).apart
         found = execute(self.explained, {name: m for name, m in methods.items() if name not in apart}, samples)
         return {name: self._apart(name, samples) if name in apart else found[name] for name in methods}
 
     def _apart(self, name: str, samples: Samples) -> Attribution:
-        """The attribution by a method that shares nothing."""
+        """Returns the attribution by a method without a path, which runs by itself."""
         method = self.decided.methods[name]
-        # A method may write into its samples; the next one needs them as well.
+        # Copied, because a method may write into its samples, which the next one needs as well.
         copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in batches(samples, self.explained.limit))
         with self._canonized([name]):
             parts = [as_tuple(method.attribute(self.explained, part)) for part in copies]
         return bare(tuple(widened(torch.cat(column)) for column in zip(*parts, strict=True)))
 
     def _canonized(self, names: Sequence[str]) -> AbstractContextManager[Any]:
-        """What is canonized for these methods; what is canonized already where they need nothing."""
+        """Context that applies the canonizers of these methods; without any, it changes nothing."""
         canonizers = dict.fromkeys(canonizer for name in names for canonizer in self.decided.canonizers.get(name, ()))
         return self.model_run.canonized(canonizers) if canonizers else nullcontext()
 
     def _arranged(self, name: str, found: Attribution, samples: Samples) -> tuple[Tensor, ...] | None:
-        """How an attribution lies on the image (see ``maps.arrange``)."""
+        """Returns an attribution arranged as it lies on the image (see ``modalities.image.arrange``)."""
         own = getattr(innermost(self.decided.methods[name]), "arranged", None)
         return own(self.explained, found, samples.inputs) if own else arrange(as_tuple(found), samples.inputs)
 
@@ -279,7 +283,7 @@ class Explanation:
         return dict(scored)
 
     def functions(self, names: Iterable[str]) -> list[tuple[ExplainedFunction, list[str]]]:
-        """Methods that explain the same function, which is the output but for neuron methods; they are scored together."""
+        """Groups methods by the function they explain, the output or a neuron, because a group is scored together."""
         explained = {
             name: getattr(self.decided.methods[name], "focused", lambda explained: explained)(self.explained)
             for name in names
@@ -319,7 +323,7 @@ def _check_score(score: Mapping[str, Score]) -> None:
     for method, (value, error) in score.items():
         if not isinstance(value, Tensor) or not (error is None or isinstance(error, Tensor)):
             raise TypeError(
-                f"Its score of {method!r} is ({type(value).__name__}, {type(error).__name__}); allowed: two tensors (N,), the "
+                f"The score of {method!r} is ({type(value).__name__}, {type(error).__name__}); return two tensors (N,), the "
                 "values and their standard errors, or a tensor and None."
             )
 

@@ -229,7 +229,7 @@ def test_what_is_neither_list_nor_mapping_is_refused(requests: Any) -> None:
 
 
 def test_a_name_must_be_a_string_that_is_not_empty() -> None:
-    with pytest.raises(TypeError, match="methods has the key 1 of type int; names must be str"):
+    with pytest.raises(TypeError, match="methods has the key 1 of type int; write names as str"):
         made({1: "Saliency"})
     with pytest.raises(ValueError, match="methods has the empty key ' '; give the method a name"):
         made({" ": "Saliency"})

@@ -41,7 +41,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "overhead as a flag": ({"max_overhead": True}, ValueError, "max_overhead=True; allowed: None or a share"),
     "target": ({"target": "lable"}, ValueError, "target='lable': did you mean 'label'"),
     "target as a flag": ({"target": True}, TypeError, "target=True is of type bool"),
-    "no samples a pass": ({"max_examples_per_pass": 0}, ValueError, 'max_examples_per_pass=0; allowed: "auto" or'),
+    "no samples a pass": ({"max_examples_per_pass": 0}, ValueError, 'max_examples_per_pass=0; give "auto" or'),
     "probe": ({"probe": "val"}, TypeError, r"probe is a str; allowed: ProbeSelection\(count=16\)"),
     "indices": ({"probe": [1, "2"]}, TypeError, r"indices=\.\.\.\) got '2' \(str\); give whole numbers"),
     "negative index": ({"probe": [-1]}, ValueError, "got -1; give whole numbers of at least 0"),
@@ -115,7 +115,7 @@ def test_given_samples_are_the_monitors_samples_at_once() -> None:
 
 
 def test_a_map_without_signs_is_not_scored_silently() -> None:
-    with pytest.warns(UserWarning, match=r"\['saliency'\] take absolute values, and \['infidelity'\] cannot be right"):
+    with pytest.warns(UserWarning, match=r"\['saliency'\] take absolute values, but \['infidelity'\] need signed maps"):
         ExplanationMonitor(methods=[m.Saliency()], metrics=[q.Infidelity()])
 
 
