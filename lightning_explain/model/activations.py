@@ -1,8 +1,9 @@
-"""Mends: how Captum's backward rules reach activations that it cannot hook, or has no rule for.
+"""Canonizers: give every activation call a module of its own, so that Captum's backward rules apply to all of them.
 
-Captum hooks *modules*: it does not see ``F.relu``, it cannot tell apart the calls of one module used twice, and it has
-rules for few classes. Here every *call* gets a module of its own for as long as the canonizer lasts: calls are intercepted as
-functions, wherever they come from, so no code is rewritten, no weight is copied and every named layer still fires.
+Captum hooks *modules*: it does not see ``F.relu``, cannot distinguish the calls of one module that is used twice, and has
+rules for few classes. While a canonizer is active, calls are intercepted as functions (``TorchFunctionMode``), wherever they
+come from, and each call runs in a module of its own. No code is rewritten, no weight is copied, and the hooks of every named
+layer still run.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ C = TypeVar("C", bound="Call")
 
 
 def words(text: str) -> set[str]:
-    """The words of a text."""
+    """The whitespace-separated words of a text, as a set."""
     return set(text.split())
 
 
 RELU = {"relu"}
-# A name that stands for a function, a method and their variants in place. Each is elementwise in its first argument.
+# Each name stands for a function, a tensor method, and their in-place variants. All are elementwise in their first argument.
 ELEMENTWISE = RELU | words(
     "relu6 hardtanh threshold leaky_relu rrelu prelu elu celu selu gelu silu mish hardswish hardsigmoid sigmoid expit tanh "
     "hardshrink softshrink tanhshrink softplus softsign logsigmoid log_sigmoid clamp clip clamp_min clamp_max abs absolute exp "
@@ -41,12 +42,12 @@ POOLS = {
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """The plain name: ``relu`` for ``F.relu``, ``Tensor.relu_`` and the like."""
+    """The plain name of a function: ``relu`` for ``F.relu``, ``Tensor.relu_`` and the like."""
     return str(getattr(function, "__name__", function)).strip("_")
 
 
 def depending(value: Any) -> Iterator[Tensor]:
-    """The tensors in arguments that depend on what is explained."""
+    """The tensors in nested arguments that require grad, that is, depend on the explained inputs."""
     if isinstance(value, Tensor):
         if value.requires_grad:
             yield value
@@ -58,7 +59,7 @@ def depending(value: Any) -> Iterator[Tensor]:
 
 
 def nodes(last: Any) -> Iterator[Any]:
-    """Every operation of a graph."""
+    """Every node of the autograd graph that leads to ``last`` (a ``grad_fn``), each once."""
     seen, left = set(), [last]
     while left:
         node = left.pop()
@@ -70,7 +71,7 @@ def nodes(last: Any) -> Iterator[Any]:
 
 
 def family(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """``"relu"``, ``"elementwise"`` or ``"pool"`` for calls that can be canonized, ``None`` for all others."""
+    """The family of a function call: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None`` if it cannot be canonized."""
     name = name_of(function)
     if name not in ELEMENTWISE and name not in POOLS:
         return None
@@ -82,7 +83,7 @@ def family(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 
 def _is_relu(name: str, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether it is a ReLU under another name: ``x.clamp(min=0)``, ``F.threshold(x, 0, 0)``."""
+    """Whether a call is a ReLU under another name: ``x.clamp(min=0)``, ``F.threshold(x, 0, 0)``."""
     bounds = [*rest, *(v for key, v in kwargs.items() if key in ("min", "max", "threshold", "value"))]
     numbers = [b for b in bounds if b is not None and not isinstance(b, bool)]
     lower = name == "clamp_min" or (name in ("clamp", "clip") and "max" not in kwargs and len(numbers) == 1)
@@ -96,35 +97,35 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 class Call(nn.Module):
-    """One call of a function in one forward, as a module that Captum can hook."""
+    """One function call in one forward pass, as a module that Captum can hook."""
 
     function: Callable[[Tensor], Tensor]
     wrote = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """The function's value; notes whether it was written over the input."""
+        """The function's value at ``x``; records in ``wrote`` whether the function worked in place."""
         out = self.function(x)
         self.wrote = out is x
         return out
 
 
 class ReluCall(Call, nn.ReLU):
-    """What guided backpropagation and deconvolution look for: a ``nn.ReLU``."""
+    """A call of the ReLU family; an ``nn.ReLU``, because guided backpropagation and deconvolution hook that class."""
 
 
 class ElementwiseCall(Call):
-    """What DeepLIFT's rescale rule is for."""
+    """A call of an elementwise function, to which DeepLIFT's rescale rule applies."""
 
 
 class PoolCall(Call):
-    """What DeepLIFT's rule for maxima is for."""
+    """A call of a maximum over windows, to which DeepLIFT's rule for maxima applies."""
 
 
 class Router(TorchFunctionMode):
-    """Sends the calls of one forward through modules, each of which is used at most once.
+    """Runs the activation calls of one forward pass through modules, each module at most once.
 
     Args:
-        modules: For each family that is sent, its modules.
+        modules: Each family of calls to its modules; calls of other families run as they are.
     """
 
     def __init__(self, modules: dict[str, nn.ModuleList]) -> None:
@@ -147,7 +148,7 @@ class Router(TorchFunctionMode):
         x = _first(args, kwargs)
         module = self._next(name)
         module.function = partial(_call, func, args[1:], {k: v for k, v in kwargs.items() if k != "input"})
-        # A tensor of its own: where two hooked modules share one, Captum reads the gradient before it is replaced (its issue 1104).
+        # A clone, because where two hooked modules share a tensor, Captum reads the gradient before replacing it (its issue 1104).
         out = module(x.clone())
         return x.copy_(out) if module.wrote else out
 
@@ -167,7 +168,12 @@ def _call(function: Callable[..., Tensor], rest: tuple[Any, ...], kwargs: dict[s
 
 @contextmanager
 def guided(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
-    """Guided backpropagation and deconvolution at every ReLU call, and at no module twice."""
+    """A context that yields a route in which Captum's guided backpropagation and deconvolution reach every ReLU call once.
+
+    Args:
+        calls: The list to which the modules that stand for calls are added, for the duration of the context.
+        counts: Number of calls of each family in one forward pass.
+    """
     owner = guided_backprop_deconvnet.ModifiedReluGradientAttribution
     original = owner._register_hooks
 
@@ -182,7 +188,14 @@ def guided(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
 
 @contextmanager
 def deeplift(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
-    """DeepLIFT's rescale rule at every elementwise call, and a rule for maxima whose windows may overlap."""
+    """A context that yields a route in which Captum's DeepLIFT reaches every elementwise call and every maximum.
+
+    Elementwise calls get the rescale rule; maxima get :func:`maximum`, whose windows may overlap.
+
+    Args:
+        calls: The list to which the modules that stand for calls are added, for the duration of the context.
+        counts: Number of calls of each family in one forward pass.
+    """
     elementwise = _modules(ElementwiseCall, counts["relu"] + counts["elementwise"])
     modules = {"relu": elementwise, "elementwise": elementwise, "pool": _modules(PoolCall, counts["pool"])}
     rules = {ElementwiseCall: in_single(deep_lift.nonlinear), PoolCall: in_single(maximum)}
@@ -194,7 +207,7 @@ def deeplift(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
 
 
 def in_single(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The rule in float32 where gradients are less: float16 has no number as small as ``eps``, and 0 / 0 is none at all."""
+    """The rule, computed in float32 for half precision: float16 rounds ``eps`` to 0, and the rule would divide 0 by 0."""
 
     def widened(module: nn.Module, *tensors: Tensor, eps: float = 1e-10) -> Tensor:
         dtype = tensors[-1].dtype
@@ -208,15 +221,18 @@ def in_single(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def maximum(
     module: PoolCall, inputs: Tensor, outputs: Tensor, grad_input: Tensor, grad_output: Tensor, eps: float = 1e-10
 ) -> Tensor:
-    """Captum's rule for maxima, with contributions added where windows overlap (unpooling keeps only the last one).
+    """DeepLIFT's rule for maxima: the gradient ``(2N, ...)`` that replaces the one at the call's input.
+
+    Captum's rule (``maxpool2d`` in ``captum.attr.DeepLift``), except that contributions are added where windows overlap;
+    Captum's unpooling keeps only the last one.
 
     Args:
         module: The call.
-        inputs: ``(2N, ...)``, samples and then their baselines.
-        outputs: The maxima of both.
-        grad_input: The gradient that would go on.
-        grad_output: The gradient that came.
-        eps: Below this a difference counts as none.
+        inputs: The call's inputs, ``(2N, ...)``: N samples, then their N baselines.
+        outputs: The maxima of both, ``(2N, ...)``.
+        grad_input: The gradient at the inputs that autograd computed.
+        grad_output: The gradient at the outputs.
+        eps: Differences between sample and baseline smaller than this keep ``grad_input``; in units of the input.
     """
     x, reference = inputs.chunk(2)
     out, out_reference = outputs.chunk(2)
@@ -236,7 +252,7 @@ def _modules(kind: type[C], count: int) -> nn.ModuleList:
 
 @contextmanager
 def _within(calls: nn.ModuleList, modules: Iterable[nn.ModuleList]) -> Iterator[None]:
-    """The modules among the calls; not inside the model, whose forward may run all that is in it."""
+    """Adds modules to ``calls`` inside the context; not to the model itself, whose forward may run all its submodules."""
     calls.append(nn.ModuleList(modules).eval())
     try:
         yield

@@ -1,4 +1,4 @@
-"""How a module becomes ``f(inputs) -> (N,)``: which output, which samples, which layer."""
+"""A model and a probe in; the explained function ``f(inputs) -> (N,)`` and the samples on the model's device out."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
 
 
 class Run(Protocol):
-    """What ``guard.explaining`` yields: calls the model."""
+    """What ``isolation.explaining`` yields: calls the model inside the isolation."""
 
     calls: nn.ModuleList
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's value, inside the guard."""
+        """The value ``function(*arguments)``, computed inside the isolation."""
         ...
 
 
 class TargetFunction(nn.Module):
-    """A model as ``f(*inputs, *forward_args, target index) -> (N,)``, with the samples that went through it counted.
+    """A model as ``f(*inputs, *forward_args, target indices) -> (N,)``; counts the samples that go through it.
 
-    It is a module so that Captum can hook the layers in it. It lives inside the guard and is thrown away. ``choices`` says among
-    how many tensors of what the model returned the outputs were chosen without anybody saying so.
+    It is a module, so that Captum can hook the layers in it. It exists only inside the isolation of one explanation.
+    ``choices`` is the number of tensors in the model's return value from which the first was taken by default; 1 if there was
+    no choice.
 
     Args:
         model: The module.
-        run: What ``guard.explaining`` yields.
+        run: What ``isolation.explaining`` yields.
         target: Which output is explained.
-        forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
-        output_fn: The tensor in what the model returns, instead of :func:`output_tensor`.
-        synchronized: Makes of the run a call that keeps step with other ranks.
+        forward_fn: Called as ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
+        output_fn: Picks the output tensor from what the model returns, instead of :func:`output_tensor`.
+        synchronized: Wraps the run in a call that stays in step with the other ranks.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class TargetFunction(nn.Module):
         synchronized: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
     ) -> None:
         super().__init__()
-        # Both are parts of this module, for Captum to hook.
+        # Submodules of this module, so that Captum can hook them.
         self.model, self.calls = model, run.calls
         self._call = partial(synchronized(run), forward_fn, model) if forward_fn else partial(synchronized(run), model)
         self._target = target
@@ -64,16 +65,21 @@ class TargetFunction(nn.Module):
 
     @property
     def passes(self) -> PassCount:
-        """Samples counted so far."""
+        """How many samples went forward and backward so far."""
         return PassCount(self._forward, self._backward)
 
     def outputs(self, *arguments: Any) -> Tensor:
-        """All outputs ``(N, ...)``, in float32 or higher."""
+        """All outputs of the model, ``(N, ...)``, in float32 or higher; the arguments are those of the model.
+
+        Raises:
+            ValueError: If the model returned one number for all samples.
+            OutputError: If there is no tensor to explain in what it returned.
+        """
         outputs = self._chosen(self._call(*map(_own, arguments)))
         if outputs.ndim == 0:
             raise ValueError(
                 "The model returned one number for all samples, such as a loss; its output must be (N, ...), one entry for "
-                "each sample. Otherwise give output_fn=lambda output: ..."
+                "each sample. Give output_fn=lambda output: ..., which picks such a tensor."
             )
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         self._forward += len(outputs)
@@ -85,25 +91,28 @@ class TargetFunction(nn.Module):
         if self._output_fn is None:
             found = output_tensor(returned)
             if isinstance(returned, (tuple, list)) and returned[0] is found:
-                # A loss is no choice.
+                # A loss is no candidate.
                 self.choices = sum(isinstance(x, Tensor) and x.ndim > 0 for x in returned)
             return found
         try:
             outputs = self._output_fn(returned)
         except (LookupError, AttributeError, TypeError) as error:
             raise OutputError(
-                f"output_fn failed on what the model returned, a {type(returned).__name__}: {type(error).__name__}: {error}"
+                f"output_fn failed on what the model returned, a {type(returned).__name__}: {type(error).__name__}: {error}. "
+                "Change output_fn so that it picks a tensor (N, ...) from that."
             ) from error
         if not isinstance(outputs, Tensor):
-            raise OutputError(f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...).")
+            raise OutputError(
+                f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...). Change output_fn."
+            )
         return outputs
 
     def count_backward(self, gradient: Tensor) -> None:
-        """Counts the samples of a gradient that goes back into the model."""
+        """Adds the N samples of a gradient ``(N, ...)`` to the backward count; a hook on the outputs."""
         self._backward += len(gradient)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The explained number of each sample, ``(N,)``; the last argument is the targets, or a ``Choice`` of them."""
+        """The explained output of each sample, ``(N,)``; the last argument is the target indices ``(N,)``, or a ``Choice``."""
         *inputs, indices = arguments
         outputs = self.outputs(*inputs)
         check_samples(outputs, len(inputs[0]))
@@ -111,13 +120,13 @@ class TargetFunction(nn.Module):
 
 
 def _own(argument: Any) -> Any:
-    """What the model is given: a copy, for it may change it in place."""
+    """A copy of the argument for the model, which may change it in place."""
     value = argument.value if isinstance(argument, Shared) else argument
     return value.clone() if isinstance(value, Tensor) else value
 
 
 def samples_for(model: nn.Module, probe: Probe) -> Samples:
-    """The probe's samples, copied to where the model's weights are and as precise as they are."""
+    """The probe's samples, copied to the device of the model's parameters, and floating inputs to their dtype."""
     like = next(model.parameters(), torch.empty(0))
     inputs = tuple(_moved(x, like) for x in as_tuple(probe.inputs))
     extra = tuple(_moved_argument(x, len(probe), like.device) for x in probe.forward_args)

@@ -1,4 +1,4 @@
-"""What a model is made of: modules, the containers and tensors in them, and their random generators."""
+"""A model in; its modules, their containers, tensors, hooks and random generators out, for the state savers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tup
 
 _CONTAINERS = (dict, list, deque, set, tuple)
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
-# Longer containers are kept, but not searched: vocabularies and file names hold no state.
+# Longer containers are saved but not searched: they are vocabularies or file names, which hold no tensors.
 _LONGEST = 1000
 
 
 class ModuleInventory:
-    """What a model is made of, each found once for all keepers.
+    """The parts of a model whose state may change; each kind is searched for once and shared by all state savers.
 
     Args:
         model: The module.
@@ -32,7 +32,7 @@ class ModuleInventory:
 
     @cached_property
     def containers(self) -> list[Container]:
-        """The attributes of all modules, and the containers in them, from the outside in; hooks are not among them."""
+        """The attribute dictionaries of all modules and the containers in them, outermost first; without the hooks."""
         found: dict[int, Container] = {id(vars(module)): vars(module) for module in self.modules}
         level = [v for module in self.modules for name, v in vars(module).items() if not _is_hooks(name)]
         while level:
@@ -43,7 +43,7 @@ class ModuleInventory:
 
     @cached_property
     def tensors(self) -> list[tuple[Container, Any, Tensor]]:
-        """Where tensors are that are no parameters: the container, the key in dictionaries and lists, and the tensor."""
+        """All tensors but the parameters, as ``(container, key or index, tensor)``."""
         return [
             (container, key, value)
             for container in self.containers
@@ -53,7 +53,7 @@ class ModuleInventory:
 
     @property
     def hooks(self) -> list[Container]:
-        """What holds the hooks of modules."""
+        """The containers that hold the hooks of modules."""
         found = [v for module in self.modules for name, v in vars(module).items() if _is_hooks(name)]
         return [value for value in found if _SORT[type(value)] == "container"]
 
@@ -64,13 +64,13 @@ class ModuleInventory:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module computes, rather than only arrange what others compute."""
-    # Counted, for a compiled module has no truth value without a length.
+    """Whether a module computes something itself: it has no children, or has parameters of its own."""
+    # By any(), because a compiled module without a length has no truth value.
     return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
 
 
 class _Sorts(dict[type, str]):
-    """What objects of a class are to the guard; asked of each class once, for ``isinstance`` is slow with torch's classes."""
+    """Class to ``"tensor"``, ``"container"``, ``"generator"`` or ``""``; cached, as ``isinstance`` is slow with torch's classes."""
 
     def __missing__(self, cls: type) -> str:
         kinds: dict[str, Any] = {"tensor": Tensor, "container": _CONTAINERS, "generator": _GENERATORS}

@@ -1,7 +1,7 @@
-"""The one context in which a model is touched. Everything it changes, or lets the model change, is put back.
+"""The isolation: the only context in which a model is touched; on exit every state that changed is restored.
 
-Each *keeper* is a context manager that owns one kind of state. They are listed in ``STATE_SAVERS``; a test takes each away
-in turn and sees the law of non-interference fail.
+Each *state saver* is a context manager that saves and restores one kind of state. They are listed in ``STATE_SAVERS``; a test
+removes each in turn and checks that non-interference (invariant 1) then fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _random_state(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _modes(inventory: ModuleInventory) -> Iterator[None]:
-    # The flags are set directly: an overridden train() or eval() may do more than set them (merge weights, freeze).
+    # Set directly, because an overridden train() or eval() may do more than set flags (merge weights, freeze layers).
     flags = [(module, module.training) for module in inventory.modules]
     try:
         for module, training in flags:
@@ -60,7 +60,7 @@ def _inplace(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _gradients(inventory: ModuleInventory) -> Iterator[None]:
-    # Without parameter gradients a backward pass costs less, and nothing can be added to ``.grad``.
+    # Without parameter gradients a backward pass costs less, and nothing is accumulated in ``.grad``.
     saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in inventory.model.parameters()]
     try:
         for parameter, _, _ in saved:
@@ -75,7 +75,7 @@ def _gradients(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _tensors(inventory: ModuleInventory) -> Iterator[None]:
-    """The values of buffers and of tensors kept as plain attributes (metric states, caches)."""
+    """Restores the values of buffers and of tensors in plain attributes (metric states, caches)."""
     found = {id(tensor): tensor for tensor in _tensors_in(inventory)}
     saved = [(tensor, tensor.detach().clone()) for tensor in found.values()]
     try:
@@ -89,15 +89,15 @@ def _tensors(inventory: ModuleInventory) -> Iterator[None]:
 def _put_back(tensor: Tensor, value: Tensor) -> None:
     if tensor.shape != value.shape:
         tensor.resize_(value.shape)
-    # Sparse tensors cannot be compared, and those that did not change may not be writable (views, expanded ones).
+    # Unchanged tensors are skipped, as they may not be writable (views, expanded tensors). Sparse ones cannot be compared.
     if tensor.layout != torch.strided or not torch.equal(tensor, value):
         tensor.copy_(value)
 
 
 def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
-    # Those made in inference mode cannot change outside of it.
+    # Tensors made in inference mode cannot change outside of it.
     yield from (value for _, _, value in inventory.tensors if not value.is_meta and not value.is_inference())
-    # Weights change in optimizer steps only, except those that an embedding rescales as it looks them up.
+    # Parameters change in optimizer steps only, except in an embedding with max_norm, whose forward rescales them.
     for module in inventory.modules:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
             yield module.weight
@@ -105,15 +105,15 @@ def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
 
 @contextmanager
 def _attributes(inventory: ModuleInventory) -> Iterator[None]:
-    """Which objects the attributes are, and what the containers among them hold (buffers and submodules too)."""
+    """Restores which objects are in the attributes and in the containers below (also buffers and submodules)."""
     with _kept([container for container in inventory.containers if not isinstance(container, tuple)]):
         yield
 
 
 @contextmanager
 def _usable(inventory: ModuleInventory) -> Iterator[None]:
-    """Copies stand in for tensors made in inference mode, which cannot be changed or differentiated outside of it."""
-    # What they stand in for returns with the attributes.
+    """Replaces tensors made in inference mode by copies: outside of it they cannot be changed or differentiated."""
+    # The state saver "attributes" puts the originals back.
     for container, key, value in inventory.tensors:
         if isinstance(container, (dict, list)) and value.is_inference():
             container[key] = value.clone()
@@ -128,7 +128,7 @@ def _hooks(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _kept(containers: list[Container]) -> Iterator[None]:
-    # Nearly all are empty, and stay so: those of hooks above all.
+    # Nearly all containers, above all those of hooks, are empty and stay so; empty ones are not copied.
     saved = [(c, (dict(c) if isinstance(c, dict) else list(c)) if c else ()) for c in containers]
     try:
         yield
@@ -139,7 +139,7 @@ def _kept(containers: list[Container]) -> Iterator[None]:
 
 
 def _is_as(container: Any, saved: Any) -> bool:
-    """Whether the very same objects are in it, in the same order."""
+    """Whether a container holds the identical objects in the same order as ``saved``."""
     if len(container) != len(saved):
         return False
     if isinstance(container, dict):
@@ -156,8 +156,8 @@ def _restore(container: Any, saved: Any) -> None:
 
 @contextmanager
 def _eager(inventory: ModuleInventory) -> Iterator[None]:
-    """Runs compiled code eagerly: a compiled module that has already run ignores hooks without a word."""
-    # Where dynamo was never imported nothing can be compiled, and importing it takes seconds.
+    """Runs compiled code eagerly, because a compiled module that has already run silently ignores new hooks."""
+    # If dynamo was never imported, nothing is compiled; importing it takes seconds.
     if "torch._dynamo" not in sys.modules:
         yield
         return
@@ -167,7 +167,7 @@ def _eager(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _recurrent(inventory: ModuleInventory) -> Iterator[None]:
-    """cuDNN cannot go back through a recurrent layer in eval mode."""
+    """Turns cuDNN off for models with recurrent layers: it cannot run their backward pass in eval mode."""
     if not any(isinstance(module, nn.RNNBase) for module in inventory.modules):
         yield
         return
@@ -181,15 +181,15 @@ def _recurrent(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
-    # Inside inference mode, enable_grad() alone records nothing.
+    # Within inference mode enable_grad() alone records no graph.
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
 def _sharded(inventory: ModuleInventory) -> Iterator[None]:
-    """FSDP2 leaves gathered weights in the place of sharded ones after a forward, and remembers that it did."""
-    # Known by their methods, for importing FSDP takes long.
+    """Reshards FSDP2 modules before and after: a forward leaves gathered weights where training expects sharded ones."""
+    # Recognized by their methods, because importing FSDP is slow.
     sharded: list[Any] = [
         m for m in inventory.modules if hasattr(type(m), "reshard") and hasattr(type(m), "set_reshard_after_forward")
     ]
@@ -205,7 +205,7 @@ def _sharded(inventory: ModuleInventory) -> Iterator[None]:
         reshard()
 
 
-# Those that come first are put back last.
+# Entered in this order, so restored in reverse order.
 STATE_SAVERS: dict[str, StateSaver] = {
     "sharded": _sharded,
     "random_state": _random_state,
@@ -223,12 +223,13 @@ STATE_SAVERS: dict[str, StateSaver] = {
 
 
 class Run:
-    """Calls the model: ``run(function, *arguments)``.
+    """Calls the model inside the isolation: ``run(function, *arguments)`` returns ``function(*arguments)``.
 
-    ``calls`` are the modules that stand for calls while something is canonized; whoever hooks the model has to hook them too.
+    ``calls`` holds the modules that stand for activation calls while canonizers are active. Code that hooks the model's modules
+    must hook these too.
 
     Args:
-        forward_context: Entered around each forward and not around the backward, such as autocast.
+        forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
     """
 
     def __init__(self, forward_context: Context = nullcontext) -> None:
@@ -237,7 +238,7 @@ class Run:
         self._routes: list[Route] = []
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's value, inside the forward context and what is canonized."""
+        """The value ``function(*arguments)``, computed inside the forward context and the active canonizers."""
         with ExitStack() as stack:
             stack.enter_context(self._forward_context())
             for route in self._routes:
@@ -246,7 +247,7 @@ class Run:
 
     @contextmanager
     def canonized(self, canonizers: Iterable[Canonizer]) -> Iterator[None]:
-        """Explanations in here see the model with these canonizers; numbers of its forward stay what they are."""
+        """A context in which exactly these canonizers are active; they change gradients, never the forward's values."""
         with ExitStack() as stack:
             routes = [
                 stack.enter_context(CANONIZERS[m.kind](self.calls, m.calls)) for m in canonizers if m.kind in CANONIZERS
@@ -262,16 +263,17 @@ class Run:
 def explaining(
     model: nn.Module, forward_context: Context = nullcontext, canonizers: Iterable[Canonizer] = ()
 ) -> Iterator[Run]:
-    """Puts a model into a state in which it can be explained, and everything back afterwards, exceptions included.
+    """A context in which a model can be explained; yields the function that calls it, and restores everything on exit.
 
-    Inside: every submodule is in eval mode, parameters need no gradient, activations are out of place, compiled code
-    runs eagerly and gradients can be taken, also within ``torch.inference_mode``. Restored: training flags, ``.grad``,
-    ``requires_grad``, buffers, plain attributes (metric states), hooks, and every random generator.
+    Inside, every submodule is in eval mode, parameters require no gradient, in-place activations work out of place, compiled
+    code runs eagerly, and gradients are available even within ``torch.inference_mode``. On exit, also after an exception, these
+    are restored: training flags, ``.grad``, ``requires_grad``, buffers, plain attributes (metric states), hooks, and every
+    random generator.
 
     Args:
         model: The module, as the training loop holds it.
-        forward_context: Entered around each forward and not around the backward, such as autocast.
-        canonizers: What the doctor found necessary for everything that is done inside; ``run.canonized(canonizers)`` for a part of it.
+        forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
+        canonizers: Canonizers to be active throughout; use ``run.canonized(canonizers)`` for a part of the work.
 
     Yields:
         ``run(function, *arguments)``, which calls the function inside ``forward_context``.

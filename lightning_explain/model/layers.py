@@ -1,4 +1,4 @@
-"""Finding layers: by dotted name, and the last one with a feature map."""
+"""A model in, one of its layers out: the layer with a dotted name, or the last one that returns a feature map."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lightning_explain.core.naming import nearest
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """The submodule of that dotted name.
+    """The submodule of ``model`` with a dotted name; the level ``_orig_mod`` of ``torch.compile`` may be omitted.
 
     Raises:
-        ValueError: If there is none; the nearest names are listed.
+        ValueError: If there is none; the error lists the nearest names.
     """
     with suppress(AttributeError):
         if name:
@@ -28,16 +28,16 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def _plain(name: str) -> str:
-    """The name without the level that ``torch.compile`` adds."""
+    """A dotted name without the level ``_orig_mod`` that ``torch.compile`` adds."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def last_feature_map(model: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """Name of the module that is the last to return a map ``(N, C, h, w)`` with h*w > 1, or ``None``.
+    """The dotted name of the last module to return a feature map ``(N, C, h, w)`` with h*w > 1; ``None`` if none does.
 
     Args:
         model: The module.
-        forward: Runs the model once.
+        forward: A function that runs the model once.
     """
     found: list[str] = []
 
@@ -48,7 +48,7 @@ def last_feature_map(model: nn.Module, forward: Callable[[], Any]) -> str | None
 
         return hook
 
-    # Modules compiled by TorchScript take no hooks.
+    # TorchScript modules do not accept hooks.
     named = [(k, v) for k, v in model.named_modules() if k and not isinstance(v, torch.jit.ScriptModule)]
     handles = [module.register_forward_hook(note(_plain(name))) for name, module in named]
     try:

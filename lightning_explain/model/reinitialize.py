@@ -1,4 +1,7 @@
-"""The model with some of its layers as if they had never been trained. No weight is written to: others stand in for them."""
+"""A model and some of its layers in; the same model with those layers untrained, for the duration of a context, out.
+
+The weights are not overwritten: new tensors take their places, and the originals are put back on exit.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from lightning_explain.core.probe import Samples
 
 
 def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]:
-    """The modules with parameters of their own, the last to run first.
+    """The modules of a model that have parameters of their own, in reverse order of execution.
 
-    A module that is not called by itself (a weight that another module uses) runs with the one defined before it.
+    A module that is never called itself (another module uses its weight) takes the place of the module defined before it.
 
     Args:
         model: The module.
-        forward: Runs the model once.
+        forward: A function that runs the model once.
     """
     started: dict[nn.Module, int] = {}
 
@@ -42,20 +45,21 @@ def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]
 
 @contextmanager
 def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: Draws, draw: int) -> Iterator[None]:
-    """Inside, these layers have parameters as at the start of a training.
+    """A context in which the given layers have freshly initialized parameters (the model randomization of Adebayo et al. 2018).
 
-    A layer's ``reset_parameters`` makes them, and resets its buffers (the statistics of a normalization); where a layer has
-    none, each parameter is replaced by normal numbers with its root mean square. The same layers, seed and draw give
-    the same numbers. Whoever shares a parameter gets the same new one.
+    A layer's ``reset_parameters`` makes them, and resets its buffers (the statistics of a normalization). In a layer without
+    that method each parameter is replaced by normal numbers with the parameter's root mean square. Equal layers, seed and draw
+    give equal numbers. Modules that share a parameter share the new one.
 
     Args:
-        model: The module, inside the guard.
-        layers: Modules of it, as :func:`top_down` orders them; a longer list keeps the numbers of a shorter one.
-        draws: Their seed is the key.
-        draw: Which random model it is.
+        model: The module, inside the isolation.
+        layers: Modules of the model, in the order of :func:`top_down`; the first k of a longer list get the same numbers as
+            a list of k.
+        draws: Random numbers keyed by the seed.
+        draw: The index of the random model.
 
     Raises:
-        ValueError: If a parameter is spread over several devices.
+        ValueError: If a parameter is sharded over several devices (DTensor).
     """
     fresh: dict[int, Tensor] = {}
     for place, layer in enumerate(layers):
@@ -65,7 +69,7 @@ def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: Draws, draw
                 fresh.setdefault(id(old), new)
     with ExitStack() as stack:
         for module in model.modules():
-            # By setattr, for a recurrent layer keeps a second list of its weights.
+            # By setattr, because a recurrent layer keeps a second list of its weights and updates it there.
             for name, value in [*module._parameters.items(), *module._buffers.items()]:
                 if id(value) in fresh:
                     stack.callback(setattr, module, name, value)
@@ -74,32 +78,32 @@ def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: Draws, draw
 
 
 def _drawn(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Each tensor of the layer's own and what stands in for it; random numbers are made on the CPU."""
+    """Each of the layer's own tensors with its replacement; random numbers are drawn on the CPU."""
     kinds = {
         kind: {k: v for k, v in getattr(layer, kind).items() if v is not None} for kind in ("_parameters", "_buffers")
     }
     if any(hasattr(value, "full_tensor") for own in kinds.values() for value in own.values()):
         raise ValueError(
-            f"A parameter of {type(layer).__name__} is spread over several devices (DTensor), and only whole ones can be "
-            "randomized; leave Randomization out of this run, and score a saved checkpoint instead."
+            f"A parameter of {type(layer).__name__} is sharded over several devices (DTensor); only whole parameters can be "
+            "randomized. Leave Randomization out of this run, and score a saved checkpoint instead."
         )
     double = _double(layer)
     for kind, own in kinds.items():
-        # Not through setattr: the copy still shares these dictionaries with the layer.
+        # Not by setattr: the copy still shares these dictionaries with the layer.
         double.__dict__[kind] = dict(getattr(layer, kind)) | {k: _copied(v) for k, v in own.items()}
     _reset(double)
     return [(v, _placed(getattr(double, kind)[k], v)) for kind, own in kinds.items() for k, v in own.items()]
 
 
 def _double(layer: nn.Module) -> nn.Module:
-    # Not through copy(): parametrized modules refuse to be copied so.
+    # Not by copy.copy(), which parametrized modules refuse.
     double: nn.Module = object.__new__(type(layer))
     double.__dict__.update(layer.__dict__)
     return double
 
 
 def _reset(layer: nn.Module) -> None:
-    # One that has children may reset them too, and they are not copies.
+    # A layer with children might reset these too, and they are not copies.
     reset = getattr(layer, "reset_parameters", None)
     if callable(reset) and not any(True for _ in layer.children()):
         reset()

@@ -1,4 +1,4 @@
-"""Which output is explained: the tensor in what a model returns, and the target in it."""
+"""A model's return value, target and labels in; the explained output of each sample, ``(N,)``, out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WAYS = f'target="label", {_OTHER_WAYS.removeprefix("target=")}'
 
 
 class OutputError(TypeError):
-    """The model, or ``output_fn``, returned something in which there is nothing to explain."""
+    """Raised if what the model or ``output_fn`` returned holds no tensor to explain."""
 
 
 def output_tensor(output: Any) -> Tensor:
-    """The tensor in what a model returns: itself, ``.logits`` or ``["logits"]``, or the first of a tuple.
+    """The output tensor in what a model returns: the tensor itself, ``.logits``, ``["logits"]``, or the first of a tuple.
 
     Raises:
-        OutputError: If no tensor is found there.
+        OutputError: If there is no tensor in that place.
     """
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
@@ -37,39 +37,47 @@ def output_tensor(output: Any) -> Tensor:
         keys = f" with keys {list(output)}" if isinstance(output, Mapping) else ""
         raise OutputError(
             f"The model returned {type(output).__name__}{keys}; allowed are a tensor, a tuple that starts with one, "
-            "a mapping or an object with 'logits'. Otherwise give output_fn=lambda output: ..., which picks the tensor."
+            "a mapping or an object with 'logits'. Give output_fn=lambda output: ..., which picks the tensor."
         )
     return output
 
 
 def check_target(target: Target) -> None:
-    """Refuses what can never be a target.
+    """Checks that a value can be a target: a known word, an int, a tuple of ints, or a callable.
 
     Raises:
         ValueError: If it is an unknown word.
-        TypeError: If it is of another kind.
+        TypeError: If it has another type.
     """
     if isinstance(target, str):
         if target not in TARGETS:
-            raise ValueError(f"target={target!r}: {nearest(target, TARGETS)} Or an int, a tuple, a callable.")
+            raise ValueError(f"target={target!r}: {nearest(target, TARGETS)} Or give an int, a tuple, or a callable.")
     elif isinstance(target, (list, tuple)):
         if not all(isinstance(t, int) for t in target):
-            raise TypeError(f"target={target!r} is not a tuple of ints; allowed: {_WAYS}.")
+            raise TypeError(f"target={target!r} is not a tuple of ints; give {_WAYS}.")
     elif isinstance(target, bool) or not (isinstance(target, int) or callable(target)):
-        raise TypeError(f"target={target!r} is of type {type(target).__name__}; allowed: {_WAYS}.")
+        raise TypeError(f"target={target!r} is of type {type(target).__name__}; give {_WAYS}.")
 
 
 def predictions_of(outputs: Tensor) -> Tensor:
-    """``(N,)`` predicted classes; for one number a sample whether it is positive; for dense outputs zeros."""
+    """The predicted class of each sample, ``(N,)``.
+
+    For outputs ``(N,)`` or ``(N, 1)``: 1 where the output is positive, else 0. For outputs of more than two dimensions: zeros.
+    """
     if _single(outputs):
         return (outputs.reshape(len(outputs)) > 0).long()
     return outputs.argmax(1) if outputs.ndim == 2 else torch.zeros(len(outputs), dtype=torch.long)
 
 
 def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Tensor:
-    """``(N,)`` index of the explained output of each sample.
+    """The index of each sample's explained output, ``(N,)``.
 
-    0 where the output is one number a sample, whatever the label; -1 where a tuple or a callable chooses.
+    0 if the output is one number per sample, whatever the label; -1 if a tuple or a callable chooses the output.
+
+    Args:
+        outputs: The model's outputs, ``(N, ...)``, on the CPU.
+        target: Which output is explained.
+        labels: Labels of the samples, or ``None``.
 
     Raises:
         ValueError: If the target does not fit the outputs.
@@ -79,11 +87,15 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
         chosen = choose(outputs, torch.zeros(n, dtype=torch.long), target)
         if not isinstance(chosen, Tensor) or chosen.shape != (n,):
             came = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
-            raise ValueError(f"target={target!r} chose {came} from outputs {tuple(outputs.shape)}; it must be ({n},).")
+            raise ValueError(
+                f"target={target!r} chose {came} from outputs {tuple(outputs.shape)}; give a target that chooses ({n},)."
+            )
         return torch.full((n,), -1)
     if _single(outputs):
         if isinstance(target, int) and target != 0:
-            raise ValueError(f"target={target}, but the model returns one number a sample: {tuple(outputs.shape)}.")
+            raise ValueError(
+                f"target={target}, but the model returns one number per sample, {tuple(outputs.shape)}; use target=0."
+            )
         return torch.zeros(n, dtype=torch.long)
     if outputs.ndim != 2:
         ways = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
@@ -108,16 +120,21 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
     if lowest < 0 or highest >= classes:
         raise ValueError(
             f"target={target!r} gives indices from {lowest} to {highest}, but the model has "
-            f"{classes} outputs (0 to {classes - 1})."
+            f"{classes} outputs; use indices from 0 to {classes - 1}."
         )
     return torch.full((n,), target) if isinstance(target, int) else indices
 
 
 def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
-    """The explained number of each sample, ``(N,)``.
+    """The explained output of each sample, ``(N,)``.
+
+    Args:
+        outputs: The model's outputs, ``(N, ...)``.
+        indices: The target index of each sample, ``(N,)``; not used if the target is a tuple or a callable.
+        target: Which output is explained.
 
     Raises:
-        ValueError: If a tuple does not lie within the outputs, or a callable looks for what they have not.
+        ValueError: If a tuple lies outside the outputs, or a callable fails on them.
     """
     if callable(target):
         try:
@@ -126,34 +143,38 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
             raise
         except (LookupError, AttributeError, TypeError, RuntimeError) as error:
             raise ValueError(
-                f"target={target!r} failed on outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}"
+                f"target={target!r} failed on outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}. "
+                "Give a callable (N, ...) -> (N,) that fits these outputs."
             ) from error
     if isinstance(target, (tuple, list)):
         try:
             index: tuple[Any, ...] = (slice(None), *target)
             return outputs[index]
         except (IndexError, ValueError) as error:
-            # Not every int fits into an index.
-            raise ValueError(f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {error}.") from error
+            # A ValueError, because not every int fits into an index.
+            raise ValueError(
+                f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {error}. Give a tuple that indexes them."
+            ) from error
     if _single(outputs):
         return outputs.reshape(len(outputs))
     return outputs.gather(1, indices[:, None]).squeeze(1)
 
 
 def check_samples(outputs: Tensor, count: int) -> None:
-    """Refuses outputs that have not one entry for each sample.
+    """Checks that the outputs ``(N, ...)`` have one entry for each of ``count`` samples.
 
     Raises:
-        ValueError: If their number differs.
+        ValueError: If N is not ``count``.
     """
     if len(outputs) != count:
         raise ValueError(
-            f"The model returned {len(outputs)} samples for {count}; its output must be (N, ...), one entry per sample (see output_fn)."
+            f"The model returned {len(outputs)} samples for {count}; its output must be (N, ...), one entry per sample. "
+            "Give output_fn=lambda output: ..., which picks such a tensor."
         )
 
 
 class Choice:
-    """Chooses the targets of some samples from their outputs, and keeps both.
+    """Computes the target indices of samples from their outputs, and stores both as ``indices`` and ``outputs``.
 
     Args:
         target: Which output is explained.
@@ -168,7 +189,7 @@ class Choice:
         self.refused = False
 
     def __call__(self, outputs: Tensor) -> Tensor:
-        """``(N,)`` indices of the explained outputs."""
+        """The indices of the explained outputs, ``(N,)``, on the device of ``outputs`` ``(N, ...)``."""
         self.outputs, self.refused = outputs.detach(), True
         self.indices = target_indices(self.outputs.cpu(), self._target, self._labels).to(outputs.device)
         self.refused = False

@@ -1,4 +1,4 @@
-"""Mended methods give what Captum gives on a copy that is repaired by hand, and DeepLIFT adds up."""
+"""Canonized methods give what Captum gives on a copy that is repaired by hand, and DeepLIFT is complete."""
 
 from __future__ import annotations
 

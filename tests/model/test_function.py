@@ -198,11 +198,11 @@ def test_dense_outputs_are_explained_at_a_place(target: Any) -> None:
 @pytest.mark.parametrize(
     ("target", "error", "match"),
     [
-        ("lable", ValueError, "target='lable': did you mean 'label'.* Or an int, a tuple, a callable"),
+        ("lable", ValueError, "target='lable': did you mean 'label'.* Or give an int, a tuple, or a callable"),
         ("x", ValueError, "target='x': use one of 'label', 'predicted'"),
-        ((1, "a"), TypeError, r"is not a tuple of ints; allowed: target=\"label\""),
+        ((1, "a"), TypeError, r"is not a tuple of ints; give target=\"label\""),
         ([0.5], TypeError, "is not a tuple of ints"),
-        (1.5, TypeError, "target=1.5 is of type float; allowed"),
+        (1.5, TypeError, "target=1.5 is of type float; give target"),
         (True, TypeError, "target=True is of type bool"),
         (None, TypeError, "is of type NoneType"),
     ],
@@ -217,7 +217,7 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
 @pytest.mark.parametrize(
     ("wrap", "labels", "target", "match"),
     [
-        (None, "own", 10, r"target=10 gives indices from 10 to 10, but the model has 10 outputs \(0 to 9\)"),
+        (None, "own", 10, r"target=10 gives indices from 10 to 10, but the model has 10 outputs; use indices from 0 to 9"),
         (None, "own", -1, "target=-1 gives indices from -1 to -1"),
         (None, torch.arange(4, 11), "label", "target='label' gives indices from 4 to 10"),
         (None, torch.full((7,), -100), "label", "indices from -100 to -100"),
@@ -228,8 +228,8 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
             "label",
             r"got torch.int64 \(7, 10\); give such labels .* or use target=\"predicted\"",
         ),
-        (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number a sample: \(7,\)"),
-        (lambda o: o[:, :1], "own", 2, r"target=2, but the model returns one number a sample: \(7, 1\)"),
+        (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number per sample, \(7,\); use target=0"),
+        (lambda o: o[:, :1], "own", 2, r"target=2, but the model returns one number per sample, \(7, 1\); use target=0"),
         (
             lambda o: o.reshape(-1, 5, 2),
             "own",
@@ -241,11 +241,11 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
             lambda o: o.reshape(-1, 5, 2),
             "own",
             (3,),
-            r"target=\(3,\) chose \(7, 2\) from outputs \(7, 5, 2\); it must be",
+            r"target=\(3,\) chose \(7, 2\) from outputs \(7, 5, 2\); give a target that chooses",
         ),
         (None, "own", (10,), r"target=\(10,\) does not fit outputs \(7, 10\): index 10 is out of bounds"),
         (None, "own", (1, 2), r"target=\(1, 2\) does not fit outputs \(7, 10\): too many indices"),
-        (None, "own", lambda o: o, r"chose \(7, 10\) from outputs \(7, 10\); it must be \(7,\)"),
+        (None, "own", lambda o: o, r"chose \(7, 10\) from outputs \(7, 10\); give a target that chooses \(7,\)"),
         (None, "own", lambda o: 3, r"chose int from outputs \(7, 10\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The guard puts everything back, and each of its keepers is needed: without it a law fails."""
+"""The isolation restores everything (invariant 1), and each state saver is needed: without it a check fails."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def recurrent(fail: bool) -> None:
 
 
 def compiled(fail: bool) -> None:
-    # Nothing that the guard changes here makes dynamo compile again, which would see the hook by chance.
+    # Nothing that the isolation changes here makes dynamo compile again, which would see the hook by chance.
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval().requires_grad_(False)
     fast = torch.compile(model, backend="eager")
     fast(torch.ones(1, 2))
@@ -368,7 +368,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
         assert ours == theirs, "another state"
 
 
-LAWS: list[tuple[str, Callable[[bool], None], str]] = [
+SYMPTOMS: list[tuple[str, Callable[[bool], None], str]] = [
     ("random_state", generators, "another state"),
     ("grad_mode", inference_mode, "(does not require grad|inference)"),
     ("attributes", assignments, "an attribute was reassigned"),
@@ -388,17 +388,17 @@ LAWS: list[tuple[str, Callable[[bool], None], str]] = [
     ("sharded", sharded, "mixed torch.Tensor and DTensor"),
     ("eager", compiled, "compiled code passed a hook by"),
 ]
-laws = pytest.mark.parametrize(("saver", "check", "symptom"), LAWS, ids=[f"{k}-{c.__name__}" for k, c, _ in LAWS])
+symptoms = pytest.mark.parametrize(("saver", "check", "symptom"), SYMPTOMS, ids=[f"{k}-{c.__name__}" for k, c, _ in SYMPTOMS])
 
 
 @pytest.mark.parametrize("fail", [False, True], ids=["straight", "interrupted"])
-@laws
+@symptoms
 def test_everything_is_put_back(saver: str, check: Callable[[bool], None], symptom: str, fail: bool) -> None:
     check(fail)
 
 
-@laws
-def test_without_its_saver_the_law_fails(
+@symptoms
+def test_without_its_saver_non_interference_fails(
     saver: str, check: Callable[[bool], None], symptom: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(STATE_SAVERS, saver, lambda model: nullcontext())
@@ -406,8 +406,8 @@ def test_without_its_saver_the_law_fails(
         check(False)
 
 
-def test_every_saver_has_a_law() -> None:
-    assert {saver for saver, _, _ in LAWS} == set(STATE_SAVERS)
+def test_every_saver_has_a_symptom() -> None:
+    assert {saver for saver, _, _ in SYMPTOMS} == set(STATE_SAVERS)
 
 
 def test_the_forward_context_is_around_the_forward_and_not_around_the_backward() -> None:
