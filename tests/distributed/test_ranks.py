@@ -13,6 +13,8 @@ from lightning_explain.distributed.ranks import ALONE, Ranks, check_samples
 from networks import trained
 from processes import finish
 
+pytestmark = [pytest.mark.ddp, pytest.mark.slow]
+
 SCRIPT = Path(__file__).parents[1] / "gather_run.py"
 DEADLINE = 150
 Found = dict[int, list[dict[str, Any]]]

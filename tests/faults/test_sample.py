@@ -30,6 +30,8 @@ SAMPLE = (
 )
 
 
+@pytest.mark.ddp
+@pytest.mark.slow
 def test_faults_are_survived_on_all_ranks_or_raised_on_all_if_asked_for(tmp_path: Path) -> None:
     assert set(SAMPLE) <= {f"{fault.place}: {fault.name}" for fault in FAULTS}
     found = list(outcomes(tmp_path, 2, f"^({'|'.join(SAMPLE)})$"))
@@ -61,6 +63,8 @@ def test_the_table_sees_what_went_wrong(ranks: list[dict[str, Any]], wrong: str)
 LOST = "has lost the other ranks while explaining"
 
 
+@pytest.mark.ddp
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [("collective", (LOST, LOST)), ("raise", ("failed on another rank", "no map on rank 1"))],
@@ -75,6 +79,8 @@ def test_all_ranks_exit_with_a_message_within_the_deadline(how: str, said: tuple
     assert "ArithmeticError: no map on rank 1" in outputs[1]
 
 
+@pytest.mark.ddp
+@pytest.mark.slow
 def test_a_rank_whose_other_is_killed_ends_with_a_message_at_once(tmp_path: Path) -> None:
     until = time.monotonic() + DEADLINE
     with started(tmp_path, 2, "parted.py", "killed") as ranks:

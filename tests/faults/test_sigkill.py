@@ -12,6 +12,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("sigkill.py")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "options", [["--kills", "2"], ["--early"]], ids=["checkpoints of epochs", "checkpoints of last batches"]

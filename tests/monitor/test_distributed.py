@@ -17,6 +17,8 @@ from lightning_explain import metrics as q
 from networks import DigitNet, digits
 from processes import finish, free_port
 
+pytestmark = [pytest.mark.ddp, pytest.mark.slow]
+
 SCRIPT = Path(__file__).parents[1] / "distributed_run.py"
 DEADLINE = 120
 Ranks = tuple[dict[str, Any], dict[str, Any]]

@@ -27,6 +27,8 @@ def commands(how: str, folder: Path) -> list[list[str]]:
     return [[*agent, f"--node-rank={node}", script, str(folder), "ddp", "2"] for node in range(2)]
 
 
+@pytest.mark.ddp
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp_spawn", "ddp_fork", "torchrun"])
 def test_two_ranks_find_what_one_process_finds(how: str, tmp_path: Path) -> None:
     finish_together(commands(how, tmp_path), tmp_path, DEADLINE)

@@ -20,6 +20,7 @@ from training import QUIET, monitor
 
 pytestmark = [
     *QUIET,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]

@@ -10,6 +10,8 @@ import pytest
 
 import lightning_explain
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

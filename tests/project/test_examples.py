@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 
 from lightning_explain import load_reports
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "train.py"
 SMALL = ("monitor=fast", "trainer=fast", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
@@ -68,7 +70,9 @@ def test_the_objective_is_the_score_minus_the_explanation(job: tuple[float, Path
 
 
 def test_an_objective_of_two_different_epochs_is_refused(train: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"The last epoch was not explained.*choose monitor\.every_n_epochs so that it is"):
+    with pytest.raises(
+        RuntimeError, match=r"The last epoch was not explained.*choose monitor\.every_n_epochs so that it is"
+    ):
         run(train, tmp_path, "trainer.max_epochs=3", "monitor.every_n_epochs=2")
 
 

@@ -11,6 +11,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import mosaics
 
+pytestmark = pytest.mark.slow
+
 # Every photo in two places, none of which it shares with another.
 TWO = ((0, 1, 2, 3), (3, 2, 1, 0))
 

@@ -19,6 +19,8 @@ from lightning_explain.modalities.image import upsample
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import tutorial_cat as tutorial
 
+pytestmark = pytest.mark.slow
+
 CHEAP = {"n_steps": 4, "nt_samples": 2, "n_samples": 4, "window": 48, "stride": 48}
 HEAD = (slice(10, 180), slice(20, 230))
 """Rows and columns of a box around the cat's head."""
