@@ -1,4 +1,4 @@
-"""Attribution maps as tensors: from a layer's own shape to input space."""
+"""A layer's attribution map in; the same map as ``(N, C, h, w)``, or at the resolution of the input image, out."""
 
 from __future__ import annotations
 
@@ -10,44 +10,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Reshape: TypeAlias = "None | str | tuple[int, int] | Callable[[Tensor], Tensor]"
-"""How a layer's map becomes ``(N, C, h, w)``.
+"""How a layer's map is rearranged to ``(N, C, h, w)``.
 
-``None``: as its shape and the layer say; ``"channels_first"``: it is; ``"channels_last"``: ``(N, h, w, C)``; ``"tokens"``:
-``(N, T, C)``, a class token or none before the patches; ``(h, w)``: so many patches, after up to 6 other tokens; ``"none"``: it
-has no place on the image; or a function of the map (from Python only).
+- ``None``: inferred from the map's shape and the layer.
+- ``"channels_first"``: the map already is ``(N, C, h, w)``.
+- ``"channels_last"``: the map is ``(N, h, w, C)``.
+- ``"tokens"``: the map is ``(N, T, C)``: patches of a square grid, possibly after one class token.
+- ``(h, w)``: h rows and w columns of patches, after up to 6 other tokens (class token, registers).
+- ``"none"``: the map has no place on the image.
+- A function ``(N, ...) -> (N, C, h, w)``, from Python only.
 """
 
 LAYOUTS = ("channels_first", "channels_last", "tokens", "none")
 _WAYS = (
-    f"allowed: None, {', '.join(map(repr, LAYOUTS))}, a pair (h, w) of patches, or (from Python) a function "
+    f"give None, {', '.join(map(repr, LAYOUTS))}, a pair (h, w) of patches, or (from Python) a function "
     "(N, ...) -> (N, C, h, w)"
 )
-# A class token, one of distillation, registers.
+# The most tokens that are no patches: a class token, a distillation token, registers.
 _OTHER_TOKENS = 6
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, *_POOLS)
 
 
 def upsample(layer_map: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A layer's map ``(N, C, h, w)`` at another resolution ``(N, C, *size)``, bilinear.
+    """A layer's map ``(N, C, h, w)``, resampled bilinearly to ``(N, C, *size)``.
 
-    The same as Captum's ``LayerAttribution.interpolate(map, size, "bilinear")``.
+    Equals Captum's ``LayerAttribution.interpolate(map, size, "bilinear")``.
     """
     return F.interpolate(layer_map, size, mode="bilinear")
 
 
 def to_input_space(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """A method's map, broadcastable to the inputs, or ``None`` if the map has no place in input space.
+    """A method's map in input space, broadcastable to the inputs; ``None`` if the map has no place there.
 
-    A map shaped like the inputs stays as it is. A layer's map is arranged as ``(N, C, h, w)``, as its shape says, summed over its
-    channels and upsampled to the one image input, ``(N, 1, H, W)``.
+    A map shaped like the inputs is returned unchanged. A layer's map is rearranged to ``(N, C, h, w)`` as its shape implies,
+    summed over its channels, and upsampled to the single image input: ``(N, 1, H, W)``.
     """
     arranged = arrange(found, inputs)
     return None if arranged is None else onto(arranged, inputs)
 
 
 def onto(arranged: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What :func:`arrange` returned, broadcastable to the inputs: a layer's map is summed over its channels and upsampled."""
+    """A result of :func:`arrange` in input space, broadcastable to the inputs.
+
+    A layer's map ``(N, C, h, w)`` is summed over its channels and upsampled to ``(N, 1, H, W)``.
+    """
     if _like(arranged, inputs):
         return arranged
     return (upsample(arranged[0].sum(1, keepdim=True), tuple(inputs[0].shape[2:])),)
@@ -60,17 +67,18 @@ def arrange(
     layer: nn.Module | None = None,
     of_input: bool = False,
 ) -> tuple[Tensor, ...] | None:
-    """A method's map with its pixels in the last two dimensions, or ``None`` if it has no place on the one image input.
+    """A method's map with its pixels in the last two dimensions; ``None`` if it has no place on a single image input.
 
     Args:
-        found: What the method returned; itself where it is shaped like the inputs or is ``(N, C, h, w)`` already.
-        inputs: The model's.
-        reshape: How to read the map.
-        layer: Whose map it is; it decides where the shape does not.
-        of_input: Whether it is the map of what goes into the layer.
+        found: What the method returned, one tensor ``(N, ...)`` per input.
+        inputs: The model's inputs.
+        reshape: How to rearrange the map; ``None`` to infer it.
+        layer: The layer that the map belongs to; it decides where the shape is ambiguous.
+        of_input: Whether the map belongs to the layer's input rather than its output.
 
     Returns:
-        ``found`` itself, or a layer's map ``(N, 1, h, w)``, summed over its channels.
+        ``found`` itself if it is shaped like the inputs or already ``(N, C, h, w)``; otherwise the layer's map, summed over its
+        channels, ``(N, 1, h, w)``.
 
     Raises:
         ValueError: If ``reshape`` does not fit the map.
@@ -90,15 +98,15 @@ def _like(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> bool:
 
 
 def image_size(inputs: tuple[Tensor, ...]) -> tuple[int, int] | None:
-    """``(H, W)`` of the one image input; ``None`` for other inputs."""
+    """The size ``(H, W)`` of a single image input ``(N, C, H, W)``; ``None`` for any other inputs."""
     return (inputs[0].shape[2], inputs[0].shape[3]) if len(inputs) == 1 and inputs[0].ndim == 4 else None
 
 
 def check_reshape(owner: str, value: Any) -> None:
-    """Refuses what is no way to arrange a map.
+    """Checks that the argument ``reshape`` of the class ``owner`` is one of the forms of ``Reshape``.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not.
     """
     pair = isinstance(value, tuple) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
     if not (value is None or pair or callable(value) or (isinstance(value, str) and value in LAYOUTS)):
@@ -115,14 +123,14 @@ def grid_of(
     """A layer's activation, gradient or map as ``(N, C, h, w)``; ``None`` if it has no place on an image.
 
     Args:
-        value: ``(N, ...)``; returned as it is if it is ``(N, C, h, w)`` already.
+        value: A tensor ``(N, ...)``; returned unchanged if it already is ``(N, C, h, w)``.
         image: ``(H, W)`` of the image input, if there is one.
-        reshape: How to read it.
-        layer: Whose it is; it decides where the shape does not.
-        of_input: Whether it is what goes into the layer.
+        reshape: How to rearrange the tensor; ``None`` to infer it.
+        layer: The layer that the tensor belongs to; it decides where the shape is ambiguous.
+        of_input: Whether the tensor belongs to the layer's input rather than its output.
 
     Raises:
-        ValueError: If ``reshape`` does not fit.
+        ValueError: If ``reshape`` does not fit the tensor.
     """
     if callable(reshape):
         return _called(reshape, value)
@@ -142,7 +150,9 @@ def _called(reshape: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     grid = reshape(value)
     if not isinstance(grid, Tensor) or grid.ndim != 4 or len(grid) != len(value):
         came = tuple(grid.shape) if isinstance(grid, Tensor) else type(grid).__name__
-        raise ValueError(f"reshape turned {tuple(value.shape)} into {came}; it must be ({len(value)}, C, h, w).")
+        raise ValueError(
+            f"reshape turned {tuple(value.shape)} into {came}; give a function that returns ({len(value)}, C, h, w)."
+        )
     return grid
 
 
@@ -176,15 +186,16 @@ def _last_to_front(value: Tensor) -> Tensor:
 
 
 def _from_tokens(value: Tensor, size: tuple[int, int]) -> Tensor:
-    """The last h*w of the tokens ``(N, T, C)`` as ``(N, C, h, w)``: class tokens and registers come first."""
+    """The last h*w tokens of ``(N, T, C)`` as ``(N, C, h, w)``; class tokens and registers come before the patches."""
     patches = value[:, value.shape[1] - size[0] * size[1] :]
     return patches.transpose(1, 2).reshape(len(value), value.shape[2], *size)
 
 
 def _patches(tokens: int, image: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Rows and columns of the patches among the tokens, with or without a class token; ``None`` if they are none.
+    """The grid of patches ``(h, w)`` for a number of tokens, with or without a class token; ``None`` if none fits.
 
-    Equal patches that cover the image come first, then those that leave or exceed a border, then any square.
+    Tried in this order: square patches that cover the image exactly, square patches that leave or exceed a border, any square
+    grid.
     """
     counts = [count for count in (tokens - 1, tokens) if count > 1]
     grids = [*_coverings(image), *_coverings(image, exact=False)] if image else []
@@ -193,7 +204,7 @@ def _patches(tokens: int, image: tuple[int, int] | None) -> tuple[int, int] | No
 
 
 def _coverings(image: tuple[int, int], exact: bool = True) -> list[tuple[int, int]]:
-    """``(h, w)`` for each size of a square patch."""
+    """The grid ``(h, w)`` for each size of a square patch; ``exact``: only sizes that divide the image's sides."""
     height, width = image
     sizes = range(1, max(image) + 1)
     if exact:
@@ -213,11 +224,11 @@ def _is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
 
 
 def _layout(layer: nn.Module, channels: int, of_input: bool) -> str | None:
-    """The layout that the modules in a layer take or give, at the end that is looked at."""
+    """The layout that the modules in a layer declare: of the first one for the layer's input, of the last for its output."""
     declared = [
         (module, found) for module in layer.modules() if (found := _declared_layout(module, channels, of_input))
     ]
-    # Squeeze and excitation has linear layers too, beside convolutions.
+    # Linear layers count only if nothing else declares a layout: squeeze-and-excitation has them beside convolutions.
     sure = [found for module, found in declared if not isinstance(module, nn.Linear)] or [
         found for _, found in declared
     ]
@@ -227,7 +238,7 @@ def _layout(layer: nn.Module, channels: int, of_input: bool) -> str | None:
 def _declared_layout(module: nn.Module, channels: int, of_input: bool) -> str | None:
     dims = getattr(module, "dims", None)
     if isinstance(dims, (list, tuple)) and sorted(dims) == [0, 1, 2, 3]:
-        # torchvision's Permute, which Swin and ConvNeXt put between the two layouts.
+        # torchvision's Permute, which Swin and ConvNeXt use to change between the two layouts.
         return "channels_first" if (list(dims) == [0, 3, 1, 2]) != of_input else "channels_last"
     if isinstance(module, _FIRST):
         return "channels_first"

@@ -218,7 +218,7 @@ def test_reshape_says_how_a_map_lies(shape: tuple[int, ...], reshape: Any, expec
 
 @pytest.mark.parametrize("value", ["token", (4,), (4, 0), (2.0, 2), 4, True])
 def test_what_is_no_way_to_arrange_is_refused_at_once(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"LayerLRP\(reshape=.*\); allowed: None, 'channels_first'"):
+    with pytest.raises(ValueError, match=r"LayerLRP\(reshape=.*\); give None, 'channels_first'"):
         m.LayerLRP(reshape=value)
     with pytest.raises(ValueError, match="Grad"):
         check_reshape("Grad", value)
@@ -227,9 +227,9 @@ def test_what_is_no_way_to_arrange_is_refused_at_once(value: Any) -> None:
 @pytest.mark.parametrize(
     ("reshape", "match"),
     [
-        ((3, 3), r"'cam' at the layer 'tokens': reshape=\(3, 3\) does not fit the layer's \(1, 17, 5\); allowed"),
+        ((3, 3), r"'cam' at the layer 'tokens': reshape=\(3, 3\) does not fit the layer's \(1, 17, 5\); give None"),
         ("channels_last", r"reshape='channels_last' does not fit the layer's \(1, 17, 5\)"),
-        (lambda v: v, r"reshape turned \(1, 17, 5\) into \(1, 17, 5\); it must be \(1, C, h, w\)"),
+        (lambda v: v, r"reshape turned \(1, 17, 5\) into \(1, 17, 5\); give a function that returns \(1, C, h, w\)"),
     ],
 )
 @pytest.mark.parametrize("cls", [m.LayerGradCam, m.GuidedGradCam, m.LayerActivation])
