@@ -1,4 +1,4 @@
-"""What a batch is made of: inputs, targets, and further arguments of the model."""
+"""A batch in, a ``Probe`` out: which tensors are inputs, which are targets, and which are further forward arguments."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
 def samples_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
-    """Reads a batch of N samples.
+    """The N samples of a batch as a probe.
 
     - A tensor: inputs without targets.
-    - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: the last of several tensors is the
-      targets. What follows the last floating tensor before it (lengths, masks) are forward arguments.
-    - A mapping: the tensor named label, labels, target, targets or y (in any case) is the targets, floating tensors are
-      the inputs in the order of their keys, other tensors (``attention_mask``) are forward arguments.
+    - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: if there are several tensors, the last is
+      the targets. Tensors between the last floating-point one and the targets (lengths, masks) are forward arguments.
+    - A mapping: the tensor with the key label, labels, target, targets or y (in any case) is the targets; floating-point
+      tensors are the inputs, in the order of their keys; other tensors (``attention_mask``) are forward arguments.
 
-    What is not a tensor (file names) is left out. Whole-numbered targets ``(N, 1)`` become ``(N,)``.
+    Anything that is not a tensor (file names) is left out. Integer targets ``(N, 1)`` become ``(N,)``.
 
     Args:
-        batch: What a loader gives.
-        batch_fn: Reads it instead: returns ``(inputs, targets)``, inputs a tensor or a tuple of them and targets a tensor or
-            ``None``; or a ``Probe``.
+        batch: A batch as the loader yields it.
+        batch_fn: Reads the batch instead. It returns ``(inputs, targets)``, where inputs is a tensor or a tuple of tensors and
+            targets a tensor or ``None``; or it returns a ``Probe``.
 
     Returns:
-        The samples where they are, with ids ``0..N-1`` unless ``batch_fn`` names them.
+        The samples, on the batch's device, with ids ``0..N-1`` unless ``batch_fn`` sets others.
 
     Raises:
-        TypeError: If the batch, or what ``batch_fn`` returns, is of another kind.
-        ValueError: If its tensors do not have the same number of samples.
+        TypeError: If the batch, or what ``batch_fn`` returns, has another form.
+        ValueError: If the tensors do not have the same number of samples.
     """
     if batch_fn is not None:
         try:
             found = batch_fn(batch)
         except (LookupError, AttributeError, TypeError) as error:
             raise TypeError(
-                f"batch_fn failed on a batch, {_described(batch)}: {type(error).__name__}: {error}"
+                f"batch_fn failed on a batch, {_described(batch)}: {type(error).__name__}: {error}. "
+                "Change batch_fn so that it reads such a batch."
             ) from error
         return _by_user(found)
     if isinstance(batch, Tensor):
@@ -79,8 +80,8 @@ def _by_user(found: Any) -> Probe:
     if not isinstance(found, tuple) or len(found) != 2 or not (found[1] is None or isinstance(found[1], Tensor)):
         kinds = [type(x).__name__ for x in found] if isinstance(found, (tuple, list)) else ""
         raise TypeError(
-            f"batch_fn returned a {type(found).__name__} {kinds}; allowed: a tuple (inputs, targets), inputs a tensor "
-            "or a tuple of them and targets a tensor or None, or a Probe."
+            f"batch_fn returned a {type(found).__name__} {kinds}; return a tuple (inputs, targets), inputs a tensor "
+            "or a tuple of tensors and targets a tensor or None, or return a Probe."
         )
     inputs, targets = found
     inputs = tuple(inputs) if isinstance(inputs, list) else inputs
@@ -91,15 +92,15 @@ def _from_sequence(batch: tuple[Any, ...] | list[Any]) -> Probe:
     if not batch or not (isinstance(batch[0], Tensor) or _are_tensors(batch[0])):
         first = type(batch[0]).__name__ if batch else "nothing"
         raise TypeError(
-            f"Cannot read a {type(batch).__name__} batch that starts with {first}; a tensor, or a tuple or list of "
-            f"tensors, comes first. {FIX}"
+            f"Cannot read a {type(batch).__name__} batch that starts with {first}; it must start with a tensor, or "
+            f"a tuple or list of tensors. {FIX}"
         )
     parts = [part for part in batch if isinstance(part, Tensor) or _are_tensors(part)]
     targets = parts.pop() if len(parts) > 1 else None
     if not (targets is None or isinstance(targets, Tensor)):
-        raise TypeError(f"Cannot tell which of the last {len(targets)} tensors of a batch is the targets. {FIX}")
+        raise TypeError(f"Cannot infer which of the last {len(targets)} tensors of a batch is the targets. {FIX}")
     tensors = [x for part in parts for x in (part if _are_tensors(part) else [part])]
-    # In the order of the batch, for it is the order of the call.
+    # In the order of the batch, which is the order of the arguments of forward.
     last = max((i for i, x in enumerate(tensors) if x.is_floating_point()), default=len(tensors) - 1)
     return _probe(f"A {type(batch).__name__} batch", tuple(tensors[: last + 1]), targets, tuple(tensors[last + 1 :]))
 
@@ -112,12 +113,12 @@ def _from_mapping(batch: Mapping[Any, Any]) -> Probe:
     tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     labels = [key for key in tensors if str(key).lower() in _LABEL_KEYS]
     if len(labels) > 1:
-        raise ValueError(f"Cannot tell which of {labels} in a batch is the targets. {FIX}")
+        raise ValueError(f"Cannot infer which of {labels} in a batch is the targets. {FIX}")
     targets = tensors.pop(labels[0]) if labels else None
     inputs = tuple(x for x in tensors.values() if x.is_floating_point())
     if not inputs:
         kinds = {key: str(x.dtype) for key, x in tensors.items()}
-        raise TypeError(f"A batch has no floating tensor to explain, only {kinds}. {FIX}")
+        raise TypeError(f"A batch has no floating-point tensor to explain, only {kinds}. {FIX}")
     return _probe(
         f"A batch with {list(batch)}", inputs, targets, tuple(x for x in tensors.values() if not x.is_floating_point())
     )

@@ -1,4 +1,4 @@
-"""The fixed samples: chosen from the dataset behind a loader, and read once."""
+"""A loader and a ``ProbeSelection`` in; the probe, chosen from the loader's dataset and read once, out."""
 
 from __future__ import annotations
 
@@ -35,20 +35,26 @@ _MOST_CANDIDATES = 1000
 
 @dataclass(frozen=True)
 class ProbeSelection:
-    """Which samples are explained.
+    """Says which samples of which loader become the probe; the monitor reads them once, before training.
 
     Args:
-        count: How many. They are spread over the dataset by ``seed``; a dataset that is a stream gives its first ones.
-        source: The loader whose dataset they come from.
-        indices: Exactly these samples of the dataset, in this order; ``count`` then says nothing.
-        per_class: As many of each class as possible. Labels are the dataset's ``targets`` or ``labels`` where it has
-            them; otherwise at most 1000 samples (``count``, if that is more) are read to find them.
-        seed: Decides which samples, and what random transforms do to them.
-        dataloader_idx: Which loader, where the source has several.
+        count: How many samples. They are drawn at random from the whole dataset, by ``seed``; a stream gives its first ones.
+        source: The loader whose dataset they come from: ``"val"``, ``"train"`` or ``"test"``.
+        indices: Exactly these samples of the dataset, in this order; ``count`` is then ignored.
+        per_class: Whether to choose equally many samples of each class, as far as possible. The labels are the dataset's
+            ``targets`` or ``labels`` if it has them; otherwise up to 1000 samples (or ``count``, if larger) are read to find
+            the labels.
+        seed: Decides which samples are drawn, and seeds random transforms while they are read.
+        dataloader_idx: Index of the loader if the source has several.
 
     Raises:
-        TypeError: If an argument is of another type.
-        ValueError: If it is out of its range, or ``per_class`` comes with ``indices``.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, or both ``per_class`` and ``indices`` are given.
+
+    Example:
+        >>> from lightning_explain import ProbeSelection
+        >>> ProbeSelection(indices=[3, 14, 15], source="train").indices
+        (3, 14, 15)
     """
 
     count: int = 16
@@ -62,9 +68,9 @@ class ProbeSelection:
         for name, least in (("count", 1), ("seed", 0), ("dataloader_idx", 0)):
             object.__setattr__(self, name, _whole(name, getattr(self, name), least))
         if self.source not in get_args(Source):
-            raise ValueError(f"ProbeSelection(source={self.source!r}); allowed: {', '.join(get_args(Source))}.")
+            raise ValueError(f"ProbeSelection(source={self.source!r}); give one of {', '.join(get_args(Source))}.")
         if not isinstance(self.per_class, bool):
-            raise TypeError(f"ProbeSelection(per_class={self.per_class!r}); allowed: True, False.")
+            raise TypeError(f"ProbeSelection(per_class={self.per_class!r}); give True or False.")
         if self.indices is not None:
             object.__setattr__(self, "indices", self._checked_indices(self.indices))
 
@@ -72,14 +78,14 @@ class ProbeSelection:
         if isinstance(given, (Tensor, np.ndarray)):
             given = given.tolist()
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-            raise TypeError(f"ProbeSelection(indices={given!r}); allowed: a list of whole numbers, or None.")
+            raise TypeError(f"ProbeSelection(indices={given!r}); give a list of whole numbers, or None.")
         indices = tuple(_whole("indices", i, 0) for i in given)
         twice = sorted({i for i in indices if indices.count(i) > 1})
         if not indices or twice:
             what = f"has {twice} twice" if twice else "is empty"
-            raise ValueError(f"ProbeSelection(indices=...) {what}; it names each sample once, and at least one.")
+            raise ValueError(f"ProbeSelection(indices=...) {what}; give at least one sample, and each only once.")
         if self.per_class:
-            raise ValueError("ProbeSelection(indices=..., per_class=True): exclude each other; give one of them.")
+            raise ValueError("ProbeSelection(indices=..., per_class=True): they exclude each other; give one of them.")
         return indices
 
 
@@ -92,26 +98,26 @@ def collect(
     batch_fn: BatchFn | None = None,
     transfer: Callable[[Any], Any] | None = None,
 ) -> Probe:
-    """The selected samples, read once. Training does not notice: every random generator is put back.
+    """The selected samples of a loader's dataset, read once, as a probe; every random generator is restored.
 
-    The samples are chosen from ``loader.dataset``, so a shuffled or distributed loader gives the same ones, and are
-    collated as the loader does it. If the loader has workers they are read in one: what the dataset keeps for itself
-    (an open file, a counter) is then not touched in this process. Random transforms start from ``selection.seed``.
+    The samples are chosen from ``loader.dataset``, so shuffled and distributed loaders give the same ones, and are collated by
+    the loader's own ``collate_fn``. If the loader has workers, the samples are read in one worker, so that the dataset's own
+    state (an open file, a counter) does not change in this process. Random transforms are seeded with ``selection.seed``.
 
-    A stream (an ``IterableDataset``, a loader without ``dataset``) gives its first samples, with ids ``0..N-1``.
+    A stream (an ``IterableDataset``, or a loader without ``dataset``) gives its first samples, with ids ``0..N-1``.
 
     Args:
-        loader: A ``DataLoader``, or anything that iterates over batches.
+        loader: A ``DataLoader``, or any iterable of batches.
         selection: Which samples.
-        batch_fn: Reads a (transferred) batch; see ``samples_of``. It must keep the samples and their order.
+        batch_fn: Reads a batch (after ``transfer``); see :func:`samples_of`. It must keep the samples and their order.
         transfer: Applied to the collated batch, such as Lightning's batch-transfer hooks.
 
     Returns:
-        Samples on the CPU, with the dataset's indices as ids.
+        The samples on the CPU, with the dataset's indices as ids.
 
     Raises:
         TypeError: If a batch cannot be read.
-        ValueError: If there are no such samples, or no labels for ``per_class``.
+        ValueError: If the dataset has no such samples, or there are no labels for ``per_class``.
     """
     dataset = getattr(loader, "dataset", None)
     read = partial(_read, batch_fn=batch_fn, transfer=transfer)
@@ -124,7 +130,7 @@ def collect(
     if len(probe) != len(chosen):
         raise ValueError(
             f"{len(chosen)} samples of the dataset became {len(probe)} samples of a batch; collate_fn and batch_fn must keep "
-            "them, one for one. Otherwise give a Probe."
+            "every sample. Change them, or give a Probe."
         )
     return replace(probe, ids=torch.tensor(chosen))
 
@@ -139,12 +145,12 @@ def _is_map_style(dataset: Any) -> bool:
 
 
 def _batches(loader: Any, size: int | None, seed: int, samples: Sequence[int] | None = None) -> Iterator[Any]:
-    """Batches of the loader's dataset as the loader makes them, but of these samples and this size."""
+    """Batches of the loader's dataset, collated as the loader does it, but of these samples and this size."""
     collate = getattr(loader, "collate_fn", default_collate)
     if size is not None and getattr(loader, "batch_sampler", loader) is None:
-        # A loader that does not batch has a collate function for one sample.
+        # The collate function of a loader that does not batch takes a single sample.
         collate = partial(_collate_each, collate)
-    # Again for each reading, so that samples are the same whether or not labels were read before, here or in a worker.
+    # Seeded before each reading, so that samples are equal whether or not labels were read first, here or in a worker.
     seed_generators(seed)
     return iter(
         DataLoader(
@@ -163,7 +169,7 @@ def _batches(loader: Any, size: int | None, seed: int, samples: Sequence[int] | 
 def _start_worker(init: Callable[[int], Any] | None, seed: int, worker: int) -> None:
     if init is not None:
         init(worker)
-    # Lightning's own worker_init_fn seeds by rank; the samples are to be the same on all of them.
+    # After init, because Lightning's worker_init_fn seeds by rank, and samples must be equal on all ranks.
     seed_generators(seed)
 
 
@@ -175,16 +181,19 @@ def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) ->
     where = f"the dataset behind the {selection.source} loader ({type(loader.dataset).__name__})"
     length = len(loader.dataset)
     if length == 0:
-        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no samples: {where} is empty.")
+        raise ValueError(
+            f"ProbeSelection(source={selection.source!r}) finds no samples: {where} is empty. Choose another source, or give a "
+            "Probe."
+        )
     if selection.indices is not None:
         outside = [i for i in selection.indices if i >= length]
         if outside:
-            raise ValueError(f"ProbeSelection(indices=...) has {outside}, but those of {where} are 0 to {length - 1}.")
+            raise ValueError(f"ProbeSelection(indices=...) has {outside}; use indices of {where}: 0 to {length - 1}.")
         return selection.indices
     _warn_if_short(length, selection)
     if selection.per_class:
         return sorted(_balanced(loader, selection, batch_fn))
-    # Not the first ones: in a sorted dataset they are all of one class.
+    # Not the first ones, which in a sorted dataset are all of one class.
     return sorted(random.Random(selection.seed).sample(range(length), min(selection.count, length)))
 
 
@@ -192,7 +201,7 @@ def _warn_if_short(found: int, selection: ProbeSelection) -> None:
     if found < selection.count:
         warnings.warn(
             f"ProbeSelection(count={selection.count}), but the {selection.source} loader has {found} samples; "
-            f"{found} of {selection.count} are explained.",
+            f"{found} of {selection.count} are explained. Lower count to silence this warning.",
             stacklevel=3,
         )
 
@@ -209,13 +218,16 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any],
             "Give count alone, or a Probe."
         )
     warnings.warn(
-        f"The first {selection.count} samples are explained, for {what}. If it keeps its place it cannot be rewound, and "
-        "training goes on behind these samples; a Probe, or a dataset with __getitem__ and __len__, avoids that.",
+        f"The first {selection.count} samples are explained, because {what}. If the stream keeps its position it cannot be "
+        "rewound, and training continues after these samples. Give a Probe, or a dataset with __getitem__ and __len__, to avoid "
+        "that.",
         stacklevel=3,
     )
     parts = _first_parts(_shared_path(loader, selection), selection.count, read)
     if not parts:
-        raise ValueError(f"ProbeSelection(source={selection.source!r}) finds no samples: {what}, and it gave none.")
+        raise ValueError(
+            f"ProbeSelection(source={selection.source!r}) finds no samples: {what}, and it gave none. Give a Probe."
+        )
     probe = _joined(parts, selection.count)
     _warn_if_short(len(probe), selection)
     return replace(probe, ids=torch.arange(len(probe)))
@@ -224,7 +236,7 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any],
 def _shared_path(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
     if not isinstance(getattr(loader, "dataset", None), IterableDataset):
         return iter(loader)
-    # A loader that does not batch has a stream of batches.
+    # The stream of a loader that does not batch yields whole batches.
     whole_batches = getattr(loader, "batch_sampler", loader) is None
     return _batches(loader, None if whole_batches else selection.count, selection.seed)
 
@@ -280,7 +292,7 @@ def _known_labels(dataset: Any) -> Tensor | None:
 
 
 def _labels(value: Any, count: int) -> Tensor | None:
-    """``(count,)`` class labels, if these are such: whole numbers, also those of a binary loss (0.0, 1.0)."""
+    """The class labels ``(count,)``; ``None`` unless they are whole numbers (floats 0.0 and 1.0 count, as in a binary loss)."""
     try:
         found = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError):  # ragged lists, dtypes that NumPy does not have
@@ -299,9 +311,9 @@ def _read_labels(loader: Any, selection: ProbeSelection, samples: Sequence[int],
         if label is None:
             raise ValueError(
                 f"ProbeSelection(per_class=True) finds no labels: {type(loader.dataset).__name__} has no targets or "
-                "labels with one whole number a sample, nor do its samples. Give indices=[...], a batch_fn, or a Probe."
+                "labels with one whole number per sample, nor do its samples. Give indices=[...], a batch_fn, or a Probe."
             )
         found.append(int(label))
         if len(set(found)) == selection.count:
-            break  # As many classes as samples: more candidates cannot balance them better.
+            break  # There are as many classes as samples to choose; more candidates cannot improve the balance.
     return torch.tensor(found)

@@ -84,12 +84,12 @@ def test_other_targets_keep_their_shape(targets: Tensor) -> None:
         ((["a", "b"], Y), "Cannot read a tuple batch that starts with list"),
         (({"image": X}, Y), "Cannot read a tuple batch that starts with dict"),
         ((X, (Y, Y)), "which of the last 2 tensors of a batch is the targets"),
-        ({"ids": TOKENS, "label": Y}, r"no floating tensor to explain, only \{'ids': 'torch.int64'\}"),
-        ({}, "no floating tensor to explain"),
+        ({"ids": TOKENS, "label": Y}, r"no floating-point tensor to explain, only \{'ids': 'torch.int64'\}"),
+        ({}, "no floating-point tensor to explain"),
         (torch.tensor(1.0), "A tensor does not read as samples"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_a_way_out(batch: Any, message: str) -> None:
+def test_what_cannot_be_read_is_refused_with_the_fix(batch: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"{message}.*Give batch_fn=") as caught:
         samples_of(batch)
     assert "batch_fn" in str(caught.value)
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_refused_with_a_way_out(batch: Any, message: str)
         ({"x": X, "label": Y[:1]}, r"A batch with \['x', 'label'\] does not read as samples"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused_with_a_way_out(batch: Any, message: str) -> None:
+def test_tensors_that_do_not_fit_are_refused_with_the_fix(batch: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"{message}.*Give batch_fn="):
         samples_of(batch)
 

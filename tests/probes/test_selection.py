@@ -63,7 +63,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Mappings(Dataset[dict[str, Any]]):
-    """Samples as mappings; nothing but reading tells their labels."""
+    """Samples as mappings; their labels can be found only by reading them."""
 
     def __init__(self, labels: Any = Y, size: int = N) -> None:
         self.given = labels
@@ -119,9 +119,9 @@ class Labeled(Dataset[tuple[Tensor, str]]):
         ({"count": "16"}, TypeError, r"count=...* got '16' \(str\)"),
         ({"seed": -1}, ValueError, "seed=...* got -1; give whole numbers of at least 0"),
         ({"dataloader_idx": None}, TypeError, "dataloader_idx=...* got None"),
-        ({"source": "valid"}, ValueError, "source='valid'.*allowed: val, train, test"),
-        ({"per_class": 1}, TypeError, "per_class=1.*allowed: True, False"),
-        ({"indices": 3}, TypeError, "indices=3.*allowed: a list of whole numbers"),
+        ({"source": "valid"}, ValueError, "source='valid'.*give one of val, train, test"),
+        ({"per_class": 1}, TypeError, "per_class=1.*give True or False"),
+        ({"indices": 3}, TypeError, "indices=3.*give a list of whole numbers"),
         ({"indices": "123"}, TypeError, "indices='123'"),
         ({"indices": [1.5]}, TypeError, r"indices=...* got 1\.5"),
         ({"indices": [True]}, TypeError, "indices=...* got True"),
@@ -197,7 +197,7 @@ def test_indices_are_taken_exactly_and_in_their_order() -> None:
 
 
 def test_indices_beyond_the_dataset_are_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"has \[100, 300\].*val loader \(TensorDataset\) are 0 to 99"):
+    with pytest.raises(ValueError, match=r"has \[100, 300\].*val loader \(TensorDataset\): 0 to 99"):
         collect(DataLoader(SORTED), ProbeSelection(indices=[100, 3, 300]))
 
 
