@@ -1,4 +1,4 @@
-"""Reports as files: one safetensors file each, the structure as JSON in its header. Nothing is ever unpickled."""
+"""Reports to files and back: one safetensors file per report, with its structure as JSON in the header; no pickle."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ _TENSOR_FIELDS = (
     "maps",
     "n_steps",
 )
-# Bytes; file systems take 255.
+# The most bytes of a file name's part; file systems allow 255.
 _LONGEST = 200
 _WINDOWS_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 
 
 def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
-    """Saves a report as one file, which is complete or absent at every moment.
+    """Saves a report as one file, atomically: at every moment the file is either complete or absent.
 
     Args:
-        report: What to save.
-        path: A file that ends in ``.safetensors``, or a folder: the file is then ``step=00000120.safetensors``,
-            ``step=00000120-test.safetensors`` outside of training, ``step=00000120-epoch=00000003.safetensors`` if there is a report of
-            that step and another epoch, ``report.safetensors`` for a report without a step.
+        report: The report.
+        path: A file name that ends in ``.safetensors``, or a folder. In a folder the file is named
+            ``step=00000120.safetensors``; ``step=00000120-test.safetensors`` outside of training;
+            ``step=00000120-epoch=00000003.safetensors`` if the folder has a report of the same step and another epoch;
+            ``report.safetensors`` if the report has no step.
 
     Returns:
-        The file.
+        The path of the file.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
@@ -63,22 +64,33 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
 
 
 def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
-    """The reports in a folder, sorted by step, then epoch, those without first; then training before validation and test.
+    """Takes a folder of saved reports; returns them sorted by step, then epoch, then stage (training first).
 
-    Other safetensors files in the folder, such as a saved probe, are passed over.
+    Reports without a step or an epoch come first. Other safetensors files in the folder, such as a saved probe, are skipped.
 
     Args:
-        directory: The folder ``<run>/explain/<name>``, or one report's file.
+        directory: The folder ``<run>/explain/<name>``, or the file of one report.
 
     Raises:
         FileNotFoundError: If there are no reports.
         ValueError: If a file is broken.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from lightning_explain import Report, load_reports
+        >>> from lightning_explain.store.report_files import save_report
+        >>> ids = torch.arange(2)
+        >>> report = Report({"ig": torch.ones(2, 3)}, {}, {}, torch.zeros(2), ids, ids, ids, step=120)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_report(report, folder)
+        ...     print(path.name, [loaded.step for loaded in load_reports(folder)])
+        step=00000120.safetensors [120]
     """
     directory = Path(directory)
     paths = [directory] if directory.is_file() else sorted(directory.glob(f"*{SUFFIX}"))
     found = [report for path in paths if (report := _load(path)) is not None]
     if not found:
-        raise FileNotFoundError(f"No reports in '{directory}'{_elsewhere(directory)}.")
+        raise FileNotFoundError(f"No reports in '{directory}'; {_elsewhere(directory)}")
     return sorted(found, key=_place)
 
 
@@ -88,10 +100,11 @@ def _place(report: Report) -> tuple[int, int, str]:
 
 
 def safe_name(name: str) -> str:
-    """A name as one path component, on every system; different names stay different, where case counts.
+    """A name as one path component that is valid on every system; different names give different components.
 
-    Letters, digits, ``_`` and ``-`` stay, every other character becomes its bytes, as in ``a%2Fb``. What is too long for a file
-    system is cut, and ends with a digest.
+    Letters, digits, ``_`` and ``-`` are kept; every other character is replaced by its bytes, as in ``a%2Fb``. A name too long
+    for a file system is cut, and a digest of the whole name is appended. Where a file system ignores case, names that differ
+    only in case still collide.
     """
     kept = re.sub(r"[^\w-]", lambda match: _bytes(match[0]), name)
     if len(kept.encode("utf-8", "surrogatepass")) > _LONGEST:
@@ -107,16 +120,17 @@ def _bytes(character: str) -> str:
 
 
 def step_path(folder: Path, moment: Report | Publication, suffix: str, epoch_in: Callable[[Path], int | None]) -> Path:
-    """``step=00000120.png``: names that sort by step; ``step=00000120-test.png`` in other stages than ``"fit"``.
+    """The path of a file for one report or publication, with a name that sorts by step: ``step=00000120.png``.
 
-    The step does not move in every training (manual optimization). Where the file has another epoch the name has the epoch as
-    well, so that none is lost; the same moment of a resumed run takes the same name.
+    In stages other than ``"fit"`` the name contains the stage: ``step=00000120-test.png``. With manual optimization the step may
+    not advance: if a file of that step but another epoch exists, the name contains the epoch too, so that nothing is
+    overwritten. A resumed run writes the same step and epoch to the same name.
 
     Args:
-        folder: Where the file is to lie.
-        moment: What is written of it.
-        suffix: With its dot.
-        epoch_in: The epoch of a file that is there; ``None`` if it does not say.
+        folder: The folder of the file.
+        moment: The report or publication; its step, epoch and stage are used.
+        suffix: The file's suffix, with the dot.
+        epoch_in: Reads the epoch of an existing file; returns ``None`` if the file has none.
     """
     stage = "" if moment.stage in (None, "", "fit") else f"-{moment.stage}"
     plain = folder / f"step={moment.step or 0:08d}{stage}{suffix}"
@@ -126,7 +140,7 @@ def step_path(folder: Path, moment: Report | Publication, suffix: str, epoch_in:
 
 
 def _epoch_in(path: Path) -> int | None:
-    """The epoch of the report in a file; ``None`` if it holds something else."""
+    """The epoch of the report in a file; ``None`` if the file holds something else."""
     try:
         with safe_open(path, framework="pt") as file:
             epoch = json.loads((file.metadata() or {})[_KEY])["epoch"]
@@ -137,7 +151,7 @@ def _epoch_in(path: Path) -> int | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder, which takes the place of ``path`` if the block ends well."""
+    """A context that yields a temporary path in the same folder; on exit without an exception it replaces ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -148,9 +162,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value with the names of its tensors in their places; the tensors go into ``tensors``."""
+    """The value with each tensor replaced by its name; the tensors are added to ``tensors``."""
     if isinstance(value, Tensor):
-        # safetensors refuses tensors that share memory, as two methods' maps may.
+        # A clone, because safetensors refuses tensors that share memory, as the maps of two methods may.
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
         return name
     if isinstance(value, tuple):
@@ -174,7 +188,7 @@ def _load(path: Path) -> Report | None:
             if _KEY not in metadata:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        # Reports of 0.1.0 and before have no maps.
+        # Reports of version 0.1.0 and before have no maps and no n_steps.
         content = {"maps": {}, "n_steps": {}, **json.loads(metadata[_KEY])}
         content.update({name: _unpack(content[name], tensors) for name in _TENSOR_FIELDS})
         return Report(**{**content, "passes": PassCount(**content["passes"])})
@@ -183,6 +197,9 @@ def _load(path: Path) -> Report | None:
 
 
 def _elsewhere(directory: Path) -> str:
-    """Where below a folder there are safetensors files, as a hint."""
+    """The end of an error: the folders below ``directory`` that have safetensors files."""
     folders = sorted({str(p.parent) for p in directory.rglob(f"*{SUFFIX}") if p.parent != directory})
-    return f"; did you mean {' or '.join(map(repr, folders[:5]))}?" if folders else ""
+    named = " or ".join(map(repr, folders[:5]))
+    return (
+        f"did you mean {named}?" if folders else "give the folder <run>/explain/<name> of a run, or one report's file."
+    )

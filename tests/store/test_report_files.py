@@ -172,7 +172,7 @@ def test_other_safetensors_files_in_the_folder_are_no_reports(tmp_path: Path) ->
 
 
 def test_a_folder_without_reports_is_told_with_the_folders_that_may_have_some(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"No reports in '.*nowhere'\.$"):
+    with pytest.raises(FileNotFoundError, match=r"No reports in '.*nowhere'; give the folder <run>/explain/<name>"):
         load_reports(tmp_path / "nowhere")
     folder = save_report(make_report(), tmp_path / "explain").parent
     with pytest.raises(FileNotFoundError, match=r"did you mean '.*explain'") as caught:
