@@ -1,4 +1,4 @@
-"""Bar charts of what has no place on an image: units of a layer, features of a table."""
+"""A map without a place on an image in (units of a layer, features of a table); bar charts of its values out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_explain.render import letters as text
 from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL, header
 
 STRONGEST = 16
-"""How many units have a line of their own."""
+"""How many units get a bar with a name and a value."""
 
 POSITIVE, NEGATIVE = (0, 128, 0), (220, 0, 0)
 _WIDTH = 300
@@ -26,12 +26,12 @@ _FEWEST_LINES = 4
 
 @dataclass(frozen=True)
 class Charts:
-    """The panels of a method.
+    """The bar charts of one method: one column of panels per kind of chart, one panel per sample.
 
     Args:
-        headers: The lines above each column.
-        columns: For each column its panels ``(rows, h, w, 3)``.
-        finite: For each row whether all its numbers are.
+        headers: The lines of text above each column.
+        columns: The panels of each column, uint8 ``(N, h, w, 3)``.
+        finite: For each sample whether all its values are finite.
     """
 
     headers: tuple[tuple[str, ...], ...]
@@ -40,18 +40,17 @@ class Charts:
 
     @property
     def size(self) -> tuple[int, int]:
-        """``(h, w)`` of a panel."""
+        """The size ``(h, w)`` of a panel, in pixels."""
         return self.columns[0].shape[1], self.columns[0].shape[2]
 
 
 def charts(found: tuple[Tensor, ...]) -> Charts:
-    """A panel with the strongest units of each row, and before it one with all units where there are more.
+    """Bar charts of a method's map: the 16 strongest units of each sample, after a panel of all units if there are more.
 
-    Each row has its own scale: its largest value, positive or negative, takes all the room. Rows that are not finite are
-    drawn empty.
+    Each sample has its own scale, set by its largest absolute value. Samples with non-finite values are drawn empty.
 
     Args:
-        found: What a method returned, each ``(N, ...)`` on the CPU; every number is a unit.
+        found: What a method returned, tensors ``(N, ...)`` on the CPU; every number is a unit.
     """
     values = torch.cat([part.reshape(len(part), -1).double() for part in found], dim=1)
     finite = torch.isfinite(values).all(1)
@@ -67,14 +66,14 @@ def charts(found: tuple[Tensor, ...]) -> Charts:
 
 
 def profile(values: Tensor, height: int) -> NDArray[np.uint8]:
-    """All units ``(N, U)`` side by side, up where positive and down where negative, ``(N, height, w, 3)``.
+    """All units side by side as vertical bars: ``(N, U)`` to uint8 ``(N, height, w, 3)``; positive up, negative down.
 
-    Where several units share a column of pixels, it shows the largest and the smallest of them.
+    If several units share a column of pixels, the column shows the largest and the smallest of them.
     """
     up, down = _columns(values.clamp(min=0)), _columns((-values).clamp(min=0))
     middle = height // 2
     most = values.abs().amax(1).clamp(min=torch.finfo(values.dtype).tiny)[:, None]
-    # A unit that is not zero has at least one pixel.
+    # Rounded up, so that a unit that is not zero has at least one pixel.
     above, below = ((side / most * (middle - _PAD)).ceil()[:, None] for side in (up, down))
     distance = torch.arange(height)[None, :, None] - middle
     chart = np.full((len(values), height, _WIDTH, 3), 255, dtype=np.uint8)
@@ -85,7 +84,7 @@ def profile(values: Tensor, height: int) -> NDArray[np.uint8]:
 
 
 def _columns(values: Tensor) -> Tensor:
-    """The largest of the units ``(N, U)`` in each column of pixels, ``(N, w)``; padded on both sides."""
+    """The largest unit in each column of pixels: ``(N, U)`` to ``(N, w)``, padded on both sides."""
     n, units = values.shape
     space = _WIDTH - 2 * _PAD
     if units <= space:
@@ -97,7 +96,7 @@ def _columns(values: Tensor) -> Tensor:
 
 
 def _names(row: Tensor, found: tuple[Tensor, ...]) -> list[tuple[int, str]]:
-    """The strongest units of a row ``(U,)`` that are not zero, and their names; all of them in their order where they are few."""
+    """The indices and names of the strongest nonzero units of one sample ``(U,)``; up to 16 units are all listed, in order."""
     if len(row) <= STRONGEST:
         chosen = torch.arange(len(row))
     else:
@@ -107,7 +106,7 @@ def _names(row: Tensor, found: tuple[Tensor, ...]) -> list[tuple[int, str]]:
 
 
 def _name(unit: int, found: tuple[Tensor, ...]) -> str:
-    """``7``; ``3,0`` in a layer of several dimensions; ``1: 7`` in the second of several tensors."""
+    """The name of a unit: ``7``; ``3,0`` in a layer of several dimensions; ``1: 7`` in the second of several tensors."""
     for i, part in enumerate(found):
         size = part[0].numel()
         if unit < size:
@@ -119,7 +118,7 @@ def _name(unit: int, found: tuple[Tensor, ...]) -> str:
 
 
 def _lines(row: Tensor, named: list[tuple[int, str]], slots: int) -> Image:
-    """One line for each named unit, with room for more: its name, a bar from the middle, its value."""
+    """The chart of one sample ``(U,)``, with room for ``slots`` lines; each line: a unit's name, its bar, its value."""
     height = slots * _LINE + 2 * _PAD
     chart = np.full((height, _WIDTH, 3), 255, dtype=np.uint8)
     reach = (_WIDTH - _NAME - _VALUE) // 2

@@ -1,4 +1,4 @@
-"""What is said about each row: its label, what the model predicts, and which output is explained."""
+"""A report and a probe in; the caption of each sample (label, prediction, explained output) out."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lightning_explain.core.report import Report
 
 @dataclass(frozen=True)
 class Caption:
-    """The title of a row.
+    """The title of one sample.
 
     Args:
-        lines: Such as ``("label 7 (seven)", "predicted 2 (two) 98%")``.
+        lines: Lines of text, such as ``("label 7 (seven)", "predicted 2 (two) 98%")``.
         wrong: Whether the prediction differs from the label.
     """
 
@@ -26,16 +26,16 @@ class Caption:
 
 
 def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, rows: int) -> list[Caption]:
-    """Titles of the first rows.
+    """The captions of the first ``rows`` samples.
 
     Args:
-        report: Outputs, predictions and explained outputs.
-        probe: Labels, if its targets are one integer for each row; negative labels count as unknown.
-        class_names: A name for each class index.
-        rows: How many rows.
+        report: Provides outputs, predictions and explained outputs.
+        probe: Provides the labels, if its targets are one integer per sample; negative labels count as unknown.
+        class_names: One name per class index.
+        rows: Number of samples.
 
     Returns:
-        One caption for each row. A row about which nothing is known is named by its id.
+        One caption per sample. A sample about which nothing is known is named by its id.
     """
     labels = _labels(probe)
     shares = probabilities(report.outputs)
@@ -57,7 +57,7 @@ def _labels(probe: Probe) -> list[int] | None:
 
 
 def probabilities(outputs: Tensor) -> Tensor | None:
-    """Class probabilities ``(N, C)``: the outputs if they already are, else their softmax; ``None`` for other outputs."""
+    """Class probabilities ``(N, C)``: the outputs if they already sum to 1, else their softmax; ``None`` for other shapes."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return None
     values = outputs.double()
@@ -83,7 +83,7 @@ def _plain(report: Report, i: int, label: int | None, class_names: Sequence[str]
     lines = [] if label is None else [f"label {_class(label, class_names)}"]
     if report.outputs[i].numel() == 1:
         lines.append(f"f = {float(report.outputs[i]):.3g}")
-    return tuple(lines) or (f"row {int(report.ids[i])}",)
+    return tuple(lines) or (f"sample {int(report.ids[i])}",)
 
 
 def _class(index: int, class_names: Sequence[str] | None) -> str:
@@ -92,5 +92,5 @@ def _class(index: int, class_names: Sequence[str] | None) -> str:
 
 
 def _percent(share: float) -> str:
-    # A rounded 100% would claim a certainty that is not there.
+    # Not rounded to 100%, which would claim certainty.
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"

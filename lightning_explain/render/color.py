@@ -1,4 +1,4 @@
-"""Color maps as tables of 256 colors."""
+"""A color map's name, object or list of colors in; a table of 256 colors out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, ColorMap] = {
 
 
 def table(cmap: ColorMap) -> Tensor:
-    """The 256 colors of a color map.
+    """The 256 colors of a color map, as a tensor.
 
     Args:
         cmap: A matplotlib name, a matplotlib ``Colormap``, or ``(position, color)`` pairs from position 0 to 1.
@@ -38,8 +38,8 @@ def table(cmap: ColorMap) -> Tensor:
         ``(256, 3)`` float32 in [0, 1], red, green, blue. Treat it as read-only: it is shared between calls.
 
     Raises:
-        ValueError: If there is no such name, or the pairs do not describe a color map.
-        TypeError: If ``cmap`` is something else.
+        ValueError: If the name is unknown, or the pairs do not describe a color map.
+        TypeError: If ``cmap`` has another type.
     """
     if isinstance(cmap, str):
         return _named(cmap)
@@ -54,7 +54,7 @@ def table(cmap: ColorMap) -> Tensor:
 
 
 def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
-    """The colors for a sign, ``(256, 3)``: those of ``cmap``, or Captum's default for that sign.
+    """The 256 colors for a sign, ``(256, 3)``: those of ``cmap``, or Captum's default for that sign.
 
     Captum's defaults (``visualize_image_attr``): red to white to green for ``"all"``, ``Greens``, ``Reds`` and ``Blues``
     for ``"positive"``, ``"negative"`` and ``"absolute_value"``.
@@ -63,7 +63,7 @@ def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
 
 
 def frozen_pairs(pairs: Sequence[Any]) -> tuple[tuple[float, str], ...]:
-    """``(position, color)`` pairs as tuples, so that lists from YAML can be compared and cached.
+    """``(position, color)`` pairs with all lists turned into tuples, so that values from YAML can be compared and cached.
 
     Raises:
         ValueError: If an item is not a pair of a number and a color.
@@ -97,7 +97,11 @@ def _named(name: str) -> Tensor:
 def _nearest(name: str, known: list[str]) -> str:
     by_lower = {k.lower(): k for k in known}
     found = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3)]
-    return f"did you mean {' or '.join(map(repr, found))}?" if found else "'viridis', 'coolwarm' and 'Greens' are some."
+    return (
+        f"did you mean {' or '.join(map(repr, found))}?"
+        if found
+        else "use one such as 'viridis', 'coolwarm' or 'Greens'."
+    )
 
 
 @lru_cache(maxsize=64)
@@ -113,6 +117,6 @@ def _listed(pairs: tuple[tuple[float, str], ...]) -> Tensor:
 
 
 def _sample(cmap: Any) -> Tensor:
-    # The middle of each of 256 bins, so that a map of 256 colors gives each of them once.
+    # Sampled in the middle of each of 256 bins, so that a map of 256 colors yields each color once.
     rgba = np.asarray(cmap((np.arange(256) + 0.5) / 256))
     return torch.from_numpy(rgba[:, :3].astype(np.float32))

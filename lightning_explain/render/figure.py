@@ -1,4 +1,4 @@
-"""One composite picture for each method: rows are probe rows, columns are panels."""
+"""A report and its probe in; one picture per method out, with one row per sample and one column per panel."""
 
 from __future__ import annotations
 
@@ -27,26 +27,28 @@ _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
 
 
 def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[str, Image]:
-    """Draws every method.
+    """Draws the maps of every method: one picture per method.
 
-    A method that has a place in image space gets the panels asked for; the image is the first input of shape
-    ``(N, C, H, W)``. Any other, such as one at a layer without space or of a model that takes no images, gets a bar chart.
-    Rows whose map is not finite are drawn as an empty map and marked. Where the probe has masks, the original image shows
-    their outline. Wrong predictions have a red title.
+    A method whose map has a place on the image is drawn with the panels in ``options``; the image is the first input of shape
+    ``(N, C, H, W)``. Other methods (at a layer without spatial dimensions, or of a model without image input) are drawn as bar
+    charts. Samples whose map is not finite are drawn with an empty map and marked. If the probe has masks, their outline is
+    drawn on the original image. Wrong predictions have a red title.
 
     Args:
-        report: The maps and the model's outputs, rows in the probe's order.
+        report: The maps and the model's outputs, samples in the probe's order.
         probe: The inputs, their labels, masks and class names.
         options: How to draw; ``None`` for the defaults.
 
     Returns:
-        For each method its picture ``(H, W, 3)``.
+        Method name to picture, uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: If report and probe have different numbers of rows, or ``normalization`` does not fit the channels.
+        ValueError: If report and probe have different numbers of samples, or ``normalization`` does not fit the channels.
     """
     if len(report.ids) != len(probe):
-        raise ValueError(f"report has {len(report.ids)} rows, but probe has {len(probe)}; give the probe it came from.")
+        raise ValueError(
+            f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
+        )
     options = options or Options()
     frame = _frame(report, probe, options)
     images = _images(probe, frame.rows, options)
@@ -55,7 +57,7 @@ def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[s
 
 @dataclass(frozen=True)
 class _Frame:
-    """What all pictures of a report share."""
+    """What all pictures of a report have in common."""
 
     rows: int
     titles: tuple[Caption, ...]
@@ -64,7 +66,7 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Images:
-    """The images of the rows, which of the inputs they are, and the edges of their masks."""
+    """The image of each sample, the index of the input it comes from, and the outline of its mask."""
 
     index: int
     display: Tensor
@@ -110,7 +112,7 @@ def _picture(
 def _placed(
     name: str, report: Report, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...] | None:
-    """The first rows of a map in input space, on the CPU."""
+    """The map in input space, on the CPU, cut to the samples in ``inputs``; ``None`` if it has no place there."""
     if name not in report.maps:
         return to_input_space(found, inputs)
     arranged = tuple(m.detach()[: len(inputs[0])].cpu() for m in report.maps[name])
@@ -146,7 +148,7 @@ def _words(kind: str, sign: str) -> str:
 
 
 def _outline(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """A line just inside each mask and a thinner one just outside, ``(N, h, w)`` each."""
+    """A line just inside each mask and a thinner one just outside: two boolean arrays ``(N, h, w)``."""
     inside = interpolate(masks[:, None].float(), size, mode="nearest")
     line = inside.bool() & (max_pool2d(1 - inside, 5, stride=1, padding=2) > 0)
     edge = ~inside.bool() & (max_pool2d(inside, 3, stride=1, padding=1) > 0)
@@ -163,7 +165,7 @@ def _outlined(pixels: NDArray[np.uint8], images: _Images) -> NDArray[np.uint8]:
 
 
 def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Panels ``(N, 3, H, W)`` as ``(N, h, w, 3)``: enlarged pixel by pixel, or reduced with antialiasing."""
+    """Panels ``(N, 3, H, W)`` as ``(N, h, w, 3)``: enlarged by repeating pixels, or reduced with antialiasing."""
     height, width = panels.shape[2:]
     if size[0] >= height and size[1] >= width:
         pixels = panels.permute(0, 2, 3, 1).contiguous().numpy()
@@ -190,7 +192,7 @@ def _draw_scales(canvas: Image, signs: tuple[str, ...], sheet: Sheet, style: Pan
 
 
 def _scale(sign: str, height: int, style: PanelStyle) -> Image:
-    """A color bar with its ticks, four pixels higher and lower than a panel so that the end ticks are centered."""
+    """A color bar with ticks; it extends four pixels above and below a panel, so that the end ticks can be centered."""
     block = np.full((height + 8, _BAR + _TICK + text.width("-1", SMALL), 3), 255, dtype=np.uint8)
     colors = image.to_bytes(sign_table(sign, style.cmap)).numpy()
     block[3 : height + 5, : _BAR + 2] = LINE

@@ -1,4 +1,4 @@
-"""Attribution maps and inputs as panels: tensors in, ``uint8`` tensors out, the whole batch at once."""
+"""Attribution maps and inputs in, panels out: float tensors to ``uint8`` tensors, for the whole batch at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.render.color import SIGNS, ColorMap, sign_table
 
 Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
-"""``(mean, std)``, each a number or one number for each channel."""
+"""``(mean, std)``, each one number or one number per channel."""
 
 KINDS = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
 """Captum's ``method`` argument of ``visualize_image_attr``."""
 
 HEAT_KINDS = ("heat_map", "blended_heat_map")
-"""The kinds that use a color map."""
+"""The kinds of panels that use a color map."""
 
 _UNSIGNED_KINDS = ("masked_image", "alpha_scaling")
 _RANGE_TOLERANCE = 0.05
@@ -33,10 +33,10 @@ _SELECT: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def check_panel(kind: str, sign: str) -> None:
-    """Checks that a panel can be drawn.
+    """Checks that a panel of this kind can be drawn with this sign.
 
     Raises:
-        ValueError: If kind or sign is unknown, or the kind cannot show both signs.
+        ValueError: If kind or sign is unknown, or the sign is ``"all"`` and the kind cannot show both signs.
     """
     if kind not in KINDS:
         raise ValueError(f"There is no panel kind {kind!r}: {nearest(str(kind), KINDS)}")
@@ -50,12 +50,12 @@ def check_panel(kind: str, sign: str) -> None:
 
 
 def normalize(attribution: Tensor, sign: str, outlier_perc: float = 2.0) -> Tensor:
-    """Scales maps for display, each row by itself.
+    """Maps in, maps scaled for display out: each sample is scaled by itself.
 
-    Channels are summed, the sign is selected, and the map is divided by the value above which the largest pixels make
-    up ``outlier_perc`` percent of the row's total; what is larger is clipped. The numbers of Captum's
-    ``_normalize_attr``, except that a map without contrast (all pixels equal) becomes zero, that non-finite values
-    count as zero, and that a row whose scale is zero is no error.
+    Channels are summed, the sign is selected, and the map is divided by the value above which the largest pixels make up
+    ``outlier_perc`` percent of the sample's total; larger values are clipped. The result equals Captum's
+    ``_normalize_attr``, with three exceptions: a map without contrast (all pixels equal) becomes zero, non-finite values count
+    as zero, and a sample whose scale is zero is not an error.
 
     Args:
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
@@ -74,12 +74,12 @@ def normalize(attribution: Tensor, sign: str, outlier_perc: float = 2.0) -> Tens
 
 
 def _threshold(magnitudes: Tensor, percentile: float) -> Tensor:
-    """For rows ``(N, P)`` the smallest value up to which the values add up to ``percentile`` percent, ``(N,)``."""
+    """For each sample of ``(N, P)`` the smallest value up to which the values sum to ``percentile`` percent, ``(N,)``."""
     ordered = magnitudes.sort(dim=1).values
     sums = ordered.cumsum(1)
     level = sums[:, -1:] * 0.01 * percentile
     below = (sums < level).sum(1, keepdim=True)
-    # Rounding can put the level of 100 percent just above the total.
+    # Clamped, because rounding can put the level of 100 percent just above the total.
     return ordered.gather(1, below.clamp(max=ordered.shape[1] - 1))[:, 0]
 
 
@@ -89,11 +89,11 @@ def _has_contrast(maps: Tensor) -> Tensor:
 
 
 def to_display(inputs: Tensor, normalization: Normalization | None = None) -> Tensor:
-    """Model inputs as RGB images.
+    """Model inputs in, RGB images out.
 
-    Three channels are red, green and blue; any other number is shown as the gray mean of the channels. Without
-    ``normalization``, inputs that leave [0, 1] anywhere in the batch are stretched row by row between their smallest
-    and largest value, and bytes are divided by 255.
+    Three channels are red, green and blue; any other number of channels is shown as their mean, in gray. Without
+    ``normalization``, bytes are divided by 255, and if any value in the batch lies outside [0, 1], each sample is stretched
+    between its smallest and largest value.
 
     Args:
         inputs: ``(N, C, H, W)``.
@@ -103,7 +103,7 @@ def to_display(inputs: Tensor, normalization: Normalization | None = None) -> Te
         ``(N, 3, H, W)`` float32 in [0, 1].
 
     Raises:
-        ValueError: If mean or std have neither one value nor one for each channel.
+        ValueError: If mean or std have neither one value nor one per channel.
     """
     values = torch.nan_to_num(inputs.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
     if normalization is not None:
@@ -134,7 +134,7 @@ def _stretch(images: Tensor) -> Tensor:
 
 
 def colorize(normalized_map: Tensor, sign: str, cmap: ColorMap | None = None) -> Tensor:
-    """Maps as colors: ``(N, H, W)`` to ``(N, 3, H, W)`` float32 in [0, 1].
+    """Normalized maps ``(N, H, W)`` in, their colors ``(N, 3, H, W)``, float32 in [0, 1], out.
 
     The color map spans [-1, 1] for sign ``"all"`` and [0, 1] for the others, as in Captum.
     """
@@ -151,22 +151,22 @@ def panel(
     cmap: ColorMap | None = None,
     alpha: float = 0.5,
 ) -> Tensor:
-    """One panel for each row, in Captum's vocabulary (``visualize_image_attr``).
+    """One panel per sample, of a kind named as in Captum's ``visualize_image_attr``.
 
     Args:
         kind: ``original_image``; ``heat_map``; ``blended_heat_map``: the heat map over the gray image; ``masked_image``:
-            the image times the map; ``alpha_scaling``: the image on white, as opaque as the map says.
+            the image times the map; ``alpha_scaling``: the image on white, with the map as its opacity.
         sign: The sign the map was normalized with.
         inputs_display: ``(N, 3, H, W)`` in [0, 1], from ``to_display``.
         normalized_map: ``(N, H, W)``, from ``normalize``.
-        cmap: Colors of the heat map; ``None`` for Captum's default of that sign.
+        cmap: Colors of the heat map; ``None`` for Captum's default for that sign.
         alpha: Opacity of the heat map in ``blended_heat_map``.
 
     Returns:
         ``(N, 3, H, W)`` uint8.
 
     Raises:
-        ValueError: If kind or sign is unknown, or the kind cannot show both signs.
+        ValueError: If kind or sign is unknown, or the sign is ``"all"`` and the kind cannot show both signs.
     """
     check_panel(kind, sign)
     image, weight = inputs_display, normalized_map.unsqueeze(1)
@@ -183,5 +183,5 @@ def panel(
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Colors in [0, 1] as uint8 in 0..255."""
+    """Colors in [0, 1] as uint8 in 0..255, of the same shape."""
     return (images * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""The page of a method's picture: a name, titles of rows, headers of columns, and where everything stands."""
+"""Captions, headers and panel size in; the page of one method's picture, and the pixel positions on it, out."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _NOT_FINITE = "not finite"
 
 @dataclass(frozen=True)
 class Sheet:
-    """Where everything stands, in pixels.
+    """The layout of one picture: one row per sample, one column per panel; all positions and sizes are in pixels.
 
     Args:
-        rows: How many rows there are.
-        titles: A caption for each row, or none at all.
-        headers: The lines above each column.
+        rows: Number of rows.
+        titles: One caption per row; empty for a picture without titles.
+        headers: The lines of text above each column.
         size: ``(h, w)`` of a panel.
-        note: A line below the name.
-        right: Room that is kept free on the right of the columns.
+        note: A line of text below the name.
+        right: Width kept free to the right of the columns.
     """
 
     rows: int
@@ -48,46 +48,46 @@ class Sheet:
 
     @property
     def left(self) -> int:
-        """Where the first column begins."""
+        """The x at which the first column begins."""
         widest = max((text.width(line, BODY) for c in self.titles for line in (*c.lines, _NOT_FINITE)), default=0)
         return MARGIN + (GAP + widest + 2 * GAP if self.titles else 0)
 
     def column(self, i: int) -> int:
-        """Where column i begins; what is kept free follows the last column."""
+        """The x at which column i begins; for i = number of columns, where the space kept free begins."""
         return self.left + i * (self.cell + GAP)
 
     def row(self, i: int) -> int:
-        """Where row i begins."""
+        """The y at which row i begins."""
         return self.top + i * self.pitch
 
     @property
     def header_top(self) -> int:
-        """Where the headers begin."""
+        """The y at which the headers begin."""
         return MARGIN + text.line_height(HEADING) + (text.line_height(SMALL) if self.note else 0) + GAP // 2
 
     @property
     def top(self) -> int:
-        """Where the first row begins."""
+        """The y at which the first row begins."""
         return self.header_top + max(map(len, self.headers)) * text.line_height(BODY) + GAP // 2
 
     @property
     def pitch(self) -> int:
-        """From one row to the next; titles have room for "not finite"."""
+        """The distance from one row to the next; titles have room for the line "not finite"."""
         lines = 1 + max(map(len, (c.lines for c in self.titles)), default=0) if self.titles else 0
         return max(self.size[0], lines * text.line_height(BODY)) + GAP
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the whole picture."""
+        """The shape ``(H, W, 3)`` of the whole picture."""
         width = self.column(len(self.headers)) + self.right - GAP + MARGIN
         return self.top + self.rows * self.pitch - GAP + MARGIN, width, 3
 
     def page(self, name: str, finite: Sequence[bool]) -> Image:
-        """A white page with everything on it but the panels.
+        """A white page with name, note, headers and titles, but without the panels.
 
         Args:
-            name: The method's.
-            finite: For each row whether its map is finite; the others are marked.
+            name: The method's name.
+            finite: For each row whether its map is finite; other rows are marked.
         """
         canvas = np.full(self.shape, 255, dtype=np.uint8)
         self._write_header(canvas, name)
@@ -95,12 +95,12 @@ class Sheet:
         return canvas
 
     def paste(self, canvas: Image, pixels: NDArray[np.uint8], column: int) -> None:
-        """Puts the panels ``(rows, h, w, 3)`` of a column on a page, each in a frame."""
+        """Draws the panels ``(rows, h, w, 3)`` of one column on a page, each in a frame."""
         height, width = self.size
         x = self.column(column) + (self.cell - width) // 2
         for i, panel in enumerate(pixels):
             y = self.row(i)
-            # So that a white panel ends somewhere.
+            # The frame shows where a white panel ends.
             frame = canvas[y - 1 : y + height + 1, x - 1 : x + width + 1]
             frame[[0, -1]], frame[:, [0, -1]] = LINE, LINE
             canvas[y : y + height, x : x + width] = panel
@@ -129,7 +129,7 @@ class Sheet:
 
 
 def wrapped(found: Sequence[Caption]) -> tuple[Caption, ...]:
-    """Captions in lines that are short enough."""
+    """The captions with their lines broken to the width of the titles."""
     return tuple(
         Caption(tuple(part for line in c.lines for part in text.wrap(line, BODY, _WIDEST_TITLE, 3)), c.wrong)
         for c in found
@@ -137,12 +137,12 @@ def wrapped(found: Sequence[Caption]) -> tuple[Caption, ...]:
 
 
 def header(words: str, width: int) -> tuple[str, ...]:
-    """The lines above a column of panels of that width."""
+    """A header broken into lines, for a column of panels ``width`` pixels wide."""
     return text.wrap(words, BODY, max(width, _NARROWEST), 3)
 
 
 def note(report: Report, rows: int, available: int) -> str:
-    """When the report was made, and how many of its rows are drawn."""
+    """The line below the name: epoch and step of the report, and how many of its samples are drawn if not all are."""
     known = [("epoch", report.epoch), ("step", report.step)]
     parts = [f"{name} {value}" for name, value in known if value is not None]
-    return ", ".join([*parts, f"first {rows} of {available} rows"] if rows < available else parts)
+    return ", ".join([*parts, f"first {rows} of {available} samples"] if rows < available else parts)

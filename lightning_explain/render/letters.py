@@ -1,4 +1,4 @@
-"""Words as pixels, each distinct string drawn once."""
+"""Text in, pixels out; each distinct string is rasterized once and cached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_explain.core.report import Image
 Color = tuple[int, int, int]
 
 _ELLIPSIS = "..."
-# Words that change with every epoch are never asked for again.
+# Small, because text that changes with every epoch is never drawn again.
 _LINES = 128
 
 
@@ -25,18 +25,18 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def line_height(size: int) -> int:
-    """Pixels from one line to the next."""
+    """The distance in pixels from one line to the next, for a font size in pixels."""
     return math.ceil(1.3 * size)
 
 
 @lru_cache(maxsize=1024)
 def width(text: str, size: int) -> int:
-    """Pixels a line takes."""
+    """The width of a line of text in pixels."""
     return math.ceil(_font(size).getlength(text))
 
 
 def shorten(text: str, size: int, limit: int) -> str:
-    """The line, cut with an ellipsis where it is wider than ``limit`` pixels."""
+    """A line of text, cut and ended with an ellipsis if it is wider than ``limit`` pixels."""
     if width(text, size) <= limit:
         return text
     kept = next((k for k in range(len(text), 0, -1) if width(text[:k] + _ELLIPSIS, size) <= limit), 0)
@@ -45,7 +45,7 @@ def shorten(text: str, size: int, limit: int) -> str:
 
 @lru_cache(maxsize=_LINES)
 def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
-    """The text broken between words into at most ``lines`` lines of ``limit`` pixels; what is too long is cut."""
+    """A text broken between words into at most ``lines`` lines of ``limit`` pixels; lines that are too long are cut."""
     broken: list[str] = []
     for word in text.split():
         longer = f"{broken[-1]} {word}" if broken else word
@@ -58,14 +58,14 @@ def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=_LINES)
 def coverage(text: str, size: int) -> NDArray[np.float32]:
-    """How much ink is on each pixel of a line, ``(h, w, 1)`` in [0, 1]. Treat it as read-only."""
+    """The opacity of each pixel of a line of text, ``(h, w, 1)`` in [0, 1]. Cached: treat it as read-only."""
     bitmap = PillowImage.new("L", (max(1, width(text, size)), line_height(size)))
     ImageDraw.Draw(bitmap).text((0, 0), text, fill=255, font=_font(size))
     return np.asarray(bitmap, dtype=np.float32)[..., None] / np.float32(255)
 
 
 def write(canvas: Image, text: str, x: int, y: int, size: int, color: Color) -> None:
-    """Writes a line on a canvas ``(H, W, 3)`` with its top left corner at (x, y); what does not fit is cut off."""
+    """Draws a line of text on a canvas ``(H, W, 3)``, top left corner at (x, y); what lies outside is cut off."""
     region = canvas[max(0, y) : y + line_height(size), max(0, x) : x + width(text, size)]
     ink = coverage(text, size)[max(0, -y) :, max(0, -x) :][: region.shape[0], : region.shape[1]]
     region[:] = (region * (1 - ink) + np.asarray(color, dtype=np.float32) * ink).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What the pictures look like."""
+"""The user's drawing options in; checked options, and the style of each method's panels, out."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ Panels: TypeAlias = "tuple[tuple[str, str], ...]"
 
 DEFAULT_PANELS: Panels = (("original_image", "all"), ("heat_map", "all"), ("blended_heat_map", "all"))
 DEFAULT = "default"
-"""The key, besides ``None``, of what holds for all methods that are not named."""
+"""The key, like ``None``, of the value for all methods that are not named."""
 
 
 @dataclass(frozen=True)
 class PerMethod:
-    """A value for each method: what a mapping of names to values becomes.
+    """One option's values for all methods, made from a mapping of method names to values.
 
     Args:
-        default: For methods that are not named.
-        named: ``(name, value)`` of the others.
+        default: The value for methods that are not named.
+        named: ``(name, value)`` pairs of the methods that are named.
     """
 
     default: Any
     named: tuple[tuple[str, Any], ...]
 
     def of(self, method: str) -> Any:
-        """The value of a method."""
+        """The value for the method with this name."""
         return dict(self.named).get(method, self.default)
 
 
 @dataclass(frozen=True)
 class PanelStyle:
-    """How the panels of one method are drawn; the fields are those of :class:`Options`."""
+    """How the panels of one method are drawn; the fields have the meaning they have in :class:`Options`."""
 
     panels: Panels
     cmap: ColorMap | None
@@ -48,27 +48,27 @@ class PanelStyle:
 
 @dataclass(frozen=True)
 class Options:
-    """How the picture of a method is drawn. Lists, as YAML gives them, are taken for tuples.
+    """How the pictures of methods are drawn; checks every argument. Lists (from YAML) are accepted in place of tuples.
 
-    ``panels``, ``cmap`` and ``outlier_perc`` are one value for all methods, or a mapping from methods' names to values; its
-    key ``"default"`` (or ``None``) is for all others.
+    ``panels``, ``cmap`` and ``outlier_perc`` take one value for all methods, or a mapping from method names to values, in which
+    the key ``"default"`` (or ``None``) stands for all other methods.
 
     Args:
-        panels: ``(kind, sign)`` of each column, in Captum's vocabulary.
-        cmap: Colors of heat maps; ``None`` for Captum's default of each sign.
+        panels: ``(kind, sign)`` of each column, with the names of Captum's ``visualize_image_attr``.
+        cmap: Colors of heat maps; ``None`` for Captum's default for each sign.
         outlier_perc: Share of a map's total that may be clipped, in percent.
-        alpha_overlay: Opacity of the heat map in ``blended_heat_map``.
-        normalization: ``(mean, std)`` to undo for display, each a number or one number for each channel.
-        class_names: A name for each class index; ``None`` for the probe's.
-        colorbar: Whether each row ends with the scale of its heat maps.
-        titles: Whether each row begins with its label and prediction.
-        min_pixels: Small images are enlarged by an integer factor until their shorter side has this many pixels.
-        max_pixels: The longer side is never enlarged beyond this, and reduced to it.
-        max_rows: At most this many rows are drawn.
+        alpha_overlay: Opacity of the heat map in ``blended_heat_map``, from 0 to 1.
+        normalization: ``(mean, std)`` to undo for display, each one number or one number per channel.
+        class_names: One name per class index; ``None`` for the probe's names.
+        colorbar: Whether each row ends with the color bar of its heat maps.
+        titles: Whether each row begins with the sample's label and prediction.
+        min_pixels: Small images are enlarged by an integer factor until their shorter side has at least this many pixels.
+        max_pixels: Images are not enlarged beyond this length of the longer side, and larger images are reduced to it.
+        max_rows: The most samples that are drawn.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
     """
 
     panels: Panels | Mapping[str | None, Any] | PerMethod = DEFAULT_PANELS
@@ -94,19 +94,19 @@ class Options:
             _check_count(name, getattr(self, name))
         for name in ("colorbar", "titles"):
             if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
+                raise TypeError(f"{name}={getattr(self, name)!r}; give True or False.")
 
     def of(self, method: str) -> PanelStyle:
-        """What holds for one method."""
+        """The style for the method with this name."""
         given = {name: getattr(self, name) for name in _BY_METHOD}
         mine = {name: value.of(method) if isinstance(value, PerMethod) else value for name, value in given.items()}
         return PanelStyle(**mine, alpha_overlay=self.alpha_overlay, colorbar=self.colorbar)
 
     def check_methods(self, names: Iterable[str]) -> None:
-        """Refuses methods that are named here, but are not among these.
+        """Checks that all methods that the options name are among ``names``.
 
         Raises:
-            ValueError: If there is one; the nearest valid names are listed.
+            ValueError: If one is not; the error lists the nearest valid names.
         """
         known = list(names)
         for option in _BY_METHOD:
@@ -120,7 +120,7 @@ _BY_METHOD = ("panels", "cmap", "outlier_perc")
 
 
 def _each(option: str, value: Any, check: Callable[[Any], Any], default: Any) -> Any:
-    """The value, checked, or each of the values of a mapping."""
+    """The checked value, or a ``PerMethod`` of the checked values of a mapping."""
     if isinstance(value, PerMethod):
         return value
     if not isinstance(value, Mapping):
@@ -129,7 +129,7 @@ def _each(option: str, value: Any, check: Callable[[Any], Any], default: Any) ->
         raise ValueError(f"{option} has both None and {DEFAULT!r}, which mean the same; leave one out.")
     for key in value:
         if key is not None and not isinstance(key, str):
-            raise TypeError(f"{option} has the key {key!r} of type {type(key).__name__}; keys are methods' names.")
+            raise TypeError(f"{option} has the key {key!r} of type {type(key).__name__}; give names of methods.")
     checked = {DEFAULT if key is None else key: check(part) for key, part in value.items()}
     return PerMethod(checked.pop(DEFAULT, default), tuple(checked.items()))
 
@@ -150,7 +150,7 @@ def _panels(value: Any) -> tuple[tuple[str, str], ...]:
     pairs = [tuple(p) if isinstance(p, Sequence) and not isinstance(p, str) else p for p in _sequence("panels", value)]
     if not pairs or not all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
         raise ValueError(
-            f"panels={value!r} must hold one (kind, sign) pair for each column, "
+            f"panels={value!r}; give one (kind, sign) pair for each column, "
             "such as [('original_image', 'all'), ('heat_map', 'positive')]."
         )
     for kind, sign in pairs:
@@ -163,12 +163,12 @@ def _normalization(value: Any) -> Normalization | None:
         return None
     pair = _sequence("normalization", value)
     if len(pair) != 2:
-        raise ValueError(f"normalization={value!r} must be a pair (mean, std).")
+        raise ValueError(f"normalization={value!r}; give a pair (mean, std).")
     mean, std = (_numbers(v, value) for v in pair)
     if not all(math.isfinite(v) for v in (*mean, *std)):
-        raise ValueError(f"normalization={value!r} must be finite numbers.")
+        raise ValueError(f"normalization={value!r}; give finite numbers.")
     if any(s <= 0 for s in std) or (len(mean) != len(std) and 1 not in (len(mean), len(std))):
-        raise ValueError(f"normalization={value!r} must have positive std and as many means as stds.")
+        raise ValueError(f"normalization={value!r}; give positive stds, and as many means as stds.")
     return mean, std
 
 
@@ -177,7 +177,7 @@ def _numbers(part: Any, whole: Any) -> tuple[float, ...]:
         return (float(part),) if isinstance(part, (int, float)) else tuple(float(v) for v in part)
     except (TypeError, ValueError):
         raise TypeError(
-            f"normalization={whole!r} must be a pair (mean, std) of numbers or of sequences of them."
+            f"normalization={whole!r}; give a pair (mean, std) of numbers or of sequences of numbers."
         ) from None
 
 
@@ -193,9 +193,9 @@ def _sequence(name: str, value: Any) -> Sequence[Any]:
 
 def _check_range(name: str, value: Any, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
-        raise ValueError(f"{name}={value!r} must be a number from 0 to {high}.")
+        raise ValueError(f"{name}={value!r}; give a number from 0 to {high}.")
 
 
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+        raise ValueError(f"{name}={value!r}; give a whole number of at least 1.")

@@ -1,4 +1,4 @@
-"""What is said about each row."""
+"""The caption of each sample."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def test_targets_that_are_no_class_are_no_label(label: Any) -> None:
 
 
 def test_a_row_about_which_nothing_is_known_is_named_by_its_id() -> None:
-    assert one(torch.zeros(1, 2, 4, 4), -1, predictions=[0]) == Caption(("row 40",))
+    assert one(torch.zeros(1, 2, 4, 4), -1, predictions=[0]) == Caption(("sample 40",))
 
 
 def test_a_class_without_a_name_is_a_number() -> None:

@@ -45,7 +45,7 @@ def test_a_name_in_the_wrong_case_is_found_among_the_nearest() -> None:
 
 
 def test_a_name_like_no_other_raises_with_examples() -> None:
-    with pytest.raises(ValueError, match=r"cmap='\?\?\?' is not a matplotlib color map; 'viridis'"):
+    with pytest.raises(ValueError, match=r"cmap='\?\?\?' is not a matplotlib color map; use one such as 'viridis'"):
         table("???")
 
 

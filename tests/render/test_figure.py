@@ -204,14 +204,14 @@ def test_a_row_that_is_not_finite_is_an_empty_map_and_says_so() -> None:
     broken[1, 0, 3, 3] = torch.nan
     empty[1] = 0
     assert np.array_equal(picture(broken, Probe(inputs), BARE), picture(empty, Probe(inputs), BARE))
-    told, explicit_maps = picture(broken, Probe(inputs)), picture(empty, Probe(inputs))
-    assert told.shape == explicit_maps.shape
-    assert (told == AMBER).all(-1).any()
+    marked, explicit_maps = picture(broken, Probe(inputs)), picture(empty, Probe(inputs))
+    assert marked.shape == explicit_maps.shape
+    assert (marked == AMBER).all(-1).any()
     assert not (explicit_maps == AMBER).all(-1).any()
-    changed = (told != explicit_maps).any(-1)
+    changed = (marked != explicit_maps).any(-1)
     assert changed.any()
     assert not changed[:, 130:].any(), "only the title differs"
-    assert not changed[: len(told) // 2].any(), "only the second row differs"
+    assert not changed[: len(marked) // 2].any(), "only the second row differs"
 
 
 def test_a_layer_map_that_is_not_finite_leaves_the_other_rows_alone() -> None:
@@ -284,7 +284,7 @@ def test_drawing_is_repeatable_and_changes_nothing() -> None:
 
 
 def test_a_probe_of_other_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"report has 3 rows, but probe has 2; give the probe it came from"):
+    with pytest.raises(ValueError, match=r"report has 3 samples, but probe has 2; give the probe it came from"):
         draw(report({"ig": rand(3, 1, 8, 8)}, 3), Probe(rand(2, 1, 8, 8)))
 
 
