@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "tensors for samples": ({"probe": samples(3)}, TypeError, r"made of tensors; give Probe\(inputs, targets\)"),
     "sign of a method": ({"panels": {"ig": [("heat_map", "postive")]}}, ValueError, "did you mean 'positive'"),
-    "outliers": ({"outlier_perc": {"ig": 200}}, ValueError, "outlier_perc=200 must be a number from 0 to 100"),
+    "outliers": ({"outlier_perc": {"ig": 200}}, ValueError, "outlier_perc=200; give a number from 0 to 100"),
 }
 
 
