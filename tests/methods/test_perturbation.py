@@ -257,7 +257,7 @@ def test_shapley_sampling_comes_close_to_the_exact_values() -> None:
             m.KernelShap,
             {"feature_mask": {"patch": 3}},
             ValueError,
-            r"KernelShap\(feature_mask=\{'patch': 3\}\); allowed",
+            r"KernelShap\(feature_mask=\{'patch': 3\}\); give None",
         ),
         (m.FeaturePermutation, {"perm_func": 1}, TypeError, r"FeaturePermutation\(perm_func=1\)"),
         (m.FeatureAblation, {"baselines": "probe"}, ValueError, "baselines='probe'"),

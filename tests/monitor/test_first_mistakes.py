@@ -123,7 +123,7 @@ def test_a_layer_behind_whole_numbers_is_explained_as_with_floating_ones() -> No
     torch.testing.assert_close(found, expected)
     (verdict,) = doctor(Bytes(), {"it": m.Saliency()}, probe)
     assert verdict.state == "refused"
-    assert "floating-point inputs" in verdict.fix
+    assert "convert the inputs to floating point" in verdict.fix
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_baseline_outside_of_the_vocabulary_is_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3))
     with pytest.raises(
         ValueError,
-        match=r"The method 'it' does not fit the samples: index out of range in self\. It is FeatureAblation",
+        match=r"The method 'it' does not fit the samples: index out of range in self\. Check its arguments: FeatureAblation",
     ):
         explain(model, Probe(torch.ones(2, 3, dtype=torch.long)), {"it": m.FeatureAblation(baselines=99)}, [])
 
@@ -252,7 +252,9 @@ def test_a_batch_fn_that_fails_is_named_with_the_batch(tmp_path: Path) -> None:
 def test_arguments_in_the_wrong_order_are_refused(swapped: bool) -> None:
     x, _ = samples(3)
     given: tuple[Any, Any] = (Probe(x), trained()) if swapped else (trained(), x)
-    with pytest.raises(TypeError, match=r"explain\(model, probe, ...\) got \w+ and \w+; give a torch.nn.Module and a Probe"):
+    with pytest.raises(
+        TypeError, match=r"explain\(model, probe, ...\) got \w+ and \w+; give a torch.nn.Module and a Probe"
+    ):
         explain(*given)
 
 
