@@ -17,7 +17,7 @@ from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.history import History
 from lightning_explain.explainer.registry import UncheckedError
-from lightning_explain.loggers.publication import score_names, without
+from lightning_explain.loggers.tags import score_names, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog, text_of
 

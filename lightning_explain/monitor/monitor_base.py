@@ -19,15 +19,14 @@ from lightning_explain.core.report import Report
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit
-from lightning_explain.loggers.publication import charts
+from lightning_explain.loggers.tags import charts
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.explain_step import ready_together, report_of
 from lightning_explain.monitor.failures import FailureLog, text_of
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
-from lightning_explain.monitor.resuming import VERSION, understood
-from lightning_explain.monitor.state import Memory
+from lightning_explain.monitor.state import VERSION, Memory, understood
 
 
 class MonitorBase(pl.Callback):

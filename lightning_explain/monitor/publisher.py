@@ -13,7 +13,7 @@ from lightning_explain.core.contracts import Metric, Sink
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Publication, Report
 from lightning_explain.loggers.choose import sinks_for
-from lightning_explain.loggers.publication import Charts, publication
+from lightning_explain.loggers.tags import Charts, publication
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw

@@ -12,7 +12,7 @@ import torch
 from lightning_explain import Report
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
-from lightning_explain.loggers.publication import charts, publication, score_names, without
+from lightning_explain.loggers.tags import charts, publication, score_names, without
 
 
 class Drift:
