@@ -38,7 +38,7 @@ def test_methods_lists_every_class_with_its_arguments() -> None:
     assert all(name in shown for name in {**METHODS, **METRICS})
     assert "n_steps=50" in shown
     assert "attribution_method=Saliency(abs=False)" in shown
-    assert "The gradient integrated from a baseline to the input" in shown
+    assert "Gradient integrated from a baseline to the input" in shown
 
 
 def test_on_a_narrow_terminal_no_name_and_no_argument_is_cut() -> None:
