@@ -66,7 +66,6 @@ RETIRED = frozenset(
         "Rows",
         "rows",
         "row",
-        "row_ids",
         "rows_of",
         "rows_for",
         "rows_needed",
