@@ -112,7 +112,7 @@ def convolutions(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], T
 
 @pytest.mark.parametrize("name", HIDDEN)
 @pytest.mark.parametrize("method", [m.GuidedBackprop(), m.Deconvolution(), m.GuidedGradCam("4")], ids=repr)
-def test_a_relu_that_is_no_call_of_one_is_told_to_those_who_guide_relus(name: str, method: Method) -> None:
+def test_a_relu_that_is_no_call_of_one_is_reported_to_methods_that_guide_relus(name: str, method: Method) -> None:
     verdict = judged(convolutions(F.relu, HIDDEN[name]), method)
     assert verdict.state == "warned"
     assert "passes its plain gradient" in verdict.reason

@@ -1,4 +1,4 @@
-"""A tensor with a baseline for each row of the probe, in the probe's order, wherever the row comes by."""
+"""A tensor with a baseline for each sample of the probe, in the probe's order, wherever the sample is explained."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_deeplift_adds_up_to_what_each_own_baseline_leaves() -> None:
     assert torch.allclose(found.attributions["it"].flatten(1).sum(1), gap, atol=1e-9)
 
 
-def test_other_numbers_of_baselines_are_refused_and_told_what_is_allowed() -> None:
+def test_other_numbers_of_baselines_are_refused_with_what_is_allowed() -> None:
     x, y = samples(7)
     method = m.IntegratedGradients(baselines=torch.rand(4, *x.shape[1:]))
     with pytest.raises(ValueError, match=r"first dimension of 7: a baseline for each sample of the probe"):

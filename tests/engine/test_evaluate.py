@@ -137,7 +137,7 @@ def test_an_activation_is_what_the_layer_said_whatever_is_written_into_it(layer:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_went_into_a_layer_is_what_it_was_told_whatever_is_written_into_it() -> None:
+def test_what_went_into_a_layer_is_what_it_received_whatever_is_written_into_it() -> None:
     x, y = samples()
     of_input = {"attribute_to_layer_input": True}
     methods = {

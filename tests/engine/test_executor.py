@@ -1,4 +1,4 @@
-"""Shared passes give what separate passes and Captum give, at the price that the plan told."""
+"""Shared passes give what separate passes and Captum give, at the price that the plan forecast."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_every_point_is_visited_once(methods: dict[str, Any], limit: int) -> Non
 
 @quick
 @given(methods=chosen(SHARED), metrics=chosen(METRICS, 0, 3), limit=st.sampled_from(LIMITS))
-def test_the_plan_tells_how_many_samples_go_forward_and_backward(
+def test_the_plan_says_how_many_samples_go_forward_and_backward(
     methods: dict[str, Any], metrics: dict[str, Any], limit: int
 ) -> None:
     report, calls = report_of(methods, limit, metrics)

@@ -1,4 +1,4 @@
-"""The pace of passes: the size that is clearly fastest; the memory layout changes neither numbers nor how they lie."""
+"""The pass size is the one that is clearly fastest; the memory format changes neither numbers nor strides of maps."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_the_layout_does_not_change_the_numbers_nor_how_they_lie() -> None:
 @pytest.mark.parametrize("saved", [{"pace": 32}, {"version": 2, "pace": [32, True]}], ids=["this version", "2"])
 def test_a_checkpoint_keeps_the_pass_size_unless_the_user_says_one(saved: dict[str, object]) -> None:
     state = {**ExplanationMonitor().state_dict(), **saved}
-    free, told = ExplanationMonitor(), ExplanationMonitor(max_examples_per_pass=8)
-    for watch in (free, told):
+    free, fixed = ExplanationMonitor(), ExplanationMonitor(max_examples_per_pass=8)
+    for watch in (free, fixed):
         watch.load_state_dict(state)
     assert free.state_dict()["pace"] == 32
-    assert "pace" not in told.state_dict()
+    assert "pace" not in fixed.state_dict()
 
 
 class TestUsedAgain:

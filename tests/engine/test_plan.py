@@ -1,4 +1,4 @@
-"""Who shares passes with whom, and what that costs, told before anything runs."""
+"""Which methods share passes, and what that costs, forecast before anything runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ quick = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 def shared(*methods: Any) -> list[set[str]]:
-    """Who looks together, by the place in the arguments."""
+    """Which methods share a path, by their position in the arguments."""
     planned = plan({str(i): method for i, method in enumerate(methods)})
     shared_paths = ([planned.center] if planned.center else []) + list(planned.shared_paths)
     return [set(shared_path.methods) for shared_path in shared_paths]
@@ -102,8 +102,8 @@ def test_the_description_says_who_looks_where_at_which_price() -> None:
             "lift": m.LRP(),
         }
     )
-    told = [(s.methods, s.path, s.points, s.passes, s.layers) for s in found.shares]
-    assert told == [
+    shares = [(s.methods, s.path, s.points, s.passes, s.layers) for s in found.shares]
+    assert shares == [
         ((), "AtInput", 1, PassCount(5, 0), ()),
         (("guided",), "Cloud of AtInput", 3, PassCount(15, 15), ()),
         (("ig", "influence"), "Line", 4, PassCount(20, 20), (LAYER,)),
@@ -121,7 +121,7 @@ def test_the_description_does_not_depend_on_the_chunk(limit: int) -> None:
     assert described(methods, limit).passes == described(methods).passes
 
 
-def test_an_integral_and_a_conductance_of_as_many_steps_are_told_how_to_share() -> None:
+def test_an_integral_and_a_conductance_of_as_many_steps_get_a_hint_how_to_share() -> None:
     methods = {"ig": m.IntegratedGradients(5), "conductance": m.LayerConductance(LAYER, 5)}
     (note,) = described(methods).notes
     assert "ig (5 points) and conductance (6) share no points" in note
@@ -277,8 +277,8 @@ def test_without_methods_the_plan_is_that_of_the_monitor() -> None:
     assert found["sensitivity_max"][2:4] == ["330", "330"]
 
 
-def test_what_is_wrong_is_told_in_a_sentence() -> None:
+def test_an_error_is_a_sentence() -> None:
     assert "Error: The method 'conductance'" in output(TINY, "monitor.methods.conductance.layer=null", code=2)
     result = CliRunner().invoke(app, ["methods", "monitor=full"])
     assert result.exit_code == 2
-    assert "give one with --plan" in result.output
+    assert "give one with --plan CONFIG." in " ".join(result.output.replace("│", " ").split())

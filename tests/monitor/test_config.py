@@ -110,7 +110,7 @@ def test_the_configuration_is_not_changed() -> None:
 
 @pytest.mark.parametrize("config", [["Saliency"], "Saliency", None, OmegaConf.create([1])])
 def test_only_a_mapping_is_a_configuration(config: Any) -> None:
-    with pytest.raises(TypeError, match=r"The configuration is a \w+; it must be a mapping"):
+    with pytest.raises(TypeError, match=r"The configuration is a \w+; give a mapping of arguments to values"):
         ExplanationMonitor.from_config(config)
 
 
