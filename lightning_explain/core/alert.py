@@ -15,16 +15,16 @@ _BOUNDS = ("above", "below", "times")
 class Alert:
     """Takes a score's name and one bound; the monitor warns, or stops training, when the score goes out of bounds.
 
-    An alert fires once. It fires again only after the score has been back within its bound, or after a resume: a run that an
-    alert stopped stops again when resumed if the score is still out of bounds. An explanation that lacks the score (the
-    metric failed, or no sample was finite) is skipped.
+    An alert fires once. It fires again only after the score has been back within its bound, or after a resume: a run
+    that an alert stopped stops again when resumed if the score is still out of bounds. An explanation that lacks the
+    score (the metric failed, or no sample was finite) is skipped.
 
     Args:
         metric: The score's name without the monitor's prefix, such as ``"relevance_mass/ig"``.
         above: Fires when the score is larger than this.
         below: Fires when the score is smaller than this.
-        times: Fires when the score reaches this multiple of its first value: 2.0 when it has doubled, 0.5 when it has halved.
-            If the first value is not above 0 the alert never fires, and the monitor warns about it.
+        times: Fires when the score reaches this multiple of its first value: 2.0 when it has doubled, 0.5 when it has
+            halved. If the first value is not above 0 the alert never fires, and the monitor warns about it.
         patience: How many consecutive explanations must be out of bounds before the alert fires.
         action: ``"log"``: warn; ``"wandb"``: also send an alert of the W&B run; ``"stop"``: warn and end the training.
 

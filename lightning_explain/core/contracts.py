@@ -27,21 +27,21 @@ class Draws(Protocol):
     """
 
     def normal(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Standard normal numbers with the shape ``(N, ...)``, dtype and device of ``like``; ``indices`` ``(N,)`` are draw indices."""
+        """Standard normal numbers in shape, dtype and device of ``like`` ``(N, ...)``, for draw indices ``(N,)``."""
         ...
 
     def uniform(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) with the shape ``(N, ...)``, dtype and device of ``like``; ``indices`` as in ``normal``."""
+        """Uniform numbers in [0, 1) in shape, dtype and device of ``like`` ``(N, ...)``, for draw indices ``(N,)``."""
         ...
 
     def seeded(self, purpose: str, samples: Samples, indices: Tensor) -> AbstractContextManager[None]:
-        """A context in which the global generators are seeded for one sample and draw, to run a user's own random function."""
+        """A context for a user's own random function: seeds the global generators for one sample and draw."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainedFunction:
-    """The explained function f: samples in, one number per sample out; this is what methods and metrics see of the model.
+    """The explained function f, samples to one number each: all that methods and metrics see of the model.
 
     Args:
         forward: A module that maps ``(*inputs, *extra)`` to ``(N,)``: the explained output of each sample.
@@ -114,7 +114,8 @@ class Method(Protocol):
 
     A method may also define:
 
-    - ``reference``, a property: the :class:`Reference` that its maps sum to, or ``None`` if its arguments break completeness.
+    - ``reference``, a property: the :class:`Reference` that its maps sum to, or ``None`` if its arguments break
+      completeness.
     - ``fits(explained, samples)``: raises if the method cannot explain these samples.
     - ``arranged(explained, found, inputs)``: how its maps lie on the image, in the form that
       :func:`lightning_explain.modalities.image.arrange` returns.
@@ -136,11 +137,12 @@ class MetricInputs:
         maps: Method name to its map in input space: one tensor per input, broadcastable to that input.
         explain: Recomputes the maps of every method at other points of the same samples.
         masks: The probe's regions, ``(N, H, W)`` boolean, or ``None``.
-        attributions: Method name to what the method returned, in its own shape; includes methods without a map in input space.
+        attributions: Method name to what the method returned, in its own shape; includes methods without a map in input
+            space.
         attribute: Recomputes the attributions of every method.
         references: Method name to its :class:`Reference`, for the methods whose map is complete.
-        history: ``"previous"`` and ``"first"`` to the maps of the same samples in those explanations, in the form of ``maps``
-            with the channels of an image summed. An explanation or a method that did not exist is missing.
+        history: ``"previous"`` and ``"first"`` to the maps of the same samples in those explanations, in the form of
+            ``maps`` with the channels of an image summed. An explanation or a method that did not exist is missing.
     """
 
     explained: ExplainedFunction
@@ -183,9 +185,11 @@ class Metric(Protocol):
     A metric may also define:
 
     - ``passes(cost_inputs)``: the :class:`PassCount` for all samples together, or ``None`` if it is unknown beforehand.
-    - ``fitted(inputs)``: the metric without the scores that do not apply to these inputs; raises ``ValueError`` if none applies.
-    - ``scored(methods, maps, references)``: the names of the methods that it will score, given the names of all methods, of
-      those with a map in input space, and the references of the complete ones. Without it: the methods with such a map.
+    - ``fitted(inputs)``: the metric without the scores that do not apply to these inputs; raises ``ValueError`` if none
+      applies.
+    - ``scored(methods, maps, references)``: the names of the methods that it will score, given the names of all
+      methods, of those with a map in input space, and the references of the complete ones. Without it: the methods with
+      such a map.
     - ``needs``: in words, what a method must have to be scored.
     - ``needs_history``: whether ``metric_inputs.history`` must hold the maps of earlier explanations.
     """

@@ -18,7 +18,7 @@ _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def snake_case(name: str) -> str:
-    """A class name in lower case with underscores: ``NoiseTunnel`` becomes ``noise_tunnel``, ``LRP`` becomes ``lrp``."""
+    """A class name in snake case: ``NoiseTunnel`` becomes ``noise_tunnel``, ``LRP`` becomes ``lrp``."""
     return _WORD_STARTS.sub("_", name).lower()
 
 

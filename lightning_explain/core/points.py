@@ -1,9 +1,9 @@
-"""Data structures of the path engine: the points at which a model is evaluated, what is read there, and the evaluations.
+"""Data structures of the path engine: points at which a model is evaluated, what is read there, and the results.
 
-A *path* generates the points at which the model is evaluated. A *read* names one thing to be read at each point: a gradient
-or an activation. A *reducer* is a generator that receives the evaluation of each point, in order, and returns the map. Paths
-and reducers nest with ``yield from``: the path of ``NoiseTunnel(IntegratedGradients())`` is one line of points per noisy copy
-of a sample, and its reducer averages the results of the reducer of IntegratedGradients.
+A *path* generates the points at which the model is evaluated. A *read* names one thing to be read at each point: a
+gradient or an activation. A *reducer* is a generator that receives the evaluation of each point, in order, and returns
+the map. Paths and reducers nest with ``yield from``: the path of ``NoiseTunnel(IntegratedGradients())`` is one line of
+points per noisy copy of a sample, and its reducer averages the results of the reducer of IntegratedGradients.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from lightning_explain.core.probe import Samples
 
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
 DEEPLIFT = "deeplift"
-"""Prefix of the DeepLIFT rules, ``"deeplift:<eps>"``: samples are evaluated in pairs with baselines; eps is in input units."""
+"""Prefix of the DeepLIFT rules, ``"deeplift:<eps>"``, which evaluate each sample together with a baseline.
+
+``eps`` is Captum's: differences smaller than it count as zero.
+"""
 CENTER = ()
 """The key of the point at the unchanged samples."""
 
@@ -41,7 +44,8 @@ class LayerSite(NamedTuple):
 Read: TypeAlias = "tuple[str | None, LayerSite | None]"
 """What is read at a point: ``(rule, site)``.
 
-The gradient at the layer site (``None``: at the inputs) under that backward rule; if the rule is ``None``, the activation there.
+The gradient at the layer site (``None``: at the inputs) under that backward rule; if the rule is ``None``, the
+activation there.
 """
 
 
@@ -51,11 +55,11 @@ class Point:
 
     Args:
         samples: The N samples at that point.
-        key: Identifies the point for the same samples: points with equal keys are equal, so the output computed for one is
-            reused for the other. ``CENTER`` for the unchanged samples; ``None`` for a point that is never reused.
+        key: Identifies the point for the same samples: points with equal keys are equal, so the output computed for one
+            is reused for the other. ``CENTER`` for the unchanged samples; ``None`` for a point that is never reused.
         weight: The point's weight in the sum over the path, such as a quadrature weight.
-        change: One tensor per input, broadcastable to ``(N, ...)``: the factor of the map (sample minus baseline), or for
-            perturbations the elements that were changed.
+        change: One tensor per input, broadcastable to ``(N, ...)``: the factor of the map (sample minus baseline), or
+            for perturbations the elements that were changed.
         against: One baseline tensor per input for samples that are evaluated in pairs (DeepLIFT); empty otherwise.
     """
 
@@ -134,7 +138,7 @@ def widened(value: Tensor) -> Tensor:
 
 
 def joined_samples(samples: Sequence[Samples]) -> Samples:
-    """Several groups of samples as one, concatenated for a forward pass; ``clean`` is replaced by the inputs themselves."""
+    """Several groups of samples concatenated for one forward pass; ``clean`` is replaced by the inputs."""
     if len(samples) == 1:
         return samples[0]
     columns = list(zip(*(r.extra for r in samples), strict=True))

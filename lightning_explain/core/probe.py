@@ -43,9 +43,9 @@ class Probe:
             ``0..N-1``.
         masks: ``(N, H, W)`` boolean regions for localisation metrics such as ``RelevanceMass``.
         class_names: One name per class index, used in the titles of pictures.
-        forward_args: Further arguments of ``forward``, which are passed on but not explained. Tensors with first dimension N
-            are split by sample; everything else is the same for all samples. If a tensor has first dimension N by coincidence
-            and is the same for all samples, pass it to the model in ``forward_fn`` instead.
+        forward_args: Further arguments of ``forward``, which are passed on but not explained. Tensors with first
+            dimension N are split by sample; everything else is the same for all samples. If a tensor has first
+            dimension N by coincidence and is the same for all samples, pass it to the model in ``forward_fn`` instead.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -69,7 +69,7 @@ class Probe:
     def __post_init__(self) -> None:
         if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
             raise TypeError(
-                f"Probe(inputs=...) got {_kind(self.inputs)}; give a tensor of shape (N, ...) or a tuple of such tensors."
+                f"Probe(inputs=...) got {_kind(self.inputs)}; give a tensor (N, ...) or a tuple of such tensors."
             )
         if len(self) == 0:
             raise ValueError("Probe(inputs=...) has no samples; give at least one.")
@@ -80,9 +80,7 @@ class Probe:
                 raise TypeError(f"Probe({name}=...) got {_kind(value)}; give a tensor.")
             if value.layout != torch.strided:
                 kind = str(value.layout).removeprefix("torch.")
-                raise TypeError(
-                    f"Probe({name}=...) has the layout {kind}; only dense tensors are allowed. Convert it with to_dense()."
-                )
+                raise TypeError(f"Probe({name}=...) has the layout {kind}; give a dense tensor, made with to_dense().")
             if value.ndim == 0 or len(value) != len(self):
                 raise ValueError(
                     f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} samples; "
@@ -142,11 +140,11 @@ class Samples:
     Args:
         inputs: The inputs at which the model is evaluated, one tensor ``(N, ...)`` per input.
         clean: The unperturbed probe samples that they come from, in the same form; baselines refer to these.
-        extra: What follows the inputs in the call: forward arguments and targets. Tensors have first dimension N; tensors that
-            are the same for all samples are :class:`Shared`.
+        extra: What follows the inputs in the call: forward arguments and targets. Tensors have first dimension N;
+            tensors that are the same for all samples are :class:`Shared`.
         ids: Sample ids, ``(N,)``, on the CPU.
-        branches: ``(N,)`` on the CPU: in which nested random draw each sample is, so that draws inside draws differ; 0 outside
-            of any draw.
+        branches: ``(N,)`` on the CPU: in which nested random draw each sample is, so that draws inside draws differ; 0
+            outside of any draw.
     """
 
     inputs: tuple[Tensor, ...]
@@ -187,13 +185,14 @@ class Samples:
         """The entries of ``value`` that belong to these samples.
 
         Args:
-            value: A tensor with one entry for each of the probe's K samples, with a single entry, or without a sample dimension.
+            value: A tensor with one entry for each of the probe's K samples, with a single entry, or without a sample
+                dimension.
             like: The tensor that it is to be combined with, ``(N, ...)``.
             ids: The ids of the probe, ``(K,)``, in its order.
 
         Returns:
-            ``(N, ...)`` if ``value`` has an entry per probe sample; ``value`` itself if it is the same for all samples; ``None``
-            if its number of entries is none of these.
+            ``(N, ...)`` if ``value`` has an entry per probe sample; ``value`` itself if it is the same for all samples;
+            ``None`` if its number of entries is none of these.
         """
         if value.ndim != like.ndim or len(value) == 1:
             return value
@@ -208,10 +207,10 @@ class Samples:
         places = {sample: i for i, sample in enumerate(ids.tolist())}
         if len(places) < len(ids):
             raise ValueError(
-                "Two samples of the probe have the same id, so a sample's own entry cannot be found; give distinct Probe(ids=...)."
+                "Two samples of the probe have the same id, so their entries cannot be found; give distinct Probe(ids=...)."
             )
         return torch.tensor([places[sample] for sample in self.ids.tolist()])
 
     def draw(self, indices: Tensor) -> Samples:
-        """The same samples inside the random draws ``indices`` ``(N,)``: draws nested in there get numbers of their own."""
+        """The same samples inside random draws ``indices`` ``(N,)``; draws nested in these get their own numbers."""
         return replace(self, branches=self.branches * 1_000_003 + indices + 1)

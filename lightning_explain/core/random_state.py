@@ -24,12 +24,12 @@ _OWNED = (random.Random, torch.Generator, np.random.Generator, np.random.RandomS
 def preserved_random_state(*owners: object) -> Iterator[None]:
     """Restores every random generator on exit, also after an exception.
 
-    Covers the global generators of Python, NumPy and torch (CPU, MPS, and each CUDA device if CUDA is already initialized;
-    this does not initialize it), and the private generators that the owners hold.
+    Covers the global generators of Python, NumPy and torch (CPU, MPS, and each CUDA device if CUDA is already
+    initialized; this does not initialize it), and the private generators that the owners hold.
 
     Args:
-        owners: Objects whose own generators are restored too: those in their attributes, and in the attributes, lists, tuples
-            and dictionaries below (such as a transform of a dataset of a loader).
+        owners: Objects whose own generators are restored too: those in their attributes, and in the attributes, lists,
+            tuples and dictionaries below (such as a transform of a dataset of a loader).
     """
     restore = [*_global(), *(_rewind(g) for g in _generators(owners))]
     try:

@@ -38,19 +38,20 @@ class PassCount:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Holds all numbers of one explanation: attributions, scores, and the model's outputs, for each sample of the probe.
+    """Holds all numbers of one explanation: attributions, scores and the model's outputs, for each probe sample.
 
     All tensors are on the CPU; the samples are in the probe's order.
 
     Args:
-        attributions: ``attributions[method]`` is what Captum returns: a tensor shaped like the input, or a tuple for several
-            inputs; for a layer method, the layer's own shape.
+        attributions: ``attributions[method]`` is what Captum returns: a tensor shaped like the input, or a tuple for
+            several inputs; for a layer method, the layer's own shape.
         scores: ``scores[metric][method]`` is ``(N,)``.
         standard_errors: ``standard_errors[metric][method]`` is ``(N,)``; metrics without standard errors are missing.
         outputs: The model's outputs at the samples: ``(N,)``, ``(N, C)`` or larger.
-        predictions: ``(N,)`` predicted classes; if the output is one number per sample, 1 where it is positive and 0 elsewhere.
-        targets: ``(N,)`` index of each sample's explained output: 0 if the output is one number per sample, -1 if no single
-            index names it (a tuple or a callable chose it).
+        predictions: ``(N,)`` predicted classes; if the output is one number per sample, 1 where it is positive and 0
+            elsewhere.
+        targets: ``(N,)`` index of each sample's explained output: 0 if the output is one number per sample, -1 if no
+            single index names it (a tuple or a callable chose it).
         ids: ``(N,)`` sample ids.
         passes: How many samples went through the model.
         seconds: Wall time of the explanation, in seconds.
@@ -58,8 +59,8 @@ class Report:
         epoch: Epoch of the training run, if any.
         step: Optimizer step of the training run, if any.
         fingerprint: SHA-256 of the probe.
-        maps: Maps at the layer's resolution, ``(N, 1, h, w)``, for methods whose attributions do not show by their shape how
-            they lie on the image; an empty tuple if they have no place on it.
+        maps: Maps at the layer's resolution, ``(N, 1, h, w)``, for methods whose attributions do not show by their
+            shape how they lie on the image; an empty tuple if they have no place on it.
         n_steps: For methods with ``n_steps="auto"``: how many points each sample took, ``(N,)``.
         stage: ``"fit"``, ``"validate"`` or ``"test"`` inside a Trainer; ``None`` outside.
 
@@ -102,8 +103,8 @@ class Report:
     def scalars(self) -> dict[str, float]:
         """One number per metric and method, by tag.
 
-        ``<metric>/<method>`` is the mean over samples with a finite score, ``nonfinite/<method>`` the number of samples with a
-        non-finite map or score, ``n_steps/<method>`` the mean number of points.
+        ``<metric>/<method>`` is the mean over samples with a finite score, ``nonfinite/<method>`` the number of samples
+        with a non-finite map or score, ``n_steps/<method>`` the mean number of points.
         """
         found = {f"n_steps/{method}": steps.double().mean().item() for method, steps in self.n_steps.items()}
         for metric, by_method in self.scores.items():
@@ -115,7 +116,7 @@ class Report:
         return found
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, then every metric."""
+        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, all metrics."""
         metrics = list(self.scores)
         lines = []
         for i, sample in enumerate(self.ids.tolist()):

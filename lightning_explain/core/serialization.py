@@ -19,7 +19,8 @@ _PLAIN = (bool, int, float, str, type(None))
 def fingerprint(probe: Probe) -> str:
     """The SHA-256 of a probe: over bytes, shapes and dtypes of its inputs, targets, ids, masks and forward arguments.
 
-    Device and memory layout do not matter. Forward arguments that are neither tensors nor plain values count by their type only.
+    Device and memory layout do not matter. Forward arguments that are neither tensors nor plain values count by their
+    type only.
     """
     digest = hashlib.sha256()
     for name, value in _leaves({**columns(probe), "class_names": None}):
@@ -40,7 +41,8 @@ def probe_state(probe: Probe) -> dict[str, Any]:
     """A probe as a dictionary that ``torch.load(weights_only=True)`` can load; its tensors are copies on the CPU.
 
     Raises:
-        TypeError: If a forward argument is not a tensor, number, string, ``None``, or a tuple, list or dictionary of these.
+        TypeError: If a forward argument is not a tensor, number, string, ``None``, or a tuple, list or dictionary of
+            these.
     """
     state = columns(probe)
     for name, value in _leaves(state):

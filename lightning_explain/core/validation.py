@@ -1,4 +1,4 @@
-"""Argument checks: each raises an error that names the argument, the value that came, and the values that are allowed."""
+"""Argument checks: a value in, nothing or an error out that names the argument, what came, and what to give."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_integral(owner: str, n_steps: Any, method: Any) -> None:
 
 
 def check_callable(name: str, value: Any) -> None:
-    """Checks that a value is a callable or ``None``; ``name`` is the start of the error, such as ``"Lime(perturb_func"``.
+    """Checks for a callable or ``None``; ``name`` is the start of the error, such as ``"Lime(perturb_func"``.
 
     Raises:
         TypeError: If it is neither.
@@ -39,7 +39,7 @@ def check_callable(name: str, value: Any) -> None:
 
 
 def check_positive(name: str, value: Any, least: int = 1) -> None:
-    """Checks for a whole number of at least ``least``; ``name`` is the start of the error, such as ``"Lime(n_samples"``.
+    """Checks for a whole number >= ``least``; ``name`` is the start of the error, such as ``"Lime(n_samples"``.
 
     Raises:
         ValueError: If the value is anything else.

@@ -1,4 +1,4 @@
-"""Records of the doctor: its verdict on one method for one model, and the changes to the model that the method needs."""
+"""Records of the doctor: its verdict on a method for a model, and the changes to the model that the method needs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Verdict:
 
     Args:
         method: The method's name.
-        state: ``"fine"``; ``"canonized"``: correct, because the isolation changes the model temporarily; ``"warned"``: correct,
-            but of little use; ``"refused"``: the map would be wrong.
+        state: ``"fine"``; ``"canonized"``: correct, because the isolation changes the model temporarily; ``"warned"``:
+            correct, but of little use; ``"refused"``: the map would be wrong.
         reason: Why.
         fix: What the user can do about it.
         canonizers: The temporary changes to the model that make the method correct.

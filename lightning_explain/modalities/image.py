@@ -43,8 +43,8 @@ def upsample(layer_map: Tensor, size: tuple[int, ...]) -> Tensor:
 def to_input_space(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     """A method's map in input space, broadcastable to the inputs; ``None`` if the map has no place there.
 
-    A map shaped like the inputs is returned unchanged. A layer's map is rearranged to ``(N, C, h, w)`` as its shape implies,
-    summed over its channels, and upsampled to the single image input: ``(N, 1, H, W)``.
+    A map shaped like the inputs is returned unchanged. A layer's map is rearranged to ``(N, C, h, w)`` as its shape
+    implies, summed over its channels, and upsampled to the single image input: ``(N, 1, H, W)``.
     """
     arranged = arrange(found, inputs)
     return None if arranged is None else onto(arranged, inputs)
@@ -77,8 +77,8 @@ def arrange(
         of_input: Whether the map belongs to the layer's input rather than its output.
 
     Returns:
-        ``found`` itself if it is shaped like the inputs or already ``(N, C, h, w)``; otherwise the layer's map, summed over its
-        channels, ``(N, 1, h, w)``.
+        ``found`` itself if it is shaped like the inputs or already ``(N, C, h, w)``; otherwise the layer's map, summed
+        over its channels, ``(N, 1, h, w)``.
 
     Raises:
         ValueError: If ``reshape`` does not fit the map.
@@ -194,8 +194,8 @@ def _from_tokens(value: Tensor, size: tuple[int, int]) -> Tensor:
 def _patches(tokens: int, image: tuple[int, int] | None) -> tuple[int, int] | None:
     """The grid of patches ``(h, w)`` for a number of tokens, with or without a class token; ``None`` if none fits.
 
-    Tried in this order: square patches that cover the image exactly, square patches that leave or exceed a border, any square
-    grid.
+    Tried in this order: square patches that cover the image exactly, square patches that leave or exceed a border, any
+    square grid.
     """
     counts = [count for count in (tokens - 1, tokens) if count > 1]
     grids = [*_coverings(image), *_coverings(image, exact=False)] if image else []
@@ -224,7 +224,7 @@ def _is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
 
 
 def _layout(layer: nn.Module, channels: int, of_input: bool) -> str | None:
-    """The layout that the modules in a layer declare: of the first one for the layer's input, of the last for its output."""
+    """The layout that a layer's modules declare: the first one for the layer's input, the last for its output."""
     declared = [
         (module, found) for module in layer.modules() if (found := _declared_layout(module, channels, of_input))
     ]

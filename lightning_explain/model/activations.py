@@ -1,9 +1,9 @@
 """Canonizers: give every activation call a module of its own, so that Captum's backward rules apply to all of them.
 
-Captum hooks *modules*: it does not see ``F.relu``, cannot distinguish the calls of one module that is used twice, and has
-rules for few classes. While a canonizer is active, calls are intercepted as functions (``TorchFunctionMode``), wherever they
-come from, and each call runs in a module of its own. No code is rewritten, no weight is copied, and the hooks of every named
-layer still run.
+Captum hooks *modules*: it does not see ``F.relu``, cannot distinguish the calls of one module that is used twice, and
+has rules for few classes. While a canonizer is active, calls are intercepted as functions (``TorchFunctionMode``),
+wherever they come from, and each call runs in a module of its own. No code is rewritten, no weight is copied, and the
+hooks of every named layer still run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def words(text: str) -> set[str]:
 
 
 RELU = {"relu"}
-# Each name stands for a function, a tensor method, and their in-place variants. All are elementwise in their first argument.
+# Each name stands for a function, a tensor method, and their in-place variants. All are elementwise in their first
+# argument.
 ELEMENTWISE = RELU | words(
     "relu6 hardtanh threshold leaky_relu rrelu prelu elu celu selu gelu silu mish hardswish hardsigmoid sigmoid expit tanh "
     "hardshrink softshrink tanhshrink softplus softsign logsigmoid log_sigmoid clamp clip clamp_min clamp_max abs absolute exp "
@@ -71,7 +72,7 @@ def nodes(last: Any) -> Iterator[Any]:
 
 
 def family(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """The family of a function call: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None`` if it cannot be canonized."""
+    """A call's family: ``"relu"``, ``"elementwise"``, ``"pool"``, or ``None`` if it cannot be canonized."""
     name = name_of(function)
     if name not in ELEMENTWISE and name not in POOLS:
         return None
@@ -148,7 +149,8 @@ class Router(TorchFunctionMode):
         x = _first(args, kwargs)
         module = self._next(name)
         module.function = partial(_call, func, args[1:], {k: v for k, v in kwargs.items() if k != "input"})
-        # A clone, because where two hooked modules share a tensor, Captum reads the gradient before replacing it (its issue 1104).
+        # A clone, because where two hooked modules share a tensor, Captum reads the gradient before replacing it (its
+        # issue 1104).
         out = module(x.clone())
         return x.copy_(out) if module.wrote else out
 
@@ -168,7 +170,7 @@ def _call(function: Callable[..., Tensor], rest: tuple[Any, ...], kwargs: dict[s
 
 @contextmanager
 def guided(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
-    """A context that yields a route in which Captum's guided backpropagation and deconvolution reach every ReLU call once.
+    """A context that yields a route: in it guided backpropagation and deconvolution reach every ReLU call once.
 
     Args:
         calls: The list to which the modules that stand for calls are added, for the duration of the context.
@@ -188,7 +190,7 @@ def guided(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
 
 @contextmanager
 def deeplift(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
-    """A context that yields a route in which Captum's DeepLIFT reaches every elementwise call and every maximum.
+    """A context that yields a route: in it Captum's DeepLIFT reaches every elementwise call and every maximum.
 
     Elementwise calls get the rescale rule; maxima get :func:`maximum`, whose windows may overlap.
 
@@ -207,7 +209,7 @@ def deeplift(calls: nn.ModuleList, counts: dict[str, int]) -> Iterator[Route]:
 
 
 def in_single(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The rule, computed in float32 for half precision: float16 rounds ``eps`` to 0, and the rule would divide 0 by 0."""
+    """The rule, computed in float32 for half precision: in float16 ``eps`` is 0, and the rule would divide 0 by 0."""
 
     def widened(module: nn.Module, *tensors: Tensor, eps: float = 1e-10) -> Tensor:
         dtype = tensors[-1].dtype
@@ -223,8 +225,8 @@ def maximum(
 ) -> Tensor:
     """DeepLIFT's rule for maxima: the gradient ``(2N, ...)`` that replaces the one at the call's input.
 
-    Captum's rule (``maxpool2d`` in ``captum.attr.DeepLift``), except that contributions are added where windows overlap;
-    Captum's unpooling keeps only the last one.
+    Captum's rule (``maxpool2d`` in ``captum.attr.DeepLift``), except that contributions are added where windows
+    overlap; Captum's unpooling keeps only the last one.
 
     Args:
         module: The call.
@@ -252,7 +254,7 @@ def _modules(kind: type[C], count: int) -> nn.ModuleList:
 
 @contextmanager
 def _within(calls: nn.ModuleList, modules: Iterable[nn.ModuleList]) -> Iterator[None]:
-    """Adds modules to ``calls`` inside the context; not to the model itself, whose forward may run all its submodules."""
+    """Adds modules to ``calls`` inside the context, not to the model, whose forward may run all its submodules."""
     calls.append(nn.ModuleList(modules).eval())
     try:
         yield

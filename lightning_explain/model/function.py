@@ -33,8 +33,8 @@ class TargetFunction(nn.Module):
     """A model as ``f(*inputs, *forward_args, target indices) -> (N,)``; counts the samples that go through it.
 
     It is a module, so that Captum can hook the layers in it. It exists only inside the isolation of one explanation.
-    ``choices`` is the number of tensors in the model's return value from which the first was taken by default; 1 if there was
-    no choice.
+    ``choices`` is the number of tensors in the model's return value from which the first was taken by default; 1 if
+    there was no choice.
 
     Args:
         model: The module.
@@ -112,7 +112,7 @@ class TargetFunction(nn.Module):
         self._backward += len(gradient)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The explained output of each sample, ``(N,)``; the last argument is the target indices ``(N,)``, or a ``Choice``."""
+        """The explained outputs ``(N,)``; the last argument is the target indices ``(N,)``, or a ``Choice``."""
         *inputs, indices = arguments
         outputs = self.outputs(*inputs)
         check_samples(outputs, len(inputs[0]))

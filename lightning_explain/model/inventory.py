@@ -70,7 +70,7 @@ def is_layer(module: nn.Module) -> bool:
 
 
 class _Sorts(dict[type, str]):
-    """Class to ``"tensor"``, ``"container"``, ``"generator"`` or ``""``; cached, as ``isinstance`` is slow with torch's classes."""
+    """Class to ``"tensor"``, ``"container"``, ``"generator"`` or ``""``; cached: ``isinstance`` is slow for tensors."""
 
     def __missing__(self, cls: type) -> str:
         kinds: dict[str, Any] = {"tensor": Tensor, "container": _CONTAINERS, "generator": _GENERATORS}

@@ -1,7 +1,7 @@
 """The isolation: the only context in which a model is touched; on exit every state that changed is restored.
 
-Each *state saver* is a context manager that saves and restores one kind of state. They are listed in ``STATE_SAVERS``; a test
-removes each in turn and checks that non-interference (invariant 1) then fails.
+Each *state saver* is a context manager that saves and restores one kind of state. They are listed in ``STATE_SAVERS``;
+a test removes each in turn and checks that non-interference (invariant 1) then fails.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _tensors(inventory: ModuleInventory) -> Iterator[None]:
 def _put_back(tensor: Tensor, value: Tensor) -> None:
     if tensor.shape != value.shape:
         tensor.resize_(value.shape)
-    # Unchanged tensors are skipped, as they may not be writable (views, expanded tensors). Sparse ones cannot be compared.
+    # Unchanged tensors are skipped, as they may not be writable (views, expanded tensors). Sparse ones cannot be
+    # compared.
     if tensor.layout != torch.strided or not torch.equal(tensor, value):
         tensor.copy_(value)
 
@@ -188,7 +189,7 @@ def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _sharded(inventory: ModuleInventory) -> Iterator[None]:
-    """Reshards FSDP2 modules before and after: a forward leaves gathered weights where training expects sharded ones."""
+    """Reshards FSDP2 modules before and after: a forward leaves gathered weights where training needs sharded ones."""
     # Recognized by their methods, because importing FSDP is slow.
     sharded: list[Any] = [
         m for m in inventory.modules if hasattr(type(m), "reshard") and hasattr(type(m), "set_reshard_after_forward")
@@ -225,8 +226,8 @@ STATE_SAVERS: dict[str, StateSaver] = {
 class Run:
     """Calls the model inside the isolation: ``run(function, *arguments)`` returns ``function(*arguments)``.
 
-    ``calls`` holds the modules that stand for activation calls while canonizers are active. Code that hooks the model's modules
-    must hook these too.
+    ``calls`` holds the modules that stand for activation calls while canonizers are active. Code that hooks the model's
+    modules must hook these too.
 
     Args:
         forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
@@ -265,10 +266,10 @@ def explaining(
 ) -> Iterator[Run]:
     """A context in which a model can be explained; yields the function that calls it, and restores everything on exit.
 
-    Inside, every submodule is in eval mode, parameters require no gradient, in-place activations work out of place, compiled
-    code runs eagerly, and gradients are available even within ``torch.inference_mode``. On exit, also after an exception, these
-    are restored: training flags, ``.grad``, ``requires_grad``, buffers, plain attributes (metric states), hooks, and every
-    random generator.
+    Inside, every submodule is in eval mode, parameters require no gradient, in-place activations work out of place,
+    compiled code runs eagerly, and gradients are available even within ``torch.inference_mode``. On exit, also after an
+    exception, these are restored: training flags, ``.grad``, ``requires_grad``, buffers, plain attributes (metric
+    states), hooks, and every random generator.
 
     Args:
         model: The module, as the training loop holds it.

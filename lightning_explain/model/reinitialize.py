@@ -18,7 +18,8 @@ from lightning_explain.core.probe import Samples
 def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]:
     """The modules of a model that have parameters of their own, in reverse order of execution.
 
-    A module that is never called itself (another module uses its weight) takes the place of the module defined before it.
+    A module that is never called itself (another module uses its weight) takes the place of the module defined before
+    it.
 
     Args:
         model: The module.
@@ -45,16 +46,16 @@ def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]
 
 @contextmanager
 def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: Draws, draw: int) -> Iterator[None]:
-    """A context in which the given layers have freshly initialized parameters (the model randomization of Adebayo et al. 2018).
+    """A context in which these layers have newly initialized parameters (model randomization, Adebayo et al. 2018).
 
-    A layer's ``reset_parameters`` makes them, and resets its buffers (the statistics of a normalization). In a layer without
-    that method each parameter is replaced by normal numbers with the parameter's root mean square. Equal layers, seed and draw
-    give equal numbers. Modules that share a parameter share the new one.
+    A layer's ``reset_parameters`` makes them, and resets its buffers (the statistics of a normalization). In a layer
+    without that method each parameter is replaced by normal numbers with the parameter's root mean square. Equal
+    layers, seed and draw give equal numbers. Modules that share a parameter share the new one.
 
     Args:
         model: The module, inside the isolation.
-        layers: Modules of the model, in the order of :func:`top_down`; the first k of a longer list get the same numbers as
-            a list of k.
+        layers: Modules of the model, in the order of :func:`top_down`; the first k of a longer list get the same
+            numbers as a list of k.
         draws: Random numbers keyed by the seed.
         draw: The index of the random model.
 

@@ -22,7 +22,7 @@ class OutputError(TypeError):
 
 
 def output_tensor(output: Any) -> Tensor:
-    """The output tensor in what a model returns: the tensor itself, ``.logits``, ``["logits"]``, or the first of a tuple.
+    """The tensor in what a model returns: the tensor itself, ``.logits``, ``["logits"]``, or the first of a tuple.
 
     Raises:
         OutputError: If there is no tensor in that place.
@@ -62,7 +62,8 @@ def check_target(target: Target) -> None:
 def predictions_of(outputs: Tensor) -> Tensor:
     """The predicted class of each sample, ``(N,)``.
 
-    For outputs ``(N,)`` or ``(N, 1)``: 1 where the output is positive, else 0. For outputs of more than two dimensions: zeros.
+    For outputs ``(N,)`` or ``(N, 1)``: 1 where the output is positive, else 0. For outputs of more than two dimensions:
+    zeros.
     """
     if _single(outputs):
         return (outputs.reshape(len(outputs)) > 0).long()

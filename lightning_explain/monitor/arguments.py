@@ -59,14 +59,14 @@ def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any
     """
     for name, value in {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps}.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r}; allowed: a whole number of at least 1, or None.")
+            raise ValueError(f"{name}={value!r}; give a whole number of at least 1, or None.")
     if every_n_epochs is not None and every_n_train_steps is not None:
         raise ValueError("every_n_epochs and every_n_train_steps exclude each other; give one of them.")
     if every_n_train_steps is not None and hook == "validation_epoch_end":
         raise ValueError('every_n_train_steps and hook="validation_epoch_end" exclude each other; give one of them.')
     number = isinstance(max_overhead, (int, float)) and not isinstance(max_overhead, bool)
     if max_overhead is not None and not (number and 0 < max_overhead < math.inf):
-        raise ValueError(f"max_overhead={max_overhead!r}; allowed: None or a share above 0, such as 0.05.")
+        raise ValueError(f"max_overhead={max_overhead!r}; give None or a share above 0, such as 0.05.")
     return Schedule(every=every_n_epochs or every_n_train_steps or 1, max_overhead=max_overhead)
 
 
@@ -85,7 +85,7 @@ def selection_of(probe: Any) -> ProbeSelection:
     if isinstance(probe, Sequence) and not isinstance(probe, (str, bytes)):
         return ProbeSelection(indices=probe)
     raise TypeError(
-        f"probe is a {type(probe).__name__}; allowed: ProbeSelection(count=16), Probe(inputs, targets), "
+        f"probe is a {type(probe).__name__}; give ProbeSelection(count=16), Probe(inputs, targets), "
         "or a list of dataset indices."
     )
 

@@ -20,17 +20,19 @@ def samples_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
     """The N samples of a batch as a probe.
 
     - A tensor: inputs without targets.
-    - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: if there are several tensors, the last is
-      the targets. Tensors between the last floating-point one and the targets (lengths, masks) are forward arguments.
-    - A mapping: the tensor with the key label, labels, target, targets or y (in any case) is the targets; floating-point
-      tensors are the inputs, in the order of their keys; other tensors (``attention_mask``) are forward arguments.
+    - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: if there are several tensors, the
+      last is the targets. Tensors between the last floating-point one and the targets (lengths, masks) are forward
+      arguments.
+    - A mapping: the tensor with the key label, labels, target, targets or y (in any case) is the targets;
+      floating-point tensors are the inputs, in the order of their keys; other tensors (``attention_mask``) are forward
+      arguments.
 
     Anything that is not a tensor (file names) is left out. Integer targets ``(N, 1)`` become ``(N,)``.
 
     Args:
         batch: A batch as the loader yields it.
-        batch_fn: Reads the batch instead. It returns ``(inputs, targets)``, where inputs is a tensor or a tuple of tensors and
-            targets a tensor or ``None``; or it returns a ``Probe``.
+        batch_fn: Reads the batch instead. It returns ``(inputs, targets)``, where inputs is a tensor or a tuple of
+            tensors and targets a tensor or ``None``; or it returns a ``Probe``.
 
     Returns:
         The samples, on the batch's device, with ids ``0..N-1`` unless ``batch_fn`` sets others.

@@ -38,12 +38,13 @@ class ProbeSelection:
     """Says which samples of which loader become the probe; the monitor reads them once, before training.
 
     Args:
-        count: How many samples. They are drawn at random from the whole dataset, by ``seed``; a stream gives its first ones.
+        count: How many samples. They are drawn at random from the whole dataset, by ``seed``; a stream gives its first
+            ones.
         source: The loader whose dataset they come from: ``"val"``, ``"train"`` or ``"test"``.
         indices: Exactly these samples of the dataset, in this order; ``count`` is then ignored.
-        per_class: Whether to choose equally many samples of each class, as far as possible. The labels are the dataset's
-            ``targets`` or ``labels`` if it has them; otherwise up to 1000 samples (or ``count``, if larger) are read to find
-            the labels.
+        per_class: Whether to choose equally many samples of each class, as far as possible. The labels are the
+            dataset's ``targets`` or ``labels`` if it has them; otherwise up to 1000 samples (or ``count``, if larger)
+            are read to find the labels.
         seed: Decides which samples are drawn, and seeds random transforms while they are read.
         dataloader_idx: Index of the loader if the source has several.
 
@@ -100,9 +101,10 @@ def collect(
 ) -> Probe:
     """The selected samples of a loader's dataset, read once, as a probe; every random generator is restored.
 
-    The samples are chosen from ``loader.dataset``, so shuffled and distributed loaders give the same ones, and are collated by
-    the loader's own ``collate_fn``. If the loader has workers, the samples are read in one worker, so that the dataset's own
-    state (an open file, a counter) does not change in this process. Random transforms are seeded with ``selection.seed``.
+    The samples are chosen from ``loader.dataset``, so shuffled and distributed loaders give the same ones, and are
+    collated by the loader's own ``collate_fn``. If the loader has workers, the samples are read in one worker, so that
+    the dataset's own state (an open file, a counter) does not change in this process. Random transforms are seeded with
+    ``selection.seed``.
 
     A stream (an ``IterableDataset``, or a loader without ``dataset``) gives its first samples, with ids ``0..N-1``.
 
@@ -292,7 +294,7 @@ def _known_labels(dataset: Any) -> Tensor | None:
 
 
 def _labels(value: Any, count: int) -> Tensor | None:
-    """The class labels ``(count,)``; ``None`` unless they are whole numbers (floats 0.0 and 1.0 count, as in a binary loss)."""
+    """The class labels ``(count,)``; ``None`` unless they are whole numbers (0.0 and 1.0 of a binary loss are)."""
     try:
         found = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError):  # ragged lists, dtypes that NumPy does not have

@@ -45,7 +45,7 @@ class Charts:
 
 
 def charts(found: tuple[Tensor, ...]) -> Charts:
-    """Bar charts of a method's map: the 16 strongest units of each sample, after a panel of all units if there are more.
+    """Bar charts of a method's map: the 16 strongest units of each sample, and a panel of all units if there are more.
 
     Each sample has its own scale, set by its largest absolute value. Samples with non-finite values are drawn empty.
 
@@ -96,7 +96,7 @@ def _columns(values: Tensor) -> Tensor:
 
 
 def _names(row: Tensor, found: tuple[Tensor, ...]) -> list[tuple[int, str]]:
-    """The indices and names of the strongest nonzero units of one sample ``(U,)``; up to 16 units are all listed, in order."""
+    """The strongest nonzero units of one sample ``(U,)``, index and name; up to 16 units are all listed, in order."""
     if len(row) <= STRONGEST:
         chosen = torch.arange(len(row))
     else:
@@ -106,7 +106,7 @@ def _names(row: Tensor, found: tuple[Tensor, ...]) -> list[tuple[int, str]]:
 
 
 def _name(unit: int, found: tuple[Tensor, ...]) -> str:
-    """The name of a unit: ``7``; ``3,0`` in a layer of several dimensions; ``1: 7`` in the second of several tensors."""
+    """The name of a unit: ``7``; ``3,0`` in a layer of several dimensions; ``1: 7`` in the second of two tensors."""
     for i, part in enumerate(found):
         size = part[0].numel()
         if unit < size:

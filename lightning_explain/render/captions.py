@@ -57,7 +57,7 @@ def _labels(probe: Probe) -> list[int] | None:
 
 
 def probabilities(outputs: Tensor) -> Tensor | None:
-    """Class probabilities ``(N, C)``: the outputs if they already sum to 1, else their softmax; ``None`` for other shapes."""
+    """Class probabilities ``(N, C)``: the outputs if they sum to 1, else their softmax; ``None`` for other shapes."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return None
     values = outputs.double()

@@ -56,14 +56,14 @@ def table(cmap: ColorMap) -> Tensor:
 def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
     """The 256 colors for a sign, ``(256, 3)``: those of ``cmap``, or Captum's default for that sign.
 
-    Captum's defaults (``visualize_image_attr``): red to white to green for ``"all"``, ``Greens``, ``Reds`` and ``Blues``
-    for ``"positive"``, ``"negative"`` and ``"absolute_value"``.
+    Captum's defaults (``visualize_image_attr``): red to white to green for ``"all"``, ``Greens``, ``Reds`` and
+    ``Blues`` for ``"positive"``, ``"negative"`` and ``"absolute_value"``.
     """
     return table(_DEFAULTS[sign] if cmap is None else cmap)
 
 
 def frozen_pairs(pairs: Sequence[Any]) -> tuple[tuple[float, str], ...]:
-    """``(position, color)`` pairs with all lists turned into tuples, so that values from YAML can be compared and cached.
+    """``(position, color)`` pairs with lists turned into tuples, so that values from YAML can be compared and cached.
 
     Raises:
         ValueError: If an item is not a pair of a number and a color.

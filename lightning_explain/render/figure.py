@@ -29,10 +29,10 @@ _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
 def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[str, Image]:
     """Draws the maps of every method: one picture per method.
 
-    A method whose map has a place on the image is drawn with the panels in ``options``; the image is the first input of shape
-    ``(N, C, H, W)``. Other methods (at a layer without spatial dimensions, or of a model without image input) are drawn as bar
-    charts. Samples whose map is not finite are drawn with an empty map and marked. If the probe has masks, their outline is
-    drawn on the original image. Wrong predictions have a red title.
+    A method whose map has a place on the image is drawn with the panels in ``options``; the image is the first input of
+    shape ``(N, C, H, W)``. Other methods (at a layer without spatial dimensions, or of a model without image input) are
+    drawn as bar charts. Samples whose map is not finite are drawn with an empty map and marked. If the probe has masks,
+    their outline is drawn on the original image. Wrong predictions have a red title.
 
     Args:
         report: The maps and the model's outputs, samples in the probe's order.
@@ -43,7 +43,8 @@ def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[s
         Method name to picture, uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: If report and probe have different numbers of samples, or ``normalization`` does not fit the channels.
+        ValueError: If report and probe have different numbers of samples, or ``normalization`` does not fit the
+            channels.
     """
     if len(report.ids) != len(probe):
         raise ValueError(

@@ -52,10 +52,10 @@ def check_panel(kind: str, sign: str) -> None:
 def normalize(attribution: Tensor, sign: str, outlier_perc: float = 2.0) -> Tensor:
     """Maps in, maps scaled for display out: each sample is scaled by itself.
 
-    Channels are summed, the sign is selected, and the map is divided by the value above which the largest pixels make up
-    ``outlier_perc`` percent of the sample's total; larger values are clipped. The result equals Captum's
-    ``_normalize_attr``, with three exceptions: a map without contrast (all pixels equal) becomes zero, non-finite values count
-    as zero, and a sample whose scale is zero is not an error.
+    Channels are summed, the sign is selected, and the map is divided by the value above which the largest pixels make
+    up ``outlier_perc`` percent of the sample's total; larger values are clipped. The result equals Captum's
+    ``_normalize_attr``, with three exceptions: a map without contrast (all pixels equal) becomes zero, non-finite
+    values count as zero, and a sample whose scale is zero is not an error.
 
     Args:
         attribution: ``(N, C, H, W)`` or ``(N, H, W)``.
@@ -74,7 +74,7 @@ def normalize(attribution: Tensor, sign: str, outlier_perc: float = 2.0) -> Tens
 
 
 def _threshold(magnitudes: Tensor, percentile: float) -> Tensor:
-    """For each sample of ``(N, P)`` the smallest value up to which the values sum to ``percentile`` percent, ``(N,)``."""
+    """For each sample of ``(N, P)`` the value up to which the values sum to ``percentile`` percent, ``(N,)``."""
     ordered = magnitudes.sort(dim=1).values
     sums = ordered.cumsum(1)
     level = sums[:, -1:] * 0.01 * percentile
@@ -92,8 +92,8 @@ def to_display(inputs: Tensor, normalization: Normalization | None = None) -> Te
     """Model inputs in, RGB images out.
 
     Three channels are red, green and blue; any other number of channels is shown as their mean, in gray. Without
-    ``normalization``, bytes are divided by 255, and if any value in the batch lies outside [0, 1], each sample is stretched
-    between its smallest and largest value.
+    ``normalization``, bytes are divided by 255, and if any value in the batch lies outside [0, 1], each sample is
+    stretched between its smallest and largest value.
 
     Args:
         inputs: ``(N, C, H, W)``.
@@ -154,8 +154,9 @@ def panel(
     """One panel per sample, of a kind named as in Captum's ``visualize_image_attr``.
 
     Args:
-        kind: ``original_image``; ``heat_map``; ``blended_heat_map``: the heat map over the gray image; ``masked_image``:
-            the image times the map; ``alpha_scaling``: the image on white, with the map as its opacity.
+        kind: ``original_image``; ``heat_map``; ``blended_heat_map``: the heat map over the gray image;
+            ``masked_image``: the image times the map; ``alpha_scaling``: the image on white, with the map as its
+            opacity.
         sign: The sign the map was normalized with.
         inputs_display: ``(N, 3, H, W)`` in [0, 1], from ``to_display``.
         normalized_map: ``(N, H, W)``, from ``normalize``.

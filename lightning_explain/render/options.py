@@ -50,8 +50,8 @@ class PanelStyle:
 class Options:
     """How the pictures of methods are drawn; checks every argument. Lists (from YAML) are accepted in place of tuples.
 
-    ``panels``, ``cmap`` and ``outlier_perc`` take one value for all methods, or a mapping from method names to values, in which
-    the key ``"default"`` (or ``None``) stands for all other methods.
+    ``panels``, ``cmap`` and ``outlier_perc`` take one value for all methods, or a mapping from method names to values,
+    in which the key ``"default"`` (or ``None``) stands for all other methods.
 
     Args:
         panels: ``(kind, sign)`` of each column, with the names of Captum's ``visualize_image_attr``.
@@ -62,7 +62,8 @@ class Options:
         class_names: One name per class index; ``None`` for the probe's names.
         colorbar: Whether each row ends with the color bar of its heat maps.
         titles: Whether each row begins with the sample's label and prediction.
-        min_pixels: Small images are enlarged by an integer factor until their shorter side has at least this many pixels.
+        min_pixels: Small images are enlarged by an integer factor until their shorter side has at least this many
+            pixels.
         max_pixels: Images are not enlarged beyond this length of the longer side, and larger images are reduced to it.
         max_rows: The most samples that are drawn.
 

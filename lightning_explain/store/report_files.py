@@ -66,7 +66,8 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
 def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
     """Takes a folder of saved reports; returns them sorted by step, then epoch, then stage (training first).
 
-    Reports without a step or an epoch come first. Other safetensors files in the folder, such as a saved probe, are skipped.
+    Reports without a step or an epoch come first. Other safetensors files in the folder, such as a saved probe, are
+    skipped.
 
     Args:
         directory: The folder ``<run>/explain/<name>``, or the file of one report.
@@ -102,9 +103,9 @@ def _place(report: Report) -> tuple[int, int, str]:
 def safe_name(name: str) -> str:
     """A name as one path component that is valid on every system; different names give different components.
 
-    Letters, digits, ``_`` and ``-`` are kept; every other character is replaced by its bytes, as in ``a%2Fb``. A name too long
-    for a file system is cut, and a digest of the whole name is appended. Where a file system ignores case, names that differ
-    only in case still collide.
+    Letters, digits, ``_`` and ``-`` are kept; every other character is replaced by its bytes, as in ``a%2Fb``. A name
+    too long for a file system is cut, and a digest of the whole name is appended. Where a file system ignores case,
+    names that differ only in case still collide.
     """
     kept = re.sub(r"[^\w-]", lambda match: _bytes(match[0]), name)
     if len(kept.encode("utf-8", "surrogatepass")) > _LONGEST:
@@ -122,9 +123,9 @@ def _bytes(character: str) -> str:
 def step_path(folder: Path, moment: Report | Publication, suffix: str, epoch_in: Callable[[Path], int | None]) -> Path:
     """The path of a file for one report or publication, with a name that sorts by step: ``step=00000120.png``.
 
-    In stages other than ``"fit"`` the name contains the stage: ``step=00000120-test.png``. With manual optimization the step may
-    not advance: if a file of that step but another epoch exists, the name contains the epoch too, so that nothing is
-    overwritten. A resumed run writes the same step and epoch to the same name.
+    In stages other than ``"fit"`` the name contains the stage: ``step=00000120-test.png``. With manual optimization the
+    step may not advance: if a file of that step but another epoch exists, the name contains the epoch too, so that
+    nothing is overwritten. A resumed run writes the same step and epoch to the same name.
 
     Args:
         folder: The folder of the file.
