@@ -144,7 +144,7 @@ def _random_inputs(shape: Any, count: int) -> tuple[Tensor, ...]:
     for each in shapes:
         if not _is_list(each) or not all(type(size) is int and size > 0 for size in each):
             raise ValueError(
-                f"input_shape={shape!r}; allowed: the shape of one sample, such as [3, 64, 64], or a list of them."
+                f"input_shape={shape!r}; give the shape of one sample, such as [3, 64, 64], or a list of them."
             )
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(count, *each, generator=generator) for each in shapes)

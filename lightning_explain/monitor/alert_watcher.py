@@ -41,7 +41,7 @@ def _alert(given: Any, where: str) -> Alert:
         return given
     if not isinstance(given, Mapping):
         raise TypeError(
-            f"{where} is a {type(given).__name__}; allowed: Alert(metric='relevance_mass/ig', above=0.3), or a mapping "
+            f"{where} is a {type(given).__name__}; give Alert(metric='relevance_mass/ig', above=0.3), or a mapping "
             "of its arguments."
         )
     known = list(inspect.signature(Alert).parameters)

@@ -161,7 +161,7 @@ WRONG = {
         tiny(input_shape=None),
         "The configuration has no samples for the model; write input_shape: [3, 64, 64]",
     ),
-    "a shape": (tiny(input_shape="3x64x64"), "input_shape='3x64x64'; allowed: the shape of one sample"),
+    "a shape": (tiny(input_shape="3x64x64"), "input_shape='3x64x64'; give the shape of one sample"),
     "a method": (tiny(monitor={"methods": ["Salience"]}), "there is no method 'Salience': did you mean 'Saliency'"),
     "a key": (tiny(monitor={"method": []}), "Unknown key 'method' in the configuration of the monitor"),
     "a group": ("defaults: [model: resnet]\n", "cannot be composed: In 'config.yaml': Could not find 'model/resnet'"),

@@ -120,7 +120,7 @@ def test_a_failing_method_is_told_once_switched_off_after_three_and_the_others_g
     assert "(rank 0)" in message
     assert "Traceback" in message
     assert "ArithmeticError: no map today" in message
-    assert f"'bad' {OFF}. Call monitor.switch_on('bad')" in off
+    assert f"'bad' {OFF}. To switch it on again, call monitor.switch_on('bad')" in off
     assert finished.current_epoch == 5
     assert "explain/infidelity/good" in keys(finished)
     assert not any(key.endswith("/bad") for key in keys(finished))
