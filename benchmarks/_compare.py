@@ -70,7 +70,7 @@ def completeness(bench: Bench, method: Method) -> float | None:
     """The largest completeness error of a sample.
 
     A layer method uses a layer that all information passes through; ``None`` if none is known."""
-    if hasattr(method, "layer") and not hasattr(method, "neuron_selector"):
+    if method.place == "layer":
         if bench.neck is None:
             return None
         method = replace(method, layer=bench.neck)

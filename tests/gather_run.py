@@ -24,7 +24,7 @@ from forked import on_ranks
 from lightning_explain import Probe, Report
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
+from lightning_explain.core.contracts import ExplainedFunction, Method, MetricInputs
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.fsdp import is_sharded
@@ -107,7 +107,7 @@ def explained(
 # -- what fails ----------------------------------------------------------------------------------------------------
 
 
-class FailsOn:
+class FailsOn(Method):
     """A map of ones; on one rank none."""
 
     def __init__(self, rank: int, error: Exception) -> None:
@@ -137,7 +137,7 @@ class FailsToScore(q.Infidelity):
         return super().score(case)
 
 
-class Unlike:
+class Unlike(Method):
     """A map of one column less on rank 1."""
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
@@ -167,7 +167,7 @@ class Omits(q.Concentration):
         return {key: {k: v for k, v in score.items() if k != "saliency" or rank == 0} for key, score in found.items()}
 
 
-class OutOfMemory:
+class OutOfMemory(Method):
     """Runs out of memory on rank 1 with more than two samples at a time; notes how many it may take in the end."""
 
     limits: ClassVar[list[int]] = []
@@ -179,7 +179,7 @@ class OutOfMemory:
         return torch.ones_like(samples.inputs[0]) * explained.evaluate(samples)[:, None, None, None]
 
 
-class Uneven:
+class Uneven(Method):
     """Calls the model as often as its samples say."""
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:

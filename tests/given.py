@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import Reference
+from lightning_explain.core.contracts import Method, Reference
 from lightning_explain.core.probe import Samples
 
 
@@ -21,11 +21,15 @@ class Linear(nn.Module):
         return torch.stack(parts).sum(0) + 2
 
 
-class Given:
+class Given(Method):
     """A map that does not look at the model: the same for every sample, or one for each sample id."""
 
     def __init__(self, *values: Tensor, by_sample: bool = False, reference: Reference | None = None) -> None:
-        self.values, self.by_sample, self.reference = values, by_sample, reference
+        self.values, self.by_sample, self._promised = values, by_sample, reference
+
+    @property
+    def completeness(self) -> Reference | None:
+        return self._promised
 
     def attribute(self, explained: object, samples: Samples) -> Tensor | tuple[Tensor, ...]:
         found = tuple(v[samples.ids] if self.by_sample else v.expand(len(samples), *v.shape) for v in self.values)

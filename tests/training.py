@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.core.report import Report
 from networks import DigitNet, digits
@@ -132,7 +132,7 @@ def steps_in(root: Path, name: str = "explain") -> list[int | None]:
     return [report.step for report in load_reports(folder)] if folder.exists() else []
 
 
-class Failing:
+class Failing(Method):
     """A method that cannot."""
 
     def __init__(self, error: type[BaseException] = ArithmeticError) -> None:
@@ -142,7 +142,7 @@ class Failing:
         raise self.error("no map today")
 
 
-class Counted:
+class Counted(Method):
     """A map of ones, and how often it was asked for."""
 
     def __init__(self) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks import measurements as measure
-from lightning_explain.checks import method_properties
 from lightning_explain.checks.findings import Finding
 from lightning_explain.checks.submodels import From, UpTo
 from lightning_explain.checks.trace import Op, Record, probabilities, record, reentrant
@@ -78,11 +77,7 @@ def doctor(
 
 def unexamined(methods: Mapping[str, Method]) -> list[Verdict]:
     """Returns the verdicts for a model that cannot run on two samples: backward rules that may be wrong are refused."""
-    ruled = [
-        name
-        for name, method in methods.items()
-        if method_properties.rule(method_properties.innermost(method)) in ("deeplift", "lrp")
-    ]
+    ruled = [name for name, method in methods.items() if method.innermost.backward_rule in ("deeplift", "lrp")]
     reason = "two samples at once do not fit into memory, so its backward rule cannot be checked on this model"
     return [Verdict(name, "refused", reason, f"explain smaller inputs, or {rules.INSTEAD}", ()) for name in ruled]
 
@@ -146,7 +141,7 @@ class DoctorContext:
 
     def verdict(self, name: str, method: Method) -> Verdict:
         """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""
-        inner = method_properties.innermost(method)
+        inner = method.innermost
         findings = [*self.whole, *self._layer(inner), *self._whole_numbers(method), *self._few_samples(inner)]
         if not any(f.state == "refused" for f in findings):
             findings += self._gradient(inner)
@@ -163,7 +158,7 @@ class DoctorContext:
         )
 
     def _few_samples(self, method: Method) -> list[Finding]:
-        if type(method).__name__ != "FeaturePermutation" or self.probe_size > 1:
+        if method.samples_needed <= self.probe_size:
             return []
         return [
             Finding(
@@ -174,7 +169,7 @@ class DoctorContext:
         ]
 
     def _layer(self, method: Method) -> list[Finding]:
-        name = getattr(method, "layer", None)
+        name = method.layer
         if name is None:
             return []
         try:
@@ -185,33 +180,29 @@ class DoctorContext:
         if calls == 0:
             reason = f"the layer {name!r} does not run for this input"
             return [Finding("refused", reason, "name a layer that the model's forward calls as a module")]
-        if id(layer) in self.seen.nested and not method_properties.of_input(method):
+        if id(layer) in self.seen.nested and not method.of_input:
             reason = f"the layer {name!r} does not return a tensor, or a plain tuple of tensors"
-            if method_properties.place(method) == "neuron" and not callable(method.neuron_selector):  # type: ignore[attr-defined]
+            if method.place == "neuron" and not callable(method.neuron_selector):
                 fix = "give a callable neuron_selector, which selects from what the layer returns"
                 return [Finding("refused", reason, fix)]
-            if not method_properties.picks_tensors(method):
+            if method.tensor_layers_only:
                 fix = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
                 return [Finding("refused", reason, fix)]
         if calls == 1:
             return self._leads_nowhere(method, name, layer)
         reason = f"the layer {name!r} runs {calls} times in one forward pass, "
-        if method_properties.replaces_the_layer(method):
+        if method.replaces_layer:
             return [Finding("refused", f"{reason}and every run would be replaced", "name a layer that runs once")]
         return [Finding("warned", f"{reason}and only the last run is explained", "name a layer that runs once")]
 
     def _module(self, method: Method) -> nn.Module:
         """Returns the layer that the method names."""
-        return find_layer(self.model, str(getattr(method, "layer", None)))
+        return find_layer(self.model, str(method.layer))
 
     def _leads_nowhere(self, method: Method, name: str, layer: nn.Module) -> list[Finding]:
         """Finds layers without an effect on the output, such as an auxiliary head or a branch that is discarded."""
-        backward = method_properties.rule(method) != "none" and method_properties.place(method) == "layer"
-        if (
-            not (backward or method_properties.goes_through(method))
-            or method_properties.of_input(method)
-            or id(layer) not in self.seen.ends
-        ):
+        backward = method.backward_rule != "none" and method.place == "layer"
+        if not (backward or method.through_neuron) or method.of_input or id(layer) not in self.seen.ends:
             return []
         if not self.seen.outputs.requires_grad or self.seen.leads_on(layer):
             return []
@@ -221,10 +212,10 @@ class DoctorContext:
     def _whole_numbers(self, method: Method) -> list[Finding]:
         if all(x.is_floating_point() for x in self.samples.inputs):
             return []
-        if method_properties.adds_noise(method):
+        if method.attribution_method is not None:
             fix = "use the method without NoiseTunnel"
             return [Finding("refused", "it adds noise to the inputs, but they are integers", fix)]
-        if method_properties.reads_input(method_properties.innermost(method)):
+        if method.innermost.differentiates_input:
             layers = "LayerIntegratedGradients or LayerGradientXActivation"
             fix = f"explain an embedding layer with {layers}"
             if not any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in self.model.modules()):
@@ -233,15 +224,13 @@ class DoctorContext:
         return []
 
     def _gradient(self, method: Method) -> list[Finding]:
-        if method_properties.rule(method) == "none":
+        if method.backward_rule == "none":
             return []
         if not self.seen.outputs.requires_grad:
             reason = "no gradient flows from the output back to the input"
             fix = "remove what blocks it (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
             return [Finding("refused", reason, fix)]
-        if not self.chosen.requires_grad and (
-            method_properties.place(method) != "neuron" or method_properties.goes_through(method)
-        ):
+        if not self.chosen.requires_grad and (method.place != "neuron" or method.through_neuron):
             reason = "no gradient flows from what target selects back to the outputs"
             fix = "select it without detach(), item(), argmax or rounding: target=lambda output: output[:, 0]; or use Occlusion"
             return [Finding("refused", reason, fix)]
@@ -255,15 +244,15 @@ class DoctorContext:
 
     def _unread(self, method: Method) -> list[Finding]:
         """Finds inputs without a gradient: as in Captum, the gradient is taken at all inputs or at none."""
-        if not method_properties.reads_input(method):
+        if not method.differentiates_input:
             return []
-        unit = self._module(method) if method_properties.place(method) == "neuron" else None
+        unit = self._module(method) if method.place == "neuron" else None
         if unit is not None and id(unit) not in self.seen.ends:
             return []
         unread = self.seen.unread(unit)
         if not unread:
             return []
-        what = f"the layer {method.layer!r}" if unit is not None else "the output"  # type: ignore[attr-defined]
+        what = f"the layer {method.layer!r}" if unit is not None else "the output"
         reason = f"no gradient flows from {what} back to {rules.listed(f'inputs[{i}]' for i in unread)}"
         return [Finding("refused", reason, "pass it without explaining it: Probe(forward_args=...)")]
 
@@ -275,7 +264,7 @@ class DoctorContext:
 
     def _saturated(self, method: Method) -> list[Finding]:
         """Warns of outputs that are probabilities: at the sample itself, softmax and sigmoid make gradients vanish."""
-        name = probabilities(self.seen.outputs.grad_fn) if method_properties.at_the_point(method) else None
+        name = probabilities(self.seen.outputs.grad_fn) if method.at_sample else None
         if name is None:
             return []
         where = next((str(op) for op in reversed(self.seen.ops) if op.name in name), name[0])
@@ -283,8 +272,8 @@ class DoctorContext:
         return [Finding("warned", reason, "return logits, or select them with output_fn")]
 
     def _rule(self, method: Method) -> list[Finding]:
-        rule = method_properties.rule(method)
-        if rule in ("gradient", "none"):
+        rule = method.backward_rule
+        if rule in ("plain", "none"):
             return []
         scripted = [n for n, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
         if scripted:
@@ -295,9 +284,7 @@ class DoctorContext:
         if rule == "lrp":
             return rules.lrp(self.model, self.seen)
         ops = self._passed(method)
-        beyond = (
-            rule == "deeplift" and method_properties.goes_back(method) == "layer" and method_properties.of_input(method)
-        )
+        beyond = rule == "deeplift" and method.ends_at == "layer" and method.of_input
         input_layer = self._module(method) if beyond else None
         rescaled = rules.deeplift(self.seen, ops, input_layer)
         found = list(rescaled if rule == "deeplift" else rules.guided(self.seen, ops))
@@ -320,13 +307,13 @@ class DoctorContext:
 
     def _passed(self, method: Method) -> list[Op]:
         """Returns the calls on the method's backward pass: all, those after its layer, or those before its neuron."""
-        place = method_properties.goes_back(method)
+        place = method.ends_at
         if place == "input":
             return self.seen.ops
         first, last = self.seen.spans[id(self._module(method))]
         if place == "neuron":
-            return self.seen.ops[: first if method_properties.of_input(method) else last]
-        return self.seen.ops[first if method_properties.of_input(method) else last :]
+            return self.seen.ops[: first if method.of_input else last]
+        return self.seen.ops[first if method.of_input else last :]
 
     def _misses(self, method: Method, canonizers: tuple[Canonizer, ...]) -> float | str:
         """Measures DeepLIFT's error on the submodel that the method's backward pass goes through.
@@ -334,7 +321,7 @@ class DoctorContext:
         Returns:
             The error of the map's sum, relative to the true difference; or Captum's message, if it cannot run.
         """
-        place, of_input = method_properties.goes_back(method), method_properties.of_input(method)
+        place, of_input = method.ends_at, method.of_input
         layer = None if place == "input" else self._module(method)
         if layer is not None and self.seen.calls[id(layer)] > 1:
             return 0.0

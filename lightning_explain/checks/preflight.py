@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, Reference, samples_needed
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, Reference
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import path_of
 from lightning_explain.core.probe import Probe, Samples, as_tuple
@@ -46,18 +46,14 @@ def preflight(name: str, method: Method, explained: ExplainedFunction, sample: S
 
 
 def _preflight_method(method: Any, explained: ExplainedFunction, sample: Samples) -> None:
-    if getattr(method, "neuron_selector", None) is not None:
+    if method.neuron_selector is not None:
         explained = method.focused(explained)
         explained.evaluate(sample)
-    if hasattr(method, "baselines"):
-        # Methods that draw from a set of baselines use the probe by default.
-        of_many = type(method).baselines == "probe"
-        (explained.distribution if of_many else explained.baseline)(method.baselines, sample)
-    if hasattr(method, "feature_mask"):
+    (explained.distribution if method.takes_distribution else explained.baseline)(method.baselines, sample)
+    if method.feature_mask is not None:
         features_of(method.feature_mask, explained, sample)
-    if hasattr(method, "fits"):
-        method.fits(explained, sample)
-    path = path_of(method) if hasattr(method, "path") else None
+    method.fits(explained, sample)
+    path = path_of(method)
     if path is not None:
         for point in islice(path.points(explained, sample), _POINTS):
             if not method.reads:
@@ -73,13 +69,13 @@ def check_requests(methods: Mapping[str, Method], metrics: Mapping[str, Metric],
     check_named(methods, metrics)
     for name, metric in metrics.items():
         check_masks(name, metric, probe)
-        for asked in getattr(metric, "methods", None) or ():
+        for asked in metric.methods or ():
             if asked not in methods:
                 raise ValueError(f"The metric {name!r} asks for the method {asked!r}: {nearest(asked, methods)}")
     for name, method in methods.items():
-        if len(probe) < samples_needed(method):
+        if len(probe) < method.innermost.samples_needed:
             raise ValueError(
-                f"The method {name!r} ({type(method).__name__}) needs at least {samples_needed(method)} samples at "
+                f"The method {name!r} ({type(method).__name__}) needs at least {method.innermost.samples_needed} samples at "
                 f"a time, but the probe has {len(probe)}; choose more samples or leave the method out."
             )
 
@@ -94,14 +90,14 @@ def scored_by(
         methods: Methods by name.
         maps: Names of the methods that have a map in input space.
     """
-    references = {name: getattr(method, "reference", None) for name, method in methods.items()}
+    references = {name: method.completeness for name, method in methods.items()}
     promising = {name: reference for name, reference in references.items() if reference is not None}
     found = {name: _scored(metric, list(methods), maps, promising) for name, metric in metrics.items()}
     for name, scored in found.items():
         if not scored:
             warnings.warn(
                 f"The metric {name!r} will score none of the methods; it needs "
-                f"{getattr(metrics[name], 'needs', 'a map that has a place on the image')}. Add such a method, or leave the metric out.",
+                f"{metrics[name].needs}. Add such a method, or leave the metric out.",
                 stacklevel=2,
             )
     for name in methods if all(found.values()) else ():
@@ -116,9 +112,8 @@ def scored_by(
 def _scored(
     metric: Metric, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]
 ) -> tuple[str, ...]:
-    own, wanted = getattr(metric, "scored", None), getattr(metric, "methods", None)
-    maps = [name for name in maps if wanted is None or name in wanted]
-    return tuple(own(methods, maps, references) if own is not None else maps)
+    maps = [name for name in maps if metric.methods is None or name in metric.methods]
+    return tuple(metric.scored(methods, maps, references))
 
 
 def check_finite(probe: Probe) -> None:
@@ -153,7 +148,7 @@ def check_masks(name: str, metric: Metric, probe: Probe) -> None:
     Raises:
         ValueError: If there are none, or they do not mark the pixels of an image.
     """
-    if not getattr(metric, "needs_masks", False):
+    if not metric.needs_masks:
         return
     masks = probe.masks
     if masks is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_explain.core.contracts import Method, with_layer
+from lightning_explain.core.contracts import Method
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.explainer.cost import Forecast
@@ -118,7 +118,7 @@ def _placed(methods: Mapping[str, Method], layer: str | None) -> tuple[dict[str,
     placed, refused = {}, {}
     for name, method in methods.items():
         try:
-            placed[name] = with_layer(method, name, layer)
+            placed[name] = method.at(layer)
         except ValueError:
             reason = "it has no layer, and no module of this model returns a map (N, C, h, w)"
             refused[name] = Verdict(name, "refused", reason, "give layer=...")

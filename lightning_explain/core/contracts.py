@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -108,22 +109,123 @@ class Reference:
     distribution: bool = False
 
 
-@runtime_checkable
-class Method(Protocol):
-    """An attribution method: samples in, attributions out; a frozen dataclass with Captum's class and argument names.
+class Method:
+    """Base class of attribution methods: frozen dataclasses with Captum's class name and argument names.
 
-    A method may also define:
+    A method takes one of two forms. One *on a path* declares ``path`` and ``reads`` and implements ``reduce``; it shares passes with
+    all methods at the same points. Any other implements ``attribute`` and runs by itself.
 
-    - ``reference``, a property: the :class:`Reference` that its maps sum to, or ``None`` if its arguments break
-      completeness.
-    - ``fits(explained, samples)``: raises if the method cannot explain these samples.
-    - ``arranged(explained, found, inputs)``: how its maps lie on the image, in the form that
-      :func:`lightning_explain.modalities.image.arrange` returns.
+    A subclass inherits what its class declares here, so the checks treat it as the method it is.
     """
 
+    place: ClassVar[str] = "input"
+    """``"input"``; ``"layer"``: the map is shaped as a layer; ``"neuron"``: a unit of a layer is explained by the input."""
+    backward_rule: ClassVar[str] = "plain"
+    """``"plain"``, ``"guided"``, ``"deconvolution"``, ``"deeplift"``, ``"lrp"``, or ``"none"``: it only runs the model forward."""
+    reaches_input: ClassVar[bool] = True
+    """Whether its gradients or its path reach the inputs; ``False``: they end at the layer."""
+    at_sample: ClassVar[bool] = False
+    """Whether it takes a single gradient, at the sample itself."""
+    through_neuron: ClassVar[bool] = False
+    """Whether a neuron method explains the output through the unit, not the unit itself."""
+    replaces_layer: ClassVar[bool] = False
+    """Whether it runs the model with another output of the layer."""
+    tensor_layers_only: ClassVar[bool] = False
+    """Whether its layer must return a tensor or a plain tuple of tensors."""
+    floating: ClassVar[bool] = True
+    """Whether it needs floating-point inputs, because it differentiates or changes them a little."""
+    samples_needed: ClassVar[int] = 1
+    """How many samples it looks at together."""
+    takes_distribution: ClassVar[bool] = False
+    """Whether ``baselines`` is a set of reference samples."""
+    layer: str | None = None
+    """Dotted name of the layer; ``None`` in a layer or neuron method: the default one."""
+    baselines: Baseline = None
+    feature_mask: Any = None
+    neuron_selector: Any = None
+    reshape: Any = None
+    layer_shaped: ClassVar[bool] = False
+    """Whether the map is shaped as the layer; it then has ``arranged``, which says how that lies on the input."""
+    attribution_method: Method | None = None
+    """The method inside, of a method around another one."""
+
+    @property
+    def reads(self) -> frozenset[Any]:
+        """What is read at each point of the path; nothing where the output is enough."""
+        return frozenset()
+
+    @property
+    def path(self) -> Any:
+        """Where the model is evaluated; ``None``: the method runs by itself."""
+        return None
+
+    @property
+    def signed(self) -> bool:
+        """Whether the map tells evidence for the output from evidence against it."""
+        return self.innermost.signed if self.attribution_method is not None else True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether the map already contains input minus baseline."""
+        return self.innermost.multiplies_by_inputs if self.attribution_method is not None else False
+
+    @property
+    def completeness(self) -> Reference | None:
+        """What the sum of the map is promised to be; ``None``: nothing is promised."""
+        return None
+
+    @property
+    def of_input(self) -> bool:
+        """Whether it reads what goes into its layer instead of what comes out."""
+        return False
+
+    @property
+    def needs_layer(self) -> bool:
+        """Whether it has yet to be given a layer."""
+        return self.place != "input" and self.layer is None
+
+    @property
+    def innermost(self) -> Method:
+        """The method inside all that is around it; itself, if nothing is."""
+        return self if self.attribution_method is None else self.attribution_method.innermost
+
+    @property
+    def ends_at(self) -> str:
+        """Where its backward rule ends: at the ``"input"``, at a ``"layer"``, or at the input coming from a ``"neuron"``."""
+        return "input" if self.place == "layer" and self.reaches_input else self.place
+
+    @property
+    def differentiates_input(self) -> bool:
+        """Whether it takes gradients at the inputs, or at points around them."""
+        return self.backward_rule != "none" and self.reaches_input
+
+    def at(self, layer: str | None) -> Method:
+        """This method at a layer, unless it names one or needs none.
+
+        Raises:
+            ValueError: If it needs a layer, and there is none.
+        """
+        if self.attribution_method is not None:
+            return replace(self, attribution_method=self.attribution_method.at(layer))  # type: ignore[type-var]
+        if not self.needs_layer:
+            return self
+        if layer is None:
+            raise ValueError(
+                f"{type(self).__name__} names no layer, and no module of this model returns a map (N, C, h, w); give layer=... or "
+                "leave it out."
+            )
+        return replace(self, layer=layer)  # type: ignore[type-var]
+
+    def fits(self, explained: ExplainedFunction, samples: Samples) -> object:
+        """Raises ``ValueError`` if it cannot explain these samples."""
+
+    def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
+        """The function that it explains: a neuron, for a neuron method; otherwise the one that it is given."""
+        return explained if self.attribution_method is None else self.attribution_method.focused(explained)
+
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """The attributions of N <= ``explained.limit`` samples: a tensor ``(N, ...)``, or a tuple of them."""
-        ...
+        """The attribution of at most ``explained.limit`` samples, each ``(N, ...)``."""
+        return explained.executed(self, samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,83 +280,71 @@ class CostInputs:
     references: Mapping[str, Reference]
 
 
-@runtime_checkable
-class Metric(Protocol):
-    """A metric: the maps of all methods in, one score per sample and method out; a frozen dataclass.
+class Metric(ABC):
+    """Base class of metrics, a score per sample and method: frozen dataclasses."""
 
-    A metric may also define:
-
-    - ``passes(cost_inputs)``: the :class:`PassCount` for all samples together, or ``None`` if it is unknown beforehand.
-    - ``fitted(inputs)``: the metric without the scores that do not apply to these inputs; raises ``ValueError`` if none
-      applies.
-    - ``scored(methods, maps, references)``: the names of the methods that it will score, given the names of all
-      methods, of those with a map in input space, and the references of the complete ones. Without it: the methods with
-      such a map.
-    - ``needs``: in words, what a method must have to be scored.
-    - ``needs_history``: whether ``metric_inputs.history`` must hold the maps of earlier explanations.
-    """
-
-    @property
-    def higher_is_better(self) -> bool | None:
-        """Whether a higher score is the better one; ``None`` if neither end is."""
-        ...
+    higher_is_better: ClassVar[bool | None] = None
+    """Which end is the better one; ``None``: neither."""
+    bounds: ClassVar[tuple[float | None, float | None]] = (None, None)
+    """The lowest and the highest score; ``None``: there is no such bound."""
+    comparable: ClassVar[bool] = True
+    """Whether scores of different epochs and runs can be compared: they have no unit of the output."""
+    needs_masks: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
+    """Whether it compares with maps of earlier explanations."""
+    needs: ClassVar[str] = "a map that has a place on the image"
+    """What a method must have to be scored, in words."""
+    methods: tuple[str, ...] | None = None
+    """Names of the methods that it scores; ``None``: all that it can."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """One suffix of the metric's name for each score it returns; ``("",)`` for a metric with a single score."""
-        ...
+        """What is appended to the metric's name, one for each score that it returns."""
+        return ("",)
 
-    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Suffix to method name to the scores of the samples, ``(N,)``, with their standard errors."""
-        ...
+    @property
+    def shared_evaluations(self) -> Hashable:
+        """Names the evaluations that it shares with equal metrics; ``None``: it shares none."""
+        return None
 
+    def fitted(self, inputs: tuple[Tensor, ...]) -> Metric:
+        """The metric for these inputs.
 
-class Sink(Protocol):
-    """Writes explanations to one logger; called on global rank zero only."""
-
-    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Prepares the charts; called once, before the first explanation.
-
-        Args:
-            charts: ``charts[monitor name][metric]`` lists the tags that belong on one chart.
+        Raises:
+            ValueError: If it has no score of such inputs.
         """
-        ...
+        return self
 
+    def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:
+        """Names of the methods that it will score: of all, of those with a map in input space, of those that promise a sum."""
+        return maps
+
+    def passes(self, cost_inputs: CostInputs) -> PassCount | None:
+        """What it costs for all samples together; ``None`` where that cannot be said beforehand."""
+        return None
+
+    @abstractmethod
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """For each suffix and each method the score of the samples."""
+
+
+class Sink(ABC):
+    """Base class of sinks, each of which writes explanations to one logger. Only called on global rank zero."""
+
+    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
+        """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""
+
+    @abstractmethod
     def write(self, publication: Publication) -> None:
         """Writes one explanation."""
-        ...
+
+    def close(self) -> None:  # noqa: B027 (optional)
+        """Once, after the training."""
 
 
-def samples_needed(method: Method) -> int:
-    """How many samples the method must see together; 1 for a method that explains each sample alone."""
-    return int(getattr(innermost(method), "samples_needed", 1))
+class Target(ABC):
+    """Base class of targets: which number of the model's outputs is explained."""
 
-
-def innermost(method: Method) -> Any:
-    """The method inside all wrappers, such as ``Saliency`` inside ``NoiseTunnel(Saliency())``."""
-    inner = getattr(method, "attribution_method", None)
-    return method if inner is None else innermost(inner)
-
-
-def with_layer(method: Method, name: str, layer: str | None) -> Method:
-    """A copy of the method that explains ``layer``; the method itself if it already names a layer or needs none.
-
-    Args:
-        method: The method, possibly wrapped.
-        name: The user's name for the method, for errors.
-        layer: Dotted name of the default layer; ``None`` if the model has no layer with a feature map.
-
-    Raises:
-        ValueError: If the method needs a layer, names none, and ``layer`` is ``None``.
-    """
-    inner = getattr(method, "attribution_method", None)
-    if inner is not None:
-        return replace(method, attribution_method=with_layer(inner, name, layer))  # type: ignore[type-var]
-    if not hasattr(method, "layer") or method.layer is not None:
-        return method
-    if layer is None:
-        raise ValueError(
-            f"The method {name!r} ({type(method).__name__}) has no layer, and no module of this model returns a map "
-            "(N, C, h, w); give layer=..., or leave this method out."
-        )
-    return replace(method, layer=layer)  # type: ignore[type-var]
+    @abstractmethod
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """The explained number ``(N,)`` of each sample, from the outputs ``(N, ...)``."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Samples
 
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
@@ -104,25 +104,7 @@ class Path(Protocol):
         ...
 
 
-class OnPathMethod(Protocol):
-    """A path method: declares its path and its reads, and reduces the evaluations to a map."""
-
-    @property
-    def path(self) -> Path | None:
-        """Where the model is evaluated; ``None`` if there is no path (a NoiseTunnel around a method without one)."""
-        ...
-
-    @property
-    def reads(self) -> frozenset[Read]:
-        """What is read at each point; empty if the output f is enough."""
-        ...
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """A generator that receives one evaluation per point of the path and returns the map, one tensor per input."""
-        ...
-
-
-def path_of(method: Any) -> Path | None:
+def path_of(method: Method) -> Path | None:
     """The path of a method, or ``None`` if the method has to be run through its own ``attribute``.
 
     That is so if the method has no ``reduce``, or if a subclass overrides ``attribute`` after ``reduce`` was defined.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, innermost
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.points import CENTER, LayerSite, Point
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.evaluate import forward_backward
@@ -26,10 +26,9 @@ def placed(method: Any, explained: ExplainedFunction, sample: Samples) -> tuple[
     return arrange(evaluation.activation(site), sample.inputs, method.reshape, explained.layer(method.layer), of_input)
 
 
-def has_map(method: Any, explained: ExplainedFunction, sample: Samples) -> bool:
+def has_map(method: Method, explained: ExplainedFunction, sample: Samples) -> bool:
     """Whether the method's map has a place in input space."""
-    inner = innermost(method)
-    return not hasattr(inner, "arranged") or placed(inner, explained, sample) is not None
+    return not method.innermost.layer_shaped or placed(method.innermost, explained, sample) is not None
 
 
 def check_place(name: str, method: Any, explained: ExplainedFunction, sample: Samples) -> None:

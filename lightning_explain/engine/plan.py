@@ -8,8 +8,8 @@ from itertools import combinations
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import OnPathMethod, Path, Read, path_of, value_of
+from lightning_explain.core.contracts import ExplainedFunction, Method
+from lightning_explain.core.points import Path, Read, path_of, value_of
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.paths import AtInput, Line
@@ -34,7 +34,7 @@ class SharedPath:
     key: Hashable
     path: Path
     reads: frozenset[Read]
-    methods: Mapping[str, OnPathMethod]
+    methods: Mapping[str, Method]
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -218,7 +218,7 @@ def plan(methods: Mapping[str, Any]) -> Plan:
     return shared({name: methods[name] for name, path in paths.items() if path is not None}, apart=paths)
 
 
-def shared(methods: Mapping[str, OnPathMethod], apart: Iterable[str] = ()) -> Plan:
+def shared(methods: Mapping[str, Method], apart: Iterable[str] = ()) -> Plan:
     """Returns the plan for methods that all have a path.
 
     Args:
@@ -236,7 +236,7 @@ def shared(methods: Mapping[str, OnPathMethod], apart: Iterable[str] = ()) -> Pl
     return Plan(center, others, tuple(name for name in apart if name not in keys))
 
 
-def _shared_path(key: Hashable, methods: Mapping[str, OnPathMethod]) -> SharedPath:
+def _shared_path(key: Hashable, methods: Mapping[str, Method]) -> SharedPath:
     reads = frozenset[Read]().union(*(method.reads for method in methods.values()))
     first = next(iter(methods.values())).path
     assert first is not None

@@ -64,7 +64,7 @@ def forecast(explanation: Explanation) -> Forecast:
 def _all_scored(explanation: Explanation) -> Iterator[tuple[str, PassCount | None]]:
     already_known: set[Hashable] = set()
     for name, metric in explanation.decided.metrics.items():
-        costs_pass = getattr(metric, "shared_evaluations", None)
+        costs_pass = metric.shared_evaluations
         yield name, _scored(explanation, name, costs_pass is not None and costs_pass in already_known)
         already_known.add(costs_pass)
 
@@ -75,12 +75,10 @@ def _scored(explanation: Explanation, name: str, already_known: bool) -> PassCou
     Passes for the model's output are free if another metric has already paid for them (``already_known``).
     """
     metric, methods = explanation.decided.metrics[name], explanation.decided.methods
-    passes, wanted = getattr(metric, "passes", None), getattr(metric, "methods", None)
-    if passes is None:
-        return None
+    wanted = metric.methods
     total = PassCount()
     for explained, names in explanation.functions(name for name in methods if wanted is None or name in wanted):
-        found: PassCount | None = passes(_cost_inputs(explanation, explained, names))
+        found: PassCount | None = metric.passes(_cost_inputs(explanation, explained, names))
         if found is None:
             return None
         if already_known and explained is explanation.explained:
@@ -94,7 +92,7 @@ def _cost_inputs(explanation: Explanation, explained: ExplainedFunction, names: 
     methods = {name: explanation.decided.methods[name] for name in names}
     sample = explanation.explained.probe[:1]
     maps = tuple(name for name, method in methods.items() if has_map(method, explanation.explained, sample))
-    references = {name: getattr(method, "reference", None) for name, method in methods.items()}
+    references = {name: method.completeness for name, method in methods.items()}
     return CostInputs(
         explained=explained,
         samples=explanation.samples,

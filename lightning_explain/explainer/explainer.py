@@ -25,7 +25,7 @@ from lightning_explain.checks.preflight import (
     scored_by,
 )
 from lightning_explain.checks.verdicts import acted_upon
-from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, innermost, with_layer
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.validation import check_seed
@@ -114,13 +114,13 @@ class Explainer(Decisions):
         check_requests(self.methods, self.metrics, probe)
         methods, layer = self.methods, self.default_layer(model, probe)
         if layer is None and self.optional_layers:
-            methods = {name: method for name, method in methods.items() if getattr(method, "layer", 0) is not None}
+            methods = {name: method for name, method in methods.items() if not method.innermost.needs_layer}
             for name in set(self.methods) - set(methods):
                 warnings.warn(
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w). Give methods with a layer to keep it.",
                     stacklevel=2,
                 )
-        named = {name: with_layer(m, name, layer) for name, m in methods.items()}
+        named = {name: m.at(layer) for name, m in methods.items()}
         metrics = self._fitted(probe)
         self._preflight_method(model, probe, named)
         canonizers = acted_upon(self.verdicts(model, probe, named))
@@ -133,7 +133,7 @@ class Explainer(Decisions):
         inputs, found = as_tuple(probe.inputs), {}
         for name, metric in self.metrics.items():
             try:
-                found[name] = metric.fitted(inputs) if hasattr(metric, "fitted") else metric
+                found[name] = metric.fitted(inputs)
             except ValueError as error:
                 if not self.optional_metrics:
                     raise
@@ -151,9 +151,9 @@ class Explainer(Decisions):
         with explaining(model, self.forward_context) as run:
             explained, sample = self._first_sample(model, probe, run)
             for name, method in methods.items():
-                inner = innermost(method)
+                inner = method.innermost
                 preflight(name, inner, explained, sample)
-                if getattr(inner, "reshape", None) not in (None, "none"):
+                if inner.reshape not in (None, "none"):
                     check_place(name, inner, explained, sample)
 
     def _first_sample(self, model: nn.Module, probe: Probe, run: Run) -> tuple[ExplainedFunction, Samples]:

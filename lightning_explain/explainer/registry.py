@@ -80,7 +80,7 @@ def _check_kinds(instance: Any, where: str) -> None:
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
     """Warns of infidelity on maps of absolute values, which have lost the signs that it needs."""
-    unsigned = [name for name, method in methods.items() if getattr(method, "abs", False) is True]
+    unsigned = [name for name, method in methods.items() if not method.signed]
     scored = [name for name, metric in metrics.items() if isinstance(metric, metric_classes.Infidelity)]
     if unsigned and scored:
         warnings.warn(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score, innermost
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
 from lightning_explain.core.points import CENTER, widened
 from lightning_explain.core.probe import Attribution, Probe, Samples, as_tuple, bare
 from lightning_explain.core.report import Report
@@ -261,8 +261,11 @@ class Explanation:
 
     def _arranged(self, name: str, found: Attribution, samples: Samples) -> tuple[Tensor, ...] | None:
         """Returns an attribution arranged as it lies on the image (see ``modalities.image.arrange``)."""
-        own = getattr(innermost(self.decided.methods[name]), "arranged", None)
-        return own(self.explained, found, samples.inputs) if own else arrange(as_tuple(found), samples.inputs)
+        method: Any = self.decided.methods[name].innermost
+        if method.layer_shaped:
+            placed: Placed | None = method.arranged(self.explained, found, samples.inputs)
+            return placed
+        return arrange(as_tuple(found), samples.inputs)
 
     def _steps(self, name: str) -> Tensor | None:
         return steps_taken(self.decided.methods[name], self.explained, self.samples)
@@ -272,7 +275,7 @@ class Explanation:
     ) -> dict[str, Mapping[str, Score]]:
         metric: Metric = self.decided.metrics[name]
         scored: dict[str, dict[str, Score]] = {}
-        wanted = getattr(metric, "methods", None)
+        wanted = metric.methods
         for explained, names in self.functions(name for name in found if wanted is None or name in wanted):
             metric_inputs = self._metric_inputs(
                 explained, {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps}
@@ -284,10 +287,7 @@ class Explanation:
 
     def functions(self, names: Iterable[str]) -> list[tuple[ExplainedFunction, list[str]]]:
         """Groups methods by the function they explain, the output or a neuron, because a group is scored together."""
-        explained = {
-            name: getattr(self.decided.methods[name], "focused", lambda explained: explained)(self.explained)
-            for name in names
-        }
+        explained = {name: self.decided.methods[name].focused(self.explained) for name in names}
         alone = [(explained, [name]) for name, explained in explained.items() if explained is not self.explained]
         together = [name for name, explained in explained.items() if explained is self.explained]
         return [(self.explained, together), *alone] if together or not alone else alone
@@ -300,7 +300,7 @@ class Explanation:
             arranged = {key: self._arranged(key, value, samples) for key, value in moved.items()}
             return {key: onto(value, samples.inputs) for key, value in arranged.items() if value is not None}
 
-        references = {key: getattr(self.decided.methods[key], "reference", None) for key in found}
+        references = {key: self.decided.methods[key].completeness for key in found}
         return MetricInputs(
             explained=explained,
             samples=self.samples,

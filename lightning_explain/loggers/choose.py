@@ -17,7 +17,7 @@ from lightning_explain.loggers.wandb import WandbSink
 __all__ = ["FilesSink", "ScalarSink", "TensorBoardSink", "WandbSink", "sinks_for"]
 
 
-class ScalarSink:
+class ScalarSink(Sink):
     """Writes only the scalars, to a logger of a type that may not take pictures."""
 
     def __init__(self, logger: Logger) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
 from lightning_explain.store.report_files import replacing, safe_name, step_path
 
 _EPOCH = "epoch"
 
 
-class FilesSink:
+class FilesSink(Sink):
     """Writes ``scalars.jsonl`` and PNG pictures.
 
     Lines are appended, so a resumed run keeps the earlier lines. If two lines have equal name, step, epoch and stage

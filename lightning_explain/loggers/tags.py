@@ -42,7 +42,7 @@ def charts(
 
 def later_scores(methods: Iterable[str], metrics: Mapping[str, Metric]) -> list[str]:
     """``<score>/<method>`` of every score missing in the first explanation, because it compares with an earlier one."""
-    later = [name for name, metric in score_names(metrics).items() if getattr(metric, "needs_history", False)]
+    later = [name for name, metric in score_names(metrics).items() if metric.needs_history]
     return [f"{score}/{method}" for score in later for method in methods]
 
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
 
 
-class TensorBoardSink:
+class TensorBoardSink(Sink):
     """Writes scalars, pictures and a custom-scalars page.
 
     TensorBoard keeps one description for all steps of a picture, so the caption is logged as the text

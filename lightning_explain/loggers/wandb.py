@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _STEP = "trainer/global_step"
 _MAX_PICTURES = 49
 
 
-class WandbSink:
+class WandbSink(Sink):
     """Writes scalars, pictures and a table of all samples, in one call for each explanation.
 
     ``*`` in a name becomes ``%2A``. In the keys of pictures and tables, other characters that file names cannot hold

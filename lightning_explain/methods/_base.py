@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Read, Reducer
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.paths import AtInput
-from lightning_explain.modalities.image import Reshape, arrange, check_reshape
+from lightning_explain.modalities.image import arrange, check_reshape
 
 
-class OnPath:
+class OnPath(Method):
     """Base class of methods that the executor computes; methods with equal paths share their evaluations."""
 
-    reads: Any = frozenset[Read]()
-    floating: ClassVar[bool] = True
     """Whether the inputs must be floating-point: the method differentiates them or perturbs them by small amounts."""
 
     @property
@@ -30,10 +28,6 @@ class OnPath:
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Receives one evaluation for each point of the path and returns the map of the samples."""
         raise NotImplementedError
-
-    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """Attribution of the samples, each ``(N, ...)``, computed without sharing evaluations with other methods."""
-        return explained.executed(self, samples)
 
 
 class AtOnce(OnPath):
@@ -67,12 +61,14 @@ def each(function: Callable[..., Tensor], *columns: tuple[Tensor, ...]) -> tuple
     return tuple(function(*parts) for parts in zip(*columns, strict=True))
 
 
-class AtLayer:
+class AtLayer(Method):
     """Base class of methods whose map has the shape of a layer's output or input; the dataclass declares the fields."""
 
-    layer: str | None
+    place: ClassVar[str] = "layer"
+    reaches_input: ClassVar[bool] = False
+    layer_shaped: ClassVar[bool] = True
+
     attribute_to_layer_input: bool
-    reshape: Reshape
 
     @property
     def site(self) -> LayerSite:
@@ -83,6 +79,11 @@ class AtLayer:
     def reads(self) -> frozenset[Read]:
         """Gradient and activation at the layer site."""
         return frozenset({(PLAIN, self.site), (None, self.site)})
+
+    @property
+    def of_input(self) -> bool:
+        """Whether it reads what goes into its layer."""
+        return self.attribute_to_layer_input
 
     def __post_init__(self) -> None:
         freeze(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from captum import attr as captum
@@ -134,8 +134,10 @@ def strongest(explained: ExplainedFunction, layer: nn.Module, of_input: bool) ->
 
 
 @dataclass(frozen=True)
-class OfNeuron:
+class OfNeuron(Method):
     """Base class of the neuron methods: applies a primary method with the neuron as f."""
+
+    place: ClassVar[str] = "neuron"
 
     layer: str | None = None
     neuron_selector: Selector = None
@@ -166,9 +168,19 @@ class OfNeuron:
         raise NotImplementedError
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to, in units of the neuron; ``None`` if it promises nothing."""
-        return getattr(self._primary(), "reference", None)
+        return self._primary().completeness
+
+    @property
+    def of_input(self) -> bool:
+        """Whether it reads what goes into its layer."""
+        return self.attribute_to_neuron_input
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As the method that explains the unit."""
+        return self._primary().multiplies_by_inputs
 
     def unit(self, explained: ExplainedFunction) -> Selector:
         """The selector, or the strongest unit if there is none."""

@@ -37,6 +37,8 @@ def summed(method: Any, distribution: bool = False) -> Reference | None:
 class Rescaling(OnPath):
     """Base class: compares samples with one or many baselines by DeepLIFT's rescale rule."""
 
+    backward_rule: ClassVar[str] = "deeplift"
+
     baselines: Baseline
     multiply_by_inputs: bool
     custom_attribution_func: AttributionFunc
@@ -123,6 +125,11 @@ class DeepLift(Rescaling):
     eps: float = 1e-10
     custom_attribution_func: AttributionFunc = None
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
+
     def __post_init__(self) -> None:
         freeze(self)
         check_baseline(self.baselines)
@@ -131,7 +138,7 @@ class DeepLift(Rescaling):
             raise ValueError(f"DeepLift(eps={self.eps!r}); give a number above 0.")
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return summed(self)
 
@@ -177,9 +184,16 @@ class DeepLiftShap(Rescaling):
         torch.Size([2, 3, 8, 8])
     """
 
+    takes_distribution: ClassVar[bool] = True
+
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
     custom_attribution_func: AttributionFunc = None
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -187,7 +201,7 @@ class DeepLiftShap(Rescaling):
         check_callable("DeepLiftShap(custom_attribution_func", self.custom_attribution_func)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to over the set of baselines; ``None`` if it promises nothing."""
         return summed(self, distribution=True)
 
@@ -232,6 +246,8 @@ class LayerDeepLift(RescalingAtLayer):
         torch.Size([2, 4, 8, 8])
     """
 
+    tensor_layers_only: ClassVar[bool] = True
+
     layer: str | None = None
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
@@ -239,13 +255,18 @@ class LayerDeepLift(RescalingAtLayer):
     custom_attribution_func: AttributionFunc = None
     reshape: Reshape = None
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_baseline(self.baselines)
         check_callable("LayerDeepLift(custom_attribution_func", self.custom_attribution_func)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return summed(self)
 
@@ -290,6 +311,9 @@ class LayerDeepLiftShap(RescalingAtLayer):
         torch.Size([2, 4, 8, 8])
     """
 
+    tensor_layers_only: ClassVar[bool] = True
+    takes_distribution: ClassVar[bool] = True
+
     layer: str | None = None
     baselines: Baseline = "probe"
     attribute_to_layer_input: bool = False
@@ -297,13 +321,18 @@ class LayerDeepLiftShap(RescalingAtLayer):
     custom_attribution_func: AttributionFunc = None
     reshape: Reshape = None
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_baseline(self.baselines, DISTRIBUTIONS)
         check_callable("LayerDeepLiftShap(custom_attribution_func", self.custom_attribution_func)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to over the set of baselines; ``None`` if it promises nothing."""
         return summed(self, distribution=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,9 +38,16 @@ class Saliency(AtOnce):
         torch.Size([2, 3, 8, 8])
     """
 
+    at_sample: ClassVar[bool] = True
+
     abs: bool = True
 
     reads = frozenset({(PLAIN, None)})
+
+    @property
+    def signed(self) -> bool:
+        """Unless it takes absolute values."""
+        return not self.abs
 
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
@@ -60,6 +68,9 @@ class InputXGradient(AtOnce):
         >>> report.attributions["input_x_gradient"].shape
         torch.Size([2, 3, 8, 8])
     """
+
+    at_sample: ClassVar[bool] = True
+    multiplies_by_inputs = True
 
     reads = frozenset({(PLAIN, None)})
 
@@ -84,6 +95,9 @@ class GuidedBackprop(AtOnce):
         torch.Size([2, 3, 8, 8])
     """
 
+    backward_rule: ClassVar[str] = "guided"
+    at_sample: ClassVar[bool] = True
+
     reads = frozenset({(GUIDED, None)})
 
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
@@ -106,6 +120,9 @@ class Deconvolution(AtOnce):
         >>> report.attributions["deconvolution"].shape
         torch.Size([2, 3, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "deconvolution"
+    at_sample: ClassVar[bool] = True
 
     reads = frozenset({(DECONVOLUTION, None)})
 
@@ -141,10 +158,19 @@ class GuidedGradCam(OnPath):
         torch.Size([2, 3, 8, 8])
     """
 
+    place: ClassVar[str] = "layer"
+    backward_rule: ClassVar[str] = "guided"
+    at_sample: ClassVar[bool] = True
+
     layer: str | None = None
     interpolate_mode: str = "nearest"
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
+
+    @property
+    def of_input(self) -> bool:
+        """Whether it reads what goes into its layer."""
+        return self.attribute_to_layer_input
 
     def __post_init__(self) -> None:
         freeze(self)

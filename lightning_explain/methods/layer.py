@@ -78,6 +78,8 @@ class LayerGradCam(ReadOnce):
         torch.Size([2, 1, 8, 8])
     """
 
+    at_sample: ClassVar[bool] = True
+
     layer: str | None = None
     attribute_to_layer_input: bool = False
     relu_attributions: bool = False
@@ -122,10 +124,17 @@ class LayerGradientXActivation(ReadOnce):
         torch.Size([2, 4, 8, 8])
     """
 
+    at_sample: ClassVar[bool] = True
+
     layer: str | None = None
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
     reshape: Reshape = None
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
 
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Shaped as the layer's output, in units of the explained output."""
@@ -152,6 +161,8 @@ class LayerActivation(ReadOnce):
         >>> report.attributions["layer_activation"].shape
         torch.Size([2, 4, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "none"
 
     layer: str | None = None
     attribute_to_layer_input: bool = False
@@ -195,6 +206,11 @@ class LayerFeatureAblation(AtLayer):
         >>> report.attributions["layer_feature_ablation"].shape
         torch.Size([2, 4, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "none"
+    replaces_layer: ClassVar[bool] = True
+    tensor_layers_only: ClassVar[bool] = True
+    multiplies_by_inputs = True
 
     layer: str | None = None
     layer_baselines: float | Tensor | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from captum import attr as captum
@@ -51,6 +51,9 @@ class LayerConductance(AtLayer, OnPath):
         torch.Size([2, 4, 8, 8])
     """
 
+    reaches_input: ClassVar[bool] = True
+    multiplies_by_inputs = True
+
     layer: str | None = None
     n_steps: int = 50
     method: str = "gausslegendre"
@@ -63,7 +66,7 @@ class LayerConductance(AtLayer, OnPath):
         _check(self)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines)
 
@@ -110,6 +113,8 @@ class InternalInfluence(AtLayer, OnPath):
         >>> report.attributions["internal_influence"].shape
         torch.Size([2, 4, 8, 8])
     """
+
+    reaches_input: ClassVar[bool] = True
 
     layer: str | None = None
     n_steps: int = 50
@@ -170,6 +175,9 @@ class LayerIntegratedGradients(AtLayer):
         torch.Size([2, 4, 8, 8])
     """
 
+    replaces_layer: ClassVar[bool] = True
+    tensor_layers_only: ClassVar[bool] = True
+
     layer: str | None = None
     n_steps: int | str = 50
     method: str = "gausslegendre"
@@ -179,13 +187,18 @@ class LayerIntegratedGradients(AtLayer):
     reshape: Reshape = None
     tolerance: float = 0.01
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self)
         check_tolerance("LayerIntegratedGradients", self.tolerance)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.multiply_by_inputs else None
 
@@ -271,6 +284,10 @@ class LayerGradientShap(AtLayer):
         torch.Size([2, 4, 8, 8])
     """
 
+    reaches_input: ClassVar[bool] = True
+    takes_distribution: ClassVar[bool] = True
+    tensor_layers_only: ClassVar[bool] = True
+
     layer: str | None = None
     n_samples: int = 5
     stdevs: Stdevs = 0.0
@@ -279,6 +296,11 @@ class LayerGradientShap(AtLayer):
     multiply_by_inputs: bool = True
     reshape: Reshape = None
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("LayerGradientShap(n_samples", self.n_samples)
@@ -286,7 +308,7 @@ class LayerGradientShap(AtLayer):
         check_baseline(self.baselines, DISTRIBUTIONS)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to in expectation; ``None`` if it promises nothing."""
         return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 

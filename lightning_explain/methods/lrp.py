@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from captum import attr as captum
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
 from lightning_explain.methods._base import AtLayer
@@ -72,7 +72,7 @@ class _Layered(nn.Module):
 
 
 @dataclass(frozen=True)
-class LRP:
+class LRP(Method):
     """Output redistributed layer by layer to the input (Bach et al. 2015; ``captum.attr.LRP``).
 
     Each layer that runs needs a rule. Linear, convolution, pooling and 2-D batch normalization layers and
@@ -89,6 +89,9 @@ class LRP:
         >>> report.attributions["lrp"].shape
         torch.Size([2, 3, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "lrp"
+    multiplies_by_inputs = True
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output.
@@ -123,6 +126,9 @@ class LayerLRP(AtLayer):
         >>> report.attributions["layer_lrp"].shape
         torch.Size([2, 4, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "lrp"
+    multiplies_by_inputs = True
 
     layer: str | None = None
     attribute_to_layer_input: bool = False

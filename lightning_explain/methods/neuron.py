@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from captum import attr as captum
 
@@ -63,6 +64,8 @@ class NeuronGuidedBackprop(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    backward_rule: ClassVar[str] = "guided"
+
     def _primary(self) -> Method:
         return GuidedBackprop()
 
@@ -85,6 +88,8 @@ class NeuronDeconvolution(OfNeuron):
         >>> report.attributions["neuron_deconvolution"].shape
         torch.Size([2, 3, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "deconvolution"
 
     def _primary(self) -> Method:
         return Deconvolution()
@@ -157,6 +162,8 @@ class NeuronGradientShap(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    takes_distribution: ClassVar[bool] = True
+
     n_samples: int = 5
     stdevs: Stdevs = 0.0
     baselines: Baseline = "probe"
@@ -193,6 +200,8 @@ class NeuronDeepLift(OfNeuron):
         >>> report.attributions["neuron_deep_lift"].shape
         torch.Size([2, 3, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "deeplift"
 
     baselines: Baseline = None
     multiply_by_inputs: bool = True
@@ -231,6 +240,9 @@ class NeuronDeepLiftShap(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    backward_rule: ClassVar[str] = "deeplift"
+    takes_distribution: ClassVar[bool] = True
+
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
     custom_attribution_func: AttributionFunc = None
@@ -265,6 +277,8 @@ class NeuronFeatureAblation(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    backward_rule: ClassVar[str] = "none"
+
     baselines: Baseline = None
     feature_mask: FeatureMask = None
 
@@ -298,17 +312,25 @@ class NeuronConductance(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    through_neuron: ClassVar[bool] = True
+    tensor_layers_only: ClassVar[bool] = True
+
     n_steps: int = 50
     method: str = "riemann_trapezoid"
     baselines: Baseline = None
     multiply_by_inputs: bool = True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
 
     def _check_arguments(self) -> None:
         check_integral("NeuronConductance", self.n_steps, self.method)
         check_baseline(self.baselines)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """``None``: the map is only a part of the flow and promises no sum."""
         return None
 

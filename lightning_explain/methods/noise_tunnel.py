@@ -75,16 +75,6 @@ class NoiseTunnel(OnPath):
         check_stdevs("NoiseTunnel", self.stdevs)
 
     @property
-    def layer(self) -> str | None:
-        """The layer of the method inside; ``None`` if it has none."""
-        return getattr(self.attribution_method, "layer", None)
-
-    def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
-        """The explained function of the method inside: a neuron for neuron methods."""
-        focused = getattr(self.attribution_method, "focused", None)
-        return explained if focused is None else focused(explained)
-
-    @property
     def path(self) -> Path | None:
         """The path of the method inside at each noisy copy; ``None`` if that method has no path."""
         around = path_of(self.attribution_method)
@@ -93,8 +83,7 @@ class NoiseTunnel(OnPath):
     @property
     def reads(self) -> frozenset[Read]:
         """What the method inside reads."""
-        found: frozenset[Read] = getattr(self.attribution_method, "reads", frozenset())
-        return found
+        return self.attribution_method.reads
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""

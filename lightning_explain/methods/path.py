@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,11 @@ class IntegratedGradients(OnPath):
     multiply_by_inputs: bool = True
     tolerance: float = 0.01
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
+
     def __post_init__(self) -> None:
         freeze(self)
         check_integral("IntegratedGradients", 1 if self.n_steps == AUTO else self.n_steps, self.method)
@@ -58,7 +64,7 @@ class IntegratedGradients(OnPath):
         check_tolerance("IntegratedGradients", self.tolerance)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.multiply_by_inputs else None
 
@@ -114,10 +120,17 @@ class GradientShap(OnPath):
         torch.Size([2, 3, 8, 8])
     """
 
+    takes_distribution: ClassVar[bool] = True
+
     n_samples: int = 5
     stdevs: Stdevs = 0.0
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -126,7 +139,7 @@ class GradientShap(OnPath):
         check_baseline(self.baselines, DISTRIBUTIONS)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to in expectation; ``None`` if it promises nothing."""
         return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 

@@ -27,6 +27,9 @@ Shape = tuple[int, ...]
 class Ablating(OnPath):
     """Base class of methods that need forward passes only."""
 
+    backward_rule: ClassVar[str] = "none"
+    multiplies_by_inputs = True
+
     floating: ClassVar[bool] = False
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from captum import attr as captum
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
 from lightning_explain.core.validation import check_positive
 from lightning_explain.engine.baselines import check_baseline
@@ -33,7 +33,7 @@ def one_by_one(explained: ExplainedFunction, samples: Samples, call: Callable[[S
 
 
 @dataclass(frozen=True)
-class ShapleyValueSampling:
+class ShapleyValueSampling(Method):
     """Shapley values estimated from random feature orders (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
 
     The orders are keyed by sample id: every explanation repeats them.
@@ -61,6 +61,9 @@ class ShapleyValueSampling:
         torch.Size([2, 3, 8, 8])
     """
 
+    backward_rule: ClassVar[str] = "none"
+    multiplies_by_inputs = True
+
     n_samples: int = 25
     baselines: Baseline = None
     feature_mask: FeatureMask = None
@@ -72,7 +75,7 @@ class ShapleyValueSampling:
         check_feature_mask("ShapleyValueSampling(feature_mask", self.feature_mask)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.feature_mask is None else None
 
@@ -99,7 +102,7 @@ def perturbed(
 
 
 @dataclass(frozen=True)
-class ShapleyValues:
+class ShapleyValues(Method):
     """Exact Shapley values of up to 12 features (Shapley 1953; ``captum.attr.ShapleyValues``).
 
     Gives Captum's numbers with fewer passes: evaluates each of the 2^F sets of F features once instead of each of the
@@ -126,6 +129,9 @@ class ShapleyValues:
         torch.Size([2, 3, 8, 8])
     """
 
+    backward_rule: ClassVar[str] = "none"
+    multiplies_by_inputs = True
+
     baselines: Baseline = None
     feature_mask: FeatureMask = None
 
@@ -135,7 +141,7 @@ class ShapleyValues:
         check_feature_mask("ShapleyValues(feature_mask", self.feature_mask)
 
     @property
-    def reference(self) -> Reference | None:
+    def completeness(self) -> Reference | None:
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.feature_mask is None else None
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from captum import attr as captum
 
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple
 from lightning_explain.core.validation import check_callable, check_positive
 from lightning_explain.engine.baselines import check_baseline
@@ -22,7 +22,7 @@ from lightning_explain.methods.shapley import ShapleyValues, one_by_one, perturb
 
 
 @dataclass(frozen=True)
-class Lime:
+class Lime(Method):
     """Coefficients of a linear model fitted to random feature sets (Ribeiro et al. 2016; ``captum.attr.Lime``).
 
     The random sets are keyed by sample id: every explanation repeats them.
@@ -56,6 +56,9 @@ class Lime:
         torch.Size([2, 3, 8, 8])
     """
 
+    backward_rule: ClassVar[str] = "none"
+    multiplies_by_inputs = True
+
     n_samples: int = 25
     baselines: Baseline = None
     feature_mask: FeatureMask = None
@@ -78,7 +81,7 @@ class Lime:
 
 
 @dataclass(frozen=True)
-class KernelShap:
+class KernelShap(Method):
     """Shapley values estimated by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
 
     The random feature sets are keyed by sample id: every explanation repeats them.
@@ -107,6 +110,9 @@ class KernelShap:
         >>> report.attributions["kernel_shap"].shape
         torch.Size([2, 3, 8, 8])
     """
+
+    backward_rule: ClassVar[str] = "none"
+    multiplies_by_inputs = True
 
     n_samples: int = 25
     baselines: Baseline = None

@@ -60,7 +60,6 @@ class Agreement(Free):
     abs: bool = False
 
     higher_is_better: ClassVar[bool | None] = None
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
     needs: ClassVar[str] = "two methods whose maps have a place on the image"
 
     def __post_init__(self) -> None:

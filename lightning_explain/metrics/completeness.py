@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, MetricInputs, Reference, Score
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Reference, Score
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.metrics._ranking import scores, wide
@@ -31,7 +31,7 @@ def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Completeness:
+class Completeness(Metric):
     """Error of the map's sum against f(x) - f(baseline) (Sundararajan et al. 2017; Captum's ``convergence_delta``).
 
     ``|sum(map) - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; the numerator alone is ``_delta``. Scores only methods
@@ -51,7 +51,7 @@ class Completeness:
     """
 
     higher_is_better: ClassVar[bool | None] = False
-    suffixes: ClassVar[tuple[str, ...]] = ("", "delta")
+    suffixes = ("", "delta")
     needs: ClassVar[str] = "a method whose map promises a sum, such as IntegratedGradients"
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:

@@ -62,7 +62,7 @@ class Concentration(Free):
     """
 
     higher_is_better: ClassVar[bool | None] = None
-    suffixes: ClassVar[tuple[str, ...]] = ("", "entropy")
+    suffixes = ("", "entropy")
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Both in 0..1, without unit: high Gini and low entropy mean a concentrated map. A map of zeros gives NaN."""

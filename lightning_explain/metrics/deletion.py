@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_count, check_flag
@@ -39,7 +39,7 @@ def area(curve: Tensor, at: Tensor) -> Tensor:
     return torch.trapezoid(curve, (at / at[-1]).to(curve), dim=1)
 
 
-class _Curve:
+class _Curve(Metric):
     """Base class of Deletion and Insertion; ``removes`` says whether the units are deleted or inserted."""
 
     n_steps: int
@@ -122,7 +122,6 @@ class Deletion(_Curve):
     normalize: bool = True
 
     higher_is_better: ClassVar[bool | None] = False
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
     removes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -165,7 +164,6 @@ class Insertion(_Curve):
     normalize: bool = True
 
     higher_is_better: ClassVar[bool | None] = True
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
     removes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import CostInputs, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Score
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_methods
 from lightning_explain.metrics._ranking import relevance, scores, spearman, spread, wide
@@ -63,7 +63,7 @@ def _scaled(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Metric):
     """Similarity of each map to the previous and to the first explanation's map of the sample (Adebayo et al. 2018).
 
     Compares pixels, summed over channels, by cosine similarity, by Spearman's rank correlation and, for images of at

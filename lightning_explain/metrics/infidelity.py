@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, bare
@@ -58,7 +58,7 @@ def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tens
 
 
 @dataclass(frozen=True)
-class Infidelity:
+class Infidelity(Metric):
     """Error of a map's prediction of output changes under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
 
     Cost: n_perturb_samples forward, 0 backward; once for all methods.
@@ -95,7 +95,6 @@ class Infidelity:
     methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
 
     def __post_init__(self) -> None:
         if not callable(self.perturb_func) and self.perturb_func not in _KINDS:

@@ -94,7 +94,6 @@ class RelevanceMass(Free):
     """
 
     higher_is_better: ClassVar[bool | None] = None
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
     needs_masks: ClassVar[bool] = True
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
@@ -125,7 +124,6 @@ class RelevanceRank(Free):
     """
 
     higher_is_better: ClassVar[bool | None] = None
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
     needs_masks: ClassVar[bool] = True
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
@@ -164,7 +162,6 @@ class PointingGame(Free):
     tolerance: int = 0
 
     higher_is_better: ClassVar[bool | None] = None
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
     needs_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

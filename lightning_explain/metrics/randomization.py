@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_count, check_flag, check_methods
@@ -31,7 +31,7 @@ def _layers(explained: ExplainedFunction, samples: Samples) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class Randomization:
+class Randomization(Metric):
     """Rank correlation with the maps of randomized networks (Adebayo et al. 2018; Quantus' MPRT).
 
     Randomizes the layers from the top down, each stage on top of the former (cascading). The score is the mean over the
@@ -65,7 +65,7 @@ class Randomization:
     methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
-    suffixes: ClassVar[tuple[str, ...]] = ("", "top", "full")
+    suffixes = ("", "top", "full")
 
     def __post_init__(self) -> None:
         if self.n_layers is not None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_count, check_methods, check_size
@@ -40,7 +40,7 @@ def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Te
 
 
 @dataclass(frozen=True)
-class SensitivityMax:
+class SensitivityMax(Metric):
     """Largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
 
     Recomputes all methods at the same perturbed samples.
@@ -75,7 +75,6 @@ class SensitivityMax:
     methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
 
     def __post_init__(self) -> None:
         check_size("SensitivityMax", "perturb_radius", self.perturb_radius)

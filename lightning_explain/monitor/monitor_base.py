@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_explain.core.contracts import innermost
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
@@ -133,8 +132,8 @@ class MonitorBase(pl.Callback):
             ranks=ranks,
         ).check(pl_module, self.probe)
         for name, method in self._ready.methods.items():
-            if getattr(innermost(self._explainer.methods[name]), "layer", "") is None:
-                layer = innermost(method).layer
+            if self._explainer.methods[name].innermost.needs_layer:
+                layer = method.innermost.layer
                 rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, the last feature map.")
         if self._limit is None:
             self._pass_size = self._pass_size or self._ready.pass_size(pl_module, self.probe)

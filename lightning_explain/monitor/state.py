@@ -40,7 +40,7 @@ class Memory:
         self.history = History()
         self._by_steps = by_steps
         self._follows = False
-        self._looks_back = any(getattr(metric, "needs_history", False) for metric in metrics.values())
+        self._looks_back = any(metric.needs_history for metric in metrics.values())
 
     def begin_again(self) -> None:
         """Resets everything, because another training begins."""

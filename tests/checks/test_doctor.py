@@ -564,9 +564,7 @@ def test_an_examination_leaves_no_trace() -> None:
 
 def every_method(layer: str) -> dict[str, Method]:
     classes = {name: getattr(m, name) for name in m.__all__}
-    return {
-        name: c(layer=layer) if hasattr(c, "layer") and name != "NoiseTunnel" else c() for name, c in classes.items()
-    }
+    return {name: c(layer=layer) if c.place != "input" else c() for name, c in classes.items()}
 
 
 RULED = {name for name in m.__all__ if any(word in name for word in ("DeepLift", "Guided", "Deconvolution", "LRP"))}

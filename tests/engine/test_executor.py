@@ -177,7 +177,7 @@ def captum() -> dict[str, Tensor]:
     found = {}
     for name, (method, theirs) in CAPTUM.items():
         model = by_hand(type(trained().block)) if name in CAPTUMS_BLOCKS else by_hand()
-        layer = () if not hasattr(method, "layer") else (model.get_submodule(LAYER),)
+        layer = () if method.place == "input" else (model.get_submodule(LAYER),)
         found[name] = theirs(model, *samples(COUNT), *layer)
     return found
 

@@ -18,6 +18,7 @@ from lightning_explain import Probe
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.cli.main import app
+from lightning_explain.core.contracts import Metric
 from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, LayerSite
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.plan import plan
@@ -174,7 +175,7 @@ def test_what_depends_on_captum_is_not_known(metric: Any) -> None:
 
 
 def test_a_metric_that_says_nothing_is_not_known() -> None:
-    class Mute:
+    class Mute(Metric):
         higher_is_better, suffixes = None, ("",)
 
         def score(self, case: Any) -> dict[str, Any]:

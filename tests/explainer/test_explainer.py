@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction, MetricInputs, Score
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.explainer.explainer import Explainer
 from networks import DigitNet, samples, trained
@@ -114,7 +114,7 @@ def test_a_model_that_never_fits_is_as_before() -> None:
 
 
 @dataclass(frozen=True)
-class Broken:
+class Broken(Method, Metric):
     """A method and a metric that leaves hooks behind and fails."""
 
     error: Exception = field(default_factory=lambda: RuntimeError("broken on purpose"))

@@ -14,11 +14,11 @@ from faults.fault import Fault, Inject, argument, fails
 from faults.scene import Scene, Trap
 from lightning_explain import Probe
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 
 
-class Broken:
+class Broken(Method):
     """A method that does something else on the ranks that are struck."""
 
     def __init__(self, scene: Scene, work: Callable[[Samples], Any]) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 from training import DigitModule, loader, monitor
 
@@ -37,7 +37,7 @@ class Sharded(DigitModule):
         return found
 
 
-class FailsOnOne:
+class FailsOnOne(Method):
     """Fails on rank 1 before it calls the model, or is killed there."""
 
     def __init__(self, killed: bool) -> None:

@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 
 EPOCHS = 6
@@ -85,7 +85,7 @@ class Net(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.01)
 
 
-class Early:
+class Early(Method):
     """Fails in the first three epochs and would work from then on, if it were not switched off by then."""
 
     weights_of_epoch_3: ClassVar[int] = 12

@@ -15,7 +15,7 @@ from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.loggers.tags import charts, publication, score_names, without
 
 
-class Drift:
+class Drift(Metric):
     """A metric of two scores."""
 
     higher_is_better: ClassVar[bool | None] = True

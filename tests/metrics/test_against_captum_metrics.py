@@ -10,6 +10,7 @@ from captum_reference import metrics, primary
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.contracts import Method
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.modalities.image import upsample
@@ -108,7 +109,7 @@ class Linear(nn.Module):
         return x @ self.w
 
 
-class Constant:
+class Constant(Method):
     """A map that does not look at the model."""
 
     def __init__(self, values: Tensor) -> None:

@@ -12,12 +12,13 @@ from given import Given
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.contracts import Method
 from lightning_explain.core.probe import Samples
 from lightning_explain.metrics.randomization import depths
 from networks import samples, trained
 
 
-class EdgeDetector:
+class EdgeDetector(Method):
     """Sobel's: a picture of the input that ignores the network."""
 
     def attribute(self, explained: object, samples: Samples) -> Tensor:

@@ -235,7 +235,7 @@ def test_only_the_methods_that_need_it_see_the_canonized_model() -> None:
     model, x = Applied(F.relu), torch.randn(2, 3, 8, 8)
     seen = {}
 
-    class Spy:
+    class Spy(Method):
         rule = "guided"
 
         def __init__(self, rule: str) -> None:
@@ -370,7 +370,7 @@ def test_a_model_that_runs_all_that_is_in_it_is_canonized(method: Method) -> Non
     model, x = sequential(), torch.randn(3, 1, 8, 8)
     other = Wrapped()
     other.inner.load_state_dict(model.state_dict())
-    elsewhere = replace(method, layer=f"inner.{method.layer}") if hasattr(method, "layer") else method
+    elsewhere = replace(method, layer=f"inner.{method.layer}") if method.place != "input" else method
     found = attributions(model, x, it=method)["it"]
     assert torch.equal(found, attributions(other, x, it=elsewhere)["it"])
 

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Samples
 from lightning_explain.model.isolation import STATE_SAVERS, Run, explaining
 from networks import DigitNet, samples, trained
@@ -475,7 +475,7 @@ def test_a_model_that_changes_its_input_leaves_the_probe_as_it_is() -> None:
         assert torch.equal(value, second.attributions[name])
 
 
-class Careless:
+class Careless(Method):
     """A method of a user that writes into its samples."""
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Tensor:

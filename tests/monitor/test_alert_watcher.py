@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_explain import Alert, ExplanationMonitor
-from lightning_explain.core.contracts import MetricInputs, Score
+from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.monitor.alert_watcher import Alerts, Watch
 from lightning_explain.monitor.failures import FailureLog
 from training import QUIET, DigitModule, fit, loaders, monitor, trainer
@@ -27,7 +27,7 @@ KEY = "told/saliency"
 
 
 @dataclass(frozen=True)
-class Told:
+class Told(Metric):
     """Scores that are known beforehand, one for each explanation."""
 
     values: tuple[float, ...]

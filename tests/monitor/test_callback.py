@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_explain import ExplanationMonitor, ProbeSelection, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 from networks import DigitNet, digits, trained
 from training import (
@@ -154,7 +154,7 @@ def test_a_monitor_can_watch_a_second_training(tmp_path: Path) -> None:
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
-class Slow:
+class Slow(Method):
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         time.sleep(0.2)
         return torch.ones_like(samples.inputs[0])
@@ -190,7 +190,7 @@ def test_overhead_is_told_of_training_alone(tmp_path: Path) -> None:
     assert "explain/overhead" not in finished.callback_metrics
 
 
-class VerySlow:
+class VerySlow(Method):
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         time.sleep(2.2)
         return torch.ones_like(samples.inputs[0])

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from lightning_explain import ExplanationMonitor, load_reports
 from lightning_explain import methods as m
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.monitor import publisher
 from training import (
@@ -127,7 +127,7 @@ def test_a_failing_method_is_told_once_switched_off_after_three_and_the_others_g
     assert bad.calls == 3
 
 
-class Counting:
+class Counting(Method):
     """Fails in the explanations of these numbers, from 1; in all, if there are none."""
 
     def __init__(self, *failing: int) -> None:
@@ -169,7 +169,7 @@ def test_what_is_switched_off_can_be_had_again(tmp_path: Path) -> None:
     assert "explain/infidelity/bad" in keys(finished)
 
 
-class NotANumberAnywhere:
+class NotANumberAnywhere(Method):
     """A map of NaN."""
 
     calls = 0
@@ -296,7 +296,7 @@ def test_an_interrupt_in_an_explanation_ends_the_training(tmp_path: Path) -> Non
     assert stopped.interrupted
 
 
-class NotANumber:
+class NotANumber(Method):
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         found = torch.ones_like(samples.inputs[0])
         found[0] = float("nan")
