@@ -120,7 +120,7 @@ class Explainer(Decisions):
                     f"{name!r} is left out: no module of this model returns a map (N, C, h, w). Give methods with a layer to keep it.",
                     stacklevel=2,
                 )
-        named = {name: m.at(layer) for name, m in methods.items()}
+        named = {name: _at(layer, name, method) for name, method in methods.items()}
         metrics = self._fitted(probe)
         self._preflight_method(model, probe, named)
         canonizers = acted_upon(self.verdicts(model, probe, named))
@@ -306,6 +306,14 @@ class Explainer(Decisions):
             execute=execute,
             channels_last=self.channels_last,
         )
+
+
+def _at(layer: str | None, name: str, method: Method) -> Method:
+    """The method at that layer; an error begins with the method's name."""
+    try:
+        return method.at(layer)
+    except ValueError as error:
+        raise ValueError(f"The method {name!r}: {error}") from None
 
 
 def _outputs(target_function: TargetFunction, samples: Samples, limit: int) -> Tensor:
