@@ -301,7 +301,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "target out of range": ({"target": 10}, r"target=10 gives indices from 10 to 10, but the model has 10 outputs"),
     "wrong layer": ({"methods": [m.LayerGradCam("net.blok")]}, "net.blok.*did you mean 'net.block'"),
     "masks": ({"metrics": ["RelevanceMass"]}, "'relevance_mass' needs masks"),
-    "indices": ({"probe": [3, 99]}, r"indices=\.\.\.\) has \[99\], but those of .* are 0 to 23"),
+    "indices": ({"probe": [3, 99]}, r"indices=\.\.\.\) has \[99\]; use indices of the dataset behind .*: 0 to 23"),
     "loader": (
         {"probe": ProbeSelection(dataloader_idx=2)},
         "dataloader_idx=2.*there are 1 val loaders; use one below 1",
