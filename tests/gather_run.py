@@ -249,13 +249,62 @@ def exchange(rank: int) -> dict[str, Any]:
     return {
         "together": ranks.together(tree, count),
         "first": ranks.first({"x": torch.full((3,), rank), "names": ("a", f"é{rank}"), "n": [rank, None, 0.5]}),
-        "equal": [ranks.equal("same"), ranks.equal(f"rank {rank}")],
-        "failing": sorted(ranks.failing(["a", "b", "c"], ["c"] if rank == 2 else ["a"] if rank == 1 else [])),
-        "first_failing": ranks.first_failing(["a", "b", "c"], [["c"], ["a"], ["a", "c"]][rank]),
+        "gather": ranks.gather((rank, f"é{rank}", torch.full((rank,), rank))),
+        "failing": ranks.failing([["c"], ["a"], ["a", "c"]][rank]),
         "total": ranks.total(rank, 1),
-        "all": [ranks.all(True), ranks.all(rank != 1)],
+        "agreements": agreements(ranks, rank),
+        "buffers": buffers(ranks, rank),
         "different": error_of(lambda: ranks.together({"x": torch.zeros(1, 1 + rank)}, 1)),
     }
+
+
+SECTIONS: dict[str, tuple[dict[int, Exception], dict[str, Any]]] = {
+    "fine": ({}, {}),
+    "one": ({1: ArithmeticError("on 1")}, {}),
+    "two": ({1: ArithmeticError("on 1"), 2: KeyError("on 2")}, {}),
+    "memory": ({1: torch.OutOfMemoryError("on 1")}, {}),
+    "memory and another": ({0: ArithmeticError("on 0"), 1: torch.OutOfMemoryError("on 1")}, {}),
+    "memory and another, to be tried again": (
+        {0: ArithmeticError("on 0"), 1: torch.OutOfMemoryError("on 1")},
+        {"retries": True},
+    ),
+    "survived": ({1: OSError("on 1"), 2: OSError("on 2")}, {"survives": (OSError,)}),
+    "survived and another": ({1: OSError("on 1"), 2: KeyError("on 2")}, {"survives": (OSError,)}),
+    "survived memory": ({2: torch.OutOfMemoryError("on 2")}, {"survives": (torch.OutOfMemoryError,)}),
+}
+
+
+def agreements(ranks: Ranks, rank: int) -> dict[str, Any]:
+    """How each section ended on this rank: the error, or the first rank on which it failed and whether this one has a reason."""
+    found: dict[str, Any] = {}
+    for name, (errors, options) in SECTIONS.items():
+        try:
+            with ranks.agree("the work", **options) as agreement:
+                if rank in errors:
+                    raise errors[rank]
+            found[name] = [agreement.failed_rank, "Traceback" in agreement.reason and f"on {rank}" in agreement.reason]
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    with ranks.agree("the whole", (OSError,)) as agreement, ranks.agree("a part"):
+        if rank == 1:
+            raise OSError("inside")
+    return {**found, "nested": [agreement.failed_rank, "OSError: inside" in agreement.reason]}
+
+
+def buffers(ranks: Ranks, rank: int) -> dict[str, Any]:
+    """What is sent of a model of which one buffer differs, one differs in form, and all others are equal; twice."""
+    model, sent = nn.BatchNorm1d(3), []
+    with torch.no_grad():
+        model.running_mean += rank
+    model.register_buffer("ragged", torch.zeros(1 + rank))
+    model.register_buffer("nan", torch.tensor(torch.nan))
+    model.register_buffer("view", torch.zeros(1).expand(3))
+    first = ranks.first
+    ranks.first = lambda tree: first(sent.append(sorted(tree)) or tree)  # type: ignore[method-assign]
+    for _ in range(2):
+        ranks.share_buffers(model)
+    del ranks.first
+    return {"sent": sent, "mean": model.running_mean, "ragged": len(model.ragged)}  # type: ignore[arg-type]
 
 
 def error_of(work: Callable[[], Any]) -> str:
@@ -285,10 +334,20 @@ def absent(met: bool, rank: int) -> dict[str, Any]:
     """Rank 1 comes when the others have given it up; they have met before or not."""
     ranks = Ranks(distributed.get_world_size(), deadline=LOST_AFTER)
     if met:
-        ranks.all(True)
+        ranks.gather(True)
     if rank == 1:
         time.sleep(2 * LOST_AFTER.total_seconds())
-    return lost(partial(ranks.agreed, partial(failed_already, rank)))
+    return lost(partial(agreed, ranks, partial(failed_already, rank)))
+
+
+def agreed(ranks: Ranks, work: Callable[[], Any]) -> None:
+    with ranks.agree("the work"):
+        work()
+
+
+def in_step(ranks: Ranks, work: Callable[[], Any]) -> None:
+    with ranks.in_step():
+        work()
 
 
 def failed_already(rank: int) -> None:
@@ -298,18 +357,17 @@ def failed_already(rank: int) -> None:
 def gone(rank: int) -> dict[str, Any]:
     """Rank 1 ends; rank 0 asks for everything that ranks can be asked for, and its model for the other rank."""
     ranks, model = Ranks(2, deadline=LOST_AFTER), DigitNet()
-    if not ranks.all(True) or rank == 1:
+    if not all(ranks.gather(True)) or rank == 1:
         return {}
     asked: dict[str, Callable[[], Any]] = {
-        "agreed": lambda: ranks.agreed(lambda: 1),
-        "all": lambda: ranks.all(True),
-        "failing": lambda: ranks.failing(["a"], []),
+        "agree": lambda: agreed(ranks, lambda: 1),
+        "gather": lambda: ranks.gather(1),
+        "failing": lambda: ranks.failing([]),
         "together": lambda: ranks.together({"x": torch.zeros(1)}, 1),
         "total": lambda: ranks.total(1),
         "first": lambda: ranks.first([1]),
-        "equal": lambda: ranks.equal("a"),
         "share_buffers": lambda: ranks.share_buffers(model),
-        "in_step": lambda: ranks.in_step(taken_for_another),
+        "in_step": lambda: in_step(ranks, taken_for_another),
     }
     return {name: lost(ask) for name, ask in asked.items()}
 

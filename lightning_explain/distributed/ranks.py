@@ -1,48 +1,78 @@
-"""Samples over ranks and back: each takes a share, all get the whole, and they agree on what failed."""
+"""Divides samples over ranks and puts the results together; ranks agree on what failed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
-from lightning_explain.distributed.collectives import Collectives, raise_if_lost
-from lightning_explain.distributed.packing import as_bytes, as_text, form_of, kind_of, packed, read, rebuilt, unpacked
+from lightning_explain.distributed import collectives
+from lightning_explain.distributed.collectives import raise_if_lost
+from lightning_explain.distributed.trees import digest, form_of, mapped, sent
 
 T = TypeVar("T")
 
 
-_DONE, _CALL, _FAILED, _MEMORY = range(4)
-
-
 class FailedElsewhereError(RuntimeError):
-    """What this rank did was given up because another one failed; the reason is told there."""
+    """This rank gave up its work because another rank failed; that rank reports the reason."""
 
 
 class MemoryElsewhereError(torch.OutOfMemoryError):
-    """Another rank ran out of memory, and all of them have to go on in smaller passes."""
+    """Another rank ran out of memory, and all ranks must go on in smaller passes."""
 
 
 ELSEWHERE = (FailedElsewhereError, MemoryElsewhereError)
-"""Errors whose reason is to be told on another rank."""
+"""Errors whose reason another rank reports."""
+
+# How a section ended on a rank. "calls": not yet, for it is about to call a model that needs all ranks; "elsewhere": it failed
+# because another rank did.
+_DONE, _CALLS, _SURVIVED, _ELSEWHERE, _FAILED, _MEMORY = "done", "calls", "survived", "elsewhere", "failed", "memory"
+
+_UNEVEN = (
+    "The ranks call the model, which needs all of them, different numbers of times, because their samples ask for different "
+    "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the sample, or, if it is for its "
+    "weights that the model needs them, strategy='ddp'."
+)
+
+
+@dataclass
+class Agreement:
+    """The outcome of an agreed section, for errors that it survives.
+
+    Args:
+        failed_rank: The first rank on which the section failed; ``None``: it succeeded on all.
+        reason: This rank's own error with its traceback; empty if there is none.
+    """
+
+    failed_rank: int | None = None
+    reason: str = ""
 
 
 class Ranks:
-    """The processes that explain together. All methods are to be called on all of them; alone they cost nothing.
+    """The processes that explain together. Call every method on all of them; on a single process they cost nothing.
 
-    Those that need the others raise ``LostRanksError`` if one of them is gone, or does not come within the deadline.
+    Methods that need the other ranks raise ``LostRanksError`` if one is gone, or does not come within the deadline.
 
     Args:
-        world: Processes.
-        shares: Shares of the samples; fewer than processes where several hold one model between them and need the same samples.
-        share: Which of them is this process's.
-        speaks: Whether what this process finds counts; one does of those with the same share.
-        sharded: Calls of the model are collectives, so that all processes have to make the same ones.
+        world: Number of processes.
+        shares: Number of shares of the samples; fewer than processes where several hold one model between them and need the
+            same samples.
+        share: This process's share.
+        speaks: Whether this process's results count; of processes with the same share, those of one do.
+        sharded: Calls of the model are collectives, so all processes must make the same calls.
         deadline: How long a process waits for the others. Default: torch's own, 30 minutes.
+
+    Example::
+
+        with ranks.agree("the scores"):
+            scores = compute()  # if this fails on one rank, the section raises on all
     """
 
     def __init__(
@@ -56,17 +86,22 @@ class Ranks:
     ) -> None:
         self.world = world
         self.shares = world if shares is None else shares
-        self.number = share if share is not None else distributed.get_rank() if world > 1 else 0
+        self.number = share if share is not None else self.rank
         self.speaks = speaks
         self.sharded = sharded and world > 1
-        self._settled: Exception | None = None
-        self._collectives = Collectives(deadline)
+        self._deadline = deadline
+        self._exchanged: list[str] | None = None
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return distributed.get_rank() if self.world > 1 else 0
 
     def samples(self, count: int) -> tuple[Tensor, int]:
-        """Which of ``count`` samples this process explains, and how many of them count.
+        """The indices, of ``count`` samples, that this process explains, and how many of them count.
 
-        Shares are contiguous, and equal but for one sample; some are empty where there are fewer samples than shares. Where
-        the model is sharded the last sample is repeated until all are of the same size; these samples do not count.
+        Shares are contiguous, and of equal size but for one sample; some are empty if there are fewer samples than shares. For
+        a sharded model, the last sample is repeated until all shares have the same size; these repetitions do not count.
         """
         sizes = [count // self.shares + (i < count % self.shares) for i in range(self.shares)]
         first, own = sum(sizes[: self.number]), sizes[self.number]
@@ -74,115 +109,119 @@ class Ranks:
         return torch.arange(first, first + size).clamp(max=min(first + max(own, 1), count) - 1), own
 
     def in_company(self, needed: bool) -> Ranks:
-        """These processes, which make the same calls of a model from now on if it needs the others on any of them."""
+        """These processes; from now on they make the same calls of a model if it needs the others on any of them."""
         found = copy.copy(self)
-        found.sharded = self.sharded or not self.all(not needed)
+        found.sharded = self.sharded or any(self.gather(needed))
         return found
 
     # -- agreement -------------------------------------------------------------------------------------------------
 
-    def agreed(self, work: Callable[[], T]) -> T:
-        """What the work gives, if it gives it on all ranks.
+    @contextmanager
+    def agree(
+        self, what: str, survives: tuple[type[Exception], ...] = (), retries: bool = False
+    ) -> Iterator[Agreement]:
+        """A section that succeeds on all ranks or fails on all of them.
+
+        Args:
+            what: What the section does, for the message on the other ranks.
+            survives: Errors that the section does not raise if all errors on all ranks are of these types; the yielded
+                agreement then names the rank.
+            retries: All ranks will try again in smaller passes if one runs out of memory, those with another error too.
 
         Raises:
-            FailedElsewhereError: If it failed on others only; its own error where it failed.
+            Exception: This rank's own error.
+            MemoryElsewhereError: If another rank ran out of memory.
+            FailedElsewhereError: If another rank failed.
+            RuntimeError: If the ranks call a sharded model different numbers of times.
         """
-        return self._together(work, _FAILED)
+        agreement = Agreement()
+        try:
+            yield agreement
+        except Exception as error:
+            raise_if_lost(error)
+            # Inside the handler, so that the traceback of ranks that lose each other here begins with the error.
+            self._settle(agreement, what, _status_of(error, survives), retries, error)
+        else:
+            self._settle(agreement, what, _DONE, retries)
 
-    def in_step(self, work: Callable[[], T]) -> T:
-        """The same where the model is sharded; elsewhere each rank works for itself.
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """A section that calls the model: agreed upon if the model is sharded; otherwise each rank works for itself.
 
         Raises:
             torch.OutOfMemoryError: On all ranks of a sharded model, if any of them ran out of memory.
         """
         if self.sharded:
-            return self._together(work, _MEMORY)
+            with self.agree("a pass", retries=True):
+                yield
+            return
         try:
-            return work()
+            yield
         except Exception as error:
             # A model may have collectives of its own without being sharded.
             raise_if_lost(error)
             raise
 
-    def _together(self, work: Callable[[], T], memory: int) -> T:
-        if self.world == 1:
-            return work()
-        error: Exception | None = None
-        try:
-            found = work()
-        except Exception as failure:
-            raise_if_lost(failure)
-            error = failure
-        if settled := self._take_settled():
-            raise settled from error
-        code = _DONE if error is None else memory if isinstance(error, torch.OutOfMemoryError) else _FAILED
-        highest, lowest = self._codes(code, error)
-        if highest == lowest == _DONE:
-            return found
-        raise error if error is not None and code == highest else _elsewhere(highest)
-
     def synchronized(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Where the model is sharded: calls it on all ranks or on none, so that no rank waits in it for one that failed."""
+        """For a sharded model: calls it on all ranks or on none, so that no rank waits in it for one that failed."""
 
         def together(*arguments: Any) -> Any:
-            if self._settled is None:
-                highest, lowest = self._codes(_CALL)
-                self._settled = None if highest == lowest else _elsewhere(highest)
-            if self._settled is not None:
-                raise self._settled
+            if self._exchanged is None:
+                statuses = self.gather(_CALLS)
+                self._exchanged = None if set(statuses) == {_CALLS} else statuses
+            if self._exchanged is not None and (failure := self._failure("a pass", self._exchanged)):
+                raise failure
             return call(*arguments)
 
         return together if self.sharded else call
 
-    def _take_settled(self) -> Exception | None:
-        settled, self._settled = self._settled, None
-        return settled
+    def _settle(
+        self, agreement: Agreement, what: str, mine: str, retries: bool, error: Exception | None = None
+    ) -> None:
+        """Exchanges how the section ended, unless a rank that could not call the model has done so, and raises or notes it."""
+        statuses, self._exchanged = self._exchanged or self.gather(mine), None
+        failure = self._failure(what, statuses, retries, error)
+        if failure is not None:
+            raise failure
+        agreement.failed_rank = statuses.index(_SURVIVED) if _SURVIVED in statuses else None
+        agreement.reason = "" if error is None else "".join(traceback.format_exception(error))
 
-    def _codes(self, code: int, reason: Exception | None = None) -> tuple[int, int]:
-        # Always of this form, so that a rank that is done and one that calls the model meet in the same collective.
-        highest, lowest = self._collectives.reduced([code, -code], distributed.ReduceOp.MAX, reason)
-        return highest, -lowest
+    def _failure(
+        self, what: str, statuses: list[str], retries: bool = False, error: Exception | None = None
+    ) -> Exception | None:
+        """What a section raises on this rank, if anything."""
+        kinds, own = set(statuses), statuses[self.rank]
+        if kinds == {_DONE} or (_SURVIVED in kinds and kinds <= {_DONE, _SURVIVED, _ELSEWHERE}):
+            return None
+        if error is not None and own != _CALLS and not (retries and _MEMORY in kinds and own != _MEMORY):
+            return error
+        if _MEMORY in kinds:
+            return MemoryElsewhereError(
+                f"Rank {statuses.index(_MEMORY)} ran out of memory in {what}; lower max_examples_per_pass."
+            )
+        if kinds == {_DONE, _CALLS}:
+            return RuntimeError(_UNEVEN)
+        rank = next(statuses.index(kind) for kind in (_FAILED, _SURVIVED, _ELSEWHERE) if kind in kinds)
+        return FailedElsewhereError(f"Gave up because {what} failed on rank {rank}; read the traceback printed there.")
 
-    def all(self, flag: bool, reason: Exception | None = None) -> bool:
-        """Whether it is so on all ranks. ``reason``: why it is not on this one, to be told if the others are lost."""
-        return flag if self.world == 1 else self._codes(int(not flag), reason)[0] == 0
-
-    def failing(self, names: Sequence[str], failed: Iterable[str]) -> set[str]:
-        """The names that failed on any rank, of those that are the same on all."""
-        return set(self.first_failing(names, failed))
-
-    def first_failing(
-        self, names: Sequence[str], failed: Iterable[str], reason: Exception | None = None
-    ) -> dict[str, int]:
-        """For each name that failed on any rank the first rank on which it did.
-
-        Args:
-            names: The same on all ranks, in the same order.
-            failed: Those that failed on this rank.
-            reason: Why they did, to be told if the others are lost.
-        """
-        failed = set(failed)
-        if self.world == 1 or not names:
-            return {name: 0 for name in names if name in failed}
-        rank = distributed.get_rank()
-        mine = [rank if name in failed else self.world for name in names]
-        first = self._collectives.reduced(mine, distributed.ReduceOp.MIN, reason)
-        return {name: rank for name, rank in zip(names, first, strict=True) if rank < self.world}
+    def failing(self, failed: Iterable[str]) -> dict[str, int]:
+        """For each name that failed on any rank, the first rank on which it did. ``failed``: the names that did on this rank."""
+        everywhere = self.gather(list(failed))
+        first = {name: rank for rank in reversed(range(self.world)) for name in everywhere[rank]}
+        return dict(sorted(first.items(), key=lambda item: item[1]))
 
     def unlike(self, found: Mapping[str, Any], own: int) -> dict[str, str]:
-        """For each name under which this rank found something of another form than the first rank that has it, both forms.
+        """Both forms, for each name whose result on this rank differs in form from that on the first rank that has one.
 
         Args:
-            found: Trees, as :meth:`together` takes them.
-            own: The samples of this rank that count; what is found for none does not.
+            found: Trees by name, as :meth:`together` takes them.
+            own: The number of this rank's samples that count; a result for none does not.
         """
-        if self.world == 1:
-            return {}
-        forms = {name: form_of(tree) for name, tree in found.items()} if own and self.speaks else {}
-        everywhere = [read(piece) for piece in self._collectives.exchanged(as_text(forms))]
+        forms = {name: form_of(tree) for name, tree in found.items()} if own and self.speaks and self.world > 1 else {}
+        everywhere = self.gather(forms)
         first = {name: rank for rank in reversed(range(self.world)) for name in everywhere[rank]}
         return {
-            name: f"Rank {first[name]} found {everywhere[first[name]][name]} and rank {distributed.get_rank()} {form}, which "
+            name: f"Rank {first[name]} found {everywhere[first[name]][name]} and rank {self.rank} {form}, which "
             "cannot be put together."
             for name, form in forms.items()
             if form != everywhere[first[name]][name]
@@ -190,11 +229,21 @@ class Ranks:
 
     # -- exchange --------------------------------------------------------------------------------------------------
 
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, in order; anything that can be pickled, with tensors on the CPU."""
+        return [value] if self.world == 1 else collectives.gather(value, self._deadline)
+
+    def first(self, tree: Any) -> Any:
+        """What rank zero has; tensors in dictionaries, tuples and lists arrive on the CPU."""
+        if self.world == 1:
+            return tree
+        return collectives.broadcast(mapped(sent, tree) if self.rank == 0 else None, self._deadline)
+
     def together(self, tree: Any, own: int) -> Any:
         """The samples of all ranks in order.
 
         Args:
-            tree: Tensors, each ``(K, ...)``, in dictionaries and tuples, of the same form on all ranks but those without samples.
+            tree: Tensors, each ``(K, ...)``, in dictionaries, tuples and lists, of the same form on all ranks that have samples.
             own: The first so many of the K samples count.
 
         Raises:
@@ -202,48 +251,20 @@ class Ranks:
         """
         if self.world == 1:
             return tree
-        tensors: list[Tensor] = []
-        form = packed(tree, tensors) if own and self.speaks else None
-        flat = as_bytes([tensor[:own] for tensor in tensors] if form is not None else [])
-        pieces = [read(piece) for piece in self._collectives.exchanged(as_text([form, own]))]
-        parts = [
-            (form, rebuilt(piece, form, samples))
-            for (form, samples), piece in zip(pieces, self._collectives.exchanged(flat), strict=True)
-            if form is not None
-        ]
-        if any(form != parts[0][0] for form, _ in parts):
+        mine = [mapped(lambda x: sent(x[:own]), tree)] if own and self.speaks else []
+        parts = [part for found in self.gather(mine) for part in found]
+        if len(set(map(form_of, parts))) > 1:
             raise RuntimeError("The ranks found different things for their samples, which cannot be put together.")
-        columns = zip(*(tensors for _, tensors in parts), strict=True)
-        return unpacked(parts[0][0], iter([torch.cat(column) for column in columns]))
+        return mapped(lambda *pieces: torch.cat(pieces), *parts)
 
     def total(self, *numbers: int) -> list[int]:
         """Sums over ranks, of each share once."""
-        if self.world == 1:
-            return list(numbers)
-        return self._collectives.reduced([n if self.speaks else 0 for n in numbers], distributed.ReduceOp.SUM)
-
-    def first(self, tree: Any) -> Any:
-        """What rank zero has: tensors, numbers and texts in dictionaries, tuples and lists. Tensors arrive on the CPU."""
-        if self.world == 1:
-            return tree
-        tensors: list[Tensor] = []
-        form, rank = packed(tree, tensors, samples=True), distributed.get_rank()
-        text = self._collectives.broadcast(as_text(form) if rank == 0 else None)
-        flat = self._collectives.broadcast(as_bytes(tensors) if rank == 0 else None)
-        form = read(text)
-        return unpacked(form, iter(rebuilt(flat, form)))
-
-    def equal(self, text: str) -> bool:
-        """Whether all ranks have the same text."""
-        if self.world == 1:
-            return True
-        found = [piece.tolist() for piece in self._collectives.exchanged(as_text(text))]
-        return all(piece == found[0] for piece in found)
+        return [sum(column) for column in zip(*filter(None, self.gather(numbers if self.speaks else ())), strict=True)]
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Gives all ranks the buffers of rank zero, for each rank has its own batch statistics between two steps.
+        """Gives all ranks the buffers of rank zero, where they differ: each rank has its own batch statistics between two steps.
 
-        To be called inside the guard, which puts back what was there. Buffers that differ in form are left alone.
+        Call it inside the isolation, which puts back what was there. Buffers that differ in shape or dtype are left alone.
         """
         if self.world == 1:
             return
@@ -252,42 +273,27 @@ class Ranks:
             for name, buffer in model.named_buffers()
             if buffer.layout == torch.strided and not hasattr(buffer, "full_tensor") and not buffer.is_meta
         }
-        forms = {name: [kind_of(buffer), list(buffer.shape)] for name, buffer in plain.items()}
-        everywhere = [read(piece) for piece in self._collectives.exchanged(as_text(forms))]
-        names = [name for name in everywhere[0] if all(f.get(name) == everywhere[0][name] for f in everywhere)]
+        everywhere = self.gather({name: (form_of(buffer[None]), digest(buffer)) for name, buffer in plain.items()})
+        names = [
+            name
+            for name, (form, bits) in everywhere[0].items()
+            if all(found.get(name, ("", b""))[0] == form for found in everywhere)
+            and any(found[name][1] != bits for found in everywhere)
+        ]
+        shared = self.first({name: plain[name] for name in names}) if names else {}
         with torch.no_grad():
-            for name, value in self.first({name: plain[name] for name in names}).items():
+            for name, value in shared.items():
                 # A buffer that is a view may not be writable, and need not be where it is equal.
-                if not torch.equal(plain[name].cpu(), value):
+                if everywhere[self.rank][name] != everywhere[0][name]:
                     plain[name].copy_(value)
 
 
 ALONE = Ranks()
 
 
-def _elsewhere(code: int) -> Exception:
-    if code == _MEMORY:
-        return MemoryElsewhereError("Another rank ran out of memory.")
-    if code == _FAILED:
-        return FailedElsewhereError("Given up because it failed on another rank; the traceback is told there.")
-    return RuntimeError(
-        "The ranks call the model, which needs all of them, different numbers of times, because their samples ask for different "
-        "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the sample, or, if it is for its "
-        "weights that the model needs them, strategy='ddp'."
-    )
-
-
-def check_samples(tree: Any, count: int) -> None:
-    """Refuses tensors that have not one entry for each sample, and cannot be put together from shares.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    tensors: list[Tensor] = []
-    packed(tree, tensors)
-    for tensor in tensors:
-        if tensor.ndim == 0 or len(tensor) != count:
-            raise ValueError(
-                f"It gives {tuple(tensor.shape)} for {count} samples; where several ranks share the samples, the first dimension "
-                "must be the samples."
-            )
+def _status_of(error: Exception, survives: tuple[type[Exception], ...]) -> str:
+    if isinstance(error, ELSEWHERE):
+        return _ELSEWHERE
+    if isinstance(error, survives):
+        return _SURVIVED
+    return _MEMORY if isinstance(error, torch.OutOfMemoryError) else _FAILED

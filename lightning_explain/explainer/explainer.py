@@ -31,6 +31,7 @@ from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.validation import check_seed
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
+from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.baselines import Baselines, Normalization
 from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.engine.executor import execute
@@ -102,7 +103,8 @@ class Explainer(Decisions):
             ValueError: If the target, a layer or a metric does not fit the model or the probe.
             FailedElsewhereError: If another rank raised.
         """
-        ready, needs_others = self.ranks.agreed(partial(self._checked, model, probe))
+        with self.ranks.agree("the check of the model"):
+            ready, needs_others = self._checked(model, probe)
         return replace(ready, ranks=self.ranks.in_company(needs_others))
 
     def _checked(self, model: nn.Module, probe: Probe) -> tuple[Explainer, bool]:
@@ -191,19 +193,19 @@ class Explainer(Decisions):
         Raises:
             UncheckedError: If the doctor fails, unless ``raising`` is set.
         """
-        examined = partial(
-            doctor,
-            model,
-            methods,
-            probe,
-            target=self.target,
-            forward_fn=self.forward_fn,
-            output_fn=self.output_fn,
-            forward_context=self.forward_context,
-        )
 
         def within(limit: int) -> list[Verdict]:
-            return self.ranks.in_step(partial(examined, limit=limit))
+            with self.ranks.in_step():
+                return doctor(
+                    model,
+                    methods,
+                    probe,
+                    target=self.target,
+                    forward_fn=self.forward_fn,
+                    output_fn=self.output_fn,
+                    forward_context=self.forward_context,
+                    limit=limit,
+                )
 
         try:
             return within_memory(within, min(self.limit, MOST_SAMPLES))[0]
@@ -214,7 +216,7 @@ class Explainer(Decisions):
             )
             return unexamined(methods)
         except Exception as error:
-            if self.raising:
+            if self.raising or isinstance(error, ELSEWHERE):
                 raise
             raise UncheckedError(f"The model doctor failed: {error}") from error
 
@@ -237,7 +239,8 @@ class Explainer(Decisions):
         """
         started, own = time.perf_counter(), fingerprint(probe)
         with ExitStack() as stack:
-            explanation, target_function = self.ranks.agreed(partial(self._begun, stack, model, probe, progress))
+            with self.ranks.agree("the preparation of the model"):
+                explanation, target_function = self._begun(stack, model, probe, progress)
             if history is not None:
                 explanation.past = partial(history.of, own)
             with reporting_failures(explanation.failures):

@@ -19,7 +19,8 @@ from lightning_explain.core.probe import Attribution, Probe, Samples, as_tuple, 
 from lightning_explain.core.report import Report
 from lightning_explain.core.verdict import Canonizer
 from lightning_explain.distributed.collectives import LostRanksError
-from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks, check_samples
+from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks
+from lightning_explain.distributed.trees import check_samples
 from lightning_explain.engine.executor import PlanExecution, execute, joined
 from lightning_explain.engine.layer_maps import explicit_maps
 from lightning_explain.engine.pass_size import within_memory
@@ -91,14 +92,16 @@ class Explanation:
         self.explained = replace(self.explained, canonized=self._canonized)
         outputs, found = self._first_execution()
         self._attempt(found, plan(self.decided.methods).apart, lambda name: self._apart(name, self.samples))
-        self._leave_out_unlike(found, self.decided.methods)
+        self._leave_out_unlike(found)
         found = {name: found[name] for name in self.decided.methods if name in found}
-        arranged, placed = ranks.agreed(partial(self._placed, found))
+        with ranks.agree("placing the maps"):
+            arranged, placed = self._placed(found)
         scored: dict[str, dict[str, Mapping[str, Score]]] = {}
         self._attempt(scored, self.decided.metrics, lambda name: self._score(name, found, placed))
-        self._leave_out_unlike(scored, self.decided.metrics)
+        self._leave_out_unlike(scored)
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
-        mine = ranks.agreed(lambda: self._parts(outputs, found, arranged, scores))
+        with ranks.agree("the report"):
+            mine = self._parts(outputs, found, arranged, scores)
         whole, probe = ranks.together(mine, self._own), self.explained.probe
         return Report(
             **whole,
@@ -138,7 +141,7 @@ class Explanation:
         except LostRanksError:
             raise
         except Exception as error:
-            if self.decided.raising or not ranks.all(not self._refused):
+            if self.decided.raising or any(ranks.gather(self._refused)):
                 raise
             # Reported on the rank that failed only; the other ranks stopped because of it.
             reason = "" if isinstance(error, ELSEWHERE) else traceback.format_exc()
@@ -146,18 +149,20 @@ class Explanation:
         outputs, found = self.with_targets(plan({}))
         on_path = [name for name in methods if name not in plan(methods).apart]
         self._attempt(found, on_path, lambda name: execute(self.explained, {name: methods[name]}, self.samples)[name])
-        if reason and not self.failures:
-            warnings.warn(
-                f"ExplanationMonitor: a pass failed, but every method succeeded when it ran by itself:\n{reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        with ranks.agree("reporting a failed pass"):
+            if reason and not self.failures:
+                warnings.warn(
+                    f"ExplanationMonitor: a pass failed, but every method succeeded when it ran by itself:\n{reason}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         return outputs, found
 
     def with_targets(self, planned: Plan) -> tuple[Tensor, dict[str, Attribution]]:
         """Runs the plan on this rank's samples, and chooses their targets; ranks then exchange those of the probe."""
         ranks = self.decided.ranks
-        outputs, indices, self.values, found = ranks.agreed(partial(self._executed, planned))
+        with ranks.agree("the methods"):
+            outputs, indices, self.values, found = self._executed(planned)
         chosen = ranks.together(indices, self._own).to(indices.device)
         probe = self.explained.probe
         self.explained = replace(self.explained, probe=replace(probe, extra=(*probe.extra[:-1], chosen)))
@@ -190,12 +195,10 @@ class Explanation:
 
         A failure is raised, or recorded on the rank where it happened and left out on all ranks.
         """
-        names, ranks, failed = list(names), self.decided.ranks, set[str]()
-        if len(self.samples):
-            ranks.agreed(lambda: failed.update(self._each(found, names, work)))
-        else:
-            ranks.agreed(lambda: None)
-        for name in ranks.failing(names, failed):
+        ranks = self.decided.ranks
+        with ranks.agree("a method or metric"):
+            failed = list(self._each(found, names, work)) if len(self.samples) else []
+        for name in ranks.failing(failed):
             found.pop(name, None)
 
     def _each(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> Iterator[str]:
@@ -218,14 +221,15 @@ class Explanation:
                 self.failures[name] = traceback.format_exc()
                 yield name
 
-    def _leave_out_unlike(self, found: dict[str, Any], names: Iterable[str]) -> None:
+    def _leave_out_unlike(self, found: dict[str, Any]) -> None:
         """Leaves out, on all ranks, results whose form differs between ranks, and records them as failures."""
         ranks = self.decided.ranks
         odd = ranks.unlike(found, self._own)
-        if self.decided.raising:
-            ranks.agreed(partial(_raise_first, odd))
+        with ranks.agree("a method or metric"):
+            for name, text in odd.items() if self.decided.raising else ():
+                raise ValueError(f"{name!r} differs over ranks: {text}")
         self.failures.update(odd)
-        for name in ranks.failing(list(names), odd):
+        for name in ranks.failing(odd):
             found.pop(name, None)
 
     def _within(self, work: Callable[[], T]) -> T:
@@ -233,8 +237,8 @@ class Explanation:
 
         def within(limit: int) -> T:
             self.explained = replace(self.explained, limit=limit)
-            with STATE_SAVERS["hooks"](ModuleInventory(self.explained.forward)):
-                return self.decided.ranks.in_step(work)
+            with STATE_SAVERS["hooks"](ModuleInventory(self.explained.forward)), self.decided.ranks.in_step():
+                return work()
 
         return within_memory(within, self.explained.limit)[0]
 
@@ -326,11 +330,6 @@ def _check_score(score: Mapping[str, Score]) -> None:
                 f"The score of {method!r} is ({type(value).__name__}, {type(error).__name__}); return two tensors (N,), the "
                 "values and their standard errors, or a tensor and None."
             )
-
-
-def _raise_first(failures: Mapping[str, str]) -> None:
-    for name, text in failures.items():
-        raise ValueError(f"{name!r} differs over ranks: {text}")
 
 
 def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Tensor]]:

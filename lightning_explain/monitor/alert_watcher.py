@@ -10,11 +10,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.naming import nearest
-from lightning_explain.monitor.failures import FailureLog, text_of
+from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
 
 
 def alerts_of(given: Any) -> tuple[Alert, ...]:
@@ -148,7 +147,7 @@ class Alerts:
                 self._report_void(watch)
         for watch in fired:
             text = self._text(watch, scalars[watch.alert.metric], trainer, epoch)
-            rank_zero_warn(text)
+            rank_zero_warn_or_log(text)
             if watch.alert.action == "stop":
                 trainer.should_stop = True
             if watch.alert.action == "wandb" and trainer.is_global_zero:
@@ -156,7 +155,7 @@ class Alerts:
         return [watch.alert for watch in fired]
 
     def _report_void(self, watch: Watch) -> None:
-        rank_zero_warn(
+        rank_zero_warn_or_log(
             f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never fire: the first value is "
             f"{watch.first:.6g}, and only multiples of a value above 0 can be compared. Use above=... or below=... "
             "instead."

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+from lightning.pytorch.utilities import rank_zero_only
+
 T = TypeVar("T")
 
 IN_A_ROW = 3
 """Consecutive failures after which a method, a metric or a sink is switched off."""
+
+_logger = logging.getLogger(__name__)
+
+
+def warn_or_log(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warns. Logs the text where warnings are errors (``python -W error``): a rank that raises here alone would leave the others."""
+    try:
+        warnings.warn(text, category, stacklevel=3)
+    except Exception:
+        # Without a handler of the user's, logging writes to stderr.
+        _logger.warning(text)
+
+
+rank_zero_warn_or_log = rank_zero_only(warn_or_log)
 
 
 class FailureLog:
@@ -28,10 +45,10 @@ class FailureLog:
         self._reported: set[str] = set()
 
     def report_once(self, key: str, text: str) -> None:
-        """Warns with the text, unless it has already warned about this key."""
+        """Warns with the text, unless it has already warned about this key; never raises."""
         if key not in self._reported:
             self._reported.add(key)
-            warnings.warn(f"ExplanationMonitor {self._name!r}: {text}", RuntimeWarning, stacklevel=2)
+            warn_or_log(f"ExplanationMonitor {self._name!r}: {text}", RuntimeWarning)
 
     def survive(self, work: Callable[[], T], what: str) -> T | None:
         """Returns the result of the work; ``None`` if it is switched off or fails, which is reported and counted."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
@@ -19,12 +19,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
 from torch.utils.data import IterableDataset
 
-from lightning_explain.distributed.collectives import raise_if_lost
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.model.function import ForwardFn
-
-T = TypeVar("T")
 
 Log: TypeAlias = "Callable[[str, Tensor], None]"
 
@@ -265,31 +262,3 @@ def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
 def _deadline(trainer: pl.Trainer) -> timedelta | None:
     deadline: timedelta | None = getattr(trainer.strategy, "_timeout", None)
     return deadline
-
-
-def attempted(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """The result of the work and ``None``, or ``None`` and its error.
-
-    Ranks must agree on the outcome before any of them raises or continues.
-
-    Raises:
-        LostRanksError: If the work failed because other ranks are gone, so that no agreement is possible.
-    """
-    try:
-        return work(), None
-    except Exception as error:
-        raise_if_lost(error)
-        return None, error
-
-
-def raise_together(trainer: pl.Trainer, error: Exception | None) -> None:
-    """Raises on every rank if any rank has an error, so that no rank waits for one that has left."""
-    if not everyone(trainer).all(error is None, error):
-        raise error or RuntimeError("ExplanationMonitor failed on another rank; read the traceback printed there.")
-
-
-def first_failing(
-    trainer: pl.Trainer, names: Sequence[str], failed: Iterable[str], reason: Exception | None = None
-) -> dict[str, int]:
-    """For each name that failed on any rank, the first rank on which it failed (see ``Ranks.first_failing``)."""
-    return everyone(trainer).first_failing(names, failed, reason)

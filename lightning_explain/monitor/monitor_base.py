@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import preserved_random_state
@@ -21,8 +20,8 @@ from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.tags import charts
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
-from lightning_explain.monitor.explain_step import ready_together, report_of
-from lightning_explain.monitor.failures import FailureLog, text_of
+from lightning_explain.monitor.explain_step import getting_ready, report_of
+from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import VERSION, Memory, understood
@@ -102,15 +101,12 @@ class MonitorBase(pl.Callback):
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         """Chooses the samples from a loader, checks methods and metrics against the model, and opens the sinks."""
         ranks = trainers.ranks_of(trainer, pl_module)
-        with preserved_random_state(), trainers.silenced(pl_module):
-            self._idle = not ready_together(
-                trainer, partial(self._samples.choose, trainer, pl_module, source), self._failure_log
-            )
-            if not self._idle:
-                self._samples.share(ranks)
-                self._idle = not ready_together(
-                    trainer, partial(self._check, trainer, pl_module, ranks), self._failure_log
-                )
+        with preserved_random_state(), trainers.silenced(pl_module), getting_ready(ranks, self._failure_log) as ready:
+            with ranks.agree("reading the samples"):
+                self._samples.choose(trainer, pl_module, source)
+            self._samples.share(ranks)
+            self._check(trainer, pl_module, ranks)
+        self._idle = ready.failed_rank is not None
         if self._pass_size is not None and not self._idle:
             # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
             # numbers.
@@ -214,7 +210,7 @@ class MonitorBase(pl.Callback):
         if "pace" in state and self._limit is None:
             self._pass_size = state["pace"]
         if state.get("seed", self._explainer.seed) != self._explainer.seed:
-            rank_zero_warn(
+            rank_zero_warn_or_log(
                 f"ExplanationMonitor keeps the seed {state['seed']} of the checkpoint instead of "
                 f"{self._explainer.seed}, so that its random draws stay the same. To use the new seed, give the "
                 "monitor another name."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +13,7 @@ from torch import Tensor
 from lightning_explain.core.probe import Probe
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.probes.selection import ProbeSelection, collect, fingerprint, probe_from_state, probe_state
 
 
@@ -110,8 +110,10 @@ class FixedSamples:
         Raises:
             TypeError: If they differ, and a forward argument cannot be sent to the other ranks.
         """
-        if self.probe is not None and not ranks.equal(fingerprint(self.probe)):
-            shared = probe_from_state(ranks.first(ranks.agreed(partial(probe_state, self.probe))))
+        if self.probe is not None and len(set(ranks.gather(fingerprint(self.probe)))) > 1:
+            with ranks.agree("packing the samples"):
+                state = probe_state(self.probe)
+            shared = probe_from_state(ranks.first(state))
             self._trained = shared if self._trained is self.probe else self._trained
             self.probe = shared
 
@@ -172,7 +174,7 @@ class FixedSamples:
             return probe_state(probe)
         except TypeError as error:
             # A checkpoint without the samples is better than a training without checkpoints.
-            rank_zero_warn(
+            rank_zero_warn_or_log(
                 f"Checkpoints hold only the indices and the fingerprint of the probe samples, not the samples: {error}"
             )
             return None

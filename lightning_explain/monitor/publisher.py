@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -40,17 +41,19 @@ class Publisher:
         self._sinks: dict[str, Sink] = {}
 
     def open(self, trainer: pl.Trainer, directory: Path, layout: Charts) -> None:
-        """Opens the sinks on rank zero (none in a ``fast_dev_run``), and writes the layout of the charts."""
-        self._directory = directory
-        for what in self._failure_log.failures if trainer.is_global_zero else ():
-            self._failure_log.report_switched_off(what)
-        dry = getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero
-        self._sinks = {} if dry else _named(sinks_for(trainer.loggers, directory))
-        self._agree(trainer, partial(self._lay_out, layout))
+        """Opens the sinks on rank zero (none in a ``fast_dev_run``), and writes the layout of the charts.
 
-    def _lay_out(self, layout: Charts) -> None:
-        for name, sink in self._sinks.items() if layout else ():
-            self._failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
+        Call it on all ranks, because a failure may have to be raised on all of them.
+        """
+        self._directory, self._sinks = directory, {}
+        with self._on_rank_zero(trainer) as writes:
+            for what in list(self._failure_log.failures) if writes else ():
+                self._failure_log.report_switched_off(what)
+            if writes and not getattr(trainer, "fast_dev_run", False):
+                opened = self._failure_log.survive(partial(sinks_for, trainer.loggers, directory), "Opening the sinks")
+                self._sinks = _named(opened or [])
+            for name, sink in self._sinks.items() if layout else ():
+                self._failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
 
     def publish(
         self,
@@ -61,20 +64,20 @@ class Publisher:
         metrics: Mapping[str, Metric],
     ) -> None:
         """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
+        with self._on_rank_zero(trainer) as writes:
+            if writes:
+                self._report_nonfinite(report)
+                self._report_odd(report)
+                pictures = self._failure_log.survive(partial(draw, report, probe, self._options), "Drawing pictures")
+                self._write(publication(self._name, report, scalars, pictures or {}, metrics))
 
-        def work() -> None:
-            self._report_nonfinite(report)
-            self._report_odd(report)
-            pictures = self._failure_log.survive(partial(draw, report, probe, self._options), "Drawing pictures")
-            self._write(publication(self._name, report, scalars, pictures or {}, metrics))
-
-        self._agree(trainer, work)
-
-    def _agree(self, trainer: pl.Trainer, work: Callable[[], None]) -> None:
-        """Does the work on rank zero only; a failure is raised or counted on all ranks."""
-        _, error = trainers.attempted(work) if trainer.is_global_zero else (None, None)
-        trainers.raise_together(trainer, error)
-        self._failure_log.failures = trainers.everyone(trainer).first(self._failure_log.failures)
+    @contextmanager
+    def _on_rank_zero(self, trainer: pl.Trainer) -> Iterator[bool]:
+        """A section in which rank zero alone works; yields whether this is it. A failure is raised or counted on all ranks."""
+        ranks = trainers.everyone(trainer)
+        with ranks.agree("writing"):
+            yield trainer.is_global_zero
+        self._failure_log.failures = ranks.first(self._failure_log.failures)
 
     def _report_nonfinite(self, report: Report) -> None:
         for method, samples in report.nonfinite().items():

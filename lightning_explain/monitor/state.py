@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, TypeAlias
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_explain.core.contracts import Metric
@@ -18,6 +18,7 @@ from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.explainer.history import History
 from lightning_explain.monitor.alert_watcher import Alerts
+from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import fingerprint
 
@@ -239,7 +240,7 @@ def understood(state: Mapping[str, Any], name: str, raising: bool = False) -> di
         odd = [f"lacks {', '.join(missing)}"] if missing else []
         odd += [f"has {', '.join(unknown)}, which this version does not know"] if unknown else []
         odd += [f"has {', '.join(impossible)}, which is invalid"] if impossible else []
-        rank_zero_warn(
+        rank_zero_warn_or_log(
             f"ExplanationMonitor {name!r}: its state in the checkpoint (version {version}, this is {VERSION}) "
             f"{' and '.join(odd)}. It restores the rest, and what is missing starts from scratch. To restore "
             "everything, resume an intact checkpoint with the version of lightning_explain that saved it."

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gather_run import LOST_AFTER, METHODS, METRICS, SHARDED
-from lightning_explain.distributed.ranks import ALONE, Ranks, check_samples
+from lightning_explain.distributed.ranks import ALONE, Ranks
+from lightning_explain.distributed.trees import check_samples, digest
 from networks import trained
 from processes import finish
 
@@ -164,14 +165,21 @@ def test_scores_that_one_rank_omits_are_left_out_on_all_and_alone(found: Found, 
 def test_who_wants_errors_gets_one_on_all_ranks_for_unlike_forms(found: Found) -> None:
     zero, one = (rank["failing"]["unlike_raising"] for rank in found[2])
     assert one["error"].startswith("ValueError: 'bad' differs over ranks: Rank 0 found")
-    assert zero["error"].startswith("FailedElsewhereError: Given up because it failed on another rank")
+    assert (
+        zero["error"]
+        == "FailedElsewhereError: Gave up because a method or metric failed on rank 1; read the traceback printed there."
+    )
 
 
 @pytest.mark.parametrize("kind", ["failing", "failing_sharded"])
 def test_who_wants_errors_gets_one_on_all_ranks(found: Found, kind: str) -> None:
     zero, one = (rank[kind]["raising"] for rank in found[2])
     assert one["error"] == "ArithmeticError: no map on rank 1"
-    assert zero["error"].startswith("FailedElsewhereError: Given up because it failed on another rank")
+    what = "a method or metric" if kind == "failing" else "a pass"
+    assert (
+        zero["error"]
+        == f"FailedElsewhereError: Gave up because {what} failed on rank 1; read the traceback printed there."
+    )
 
 
 def test_without_a_target_on_one_rank_there_is_no_explanation_on_any(found: Found) -> None:
@@ -220,7 +228,7 @@ def test_no_rank_waits_longer_than_the_deadline_nor_for_ranks_that_gave_it_up(lo
 
 def test_every_agreement_and_exchange_says_that_a_rank_is_gone(lost: Lost) -> None:
     asked = lost["gone"][0]
-    assert set(asked) >= {"agreed", "all", "failing", "together", "total", "first", "equal", "share_buffers"}
+    assert set(asked) >= {"agree", "gather", "failing", "together", "total", "first", "share_buffers"}
     for name, each in asked.items():
         assert TOLD.format(0) in each["told"], name
         assert each["seconds"] <= SLACK
@@ -279,14 +287,51 @@ def test_what_rank_zero_has_arrives(found: Found) -> None:
         assert rank["exchange"]["first"]["n"] == [0, None, 0.5]
 
 
-def test_ranks_agree(found: Found) -> None:
+def test_what_each_rank_has_reaches_all(found: Found) -> None:
     for rank in found[3]:
         exchange = rank["exchange"]
-        assert exchange["failing"] == ["a", "c"]
-        assert exchange["first_failing"] == {"a": 1, "c": 0}
-        assert exchange["equal"] == exchange["all"] == [True, False]
+        assert [(number, text, len(x)) for number, text, x in exchange["gather"]] == [(i, f"é{i}", i) for i in range(3)]
+        assert exchange["failing"] == {"c": 0, "a": 1}
         assert exchange["total"] == [3, 3]
         assert "found different things for their samples" in exchange["different"]
+
+
+GAVE_UP = "FailedElsewhereError: Gave up because the work failed on rank {}; read the traceback printed there."
+NO_MEMORY = "MemoryElsewhereError: Rank 1 ran out of memory in the work; lower max_examples_per_pass."
+
+
+@pytest.mark.parametrize(
+    ("how", "each"),
+    [
+        ("fine", [[None, False]] * 3),
+        ("one", [GAVE_UP.format(1), "ArithmeticError: on 1", GAVE_UP.format(1)]),
+        ("two", [GAVE_UP.format(1), "ArithmeticError: on 1", "KeyError: 'on 2'"]),
+        ("memory", [NO_MEMORY, "OutOfMemoryError: on 1", NO_MEMORY]),
+        ("memory and another", ["ArithmeticError: on 0", "OutOfMemoryError: on 1", NO_MEMORY]),
+        ("memory and another, to be tried again", [NO_MEMORY, "OutOfMemoryError: on 1", NO_MEMORY]),
+        ("survived", [[1, False], [1, True], [1, True]]),
+        ("survived and another", [GAVE_UP.format(2), "OSError: on 1", "KeyError: 'on 2'"]),
+        ("survived memory", [[2, False], [2, False], [2, True]]),
+        ("nested", [[1, False], [1, True], [1, False]]),
+    ],
+)
+def test_a_section_ends_in_the_same_way_on_all_ranks(found: Found, how: str, each: list[Any]) -> None:
+    assert [rank["exchange"]["agreements"][how] for rank in found[3]] == each
+
+
+def test_only_buffers_that_differ_are_sent(found: Found) -> None:
+    for number, rank in enumerate(found[3]):
+        shared = rank["exchange"]["buffers"]
+        assert shared["sent"] == [["running_mean"]], "in the first round; in the second none"
+        assert shared["mean"].tolist() == [0, 0, 0]
+        assert shared["ragged"] == 1 + number
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.bfloat16, torch.complex64])
+def test_digests_are_of_bytes(dtype: torch.dtype) -> None:
+    x = torch.arange(6).reshape(2, 3).to(dtype)
+    assert digest(x) == digest(x.clone()) == digest(x.t().contiguous().t()) != digest(x.roll(1))
+    assert digest(x[0, 0]) == digest(x.new_zeros(()))
 
 
 # -- shares --------------------------------------------------------------------------------------------------------
@@ -310,12 +355,20 @@ def test_shares_of_a_sharded_model_are_of_one_size(count: int, world: int) -> No
 def test_alone_nothing_is_asked_of_anyone() -> None:
     tree = {"x": torch.ones(2)}
     assert ALONE.together(tree, 2) is ALONE.first(tree) is tree
-    assert ALONE.failing(["a", "b"], ["b"]) == {"b"}
-    assert ALONE.agreed(lambda: 3) == ALONE.in_step(lambda: 3) == 3
-    assert ALONE.first_failing(["a", "b"], ["b", "c"]) == {"b": 0}
-    assert (ALONE.all(False), ALONE.equal("x"), ALONE.total(4)) == (False, True, [4])
-    with pytest.raises(ZeroDivisionError):
-        ALONE.agreed(lambda: 1 // 0)
+    assert ALONE.failing(["b", "c"]) == {"b": 0, "c": 0}
+    assert (ALONE.gather(tree), ALONE.total(4, 5)) == ([tree], [4, 5])
+    with ALONE.agree("the work") as agreement, ALONE.in_step():
+        pass
+    assert (agreement.failed_rank, agreement.reason) == (None, "")
+
+
+def test_alone_an_error_is_raised_or_survived() -> None:
+    with pytest.raises(ZeroDivisionError), ALONE.agree("the work", (KeyError,)), ALONE.in_step():
+        1 // 0  # noqa: B018
+    with ALONE.agree("the work", (ArithmeticError,)) as agreement:
+        1 // 0  # noqa: B018
+    assert agreement.failed_rank == 0
+    assert "ZeroDivisionError" in agreement.reason
 
 
 def test_what_has_no_samples_cannot_be_shared() -> None:

@@ -67,7 +67,10 @@ LOST = "has lost the other ranks while explaining"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("collective", (LOST, LOST)), ("raise", ("failed on another rank", "no map on rank 1"))],
+    [
+        ("collective", (LOST, LOST)),
+        ("raise", ("failed on rank 1; read the traceback printed there", "no map on rank 1")),
+    ],
 )
 def test_all_ranks_exit_with_a_message_within_the_deadline(how: str, said: tuple[str, str], tmp_path: Path) -> None:
     until = time.monotonic() + DEADLINE

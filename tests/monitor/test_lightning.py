@@ -149,16 +149,6 @@ def test_training_is_off_inside_and_on_again_after_an_error(tmp_path: Path) -> N
     assert asked(tmp_path, question) == [True, False, True]
 
 
-def test_one_rank_agrees_with_itself(tmp_path: Path) -> None:
-    def question(trainer: pl.Trainer) -> dict[str, int]:
-        trainers.raise_together(trainer, None)
-        with pytest.raises(ArithmeticError, match="mine"):
-            trainers.raise_together(trainer, ArithmeticError("mine"))
-        return trainers.first_failing(trainer, ["a", "b", "c"], ["c", "a"])
-
-    assert asked(tmp_path, question) == {"a": 0, "c": 0}
-
-
 # -- directories ---------------------------------------------------------------------------------------------------
 
 
