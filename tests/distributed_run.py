@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,6 +28,7 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
 from lightning_explain.core.probe import Attribution, Samples
+from lightning_explain.monitor import publisher
 from networks import DigitNet, digits
 from states import Recorder, assert_equal
 from training import Counted, DigitModule, NoTarget, loader, monitor
@@ -240,10 +243,43 @@ def drifting(root: Path) -> dict[str, Any]:
     return {**found, "history": state["history"], "alerts": state["alerts"]}
 
 
-def raised(arguments: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
+def warnings_as_errors(root: Path) -> dict[str, Any]:
+    """A method fails on rank 1, and so does a whole explanation later on; an alert fires on rank zero."""
+    target = NoTarget(ArithmeticError("no target on rank 1"), ranks=[1])
+    alerts = [{"metric": "infidelity/saliency", "above": -1}]
+    methods = {"bad": FailsOnOne(), "saliency": m.Saliency(abs=False)}
+    with warnings.catch_warnings():
+        for start in ("ExplanationMonitor", "explain/", "'bad'"):
+            warnings.filterwarnings("error", start)
+        one = seen(watch := monitor(methods=methods, alerts=alerts), run(root / "one", watch, plain(), epochs=4))
+        two = seen(watch := monitor(target=target), run(root / "two", watch, plain(), target, epochs=4))
+    return {"one": one, "two": two}
+
+
+@contextmanager
+def no_sinks() -> Iterator[None]:
+    """Sinks cannot be opened on rank zero."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publisher, "sinks_for", unreachable)
+        yield
+
+
+def unreachable(*arguments: Any) -> Any:
+    raise ConnectionError("no route to the loggers")
+
+
+def closed_sinks(root: Path) -> dict[str, Any]:
+    with no_sinks():
+        return seen(watch := monitor(), run(root, watch, plain(), epochs=2))
+
+
+def raised(
+    arguments: dict[str, Any], around: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Callable[[Path], dict[str, Any]]:
     def scenario(root: Path) -> dict[str, Any]:
         try:
-            run(root, monitor(**arguments), plain())
+            with around():
+                run(root, monitor(**arguments), plain())
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
         return {"error": "none"}
@@ -263,6 +299,9 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "gathering": gathering,
     "drifting": drifting,
     "raising": raised({"methods": {"bad": FailsOnOne()}, "on_error": "raise"}),
+    "warnings_as_errors": warnings_as_errors,
+    "closed_sinks": closed_sinks,
+    "closed_sinks_raising": raised({"on_error": "raise"}, no_sinks),
     "no_rows": raised({"batch_fn": no_samples}),
 }
 

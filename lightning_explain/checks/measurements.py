@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_explain.checks.findings import Finding
 from lightning_explain.core.probe import Samples, bare
+from lightning_explain.distributed.collectives import raise_if_lost
 from lightning_explain.model.function import TargetFunction
 
 _DIFFERENT = 1e-3
@@ -39,10 +39,14 @@ def agreement(target_function: TargetFunction, samples: Samples, outputs: Tensor
         again = _difference(target_function.outputs(*samples.inputs, *samples.extra), outputs)
         alone = float("inf")
         # Some models fail on a single sample, which also answers the question.
-        with suppress(ValueError, RuntimeError):
+        try:
             alone = _difference(
                 torch.cat([target_function.outputs(*r.inputs, *r.extra) for r in samples.split(1)]), outputs
             )
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            raise_if_lost(error)
     if again > tolerance:
         return [_finding(f"two forward passes on the same samples in eval mode differ by {again:.1%}", *_RANDOM)]
     if alone > tolerance:

@@ -86,6 +86,20 @@ def test_samples_of_whole_numbers_that_influence_each_other_are_seen(mixed: bool
     assert judged(model, m.FeatureAblation(), tokens).state == ("refused" if mixed else "fine")
 
 
+class FullAlone(nn.Linear):
+    """Runs out of memory on a single sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            raise torch.OutOfMemoryError("the device is full")
+        return super().forward(x)
+
+
+def test_a_lack_of_memory_is_not_taken_for_samples_that_influence_each_other() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="the device is full"):
+        judged(FullAlone(3, 2), m.Saliency(), torch.ones(4, 3))
+
+
 # -- activations that are no calls of one ------------------------------------------------------------------------------
 
 

@@ -197,3 +197,44 @@ def test_an_error_on_one_rank_is_raised_on_all(ranks: Ranks) -> None:
     assert zero["error"].startswith("FailedElsewhereError: Gave up because ")
     assert zero["error"].endswith("failed on rank 1; read the traceback printed there.")
     assert one["error"].startswith("ArithmeticError: no ")
+
+
+@scenario("ranks", ["warnings_as_errors"], indirect=True)
+def test_where_warnings_are_errors_the_ranks_go_on_together_and_the_reasons_are_printed(
+    ranks: Ranks, root: Path
+) -> None:
+    zero, one = ranks
+    for training in ("one", "two"):
+        assert zero[training]["metrics"] == one[training]["metrics"]
+        assert zero[training]["steps"] == one[training]["steps"] == 8
+    assert "explain/infidelity/saliency" in zero["one"]["metrics"]
+    assert zero["two"]["metrics"] == {}
+    output = (root / "output-0.txt").read_text()
+    for text in (
+        "no map on rank 1",
+        "No explanation (rank 1); training goes on",
+        "is switched off",
+        "which is above -1",
+    ):
+        assert text in output
+
+
+@scenario("ranks", ["closed_sinks"], indirect=True)
+def test_sinks_that_cannot_be_opened_on_rank_zero_are_reported_there_and_training_goes_on(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["metrics"] == one["metrics"] != {}
+    (text,) = zero["told"]
+    assert "Opening the sinks failed; training goes on (rank 0)" in text
+    assert "ConnectionError: no route to the loggers" in text
+    assert one["told"] == []
+    assert zero["steps"] == one["steps"] == 4
+
+
+@scenario("ranks", ["closed_sinks_raising"], indirect=True)
+def test_sinks_that_cannot_be_opened_are_an_error_on_all_ranks_if_asked_for(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["error"] == "ConnectionError: no route to the loggers"
+    assert (
+        one["error"]
+        == "FailedElsewhereError: Gave up because writing failed on rank 0; read the traceback printed there."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -278,6 +279,32 @@ def test_failures_are_raised_if_asked_for(what: str, tmp_path: Path) -> None:
     watch = monitor(methods={"it": Failing() if what == "method" else m.Saliency(abs=False)}, on_error="raise")
     with pytest.raises(ArithmeticError if what == "method" else OSError, match=r"no map today|no space left"):
         fit(tmp_path, watch, logger=Broken(tmp_path))
+
+
+@pytest.mark.parametrize("what", ["method", "explanation", "logger", "sinks"])
+def test_where_warnings_are_errors_failures_are_logged_and_training_goes_on(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = NoTarget(ArithmeticError("no target today"))
+    watch = {
+        "method": monitor(methods={"bad": Failing(), "good": m.Saliency(abs=False)}),
+        "explanation": monitor(target=target),
+    }.get(what, monitor(alerts=[{"metric": "infidelity/saliency", "above": -1}]))
+    if what == "sinks":
+        monkeypatch.setattr(publisher, "sinks_for", unreachable)
+    with warnings.catch_warnings():
+        for start in ("ExplanationMonitor", "explain/"):
+            warnings.filterwarnings("error", start)
+        finished = fit(tmp_path, watch, target, logger=Broken(tmp_path) if what == "logger" else False, max_epochs=4)
+    assert finished.current_epoch == 4
+    reasons = {"method": "no map", "explanation": "no target", "logger": "no space left", "sinks": "no route"}
+    assert reasons[what] in caplog.text
+    assert ("which is above -1" in caplog.text) == (what in ("logger", "sinks"))
+    assert ("is switched off" in caplog.text) == (what != "sinks")
+
+
+def unreachable(*arguments: Any) -> Any:
+    raise ConnectionError("no route to the loggers")
 
 
 @pytest.fixture
