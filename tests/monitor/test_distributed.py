@@ -212,7 +212,7 @@ def test_where_warnings_are_errors_the_ranks_go_on_together_and_the_reasons_are_
     output = (root / "output-0.txt").read_text()
     for text in (
         "no map on rank 1",
-        "No explanation (rank 1); training goes on",
+        "No explanation (rank 1); training continues",
         "is switched off",
         "which is above -1",
     ):
@@ -224,7 +224,7 @@ def test_sinks_that_cannot_be_opened_on_rank_zero_are_reported_there_and_trainin
     zero, one = ranks
     assert zero["metrics"] == one["metrics"] != {}
     (text,) = zero["told"]
-    assert "Opening the sinks failed; training goes on (rank 0)" in text
+    assert "Opening the sinks failed; training continues (rank 0)" in text
     assert "ConnectionError: no route to the loggers" in text
     assert one["told"] == []
     assert zero["steps"] == one["steps"] == 4
