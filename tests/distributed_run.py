@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning.pytorch as pl
-import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -256,16 +256,13 @@ def warnings_as_errors(root: Path) -> dict[str, Any]:
     return {"one": one, "two": two}
 
 
-@contextmanager
-def no_sinks() -> Iterator[None]:
-    """Sinks cannot be opened on rank zero."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publisher, "sinks_for", unreachable)
-        yield
-
-
 def unreachable(*arguments: Any) -> Any:
     raise ConnectionError("no route to the loggers")
+
+
+def no_sinks() -> AbstractContextManager[Any]:
+    """Sinks cannot be opened inside, on rank zero."""
+    return mock.patch.object(publisher, "sinks_for", unreachable)
 
 
 def closed_sinks(root: Path) -> dict[str, Any]:
@@ -274,7 +271,7 @@ def closed_sinks(root: Path) -> dict[str, Any]:
 
 
 def raised(
-    arguments: dict[str, Any], around: Callable[[], AbstractContextManager[None]] = nullcontext
+    arguments: dict[str, Any], around: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> Callable[[Path], dict[str, Any]]:
     def scenario(root: Path) -> dict[str, Any]:
         try:

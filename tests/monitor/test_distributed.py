@@ -20,7 +20,7 @@ from processes import finish, free_port
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 
 SCRIPT = Path(__file__).parents[1] / "distributed_run.py"
-DEADLINE = 120
+DEADLINE = 180
 Ranks = tuple[dict[str, Any], dict[str, Any]]
 
 
