@@ -188,7 +188,9 @@ def test_an_unknown_nested_class_name_says_where_it_is() -> None:
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
-    expected = r"methods\['ig'\]: IntegratedGradients has no argument 'nsteps': did you mean 'n_steps'\? Use one of 'n_st"
+    expected = (
+        r"methods\['ig'\]: IntegratedGradients has no argument 'nsteps': did you mean 'n_steps'\? Use one of 'n_st"
+    )
     with pytest.raises(ValueError, match=expected):
         made({"ig": {"name": "IntegratedGradients", "nsteps": 3}})
 

@@ -217,7 +217,12 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
 @pytest.mark.parametrize(
     ("wrap", "labels", "target", "match"),
     [
-        (None, "own", 10, r"target=10 gives indices from 10 to 10, but the model has 10 outputs; use indices from 0 to 9"),
+        (
+            None,
+            "own",
+            10,
+            r"target=10 gives indices from 10 to 10, but the model has 10 outputs; use indices from 0 to 9",
+        ),
         (None, "own", -1, "target=-1 gives indices from -1 to -1"),
         (None, torch.arange(4, 11), "label", "target='label' gives indices from 4 to 10"),
         (None, torch.full((7,), -100), "label", "indices from -100 to -100"),
@@ -229,7 +234,12 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
             r"got torch.int64 \(7, 10\); give such labels .* or use target=\"predicted\"",
         ),
         (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number per sample, \(7,\); use target=0"),
-        (lambda o: o[:, :1], "own", 2, r"target=2, but the model returns one number per sample, \(7, 1\); use target=0"),
+        (
+            lambda o: o[:, :1],
+            "own",
+            2,
+            r"target=2, but the model returns one number per sample, \(7, 1\); use target=0",
+        ),
         (
             lambda o: o.reshape(-1, 5, 2),
             "own",

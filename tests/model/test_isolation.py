@@ -388,7 +388,9 @@ SYMPTOMS: list[tuple[str, Callable[[bool], None], str]] = [
     ("sharded", sharded, "mixed torch.Tensor and DTensor"),
     ("eager", compiled, "compiled code passed a hook by"),
 ]
-symptoms = pytest.mark.parametrize(("saver", "check", "symptom"), SYMPTOMS, ids=[f"{k}-{c.__name__}" for k, c, _ in SYMPTOMS])
+symptoms = pytest.mark.parametrize(
+    ("saver", "check", "symptom"), SYMPTOMS, ids=[f"{k}-{c.__name__}" for k, c, _ in SYMPTOMS]
+)
 
 
 @pytest.mark.parametrize("fail", [False, True], ids=["straight", "interrupted"])

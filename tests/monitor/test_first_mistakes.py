@@ -252,7 +252,9 @@ def test_a_batch_fn_that_fails_is_named_with_the_batch(tmp_path: Path) -> None:
 def test_arguments_in_the_wrong_order_are_refused(swapped: bool) -> None:
     x, _ = samples(3)
     given: tuple[Any, Any] = (Probe(x), trained()) if swapped else (trained(), x)
-    with pytest.raises(TypeError, match=r"explain\(model, probe, ...\) got \w+ and \w+; give a torch.nn.Module and a Probe"):
+    with pytest.raises(
+        TypeError, match=r"explain\(model, probe, ...\) got \w+ and \w+; give a torch.nn.Module and a Probe"
+    ):
         explain(*given)
 
 
