@@ -10,6 +10,7 @@ from lightning_explain.core.version import __version__
 if TYPE_CHECKING:
     from lightning_explain import methods, metrics
     from lightning_explain.core.alert import Alert
+    from lightning_explain.core.contracts import Method, Metric, Sink, Target
     from lightning_explain.core.probe import Probe
     from lightning_explain.core.report import Report
     from lightning_explain.explainer.explainer import explain
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Alert",
     "ExplanationMonitor",
+    "Method",
+    "Metric",
     "Probe",
     "ProbeSelection",
     "Report",
+    "Sink",
+    "Target",
     "__version__",
     "explain",
     "load_reports",
@@ -33,9 +38,13 @@ __all__ = [
 _HOMES = {
     "Alert": "core.alert",
     "ExplanationMonitor": "monitor.callback",
+    "Method": "core.contracts",
+    "Metric": "core.contracts",
     "Probe": "core.probe",
     "ProbeSelection": "probes.selection",
     "Report": "core.report",
+    "Sink": "core.contracts",
+    "Target": "core.contracts",
     "explain": "explainer.explainer",
     "load_reports": "store.report_files",
 }

@@ -116,6 +116,15 @@ class Method:
     all methods at the same points. Any other implements ``attribute`` and runs by itself.
 
     A subclass inherits what its class declares here, so the checks treat it as the method it is.
+
+    Example:
+        >>> from lightning_explain import Method
+        >>> class Input(Method):
+        ...     backward_rule = "none"
+        ...     def attribute(self, explained, samples):
+        ...         return samples.inputs[0]
+        >>> explain(model, probe, {"input": Input()}, []).attributions["input"].shape
+        torch.Size([2, 3, 8, 8])
     """
 
     place: ClassVar[str] = "input"
@@ -223,6 +232,10 @@ class Method:
         """The function that it explains: a neuron, for a neuron method; otherwise the one that it is given."""
         return explained if self.attribution_method is None else self.attribution_method.focused(explained)
 
+    def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
+        """The method that does the work, and the function that it explains."""
+        return self, explained
+
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """The attribution of at most ``explained.limit`` samples, each ``(N, ...)``."""
         return explained.executed(self, samples)
@@ -281,7 +294,16 @@ class CostInputs:
 
 
 class Metric(ABC):
-    """Base class of metrics, a score per sample and method: frozen dataclasses."""
+    """Base class of metrics, a score per sample and method: frozen dataclasses.
+
+    Example:
+        >>> from lightning_explain import Metric
+        >>> class Largest(Metric):
+        ...     def score(self, metric_inputs):
+        ...         return {"": {name: (maps[0].flatten(1).amax(1), None) for name, maps in metric_inputs.maps.items()}}
+        >>> explain(model, probe, ["InputXGradient"], {"largest": Largest()}).scores["largest"]["input_x_gradient"].shape
+        torch.Size([2])
+    """
 
     higher_is_better: ClassVar[bool | None] = None
     """Which end is the better one; ``None``: neither."""
@@ -329,7 +351,15 @@ class Metric(ABC):
 
 
 class Sink(ABC):
-    """Base class of sinks, each of which writes explanations to one logger. Only called on global rank zero."""
+    """Base class of sinks, each of which writes explanations to one logger. Only called on global rank zero.
+
+    Example:
+        >>> from lightning_explain import ExplanationMonitor, Sink
+        >>> class Printer(Sink):
+        ...     def write(self, publication):
+        ...         print(publication.step, publication.scalars)
+        >>> monitor = ExplanationMonitor(sinks=[Printer()])
+    """
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
         """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""
@@ -343,7 +373,16 @@ class Sink(ABC):
 
 
 class Target(ABC):
-    """Base class of targets: which number of the model's outputs is explained."""
+    """Base class of targets: which number of the model's outputs is explained.
+
+    Example:
+        >>> from lightning_explain import Target
+        >>> class First(Target):
+        ...     def __call__(self, outputs):
+        ...         return outputs[:, 0]
+        >>> explain(model, probe, ["Saliency"], [], target=First()).targets.tolist()
+        [-1, -1]
+    """
 
     @abstractmethod
     def __call__(self, outputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import Metric
+from lightning_explain.core.contracts import Metric, Sink
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.validation import check_choice, check_kinds, check_name, check_seed
 from lightning_explain.model.targets import check_target
@@ -88,6 +88,19 @@ def selection_of(probe: Any) -> ProbeSelection:
         f"probe is a {type(probe).__name__}; give ProbeSelection(count=16), Probe(inputs, targets), "
         "or a list of dataset indices."
     )
+
+
+def sinks_of(sinks: Any) -> Sequence[Sink]:
+    """The user's own sinks.
+
+    Raises:
+        TypeError: If the argument is neither ``"auto"`` nor a list of sinks.
+    """
+    if isinstance(sinks, str) and sinks == "auto":
+        return ()
+    if not isinstance(sinks, (tuple, list)) or not all(isinstance(sink, Sink) for sink in sinks):
+        raise TypeError(f'sinks={sinks!r}; give "auto" or a list of Sink objects.')
+    return sinks
 
 
 def options_of(methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any, **others: Any) -> Options:

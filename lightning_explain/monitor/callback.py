@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_explain.core.alert import Alert
+from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.validation import check_monitor_names
 from lightning_explain.engine.baselines import Normalization
@@ -72,6 +73,7 @@ class ExplanationMonitor(MonitorBase):
         cmap: Colors of heat maps: a name, a matplotlib object or ``(position, color)`` pairs; or a mapping like ``panels``.
         outlier_perc: Share of a map's total that may be clipped, in percent; or a mapping as for ``panels``.
         alerts: What to do when a score leaves its bounds: a list of ``Alert``, or of mappings with its arguments.
+        sinks: ``"auto"``: write to the Trainer's loggers; or a list of your own ``Sink`` objects to write to as well.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -112,6 +114,7 @@ class ExplanationMonitor(MonitorBase):
         cmap: Any = None,
         outlier_perc: float | Mapping[str, float] = 2.0,
         alerts: Sequence[Alert | Mapping[str, Any]] | None = None,
+        sinks: Sequence[Sink] | str = "auto",
     ) -> None:
         flags = {"at_start": at_start, "channels_last": channels_last, "enabled": enabled}
         flags |= {"save_probe": save_probe, "save_reports": save_reports}
@@ -145,7 +148,7 @@ class ExplanationMonitor(MonitorBase):
         arguments.check_tags(explainer.methods, explainer.metrics)
         samples = FixedSamples(given, self._selection, batch_fn, save_probe)
         memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), explainer.metrics, self.by_steps)
-        publisher = Publisher(name, options, save_reports, log)
+        publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks))
         super().__init__(name, enabled, explainer, limit, samples, memory, publisher, log)
         memory.alerts.check(self._names())
 

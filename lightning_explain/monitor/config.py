@@ -20,7 +20,7 @@ from lightning_explain.probes.selection import ProbeSelection
 Keys: TypeAlias = "tuple[str | int, ...]"
 
 # A configuration is never code, so arguments that are functions must come from Python.
-_FUNCTIONS = ("forward_fn", "output_fn", "batch_fn")
+_FUNCTIONS = ("forward_fn", "output_fn", "batch_fn", "sinks")
 _HYDRA_CODE = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REQUESTS = ("methods", "metrics")
 _MISSING = "???"

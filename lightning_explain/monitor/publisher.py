@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,17 @@ class Publisher:
         options: How to draw pictures.
         save_reports: Save every report as a file.
         failure_log: Reports what fails to draw or write, and lets training continue.
+        own: The user's sinks, beside those of the Trainer's loggers.
     """
 
-    def __init__(self, name: str, options: Options, save_reports: bool, failure_log: FailureLog) -> None:
+    def __init__(
+        self, name: str, options: Options, save_reports: bool, failure_log: FailureLog, own: Sequence[Sink] = ()
+    ) -> None:
         self._name = name
         self._options = options
         self._save_reports = save_reports
         self._failure_log = failure_log
+        self._own = tuple(own)
         self._directory = Path()
         self._sinks: dict[str, Sink] = {}
 
@@ -51,7 +55,7 @@ class Publisher:
                 self._failure_log.report_switched_off(what)
             if writes and not getattr(trainer, "fast_dev_run", False):
                 opened = self._failure_log.survive(partial(sinks_for, trainer.loggers, directory), "Opening the sinks")
-                self._sinks = _named(opened or [])
+                self._sinks = _named([*(opened or ()), *self._own])
             for name, sink in self._sinks.items() if layout else ():
                 self._failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
 

@@ -42,6 +42,7 @@ def test_they_work_together_in_a_training(names: dict[str, Any]) -> None:
     module.net = trained()
     module.forward = module.net.forward
     module.training_step = lambda batch, batch_idx: torch.nn.functional.cross_entropy(module.net(batch[0]), batch[1])
+    module.validation_step = lambda batch, batch_idx: None
     module.configure_optimizers = lambda: torch.optim.SGD(module.net.parameters(), 0.01)
     names["trainer"].fit(module, loader(0, 32), loader(100, 24))
     lines = Path("scores.txt").read_text().splitlines()
@@ -57,7 +58,9 @@ def test_a_map_and_a_target_of_ones_own_have_the_right_values(names: dict[str, A
             return torch.stack([s, 0 * s, -s], 1)
 
     x = torch.rand(3, 1, 8, 8)
-    report = explain(Sum(), Probe(x), {"it": names["HalfOff"]()}, {"c": names["CenterMass"]()}, target=names["Margin"]())
+    report = explain(
+        Sum(), Probe(x), {"it": names["HalfOff"]()}, {"c": names["CenterMass"]()}, target=names["Margin"]()
+    )
     halves = torch.cat([part.sum((1, 2, 3), keepdim=True).expand_as(part) for part in x.chunk(2, -1)], -1)
     torch.testing.assert_close(report.attributions["it"], halves)
     assert report.scores["c"]["it"].shape == (3,)
