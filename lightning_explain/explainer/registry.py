@@ -54,12 +54,6 @@ def build_metrics(requests: Requests) -> dict[str, Metric]:
 
 def _checked(instances: dict[str, Any], kind: str) -> dict[str, Any]:
     for name, instance in instances.items():
-        if method_classes.is_captums(instance):
-            kind_of = type(instance).__name__
-            raise TypeError(
-                f"{kind}s[{name!r}] is captum.attr.{kind_of}, which is bound to a model; give "
-                f"lightning_explain.methods.{kind_of}(...), which takes the arguments of its attribute()."
-            )
         _check_kinds(instance, f"{kind}s[{name!r}]")
     return instances
 
@@ -179,6 +173,12 @@ class _Builder:
         found = self._made(request, where)
         if self._fits(found):
             return found
+        if method_classes.is_captums(found):
+            name = type(found).__name__
+            raise TypeError(
+                f"{where} is captum.attr.{name}, which is bound to a model; give "
+                f"lightning_explain.methods.{name}(...), which takes the arguments of its attribute()."
+            )
         raise TypeError(
             f"{where} is {found!r} of type {type(found).__name__}, which is not a {self._kind}; give an instance, "
             f"a class, the name of a class, or a mapping with 'name' and arguments. Names: {', '.join(self._classes)}."

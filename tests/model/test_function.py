@@ -337,7 +337,7 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 def test_without_a_feature_map_a_layer_method_is_refused() -> None:
     x, y = samples()
-    with pytest.raises(ValueError, match=r"'cam' \(LayerGradCam\) has no layer, and no module .* give layer=..."):
+    with pytest.raises(ValueError, match=r"'cam': LayerGradCam names no layer, and no module .* give layer=..."):
         explain(FLAT, Probe(x, y), {"cam": m.LayerGradCam()}, [])
 
 

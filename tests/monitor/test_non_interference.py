@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Score
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.model.isolation import STATE_SAVERS
 from networks import DigitNet, digits, samples
@@ -269,7 +269,7 @@ def test_the_comparison_sees_what_a_missing_saver_does(saver: str, monkeypatch: 
 
 
 @dataclass(frozen=True)
-class Moody(Metric):
+class Moody(Method, Metric):
     """A method and a metric that raises on its second explanation, in the middle of a pass, and leaves a hook behind."""
 
     calls: list[int] = field(default_factory=list)
