@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,17 @@ from torch import Tensor, nn
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks import measurements as measure
 from lightning_explain.checks.findings import Finding
-from lightning_explain.checks.submodels import From, UpTo
+from lightning_explain.checks.submodels import UpTo
 from lightning_explain.checks.trace import Op, Record, probabilities, record, reentrant
 from lightning_explain.core.contracts import Method
+from lightning_explain.core.points import DEEPLIFT, LayerSite
 from lightning_explain.core.probe import Probe, Samples
-from lightning_explain.core.verdict import Canonizer, Verdict
+from lightning_explain.core.report import SumCheck
+from lightning_explain.core.verdict import Verdict
+from lightning_explain.engine.pairs import rescaled
+from lightning_explain.engine.rules import INSTEAD, NoRuleError
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
-from lightning_explain.model.isolation import Run, explaining
+from lightning_explain.model.isolation import explaining
 from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Target, choose, target_indices
 
@@ -61,7 +66,6 @@ def doctor(
         The verdicts, in the order of the methods.
     """
     count = max(2, min(limit, SAMPLES))
-    inplace = any(getattr(module, "inplace", None) is True for module in model.modules())
     with explaining(model, forward_context) as run:
         target_function = TargetFunction(model, run, target, forward_fn, output_fn)
         samples = _samples(model, probe, count)
@@ -69,9 +73,7 @@ def doctor(
         indices = target_indices(seen.outputs.detach().cpu(), target, _labels(probe, count))
         indices = indices.to(seen.outputs.device)
         chosen = choose(seen.outputs, indices, target)
-        context = DoctorContext(
-            model, run, target_function, samples, seen, indices, chosen, inplace, len(probe), max(1, limit // 2)
-        )
+        context = DoctorContext(model, target_function, samples, seen, indices, chosen, len(probe), max(1, limit // 2))
         return [context.verdict(name, method) for name, method in methods.items()]
 
 
@@ -79,7 +81,7 @@ def unexamined(methods: Mapping[str, Method]) -> list[Verdict]:
     """Returns the verdicts for a model that cannot run on two samples: backward rules that may be wrong are refused."""
     ruled = [name for name, method in methods.items() if method.innermost.backward_rule in ("deeplift", "lrp")]
     reason = "two samples at once do not fit into memory, so its backward rule cannot be checked on this model"
-    return [Verdict(name, "refused", reason, f"explain smaller inputs, or {rules.INSTEAD}", ()) for name in ruled]
+    return [Verdict(name, "refused", reason, f"explain smaller inputs, or {INSTEAD}") for name in ruled]
 
 
 def _samples(model: nn.Module, probe: Probe, count: int) -> Samples:
@@ -110,29 +112,25 @@ class DoctorContext:
 
     Args:
         model: The module.
-        run: Calls the model, with canonizers if needed.
         target_function: The model as a function of its inputs.
         samples: Two or three samples.
         seen: The record of the forward pass.
         indices: ``(N,)`` indices of the explained outputs.
         chosen: ``(N,)`` explained outputs, with their graph.
-        inplace: Whether the model has in-place activations.
         probe_size: Samples in the probe.
         pairs: Most pairs of sample and baseline in one pass.
-        measured: Errors of DeepLIFT's sum that were already measured.
+        tried: Checks of DeepLIFT's sum that were already made.
     """
 
     model: nn.Module
-    run: Run
     target_function: TargetFunction
     samples: Samples
     seen: Record
     indices: Tensor
     chosen: Tensor
-    inplace: bool
     probe_size: int
     pairs: int
-    measured: dict[Hashable, float | str] = field(default_factory=dict)
+    tried: dict[Hashable, list[SumCheck]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.whole = measure.agreement(
@@ -154,7 +152,6 @@ class DoctorContext:
             state,
             "; ".join(f.reason for f in findings_of_state),
             "; ".join(dict.fromkeys(f.fix for f in findings_of_state if f.fix)),
-            tuple(m for f in findings for m in f.canonizers) if state != "refused" else (),
         )
 
     def _few_samples(self, method: Method) -> list[Finding]:
@@ -260,7 +257,7 @@ class DoctorContext:
         if not any(isinstance(m, nn.RNNBase) and self.seen.calls[id(m)] for m in self.model.modules()):
             return []
         reason = "cuDNN has no backward pass for recurrent layers in eval mode; while explaining, cuDNN is switched off"
-        return [Finding("canonized", reason, canonizers=(Canonizer("recurrent"),))]
+        return [Finding("canonized", reason)]
 
     def _saturated(self, method: Method) -> list[Finding]:
         """Warns of outputs that are probabilities: at the sample itself, softmax and sigmoid make gradients vanish."""
@@ -278,32 +275,16 @@ class DoctorContext:
         scripted = [n for n, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
         if scripted:
             reason = f"{rules.listed(scripted)} is a TorchScript module, and the backward rule cannot be applied inside"
-            return [
-                Finding("refused", reason, f"explain the module that went into torch.jit.script, or {rules.INSTEAD}")
-            ]
+            return [Finding("refused", reason, f"explain the module that went into torch.jit.script, or {INSTEAD}")]
         if rule == "lrp":
             return rules.lrp(self.model, self.seen)
-        ops = self._passed(method)
-        beyond = rule == "deeplift" and method.ends_at == "layer" and method.of_input
-        input_layer = self._module(method) if beyond else None
-        rescaled = rules.deeplift(self.seen, ops, input_layer)
-        found = list(rescaled if rule == "deeplift" else rules.guided(self.seen, ops))
-        if self.inplace:
-            found.append(
-                Finding(
-                    "canonized",
-                    "while explaining, in-place activations run out of place",
-                    canonizers=(Canonizer("inplace"),),
-                )
-            )
-        if any(f.state == "refused" for f in rescaled):
-            return found
         if rule == "deeplift":
-            return found + rules.missed(self._misses(method, tuple(m for f in found for m in f.canonizers)))
-        if any(f.state == "warned" for f in found):
+            return self._deeplift(method)
+        ops = self._passed(method)
+        found = rules.guided(ops)
+        if any(f.state == "warned" for f in found) or not rules.is_exact(ops):
             return found
-        missed = self._misses(method, (rules.deeplift_canonizer(self.seen),))
-        return [*found, rules.UNGUIDED] if isinstance(missed, float) and missed > rules.INCOMPLETE else found
+        return [*found, rules.UNGUIDED] if self._hidden_activation(method) else found
 
     def _passed(self, method: Method) -> list[Op]:
         """Returns the calls on the method's backward pass: all, those after its layer, or those before its neuron."""
@@ -315,34 +296,36 @@ class DoctorContext:
             return self.seen.ops[: first if method.of_input else last]
         return self.seen.ops[first if method.of_input else last :]
 
-    def _misses(self, method: Method, canonizers: tuple[Canonizer, ...]) -> float | str:
-        """Measures DeepLIFT's error on the submodel that the method's backward pass goes through.
+    def _deeplift(self, method: Method) -> list[Finding]:
+        """Tries DeepLIFT's rule on the submodel that the method's backward pass goes through."""
+        try:
+            self._rescaled(method)
+        except NoRuleError as error:
+            return [Finding("refused", f"DeepLIFT {error.reason}", error.fix)]
+        return []
 
-        Returns:
-            The error of the map's sum, relative to the true difference; or Captum's message, if it cannot run.
-        """
+    def _hidden_activation(self, method: Method) -> bool:
+        """Whether that submodel has an activation that is not called as one: DeepLIFT's sum is wrong."""
+        return any(
+            bool((check.error.abs() > 1e-2 * check.change.abs() + 1e-4 * check.size).any())
+            for check in self._rescaled(method)
+        )
+
+    def _rescaled(self, method: Method) -> list[SumCheck]:
+        """Checks DeepLIFT's sum on that submodel, for two baselines of a few samples."""
         place, of_input = method.ends_at, method.of_input
         layer = None if place == "input" else self._module(method)
         if layer is not None and self.seen.calls[id(layer)] > 1:
-            return 0.0
-        key = (canonizers, place, layer, of_input)
-        if key not in self.measured:
-            try:
-                with self.run.canonized(canonizers):
-                    self.measured[key] = self._measured(place, layer, of_input)
-            except AssertionError as error:
-                # Captum asserts what it does not support; all other errors are unexpected.
-                self.measured[key] = str(error)
-        return self.measured[key]
-
-    def _measured(self, place: str, layer: nn.Module | None, of_input: bool) -> float:
-        samples = replace(self.samples, extra=(*self.samples.extra, self.indices))[: self.pairs]
-        baselines, coarse = measure.baselines_of(samples), self.seen.low_precision
-        if layer is None:
-            return measure.completeness(self.target_function, samples, baselines, coarse)
-        if place == "neuron":
-            return measure.completeness(UpTo(self.target_function, layer, of_input), samples, baselines, coarse)
-        beyond = From(self.target_function, layer, of_input)
-        baselines, samples = [beyond.at(samples, b).inputs for b in baselines], beyond.at(samples, samples.inputs)
-        with beyond.replacing():
-            return measure.completeness(beyond, samples, baselines, coarse)
+            return []
+        key = (place, layer, of_input)
+        if key not in self.tried:
+            site = LayerSite(str(method.layer), of_input) if place == "layer" else None
+            neuron = UpTo(self.target_function, layer, of_input) if place == "neuron" and layer is not None else None
+            samples = replace(self.samples, extra=(*self.samples.extra, self.indices))[: self.pairs]
+            find, reads = partial(find_layer, self.model), frozenset({(f"{DEEPLIFT}:1e-10", site)})
+            passes = [
+                rescaled(neuron or self.target_function, find, samples, baselines, reads)
+                for baselines in measure.baselines_of(samples)
+            ]
+            self.tried[key] = [check for found in passes for check in found.checks.values()]
+        return self.tried[key]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_explain.model.activations import depending, family, name_of, nodes, words
+from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, nodes, words
 from lightning_explain.model.inventory import is_layer
 
 # They inspect a tensor without computing with it.
@@ -188,13 +188,6 @@ def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tenso
     return recorder.record
 
 
-# Graph nodes that only move or convert values.
-_HANDS_ON = words(
-    "View Reshape ReshapeAlias UnsafeView Squeeze Unsqueeze Select Slice Index Clone ToCopy T Transpose Permute Expand Alias "
-    "Split Unbind Chunk AsStrided Copy"
-)
-
-
 _PROBABILITIES = {
     "Softmax": ("softmax",),
     "LogSoftmax": ("log_softmax",),
@@ -206,13 +199,13 @@ def probabilities(last: Any) -> tuple[str, ...] | None:
     """Returns the names of the function that made the outputs probabilities, or a multiple; ``None`` if none did."""
     exponent = False
     while last is not None:
-        kind = _kind(last)
+        kind = kind_of(last)
         if kind in _PROBABILITIES:
             return _PROBABILITIES[kind] if exponent == (kind == "LogSoftmax") else None
         before = [node for node, _ in last.next_functions if node is not None]
         scaled = kind in ("Mul", "Div") and len(before) == 1
         exponent = exponent or kind == "Exp"
-        if len(before) != 1 or not (kind in _HANDS_ON or kind == "Exp" or scaled):
+        if len(before) != 1 or not (kind in ARRANGING or kind == "Exp" or scaled):
             return None
         last = before[0]
     return None
@@ -221,8 +214,3 @@ def probabilities(last: Any) -> tuple[str, ...] | None:
 def reentrant(last: Any) -> bool:
     """Returns whether the graph contains activation checkpointing with ``use_reentrant=True``."""
     return any(node.name() == "CheckpointFunctionBackward" for node in nodes(last))
-
-
-def _kind(node: Any) -> str:
-    """Returns the plain name of a graph node: ``Softmax`` for ``SoftmaxBackward0``."""
-    return str(node.name()).rstrip("0123456789").removesuffix("Backward")

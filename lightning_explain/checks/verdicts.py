@@ -1,12 +1,12 @@
-"""Turns verdicts into a table, warnings, errors, and the canonizers to apply."""
+"""Turns verdicts into a table, warnings and errors."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lightning_explain.core.verdict import Canonizer, Verdict
+from lightning_explain.core.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,11 +25,8 @@ def table(verdicts: Iterable[Verdict]) -> Table:
     return found
 
 
-def acted_upon(verdicts: Iterable[Verdict]) -> Mapping[str, tuple[Canonizer, ...]]:
-    """Acts on verdicts: raises for refused methods, warns of methods of little use, and returns the canonizers.
-
-    Returns:
-        The canonizers of each method that needs some.
+def acted_upon(verdicts: Iterable[Verdict]) -> None:
+    """Acts on verdicts: raises for refused methods, and warns of methods of little use.
 
     Raises:
         ValueError: If a method is refused; the message lists all of them.
@@ -41,7 +38,6 @@ def acted_upon(verdicts: Iterable[Verdict]) -> Mapping[str, tuple[Canonizer, ...
     for verdict in verdicts:
         if verdict.state == "warned":
             warnings.warn(_line(verdict), stacklevel=3)
-    return {v.method: v.canonizers for v in verdicts if v.canonizers}
 
 
 def _line(verdict: Verdict) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.probe import Attribution, Baseline, Samples
-from lightning_explain.core.report import PassCount, Publication
+from lightning_explain.core.report import PassCount, Publication, SumCheck
 
 T = TypeVar("T")
 
@@ -53,10 +53,9 @@ class ExplainedFunction:
         limit: The largest number of samples in one call of the model.
         probe: All clean samples of the probe, even while only some of them are being explained.
         execute: Computes the attributions of several path methods (path, reads, reducer) in shared passes.
-        canonized: A context in which the model carries the changes that the methods with these names need (see
-            :class:`~lightning_explain.core.verdict.Canonizer`).
         channels_last: Whether images go through the model in the channels-last memory format.
         memory: Results cached for the duration of one explanation; see :meth:`remembered`.
+        sum_checks: Collects, by method, the check of DeepLIFT's sum for each batch of samples; ``None``: nothing is collected.
     """
 
     forward: nn.Module
@@ -67,9 +66,9 @@ class ExplainedFunction:
     limit: int
     probe: Samples
     execute: Callable[[ExplainedFunction, Mapping[str, Any], Samples], Mapping[str, Attribution]]
-    canonized: Callable[[Sequence[str]], AbstractContextManager[Any]] = lambda names: nullcontext()
     channels_last: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
+    sum_checks: dict[str, list[SumCheck]] | None = None
 
     def executed(self, method: Any, samples: Samples) -> Attribution:
         """The attribution of the samples by one path method (path, reads, reducer)."""

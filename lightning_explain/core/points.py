@@ -9,7 +9,7 @@ points per noisy copy of a sample, and its reducer averages the results of the r
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Samples
+from lightning_explain.core.report import SumCheck
 
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
 DEEPLIFT = "deeplift"
@@ -78,11 +79,13 @@ class Evaluation:
         point: The point.
         output: The explained output f, ``(N,)``.
         read: Each read to its tensors, with first dimension N.
+        checks: For pairs of sample and baseline: each layer site whose multipliers must add up to its check.
     """
 
     point: Point
     output: Tensor
     read: Mapping[Read, tuple[Tensor, ...]]
+    checks: Mapping[LayerSite | None, SumCheck] = field(default_factory=dict)
 
     def gradient(self, rule: str = PLAIN, site: LayerSite | None = None) -> tuple[Tensor, ...]:
         """The gradient of f at the inputs, or at a layer site: tensors ``(N, ...)`` in float32 or higher."""
@@ -135,7 +138,7 @@ def value_of(thing: Any) -> Hashable:
     Lists become tuples, tensors a digest of their content, dataclasses their fields; functions stay what they are.
     """
     if is_dataclass(thing) and not isinstance(thing, type):
-        return (type(thing), *(value_of(getattr(thing, field.name)) for field in fields(thing)))
+        return (type(thing), *(value_of(getattr(thing, part.name)) for part in fields(thing)))
     if isinstance(thing, Tensor):
         content = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return ("tensor", str(thing.dtype), tuple(thing.shape), blake2b(content, digest_size=16).digest())

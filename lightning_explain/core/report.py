@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +36,25 @@ class PassCount:
         return PassCount(self.forward * times, self.backward * times)
 
 
+class SumCheck(NamedTuple):
+    """How far DeepLIFT's sum is from the change of the output; each ``(N,)``, in units of output.
+
+    Args:
+        error: The sum of multiplier * (input - baseline), minus ``change``.
+        change: f(x) - f(baseline).
+        size: The larger of |f(x)| and |f(baseline)|.
+    """
+
+    error: Tensor
+    change: Tensor
+    size: Tensor
+
+    @property
+    def missed(self) -> Tensor:
+        """``(N,)``: whether the error is larger than rounding explains."""
+        return self.error.abs() > torch.maximum(1e-3 * self.change.abs(), 1e-5 * self.size)
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """Holds all numbers of one explanation: attributions, scores and the model's outputs, for each probe sample.
@@ -63,6 +82,9 @@ class Report:
             shape how they lie on the image; an empty tuple if they have no place on it.
         n_steps: For methods with ``n_steps="auto"``: how many points each sample took, ``(N,)``.
         stage: ``"fit"``, ``"validate"`` or ``"test"`` inside a Trainer; ``None`` outside.
+        completeness_errors: For each DeepLIFT method, ``(N,)``: the sum of multipliers * (input - baseline), minus
+            f(x) - f(baseline); signed, in units of output, averaged over the baselines if there are several. Layers that
+            other connections bypass have no entry.
 
     Example:
         >>> import torch
@@ -90,6 +112,7 @@ class Report:
     maps: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     n_steps: Mapping[str, Tensor] = field(default_factory=dict)
     stage: str | None = None
+    completeness_errors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
@@ -22,7 +22,21 @@ T = TypeVar("T")
 See: TypeAlias = "Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]"
 
 
-Place: TypeAlias = "Tensor | GradientEdge"
+class Place(NamedTuple):
+    """A place in the graph where a gradient is taken.
+
+    Args:
+        edge: The place; ``None`` for tensors without a gradient, such as indices.
+        like: A tensor of the gradient's shape.
+    """
+
+    edge: GradientEdge | None
+    like: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Place:
+        """The place of a tensor."""
+        return cls(get_gradient_edge(tensor) if tensor.requires_grad else None, tensor.detach())
 
 
 class Caught(NamedTuple):
@@ -34,7 +48,7 @@ class Caught(NamedTuple):
     """
 
     values: dict[LayerSite, tuple[Tensor, ...]]
-    places: dict[LayerSite, tuple[Place, ...]]
+    places: dict[LayerSite | None, tuple[Place, ...]]
 
 
 def forward_backward(explained: ExplainedFunction, points: Sequence[Point], reads: frozenset[Read]) -> list[Evaluation]:
@@ -53,10 +67,12 @@ def forward_backward(explained: ExplainedFunction, points: Sequence[Point], read
     with torch.set_grad_enabled(bool(rules)), ExitStack() as stack:
         at_input = any(rule and site is None for rule, site in reads)
         inputs = tuple(x.detach().requires_grad_(at_input) for x in explained.in_memory_layout(samples.inputs))
-        caught = stack.enter_context(watching(explained, reads))
+        caught = stack.enter_context(watching(explained.layer, reads))
         values = explained.forward(*inputs, *samples.extra)
-        readings: dict[Read, tuple[Tensor, ...]] = {(None, s): _at(s, caught.values) for r, s in reads if r is None}
-        places: dict[Any, tuple[Place, ...]] = {None: inputs, **caught.places}
+        readings: dict[Read, tuple[Tensor, ...]] = {
+            (None, s): found_at(s, caught.values) for r, s in reads if r is None
+        }
+        places = {**caught.places, None: tuple(map(Place.of, inputs))}
         # The hooks stay for the backward pass: activation checkpointing runs layers again, on the same tensors.
         for number, rule in enumerate(rules, 1):
             readings |= _back(rule, reads, values, places, number < len(rules))
@@ -68,15 +84,45 @@ def _back(
     rule: str, reads: frozenset[Read], values: Tensor, places: Mapping[LayerSite | None, tuple[Place, ...]], again: bool
 ) -> dict[Read, tuple[Tensor, ...]]:
     """Returns the gradients by one backward rule at every site where that rule is read."""
-    sites = [site for r, site in reads if r == rule]
-    leaves = [_at(site, places) for site in sites]
     with RULES[rule](values):
-        at: Any = [x for part in leaves for x in part]
-        found = iter(torch.autograd.grad(values.sum(), at, retain_graph=again))
-    return {(rule, site): tuple(next(found) for _ in part) for site, part in zip(sites, leaves, strict=True)}
+        return gradients(rule, reads, values, places, again)
 
 
-def _at(site: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
+def gradients(
+    rule: str,
+    reads: frozenset[Read],
+    values: Tensor,
+    places: Mapping[LayerSite | None, tuple[Place, ...]],
+    again: bool = False,
+) -> dict[Read, tuple[Tensor, ...]]:
+    """Returns the gradients of the values at the sites that a rule reads; zeros where the values do not depend on a tensor.
+
+    Args:
+        rule: The backward rule, which is in force.
+        reads: What to read.
+        values: The explained outputs, ``(N,)``.
+        places: The places of each site.
+        again: Whether another backward pass follows.
+    """
+    at = {site: found_at(site, places) for r, site in reads if r == rule}
+    edges = [place.edge for part in at.values() for place in part if place.edge is not None]
+    # An edge, not a tensor: for tensors torch leaves the mode of the DeepLIFT rule while it goes back.
+    end, ones = get_gradient_edge(values), torch.ones_like(values)
+    found = iter(torch.autograd.grad((end,), edges, (ones,), retain_graph=again, allow_unused=True))
+
+    def gradient(place: Place) -> Tensor:
+        value = next(found) if place.edge is not None else None
+        return torch.zeros_like(place.like) if value is None else value
+
+    return {(rule, site): tuple(map(gradient, part)) for site, part in at.items()}
+
+
+def found_at(site: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
+    """What was recorded at a site.
+
+    Raises:
+        ValueError: If the layer did not run.
+    """
     if site not in found:
         raise ValueError(
             f"The layer {getattr(site, 'layer', site)!r} does not run in this model for these inputs; name a layer that runs."
@@ -100,11 +146,7 @@ def evaluations_of(
     n = len(points[0].samples)
     for (_, site), parts in readings.items():
         for part in parts:
-            if part.ndim == 0 or len(part) != n * len(points):
-                raise ValueError(
-                    f"The layer {site.layer if site else site!r} returns {tuple(part.shape)} for {n * len(points)} samples; its first "
-                    "dimension must be the samples. Choose a layer where it is."
-                )
+            check_length(site, part, n * len(points))
     return [
         Evaluation(
             point,
@@ -115,16 +157,30 @@ def evaluations_of(
     ]
 
 
+def check_length(site: LayerSite | None, part: Tensor, count: int) -> None:
+    """Refuses what passes at a site if it does not have the samples first.
+
+    Raises:
+        ValueError: If its first dimension is not so many samples.
+    """
+    if part.ndim == 0 or len(part) != count:
+        raise ValueError(
+            f"The layer {site.layer if site else site!r} returns {tuple(part.shape)} for {count} samples; its first "
+            "dimension must be the samples. Choose a layer where it is."
+        )
+
+
 @contextmanager
-def watching(explained: ExplainedFunction, reads: Iterable[Read]) -> Iterator[Caught]:
+def watching(layer: Callable[[str | None], nn.Module], reads: Iterable[Read]) -> Iterator[Caught]:
     """Context that records what layers receive or return and, where a gradient is read, its place in the graph."""
     caught = Caught({}, {})
     differentiated, readings = ({site for rule, site in reads if site and bool(rule) == back} for back in (True, False))
 
     def see(site: LayerSite, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if site in differentiated:
-            tensors = tuple(_begun(t) for t in tensors)
-            caught.places[site] = tuple(get_gradient_edge(t) if t.requires_grad else t for t in tensors)
+            # A node of its own: one output of the layer may be a step to another (the state of an LSTM cell).
+            tensors = tuple(t.view_as(t) for t in map(_begun, tensors))
+            caught.places[site] = tuple(map(Place.of, tensors))
         if site in readings:
             # Cloned, because other code may write into these tensors: whatever computed the input of this layer, or
             # of a layer that returns its input unchanged.
@@ -133,16 +189,16 @@ def watching(explained: ExplainedFunction, reads: Iterable[Read]) -> Iterator[Ca
 
     with ExitStack() as stack:
         for site in {site for _, site in reads if site}:
-            stack.callback(intercept(explained, site, partial(see, site)).remove)
+            stack.callback(intercept(layer(site.layer), site, partial(see, site)).remove)
         yield caught
 
 
-def intercept(explained: ExplainedFunction, site: LayerSite, see: See) -> RemovableHandle:
+def intercept(module: nn.Module, site: LayerSite, see: See) -> RemovableHandle:
     """Hooks a layer site: passes its tensors to ``see``, and continues the forward pass with copies of its result.
 
     Args:
-        explained: The explained function.
-        site: The layer, and whether its input or its output is meant.
+        module: The layer.
+        site: Its name, and whether its input or its output is meant.
         see: Receives the tensors and returns equally many to continue with.
     """
 
@@ -157,7 +213,6 @@ def intercept(explained: ExplainedFunction, site: LayerSite, see: See) -> Remova
         copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
         return _like(value, copies) if several else copies[0]
 
-    module = explained.layer(site.layer)
     if site.of_input:
         return module.register_forward_pre_hook(lambda module, arguments: passed(arguments))
     return module.register_forward_hook(lambda module, arguments, output: passed(output))

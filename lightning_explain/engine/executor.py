@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import CENTER, Evaluation, Point, Reducer
+from lightning_explain.core.points import CENTER, Evaluation, LayerSite, Point, Reducer
 from lightning_explain.core.probe import Attribution, Samples, bare
+from lightning_explain.core.report import SumCheck
 from lightning_explain.engine.captum_adapter import needs_gradient
 from lightning_explain.engine.evaluate import forward_backward
 from lightning_explain.engine.pairs import forward_backward_pairs
@@ -77,7 +77,13 @@ class PlanExecution:
                 self._evaluate(chunk)
             for consumer in consumers:
                 found |= consumer.found()
+                self._keep_checks(consumer.checks())
         return found
+
+    def _keep_checks(self, checks: Mapping[str, SumCheck]) -> None:
+        if self._explained.sum_checks is not None:
+            for name, check in checks.items():
+                self._explained.sum_checks.setdefault(name, []).append(check)
 
     def _at_samples(self, choice: Choice | None) -> Found:
         """Evaluates the samples themselves, first: their outputs decide the targets, and many methods need them."""
@@ -125,20 +131,9 @@ class PlanExecution:
     def _forward_backward(self, chunk: list[PendingPoint]) -> list[Evaluation]:
         if not chunk:
             return []
-        if chunk[0].point.against:
-            # Each layer that is read costs a pass of its own, so only points with equal reads go together.
-            groups = [
-                list(pending) for _, pending in groupby(chunk, key=lambda pending: pending.consumer.shared_path.reads)
-            ]
-            return [evaluation for pending in groups for evaluation in self._evaluate_pairs(pending)]
         reads = frozenset().union(*(pending.consumer.shared_path.reads for pending in chunk))
-        return forward_backward(self._explained, [pending.point for pending in chunk], reads)
-
-    def _evaluate_pairs(self, pending: list[PendingPoint]) -> list[Evaluation]:
-        with self._explained.canonized([name for pending in pending for name in pending.consumer.shared_path.methods]):
-            return forward_backward_pairs(
-                self._explained, [pending.point for pending in pending], pending[0].consumer.shared_path.reads
-            )
+        evaluate = forward_backward_pairs if chunk[0].point.against else forward_backward
+        return evaluate(self._explained, [pending.point for pending in chunk], reads)
 
 
 class PendingPoint(NamedTuple):
@@ -168,6 +163,7 @@ class Consumers:
         self.shared_path = shared_path
         self._points = iter(shared_path.path.points(explained, samples))
         self._found: Found = {}
+        self._checks: dict[LayerSite | None, list[SumCheck]] = {}
         self._reducers = {name: self._begun(method, explained, samples) for name, method in shared_path.methods.items()}
 
     @staticmethod
@@ -191,6 +187,8 @@ class Consumers:
 
     def send(self, evaluation: Evaluation) -> None:
         """Sends an evaluation to every reducer."""
+        for site, check in evaluation.checks.items():
+            self._checks.setdefault(site, []).append(check)
         with torch.no_grad():
             for name, reducer in self._reducers.items():
                 try:
@@ -204,6 +202,14 @@ class Consumers:
                 f"The path of {name!r} is longer than its reducer: {self.shared_path.path}. Make it yield once for each point."
             )
         self._found[name] = value
+
+    def checks(self) -> dict[str, SumCheck]:
+        """Each DeepLIFT method to the check of its sum, averaged over the points of the path."""
+        means = {
+            site: SumCheck(*(torch.stack(t).mean(0) for t in zip(*c, strict=True))) for site, c in self._checks.items()
+        }
+        methods = self.shared_path.methods.items()
+        return {name: means[site] for name, m in methods for rule, site in m.reads if rule and site in means}
 
     def found(self) -> Found:
         """Returns the attributions, once every point has been evaluated."""

@@ -1,124 +1,176 @@
-"""One pass of DeepLIFT: samples and what they are compared with go through the model side by side, by Captum's rules."""
+"""One pass of DeepLIFT: samples and their baselines go through the model as one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from captum import attr as captum
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
-from lightning_explain.core.probe import Samples, as_tuple, bare
-from lightning_explain.engine.captum_adapter import attribute as through_captum
-from lightning_explain.engine.evaluate import evaluations_of, intercept
+from lightning_explain.core.probe import Samples
+from lightning_explain.core.report import SumCheck
+from lightning_explain.engine.evaluate import Place, check_length, evaluations_of, found_at, gradients, watching
+from lightning_explain.engine.noise import wide
+from lightning_explain.engine.rules import NoRuleError, Rescaling, check_softmax, in_precision
+from lightning_explain.model.activations import nodes
 
 Readings = dict[Read, tuple[Tensor, ...]]
 
-# Each sample brings its baseline, and Captum keeps what goes into each activation and what comes out beside what autograd keeps.
-_SHARE = 4
+
+class Pass(NamedTuple):
+    """The results of one batch of M samples and their M baselines.
+
+    Args:
+        outputs: f at the samples, ``(M,)``.
+        readings: Multipliers ``(M, ...)``, and activations ``(M, 2, ...)`` at each sample and at its baseline.
+        checks: Each site that all connections from input to output pass through to the check of its sum.
+    """
+
+    outputs: Tensor
+    readings: Readings
+    checks: dict[LayerSite | None, SumCheck]
 
 
 def forward_backward_pairs(
     explained: ExplainedFunction, points: Sequence[Point], reads: frozenset[Read]
 ) -> list[Evaluation]:
-    """The multipliers at the inputs and at layers, and what the layers say of samples and of what they are compared with.
+    """Runs DeepLIFT on several points in one batch: multipliers at inputs and layers, and the layers' activations.
 
     Args:
-        explained: The explained function, inside what is canonized for these methods.
-        points: Samples with what they are compared with, of equally many samples each.
-        reads: By one rule of DeepLIFT.
+        explained: The explained function.
+        points: Samples with their baselines, equally many samples each.
+        reads: What to read; all by the same rule.
 
     Returns:
-        An evaluation for each point. An activation ``(N, 2, ...)`` is that of a sample and of what it is compared with.
+        An evaluation for each point; an activation ``(N, 2, ...)`` holds that of a sample and that of its baseline.
+
+    Raises:
+        NoRuleError: If DeepLIFT does not hold for the model.
     """
-    (eps,) = {float(rule.partition(":")[2]) for rule, _ in reads if rule}
     samples = joined_samples([point.samples for point in points])
     against = tuple(torch.cat(column) for column in zip(*(point.against for point in points), strict=True))
-    size = max(1, explained.limit // _SHARE)
+    size = max(1, explained.limit // 2)
     parts = [
-        _read_pairs(explained, part, tuple(others), reads, eps)
-        for part, *others in zip(samples.split(size), *(a.split(size) for a in against), strict=True)
+        rescaled(explained.forward, explained.layer, part, tuple(baselines), reads, explained.in_memory_layout)
+        for part, *baselines in zip(samples.split(size), *(a.split(size) for a in against), strict=True)
     ]
-    readings = {read: tuple(torch.cat(c) for c in zip(*(p[read] for p in parts), strict=True)) for read in reads}
-    # What the model says of samples and what they are compared with together is nobody's output.
-    return evaluations_of(points, torch.full((len(samples),), torch.nan), readings)
+    readings = {read: tuple(map(torch.cat, zip(*(p.readings[read] for p in parts), strict=True))) for read in reads}
+    sites = [site for site in parts[0].checks if all(site in part.checks for part in parts)]
+    checks = {site: SumCheck(*map(torch.cat, zip(*(p.checks[site] for p in parts), strict=True))) for site in sites}
+    found = evaluations_of(points, torch.cat([part.outputs for part in parts]), readings)
+    n = len(points[0].samples)
+    return [
+        replace(
+            evaluation,
+            checks={site: SumCheck(*(t[i * n : (i + 1) * n] for t in check)) for site, check in checks.items()},
+        )
+        for i, evaluation in enumerate(found)
+    ]
 
 
-def _read_pairs(
-    explained: ExplainedFunction, samples: Samples, against: tuple[Tensor, ...], reads: frozenset[Read], eps: float
-) -> Readings:
+def rescaled(
+    forward: nn.Module,
+    layer: Callable[[str | None], nn.Module],
+    samples: Samples,
+    baselines: tuple[Tensor, ...],
+    reads: frozenset[Read],
+    in_memory_layout: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = lambda inputs: inputs,
+) -> Pass:
+    """Runs one forward and one backward pass by DeepLIFT's rule, in float32 or higher.
+
+    Args:
+        forward: ``forward(*inputs, *extra) -> (N,)``.
+        layer: Finds a layer by its dotted name.
+        samples: M samples.
+        baselines: Their baselines, each ``(M, ...)``.
+        reads: What to read; all by the same rule.
+        in_memory_layout: Converts the batch to the memory format of the model.
+
+    Raises:
+        NoRuleError: If DeepLIFT does not hold for the model.
+    """
+    scripted = [name for name, module in forward.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        raise NoRuleError(f"does not reach into TorchScript modules ({scripted[0].removeprefix('model.')})")
+    inputs = tuple(_widened(torch.cat(pair)) for pair in zip(samples.inputs, baselines, strict=True))
+    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in in_memory_layout(inputs))
+    extra = tuple(_widened(torch.cat([x, x])) if isinstance(x, Tensor) else x for x in samples.extra)
+    return in_precision(forward, partial(_pass, forward, layer, inputs, extra, reads))
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _pass(
+    forward: nn.Module,
+    layer: Callable[[str | None], nn.Module],
+    inputs: tuple[Tensor, ...],
+    extra: tuple[Any, ...],
+    reads: frozenset[Read],
+) -> Pass:
     (rule,) = {rule for rule, _ in reads if rule}
-    sites = {site for _, site in reads if site}
-    if (rule, None) not in reads:
-        return {
-            read: value for site in sites for read, value in _at_layer(explained, samples, against, site, rule).items()
-        }
-    explainer = captum.DeepLift(explained.forward, multiply_by_inputs=False, eps=eps)
-    with ExitStack() as stack:
-        caught = {site: _Caught() for site in sites}
-        for site, catch in caught.items():
-            stack.callback(intercept(explained, site, catch.see).remove)
-        multipliers = as_tuple(through_captum(explainer.attribute, samples, baselines=bare(against)))
-    return {(rule, None): multipliers, **_of_layers(caught, rule)}
+    integers = not all(x.is_floating_point() for x in inputs)
+    mode = Rescaling(len(inputs[0]), float(rule.partition(":")[2]), inputs[0].device, integers)
+    both = reads | {(None, site) for _, site in reads if site}
+    with torch.enable_grad(), watching(layer, both) as caught, mode:
+        values = forward(*inputs, *extra)
+        if not values.requires_grad:
+            raise NoRuleError("needs an output that depends on the input through something that has a gradient")
+        activations = dict(caught.values)
+        places = {**caught.places, None: tuple(map(Place.of, inputs))}
+        check_softmax(values, set().union(*(nodes_of(found_at(site, places)) for r, site in reads if r)))
+        mode.goes_back = True
+        multipliers = gradients(rule, reads, values, places)
+        whole = _whole(values, places, [b for b in mode.begins if mode.difference(b).any()])
+    return _halved(values.detach(), multipliers, activations, inputs, reads, whole)
 
 
-def _of_layers(caught: Mapping[LayerSite, _Caught], rule: str) -> Readings:
+def _halved(
+    values: Tensor,
+    multipliers: Readings,
+    activations: dict[LayerSite, tuple[Tensor, ...]],
+    inputs: tuple[Tensor, ...],
+    reads: frozenset[Read],
+    whole: set[LayerSite | None],
+) -> Pass:
+    """Returns the samples' half of the results, and the checks at the sites that everything passes through."""
+    output, reference = values.chunk(2)
+    change, size = output - reference, torch.maximum(output.abs(), reference.abs())
     readings: Readings = {}
-    for site, values in caught.items():
-        if not values.activations or any(gradient is None for gradient in values.gradients):
-            raise ValueError(f"The layer {site.layer!r} does not run in this model for these inputs, or leads nowhere.")
-        # The first half are the samples.
-        readings[rule, site] = tuple(g.chunk(2)[0] for g in values.gradients if g is not None)
-        readings[None, site] = tuple(torch.stack(a.chunk(2), 1) for a in values.activations)
-    return readings
+    checks: dict[LayerSite | None, SumCheck] = {}
+    for (rule, site), both in multipliers.items():
+        at = inputs if site is None else activations[site]
+        for part in at:
+            check_length(site, part, len(values))
+        readings[rule, site] = tuple(m.chunk(2)[0] for m in both)
+        readings[None, site] = tuple(torch.stack(a.detach().chunk(2), 1) for a in at)
+        if site in whole:
+            terms = zip(readings[rule, site], readings[None, site], strict=True)
+            total = sum(wide(m * (a[:, 0] - a[:, 1])).flatten(1).sum(1) for m, a in terms)
+            checks[site] = SumCheck(total - wide(change), wide(change), wide(size))
+    return Pass(output, {read: readings[read] for read in reads}, checks)
 
 
-class _Caught:
-    """What a layer says while Captum runs, and the gradient that comes back to it."""
+def _whole(
+    values: Tensor, places: Mapping[LayerSite | None, tuple[Place, ...]], made: Iterable[Tensor]
+) -> set[LayerSite | None]:
+    """The sites that every connection from input to output passes through.
 
-    def __init__(self) -> None:
-        self.activations: tuple[Tensor, ...] = ()
-        self.gradients: list[Tensor | None] = []
-
-    def see(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Keeps the activations, and waits for their gradients."""
-        if torch._C._current_graph_task_id() != -1:
-            # In a backward pass: checkpointing computes again what is known.
-            return tensors
-        self.activations, self.gradients = tuple(t.detach().clone() for t in tensors), [None] * len(tensors)
-        for i, tensor in enumerate(tensors):
-            if tensor.requires_grad:
-                # Into the list of this time: if a layer runs again, earlier gradients come back later.
-                tensor.register_hook(partial(self.gradients.__setitem__, i))
-        return tensors
+    Args:
+        values: The explained outputs.
+        places: The places of each site.
+        made: The tensors that were made of integer inputs, and differ between samples and baselines.
+    """
+    begins = nodes_of([*places[None], *map(Place.of, made)])
+    return {site for site, part in places.items() if begins.isdisjoint(nodes(values.grad_fn, before=nodes_of(part)))}
 
 
-def _at_layer(
-    explained: ExplainedFunction, samples: Samples, against: tuple[Tensor, ...], site: LayerSite, rule: str
-) -> Readings:
-    """By Captum's own class for layers, which needs no gradient at the inputs."""
-    seen: list[tuple[tuple[Tensor, ...], ...]] = []
-
-    def keep(multipliers: tuple[Tensor, ...], inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...]) -> Any:
-        seen.append((multipliers, inputs, baselines))
-        return multipliers
-
-    # Captum hooks the gradients of all activations, also of those before the layer, where no weight needs one.
-    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in samples.inputs)
-    explainer = captum.LayerDeepLift(explained.forward, explained.layer(site.layer), multiply_by_inputs=False)
-    through_captum(
-        explainer.attribute,
-        replace(samples, inputs=inputs),
-        baselines=bare(against),
-        attribute_to_layer_input=site.of_input,
-        custom_attribution_func=keep,
-    )
-    multipliers, activations, references = seen[0]
-    pairs = tuple(torch.stack(pair, 1).detach() for pair in zip(activations, references, strict=True))
-    return {(rule, site): tuple(m.detach() for m in multipliers), (None, site): pairs}
+def nodes_of(places: Iterable[Place]) -> set[Any]:
+    """The graph nodes of places."""
+    return {place.edge.node for place in places if place.edge is not None}

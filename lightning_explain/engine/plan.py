@@ -189,16 +189,11 @@ def _share(shared_path: SharedPath, explained: ExplainedFunction, batch: Samples
         points += 1
         # The executor evaluates a known point again if more than its output is read.
         needed = bool(shared_path.reads) or point.key is None or point.key not in known
-        forward += needed * (_of_pairs(shared_path) if point.against else 1)
+        # Each sample beside its baseline.
+        forward += needed * (2 if point.against else 1)
         known.add(point.key)
     passes = PassCount(forward * len(batch), forward * len(batch) * len(shared_path.rules))
     return Share(tuple(shared_path.methods), _class_names(shared_path.path), points, passes, shared_path.layers)
-
-
-def _of_pairs(shared_path: SharedPath) -> int:
-    """Samples sent through the model for one pair of sample and baseline; a pass reads the input or a single layer."""
-    at_input = any(rule and site is None for rule, site in shared_path.reads)
-    return 2 * (1 if at_input else len({site for _, site in shared_path.reads}))
 
 
 def _joined(parts: Sequence[Share]) -> Share:

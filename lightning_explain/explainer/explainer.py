@@ -68,7 +68,7 @@ from lightning_explain.probes.selection import fingerprint
 class Explainer(Decisions):
     """All settings of an explanation, with the checks before it and the explanation itself.
 
-    :meth:`check` fills in the canonizers. Further fields: :class:`~lightning_explain.explainer.run.Decisions`.
+    Further fields: :class:`~lightning_explain.explainer.run.Decisions`.
 
     Args:
         seed: Key of all random draws.
@@ -125,9 +125,9 @@ class Explainer(Decisions):
         named = {name: _at(layer, name, method) for name, method in methods.items()}
         metrics = self._fitted(probe)
         self._preflight_method(model, probe, named)
-        canonizers = acted_upon(self.verdicts(model, probe, named))
+        acted_upon(self.verdicts(model, probe, named))
         scored = scored_by(metrics, named, self._with_maps(model, probe, named))
-        ready = replace(self, methods=named, metrics=metrics, canonizers=canonizers, scored=scored)
+        ready = replace(self, methods=named, metrics=metrics, scored=scored)
         return ready, collectives_called() > called
 
     def _fitted(self, probe: Probe) -> dict[str, Metric]:
@@ -268,7 +268,7 @@ class Explainer(Decisions):
         target_function, samples = self._start(model, probe, run, self.ranks.synchronized)
         labels = None if probe.targets is None else probe.targets.cpu()
         explained = self._explained(model, target_function, replace(samples, extra=(*samples.extra, labels)))
-        return Explanation(self, run, explained, probe, progress), target_function
+        return Explanation(self, explained, probe, progress), target_function
 
     def _check_targets(self, target_function: TargetFunction, samples: Samples, probe: Probe) -> None:
         """Runs the model on the probe, and checks that its outputs have the targets."""

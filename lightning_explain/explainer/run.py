@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -16,8 +15,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
 from lightning_explain.core.points import CENTER, widened
 from lightning_explain.core.probe import Attribution, Probe, Samples, as_tuple, bare
-from lightning_explain.core.report import Report
-from lightning_explain.core.verdict import Canonizer
+from lightning_explain.core.report import Report, SumCheck
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks
 from lightning_explain.distributed.trees import check_samples
@@ -25,10 +23,11 @@ from lightning_explain.engine.executor import PlanExecution, execute, joined
 from lightning_explain.engine.layer_maps import explicit_maps
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.plan import Plan, batches, plan
+from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.methods import steps_taken
 from lightning_explain.modalities.image import arrange, onto
 from lightning_explain.model.inventory import ModuleInventory
-from lightning_explain.model.isolation import STATE_SAVERS, Run
+from lightning_explain.model.isolation import STATE_SAVERS
 from lightning_explain.model.targets import Choice, Target, predictions_of
 
 T = TypeVar("T")
@@ -45,16 +44,16 @@ class Decisions:
         metrics: Metrics by name.
         target: Which output is explained.
         raising: Whether a failure ends the explanation; otherwise it is recorded in ``Report.failures``.
-        canonizers: For each method, the changes that the doctor found necessary.
         ranks: The processes that explain together, each its share of the samples; by default this process alone.
+        warned: Methods whose incomplete maps were warned of before.
     """
 
     methods: Mapping[str, Method]
     metrics: Mapping[str, Metric]
     target: Target = "label"
     raising: bool = True
-    canonizers: Mapping[str, tuple[Canonizer, ...]] = field(default_factory=dict)
     ranks: Ranks = ALONE
+    warned: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -63,7 +62,6 @@ class Explanation:
 
     Args:
         decided: The settings.
-        model_run: Calls the model, with canonizers if needed.
         explained: The explained function; the last further argument of its probe is the labels.
         probe: The samples as the user gave them.
         progress: Called with the name of each method and metric.
@@ -72,13 +70,13 @@ class Explanation:
     """
 
     decided: Decisions
-    model_run: Run
     explained: ExplainedFunction
     probe: Probe
     progress: Progress
     past: Callable[[Samples], Mapping[str, Mapping[str, tuple[Tensor, ...]]]] = lambda samples: {}
     failures: dict[str, str] = field(default_factory=dict)
     _refused: bool = False
+    _checks: dict[str, SumCheck] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.samples, self._own = self.explained.probe, len(self.explained.probe)
@@ -89,9 +87,8 @@ class Explanation:
     def run(self) -> Report:
         """Returns the report, without the total cost; it is the same on all ranks, except for its failures."""
         ranks = self.decided.ranks
-        self.explained = replace(self.explained, canonized=self._canonized)
         outputs, found = self._first_execution()
-        self._attempt(found, plan(self.decided.methods).apart, lambda name: self._apart(name, self.samples))
+        self._attempt(found, plan(self.decided.methods).apart, self._alone)
         self._leave_out_unlike(found)
         found = {name: found[name] for name in self.decided.methods if name in found}
         with ranks.agree("placing the maps"):
@@ -103,13 +100,32 @@ class Explanation:
         with ranks.agree("the report"):
             mine = self._parts(outputs, found, arranged, scores)
         whole, probe = ranks.together(mine, self._own), self.explained.probe
+        checks = {name: SumCheck(*columns.unbind(1)) for name, columns in whole.pop("checks").items()}
+        self._warn_of_misses(checks)
         return Report(
             **whole,
             predictions=predictions_of(whole["outputs"]),
             targets=probe.extra[-1].cpu(),
             ids=probe.ids,
             failures=self.failures,
+            completeness_errors={name: check.error for name, check in checks.items()},
         )
+
+    def _warn_of_misses(self, checks: Mapping[str, SumCheck]) -> None:
+        """Warns, once for each method, of maps whose sum misses f(x) - f(baseline)."""
+        for name, check in checks.items():
+            count = int(check.missed.sum())
+            if not count or name in self.decided.warned:
+                continue
+            self.decided.warned.add(name)
+            worst = (check.error.abs() * check.missed).argmax()
+            warnings.warn(
+                f"{name!r}: the map misses f(x) - f(baseline) on {count} of {len(check.error)} samples, at most by "
+                f"{check.error[worst].abs():.3g} where that is {check.change[worst]:.3g}. DeepLIFT has no rule for something in the "
+                "model, such as a product, a division, or an activation that is no call of torch's; or eps is large. For maps that "
+                f"add up, {INSTEAD}.",
+                stacklevel=2,
+            )
 
     def _placed(self, found: Mapping[str, Attribution]) -> tuple[dict[str, Placed | None], dict[str, Placed]]:
         """Returns the attributions arranged as they lie on the image, and the maps upsampled to its size."""
@@ -131,6 +147,7 @@ class Explanation:
             "outputs": outputs.cpu(),
             "maps": explicit_maps(found, arranged, self.samples.inputs),
             "n_steps": {name: steps for name in found if (steps := self._steps(name)) is not None},
+            "checks": {name: torch.stack(check, 1).cpu() for name, check in self._checks.items() if name in found},
         }
 
     def _first_execution(self) -> tuple[Tensor, dict[str, Attribution]]:
@@ -148,7 +165,7 @@ class Explanation:
         # One method failed: run each by itself, so that the others succeed. If the model failed, it fails again.
         outputs, found = self.with_targets(plan({}))
         on_path = [name for name in methods if name not in plan(methods).apart]
-        self._attempt(found, on_path, lambda name: execute(self.explained, {name: methods[name]}, self.samples)[name])
+        self._attempt(found, on_path, self._alone)
         with ranks.agree("reporting a failed pass"):
             if reason and not self.failures:
                 warnings.warn(
@@ -173,8 +190,10 @@ class Explanation:
         if not len(self.samples):
             none = self.samples.ids
             return none, none, none, {}
-        parts = self._within(
-            lambda: [self._begun(planned, batch) for batch in batches(self.samples, self.explained.limit)]
+        parts, self._checks = self._within(
+            lambda: self._checked(
+                lambda explained: [self._begun(explained, planned, b) for b in batches(self.samples, explained.limit)]
+            )
         )
         outputs, indices, values = (torch.cat(column) for column in zip(*(p[:3] for p in parts), strict=True))
         found = joined([part[3] for part in parts])
@@ -182,8 +201,10 @@ class Explanation:
             self.progress(name)
         return outputs, indices, values, found
 
-    def _begun(self, planned: Plan, samples: Samples) -> tuple[Tensor, Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
-        choice, batch = Choice(self.decided.target, samples.extra[-1]), PlanExecution(self.explained, planned, samples)
+    def _begun(
+        self, explained: ExplainedFunction, planned: Plan, samples: Samples
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
+        choice, batch = Choice(self.decided.target, samples.extra[-1]), PlanExecution(explained, planned, samples)
         try:
             found = batch.run(choice)
         finally:
@@ -247,21 +268,30 @@ class Explanation:
         methods = {name: self.decided.methods[name] for name in names}
         apart = plan(methods).apart
         found = execute(self.explained, {name: m for name, m in methods.items() if name not in apart}, samples)
-        return {name: self._apart(name, samples) if name in apart else found[name] for name in methods}
+        return {name: self._apart(self.explained, name, samples) if name in apart else found[name] for name in methods}
 
-    def _apart(self, name: str, samples: Samples) -> Attribution:
-        """Returns the attribution by a method without a path, which runs by itself."""
+    def _checked(self, work: Callable[[ExplainedFunction], T]) -> tuple[T, dict[str, SumCheck]]:
+        """Returns the result of the work, and the checks of the DeepLIFT sums of these samples, by method."""
+        noted: dict[str, list[SumCheck]] = {}
+        found = work(replace(self.explained, sum_checks=noted))
+        joined = {name: SumCheck(*map(torch.cat, zip(*checks, strict=True))) for name, checks in noted.items()}
+        return found, {name: check for name, check in joined.items() if len(check.error) == len(self.samples)}
+
+    def _alone(self, name: str) -> Attribution:
+        """Returns the attribution of these samples by one method, and keeps its checks."""
+        found, checks = self._checked(lambda explained: self._apart(explained, name, self.samples))
+        # A method that runs by itself has no name there.
+        for check in checks.values():
+            self._checks[name] = check
+        return found
+
+    def _apart(self, explained: ExplainedFunction, name: str, samples: Samples) -> Attribution:
+        """Returns the attribution by one method, which runs by itself."""
         method = self.decided.methods[name]
         # Copied, because a method may write into its samples, which the next one needs as well.
-        copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in batches(samples, self.explained.limit))
-        with self._canonized([name]):
-            parts = [as_tuple(method.attribute(self.explained, part)) for part in copies]
+        copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in batches(samples, explained.limit))
+        parts = [as_tuple(method.attribute(explained, part)) for part in copies]
         return bare(tuple(widened(torch.cat(column)) for column in zip(*parts, strict=True)))
-
-    def _canonized(self, names: Sequence[str]) -> AbstractContextManager[Any]:
-        """Context that applies the canonizers of these methods; without any, it changes nothing."""
-        canonizers = dict.fromkeys(canonizer for name in names for canonizer in self.decided.canonizers.get(name, ()))
-        return self.model_run.canonized(canonizers) if canonizers else nullcontext()
 
     def _arranged(self, name: str, found: Attribution, samples: Samples) -> tuple[Tensor, ...] | None:
         """Returns an attribution arranged as it lies on the image (see ``modalities.image.arrange``)."""

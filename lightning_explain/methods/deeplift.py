@@ -95,13 +95,14 @@ class RescalingAtLayer(AtLayer, Rescaling):
 class DeepLift(Rescaling):
     """Differences from a baseline, attributed by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
 
-    A canonizer covers the activations that Captum's hooks miss: functions, modules used twice, activations without a
-    rule in Captum, and activations directly beside another one (a ReLU and a maximum, Captum issue 1104). The map
-    equals Captum's on a model rewritten by hand.
+    The rule holds for every activation and maximum that is called, as a module, a function or a method, in place or
+    reused; the map equals Captum's on a model rewritten by hand. Everything is computed in float32 or higher: autocast is
+    off, and 16-bit weights are copied as float32 for the pass, 4 bytes for each. ``Report.completeness_errors`` has
+    what each map misses of f(x) - f(baseline); a warning names the methods that miss more than rounding.
 
     Cost: 2 forward, 2 backward.
-    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        (all refused): use IntegratedGradients.
+    Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers: the map
+        misses the sum, which is reported; attention and softmax inside the model (refused): use IntegratedGradients.
 
     Args:
         baselines: Baseline that each sample is compared with: ``None`` (zero), a number, a tensor, ``"black"``,
@@ -164,8 +165,8 @@ class DeepLiftShap(Rescaling):
     Handles activations as DeepLift does.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
-    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        (all refused): use GradientShap.
+    Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers: the map
+        misses the sum, which is reported; attention and softmax inside the model (refused): use GradientShap.
 
     Args:
         baselines: Set of K baselines: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple such as
@@ -222,8 +223,8 @@ class LayerDeepLift(RescalingAtLayer):
     Handles activations as DeepLift does.
 
     Cost: 2 forward, 2 backward.
-    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        after the layer (all refused): use LayerIntegratedGradients.
+    Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers after the layer: the map
+        misses the sum, which is reported; attention and softmax inside the model (refused): use LayerIntegratedGradients.
 
     Args:
         layer: Dotted name of the layer. Default: the last layer with a feature map.
@@ -287,8 +288,8 @@ class LayerDeepLiftShap(RescalingAtLayer):
     Handles activations as DeepLift does.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
-    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        after the layer (all refused): use LayerGradientShap.
+    Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers after the layer: the map
+        misses the sum, which is reported; attention and softmax inside the model (refused): use LayerGradientShap.
 
     Args:
         layer: Dotted name of the layer. Default: the last layer with a feature map.

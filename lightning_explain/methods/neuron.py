@@ -180,8 +180,8 @@ class NeuronDeepLift(OfNeuron):
     Handles activations as DeepLift does.
 
     Cost: 2 forward, 2 backward; 1 more forward without ``neuron_selector``.
-    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        before the unit (all refused): use NeuronIntegratedGradients.
+    Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers before the unit: the map
+        misses the sum, which is reported; attention and softmax before the unit (refused): use NeuronIntegratedGradients.
 
     Args:
         layer: Dotted name of the layer. Default: the last layer with a feature map.
@@ -219,8 +219,8 @@ class NeuronDeepLiftShap(OfNeuron):
     Handles activations as DeepLift does.
 
     Cost: 2 * K forward, 2 * K backward; K baselines; 1 more forward without ``neuron_selector``.
-    Not for: attention, gates and squeeze-and-excitation (products), softmax, layer or group norms, recurrent layers
-        before the unit (all refused): use NeuronGradientShap.
+    Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers before the unit: the map
+        misses the sum, which is reported; attention and softmax before the unit (refused): use NeuronGradientShap.
 
     Args:
         layer: Dotted name of the layer. Default: the last layer with a feature map.

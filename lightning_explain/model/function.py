@@ -22,8 +22,6 @@ OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
 class Run(Protocol):
     """What ``isolation.explaining`` yields: calls the model inside the isolation."""
 
-    calls: nn.ModuleList
-
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The value ``function(*arguments)``, computed inside the isolation."""
         ...
@@ -55,8 +53,7 @@ class TargetFunction(nn.Module):
         synchronized: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
     ) -> None:
         super().__init__()
-        # Submodules of this module, so that Captum can hook them.
-        self.model, self.calls = model, run.calls
+        self.model = model
         self._call = partial(synchronized(run), forward_fn, model) if forward_fn else partial(synchronized(run), model)
         self._target = target
         self._output_fn = output_fn

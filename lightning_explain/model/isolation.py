@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from operator import eq, is_
 from typing import Any, TypeAlias
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.random_state import preserved_random_state
-from lightning_explain.core.verdict import Canonizer
-from lightning_explain.model.activations import CANONIZERS, Route
 from lightning_explain.model.inventory import Container, ModuleInventory
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
@@ -226,44 +224,21 @@ STATE_SAVERS: dict[str, StateSaver] = {
 class Run:
     """Calls the model inside the isolation: ``run(function, *arguments)`` returns ``function(*arguments)``.
 
-    ``calls`` holds the modules that stand for activation calls while canonizers are active. Code that hooks the model's
-    modules must hook these too.
-
     Args:
         forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
     """
 
     def __init__(self, forward_context: Context = nullcontext) -> None:
-        self.calls = nn.ModuleList()
         self._forward_context = forward_context
-        self._routes: list[Route] = []
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The value ``function(*arguments)``, computed inside the forward context and the active canonizers."""
-        with ExitStack() as stack:
-            stack.enter_context(self._forward_context())
-            for route in self._routes:
-                stack.enter_context(route())
+        """The value ``function(*arguments)``, computed inside the forward context."""
+        with self._forward_context():
             return function(*arguments)
-
-    @contextmanager
-    def canonized(self, canonizers: Iterable[Canonizer]) -> Iterator[None]:
-        """A context in which exactly these canonizers are active; they change gradients, never the forward's values."""
-        with ExitStack() as stack:
-            routes = [
-                stack.enter_context(CANONIZERS[m.kind](self.calls, m.calls)) for m in canonizers if m.kind in CANONIZERS
-            ]
-            saved, self._routes = self._routes, routes
-            try:
-                yield
-            finally:
-                self._routes = saved
 
 
 @contextmanager
-def explaining(
-    model: nn.Module, forward_context: Context = nullcontext, canonizers: Iterable[Canonizer] = ()
-) -> Iterator[Run]:
+def explaining(model: nn.Module, forward_context: Context = nullcontext) -> Iterator[Run]:
     """A context in which a model can be explained; yields the function that calls it, and restores everything on exit.
 
     Inside, every submodule is in eval mode, parameters require no gradient, in-place activations work out of place,
@@ -274,7 +249,6 @@ def explaining(
     Args:
         model: The module, as the training loop holds it.
         forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
-        canonizers: Canonizers to be active throughout; use ``run.canonized(canonizers)`` for a part of the work.
 
     Yields:
         ``run(function, *arguments)``, which calls the function inside ``forward_context``.
@@ -283,6 +257,4 @@ def explaining(
         inventory = ModuleInventory(model)
         for saver in STATE_SAVERS.values():
             stack.enter_context(saver(inventory))
-        run = Run(forward_context)
-        with run.canonized(canonizers):
-            yield run
+        yield Run(forward_context)

@@ -32,6 +32,7 @@ _TENSOR_FIELDS = (
     "ids",
     "maps",
     "n_steps",
+    "completeness_errors",
 )
 # The most bytes of a file name's part; file systems allow 255.
 _LONGEST = 200
@@ -189,8 +190,8 @@ def _load(path: Path) -> Report | None:
             if _KEY not in metadata:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        # Reports of version 0.1.0 and before have no maps and no n_steps.
-        content = {"maps": {}, "n_steps": {}, **json.loads(metadata[_KEY])}
+        # Reports of version 0.1.0 and before have none of these.
+        content = {"maps": {}, "n_steps": {}, "completeness_errors": {}, **json.loads(metadata[_KEY])}
         content.update({name: _unpack(content[name], tensors) for name in _TENSOR_FIELDS})
         return Report(**{**content, "passes": PassCount(**content["passes"])})
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:

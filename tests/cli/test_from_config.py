@@ -80,7 +80,7 @@ def tiny(**other: Any) -> dict[str, Any]:
 
 def test_the_example_is_examined_and_nothing_is_refused() -> None:
     found = verdicts(lines(EXAMPLE, code=0))
-    assert found == {"ig": "fine", "cam": "fine", "guided": "canonized", "deep_lift": "canonized", "smooth": "fine"}
+    assert found == {"ig": "fine", "cam": "fine", "guided": "fine", "deep_lift": "fine", "smooth": "fine"}
 
 
 def test_without_methods_all_are_examined_and_a_refusal_is_an_exit_code() -> None:
@@ -92,10 +92,9 @@ def test_without_methods_all_are_examined_and_a_refusal_is_an_exit_code() -> Non
     assert any("use IntegratedGradients" in line for line in shown)
 
 
-def test_a_functional_relu_is_seen_and_canonized() -> None:
+def test_a_functional_relu_is_guided() -> None:
     shown = lines(tiny(monitor={"methods": ["Saliency", "GuidedBackprop"]}), code=0)
-    assert verdicts(shown) == {"saliency": "fine", "guided_backprop": "canonized"}
-    assert any("functional ReLU, which Captum does not see" in line for line in shown)
+    assert verdicts(shown) == {"saliency": "fine", "guided_backprop": "fine"}
 
 
 def test_methods_that_find_no_layer_are_refused_with_the_others_examined() -> None:

@@ -166,6 +166,7 @@ def test_at_a_layer_that_runs_twice_its_last_time_counts_as_it_does_alone(of_inp
     assert distance(shared.attributions["layer"], alone.attributions["layer"]) <= 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:'other'. the map misses")
 def test_another_threshold_is_another_rule() -> None:
     report, _ = together({"one": m.DeepLift(), "other": m.DeepLift(eps=1.0)}, 64)
     assert report.passes.backward == 7 * 4

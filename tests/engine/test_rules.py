@@ -1,16 +1,16 @@
-"""Canonized methods give what Captum gives on a copy that is repaired by hand, and DeepLIFT is complete."""
+"""Backward rules give what Captum gives on a copy that is repaired by hand, and DeepLIFT is complete."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import captum.attr as ca
 import pytest
 import torch
 import torchvision
-from captum.attr._core import deep_lift, guided_backprop_deconvnet
+from captum.attr._core import deep_lift
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,10 +18,8 @@ from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction, Method
-from lightning_explain.core.probe import Samples
-from lightning_explain.core.verdict import Canonizer
-from lightning_explain.model.isolation import explaining
+from lightning_explain.core.contracts import Method
+from lightning_explain.engine.rules import Rescaling
 from repairing import Functional, all_rules, repaired_by_hand, warmed
 
 # Captum announces that it sets hooks.
@@ -106,7 +104,7 @@ def test_deeplift_is_complete_at_the_input_and_at_layers(name: str, x: Tensor) -
         assert ((value.flatten(1).sum(1) - wanted) / wanted).abs().max() <= 1e-3, name
 
 
-def test_neuron_methods_are_canonized_as_well(x: Tensor) -> None:
+def test_neuron_methods_follow_the_rules_as_well(x: Tensor) -> None:
     torch.manual_seed(0)
     model, unit = warmed(torchvision.models.resnet18(num_classes=10)), (3, 2, 2)
     methods = {
@@ -195,61 +193,58 @@ def test_deeplift_is_complete_for_maxima_beside_relu(pool: Callable[[Tensor], Te
 # -- what is touched, and put back -------------------------------------------------------------------------------------
 
 
-CANONIZERS = (Canonizer("guided", relu=20), Canonizer("deeplift", relu=20, elementwise=5, pool=3))
-
-
-def snapshot(model: nn.Module) -> list[object]:
+def state(model: nn.Module) -> list[object]:
     modules = [(name, id(module), len(module._forward_hooks)) for name, module in model.named_modules()]
-    rules = dict(deep_lift.SUPPORTED_NON_LINEAR)
-    return [modules, rules, guided_backprop_deconvnet.ModifiedReluGradientAttribution._register_hooks]
+    return [modules, dict(deep_lift.SUPPORTED_NON_LINEAR), len(torch.overrides._get_current_function_mode_stack())]
 
 
-@pytest.mark.parametrize("fail", [False, True])
-@pytest.mark.parametrize("canonizer", CANONIZERS, ids=lambda canonizer: canonizer.kind)
-def test_a_canonizer_is_gone_afterwards_also_after_a_failure(canonizer: Canonizer, fail: bool) -> None:
-    model = Applied(nn.GELU())
-    before = snapshot(model)
-    with suppress(ZeroDivisionError), explaining(model, canonizers=[canonizer]) as run:
-        assert sum(1 for _ in run.calls.modules()) > 20
-        run(model, torch.randn(2, 3, 8, 8, requires_grad=True))
-        if fail:
+class Failing(torch.autograd.Function):
+    """Fails in the backward pass, if it is to."""
+
+    fails = False
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if Failing.fails:
             raise ZeroDivisionError
-    assert snapshot(model) == before
-    assert not len(run.calls)
+        return gradient
 
 
-@pytest.mark.parametrize("canonizer", CANONIZERS, ids=lambda canonizer: canonizer.kind)
-def test_a_canonized_model_computes_what_it_did_and_every_layer_fires(canonizer: Canonizer) -> None:
+@pytest.mark.parametrize("method", [m.DeepLift(), m.GuidedBackprop(), m.LayerDeepLift("first")], ids=repr)
+def test_a_rule_is_gone_afterwards_also_after_a_failure(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    model = Applied(lambda x: Failing.apply(F.relu(x)))
+    before = state(model)
+    explain(model, Probe(x), {"it": method}, [], target=0)
+    assert state(model) == before
+    monkeypatch.setattr(Failing, "fails", True)
+    with pytest.raises(ZeroDivisionError):
+        explain(model, Probe(x), {"it": method}, [], target=0)
+    assert state(model) == before
+
+
+def test_inside_the_rule_the_model_computes_what_it_did_and_every_layer_fires() -> None:
     model = warmed(torchvision.models.resnet18(num_classes=10)).eval()
-    x = torch.randn(2, 3, 64, 64)
-    expected, fired = model(x), set()
+    x, fired = torch.randn(2, 3, 64, 64), set()
+    expected = model(torch.cat([x, x * 0]))
     for name, module in model.named_modules():
         module.register_forward_hook(lambda module, inputs, output, name=name: fired.add(name))
-    with explaining(model, canonizers=[canonizer]) as run:
-        found = run(model, x.clone().requires_grad_())
+    with Rescaling(4, 1e-10, x.device):
+        found = model(torch.cat([x, x * 0]).requires_grad_())
     assert torch.equal(found, expected)
     assert fired == {name for name, _ in model.named_modules()}
 
 
-def test_only_the_methods_that_need_it_see_the_canonized_model() -> None:
+def test_methods_of_different_rules_find_beside_each_other_what_they_find_alone() -> None:
     model, x = Applied(F.relu), torch.randn(2, 3, 8, 8)
-    seen = {}
-
-    class Spy(Method):
-        rule = "guided"
-
-        def __init__(self, rule: str) -> None:
-            self.key = rule
-
-        def attribute(self, explained: ExplainedFunction, samples: Samples) -> Tensor:
-            seen[self.key] = len(explained.forward.calls) > 0
-            return samples.inputs[0]
-
-    class Plain(Spy):
-        rule = "gradient"
-
-    explain(model, Probe(x), {"guided": Spy("guided"), "plain": Plain("plain")}, [])
-    assert seen == {"guided": True, "plain": False}
+    methods = {"lift": m.DeepLift(), "guided": m.GuidedBackprop(), "plain": m.Saliency(abs=False)}
+    together = attributions(model, x, **methods)
+    for name, method in methods.items():
+        assert torch.equal(together[name], attributions(model, x, **{name: method})[name])
 
 
 class Counted(nn.Module):
@@ -266,21 +261,11 @@ class Counted(nn.Module):
         return x
 
 
-def test_more_calls_than_were_seen_are_an_error_and_not_a_wrong_map() -> None:
-    model, x = Counted(), torch.randn(2, 4, requires_grad=True)
-    with explaining(model, canonizers=[Canonizer("guided", relu=2)]) as run:
-        run(model, x, 2)
-        run(model, x, 1)
-        with pytest.raises(RuntimeError, match="more activation calls than the 2 it made"):
-            run(model, x, 3)
-
-
-def test_a_canonizer_for_a_part_of_an_explanation_ends_with_it() -> None:
-    model, x = Counted(), torch.randn(2, 4, requires_grad=True)
-    with explaining(model) as run:
-        with run.canonized([Canonizer("guided", relu=2)]):
-            run(model, x, 2)
-        run(model, x, 3)
+def test_activations_are_reached_however_often_they_are_called() -> None:
+    model, x = Counted(), torch.randn(2, 4)
+    for times in (0, 1, 3):
+        report = explain(model, Probe(x, forward_args=(times,)), {"it": m.DeepLift()}, [], target=0)
+        assert report.completeness_errors["it"].abs().max() <= 1e-6
 
 
 class Branches(nn.Module):
@@ -355,7 +340,7 @@ RULED = [
 
 
 @pytest.mark.parametrize("method", RULED, ids=lambda method: type(method).__name__)
-def test_a_model_that_runs_all_that_is_in_it_is_canonized(method: Method) -> None:
+def test_a_model_that_runs_all_that_is_in_it_is_explained(method: Method) -> None:
     class Wrapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -375,7 +360,7 @@ def test_a_model_that_runs_all_that_is_in_it_is_canonized(method: Method) -> Non
     assert torch.equal(found, attributions(other, x, it=elsewhere)["it"])
 
 
-def test_a_forward_over_all_children_is_canonized() -> None:
+def test_a_forward_over_all_children_is_explained() -> None:
     torch.manual_seed(0)
     model, x = Children(), torch.randn(3, 4)
     report = explain(model, Probe(x), {"it": m.DeepLift()}, [q.Completeness()])
