@@ -28,11 +28,10 @@ class Op:
 
     Args:
         name: The function's plain name, such as ``relu``.
-        family: The kind of activation, ``"relu"``, ``"elementwise"`` or ``"pool"``; ``None`` for other functions.
+        family: The kind of activation, such as ``"relu"`` or ``"elementwise"``; ``None`` for other functions.
         module: The innermost module that makes the call.
         where: The module's dotted name; ``None`` if the module is not registered in the model.
         activations: How many arguments depend on the input.
-        beside: Whether the input is the very tensor that another activation call returned.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Op:
     module: nn.Module
     where: str | None
     activations: int
-    beside: bool = False
 
     def __str__(self) -> str:
         place = f"{self.where!r} ({type(self.module).__name__})" if self.where else type(self.module).__name__
@@ -56,7 +54,6 @@ class Record:
         calls: How often each module ran.
         spans: For each module, the range of ``ops`` from the start of its first run to the end of its last.
         ends: For each module, the graph nodes of the tensors it returned; the tensors themselves where they are leaves.
-        doubled: Modules that are registered more than once, and would be hooked as often.
         nested: Modules that returned anything but a tensor or a plain tuple of tensors.
         low_precision: Whether something was computed in 16 bits.
         outputs: The model's outputs, ``(N, ...)``.
@@ -68,16 +65,11 @@ class Record:
     calls: Counter[int] = field(default_factory=Counter)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)
     ends: dict[int, list[Any]] = field(default_factory=dict)
-    doubled: set[int] = field(default_factory=set)
     nested: set[int] = field(default_factory=set)
     low_precision: bool = False
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
     points: tuple[Tensor, ...] = ()
     consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
-
-    def count(self, name: str) -> int:
-        """Returns how many calls belong to a family."""
-        return sum(op.family == name for op in self.ops)
 
     def leads_on(self, module: nn.Module) -> bool:
         """Returns whether gradients flow from the outputs back to the tensors that the module returned."""
@@ -101,11 +93,9 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, begin: bool) -> None:
         super().__init__()
         self._begin = begin
-        places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-        self.record = Record(doubled={key for key, count in places.items() if count > 1})
+        self.record = Record()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._inside = [model]
-        self._returned: dict[int, Any] = {}
         self._kept: list[Tensor] = []
 
     def __torch_function__(
@@ -114,16 +104,12 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name, activations = name_of(func), list(depending([args, kwargs]))
         kind = family(func, args, kwargs) if activations else None
-        beside = bool(kind) and id(activations[0]) in self._returned
         out = func(*args, **kwargs)
         if activations and name not in _READS_SHAPE and torch.is_grad_enabled():
             module = self._inside[-1]
-            self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), beside))
+            self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations)))
             if not is_layer(module):
                 self._note_consumers(activations, module)
-        if kind:
-            # Kept alive, so that its id is not used again.
-            self._returned[id(out)] = out
         self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)
         return out
 
