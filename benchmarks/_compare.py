@@ -107,6 +107,6 @@ def _line(bench: Bench, pair: Comparison, verdict: Verdict) -> Line:
     line = Line(pair.name, verdict)
     if verdict.state != "refused":
         line.difference, line.passes = compare(bench, pair)
-    if verdict.state == "canonized":
+    if verdict.state != "refused" and pair.method.backward_rule == "deeplift":
         line.completeness = completeness(bench, pair.method)
     return line

@@ -6,7 +6,7 @@
   repaired by hand (no in-place operations, a separate module for each activation). Random methods: Captum gets our draws.
 - A difference above 1e-5 in float32 is computed again in float64, where both sides see a point near the kink of a ReLU
   on the same side. The table shows both numbers; the second one counts.
-- Completeness: |sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)| of canonized methods whose maps are
+- Completeness: |sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)| of DeepLIFT methods whose maps are
   complete; layer methods use a layer that all information passes through.
 - Limit: the difference of a random method to its exact result, with arguments that leave nothing to chance.
 - Forward, backward: samples sent through the network, for all samples together.
