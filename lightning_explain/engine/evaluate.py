@@ -179,7 +179,8 @@ def watching(layer: Callable[[str | None], nn.Module], reads: Iterable[Read]) ->
     def see(site: LayerSite, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if site in differentiated:
             # A node of its own: one output of the layer may be a step to another (the state of an LSTM cell).
-            tensors = tuple(t.view_as(t) for t in map(_begun, tensors))
+            # An alias keeps the strides; with those that a view gives a batch of one, torch 2.14 goes back wrongly on CPUs.
+            tensors = tuple(torch.ops.aten.alias(t) for t in map(_begun, tensors))
             caught.places[site] = tuple(map(Place.of, tensors))
         if site in readings:
             # Cloned, because other code may write into these tensors: whatever computed the input of this layer, or

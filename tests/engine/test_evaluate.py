@@ -284,3 +284,18 @@ def test_a_minimum_that_is_a_tensor_is_no_relu() -> None:
 
     found = explain(Clamped(), Probe(torch.rand(3, 4)), {"it": m.GuidedBackprop()}, []).attributions["it"]
     assert torch.isfinite(found).all()
+
+
+def test_a_layer_in_channels_last_has_its_gradient_for_a_single_sample() -> None:
+    """With the strides of a view torch 2.14 computes another gradient behind this layer, on a CPU, for a batch of one."""
+    torch.manual_seed(0)
+    stem, norm = nn.Conv2d(3, 64, 1, bias=False), nn.BatchNorm2d(64)
+    norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.data.normal_()
+    head = nn.Sequential(norm, nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    model = nn.Sequential(stem, head).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 7, 7).to(memory_format=torch.channels_last)
+    activation = stem(x).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(head(activation)[0, 2], activation)
+    method = m.LayerGradientXActivation(layer="0", multiply_by_inputs=False)
+    report = explain(model, Probe(x), {"it": method}, [], target=2, channels_last=True)
+    torch.testing.assert_close(report.attributions["it"], gradient)
