@@ -12,40 +12,14 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
+from cat_or_dog import CatOrDog, data
 from lightning_explain import ExplanationMonitor, Probe, load_reports
 from training import QUIET
 
 pytestmark = QUIET
 DATA = Path(__file__).parents[1] / "data"
 SNIPPETS = re.findall(r"```python\n(.*?)```", (DATA / "README-0.1.md").read_text(encoding="utf-8"), re.DOTALL)
-
-
-class CatOrDog(L.LightningModule):
-    """The classifier that README speaks of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer4, self.head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layer4(x).mean((2, 3)))
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def data() -> DataLoader[Any]:
-    torch.manual_seed(0)
-    return DataLoader(TensorDataset(torch.randn(32, 3, 12, 12), torch.arange(32) % 2), batch_size=16)
 
 
 def trainer(root: Path, **arguments: Any) -> L.Trainer:
