@@ -367,9 +367,6 @@ class Sink(ABC):
     def write(self, publication: Publication) -> None:
         """Writes one explanation."""
 
-    def close(self) -> None:  # noqa: B027 (optional)
-        """Once, after the training."""
-
 
 class Target(ABC):
     """Base class of targets: which number of the model's outputs is explained.
