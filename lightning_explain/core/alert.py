@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lightning_explain.core.validation import check_choice, check_whole, is_number, refused
+
 ACTIONS = ("log", "wandb", "stop")
 
 
@@ -33,7 +35,8 @@ class Alert:
         ValueError: If an argument is out of range, or not exactly one of ``above``, ``below`` and ``times`` is given.
 
     Example:
-        >>> from lightning_explain import Alert
+        >>> from lightning_explain.core.validation import check_choice, check_whole, is_number, refused
+    from lightning_explain import Alert
         >>> alert = Alert("relevance_mass/ig", below=0.3, patience=2, action="stop")
         >>> alert.condition
         'below 0.3'
@@ -50,22 +53,18 @@ class Alert:
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
-            raise TypeError(f"Alert(metric={self.metric!r}); give a score's name, such as 'relevance_mass/ig'.")
+            raise refused("Alert", "metric", self.metric, "a score's name, such as 'relevance_mass/ig'", TypeError)
         given = [name for name in _BOUNDS if getattr(self, name) is not None]
         if len(given) != 1:
             found = ", ".join(f"{name}={getattr(self, name)!r}" for name in given) or "none of them"
             raise ValueError(f"Alert({self.metric!r}) has {found}; give exactly one of {', '.join(_BOUNDS)}.")
         bound = getattr(self, given[0])
-        if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-            raise TypeError(f"Alert({given[0]}={bound!r}); give a number.")
-        if not math.isfinite(bound):
-            raise ValueError(f"Alert({given[0]}={bound!r}); give a finite number.")
+        if not is_number(bound) or not math.isfinite(bound):
+            raise refused("Alert", given[0], bound, "a finite number", ValueError if is_number(bound) else TypeError)
         if self.times is not None and (self.times <= 0 or self.times == 1):
-            raise ValueError(f"Alert(times={self.times!r}); give a number above 1, or one between 0 and 1.")
-        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(f"Alert(patience={self.patience!r}); give a whole number of at least 1.")
-        if self.action not in ACTIONS:
-            raise ValueError(f"Alert(action={self.action!r}); give one of {', '.join(map(repr, ACTIONS))}.")
+            raise refused("Alert", "times", self.times, "a number above 1, or one between 0 and 1")
+        check_whole("Alert", "patience", self.patience)
+        check_choice("Alert", "action", self.action, ACTIONS)
 
     @property
     def key(self) -> str:

@@ -1,81 +1,113 @@
-"""Argument checks: a value in, nothing or an error out that names the argument, what came, and what to give."""
+"""Argument checks: a value in, nothing or an error out that names the argument, what came, and what to give.
+
+``owner`` is the class whose argument is checked; an empty string for arguments of the monitor and of ``explain``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+import math
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 from lightning_explain.core.naming import unwritable
 
 _RULES = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
 
-def check_integral(owner: str, n_steps: Any, method: Any) -> None:
-    """Checks the arguments of a path integral: a number of steps of at least 1, and a known quadrature rule.
+def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
+    """Whether a value is an int of at least ``least``, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
-    Args:
-        owner: Name of the method's class, for the error.
-        n_steps: Number of points.
-        method: Captum's name of the quadrature rule.
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is an int or a float, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def refused(owner: str, name: str, value: object, allowed: str, error: type[Exception] = ValueError) -> Exception:
+    """The error for an argument with a value that is not allowed: ``OWNER(NAME=VALUE); give ALLOWED.``"""
+    given = f"{name}={value!r}"
+    return error(f"{f'{owner}({given})' if owner else given}; give {allowed}.")
+
+
+def check_whole(
+    owner: str,
+    name: str,
+    value: object,
+    least: int = 1,
+    also: Sequence[str | None] = (),
+    wrong_type: type[Exception] = ValueError,
+) -> None:
+    """Checks for a whole number of at least ``least``, or one of the values ``also``.
 
     Raises:
-        ValueError: If ``n_steps`` is below 1, or the rule is unknown.
+        ValueError: If the number is smaller.
+        wrong_type: If the value is anything else.
     """
-    check_positive(f"{owner}(n_steps", n_steps)
-    if method not in _RULES:
-        raise ValueError(f"{owner}(method={method!r}); give one of {', '.join(_RULES)}.")
+    if is_whole(value, least) or ((value is None or isinstance(value, str)) and value in also):
+        return
+    allowed = ", or ".join([f"a whole number of at least {least}", *map(repr, also)])
+    raise refused(owner, name, value, allowed, ValueError if is_whole(value) else wrong_type)
 
 
-def check_callable(name: str, value: Any) -> None:
-    """Checks for a callable or ``None``; ``name`` is the start of the error, such as ``"Lime(perturb_func"``.
-
-    Raises:
-        TypeError: If it is neither.
-    """
-    if value is not None and not callable(value):
-        raise TypeError(f"{name}={value!r}); give None or a callable (from Python only).")
-
-
-def check_positive(name: str, value: Any, least: int = 1) -> None:
-    """Checks for a whole number >= ``least``; ``name`` is the start of the error, such as ``"Lime(n_samples"``.
+def check_number(owner: str, name: str, value: object, example: str = "") -> None:
+    """Checks for a number above 0.
 
     Raises:
         ValueError: If the value is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}); give a whole number of at least {least}.")
+    if not (is_number(value) and value > 0):
+        raise refused(owner, name, value, f"a number above 0{example and f', such as {example}'}")
 
 
-def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
-    """Checks that argument ``name`` of the class ``owner`` is a whole number of at least ``least``.
-
-    Raises:
-        ValueError: If the value is anything else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}({name}={value!r}); give a whole number of at least {least}.")
-
-
-def check_size(owner: str, name: str, value: Any) -> None:
-    """Checks that argument ``name`` of the class ``owner`` is a number above 0.
+def check_range(owner: str, name: str, value: object, high: float) -> None:
+    """Checks for a number from 0 to ``high``.
 
     Raises:
         ValueError: If the value is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"{owner}({name}={value!r}); give a number above 0.")
+    if not (is_number(value) and 0 <= value <= high):
+        raise refused(owner, name, value, f"a number from 0 to {high}")
 
 
-def check_flag(owner: str, name: str, value: Any) -> None:
-    """Checks that argument ``name`` of the class ``owner`` is ``True`` or ``False``.
+def check_flag(owner: str, name: str, value: object) -> None:
+    """Checks for ``True`` or ``False``.
 
     Raises:
-        ValueError: If the value is anything else.
+        TypeError: If the value is anything else.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{owner}({name}={value!r}); give True or False.")
+        raise refused(owner, name, value, "True or False", TypeError)
+
+
+def check_callable(owner: str, name: str, value: object) -> None:
+    """Checks for a callable or ``None``.
+
+    Raises:
+        TypeError: If the value is neither.
+    """
+    if value is not None and not callable(value):
+        raise refused(owner, name, value, "None or a callable (from Python only)", TypeError)
+
+
+def check_choice(owner: str, name: str, value: object, choices: Sequence[str]) -> None:
+    """Checks for one of some words.
+
+    Raises:
+        ValueError: If the value is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise refused(owner, name, value, f"one of {', '.join(map(repr, choices))}")
+
+
+def check_integral(owner: str, n_steps: object, method: object, also: Sequence[str] = ()) -> None:
+    """Checks the arguments of a path integral: a number of steps of at least 1, and Captum's name of a quadrature rule.
+
+    Raises:
+        ValueError: If one of them is anything else.
+    """
+    check_whole(owner, "n_steps", n_steps, also=also)
+    check_choice(owner, "method", method, _RULES)
 
 
 def check_methods(metric: Any) -> None:
@@ -88,49 +120,9 @@ def check_methods(metric: Any) -> None:
     if names is None:
         return
     if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(
-            f"{type(metric).__name__}(methods={names!r}); give None (all methods) or a list of names of methods."
-        )
+        allowed = "None (all methods) or a list of names of methods"
+        raise refused(type(metric).__name__, "methods", names, allowed, TypeError)
     object.__setattr__(metric, "methods", tuple(names))
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"ProbeSelection({name}=...) got {value!r} ({type(value).__name__}); give whole numbers.")
-    if value < least:
-        raise ValueError(f"ProbeSelection({name}=...) got {value}; give whole numbers of at least {least}.")
-    return int(value)
-
-
-_CHOICES = {"hook": ("train_epoch_end", "validation_epoch_end"), "on_error": ("warn", "raise")}
-
-
-def check_choice(name: str, value: object) -> None:
-    """Checks the value of the monitor's argument ``hook`` or ``on_error`` against its allowed words.
-
-    Raises:
-        ValueError: If the value is none of them.
-    """
-    if value not in _CHOICES[name]:
-        raise ValueError(f"{name}={value!r}; give one of {', '.join(map(repr, _CHOICES[name]))}.")
-
-
-def check_kinds(flags: Mapping[str, object], functions: Mapping[str, object]) -> None:
-    """Checks that flags are ``True`` or ``False``, and that functions are callables or ``None``.
-
-    Args:
-        flags: Argument names to values that must be booleans.
-        functions: Argument names to values that must be callables or ``None``.
-
-    Raises:
-        TypeError: If a value is anything else.
-    """
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}; give True or False.")
-    for name, value in functions.items():
-        if value is not None and not callable(value):
-            raise TypeError(f"{name}={value!r}; give a function, or None.")
 
 
 def check_name(name: object) -> None:
@@ -140,7 +132,7 @@ def check_name(name: object) -> None:
         ValueError: If it cannot.
     """
     if not isinstance(name, str) or not name or name != name.strip("/ ") or name in (".", ".."):
-        raise ValueError(f"name={name!r}; give a word that can be a tag prefix and a folder, such as 'explain'.")
+        raise refused("", "name", name, "a word that can be a tag prefix and a folder, such as 'explain'")
     if fault := unwritable(name):
         raise ValueError(f"name={name[:40]!r} {fault}; give a shorter or plainer one, such as 'explain'.")
 
@@ -158,13 +150,3 @@ def check_monitor_names(names: Sequence[str]) -> None:
                 f"ExplanationMonitor(name={name!r}) and ExplanationMonitor(name={alike[0]!r}) would write to the same folder; "
                 "give them different names."
             )
-
-
-def check_seed(value: object) -> None:
-    """Checks that a seed is a whole number of at least 0.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"seed={value!r}; give a whole number of at least 0.")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Samples
+from lightning_explain.core.validation import is_whole
 
 FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
 
@@ -47,7 +48,7 @@ def _check_kind(owner: str, spec: Mapping[str, int]) -> None:
     if len(spec) != 1 or next(iter(spec)) not in KINDS:
         raise ValueError(f"{owner}={dict(spec)!r}); give {_WAYS}.")
     ((kind, number),) = spec.items()
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if not is_whole(number, 1):
         raise ValueError(f"{owner}={dict(spec)!r}); give {kind} a whole number of at least 1.")
     if kind == "superpixels":
         _slic()

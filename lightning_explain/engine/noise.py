@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Samples
+from lightning_explain.core.validation import is_number, refused
 
 Stdevs: TypeAlias = "float | tuple[float, ...]"
 
@@ -21,8 +22,8 @@ def check_stdevs(owner: str, stdevs: Any) -> None:
         ValueError: If there is none, or one is not a number of at least 0.
     """
     values = stdevs if isinstance(stdevs, (tuple, list)) else (stdevs,)
-    if not values or any(isinstance(s, bool) or not isinstance(s, (int, float)) or not s >= 0 for s in values):
-        raise ValueError(f"{owner}(stdevs={stdevs!r}); give a number of at least 0, or one for each input.")
+    if not values or not all(is_number(s) and s >= 0 for s in values):
+        raise refused(owner, "stdevs", stdevs, "a number of at least 0, or one for each input")
 
 
 def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs) -> tuple[Tensor, ...]:

@@ -28,7 +28,7 @@ from lightning_explain.checks.verdicts import acted_upon
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.report import PassCount, Report
-from lightning_explain.core.validation import check_seed
+from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
 from lightning_explain.distributed.ranks import ELSEWHERE
@@ -388,7 +388,7 @@ def explain(
             "give a torch.nn.Module and a Probe(inputs, targets)."
         )
     check_target(target)
-    check_seed(seed)
+    check_whole("", "seed", seed, least=0)
     explainer = Explainer(
         methods=build_methods(methods),
         metrics=build_metrics(metrics),

@@ -12,6 +12,7 @@ from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain.core.contracts import Method, Metric
 from lightning_explain.core.naming import _either, nearest, snake_case, unwritable
+from lightning_explain.core.validation import check_flag, check_whole, refused
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
 
@@ -60,14 +61,13 @@ def _checked(instances: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _check_kinds(instance: Any, where: str) -> None:
     """Checks flags and layer names in our own classes, and in methods inside them."""
+    owner = f"{where}: {type(instance).__name__}"
     for field in fields(instance) if type(instance) in (*METHODS.values(), *METRICS.values()) else ():
         value = getattr(instance, field.name)
-        if field.type == "bool" and not isinstance(value, bool):
-            raise TypeError(f"{where}: {type(instance).__name__}({field.name}={value!r}); give True or False.")
+        if field.type == "bool":
+            check_flag(owner, field.name, value)
         if field.name == "layer" and value is not None and not isinstance(value, str):
-            raise TypeError(
-                f"{where}: {type(instance).__name__}(layer={value!r}); give a module's name, such as 'layer4'."
-            )
+            raise refused(owner, "layer", value, "a module's name, such as 'layer4'", TypeError)
         if field.name == "attribution_method":
             _check_kinds(value, f"{where}.attribution_method")
 
@@ -100,11 +100,8 @@ def check_limit(value: int | str) -> int | None:
     Raises:
         ValueError: If it is neither ``"auto"`` nor a whole number of at least 1.
     """
-    if value == "auto":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'max_examples_per_pass={value!r}; give "auto" or a whole number of at least 1.')
-    return value
+    check_whole("", "max_examples_per_pass", value, also=("auto",))
+    return None if value == "auto" else int(value)
 
 
 _INSIDE = "attribution_method"

@@ -67,16 +67,6 @@ class _Sums(OnPath):
         return (*total, torch.stack([outputs[0], outputs[-1]], 1))
 
 
-def check_tolerance(owner: str, tolerance: Any) -> None:
-    """Refuses a ``tolerance`` that is not a number above 0.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
-        raise ValueError(f"{owner}(tolerance={tolerance!r}); give a number above 0, such as 0.01.")
-
-
 def adaptive(method: Any, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
     """Integrates the gradients from the baseline to the input, with as many points as each sample needs.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Attribution, Samples
+from lightning_explain.core.validation import is_whole
 from lightning_explain.distributed.fsdp import regather
 from lightning_explain.engine.captum_adapter import attribute, freeze
 
@@ -151,7 +152,7 @@ class OfNeuron(Method):
 
     def _check_index(self) -> None:
         index = self.neuron_selector if isinstance(self.neuron_selector, tuple) else (self.neuron_selector,)
-        if not index or any(isinstance(i, bool) or not isinstance(i, (int, slice)) for i in index):
+        if not index or not all(isinstance(i, slice) or is_whole(i) for i in index):
             raise TypeError(
                 f"{type(self).__name__}(neuron_selector={self.neuron_selector!r}); give None (the strongest unit on the "
                 "probe), an int, a tuple of ints and slices such as (channel, row, column), or a callable."

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Reference
 from lightning_explain.core.points import DEEPLIFT, Evaluation, Read, Reducer
 from lightning_explain.core.probe import Baseline, Samples
-from lightning_explain.core.validation import check_callable
+from lightning_explain.core.validation import check_callable, check_number
 from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.noise import narrowed, wide
@@ -134,9 +134,8 @@ class DeepLift(Rescaling):
     def __post_init__(self) -> None:
         freeze(self)
         check_baseline(self.baselines)
-        check_callable("DeepLift(custom_attribution_func", self.custom_attribution_func)
-        if not self.eps > 0:
-            raise ValueError(f"DeepLift(eps={self.eps!r}); give a number above 0.")
+        check_callable("DeepLift", "custom_attribution_func", self.custom_attribution_func)
+        check_number("DeepLift", "eps", self.eps)
 
     @property
     def completeness(self) -> Reference | None:
@@ -199,7 +198,7 @@ class DeepLiftShap(Rescaling):
     def __post_init__(self) -> None:
         freeze(self)
         check_baseline(self.baselines, DISTRIBUTIONS)
-        check_callable("DeepLiftShap(custom_attribution_func", self.custom_attribution_func)
+        check_callable("DeepLiftShap", "custom_attribution_func", self.custom_attribution_func)
 
     @property
     def completeness(self) -> Reference | None:
@@ -264,7 +263,7 @@ class LayerDeepLift(RescalingAtLayer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_baseline(self.baselines)
-        check_callable("LayerDeepLift(custom_attribution_func", self.custom_attribution_func)
+        check_callable("LayerDeepLift", "custom_attribution_func", self.custom_attribution_func)
 
     @property
     def completeness(self) -> Reference | None:
@@ -330,7 +329,7 @@ class LayerDeepLiftShap(RescalingAtLayer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_baseline(self.baselines, DISTRIBUTIONS)
-        check_callable("LayerDeepLiftShap(custom_attribution_func", self.custom_attribution_func)
+        check_callable("LayerDeepLiftShap", "custom_attribution_func", self.custom_attribution_func)
 
     @property
     def completeness(self) -> Reference | None:

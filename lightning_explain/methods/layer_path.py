@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from lightning_explain.core.contracts import ExplainedFunction, Reference
 from lightning_explain.core.points import PLAIN, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
-from lightning_explain.core.validation import check_integral, check_positive
+from lightning_explain.core.validation import check_integral, check_number, check_whole
 from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
 from lightning_explain.engine.noise import Stdevs, check_stdevs, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Line, random_line
-from lightning_explain.methods._adaptive import AUTO, FIRST, check_tolerance, refined
+from lightning_explain.methods._adaptive import AUTO, FIRST, refined
 from lightning_explain.methods._base import AtLayer, OnPath, added, each, sum_of_evaluations
 from lightning_explain.methods.layer import LayerActivation, Replaceable
 from lightning_explain.modalities.image import Reshape
@@ -195,7 +195,7 @@ class LayerIntegratedGradients(AtLayer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self)
-        check_tolerance("LayerIntegratedGradients", self.tolerance)
+        check_number("LayerIntegratedGradients", "tolerance", self.tolerance, "0.01")
 
     @property
     def completeness(self) -> Reference | None:
@@ -303,7 +303,7 @@ class LayerGradientShap(AtLayer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("LayerGradientShap(n_samples", self.n_samples)
+        check_whole("LayerGradientShap", "n_samples", self.n_samples)
         check_stdevs("LayerGradientShap", self.stdevs)
         check_baseline(self.baselines, DISTRIBUTIONS)
 
@@ -338,6 +338,6 @@ _Line = LayerConductance | InternalInfluence | LayerIntegratedGradients
 
 
 def _check(method: _Line) -> None:
-    steps = 1 if isinstance(method, LayerIntegratedGradients) and method.n_steps == AUTO else method.n_steps
-    check_integral(type(method).__name__, steps, method.method)
+    also = (AUTO,) if isinstance(method, LayerIntegratedGradients) else ()
+    check_integral(type(method).__name__, method.n_steps, method.method, also)
     check_baseline(method.baselines)

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.points import Path, Read, Reducer, path_of
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
-from lightning_explain.core.validation import check_positive
+from lightning_explain.core.validation import check_choice, check_whole
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.noise import Stdevs, add_noise, check_stdevs, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Cloud
@@ -66,12 +66,10 @@ class NoiseTunnel(OnPath):
                 f"NoiseTunnel(attribution_method={self.attribution_method!r}) is not a method; give one of "
                 "lightning_explain.methods, e.g. Saliency(abs=False)."
             )
-        if self.nt_type not in _TYPES:
-            raise ValueError(f"NoiseTunnel(nt_type={self.nt_type!r}); give one of {', '.join(_TYPES)}.")
+        check_choice("NoiseTunnel", "nt_type", self.nt_type, _TYPES)
         # The variance over a single copy is zero.
-        check_positive("NoiseTunnel(nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
-        if self.nt_samples_batch_size is not None:
-            check_positive("NoiseTunnel(nt_samples_batch_size", self.nt_samples_batch_size)
+        check_whole("NoiseTunnel", "nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
+        check_whole("NoiseTunnel", "nt_samples_batch_size", self.nt_samples_batch_size, also=(None,))
         check_stdevs("NoiseTunnel", self.stdevs)
 
     @property

@@ -11,12 +11,12 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Reference
 from lightning_explain.core.points import PLAIN, Evaluation, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
-from lightning_explain.core.validation import check_integral, check_positive
+from lightning_explain.core.validation import check_integral, check_number, check_whole
 from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.engine.captum_adapter import freeze, needs_gradient
 from lightning_explain.engine.noise import Stdevs, check_stdevs, narrowed, wide
 from lightning_explain.engine.paths import Line, RandomLine
-from lightning_explain.methods._adaptive import AUTO, adaptive, check_tolerance
+from lightning_explain.methods._adaptive import AUTO, adaptive
 from lightning_explain.methods._base import OnPath, added, each, sum_of_evaluations
 
 
@@ -59,9 +59,9 @@ class IntegratedGradients(OnPath):
 
     def __post_init__(self) -> None:
         freeze(self)
-        check_integral("IntegratedGradients", 1 if self.n_steps == AUTO else self.n_steps, self.method)
+        check_integral("IntegratedGradients", self.n_steps, self.method, also=(AUTO,))
         check_baseline(self.baselines)
-        check_tolerance("IntegratedGradients", self.tolerance)
+        check_number("IntegratedGradients", "tolerance", self.tolerance, "0.01")
 
     @property
     def completeness(self) -> Reference | None:
@@ -134,7 +134,7 @@ class GradientShap(OnPath):
 
     def __post_init__(self) -> None:
         freeze(self)
-        check_positive("GradientShap(n_samples", self.n_samples)
+        check_whole("GradientShap", "n_samples", self.n_samples)
         check_stdevs("GradientShap", self.stdevs)
         check_baseline(self.baselines, DISTRIBUTIONS)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Reducer
 from lightning_explain.core.probe import Baseline, Samples
-from lightning_explain.core.validation import check_callable
+from lightning_explain.core.validation import check_callable, is_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.features import FeatureMask, check_feature_mask, features_of
@@ -171,7 +171,7 @@ class FeaturePermutation(Ablating):
     def __post_init__(self) -> None:
         freeze(self)
         check_feature_mask("FeaturePermutation(feature_mask", self.feature_mask)
-        check_callable("FeaturePermutation(perm_func", self.perm_func)
+        check_callable("FeaturePermutation", "perm_func", self.perm_func)
 
     @property
     def path(self) -> Permutations:
@@ -215,4 +215,4 @@ def _zeros(samples: Samples) -> list[Tensor]:
 def _positive(value: object) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(_positive(v) for v in value)
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return is_whole(value, 1)

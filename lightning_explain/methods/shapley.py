@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
-from lightning_explain.core.validation import check_positive
+from lightning_explain.core.validation import check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import attribute, freeze, in_pieces
 from lightning_explain.engine.features import FeatureMask, Features, check_feature_mask, features_of
@@ -70,7 +70,7 @@ class ShapleyValueSampling(Method):
 
     def __post_init__(self) -> None:
         freeze(self)
-        check_positive("ShapleyValueSampling(n_samples", self.n_samples)
+        check_whole("ShapleyValueSampling", "n_samples", self.n_samples)
         check_baseline(self.baselines)
         check_feature_mask("ShapleyValueSampling(feature_mask", self.feature_mask)
 

@@ -14,7 +14,7 @@ from captum import attr as captum
 
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple
-from lightning_explain.core.validation import check_callable, check_positive
+from lightning_explain.core.validation import check_callable, check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import attribute, freeze
 from lightning_explain.engine.features import FeatureMask, check_feature_mask, features_of
@@ -70,7 +70,7 @@ class Lime(Method):
     def __post_init__(self) -> None:
         _check(self)
         for name in ("similarity_func", "perturb_func"):
-            check_callable(f"Lime({name}", getattr(self, name))
+            check_callable("Lime", name, getattr(self, name))
         if self.interpretable_model is None:
             _check_sklearn("Lime", "; or give an interpretable_model")
 
@@ -138,7 +138,7 @@ def _check(method: Lime | KernelShap) -> None:
     freeze(method)
     owner = type(method).__name__
     # Any model fits a single draw, including the all-zero model.
-    check_positive(f"{owner}(n_samples", method.n_samples, least=2)
+    check_whole(owner, "n_samples", method.n_samples, least=2)
     check_baseline(method.baselines)
     check_feature_mask(f"{owner}(feature_mask", method.feature_mask)
 

@@ -48,7 +48,7 @@ class Agreement(Free):
         abs: Rank by absolute value. Use it to compare signed maps with unsigned ones.
 
     Raises:
-        ValueError: If ``abs`` is not a bool.
+        TypeError: If ``abs`` is not a bool.
 
     Example:
         >>> methods = [m.Saliency(abs=False), m.InputXGradient()]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.report import PassCount
-from lightning_explain.core.validation import check_count, check_flag
+from lightning_explain.core.validation import check_flag, check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.metrics._common import draws_of
 from lightning_explain.metrics._ranking import relevance, scores, spread, unit_count
@@ -49,7 +49,7 @@ class _Curve(Metric):
 
     def _check(self) -> None:
         owner = type(self).__name__
-        check_count(owner, "n_steps", self.n_steps)
+        check_whole(owner, "n_steps", self.n_steps)
         check_baseline(self.baselines)
         check_flag(owner, "normalize", self.normalize)
 
@@ -109,7 +109,7 @@ class Deletion(_Curve):
 
     Raises:
         ValueError: If an argument is not allowed.
-        TypeError: If ``baselines`` is of a kind that is not allowed.
+        TypeError: If ``normalize`` or ``baselines`` is of another type.
 
     Example:
         >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Deletion(n_steps=8)])
@@ -151,7 +151,7 @@ class Insertion(_Curve):
 
     Raises:
         ValueError: If an argument is not allowed.
-        TypeError: If ``baselines`` is of a kind that is not allowed.
+        TypeError: If ``normalize`` or ``baselines`` is of another type.
 
     Example:
         >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Insertion(n_steps=8)])

@@ -81,8 +81,7 @@ class Drift(Metric):
         methods: Names of the methods to score. Default: all.
 
     Raises:
-        ValueError: If ``abs`` or ``ssim`` is not a bool.
-        TypeError: If ``methods`` is not a list of names.
+        TypeError: If ``abs`` or ``ssim`` is not a bool, or ``methods`` no list of names.
 
     Example:
         >>> methods = [m.Saliency(abs=False)]

@@ -14,7 +14,7 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, bare
 from lightning_explain.core.report import PassCount
-from lightning_explain.core.validation import check_count, check_methods, check_size
+from lightning_explain.core.validation import check_methods, check_number, check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.metrics._common import draws_of, needs_floating
 
@@ -101,11 +101,10 @@ class Infidelity(Metric):
             raise ValueError(
                 f"Infidelity(perturb_func={self.perturb_func!r}): {nearest(str(self.perturb_func), _KINDS)} Or a callable."
             )
-        check_count("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
-        check_size("Infidelity", "stdevs", self.stdevs)
+        check_whole("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
+        check_number("Infidelity", "stdevs", self.stdevs)
         check_baseline(self.baselines)
-        if self.size is not None:
-            check_count("Infidelity", "size", self.size)
+        check_whole("Infidelity", "size", self.size, also=(None,))
         check_methods(self)
 
     def fitted(self, inputs: tuple[Tensor, ...]) -> Infidelity:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_explain.core.contracts import MetricInputs, Score
-from lightning_explain.core.validation import check_count
+from lightning_explain.core.validation import check_whole
 from lightning_explain.metrics._common import Free
 
 
@@ -165,7 +165,7 @@ class PointingGame(Free):
     needs_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("PointingGame", "tolerance", self.tolerance, 0)
+        check_whole("PointingGame", "tolerance", self.tolerance, 0)
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """1 for a hit and 0 for a miss; samples with an empty mask or a constant map give NaN.

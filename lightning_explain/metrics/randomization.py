@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.core.report import PassCount
-from lightning_explain.core.validation import check_count, check_flag, check_methods
+from lightning_explain.core.validation import check_flag, check_methods, check_whole
 from lightning_explain.metrics._ranking import mean_over, spearman
 from lightning_explain.model.reinitialize import randomized, top_down
 
@@ -51,7 +51,8 @@ class Randomization(Metric):
         methods: Names of the methods to score. Default: all.
 
     Raises:
-        ValueError: If an argument is not allowed.
+        ValueError: If a number is out of range.
+        TypeError: If ``abs`` or ``methods`` is of another type.
 
     Example:
         >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Randomization(n_layers=2)])
@@ -68,9 +69,8 @@ class Randomization(Metric):
     suffixes = ("", "top", "full")
 
     def __post_init__(self) -> None:
-        if self.n_layers is not None:
-            check_count("Randomization", "n_layers", self.n_layers)
-        check_count("Randomization", "n_draws", self.n_draws)
+        check_whole("Randomization", "n_layers", self.n_layers, also=(None,))
+        check_whole("Randomization", "n_draws", self.n_draws)
         check_flag("Randomization", "abs", self.abs)
         check_methods(self)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.core.report import PassCount
-from lightning_explain.core.validation import check_count, check_methods, check_size
+from lightning_explain.core.validation import check_callable, check_methods, check_number, check_whole
 from lightning_explain.metrics._common import draws_of, needs_floating
 
 PerturbFunc = Callable[..., Attribution]
@@ -59,7 +59,8 @@ class SensitivityMax(Metric):
         methods: Names of the methods to score. Default: all.
 
     Raises:
-        ValueError: If an argument is not allowed.
+        ValueError: If a number is out of range.
+        TypeError: If ``perturb_func`` or ``methods`` is of another type.
 
     Example:
         >>> methods = [m.Saliency(abs=False)]
@@ -77,12 +78,11 @@ class SensitivityMax(Metric):
     higher_is_better: ClassVar[bool | None] = False
 
     def __post_init__(self) -> None:
-        check_size("SensitivityMax", "perturb_radius", self.perturb_radius)
-        check_count("SensitivityMax", "n_perturb_samples", self.n_perturb_samples)
+        check_number("SensitivityMax", "perturb_radius", self.perturb_radius)
+        check_whole("SensitivityMax", "n_perturb_samples", self.n_perturb_samples)
         if self.norm_ord not in ("fro", "inf"):
-            check_size("SensitivityMax", "norm_ord", self.norm_ord)
-        if self.perturb_func is not None and not callable(self.perturb_func):
-            raise ValueError(f"SensitivityMax(perturb_func={self.perturb_func!r}); give None or a callable.")
+            check_number("SensitivityMax", "norm_ord", self.norm_ord)
+        check_callable("SensitivityMax", "perturb_func", self.perturb_func)
         check_methods(self)
 
     def fitted(self, inputs: tuple[Tensor, ...]) -> SensitivityMax:

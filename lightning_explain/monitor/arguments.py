@@ -10,12 +10,21 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, Sink
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.validation import check_choice, check_kinds, check_name, check_seed
+from lightning_explain.core.validation import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_name,
+    check_whole,
+    is_number,
+    refused,
+)
 from lightning_explain.model.targets import check_target
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
 from lightning_explain.render.options import Options
 
+_HOOKS = ("train_epoch_end", "validation_epoch_end")
 _RESERVED = ("caption", "overhead", "seconds", "table")
 
 
@@ -44,10 +53,13 @@ def check_plain(
         TypeError: If a type is not allowed.
     """
     check_target(target)
-    check_seed(seed)
-    check_kinds(flags=flags, functions=functions)
-    check_choice("hook", hook)
-    check_choice("on_error", on_error)
+    check_whole("", "seed", seed, least=0)
+    for flag, value in flags.items():
+        check_flag("", flag, value)
+    for function, value in functions.items():
+        check_callable("", function, value)
+    check_choice("", "hook", hook, _HOOKS)
+    check_choice("", "on_error", on_error, ("warn", "raise"))
     check_name(name)
 
 
@@ -58,15 +70,13 @@ def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any
         ValueError: If a count or the share is out of range, or two arguments exclude each other.
     """
     for name, value in {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r}; give a whole number of at least 1, or None.")
+        check_whole("", name, value, also=(None,))
     if every_n_epochs is not None and every_n_train_steps is not None:
         raise ValueError("every_n_epochs and every_n_train_steps exclude each other; give one of them.")
     if every_n_train_steps is not None and hook == "validation_epoch_end":
         raise ValueError('every_n_train_steps and hook="validation_epoch_end" exclude each other; give one of them.')
-    number = isinstance(max_overhead, (int, float)) and not isinstance(max_overhead, bool)
-    if max_overhead is not None and not (number and 0 < max_overhead < math.inf):
-        raise ValueError(f"max_overhead={max_overhead!r}; give None or a share above 0, such as 0.05.")
+    if max_overhead is not None and not (is_number(max_overhead) and 0 < max_overhead < math.inf):
+        raise refused("", "max_overhead", max_overhead, "None or a share above 0, such as 0.05")
     return Schedule(every=every_n_epochs or every_n_train_steps or 1, max_overhead=max_overhead)
 
 

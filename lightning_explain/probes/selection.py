@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import seed_generators, seeded_random_state
 from lightning_explain.core.serialization import columns, copied, fingerprint, probe_from_state, probe_state
-from lightning_explain.core.validation import _whole
+from lightning_explain.core.validation import check_choice, check_flag, check_whole, is_whole, refused
 from lightning_explain.probes.binding import BatchFn, samples_of
 
 Source = Literal["val", "train", "test"]
@@ -67,11 +68,9 @@ class ProbeSelection:
 
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("seed", 0), ("dataloader_idx", 0)):
-            object.__setattr__(self, name, _whole(name, getattr(self, name), least))
-        if self.source not in get_args(Source):
-            raise ValueError(f"ProbeSelection(source={self.source!r}); give one of {', '.join(get_args(Source))}.")
-        if not isinstance(self.per_class, bool):
-            raise TypeError(f"ProbeSelection(per_class={self.per_class!r}); give True or False.")
+            object.__setattr__(self, name, int(_whole(name, getattr(self, name), least)))
+        check_choice("ProbeSelection", "source", self.source, get_args(Source))
+        check_flag("ProbeSelection", "per_class", self.per_class)
         if self.indices is not None:
             object.__setattr__(self, "indices", self._checked_indices(self.indices))
 
@@ -79,15 +78,22 @@ class ProbeSelection:
         if isinstance(given, (Tensor, np.ndarray)):
             given = given.tolist()
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-            raise TypeError(f"ProbeSelection(indices={given!r}); give a list of whole numbers, or None.")
-        indices = tuple(_whole("indices", i, 0) for i in given)
-        twice = sorted({i for i in indices if indices.count(i) > 1})
+            raise refused("ProbeSelection", "indices", given, "a list of whole numbers, or None", TypeError)
+        indices = [_whole(f"indices[{place}]", index, 0) for place, index in enumerate(given)]
+        twice = sorted(index for index, times in Counter(indices).items() if times > 1)
         if not indices or twice:
             what = f"has {twice} twice" if twice else "is empty"
             raise ValueError(f"ProbeSelection(indices=...) {what}; give at least one sample, and each only once.")
         if self.per_class:
             raise ValueError("ProbeSelection(indices=..., per_class=True): they exclude each other; give one of them.")
-        return indices
+        return tuple(map(int, indices))
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    number = int(value) if isinstance(value, np.integer) else value
+    check_whole("ProbeSelection", name, number, least, wrong_type=TypeError)
+    assert is_whole(number)
+    return number
 
 
 # -- from a loader -------------------------------------------------------------------------------------------------

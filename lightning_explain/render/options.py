@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.validation import check_flag, check_range, check_whole
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
 from lightning_explain.render.image import Normalization, check_panel
 
@@ -90,12 +91,11 @@ class Options:
         object.__setattr__(self, "outlier_perc", _each("outlier_perc", self.outlier_perc, _outlier_perc, 2.0))
         object.__setattr__(self, "normalization", _normalization(self.normalization))
         object.__setattr__(self, "class_names", _class_names(self.class_names))
-        _check_range("alpha_overlay", self.alpha_overlay, 1)
+        check_range("", "alpha_overlay", self.alpha_overlay, 1)
         for name in ("min_pixels", "max_pixels", "max_rows"):
-            _check_count(name, getattr(self, name))
+            check_whole("", name, getattr(self, name))
         for name in ("colorbar", "titles"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}={getattr(self, name)!r}; give True or False.")
+            check_flag("", name, getattr(self, name))
 
     def of(self, method: str) -> PanelStyle:
         """The style for the method with this name."""
@@ -143,7 +143,7 @@ def _cmap(value: Any) -> Any:
 
 
 def _outlier_perc(value: Any) -> Any:
-    _check_range("outlier_perc", value, 100)
+    check_range("", "outlier_perc", value, 100)
     return value
 
 
@@ -190,13 +190,3 @@ def _sequence(name: str, value: Any) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name}={value!r} is {type(value).__name__}; give a list or a tuple.")
     return value
-
-
-def _check_range(name: str, value: Any, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
-        raise ValueError(f"{name}={value!r}; give a number from 0 to {high}.")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}; give a whole number of at least 1.")

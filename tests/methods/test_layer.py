@@ -104,7 +104,7 @@ def test_the_default_layer_is_the_last_with_a_feature_map() -> None:
             m.InternalInfluence,
             {"method": "simpson"},
             ValueError,
-            r"InternalInfluence\(method='simpson'\); give one of rie",
+            r"InternalInfluence\(method='simpson'\); give one of 'rie",
         ),
         (m.LayerIntegratedGradients, {"baselines": "probe"}, ValueError, "baselines='probe'"),
         (m.LayerGradientShap, {"n_samples": 0}, ValueError, r"LayerGradientShap\(n_samples=0\)"),

@@ -214,8 +214,8 @@ def test_alerts_that_cannot_be_are_refused_at_once(alerts: Any, message: str) ->
     [
         ({}, "has none of them; give exactly one of above, below, times"),
         ({"above": 1, "below": 0}, "has above=1, below=0; give exactly one"),
-        ({"above": "1"}, r"Alert\(above='1'\); give a number"),
-        ({"above": True}, r"Alert\(above=True\); give a number"),
+        ({"above": "1"}, r"Alert\(above='1'\); give a finite number"),
+        ({"above": True}, r"Alert\(above=True\); give a finite number"),
         ({"below": float("nan")}, r"Alert\(below=nan\); give a finite number"),
         ({"times": -2}, r"Alert\(times=-2\); give a number above 1"),
         ({"times": 1}, r"Alert\(times=1\); give a number above 1"),

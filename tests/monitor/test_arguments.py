@@ -41,10 +41,14 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "overhead as a flag": ({"max_overhead": True}, ValueError, "max_overhead=True; give None or a share"),
     "target": ({"target": "lable"}, ValueError, "target='lable': did you mean 'label'"),
     "target as a flag": ({"target": True}, TypeError, "target=True is of type bool"),
-    "no samples a pass": ({"max_examples_per_pass": 0}, ValueError, 'max_examples_per_pass=0; give "auto" or'),
+    "no samples a pass": (
+        {"max_examples_per_pass": 0},
+        ValueError,
+        "max_examples_per_pass=0; give a whole number of at least 1, or 'auto'",
+    ),
     "probe": ({"probe": "val"}, TypeError, r"probe is a str; give ProbeSelection\(count=16\)"),
-    "indices": ({"probe": [1, "2"]}, TypeError, r"indices=\.\.\.\) got '2' \(str\); give whole numbers"),
-    "negative index": ({"probe": [-1]}, ValueError, "got -1; give whole numbers of at least 0"),
+    "indices": ({"probe": [1, "2"]}, TypeError, r"indices\[1\]='2'\); give a whole number"),
+    "negative index": ({"probe": [-1]}, ValueError, r"indices\[0\]=-1\); give a whole number of at least 0"),
     "method": (
         {"methods": ["Salience"]},
         ValueError,
@@ -87,7 +91,7 @@ def test_an_argument_that_cannot_be_is_refused(arguments: dict[str, Any], error:
 
 
 def test_no_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"ProbeSelection\(count=\.\.\.\) got 0; give whole numbers of at least 1"):
+    with pytest.raises(ValueError, match=r"ProbeSelection\(count=0\); give a whole number of at least 1"):
         ProbeSelection(count=0)
 
 
