@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
 from lightning_explain.engine.rules import RULES
+from lightning_explain.model.hooks import at_layer
 
 T = TypeVar("T")
 
@@ -190,7 +191,7 @@ def watching(layer: Callable[[str | None], nn.Module], reads: Iterable[Read]) ->
 
     with ExitStack() as stack:
         for site in {site for _, site in reads if site}:
-            stack.callback(intercept(layer(site.layer), site, partial(see, site)).remove)
+            stack.enter_context(intercept(layer(site.layer), site, partial(see, site)))
         yield caught
 
 
@@ -214,9 +215,7 @@ def intercept(module: nn.Module, site: LayerSite, see: See) -> RemovableHandle:
         copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
         return _like(value, copies) if several else copies[0]
 
-    if site.of_input:
-        return module.register_forward_pre_hook(lambda module, arguments: passed(arguments))
-    return module.register_forward_hook(lambda module, arguments, output: passed(output))
+    return at_layer(module, site.of_input, passed)
 
 
 def _like(value: Any, parts: list[Any]) -> Any:

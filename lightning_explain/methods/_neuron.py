@@ -16,6 +16,7 @@ from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.core.validation import is_whole
 from lightning_explain.distributed.fsdp import regather
 from lightning_explain.engine.captum_adapter import attribute, freeze
+from lightning_explain.model.hooks import at_layer
 
 Selector: TypeAlias = "None | int | tuple[int | slice, ...] | Callable[[Any], Tensor]"
 
@@ -49,14 +50,8 @@ class Neuron(nn.Module):
             ValueError: If the layer does not run, or the selector does not choose one number for each sample.
         """
         found: list[Any] = []
-        if self._of_input:
-            handle = self._watched[0].register_forward_pre_hook(lambda module, inputs: found.append(_copied(inputs)))
-        else:
-            handle = self._watched[0].register_forward_hook(lambda module, inputs, out: found.append(_copied(out)))
-        try:
+        with at_layer(self._watched[0], self._of_input, lambda value: found.append(_copied(value))):
             self.inner(*arguments)
-        finally:
-            handle.remove()
         if not found:
             raise ValueError(
                 f"The layer {type(self._watched[0]).__name__} of a neuron method does not run in this model; "

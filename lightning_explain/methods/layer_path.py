@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from captum import attr as captum
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Reference
 from lightning_explain.core.points import PLAIN, Reducer
@@ -22,6 +22,7 @@ from lightning_explain.methods._adaptive import AUTO, FIRST, refined
 from lightning_explain.methods._base import AtLayer, OnPath, added, each, sum_of_evaluations
 from lightning_explain.methods.layer import LayerActivation, Replaceable
 from lightning_explain.modalities.image import Reshape
+from lightning_explain.model.hooks import at_layer
 
 
 @dataclass(frozen=True)
@@ -239,18 +240,13 @@ class LayerIntegratedGradients(AtLayer):
 
     def _replaced(self, explained: ExplainedFunction, samples: Samples, values: tuple[Tensor, ...]) -> Tensor:
         """F at the samples with the layer's activation replaced by ``values``, ``(N,)``; what bypasses the layer is unchanged."""
-        layer = Replaceable(explained.layer(self.layer))
-        hook = layer.register_forward_pre_hook if self.attribute_to_layer_input else layer.register_forward_hook
 
-        def replacement(module: nn.Module, *passed: Any) -> Any:
-            return bare(values) if isinstance(passed[-1], Tensor) else values
+        def replacement(passed: Any) -> Any:
+            copies = tuple(value.clone() for value in values)
+            return bare(copies) if isinstance(passed, Tensor) else copies
 
-        handle = hook(replacement)
-        try:
-            with torch.no_grad():
-                return explained.forward(*explained.in_memory_layout(samples.inputs), *samples.extra)  # type: ignore[no-any-return]
-        finally:
-            handle.remove()
+        with at_layer(explained.layer(self.layer), self.attribute_to_layer_input, replacement), torch.no_grad():
+            return explained.forward(*explained.in_memory_layout(samples.inputs), *samples.extra)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
 from lightning_explain.methods._base import AtLayer
 from lightning_explain.modalities.image import Reshape
+from lightning_explain.model.hooks import at_layer, at_modules
 from lightning_explain.model.inventory import is_layer
 
 # In eval mode these return their input, possibly reshaped; relevance passes them unchanged.
@@ -169,14 +170,8 @@ def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[li
         # Captum itself copies the output of a layer with a rule.
         return value if ruled and not of_input else value.clone()
 
-    if of_input:
-        handle = layer.register_forward_pre_hook(lambda module, inputs: (note(inputs[0]), *inputs[1:]))
-    else:
-        handle = layer.register_forward_hook(lambda module, inputs, output: note(output))
-    try:
+    with at_layer(layer, of_input, lambda value: (note(value[0]), *value[1:]) if of_input else note(value)):
         yield found
-    finally:
-        handle.remove()
 
 
 def _layered(explained: ExplainedFunction, owner: str) -> _Layered:
@@ -190,18 +185,16 @@ def _layers(explained: ExplainedFunction, owner: str) -> list[nn.Module]:
     Raises:
         ValueError: If a layer has no rule.
     """
-    ran: list[tuple[str, nn.Module]] = []
-    with ExitStack() as stack:
-        for name, module in explained.forward.named_modules():
-            if is_layer(module):
-                hook = module.register_forward_hook(lambda m, i, o, name=name: ran.append((name, m)))
-                stack.callback(hook.remove)
+    ran: list[nn.Module] = []
+    with at_modules(explained.forward, leave=lambda module, inputs, output: ran.append(module)):
         explained.evaluate(explained.probe[:1])
-    for name, module in ran:
+    names = {module: name for name, module in explained.forward.named_modules()}
+    layers = [module for module in ran if is_layer(module)]
+    for module in layers:
         if not isinstance(module, _TRANSPARENT) and type(module) not in _SUPPORTED and not hasattr(module, "rule"):
             raise ValueError(
-                f"{owner} has no rule for the layer {name.removeprefix('model.')!r} ({type(module).__name__}); there are rules "
+                f"{owner} has no rule for the layer {names[module].removeprefix('model.')!r} ({type(module).__name__}); there are rules "
                 f"for {', '.join(kind.__name__ for kind in _SUPPORTED)}. Set one (layer.rule = EpsilonRule(), from "
                 "captum.attr._utils.lrp_rules) if the layer is nearly linear, or use IntegratedGradients."
             )
-    return [module for _, module in ran if not isinstance(module, _TRANSPARENT)]
+    return [module for module in layers if not isinstance(module, _TRANSPARENT)]

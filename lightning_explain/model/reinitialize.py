@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Draws
 from lightning_explain.core.probe import Samples
+from lightning_explain.model.hooks import at_modules
 
 
 def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]:
@@ -30,12 +31,8 @@ def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]
     def note(module: nn.Module, arguments: object) -> None:
         started[module] = len(started)
 
-    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
-    try:
+    with at_modules(model, enter=note):
         forward()
-    finally:
-        for handle in handles:
-            handle.remove()
     found, latest = [], -1
     for place, module in enumerate(model.modules()):
         latest = started.get(module, latest)
