@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lightning_explain import methods as method_classes
@@ -24,6 +24,7 @@ METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metr
 
 
 AUTO_LIMIT = 64
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class UncheckedError(RuntimeError):
@@ -43,20 +44,14 @@ def build_methods(requests: Requests) -> dict[str, Method]:
             "methods is empty, so there is nothing to explain; name one, such as ['Saliency'], or give "
             "ExplanationMonitor(enabled=False) to switch it off."
         )
-    return _checked(build(requests, METHODS, "method", Method), "method")
+    return build(requests, METHODS, "method", Method)
 
 
 def build_metrics(requests: Requests) -> dict[str, Metric]:
     """Builds named metrics from what the user writes; ``None`` gives infidelity and sensitivity."""
     if requests is None:
         requests = [metric_classes.Infidelity(), metric_classes.SensitivityMax()]
-    return _checked(build(requests, METRICS, "metric", Metric), "metric")
-
-
-def _checked(instances: dict[str, Any], kind: str) -> dict[str, Any]:
-    for name, instance in instances.items():
-        _check_kinds(instance, f"{kind}s[{name!r}]")
-    return instances
+    return build(requests, METRICS, "metric", Metric)
 
 
 def _check_kinds(instance: Any, where: str) -> None:
@@ -104,11 +99,7 @@ def check_limit(value: int | str) -> int | None:
     return None if value == "auto" else int(value)
 
 
-_INSIDE = "attribution_method"
-"""The argument that takes another method."""
-
-
-def build(requests: Requests, classes: Mapping[str, type], kind: str, protocol: type | None = None) -> dict[str, Any]:
+def build(requests: Requests, classes: Mapping[str, type], kind: str, base: type) -> dict[str, Any]:
     """Turns what users write into instances by name.
 
     A request is an instance, a class, the name of a class, or a mapping ``{"name": ClassName, **arguments}`` whose
@@ -118,135 +109,107 @@ def build(requests: Requests, classes: Mapping[str, type], kind: str, protocol: 
         requests: A mapping from names to requests, or a sequence of requests, each named by its snake_case class name.
         classes: The classes that may be named.
         kind: What they are, in the singular, for messages: ``"method"``.
-        protocol: A runtime-checkable protocol; instances of other classes are accepted if they satisfy it.
+        base: What they are instances of; other classes are accepted if theirs are too.
 
     Raises:
         TypeError: If a request has another form, or an argument is missing.
         ValueError: If a class or argument is unknown, a class is listed twice, or a name is empty or cannot be written to files.
     """
-    builder = _Builder(classes, kind, protocol)
+    found = _Kind(kind, classes, base)
     if isinstance(requests, Mapping):
-        return {_key(key, kind): builder.instance(request, f"{kind}s[{key!r}]") for key, request in requests.items()}
+        return {_key(key, kind): _instance(request, f"{kind}s[{key!r}]", found) for key, request in requests.items()}
     if isinstance(requests, (str, bytes)) or not isinstance(requests, Sequence):
         raise TypeError(
             f"{kind}s={requests!r} is of type {type(requests).__name__}; write a list of {kind}s, such as "
             f"[{requests!r}], or a mapping from names to {kind}s."
         )
-    return _by_class_name([builder.instance(request, f"{kind}s[{i}]") for i, request in enumerate(requests)], kind)
+    named: dict[str, Any] = {}
+    for i, request in enumerate(requests):
+        made = _instance(request, f"{kind}s[{i}]", found)
+        name = snake_case(type(made).__name__)
+        if name in named:
+            raise ValueError(
+                f"{kind}s lists {type(made).__name__} twice, and both would be named {name!r}; "
+                f"give a mapping with a name for each: {{'{name}_1': ..., '{name}_2': ...}}."
+            )
+        named[name] = made
+    return named
+
+
+@dataclass(frozen=True)
+class _Kind:
+    name: str
+    classes: Mapping[str, type]
+    base: type
+
+
+def _instance(request: Any, where: str, kind: _Kind) -> Any:
+    if isinstance(request, str) or (isinstance(request, type) and issubclass(request, kind.base)):
+        request = {"name": request}
+    found = _made(request, where, kind) if isinstance(request, Mapping) else request
+    if isinstance(found, kind.base) and not isinstance(found, type):
+        _check_kinds(found, where)
+        return found
+    name = type(found).__name__
+    if method_classes.is_captums(found):
+        raise TypeError(
+            f"{where} is captum.attr.{name}, which is bound to a model; give "
+            f"lightning_explain.methods.{name}(...), which takes the arguments of its attribute()."
+        )
+    raise TypeError(
+        f"{where} is {found!r} of type {name}, which is not a {kind.name}; give an instance, "
+        f"a class, the name of a class, or a mapping with 'name' and arguments. Names: {', '.join(kind.classes)}."
+    )
+
+
+def _made(request: Mapping[Any, Any], where: str, kind: _Kind) -> Any:
+    if "name" not in request:
+        raise ValueError(
+            f"{where}={dict(request)!r} has no 'name'; write {{'name': ClassName, ...arguments}} "
+            f"with one of {', '.join(kind.classes)}."
+        )
+    name = request["name"]
+    if not isinstance(name, (str, type)):
+        raise TypeError(f"{where} has the name {name!r} of type {type(name).__name__}; write the name of a class.")
+    if isinstance(name, str) and name not in kind.classes:
+        raise ValueError(f"{where}: there is no {kind.name} {name!r}: {nearest(name, kind.classes)}")
+    arguments = {key: value for key, value in request.items() if key != "name"}
+    for key, value in arguments.items():
+        # As everywhere, a name may stand for an instance.
+        named = isinstance(value, str) and key == "attribution_method"
+        if named or (isinstance(value, Mapping) and "name" in value):
+            arguments[key] = _instance(value, f"{where}[{key!r}]", kind)
+    return construct(kind.classes[name] if isinstance(name, str) else name, arguments, where)
 
 
 def _key(key: object, kind: str) -> str:
     if not isinstance(key, str):
         raise TypeError(f"{kind}s has the key {key!r} of type {type(key).__name__}; write names as str.")
-    if not key.strip():
-        raise ValueError(f"{kind}s has the empty key {key!r}; give the {kind} a name.")
-    if fault := unwritable(key):
+    if fault := "is empty" if not key.strip() else unwritable(key):
         raise ValueError(f"{kind}s has the key {key[:40]!r}, which {fault}; give the {kind} another name.")
     return key
 
 
-def _by_class_name(instances: Sequence[Any], kind: str) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for instance in instances:
-        name = snake_case(type(instance).__name__)
-        if name in named:
-            raise ValueError(
-                f"{kind}s lists {type(instance).__name__} twice, and both would be named {name!r}; "
-                f"give a mapping with a name for each: {{'{name}_1': ..., '{name}_2': ...}}."
-            )
-        named[name] = instance
-    return named
+def construct(cls: type, arguments: Mapping[Any, Any], where: str) -> Any:
+    """Calls a class with arguments from a configuration; ``where`` names the place in it for errors.
 
-
-class _Builder:
-    """Builds one request at a time; ``where`` names it in messages."""
-
-    def __init__(self, classes: Mapping[str, type], kind: str, protocol: type | None) -> None:
-        self._classes = classes
-        self._kind = kind
-        self._protocol = protocol
-
-    def instance(self, request: object, where: str) -> Any:
-        found = self._made(request, where)
-        if self._fits(found):
-            return found
-        if method_classes.is_captums(found):
-            name = type(found).__name__
-            raise TypeError(
-                f"{where} is captum.attr.{name}, which is bound to a model; give "
-                f"lightning_explain.methods.{name}(...), which takes the arguments of its attribute()."
-            )
-        raise TypeError(
-            f"{where} is {found!r} of type {type(found).__name__}, which is not a {self._kind}; give an instance, "
-            f"a class, the name of a class, or a mapping with 'name' and arguments. Names: {', '.join(self._classes)}."
-        )
-
-    def _made(self, request: object, where: str) -> Any:
-        if isinstance(request, str):
-            return self._call(self._class(request, where), {}, where)
-        if isinstance(request, Mapping):
-            return self._from_mapping(request, where)
-        # A class has the attributes of its instances, so the protocol alone would accept it without calling it.
-        if isinstance(request, type) and (request in self._classes.values() or self._has_protocol(request)):
-            return self._call(request, {}, where)
-        return request
-
-    def _fits(self, found: object) -> bool:
-        if isinstance(found, type):
-            return False
-        return isinstance(found, tuple(self._classes.values())) or self._has_protocol(found)
-
-    def _has_protocol(self, found: object) -> bool:
-        return self._protocol is not None and isinstance(found, self._protocol)
-
-    def _from_mapping(self, request: Mapping[Any, Any], where: str) -> Any:
-        if "name" not in request:
-            raise ValueError(
-                f"{where}={dict(request)!r} has no 'name'; write {{'name': ClassName, ...arguments}} "
-                f"with one of {', '.join(self._classes)}."
-            )
-        name = request["name"]
-        cls = name if isinstance(name, type) else self._class(name, where)
-        arguments = {
-            key: self._argument(key, value, f"{where}[{key!r}]") for key, value in request.items() if key != "name"
-        }
-        return self._call(cls, arguments, where)
-
-    def _argument(self, key: str, value: Any, where: str) -> Any:
-        named = isinstance(value, Mapping) and "name" in value
-        # As everywhere, a name may stand for an instance.
-        return self.instance(value, where) if named or (key == _INSIDE and isinstance(value, str)) else value
-
-    def _class(self, name: object, where: str) -> type:
-        if not isinstance(name, str):
-            raise TypeError(f"{where} has the name {name!r} of type {type(name).__name__}; write the name of a class.")
-        if name not in self._classes:
-            raise ValueError(f"{where}: there is no {self._kind} {name!r}: {nearest(name, self._classes)}")
-        return self._classes[name]
-
-    def _call(self, cls: type, arguments: Mapping[Any, Any], where: str) -> Any:
-        parameters = inspect.signature(cls).parameters
-        _check_known(cls, arguments, parameters, where)
-        missing = [name for name in _required(parameters) if name not in arguments]
-        if missing:
-            wanted = ", ".join(f"{name}=..." for name in missing)
-            raise TypeError(f"{where}: {cls.__name__} needs {_either(missing)}; write {cls.__name__}({wanted}).")
-        return cls(**arguments)
-
-
-def _check_known(
-    cls: type, arguments: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter], where: str
-) -> None:
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    names = [name for name, p in parameters.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    Raises:
+        TypeError: If an argument is missing.
+        ValueError: If an argument is unknown; the message lists the nearest names.
+    """
+    parameters = inspect.signature(cls).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
     for argument in arguments:
-        if argument not in names:
-            raise ValueError(f"{where}: {cls.__name__} has no argument {argument!r}: {nearest(str(argument), names)}")
-
-
-def _required(parameters: Mapping[str, inspect.Parameter]) -> Iterator[str]:
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    for name, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and parameter.kind not in variadic:
-            yield name
+        if argument not in parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise ValueError(
+                f"{where}: {cls.__name__} has no argument {argument!r}: {nearest(str(argument), parameters)}"
+            )
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind not in _VARIADIC and name not in arguments
+    ]
+    if missing:
+        call = ", ".join(f"{name}=..." for name in missing)
+        raise TypeError(f"{where}: {cls.__name__} needs {_either(missing)}; write {cls.__name__}({call}).")
+    return cls(**arguments)

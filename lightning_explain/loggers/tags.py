@@ -40,12 +40,6 @@ def charts(
     return {name: {score: found for score, found in tags.items() if found}}
 
 
-def later_scores(methods: Iterable[str], metrics: Mapping[str, Metric]) -> list[str]:
-    """``<score>/<method>`` of every score missing in the first explanation, because it compares with an earlier one."""
-    later = [name for name, metric in score_names(metrics).items() if metric.needs_history]
-    return [f"{score}/{method}" for score in later for method in methods]
-
-
 def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]) -> Report:
     """The report without the maps and scores of these methods and metrics.
 

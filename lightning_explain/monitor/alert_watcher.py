@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.naming import nearest
+from lightning_explain.explainer.registry import construct
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
 
 
@@ -27,29 +27,18 @@ def alerts_of(given: Any) -> tuple[Alert, ...]:
         return ()
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
         raise TypeError(f"alerts={given!r} is of type {type(given).__name__}; give a list of alerts.")
-    found = tuple(_alert(one, f"alerts[{i}]") for i, one in enumerate(given))
-    keys = [alert.key for alert in found]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ValueError(f"alerts has {twice!r} twice; keep one of them, since every action also warns.")
-    return found
-
-
-def _alert(given: Any, where: str) -> Alert:
-    if isinstance(given, Alert):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(
-            f"{where} is a {type(given).__name__}; give Alert(metric='relevance_mass/ig', above=0.3), or a mapping "
-            "of its arguments."
-        )
-    known = list(inspect.signature(Alert).parameters)
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{where} has no argument {name!r}: {nearest(str(name), known)}")
-    if "metric" not in given:
-        raise TypeError(f"{where} has no metric; give the name of a score, such as metric='relevance_mass/ig'.")
-    return Alert(**given)
+    found: dict[str, Alert] = {}
+    for i, one in enumerate(given):
+        alert = construct(Alert, one, f"alerts[{i}]") if isinstance(one, Mapping) else one
+        if not isinstance(alert, Alert):
+            raise TypeError(
+                f"alerts[{i}] is a {type(one).__name__}; give Alert(metric='relevance_mass/ig', above=0.3), or a "
+                "mapping of its arguments."
+            )
+        if alert.key in found:
+            raise ValueError(f"alerts has {alert.key!r} twice; keep one of them, since every action also warns.")
+        found[alert.key] = alert
+    return tuple(found.values())
 
 
 @dataclass
@@ -66,14 +55,9 @@ class Watch:
     count: int = 0
     first: float | None = None
 
-    def arm(self) -> None:
-        """Lets the alert fire again if the next value is still out of bounds. Called when training resumes."""
-        self.count = min(self.count, self.alert.patience - 1)
-
-    @property
-    def is_void(self) -> bool:
-        """Whether the alert can never fire: multiples of a first value of 0 or less mean nothing."""
-        return self.alert.times is not None and self.first is not None and self.first <= 0
+    def __post_init__(self) -> None:
+        if not isinstance(self.count, int) or not isinstance(self.first, (int, float, type(None))):
+            raise TypeError(f"count={self.count!r}, first={self.first!r}")
 
     def sees(self, value: float | None) -> bool:
         """Updates the state with a value, and returns whether the alert fires; ``None``: there is no value."""
@@ -143,8 +127,12 @@ class Alerts:
         new = [watch for watch in self._watches if watch.first is None]
         fired = [watch for watch in self._watches if watch.sees(scalars.get(watch.alert.metric))]
         for watch in new:
-            if watch.is_void:
-                self._report_void(watch)
+            if watch.alert.times is not None and watch.first is not None and watch.first <= 0:
+                rank_zero_warn_or_log(
+                    f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never fire: the first value "
+                    f"is {watch.first:.6g}, and only multiples of a value above 0 can be compared. Use above=... or "
+                    "below=... instead."
+                )
         for watch in fired:
             text = self._text(watch, scalars[watch.alert.metric], trainer, epoch)
             rank_zero_warn_or_log(text)
@@ -153,13 +141,6 @@ class Alerts:
             if watch.alert.action == "wandb" and trainer.is_global_zero:
                 self._send(trainer, f"{self._name}/{watch.alert.metric} {watch.alert.condition}", text)
         return [watch.alert for watch in fired]
-
-    def _report_void(self, watch: Watch) -> None:
-        rank_zero_warn_or_log(
-            f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never fire: the first value is "
-            f"{watch.first:.6g}, and only multiples of a value above 0 can be compared. Use above=... or below=... "
-            "instead."
-        )
 
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
         try:
@@ -185,7 +166,7 @@ class Alerts:
     def arm(self) -> None:
         """Lets alerts that have fired fire again. Called when training resumes."""
         for watch in self._watches:
-            watch.arm()
+            watch.count = min(watch.count, watch.alert.patience - 1)
 
     def begin_again(self) -> None:
         """Resets all alerts for another training."""
@@ -193,9 +174,12 @@ class Alerts:
 
     def state(self) -> dict[str, Any]:
         """The state to save in a checkpoint, by alert; loads with ``weights_only=True``."""
-        names = [f.name for f in fields(Watch) if f.name != "alert"]
-        return {watch.alert.key: {name: getattr(watch, name) for name in names} for watch in self._watches}
+        return {watch.alert.key: {"count": watch.count, "first": watch.first} for watch in self._watches}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restores a saved state; alerts that are not in it start from scratch."""
+        """Restores a saved state; alerts that are not in it start from scratch.
+
+        Raises:
+            TypeError: If an entry is not the state of an alert.
+        """
         self._watches = [Watch(watch.alert, **state.get(watch.alert.key, {})) for watch in self._watches]

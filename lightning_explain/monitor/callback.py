@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
+import torch
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.contracts import Sink
@@ -19,7 +19,6 @@ from lightning_explain.core.validation import check_monitor_names
 from lightning_explain.engine.baselines import Normalization
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import Requests, build_methods, build_metrics, check_limit, warn_of_unsigned
-from lightning_explain.loggers.tags import later_scores
 from lightning_explain.model.function import ForwardFn, OutputFn
 from lightning_explain.model.targets import Target
 from lightning_explain.monitor import arguments
@@ -27,7 +26,7 @@ from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alert_watcher import Alerts, alerts_of
 from lightning_explain.monitor.config import monitor_arguments
-from lightning_explain.monitor.failures import FailureLog
+from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
 from lightning_explain.monitor.monitor_base import MonitorBase, monitors_of
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
@@ -186,17 +185,12 @@ class ExplanationMonitor(MonitorBase):
         self._directory = trainers.run_directory(trainer) / "explain"
         if stage == "fit":
             self._memory.alerts.check_loggers(trainer)
-            names = [monitor.name for monitor in monitors_of(trainer)]
-            check_monitor_names(names)
-            watchers.check_keys(trainer, self.name, names, self._keys())
-            later = [f"{self.name}/{key}" for key in later_scores(self._ready.methods, self._ready.metrics)]
-            watchers.check_times(trainer, self, self.name, names, self._trigger(), later)
-            watchers.warn_if_never(trainer, self.name, self._trigger())
-
-    def _trigger(self) -> watchers.Trigger:
-        epochs: watchers.Moment = "validation" if self.hook == "validation_epoch_end" else "train epoch"
-        steady = self._memory.schedule.max_overhead is None
-        return watchers.Trigger("step" if self.by_steps else epochs, self._memory.schedule.every, self.at_start, steady)
+            check_monitor_names([monitor.name for monitor in monitors_of(trainer)])
+            found, schedule = self._watchers(trainer), self._memory.schedule
+            watchers.check_keys(found, self._keys())
+            watchers.warn_of_times(found, schedule, self.by_steps)
+            if not self.at_start:
+                watchers.warn_if_never(trainer, self.name, schedule, self.by_steps)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the samples, runs every check that needs the model, and explains if ``at_start`` asks for it.
@@ -215,8 +209,12 @@ class ExplanationMonitor(MonitorBase):
             # The same monitor may serve a second training, which starts with fresh counts.
             self._begin_again()
         self._prepare(trainer, pl_module, self._selection.source)
-        # Once more, because preparing may have left a method out on this model.
-        watchers.check_keys(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)], self._keys())
+        # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
+        found = self._watchers(trainer)
+        watchers.check_keys(found, self._keys())
+        trainer.callback_metrics.update(
+            {f"{self.name}/{key}": torch.tensor(value) for key, value in watchers.missing(found, self.name).items()}
+        )
         self._memory.alerts.check(self._names())
         self._memory.start(self._count(trainer))
         self._catch_up(trainer, pl_module)
@@ -237,7 +235,7 @@ class ExplanationMonitor(MonitorBase):
         ):
             return
         if after_validation and trainers.may_swap_weights(trainer):
-            rank_zero_warn(
+            rank_zero_warn_or_log(
                 f"ExplanationMonitor {self.name!r}: the checkpoint was saved before the validation of epoch "
                 f"{count - 1}, which Lightning does not repeat, and the weights in validation may differ. That epoch "
                 "is not explained. To explain it, save checkpoints after validation."

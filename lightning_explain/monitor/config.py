@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.explainer.registry import construct
 from lightning_explain.probes.selection import ProbeSelection
 
 Keys: TypeAlias = "tuple[str | int, ...]"
@@ -22,8 +23,6 @@ Keys: TypeAlias = "tuple[str | int, ...]"
 # A configuration is never code, so arguments that are functions must come from Python.
 _FUNCTIONS = ("forward_fn", "output_fn", "batch_fn", "sinks")
 _HYDRA_CODE = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
-_REQUESTS = ("methods", "metrics")
-_MISSING = "???"
 
 
 def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
@@ -45,11 +44,17 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
     if not isinstance(plain, Mapping):
         raise TypeError(f"The configuration is a {type(plain).__name__}; give a mapping of arguments to values.")
     plain = {key: value for key, value in plain.items() if key not in _FUNCTIONS or value is not None}
-    _check_complete(plain)
+    missing = [_path(keys) for keys, value in _nodes(plain) if isinstance(value, str) and value == "???"]
+    if missing:
+        raise ValueError(f"The configuration has no value (???) for {', '.join(missing)}; give one for each.")
     for keys, value in _nodes(plain):
         _check_is_data(keys, value)
-    _check_keys("the monitor", plain, _parameters(monitor, without=_FUNCTIONS))
-    return {key: _selection(value) if key == "probe" else value for key, value in plain.items()}
+    allowed = [name for name in inspect.signature(monitor).parameters if name not in _FUNCTIONS]
+    for key in plain:
+        if key not in allowed:
+            raise ValueError(f"Unknown key {key!r} in the configuration of the monitor: {nearest(str(key), allowed)}")
+    probe = plain.get("probe")
+    return {**plain, "probe": construct(ProbeSelection, probe, "probe")} if isinstance(probe, Mapping) else plain
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -114,19 +119,15 @@ def _needs_hydra() -> None:
 def _plain(value: Any) -> Any:
     """The value with all OmegaConf containers resolved to dicts and lists, however deeply they are nested."""
     if OmegaConf.is_config(value):
-        return _resolved(value)
+        try:
+            return OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException as error:
+            raise ValueError(
+                f"{error.full_key!r} in the configuration cannot be resolved ({error.msg}); define what it refers to."
+            ) from error
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-def _resolved(config: Any) -> Any:
-    try:
-        return OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(
-            f"{error.full_key!r} in the configuration cannot be resolved ({error.msg}); define what it refers to."
-        ) from error
 
 
 def _nodes(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -143,12 +144,6 @@ def _path(keys: Keys) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
-def _check_complete(plain: Mapping[Any, Any]) -> None:
-    missing = [_path(keys) for keys, value in _nodes(plain) if isinstance(value, str) and value == _MISSING]
-    if missing:
-        raise ValueError(f"The configuration has no value (???) for {', '.join(missing)}; give one for each.")
-
-
 def _check_is_data(keys: Keys, value: Any) -> None:
     where = _path(keys)
     if keys[-1] in _HYDRA_CODE or keys[0] in _FUNCTIONS or callable(value):
@@ -158,29 +153,9 @@ def _check_is_data(keys: Keys, value: Any) -> None:
         )
     if isinstance(value, str) and "${" in value:
         raise ValueError(f"{where}={value!r} is not resolved; give the OmegaConf configuration it comes from.")
-    if isinstance(value, str) and "." in value and _names_a_class(keys):
+    names_a_class = keys[0] in ("methods", "metrics") and (len(keys) == 2 or keys[-1] == "name")
+    if isinstance(value, str) and "." in value and names_a_class:
         raise ValueError(
             f"{where}={value!r} is a path to code, and a configuration is never code: use a name from "
             f"lightning_explain.{keys[0]}, such as {value.rpartition('.')[2]!r}."
         )
-
-
-def _names_a_class(keys: Keys) -> bool:
-    return keys[0] in _REQUESTS and (len(keys) == 2 or keys[-1] == "name")
-
-
-def _selection(probe: Any) -> Any:
-    if not isinstance(probe, Mapping):
-        return probe
-    _check_keys("probe", probe, _parameters(ProbeSelection))
-    return ProbeSelection(**probe)
-
-
-def _parameters(cls: type, without: tuple[str, ...] = ()) -> list[str]:
-    return [name for name in inspect.signature(cls).parameters if name not in without]
-
-
-def _check_keys(owner: str, given: Mapping[Any, Any], allowed: list[str]) -> None:
-    for key in given:
-        if key not in allowed:
-            raise ValueError(f"Unknown key {key!r} in the configuration of {owner}: {nearest(str(key), allowed)}")

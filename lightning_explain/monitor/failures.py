@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -88,6 +88,16 @@ class FailureLog:
                 f"monitor.switch_on({what!r}) on all ranks, for example before a resumed fit, or start a new training "
                 "from step 0.",
             )
+
+    def load(self, failures: Mapping[str, int]) -> None:
+        """Restores saved counts.
+
+        Raises:
+            TypeError: If one of them is not a whole number.
+        """
+        if not all(isinstance(count, int) for count in failures.values()):
+            raise TypeError(f"failures={failures!r}")
+        self.failures = dict(failures)
 
     def switch_on(self, what: str | None = None) -> None:
         """Forgets the failures of one method, metric or sink, or of all, so that new failures are reported again."""

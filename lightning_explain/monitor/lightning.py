@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
+from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
 from torch.utils.data import IterableDataset
@@ -22,9 +23,12 @@ from torch.utils.data import IterableDataset
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.model.function import ForwardFn
+from lightning_explain.monitor.failures import rank_zero_warn_or_log
 
 Log: TypeAlias = "Callable[[str, Tensor], None]"
 
+# Lightning 2.5 has no such callback.
+_AVERAGING: tuple[type, ...] = (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
 _BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
 
 
@@ -77,7 +81,7 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
             "Give one to the Trainer, or ExplanationMonitor(probe=Probe(inputs, targets))."
         )
     if chosen != source:
-        rank_zero_warn(
+        rank_zero_warn_or_log(
             f"There is no {source} loader; the probe samples come from the {chosen} loader. "
             f"To choose them yourself, use ProbeSelection(source={chosen!r}) or Probe(inputs, targets)."
         )
@@ -102,7 +106,7 @@ def _val_loaders(trainer: pl.Trainer) -> Any:
         if trainer.enable_validation:
             raise
         # Training itself never needs this loader, so its failure is no reason to stop.
-        rank_zero_warn(
+        rank_zero_warn_or_log(
             f"Validation is off, and its loader cannot be created ({type(error).__name__}: {error}). "
             "To choose samples from the training data, use ProbeSelection(source='train')."
         )
@@ -139,8 +143,10 @@ def may_swap_weights(trainer: pl.Trainer) -> bool:
 
 def _is_foreign(callback: pl.Callback) -> bool:
     """Whether a callback is neither ours nor Lightning's; Lightning's ``WeightAveraging`` counts as foreign."""
-    averages = any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)
-    return averages or type(callback).__module__.partition(".")[0] not in ("lightning", "lightning_explain")
+    return isinstance(callback, _AVERAGING) or type(callback).__module__.partition(".")[0] not in (
+        "lightning",
+        "lightning_explain",
+    )
 
 
 def batch_size(trainer: pl.Trainer) -> int | None:

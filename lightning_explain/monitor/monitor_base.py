@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
+from lightning_explain.core.validation import check_seed
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.explainer.registry import auto_limit
+from lightning_explain.explainer.registry import auto_limit, check_limit
 from lightning_explain.loggers.tags import charts
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.explain_step import getting_ready, report_of
-from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
+from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
-from lightning_explain.monitor.state import VERSION, Memory, understood
+from lightning_explain.monitor.state import VERSION, Memory, restore
 
 
 class MonitorBase(pl.Callback):
@@ -91,6 +93,9 @@ class MonitorBase(pl.Callback):
 
     def _keys(self) -> list[str]:
         return [f"{self.name}/{name}" for name in self._names()]
+
+    def _watchers(self, trainer: pl.Trainer) -> watchers.Watchers:
+        return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
 
     def _begin_again(self) -> None:
         self._memory.begin_again()
@@ -160,16 +165,17 @@ class MonitorBase(pl.Callback):
             report = report_of(trainer, pl_module, self._ready, probe, self._failure_log, past) if probe else None
             report = report if report is None or epoch is None else replace(report, epoch=epoch)
             scalars = self._scalars(trainer, report, count, started) if report else {}
-            names = [monitor.name for monitor in monitors_of(trainer)]
-            for key, value in {**watchers.missing(trainer, self.name, names), **scalars}.items():
+            fitting = trainer.state.fn == "fit"
+            watched = watchers.missing(self._watchers(trainer), self.name) if fitting else {}
+            for key, value in {**watched, **scalars}.items():
                 log(f"{self.name}/{key}", torch.tensor(value))
             if probe and report:
                 self.last_report = report
                 self._publisher.publish(trainer, report, probe, scalars, self._ready.metrics)
-                if trainer.state.fn == "fit":
+                if fitting:
                     self._memory.keep(report, probe, everyone.first)
                     self._memory.alerts.watch(trainer, scalars, report.epoch)
-            if trainer.state.fn == "fit":
+            if fitting:
                 self._memory.note_time(count, started, everyone.first)
 
     def _scalars(self, trainer: pl.Trainer, report: Report, count: int, started: float) -> dict[str, float]:
@@ -194,30 +200,33 @@ class MonitorBase(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state from a checkpoint of this or another version, so that the curves continue."""
-        try:
-            self._take_up(understood(state_dict, self.name, self._failure_log.raising))
-        except Exception as error:
-            if self._failure_log.raising:
-                raise
-            text = (
-                "Its state in the checkpoint cannot be read, so whatever is missing starts from scratch. "
-                f"To restore it, resume from an intact checkpoint:\n{text_of(error)}"
-            )
-            self._failure_log.report_once("state", text)
+        memory, samples = self._memory, self._samples
+        samples.begin_again()
+        parts = {
+            "seed": self._load_seed,
+            "failures": lambda state: self._failure_log.load(state["failures"]),
+            "schedule": memory.load_schedule,
+            "alerts": lambda state: memory.alerts.load(state["alerts"]),
+            "history": memory.load_history,
+            "pace": self._load_pass_size,
+            "ids": samples.load_ids,
+            "probe": samples.load_probe,
+        }
+        restore(state_dict, parts, self.name, self._failure_log.raising)
 
-    def _take_up(self, state: dict[str, Any]) -> None:
-        self._memory.load(state)
-        if "pace" in state and self._limit is None:
-            self._pass_size = state["pace"]
-        if state.get("seed", self._explainer.seed) != self._explainer.seed:
+    def _load_seed(self, state: Mapping[str, Any]) -> None:
+        seed, own = state["seed"], self._explainer.seed
+        check_seed(seed)
+        if seed != own:
             rank_zero_warn_or_log(
-                f"ExplanationMonitor keeps the seed {state['seed']} of the checkpoint instead of "
-                f"{self._explainer.seed}, so that its random draws stay the same. To use the new seed, give the "
-                "monitor another name."
+                f"ExplanationMonitor keeps the seed {seed} of the checkpoint instead of {own}, so that its random draws "
+                "stay the same. To use the new seed, give the monitor another name."
             )
-            self._explainer = replace(self._explainer, seed=state["seed"])
-        self._failure_log.failures = dict(state.get("failures", {}))
-        self._samples.load(state)
+            self._explainer = replace(self._explainer, seed=seed)
+
+    def _load_pass_size(self, state: Mapping[str, Any]) -> None:
+        saved = check_limit(state.get("pace", "auto"))
+        self._pass_size = saved if self._limit is None else None
 
 
 def monitors_of(trainer: pl.Trainer) -> list[MonitorBase]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_explain.core.probe import Probe
@@ -78,15 +78,29 @@ class FixedSamples:
 
     def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
         if self._notice:
-            rank_zero_warn(self._notice)
+            rank_zero_warn_or_log(self._notice)
         if self._trained is None:
-            given = self._given
-            probe = self._collect(trainer, pl_module, source, self._expected) if given is None else given
-            self._warn_if_others(probe)
+            probe = self._given or self._collect(trainer, pl_module, source, self._expected)
+            if self._expected is not None:
+                end = (
+                    f"From here on the curves describe the samples {probe.sample_ids.tolist()} as they are now. To keep "
+                    "the samples themselves in checkpoints, use save_probe=True."
+                )
+                _warn_if_changed(*self._expected, fingerprint(probe)[:12], "the checkpoint", end)
             return probe
-        if self._given is None:
-            # Given samples belong to no dataset, so they cannot be compared with one.
-            self._warn_if_moved(trainer, pl_module, source, self._trained)
+        # Given samples belong to no dataset. On a stream, the training would miss the batches read here.
+        if self._given is None and not trainers.is_stream(self._loader(trainer, source)):
+            ids, before = self._trained.sample_ids, fingerprint(self._trained)
+            try:
+                now = fingerprint(self._collect(trainer, pl_module, source, (ids, before)))[:12]
+            except Exception as error:
+                now = f"none ({type(error).__name__}: {error})"
+            whose = "the checkpoint" if self._saved else "the training so far"
+            end = (
+                f"The monitor keeps the samples of {whose}, so that its curves describe the same samples throughout. "
+                "To explain the new ones, give the monitor another name."
+            )
+            _warn_if_changed(ids, before, now, whose, end)
         return self._trained
 
     def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
@@ -98,7 +112,7 @@ class FixedSamples:
         except (TypeError, ValueError) as error:
             if self._trained is None:
                 raise
-            rank_zero_warn(
+            rank_zero_warn_or_log(
                 f"The samples of the training are explained again, because none can be taken from the {source} loader: "
                 f"{error}"
             )
@@ -117,6 +131,9 @@ class FixedSamples:
             self._trained = shared if self._trained is self.probe else self._trained
             self.probe = shared
 
+    def _loader(self, trainer: pl.Trainer, source: str) -> Any:
+        return trainers.find_loader(trainer, source, self._selection.dataloader_idx)
+
     def _collect(
         self,
         trainer: pl.Trainer,
@@ -125,47 +142,18 @@ class FixedSamples:
         expected: tuple[Tensor, str] | None = None,
     ) -> Probe:
         """Reads the selected samples, or those whose indices a checkpoint holds."""
-        selection = self._selection
-        loader = trainers.find_loader(trainer, source, selection.dataloader_idx)
+        selection, loader = self._selection, self._loader(trainer, source)
         if expected is not None and not trainers.is_stream(loader):
             selection = _of_indices(selection, expected[0].tolist(), loader)
         transfer = trainers.transferred(trainer, pl_module, selection.dataloader_idx)
         return collect(loader, selection, self._batch_fn, transfer)
-
-    def _warn_if_others(self, probe: Probe) -> None:
-        if self._expected is not None and fingerprint(probe) != self._expected[1]:
-            ids, before = self._expected
-            rank_zero_warn(
-                f"The probe samples {probe.sample_ids.tolist()} have the fingerprint {fingerprint(probe)[:12]}, but "
-                f"the checkpoint has samples {ids.tolist()} with {before[:12]}: the data has changed. From here on the "
-                "curves describe other samples. To keep the samples themselves in checkpoints, use save_probe=True."
-            )
-
-    def _warn_if_moved(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, probe: Probe) -> None:
-        """Reads the samples of the training again, and warns if the dataset no longer has them."""
-        loader = trainers.find_loader(trainer, source, self._selection.dataloader_idx)
-        if trainers.is_stream(loader):
-            return  # The training would miss the batches read here.
-        before, whose = fingerprint(probe), "the checkpoint" if self._saved else "the training so far"
-        try:
-            now = fingerprint(self._collect(trainer, pl_module, source, (probe.sample_ids, before)))[:12]
-        except Exception as error:
-            now = f"none ({type(error).__name__}: {error})"
-        if now != before[:12]:
-            rank_zero_warn(
-                f"The dataset has changed under the probe samples {probe.sample_ids.tolist()}: their fingerprint in "
-                f"{whose} is {before[:12]}, in the dataset {now}. The monitor keeps the samples of {whose}, so that "
-                "its curves describe the same samples throughout. To explain the new ones, give the monitor another "
-                "name."
-            )
 
     def state(self) -> dict[str, Any]:
         """The state to save in a checkpoint; loads with ``weights_only=True``."""
         probe = self._given if self._trained is None else self._trained
         if probe is None:
             # Samples that this run could not read may be readable in the next one.
-            waiting = dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
-            return {**waiting, "probe": None} if waiting else {}
+            return dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
         named = {"ids": probe.sample_ids, "fingerprint": fingerprint(probe), "selection": self._asked}
         return {**named, "probe": self._whole_state(probe) if self._save else None}
 
@@ -179,28 +167,45 @@ class FixedSamples:
             )
             return None
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restores a saved state: the samples themselves, or the indices and fingerprint to expect."""
-        known = {"ids", "fingerprint"} <= state.keys()
-        self.begin_again()
-        self._expected = (state["ids"], state["fingerprint"]) if known else None
+    def load_ids(self, state: Mapping[str, Any]) -> None:
+        """Takes the indices and the fingerprint of the samples to expect from a saved state.
+
+        Raises:
+            TypeError: If they are not whole numbers and text.
+        """
+        if not {"ids", "fingerprint"} <= state.keys():
+            return
+        ids, expected = state["ids"], state["fingerprint"]
+        if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point() or not isinstance(expected, str):
+            raise TypeError(f"ids={reprlib.repr(ids)}, fingerprint={expected!r}")
+        self._expected = ids, expected
+
+    def load_probe(self, state: Mapping[str, Any]) -> None:
+        """Restores the samples themselves from a saved state that has them.
+
+        Raises:
+            TypeError: If they are not the state of a probe.
+            ValueError: If their shapes do not fit together.
+        """
         if state.get("probe") is None:
             return
-        self.probe = self._trained = probe_from_state(state["probe"])
+        probe, selection = probe_from_state(state["probe"]), dict(state.get("selection", self._asked))
+        other = selection != self._asked if self._given is None else fingerprint(self._given) != fingerprint(probe)
+        if other:
+            asked = _shown(self._asked) if self._given is None else "other ones"
+            self._notice = (
+                f"ExplanationMonitor keeps the probe samples {probe.sample_ids.tolist()} of the checkpoint, chosen by "
+                f"{_shown(selection)}; this run asks for {asked}. To explain other samples, give the monitor another "
+                "name."
+            )
+        self.probe = self._trained = probe
         self._saved = True
-        self._notice = self._other_samples(self._trained, state.get("selection", self._asked))
 
-    def _other_samples(self, probe: Probe, selection: Mapping[str, Any]) -> str:
-        """The warning about saved samples that differ from those requested or given; empty if they do not."""
-        if self._given is None and selection != self._asked:
-            return (
-                f"ExplanationMonitor keeps the probe samples {probe.sample_ids.tolist()} of the checkpoint; they were "
-                f"chosen by {_shown(selection)}, and this run asks for {_shown(self._asked)}. To explain other "
-                "samples, give the monitor another name."
-            )
-        if self._given is not None and fingerprint(self._given) != fingerprint(probe):
-            return (
-                "ExplanationMonitor keeps the probe samples of the checkpoint, which differ from those it was given. "
-                "To explain other samples, give the monitor another name."
-            )
-        return ""
+
+def _warn_if_changed(ids: Tensor, before: str, now: str, whose: str, end: str) -> None:
+    """Warns if samples have another fingerprint now than before."""
+    if now != before[:12]:
+        rank_zero_warn_or_log(
+            f"The data has changed under the probe samples {ids.tolist()}: their fingerprint in {whose} is "
+            f"{before[:12]}, now {now}. {end}"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,14 @@ class Schedule:
         """The state to save in a checkpoint."""
         return {name: getattr(self, name) for name in _SAVED}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Restores a saved state; entries that are missing keep their values."""
-        for name in _SAVED:
-            setattr(self, name, state.get(name, getattr(self, name)))
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restores a saved state; entries that are missing keep their values.
+
+        Raises:
+            ValueError: If an entry is of another type, or not a finite number of at least 0.
+        """
+        found = {name: value for name, value in state.items() if name in _SAVED}
+        for name, value in found.items():
+            if type(value) is not type(getattr(self, name)) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value!r}")
+        vars(self).update(found)

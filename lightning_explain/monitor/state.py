@@ -1,17 +1,13 @@
-"""What a monitor saves in checkpoints and resumes from: schedule, alerts, history; the valid part of a saved state."""
+"""What a monitor saves in checkpoints and resumes from: schedule, alerts, history; a saved state is read part by part."""
 
 from __future__ import annotations
 
-import math
 import reprlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from functools import partial
 from typing import Any, TypeAlias
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe
@@ -23,6 +19,10 @@ from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import fingerprint
 
 Broadcast: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
+State: TypeAlias = "Mapping[str, Any]"
+
+VERSION = 3
+"""That of lightning_explain 0.1.0; older ones were never released."""
 
 
 class Memory:
@@ -103,146 +103,53 @@ class Memory:
             "history": self.history.state(),
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restores a saved state."""
-        if state.get("by_steps") == self._by_steps:
-            # A count of steps says nothing about epochs, and the reverse.
-            saved = state.get("schedule", {})
+    def load_schedule(self, state: State) -> None:
+        """Restores the schedule, unless it counts something else: steps say nothing about epochs, and the reverse."""
+        saved, by_steps = state["schedule"], state["by_steps"]
+        if not isinstance(by_steps, bool):
+            raise TypeError(f"by_steps={by_steps!r}")
+        if by_steps == self._by_steps:
             self.schedule.load(saved)
             self._follows = "last" in saved and saved.get("every", self.schedule.every) == self.schedule.every
-        self.alerts.load(state.get("alerts", {}))
-        self.history = History(**state.get("history", {})) if self._looks_back else History()
+
+    def load_history(self, state: State) -> None:
+        """Restores the maps of earlier explanations, if a metric needs them."""
+        found = History(**state["history"])
+        kept = [part for maps in (found.first, found.previous) for parts in maps.values() for part in parts]
+        if found.ids.is_floating_point() or any(part.shape[0] != len(found.ids) for part in kept):
+            raise ValueError(f"its maps are not of the samples {reprlib.repr(found.ids)}")
+        self.history = found if self._looks_back else History()
 
 
-# -- reading a saved state -----------------------------------------------------------------------------------------
-
-VERSION = 3
-"""1: samples, schedule, ``by_steps``. 2: also seed and failures in a row. 3: ``pace`` is one number, the pass size."""
-
-_ALWAYS = ("by_steps", "schedule")
-_SINCE_2 = ("seed", "failures")
-_SOMETIMES = ("alerts", "history", "pace")
-_SAMPLES = ("ids", "fingerprint", "probe", "selection")
-
-
-# -- valid entries -------------------------------------------------------------------------------------------------
-
-
-def _whole(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _sample_ids(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 1 and not (value.is_floating_point() or value.is_complex())
-
-
-def _watched(value: Any) -> bool:
-    """Whether a value is a saved state of an alert."""
-    if not isinstance(value, Mapping) or not value.keys() <= {"count", "first"}:
-        return False
-    return _whole(value.get("count", 0)) and (value.get("first") is None or _number(value["first"]))
-
-
-def _history(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not value.keys() <= {"first", "previous", "ids", "fingerprint"}:
-        return False
-    ids, kept = value.get("ids"), [value.get("first", {}), value.get("previous", {})]
-    if not (
-        _sample_ids(ids) and isinstance(value.get("fingerprint"), str) and all(isinstance(x, Mapping) for x in kept)
-    ):
-        return False
-    return all(_maps(found, len(value["ids"])) for maps in kept for found in maps.values())
-
-
-def _maps(value: Any, samples: int) -> bool:
-    parts = value if isinstance(value, (tuple, list)) else [None]
-    return all(isinstance(part, Tensor) and part.ndim > 0 and len(part) == samples for part in parts)
-
-
-_FITS: dict[str, Callable[[Any], bool]] = {
-    "by_steps": lambda value: isinstance(value, bool),
-    "schedule": lambda value: isinstance(value, Mapping),
-    "schedule.last": _whole,
-    "schedule.not_before": _whole,
-    "schedule.every": partial(_whole, least=1),
-    "schedule.explain_seconds": _number,
-    "schedule.train_seconds": _number,
-    "schedule.lengthened": lambda value: isinstance(value, bool),
-    "seed": _whole,
-    "failures": lambda value: isinstance(value, Mapping) and all(map(_whole, value.values())),
-    "alerts": lambda value: isinstance(value, Mapping) and all(map(_watched, value.values())),
-    "history": _history,
-    "pace": partial(_whole, least=1),
-    "ids": _sample_ids,
-    "fingerprint": lambda value: isinstance(value, str),
-    "probe": lambda value: value is None or isinstance(value, Mapping),
-    "selection": lambda value: isinstance(value, Mapping),
-}
-
-
-def _sorted_out(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The valid entries of a state, and the invalid ones as text."""
-    found: dict[str, Any] = {}
-    odd: list[str] = []
-    for key, value in state.items():
-        if f"{prefix}{key}" in _FITS and not _FITS[f"{prefix}{key}"](value):
-            odd.append(f"{prefix}{key}={reprlib.repr(value)}")
-            continue
-        found[key] = value
-        if key == "schedule":
-            found[key], more = _sorted_out(value, "schedule.")
-            odd += more
-    return found, odd
-
-
-# -- the whole state -----------------------------------------------------------------------------------------------
-
-
-def understood(state: Mapping[str, Any], name: str, raising: bool = False) -> dict[str, Any]:
-    """The valid part of a saved state of this version or any other; warns of everything missing, unknown or invalid.
+def restore(state: Any, parts: Mapping[str, Callable[[State], None]], name: str, raising: bool = False) -> None:
+    """Restores each part of a saved state that can be read, and says in one line which ones cannot.
 
     Args:
-        state: The state in the checkpoint.
-        name: The monitor's name, for the warning.
-        raising: Whether invalid entries are an error.
+        state: The monitor's state in the checkpoint.
+        parts: By name: takes the state and restores this part; raises before it changes anything.
+        name: The monitor's name, for the message.
+        raising: Whether an invalid part is an error; a missing one never is.
 
     Raises:
-        ValueError: If ``raising``, and an entry is invalid.
+        ValueError: If ``raising``, and a part is invalid.
     """
-    version = state.get("version", 1)
-    missing = [key for key in (*_ALWAYS, *(_SINCE_2 if version != 1 else ())) if key not in state]
-    unknown = [str(key) for key in state if key not in ("version", *_ALWAYS, *_SINCE_2, *_SOMETIMES, *_SAMPLES)]
-    found = {key: value for key, value in state.items() if key not in unknown}
-    if version == 2 and isinstance(found.get("pace"), (tuple, list)) and found["pace"]:
-        # Version 2 also stored which memory format was faster.
-        found["pace"] = found["pace"][0]
-    found, impossible = _sorted_out(found)
-    if impossible and raising:
-        raise ValueError(
-            f"ExplanationMonitor {name!r}: its state in the checkpoint has {', '.join(impossible)}, which is invalid. "
-            'Resume from another checkpoint, or use on_error="warn" to restore the rest.'
-        )
-    if not {"ids", "fingerprint"} <= found.keys():
-        # Indices and fingerprint are useful only together.
-        found = {key: value for key, value in found.items() if key not in ("ids", "fingerprint")}
-    if found.get("probe") is not None:
-        columns = [field.name for field in fields(Probe)]
-        unknown += [f"probe.{key}" for key in found["probe"] if key not in columns]
-        found["probe"] = {key: value for key, value in found["probe"].items() if key in columns}
-        if "inputs" not in found["probe"]:
-            missing.append("probe.inputs")
-            del found["probe"]
-    if missing or unknown or impossible:
-        odd = [f"lacks {', '.join(missing)}"] if missing else []
-        odd += [f"has {', '.join(unknown)}, which this version does not know"] if unknown else []
-        odd += [f"has {', '.join(impossible)}, which is invalid"] if impossible else []
+    found: State = state if isinstance(state, Mapping) else {}
+    version, lost = found.get("version"), []
+    for part, read in parts.items():
+        try:
+            read(found)
+        except KeyError as error:
+            lost.append(f"{part} (lacks {error})")
+        except Exception as error:
+            if raising:
+                raise ValueError(
+                    f"ExplanationMonitor {name!r}: {part} in its state in the checkpoint is invalid ({error}). Resume "
+                    'from another checkpoint, or use on_error="warn" to restore the rest.'
+                ) from error
+            lost.append(f"{part} (invalid: {error})")
+    if lost or version != VERSION:
         rank_zero_warn_or_log(
-            f"ExplanationMonitor {name!r}: its state in the checkpoint (version {version}, this is {VERSION}) "
-            f"{' and '.join(odd)}. It restores the rest, and what is missing starts from scratch. To restore "
-            "everything, resume an intact checkpoint with the version of lightning_explain that saved it."
+            f"ExplanationMonitor {name!r}: of its state in the checkpoint (version {reprlib.repr(version)}, this is "
+            f"{VERSION}), it cannot restore {', '.join(lost) or 'what it does not know'}, which starts from scratch. To "
+            "restore everything, resume an intact checkpoint with the version of lightning_explain that saved it."
         )
-    return found

@@ -220,12 +220,6 @@ def test_what_is_no_method_is_refused_and_what_is_allowed_is_said(value: Any) ->
         made({"x": value})
 
 
-def test_without_a_protocol_only_the_classes_are_allowed() -> None:
-    assert build([Saliency()], CLASSES, "method") == {"saliency": Saliency()}
-    with pytest.raises(TypeError, match="of type Stranger, which is not a method"):
-        build([Stranger()], CLASSES, "method")
-
-
 @pytest.mark.parametrize("requests", ["Saliency", Saliency(), None, 3, {"Saliency"}])
 def test_what_is_neither_list_nor_mapping_is_refused(requests: Any) -> None:
     with pytest.raises(TypeError, match=r"methods=.* is of type .*; write a list of methods, such as \["):
@@ -235,10 +229,10 @@ def test_what_is_neither_list_nor_mapping_is_refused(requests: Any) -> None:
 def test_a_name_must_be_a_string_that_is_not_empty() -> None:
     with pytest.raises(TypeError, match="methods has the key 1 of type int; write names as str"):
         made({1: "Saliency"})
-    with pytest.raises(ValueError, match="methods has the empty key ' '; give the method a name"):
+    with pytest.raises(ValueError, match="methods has the key ' ', which is empty; give the method another name"):
         made({" ": "Saliency"})
 
 
 def test_the_kind_is_said_in_errors() -> None:
     with pytest.raises(ValueError, match=r"metrics\[0\]: there is no metric 'Infidelty'"):
-        build(["Infidelty"], {"Infidelity": Saliency}, "metric")
+        build(["Infidelty"], {"Infidelity": Saliency}, "metric", Explainer)

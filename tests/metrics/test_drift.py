@@ -228,20 +228,11 @@ def test_a_watcher_finds_a_value_if_the_monitor_explains_at_the_start(tmp_path: 
     assert all(value.isfinite() for value in best.best_k_models.values())
 
 
-REFUSED: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}),
-    ({"every_n_epochs": 2, "at_start": True}, {}),
-    ({"every_n_train_steps": 2}, {"every_n_train_steps": 2}),
-]
-
-
-@pytest.mark.parametrize(("explains", "watches"), REFUSED)
-def test_a_watcher_that_looks_before_the_second_explanation_is_refused(
-    explains: dict[str, Any], watches: dict[str, Any], tmp_path: Path
-) -> None:
-    best = ModelCheckpoint(tmp_path / "checkpoints", monitor=KEY, **watches)
-    with pytest.raises(ValueError, match=r"may run before the second explanation.*at_start=True"):
-        fit(tmp_path, drifting(**explains), best)
+def test_a_checkpoint_that_looks_before_the_second_explanation_sees_the_worst_value(tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path / "checkpoints", monitor=KEY, mode="max")
+    finished = fit(tmp_path, drifting(), best, max_epochs=2)
+    assert finished.current_epoch == 2
+    assert best.best_model_path.endswith("epoch=1-step=8.ckpt")
 
 
 @pytest.mark.filterwarnings("ignore:.*runs more often")

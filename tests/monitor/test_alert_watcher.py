@@ -194,8 +194,8 @@ def test_alerts_come_from_a_configuration(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Any, str]] = {
     "unknown score": ([Alert("tolt/saliency", above=1)], "not logged: did you mean 'told/saliency'"),
     "the monitor's name too": ([Alert("explain/told/saliency", above=1)], "not logged: did you mean 'told/saliency'"),
-    "unknown argument": ([{"metric": KEY, "over": 1}], r"alerts\[0\] has no argument 'over'"),
-    "no metric": ([{"above": 1}], r"alerts\[0\] has no metric; give"),
+    "unknown argument": ([{"metric": KEY, "over": 1}], r"alerts\[0\]: Alert has no argument 'over'"),
+    "no metric": ([{"above": 1}], r"alerts\[0\]: Alert needs 'metric'; write Alert\(metric=\.\.\.\)"),
     "two alike": ([Alert(KEY, above=1), Alert(KEY, above=1.0, action="stop")], "alerts has .* twice"),
     "one that is no list": (Alert(KEY, above=1), "alerts=Alert.* give a list of alerts"),
     "a mapping": ({"metric": KEY, "above": 1}, "alerts=.* give a list of alerts"),

@@ -118,7 +118,7 @@ UNKNOWN = {
     "key": ({"method": ["Saliency"]}, r"Unknown key 'method' in the configuration of the monitor: did you mean 'me"),
     "probe key": (
         {"probe": {"counts": 4}},
-        r"Unknown key 'counts' in the configuration of probe: did you mean 'count'",
+        r"probe: ProbeSelection has no argument 'counts': did you mean 'count'",
     ),
     "method": ({"methods": ["Saliencey"]}, r"methods\[0\]: there is no method 'Saliencey': did you mean 'Saliency'"),
     "metric": ({"metrics": {"a": "infidelty"}}, r"metrics\['a'\]: there is no metric 'infidelty': did you mean 'Infi"),

@@ -227,3 +227,27 @@ def test_numbers_are_logged_for_callbacks_only(tmp_path: Path) -> None:
     assert float(finished.callback_metrics["some/score"]) == 0.5
     assert float(finished.callback_metrics["some/step"]) == 0.25
     assert not any(key.startswith("some/") for key in finished.logged_metrics)
+
+
+# -- callbacks that swap weights -----------------------------------------------------------------------------------
+
+
+class Plain(Callback):
+    """Only called like the callback that averages weights."""
+
+
+Plain.__name__ = "WeightAveraging"
+
+
+def test_averaging_is_known_by_its_class_and_not_by_its_name(tmp_path: Path) -> None:
+    assert not trainers.may_swap_weights(with_module(tmp_path, Plain()))
+    averaging = getattr(pl.callbacks, "WeightAveraging", None)  # Lightning 2.5 has none.
+    if averaging is not None:
+        average = type("Mine", (averaging,), {"__module__": "lightning.pytorch.callbacks"})
+        assert trainers.may_swap_weights(with_module(tmp_path, average()))
+
+
+def with_module(root: Path, callback: Callback) -> pl.Trainer:
+    found = trainer(root, callback)
+    found.strategy.connect(DigitModule())
+    return found

@@ -1,15 +1,18 @@
-"""Checkpoints and early stopping find a value of the monitor, and a new one, or are told before training."""
+"""Checkpoints, early stopping and schedulers watch scores that are logged; a checkpoint never ends a training for lack of one."""
 
 from __future__ import annotations
 
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
 from lightning_explain import methods as m
@@ -19,6 +22,7 @@ from training import QUIET, Blind, DigitModule, fit, loader, monitor, steps_in, 
 pytestmark = QUIET
 
 KEY = "explain/infidelity/saliency"
+RARE = {"check_val_every_n_epoch": 2}
 
 
 def logged(root: Path) -> list[float]:
@@ -84,41 +88,64 @@ def test_what_else_is_logged_can_be_watched(key: str, tmp_path: Path) -> None:
     assert stop.best_score.isfinite()
 
 
-# -- those that are refused ----------------------------------------------------------------------------------------
+# -- those that run at other times ---------------------------------------------------------------------------------
 
-EARLY = "may run before the first explanation; use ExplanationMonitor.at_start=True"
-REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
-    "every other epoch": ({"every_n_epochs": 2}, {}, {}, EARLY),
-    "by steps, looked at by epochs": ({"every_n_train_steps": 2}, {}, {}, EARLY),
-    "by epochs, looked at by steps": ({}, {"every_n_train_steps": 2}, {}, EARLY),
-    "fewer steps": ({"every_n_train_steps": 4}, {"every_n_train_steps": 2}, {}, EARLY),
-    "by the clock": ({}, {"train_time_interval": timedelta(seconds=1)}, {}, EARLY),
-    "after validation": ({}, {"save_on_train_epoch_end": False}, {}, "runs after validation, before the epoch's"),
-    "validation every other epoch": (
-        {"hook": "validation_epoch_end"},
-        {"save_on_train_epoch_end": True},
-        {"check_val_every_n_epoch": 2},
-        EARLY,
-    ),
+Timing = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+TOLD: dict[str, Timing] = {
+    "every other epoch": ({"every_n_epochs": 2}, {}, {}),
+    "every other epoch, with a first value": ({"every_n_epochs": 2, "at_start": True}, {}, {}),
+    "by steps, looked at by epochs": ({"every_n_train_steps": 2}, {}, {}),
+    "by epochs, looked at by steps": ({}, {"every_n_train_steps": 2}, {}),
+    "fewer steps": ({"every_n_train_steps": 4}, {"every_n_train_steps": 2}, {}),
+    "steps that do not divide": ({"every_n_train_steps": 2}, {"every_n_train_steps": 3}, {}),
+    "epochs that do not divide": ({"every_n_epochs": 2}, {"every_n_epochs": 3}, {}),
+    "by the clock": ({}, {"train_time_interval": timedelta(seconds=1)}, {}),
+    "put off": ({"max_overhead": 1e6}, {}, {}),
 }
 
 
-@pytest.mark.parametrize(("explains", "watches", "run", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_checkpoint_that_would_find_no_value_is_refused_before_training(
-    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=rf"ModelCheckpoint\(monitor='{KEY}'\) {message}"):
-        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **watches), **run)
-    assert steps_in(tmp_path) == []
-
-
-@pytest.mark.parametrize(("explains", "watches", "run"), [case[:3] for case in REFUSED.values()], ids=REFUSED.keys())
-def test_explaining_at_the_start_helps_and_values_seen_twice_are_told(
+@pytest.mark.parametrize(("explains", "watches", "run"), TOLD.values(), ids=TOLD.keys())
+def test_a_score_that_may_be_missing_or_of_other_weights_is_told_and_training_goes_on(
     explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.warns(UserWarning, match=rf"ModelCheckpoint\(monitor='{KEY}'\) runs more often"):
-        fit(tmp_path, monitor(at_start=True, **explains), checkpoint(tmp_path, **watches), **run)
+    with pytest.warns(
+        UserWarning, match=rf"ModelCheckpoint\(monitor='{KEY}'\) runs more often than .* earlier weights"
+    ):
+        finished = fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **watches), max_epochs=2, **run)
+    assert finished.current_epoch == 2
 
+
+def test_hints_do_not_end_a_training_where_warnings_are_errors(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # As in all tests here, a warning of this package is an error, unless the test expects it.
+    with pytest.raises(UserWarning):
+        warnings.warn("an error", stacklevel=1)
+    late = monitor(every_n_epochs=9)
+    finished = fit(tmp_path, late, checkpoint(tmp_path), max_epochs=2)
+    assert finished.current_epoch == 2
+    assert "runs more often than ExplanationMonitor explains" in caplog.text
+    assert "this training ends after 2: nothing will be explained" in caplog.text
+
+
+EARLY: dict[str, Timing] = {
+    "after validation": ({}, {"save_on_train_epoch_end": False}, {}),
+    "rare validation": ({"hook": "validation_epoch_end"}, {"save_on_train_epoch_end": True}, RARE),
+}
+
+
+@pytest.mark.parametrize(("explains", "watches", "run"), EARLY.values(), ids=EARLY.keys())
+def test_a_checkpoint_before_the_first_explanation_sees_the_worst_value(
+    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], tmp_path: Path
+) -> None:
+    best = checkpoint(tmp_path, **watches)
+    finished = fit(tmp_path, monitor(**explains), best, max_epochs=3, **run)
+    assert finished.current_epoch == 3
+    assert best.best_model_score is not None
+    assert best.best_model_score.isfinite()
+
+
+# -- those that are refused ----------------------------------------------------------------------------------------
 
 WRONG = {
     "score": ("explain/infidelty/saliency", f"did you mean '{KEY}'"),
@@ -144,9 +171,29 @@ def test_a_score_of_a_method_that_was_left_out_is_refused_before_the_first_batch
         fit(tmp_path, watch, Other(monitor="explain/infidelity/cam"), module=flat)
 
 
-def test_early_stopping_before_the_monitor_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"comes before the ExplanationMonitor in Trainer\(callbacks=\.\.\.\)"):
-        fit(tmp_path, Other(), monitor())
+class Plateau(DigitModule):
+    """Lowers its learning rate when a score stops improving."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        return [optimizer], [{"scheduler": ReduceLROnPlateau(optimizer, patience=0), "monitor": self.key}]
+
+
+def test_a_scheduler_follows_a_score(tmp_path: Path) -> None:
+    finished = fit(tmp_path, monitor(), module=Plateau(KEY), max_epochs=2)
+    (config,) = finished.lr_scheduler_configs
+    assert config.scheduler.best == pytest.approx(min(logged(tmp_path)))
+
+
+def test_a_scheduler_of_a_score_that_is_not_logged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"ReduceLROnPlateau\(monitor='explain/it'\) watches a score that is not logged"
+    ):
+        fit(tmp_path, monitor(), module=Plateau("explain/it"))
 
 
 def test_a_checkpoint_before_the_monitor_is_put_last_by_lightning(tmp_path: Path) -> None:
@@ -161,42 +208,30 @@ def test_early_stopping_before_a_monitor_that_explains_after_validation_is_fine(
     assert float(stop.best_score) == pytest.approx(logged(tmp_path)[0])
 
 
-# -- those that are told -------------------------------------------------------------------------------------------
+# -- those that always find a new value ----------------------------------------------------------------------------
 
-TOLD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "every other epoch": ({"every_n_epochs": 2, "at_start": True}, {}, {}),
-    "put off": ({"max_overhead": 1e6}, {}, {}),
-    "steps that do not divide": ({"every_n_train_steps": 2}, {"every_n_train_steps": 3}, {}),
-    "epochs that do not divide": ({"every_n_epochs": 2}, {"every_n_epochs": 3}, {"max_epochs": 2}),
-    "two validations": ({"hook": "validation_epoch_end"}, {}, {"val_check_interval": 0.5}),
-}
-
-
-@pytest.mark.parametrize(("explains", "watches", "run"), TOLD.values(), ids=TOLD.keys())
-def test_a_score_that_may_be_of_other_weights_is_told(
-    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], tmp_path: Path
-) -> None:
-    with pytest.warns(UserWarning, match="it reads the last value again, which belongs to earlier weights"):
-        fit(tmp_path, monitor(**explains), checkpoint(tmp_path, **watches), **run)
-
-
-FRESH: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+FRESH: dict[str, Timing] = {
     "equal epochs": ({"every_n_epochs": 2}, {"every_n_epochs": 2}, {}),
     "a multiple": ({"every_n_epochs": 2}, {"every_n_epochs": 4}, {}),
     "steps": ({"every_n_train_steps": 2}, {"every_n_train_steps": 4}, {}),
     "validation": ({"hook": "validation_epoch_end"}, {"save_on_train_epoch_end": False}, {}),
-    "rare validation": ({"hook": "validation_epoch_end", "every_n_epochs": 2}, {}, {"check_val_every_n_epoch": 2}),
+    "rare validation": ({"hook": "validation_epoch_end", "every_n_epochs": 2}, {"every_n_epochs": 2}, RARE),
     "another score": ({"every_n_epochs": 2}, {"monitor": "val_loss"}, {}),
 }
 
 
 @pytest.mark.parametrize(("explains", "watches", "run"), FRESH.values(), ids=FRESH.keys())
 def test_a_fresh_score_is_not_warned_of(
-    explains: dict[str, Any], watches: dict[str, Any], run: dict[str, Any], tmp_path: Path
+    explains: dict[str, Any],
+    watches: dict[str, Any],
+    run: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     best = ModelCheckpoint(tmp_path / "checkpoints", **{"monitor": KEY, **watches})
     fit(tmp_path, monitor(**explains), best, max_epochs=4, **run)
     assert best.best_model_score is not None
+    assert "runs more often" not in caplog.text
 
 
 def test_a_disabled_monitor_checks_nothing(tmp_path: Path) -> None:
