@@ -330,7 +330,7 @@ def test_other_samples_than_those_of_the_checkpoint_are_not_ignored_silently(
         trainer(tmp_path, watch, again, max_epochs=2).fit(DigitModule(), loader(0, 16), loader(100, 8), ckpt_path=path)
         return watch
 
-    with pytest.warns(UserWarning, match=r"keeps the probe samples .* of the checkpoint; they were chosen by Probe"):
+    with pytest.warns(UserWarning, match=r"keeps the probe samples .* of the checkpoint, chosen by Probe"):
         other = resume(**asked)
     same = resume()
     assert other.probe is not None
