@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
-from lightning_explain.core.validation import check_seed
+from lightning_explain.core.validation import check_whole
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit, check_limit
@@ -216,7 +216,7 @@ class MonitorBase(pl.Callback):
 
     def _load_seed(self, state: Mapping[str, Any]) -> None:
         seed, own = state["seed"], self._explainer.seed
-        check_seed(seed)
+        check_whole("", "seed", seed, least=0)
         if seed != own:
             rank_zero_warn_or_log(
                 f"ExplanationMonitor keeps the seed {seed} of the checkpoint instead of {own}, so that its random draws "
