@@ -32,6 +32,16 @@ def bare(values: tuple[Tensor, ...]) -> Attribution:
     return values if len(values) > 1 else values[0]
 
 
+def flat(value: Tensor) -> Tensor:
+    """A tensor ``(N, ...)`` as ``(N, K)``; samples that are one number, ``(N,)``, as ``(N, 1)``."""
+    return value.flatten(1) if value.ndim > 1 else value[:, None]
+
+
+def all_finite(*parts: Tensor) -> Tensor:
+    """Whether all numbers of a sample are finite, ``(N,)``, in tensors ``(N, ...)``."""
+    return torch.stack([flat(torch.isfinite(part)).all(1) for part in parts]).all(0)
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Holds N fixed samples, with labels if there are any; every explanation explains exactly these.

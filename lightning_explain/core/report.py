@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_explain.core.probe import Attribution, as_tuple
+from lightning_explain.core.probe import Attribution, all_finite, as_tuple
 
 Image: TypeAlias = "NDArray[np.uint8]"
 """A picture: uint8 ``(H, W, 3)``, RGB in 0..255."""
@@ -119,9 +119,8 @@ class Report:
         return {name: self.ids[~self._finite(name)].tolist() for name in self.attributions}
 
     def _finite(self, method: str) -> Tensor:
-        parts = [*as_tuple(self.attributions[method]), *(s[method] for s in self.scores.values() if method in s)]
-        finite = [torch.isfinite(p).flatten(1).all(1) if p.ndim > 1 else torch.isfinite(p) for p in parts]
-        return torch.stack(finite).all(0)
+        scores = (by_method[method] for by_method in self.scores.values() if method in by_method)
+        return all_finite(*as_tuple(self.attributions[method]), *scores)
 
     def scalars(self) -> dict[str, float]:
         """One number per metric and method, by tag.

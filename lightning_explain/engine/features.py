@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.probe import Samples
+from lightning_explain.core.probe import Samples, flat
 from lightning_explain.core.validation import is_whole
 
 FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
@@ -174,7 +174,7 @@ def _numbered(masks: list[Tensor]) -> Features:
         raise ValueError(
             f"feature_mask has masks of {[len(m) for m in masks]} samples for the inputs; give one mask, or one for each sample."
         )
-    joined = torch.cat([mask.expand(count, *mask.shape[1:]).flatten(1) for mask in masks], 1)
+    joined = torch.cat([flat(mask.expand(count, *mask.shape[1:])) for mask in masks], 1)
     numbers = torch.stack([torch.unique(sample, return_inverse=True)[1] for sample in joined])
     parts = numbers.split([mask[0].numel() for mask in masks], 1)
     shaped = tuple(part.reshape(count, *mask.shape[1:]) for part, mask in zip(parts, masks, strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
-from lightning_explain.core.probe import Samples
+from lightning_explain.core.probe import Samples, flat
 from lightning_explain.core.report import SumCheck
 from lightning_explain.engine.evaluate import Place, check_length, evaluations_of, found_at, gradients, watching
 from lightning_explain.engine.noise import wide
@@ -152,7 +152,7 @@ def _halved(
         readings[None, site] = tuple(torch.stack(a.detach().chunk(2), 1) for a in at)
         if site in whole:
             terms = zip(readings[rule, site], readings[None, site], strict=True)
-            total = sum(wide(m * (a[:, 0] - a[:, 1])).flatten(1).sum(1) for m, a in terms)
+            total = sum(flat(wide(m * (a[:, 0] - a[:, 1]))).sum(1) for m, a in terms)
             checks[site] = SumCheck(total - wide(change), wide(change), wide(size))
     return Pass(output, {read: readings[read] for read in reads}, checks)
 

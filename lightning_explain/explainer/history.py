@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.probe import Probe, Samples, as_tuple
+from lightning_explain.core.probe import Probe, Samples, all_finite, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.modalities.image import arrange, onto
 
@@ -99,8 +99,7 @@ def _filled(maps: Maps, others: Maps) -> dict[str, tuple[Tensor, ...]]:
 def _by_sample(value: Tensor, other: Tensor) -> Tensor:
     if value.shape != other.shape:
         return value
-    finite = torch.isfinite(value).flatten(1).all(1)
-    return torch.where(finite.reshape(-1, *(1,) * (value.ndim - 1)), value, other)
+    return torch.where(all_finite(value).reshape(-1, *(1,) * (value.ndim - 1)), value, other)
 
 
 def _summed(value: Tensor) -> Tensor:

@@ -90,9 +90,11 @@ class Explanation:
         outputs, found = self._first_execution()
         self._attempt(found, plan(self.decided.methods).apart, self._alone)
         self._leave_out_unlike(found)
-        found = {name: found[name] for name in self.decided.methods if name in found}
-        with ranks.agree("placing the maps"):
-            arranged, placed = self._placed(found)
+        places: dict[str, tuple[Placed | None, Placed]] = {}
+        self._attempt(places, found, lambda name: self._placed(name, found[name]), shown=False)
+        found = {name: found[name] for name in self.decided.methods if name in places}
+        arranged = {name: places[name][0] for name in found}
+        placed = {name: maps for name in found if (maps := places[name][1])}
         scored: dict[str, dict[str, Mapping[str, Score]]] = {}
         self._attempt(scored, self.decided.metrics, lambda name: self._score(name, found, placed))
         self._leave_out_unlike(scored)
@@ -127,10 +129,10 @@ class Explanation:
                 stacklevel=2,
             )
 
-    def _placed(self, found: Mapping[str, Attribution]) -> tuple[dict[str, Placed | None], dict[str, Placed]]:
-        """Returns the attributions arranged as they lie on the image, and the maps upsampled to its size."""
-        arranged = {name: self._arranged(name, value, self.samples) for name, value in found.items()}
-        return arranged, {k: onto(value, self.samples.inputs) for k, value in arranged.items() if value is not None}
+    def _placed(self, name: str, found: Attribution) -> tuple[Placed | None, Placed]:
+        """Returns an attribution arranged as it lies on the image, and upsampled to its size; ``None, ()`` without a place there."""
+        arranged = self._arranged(name, found, self.samples)
+        return arranged, () if arranged is None else onto(arranged, self.samples.inputs)
 
     def _parts(
         self,
@@ -211,21 +213,26 @@ class Explanation:
             self._refused = choice.refused
         return choice.outputs, choice.indices, batch.outputs[CENTER], found
 
-    def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> None:
-        """Puts the result of ``work(name)`` into ``found`` for each name.
+    def _attempt(
+        self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any], shown: bool = True
+    ) -> None:
+        """Puts the result of ``work(name)`` into ``found`` for each name; ``shown``: as a step of the progress.
 
         A failure is raised, or recorded on the rank where it happened and left out on all ranks.
         """
         ranks = self.decided.ranks
         with ranks.agree("a method or metric"):
-            failed = list(self._each(found, names, work)) if len(self.samples) else []
+            failed = list(self._each(found, names, work, shown)) if len(self.samples) else []
         for name in ranks.failing(failed):
             found.pop(name, None)
 
-    def _each(self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any]) -> Iterator[str]:
+    def _each(
+        self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any], shown: bool
+    ) -> Iterator[str]:
         """Runs ``work`` for each name, and yields the names that failed."""
         for name in names:
-            self.progress(name)
+            if shown:
+                self.progress(name)
             try:
                 found[name] = self._within(partial(work, name))
                 if self.decided.ranks.world > 1:

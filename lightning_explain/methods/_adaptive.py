@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Point, Reducer, value_of
-from lightning_explain.core.probe import Baseline, Samples, as_tuple
+from lightning_explain.core.probe import Baseline, Samples, as_tuple, flat
 from lightning_explain.engine.noise import narrowed, wide
 from lightning_explain.engine.paths import FromBaseline
 from lightning_explain.methods._base import OnPath, added, each
@@ -133,7 +133,7 @@ def _sums(method: Any, explained: ExplainedFunction, samples: Samples, alphas: t
 
 
 def _unfinished(total: list[Tensor], change: tuple[Tensor, ...], gap: Tensor, tolerance: float) -> Tensor:
-    sums = torch.stack([(t * c).flatten(1).sum(1) for t, c in zip(total, change, strict=True)]).sum(0)
+    sums = torch.stack([flat(t * c).sum(1) for t, c in zip(total, change, strict=True)]).sum(0)
     return (sums - gap).abs() > tolerance * gap.abs()
 
 

@@ -12,7 +12,7 @@ from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
-from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
+from lightning_explain.core.probe import Attribution, Baseline, Samples, bare, flat
 from lightning_explain.core.validation import check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import attribute, freeze, in_pieces
@@ -180,7 +180,7 @@ class ShapleyValues(Method):
         # Mean over feature sets of the set's output times its weight for each feature, (N, F).
         (mean,) = mean_over_draws(explained, samples, 2**features.count, one, powers=(1,))
         values = mean[0] * 2**features.count
-        found = [values.gather(1, m.expand(len(samples), *m.shape[1:]).flatten(1)) for m in features.masks]
+        found = [values.gather(1, flat(m.expand(len(samples), *m.shape[1:]))) for m in features.masks]
         return bare(narrowed(tuple(f.reshape_as(x) for f, x in zip(found, samples.inputs, strict=True)), samples))
 
 

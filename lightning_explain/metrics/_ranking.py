@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import Score
+from lightning_explain.core.probe import flat
 
 
 def relevance(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> Tensor:
@@ -21,7 +22,7 @@ def relevance(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> Tensor:
         inputs: Each ``(N, ...)``.
     """
     parts = [m.sum(1) if _is_image(x) else m.expand_as(x) for m, x in zip(found, inputs, strict=True)]
-    return torch.cat([part.flatten(1) for part in parts], 1)
+    return torch.cat([flat(part) for part in parts], 1)
 
 
 def spread(values: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Reference, Score
-from lightning_explain.core.probe import Attribution, Samples, as_tuple
+from lightning_explain.core.probe import Attribution, Samples, as_tuple, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.metrics._ranking import scores, wide
 
@@ -26,7 +26,7 @@ def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:
     Returns:
         ``(N,)``, in units of output.
     """
-    totals = [wide(part).flatten(1).sum(1) for part in as_tuple(attribution)]
+    totals = [flat(wide(part)).sum(1) for part in as_tuple(attribution)]
     return torch.stack(totals).sum(0) - wide(gaps)
 
 

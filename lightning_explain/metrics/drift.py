@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Score
+from lightning_explain.core.probe import all_finite, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_methods
 from lightning_explain.metrics._ranking import relevance, scores, spearman, spread, wide
@@ -47,8 +48,8 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    a, b = (_scaled(wide(part).flatten(1)).reshape(part.shape) for part in (first, second))
-    known = torch.isfinite(a + b).flatten(1).all(1)
+    a, b = (_scaled(flat(wide(part))).reshape(part.shape) for part in (first, second))
+    known = all_finite(a + b)
     found = torch.full((len(a),), torch.nan, dtype=a.dtype, device=a.device)
     if known.any():
         similar = structural_similarity_index_measure(a[known], b[known], data_range=2.0, reduction="none")

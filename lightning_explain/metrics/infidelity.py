@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
-from lightning_explain.core.probe import Baseline, Samples, bare
+from lightning_explain.core.probe import Baseline, Samples, bare, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_methods, check_number, check_whole
 from lightning_explain.engine.baselines import check_baseline
@@ -212,7 +212,7 @@ class Infidelity(Metric):
 
 
 def _dot(maps: list[Tensor], noise: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([(m * n).flatten(1).sum(1) for m, n in zip(maps, noise, strict=True)]).sum(0)
+    return torch.stack([flat(m * n).sum(1) for m, n in zip(maps, noise, strict=True)]).sum(0)
 
 
 def _by_user(

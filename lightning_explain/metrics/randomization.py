@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
-from lightning_explain.core.probe import Attribution, Samples, as_tuple
+from lightning_explain.core.probe import Attribution, Samples, as_tuple, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_methods, check_whole
 from lightning_explain.metrics._ranking import mean_over, spearman
@@ -119,5 +119,5 @@ class Randomization(Metric):
         return {name: torch.stack([stage[name] for stage in stages]) for name in metric_inputs.attributions}
 
     def _flat(self, found: Attribution) -> Tensor:
-        joined = torch.cat([part.flatten(1) for part in as_tuple(found)], 1)
+        joined = torch.cat([flat(part) for part in as_tuple(found)], 1)
         return joined.abs() if self.abs else joined

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
-from lightning_explain.core.probe import Attribution, Samples, bare
+from lightning_explain.core.probe import Attribution, Samples, bare, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_callable, check_methods, check_number, check_whole
 from lightning_explain.metrics._common import draws_of, needs_floating
@@ -34,7 +34,7 @@ def sensitivity(clean: tuple[Tensor, ...], moved: tuple[Tensor, ...], norm_ord: 
 
 
 def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Tensor:
-    joined = torch.cat([p.flatten(1) for p in parts], 1)
+    joined = torch.cat([flat(p) for p in parts], 1)
     norm: Tensor = torch.linalg.vector_norm(joined, 2 if norm_ord == "fro" else float(norm_ord), dim=1)
     return norm
 

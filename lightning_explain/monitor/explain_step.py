@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_explain.core.contracts import Metric
-from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import Agreement, Ranks
@@ -97,8 +97,7 @@ def _switched_on(explainer: Explainer, failure_log: FailureLog) -> Explainer:
 
 def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
     """Methods without a finite map on any sample, and metrics without a finite score for any of the other methods."""
-    maps = {name: [x.flatten(1) for x in as_tuple(value)] for name, value in report.attributions.items()}
-    empty = {name for name, parts in maps.items() if not torch.isfinite(torch.cat(parts, 1)).all(1).any()}
+    empty = {name for name, value in report.attributions.items() if not all_finite(*as_tuple(value)).any()}
     for name, metric in metrics.items():
         by_method = [report.scores.get(score, {}) for score in score_names({name: metric})]
         found = [values for scores in by_method for method, values in scores.items() if method not in empty]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.report import Image, Report
 from lightning_explain.modalities.image import onto, to_input_space
 from lightning_explain.render import bars, image
@@ -105,7 +105,7 @@ def _picture(
         for i, panels in enumerate(chart.columns):
             sheet.paste(canvas, panels, i)
         return canvas
-    finite = torch.isfinite(found[images.index if len(found) > images.index else 0]).flatten(1).all(1)
+    finite = all_finite(found[images.index if len(found) > images.index else 0])
     maps = torch.where(finite[:, None, None, None], placed[images.index], torch.nan)
     return _panels(name, maps, images, frame, style)
 
@@ -125,7 +125,7 @@ def _panels(name: str, maps: Tensor, images: _Images, frame: _Frame, style: Pane
     signs = tuple(dict.fromkeys(used)) if style.colorbar else ()
     headers = tuple(header(_words(kind, sign), images.size[1]) for kind, sign in style.panels)
     sheet = Sheet(frame.rows, frame.titles, headers, images.size, frame.note, len(signs) * _scale_width(signs))
-    canvas = sheet.page(name, torch.isfinite(maps).flatten(1).all(1).tolist())
+    canvas = sheet.page(name, all_finite(maps).tolist())
     normalized = {sign: image.normalize(maps, sign, style.outlier_perc) for sign in {s for _, s in style.panels}}
     for i, (kind, sign) in enumerate(style.panels):
         panels = image.panel(kind, sign, images.display, normalized[sign], style.cmap, style.alpha_overlay)
