@@ -32,7 +32,8 @@ from _handwritten import SAMPLES_EACH, HandwrittenMonitor
 from _measure import console, median_ratio, parser, seconds, start, table
 from _workload import DISTINCT, SAMPLES, images, methods, metrics, probe, samples_sent, trained
 from lightning_explain import ExplanationMonitor, Probe
-from lightning_explain.modalities.image import to_input_space
+from lightning_explain.modalities import guess
+from lightning_explain.modalities.placement import arrange, onto
 
 
 class Still(pl.LightningModule):
@@ -114,7 +115,8 @@ def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, samples: 
     }
     for name in methods():
         theirs = by_hand.maps[name]
-        (mine,) = to_input_space((attributions[name],), (samples.inputs,))
+        arranged = arrange((attributions[name],), (samples.inputs,), guess((samples.inputs,)))
+        (mine,) = onto(arranged, (samples.inputs,), guess((samples.inputs,)))
         apart = ((mine - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)).max().item()
         shown = "other draws" if name in ("smoothgrad", "vargrad") else f"{apart:.0e}"
         values = []

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from lightning_explain.core.version import __version__
 
 if TYPE_CHECKING:
-    from lightning_explain import methods, metrics
+    from lightning_explain import methods, metrics, modalities
     from lightning_explain.core.alert import Alert
-    from lightning_explain.core.contracts import Method, Metric, Sink, Target
+    from lightning_explain.core.contracts import Method, Metric, Modality, Sink, Target
     from lightning_explain.core.probe import Probe
     from lightning_explain.core.report import Report
     from lightning_explain.explainer.explainer import explain
@@ -23,6 +23,7 @@ __all__ = [
     "ExplanationMonitor",
     "Method",
     "Metric",
+    "Modality",
     "Probe",
     "ProbeSelection",
     "Report",
@@ -33,6 +34,7 @@ __all__ = [
     "load_reports",
     "methods",
     "metrics",
+    "modalities",
 ]
 
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "ExplanationMonitor": "monitor.callback",
     "Method": "core.contracts",
     "Metric": "core.contracts",
+    "Modality": "core.contracts",
     "Probe": "core.probe",
     "ProbeSelection": "probes.selection",
     "Report": "core.report",
@@ -52,7 +55,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that importing the package is instant."""
-    if name in ("methods", "metrics"):
+    if name in ("methods", "metrics", "modalities"):
         return importlib.import_module(f"{__name__}.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -15,6 +15,7 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import path_of
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.engine.features import features_of
+from lightning_explain.modalities import guess
 
 # Points of a path that are generated (and evaluated, if only outputs are read): the first is often the sample itself.
 _POINTS = 2
@@ -155,7 +156,8 @@ def check_masks(name: str, metric: Metric, probe: Probe) -> None:
         raise ValueError(
             f"The metric {name!r} needs masks; give Probe(masks=...), boolean regions (N, H, W), or leave the metric out."
         )
-    sizes = [tuple(x.shape[2:]) for x in as_tuple(probe.inputs) if x.ndim == 4]
+    inputs = as_tuple(probe.inputs)
+    sizes = [size for x, modality in zip(inputs, guess(inputs), strict=True) if (size := modality.pixels(x))]
     if not sizes:
         raise ValueError(
             f"The metric {name!r} needs images (N, C, H, W), of which masks are regions; leave the metric out."
@@ -189,7 +191,8 @@ def check_normalization(normalization: Any, probe: Probe) -> None:
     Raises:
         ValueError: If the numbers of channels differ.
     """
-    channels = [x.shape[1] for x in as_tuple(probe.inputs) if x.ndim == 4]
+    inputs = as_tuple(probe.inputs)
+    channels = [x.shape[1] for x, modality in zip(inputs, guess(inputs), strict=True) if modality.pixels(x)]
     for part in normalization or ():
         count = len(part) if isinstance(part, Sequence) else 1
         if channels and count not in (1, *channels):

@@ -35,8 +35,7 @@ class Alert:
         ValueError: If an argument is out of range, or not exactly one of ``above``, ``below`` and ``times`` is given.
 
     Example:
-        >>> from lightning_explain.core.validation import check_choice, check_whole, is_number, refused
-    from lightning_explain import Alert
+        >>> from lightning_explain import Alert
         >>> alert = Alert("relevance_mass/ig", below=0.3, patience=2, action="stop")
         >>> alert.condition
         'below 0.3'

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Attribution, Baseline, Samples
 from lightning_explain.core.report import PassCount, Publication, SumCheck
 
@@ -56,6 +57,7 @@ class ExplainedFunction:
         channels_last: Whether images go through the model in the channels-last memory format.
         memory: Results cached for the duration of one explanation; see :meth:`remembered`.
         sum_checks: Collects, by method, the check of DeepLIFT's sum for each batch of samples; ``None``: nothing is collected.
+        modalities: What the inputs are, one for each.
     """
 
     forward: nn.Module
@@ -69,6 +71,7 @@ class ExplainedFunction:
     channels_last: bool = False
     memory: dict[Any, Any] = field(default_factory=dict)
     sum_checks: dict[str, list[SumCheck]] | None = None
+    modalities: tuple[Modality, ...] = ()
 
     def executed(self, method: Any, samples: Samples) -> Attribution:
         """The attribution of the samples by one path method (path, reads, reducer)."""
@@ -85,6 +88,7 @@ class ExplainedFunction:
         """The inputs ``(N, ...)`` in the memory format in which the model receives them."""
         if not self.channels_last:
             return inputs
+        # The memory format belongs to tensors of four dimensions, whatever they are.
         return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -328,8 +332,8 @@ class Metric(ABC):
         """Names the evaluations that it shares with equal metrics; ``None``: it shares none."""
         return None
 
-    def fitted(self, inputs: tuple[Tensor, ...]) -> Metric:
-        """The metric for these inputs.
+    def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Metric:
+        """The metric for these inputs, by what they are.
 
         Raises:
             ValueError: If it has no score of such inputs.
@@ -347,6 +351,95 @@ class Metric(ABC):
     @abstractmethod
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """For each suffix and each method the score of the samples."""
+
+
+class Modality(ABC):
+    """Base class of modalities: what one input of the model is. The engine, the metrics and the renderer ask it.
+
+    It answers four questions: which units the input has (``units``, ``pixels``), where a layer's map lies on them (``place``, ``onto``),
+    how they are perturbed (``region``, ``blurred``), and which panels show a map (``panels``). Unless a subclass says otherwise, every
+    element is a unit, layers have no place on the input, and there are no regions.
+
+    Example:
+        >>> from lightning_explain import Modality
+        >>> from lightning_explain.core.panels import Panel
+        >>> class Series(Modality):
+        ...     def units(self, x):
+        ...         return x[:, :1].shape
+        ...     def panels(self, found, inputs, asked):
+        ...         return (Panel("by time", "bars", Series().by_unit(found[0]).flatten(1)),)
+        >>> Series().by_unit(torch.ones(2, 3, 50)).shape
+        torch.Size([2, 1, 50])
+    """
+
+    on_input: ClassVar[bool] = True
+    """Whether the panels show a map on its input; the maps of all other inputs are drawn together."""
+
+    def units(self, x: Tensor) -> torch.Size:
+        """The shape of a map of ``x`` ``(N, ...)`` with one number for each unit; it broadcasts to ``x``."""
+        return x.shape
+
+    def pixels(self, x: Tensor) -> tuple[int, int] | None:
+        """Height and width of the input ``(N, ...)`` if its units are pixels."""
+        return None
+
+    def by_unit(self, found: Tensor) -> Tensor:
+        """A map ``(N, ...)`` of the input, or of a layer in its place, summed within each unit."""
+        return found.sum_to_size(self.units(found))
+
+    def place(
+        self, value: Tensor, x: Tensor, reshape: Any = None, layer: nn.Module | None = None, of_input: bool = False
+    ) -> Tensor | None:
+        """A layer's activation, gradient or map, arranged as the units of the input lie; ``None`` if it has no place there.
+
+        Args:
+            value: A tensor ``(N, ...)``; returned unchanged if it already is arranged so.
+            x: The input ``(N, ...)``.
+            reshape: How to rearrange the tensor; ``None`` to infer it.
+            layer: The layer that the tensor belongs to; it decides where the shape is ambiguous.
+            of_input: Whether the tensor belongs to the layer's input rather than its output.
+
+        Raises:
+            ValueError: If ``reshape`` does not fit the tensor.
+        """
+        return None
+
+    def onto(self, placed: Tensor, x: Tensor) -> Tensor:
+        """A result of ``place``, summed within each unit, at the resolution of the input."""
+        return self.by_unit(placed)
+
+    def region(self, x: Tensor, size: int | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """1 inside a random region of units and 0 elsewhere; broadcasts to the input ``(N, ...)``.
+
+        Args:
+            x: The input.
+            size: The size of the region along each of its axes; ``None`` for the modality's own.
+            draw: Returns uniform numbers in [0, 1) in the shape of its argument ``(N, ...)``.
+
+        Raises:
+            ValueError: If the input has no such region.
+        """
+        raise ValueError(f"needs images (N, C, H, W), got {tuple(x.shape)}")
+
+    def blurred(self, x: Tensor) -> Tensor:
+        """The input ``(N, ...)`` without its details.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        raise ValueError(f"needs images (N, C, H, W), got {tuple(x.shape)}")
+
+    @abstractmethod
+    def panels(
+        self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
+    ) -> tuple[Panel, ...]:
+        """The columns of a method's picture, one panel for each sample.
+
+        Args:
+            found: The map in input space ``(N, ...)``, or what the method returned where it is not drawn on its input.
+            inputs: The input ``(N, ...)``, or all of them.
+            asked: ``(kind, sign)`` of each column, as the user asks for images.
+        """
 
 
 class Sink(ABC):

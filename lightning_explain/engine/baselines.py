@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
+from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Baseline, Samples
 
@@ -61,11 +61,13 @@ class Baselines:
         inputs: All samples of the probe in the order of their ids, each ``(N, ...)``, on the model's device.
         normalization: ``(mean, std)`` per channel of image inputs; needed by ``"black"``.
         ids: ``(N,)`` sample ids in the probe's own order, which is also the order of tensors with one baseline per sample.
+        modalities: What the inputs are.
     """
 
     inputs: tuple[Tensor, ...]
     normalization: Normalization | None = None
     ids: Tensor = field(default_factory=lambda: torch.empty(0))
+    modalities: tuple[Modality, ...] = ()
 
     def points(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
         """Returns one baseline per sample: for each input a tensor of that input's shape, ``(N, ...)``.
@@ -107,13 +109,19 @@ class Baselines:
         if name == "mean":
             return self.inputs[index].mean(0, keepdim=True).expand_as(clean)
         if name == "blur":
-            return _blurred(clean)
+            return self._blurred(index, clean)
         if self.normalization is None:
             raise ValueError(
                 'baselines="black" is the normalized value of 0, which is unknown here; give normalization=(mean, std).'
             )
         mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
         return _fit((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), clean, len(self.ids))
+
+    def _blurred(self, index: int, clean: Tensor) -> Tensor:
+        try:
+            return self.modalities[index].blurred(clean)
+        except ValueError as error:
+            raise ValueError(f'baselines="blur" {error}; give "zero" or "mean".') from None
 
     def distribution(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
         """Returns the set of K reference samples that random methods draw baselines from, one ``(K, ...)`` per input.
@@ -154,15 +162,3 @@ def _misfit(value: Tensor, like: Tensor, count: int) -> str:
         f"baselines has shape {tuple(value.shape)}, which does not fit samples {tuple(like.shape[1:])}; give a tensor that "
         f"broadcasts to (1, *{tuple(like.shape[1:])}), or one with a first dimension of {count}: a baseline for each sample of the probe."
     )
-
-
-def _blurred(image: Tensor) -> Tensor:
-    if image.ndim != 4:
-        raise ValueError(
-            f'baselines="blur" needs images (N, C, H, W), got {tuple(image.shape)}; give "zero" or "mean".'
-        )
-    sigma = max(image.shape[2:]) / 16
-    # A reflected border allows kernels that are no wider than the image.
-    width = min(int(4 * sigma) * 2 + 1, 2 * min(image.shape[2:]) - 1)
-    blurred: Tensor = gaussian_blur(image, [width, width], [sigma, sigma])
-    return blurred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Modality
 from lightning_explain.core.probe import Samples, flat
 from lightning_explain.core.validation import is_whole
 
@@ -98,22 +99,22 @@ def features_of(spec: FeatureMask, explained: ExplainedFunction, samples: Sample
 def _raw(specs: Sequence[Any], explained: ExplainedFunction, samples: Samples) -> Iterator[Tensor]:
     """Yields masks with their original numbers; generated masks get numbers that no mask before them has."""
     taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor)), default=0)
-    for i, (spec, clean) in enumerate(zip(specs, samples.clean, strict=True)):
+    for i, (spec, clean, modality) in enumerate(zip(specs, samples.clean, explained.modalities, strict=True)):
         if isinstance(spec, Tensor):
             yield _fit(spec.to(clean.device), i, clean, explained, samples)
             continue
-        made = _made(spec, clean, explained) + taken
+        made = _made(spec, clean, modality, explained) + taken
         taken = int(made.max()) + 1
         yield made
 
 
-def _made(spec: Mapping[str, int] | None, clean: Tensor, explained: ExplainedFunction) -> Tensor:
+def _made(spec: Mapping[str, int] | None, clean: Tensor, modality: Modality, explained: ExplainedFunction) -> Tensor:
     if spec is None:
         return torch.arange(clean[0].numel(), device=clean.device).reshape(1, *clean.shape[1:])
     ((kind, number),) = spec.items()
     if kind == "grid":
-        return _grid(clean, number)
-    if clean.ndim != 4:
+        return _grid(clean, modality, number)
+    if modality.pixels(clean) is None:
         raise ValueError(
             f'feature_mask={{"superpixels": ...}} needs images (N, C, H, W), got {tuple(clean.shape)}; give a tensor.'
         )
@@ -121,13 +122,13 @@ def _made(spec: Mapping[str, int] | None, clean: Tensor, explained: ExplainedFun
     return torch.stack([s.to(clean.device).expand(clean.shape[1:]) for s in segments])
 
 
-def _grid(clean: Tensor, size: int) -> Tensor:
-    if clean.ndim not in (3, 4):
+def _grid(clean: Tensor, modality: Modality, size: int) -> Tensor:
+    units = modality.units(clean)[1:]
+    if len(units) < 2 or math.prod(units[:-2]) != 1:
         raise ValueError(
             f'feature_mask={{"grid": ...}} needs images (N, H, W) or (N, C, H, W), got {tuple(clean.shape)}; give a tensor.'
         )
-    height, width = clean.shape[-2:]
-    down, right = (torch.arange(n, device=clean.device) // size for n in (height, width))
+    down, right = (torch.arange(n, device=clean.device) // size for n in units[-2:])
     return (down[:, None] * (int(right[-1]) + 1) + right).expand(1, *clean.shape[1:])
 
 

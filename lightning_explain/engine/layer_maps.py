@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Method
+from lightning_explain.core.contracts import ExplainedFunction, Method, Modality
 from lightning_explain.core.points import CENTER, LayerSite, Point
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.evaluate import forward_backward
-from lightning_explain.modalities.image import arrange
+from lightning_explain.modalities.placement import arrange
 
 
 def placed(method: Any, explained: ExplainedFunction, sample: Samples) -> tuple[Tensor, ...] | None:
@@ -23,7 +23,8 @@ def placed(method: Any, explained: ExplainedFunction, sample: Samples) -> tuple[
     of_input = method.attribute_to_layer_input
     site = LayerSite(method.layer, of_input)
     (evaluation,) = forward_backward(explained, [Point(sample, CENTER)], frozenset({(None, site)}))
-    return arrange(evaluation.activation(site), sample.inputs, method.reshape, explained.layer(method.layer), of_input)
+    layer, found = explained.layer(method.layer), evaluation.activation(site)
+    return arrange(found, sample.inputs, explained.modalities, method.reshape, layer, of_input)
 
 
 def has_map(method: Method, explained: ExplainedFunction, sample: Samples) -> bool:
@@ -55,13 +56,16 @@ def check_place(name: str, method: Any, explained: ExplainedFunction, sample: Sa
 
 
 def explicit_maps(
-    found: Mapping[str, Attribution], arranged: Mapping[str, tuple[Tensor, ...] | None], inputs: tuple[Tensor, ...]
+    found: Mapping[str, Attribution],
+    arranged: Mapping[str, tuple[Tensor, ...] | None],
+    inputs: tuple[Tensor, ...],
+    modalities: tuple[Modality, ...],
 ) -> dict[str, tuple[Tensor, ...]]:
     """Returns the maps that cannot be derived from the shape of an attribution when pictures are drawn.
 
     An empty tuple means that there is no map, although the shape looks like one.
     """
-    by_shape = {name: arrange(as_tuple(value), inputs) for name, value in found.items()}
+    by_shape = {name: arrange(as_tuple(value), inputs, modalities) for name, value in found.items()}
 
     def deducible(name: str) -> bool:
         as_found = as_tuple(found[name])[0]

@@ -49,6 +49,7 @@ from lightning_explain.explainer.registry import (
     warn_of_unsigned,
 )
 from lightning_explain.explainer.run import Decisions, Explanation, Progress
+from lightning_explain.modalities import guess
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
 from lightning_explain.model.layers import find_layer, last_feature_map
@@ -135,7 +136,7 @@ class Explainer(Decisions):
         inputs, found = as_tuple(probe.inputs), {}
         for name, metric in self.metrics.items():
             try:
-                found[name] = metric.fitted(inputs)
+                found[name] = metric.fitted(inputs, guess(inputs))
             except ValueError as error:
                 if not self.optional_metrics:
                     raise
@@ -297,7 +298,8 @@ class Explainer(Decisions):
     def _explained(self, model: nn.Module, target_function: TargetFunction, samples: Samples) -> ExplainedFunction:
         # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
         order = samples.ids.argsort(stable=True)
-        baselines = Baselines(tuple(x[order.to(x.device)] for x in samples.inputs), self.normalization, samples.ids)
+        inputs, modalities = tuple(x[order.to(x.device)] for x in samples.inputs), guess(samples.inputs)
+        baselines = Baselines(inputs, self.normalization, samples.ids, modalities)
         return ExplainedFunction(
             forward=target_function,
             layer=lambda name: find_layer(model, str(name)),
@@ -308,6 +310,7 @@ class Explainer(Decisions):
             probe=samples,
             execute=execute,
             channels_last=self.channels_last,
+            modalities=modalities,
         )
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Probe, Samples, all_finite, as_tuple
 from lightning_explain.core.report import Report
-from lightning_explain.modalities.image import arrange, onto
+from lightning_explain.modalities import guess
+from lightning_explain.modalities.placement import arrange, onto
 
 Maps: TypeAlias = "Mapping[str, tuple[Tensor, ...]]"
 
@@ -20,7 +21,7 @@ Maps: TypeAlias = "Mapping[str, tuple[Tensor, ...]]"
 class History:
     """Maps of earlier explanations of the same samples, on the CPU, in their original precision.
 
-    Maps of images are summed over channels; maps of layers keep the layer's resolution.
+    Maps are summed within each unit of the input; maps of layers keep the layer's resolution.
 
     Args:
         first: Each method's map in its first explanation.
@@ -82,11 +83,12 @@ def history_of(reports: Sequence[Report], probe: Probe) -> History:
 
 
 def _kept(report: Report, inputs: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, ...]]:
-    found: dict[str, tuple[Tensor, ...]] = {}
+    found, modalities = {}, guess(inputs)
     for name, attribution in report.attributions.items():
-        arranged = report.maps[name] if name in report.maps else arrange(as_tuple(attribution), inputs)
+        arranged = report.maps[name] if name in report.maps else arrange(as_tuple(attribution), inputs, modalities)
         if arranged:
-            found[name] = tuple(_summed(value).detach().to("cpu", copy=True) for value in arranged)
+            summed = (modality.by_unit(value) for modality, value in zip(modalities, arranged, strict=True))
+            found[name] = tuple(value.detach().to("cpu", copy=True) for value in summed)
     return found
 
 
@@ -102,12 +104,11 @@ def _by_sample(value: Tensor, other: Tensor) -> Tensor:
     return torch.where(all_finite(value).reshape(-1, *(1,) * (value.ndim - 1)), value, other)
 
 
-def _summed(value: Tensor) -> Tensor:
-    return value.sum(1, keepdim=True) if value.ndim == 4 else value
-
-
 def _placed(maps: Maps, index: Tensor, samples: Samples) -> dict[str, tuple[Tensor, ...]]:
-    device = samples.inputs[0].device
-    # Maps have a single channel, the sum over all.
-    inputs = tuple(x[:, :1] if x.ndim == 4 else x for x in samples.inputs)
-    return {name: onto(tuple(value[index].to(device) for value in found), inputs) for name, found in maps.items()}
+    device, modalities = samples.inputs[0].device, guess(samples.inputs)
+    # Maps have one number for each unit.
+    inputs = tuple(x.new_empty(modality.units(x)) for modality, x in zip(modalities, samples.inputs, strict=True))
+    return {
+        name: onto(tuple(value[index].to(device) for value in found), inputs, modalities)
+        for name, found in maps.items()
+    }

@@ -25,7 +25,7 @@ from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.plan import Plan, batches, plan
 from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.methods import steps_taken
-from lightning_explain.modalities.image import arrange, onto
+from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.model.inventory import ModuleInventory
 from lightning_explain.model.isolation import STATE_SAVERS
 from lightning_explain.model.targets import Choice, Target, predictions_of
@@ -132,7 +132,7 @@ class Explanation:
     def _placed(self, name: str, found: Attribution) -> tuple[Placed | None, Placed]:
         """Returns an attribution arranged as it lies on the image, and upsampled to its size; ``None, ()`` without a place there."""
         arranged = self._arranged(name, found, self.samples)
-        return arranged, () if arranged is None else onto(arranged, self.samples.inputs)
+        return arranged, () if arranged is None else onto(arranged, self.samples.inputs, self.explained.modalities)
 
     def _parts(
         self,
@@ -147,7 +147,7 @@ class Explanation:
             "scores": {key: {m: value.cpu() for m, (value, _) in score.items()} for key, score in scores.items()},
             "standard_errors": _errors(scores),
             "outputs": outputs.cpu(),
-            "maps": explicit_maps(found, arranged, self.samples.inputs),
+            "maps": explicit_maps(found, arranged, self.samples.inputs, self.explained.modalities),
             "n_steps": {name: steps for name in found if (steps := self._steps(name)) is not None},
             "checks": {name: torch.stack(check, 1).cpu() for name, check in self._checks.items() if name in found},
         }
@@ -301,12 +301,12 @@ class Explanation:
         return bare(tuple(widened(torch.cat(column)) for column in zip(*parts, strict=True)))
 
     def _arranged(self, name: str, found: Attribution, samples: Samples) -> tuple[Tensor, ...] | None:
-        """Returns an attribution arranged as it lies on the image (see ``modalities.image.arrange``)."""
+        """Returns an attribution arranged as it lies on the image (see ``modalities.placement.arrange``)."""
         method: Any = self.decided.methods[name].innermost
         if method.layer_shaped:
             placed: Placed | None = method.arranged(self.explained, found, samples.inputs)
             return placed
-        return arrange(as_tuple(found), samples.inputs)
+        return arrange(as_tuple(found), samples.inputs, self.explained.modalities)
 
     def _steps(self, name: str) -> Tensor | None:
         return steps_taken(self.decided.methods[name], self.explained, self.samples)
@@ -339,7 +339,8 @@ class Explanation:
         def again(samples: Samples) -> dict[str, tuple[Tensor, ...]]:
             moved = self._attributions(maps, samples)
             arranged = {key: self._arranged(key, value, samples) for key, value in moved.items()}
-            return {key: onto(value, samples.inputs) for key, value in arranged.items() if value is not None}
+            modalities = self.explained.modalities
+            return {k: onto(v, samples.inputs, modalities) for k, v in arranged.items() if v is not None}
 
         references = {key: self.decided.methods[key].completeness for key in found}
         return MetricInputs(

@@ -12,7 +12,8 @@ from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Re
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.paths import AtInput
-from lightning_explain.modalities.image import arrange, check_reshape
+from lightning_explain.modalities.image import check_reshape
+from lightning_explain.modalities.placement import arrange
 
 
 class OnPath(Method):
@@ -92,10 +93,11 @@ class AtLayer(Method):
     def arranged(
         self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...] | None:
-        """The map arranged on the image (:func:`lightning_explain.modalities.image.arrange`); ``None`` without a place there.
+        """The map arranged on the image (:func:`lightning_explain.modalities.placement.arrange`); ``None`` without a place there.
 
         Raises:
             ValueError: If ``reshape`` does not fit the map.
         """
         layer = explained.layer(self.layer)
-        return arrange(as_tuple(found), inputs, self.reshape, layer, self.attribute_to_layer_input)
+        of_input = self.attribute_to_layer_input
+        return arrange(as_tuple(found), inputs, explained.modalities, self.reshape, layer, of_input)

@@ -15,7 +15,8 @@ from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Evaluati
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.methods._base import AtOnce, OnPath, each
-from lightning_explain.modalities.image import Reshape, check_reshape, grid_of, image_size
+from lightning_explain.modalities.image import Reshape, check_reshape
+from lightning_explain.modalities.placement import place
 
 _MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
 
@@ -221,11 +222,12 @@ def grad_cam(
         reshape: How to arrange the layer's map on the image.
         summed: Sum over the channels.
     """
-    layer, size = explained.layer(site.layer), image_size(evaluation.point.samples.inputs)
+    layer, inputs = explained.layer(site.layer), evaluation.point.samples.inputs
 
     def one(activation: Tensor, gradient: Tensor) -> Tensor:
-        placed = [grid_of(value, size, reshape, layer, site.of_input) for value in (activation, gradient)]
-        a, g = (value if grid is None else grid for value, grid in zip((activation, gradient), placed, strict=True))
+        both = (activation, gradient)
+        placed = [place(value, inputs, explained.modalities, reshape, layer, site.of_input) for value in both]
+        a, g = (value if grid is None else grid for value, grid in zip(both, placed, strict=True))
         weights = g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
         return (weights * a).sum(1, keepdim=True) if summed else weights * a
 

@@ -17,7 +17,8 @@ from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.methods._base import AtLayer, AtOnce, each
 from lightning_explain.methods.gradient import grad_cam
-from lightning_explain.modalities.image import Reshape, arrange
+from lightning_explain.modalities.image import Reshape
+from lightning_explain.modalities.placement import arrange
 
 
 class Replaceable(nn.Module):
@@ -100,7 +101,8 @@ class LayerGradCam(ReadOnce):
     ) -> tuple[Tensor, ...] | None:
         """The map itself: it is arranged on the image already."""
         as_it_is = "channels_first" if isinstance(found, Tensor) and found.ndim == 4 else None
-        return arrange(as_tuple(found), inputs, "none" if self.reshape == "none" else as_it_is)
+        reshape = "none" if self.reshape == "none" else as_it_is
+        return arrange(as_tuple(found), inputs, explained.modalities, reshape)
 
 
 @dataclass(frozen=True)

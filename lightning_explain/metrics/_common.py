@@ -37,11 +37,13 @@ def draws_of(samples: Samples, count: int, limit: int) -> Iterator[tuple[slice, 
 
 
 def needs_floating(owner: str, inputs: tuple[Tensor, ...], fix: str) -> None:
-    """Refuses inputs that cannot be perturbed by small amounts.
+    """Refuses inputs that cannot be perturbed.
 
     Raises:
         ValueError: If an input is not floating-point.
     """
     for x in inputs:
         if not x.is_floating_point():
-            raise ValueError(f"{owner} perturbs the inputs slightly, but they are {x.dtype}; leave it out, or {fix}.")
+            raise ValueError(
+                f"{owner} perturbs floating-point inputs, but these are {x.dtype}; leave it out, or {fix}."
+            )

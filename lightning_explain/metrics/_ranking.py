@@ -1,4 +1,4 @@
-"""Maps as rankings: a map in, the relevance of each unit (a pixel of an image, or a single number) out."""
+"""Maps as rankings: maps in, the relevance of each unit (such as a pixel) out."""
 
 from __future__ import annotations
 
@@ -7,38 +7,34 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Score
+from lightning_explain.core.contracts import MetricInputs, Modality, Score
 from lightning_explain.core.probe import flat
 
 
-def relevance(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> Tensor:
-    """Relevance of each unit, ``(N, U)``, with the U units of all inputs concatenated.
-
-    The units of an image ``(N, C, H, W)`` are its pixels, with the channels summed; the units of any other input are
-    its elements.
+def relevance(
+    maps: Mapping[str, tuple[Tensor, ...]], metric_inputs: MetricInputs, absolute: bool = False
+) -> dict[str, Tensor]:
+    """Relevance of each unit, ``(N, U)`` for each method, with the U units of all inputs concatenated.
 
     Args:
-        found: A map broadcastable to the inputs.
-        inputs: Each ``(N, ...)``.
+        maps: Each broadcastable to the inputs.
+        metric_inputs: The inputs, and what they are.
+        absolute: Take absolute values.
     """
-    parts = [m.sum(1) if _is_image(x) else m.expand_as(x) for m, x in zip(found, inputs, strict=True)]
-    return torch.cat([flat(part) for part in parts], 1)
+    inputs, modalities = metric_inputs.samples.inputs, metric_inputs.explained.modalities
+    found = {}
+    for name, parts in maps.items():
+        columns = zip(parts, inputs, modalities, strict=True)
+        units = torch.cat([flat(mod.by_unit(part).expand(mod.units(x))) for part, x, mod in columns], 1)
+        found[name] = units.abs() if absolute else units
+    return found
 
 
-def spread(values: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def spread(values: Tensor, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> tuple[Tensor, ...]:
     """Puts values of units ``(N, U)`` back in the inputs' places; each result broadcasts to its input."""
-    shapes = [torch.Size((len(x), 1, *x.shape[2:])) if _is_image(x) else x.shape for x in inputs]
-    sizes = [shape[1:].numel() for shape in shapes]
-    return tuple(part.reshape(shape) for part, shape in zip(values.split(sizes, 1), shapes, strict=True))
-
-
-def unit_count(inputs: tuple[Tensor, ...]) -> int:
-    """Number of units in a sample."""
-    return sum((x[0, 0] if _is_image(x) else x[0]).numel() for x in inputs)
-
-
-def _is_image(x: Tensor) -> bool:
-    return x.ndim == 4
+    shapes = [modality.units(x) for x, modality in zip(inputs, modalities, strict=True)]
+    parts = values.split([shape[1:].numel() for shape in shapes], 1)
+    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:

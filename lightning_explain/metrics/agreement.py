@@ -71,7 +71,5 @@ class Agreement(Free):
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit; 1 where all methods rank alike."""
-        units = {name: relevance(found, metric_inputs.samples.inputs) for name, found in metric_inputs.maps.items()}
-        if self.abs:
-            units = {name: u.abs() for name, u in units.items()}
+        units = relevance(metric_inputs.maps, metric_inputs, self.abs)
         return {"": scores(agreement(units), metric_inputs.outputs)}

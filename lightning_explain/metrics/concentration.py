@@ -66,7 +66,7 @@ class Concentration(Free):
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Both in 0..1, without unit: high Gini and low entropy mean a concentrated map. A map of zeros gives NaN."""
-        units = {name: relevance(found, metric_inputs.samples.inputs) for name, found in metric_inputs.maps.items()}
+        units = relevance(metric_inputs.maps, metric_inputs)
         return {
             "": scores({name: gini(u) for name, u in units.items()}, metric_inputs.outputs),
             "entropy": scores({name: entropy(u) for name, u in units.items()}, metric_inputs.outputs),

@@ -15,7 +15,7 @@ from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.metrics._common import draws_of
-from lightning_explain.metrics._ranking import relevance, scores, spread, unit_count
+from lightning_explain.metrics._ranking import relevance, scores, spread
 
 
 def places(units: Tensor) -> Tensor:
@@ -39,6 +39,12 @@ def area(curve: Tensor, at: Tensor) -> Tensor:
     return torch.trapezoid(curve, (at / at[-1]).to(curve), dim=1)
 
 
+def unit_count(cost_inputs: CostInputs) -> int:
+    """Number of units in a sample."""
+    columns = zip(cost_inputs.samples.inputs, cost_inputs.explained.modalities, strict=True)
+    return sum(modality.units(x)[1:].numel() for x, modality in columns)
+
+
 class _Curve(Metric):
     """Base class of Deletion and Insertion; ``removes`` says whether the units are deleted or inserted."""
 
@@ -55,7 +61,7 @@ class _Curve(Metric):
 
     def passes(self, cost_inputs: CostInputs) -> PassCount:
         """The baseline, and for each map every step except the two ends."""
-        inner = len(counts(unit_count(cost_inputs.samples.inputs), self.n_steps)) - 2
+        inner = len(counts(unit_count(cost_inputs), self.n_steps)) - 2
         return PassCount(len(cost_inputs.samples) * (1 + len(cost_inputs.maps) * inner))
 
     def _areas(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
@@ -63,8 +69,7 @@ class _Curve(Metric):
             metric_inputs.samples.at(metric_inputs.explained.baseline(self.baselines, metric_inputs.samples))
         )
         found = {}
-        for name, maps in metric_inputs.maps.items():
-            units = relevance(maps, metric_inputs.samples.inputs)
+        for name, units in relevance(metric_inputs.maps, metric_inputs).items():
             at = counts(units.shape[1], self.n_steps)
             curve = self._curve(metric_inputs, places(units), at, end)
             # A map with NaN has no ranking.
@@ -85,7 +90,9 @@ class _Curve(Metric):
     def _mixed(self, metric_inputs: MetricInputs, samples: Samples, changed: Tensor) -> Samples:
         kept = ~changed if self.removes else changed
         baselines = metric_inputs.explained.baseline(self.baselines, samples)
-        parts = zip(spread(kept, samples.inputs), samples.inputs, baselines, strict=True)
+        parts = zip(
+            spread(kept, samples.inputs, metric_inputs.explained.modalities), samples.inputs, baselines, strict=True
+        )
         return samples.at(tuple(torch.where(k, x, b) for k, x, b in parts))
 
 

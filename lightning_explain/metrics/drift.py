@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import all_finite, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_methods
-from lightning_explain.metrics._ranking import relevance, scores, spearman, spread, wide
+from lightning_explain.metrics._ranking import relevance, scores, spearman, wide
 
 _KINDS = ("cosine", "spearman", "ssim")
 _SINCE = ("previous", "first")
@@ -109,9 +109,10 @@ class Drift(Metric):
         """``cosine_previous``, ``cosine_first`` and so on, one for each similarity and earlier explanation."""
         return tuple(f"{kind}_{since}" for kind in _KINDS if kind != "ssim" or self.ssim for since in _SINCE)
 
-    def fitted(self, inputs: tuple[Tensor, ...]) -> Drift:
-        """Drops structural similarity for inputs that are not large enough images."""
-        return replace(self, ssim=self.ssim and _are_large_images(inputs))
+    def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Drift:
+        """Drops structural similarity for inputs that are not a single image that is large enough."""
+        pixels = modalities[0].pixels(inputs[0]) if len(inputs) == 1 else None
+        return replace(self, ssim=self.ssim and pixels is not None and min(pixels) >= _SSIM_PIXELS)
 
     def passes(self, cost_inputs: CostInputs) -> PassCount:
         """No passes."""
@@ -119,27 +120,17 @@ class Drift(Metric):
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """All in -1..1, without unit; 1 where the map is unchanged. A map of zeros gives NaN."""
-        now = self._units(metric_inputs.maps, metric_inputs)
-        return {
-            f"{kind}_{since}": scores(
-                {name: compare(now[name], before[name]) for name in now if name in before}, metric_inputs.outputs
-            )
-            for since, before in (
-                (since, self._units(metric_inputs.history.get(since, {}), metric_inputs)) for since in _SINCE
-            )
-            for kind, compare in self._comparisons(metric_inputs.samples.inputs).items()
-        }
-
-    def _units(self, maps: Mapping[str, tuple[Tensor, ...]], metric_inputs: MetricInputs) -> dict[str, Tensor]:
-        units = {name: relevance(found, metric_inputs.samples.inputs) for name, found in maps.items()}
-        return {name: u.abs() for name, u in units.items()} if self.abs else units
-
-    def _comparisons(self, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-        found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine, "spearman": spearman}
-        if self.ssim and _are_large_images(inputs):
-            found["ssim"] = lambda a, b: ssim(spread(a, inputs)[0], spread(b, inputs)[0])
+        now, found = relevance(metric_inputs.maps, metric_inputs, self.abs), {}
+        for since in _SINCE:
+            before = relevance(metric_inputs.history.get(since, {}), metric_inputs, self.abs)
+            for kind, compare in self._comparisons(metric_inputs).items():
+                values = {name: compare(now[name], before[name]) for name in now if name in before}
+                found[f"{kind}_{since}"] = scores(values, metric_inputs.outputs)
         return found
 
-
-def _are_large_images(inputs: tuple[Tensor, ...]) -> bool:
-    return len(inputs) == 1 and inputs[0].ndim == 4 and min(inputs[0].shape[2:]) >= _SSIM_PIXELS
+    def _comparisons(self, metric_inputs: MetricInputs) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+        found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine, "spearman": spearman}
+        if self.ssim:
+            shape = metric_inputs.explained.modalities[0].units(metric_inputs.samples.inputs[0])
+            found["ssim"] = lambda a, b: ssim(a.reshape(shape), b.reshape(shape))
+        return found

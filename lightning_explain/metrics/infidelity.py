@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, bare, flat
@@ -107,30 +108,18 @@ class Infidelity(Metric):
         check_whole("Infidelity", "size", self.size, also=(None,))
         check_methods(self)
 
-    def fitted(self, inputs: tuple[Tensor, ...]) -> Infidelity:
+    def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Infidelity:
         """Itself, if these inputs can be perturbed.
 
         Raises:
             ValueError: If they cannot.
         """
-        if self.perturb_func == "gaussian":
+        if not callable(self.perturb_func):
             needs_floating("Infidelity", inputs, "give perturb_func")
-        elif self.perturb_func == "square":
-            self._check_images(inputs)
+        if self.perturb_func == "square":
+            for x, modality in zip(inputs, modalities, strict=True):
+                self._square(modality, x, torch.zeros_like)
         return self
-
-    def _check_images(self, inputs: tuple[Tensor, ...]) -> None:
-        for x in inputs:
-            if x.ndim != 4 or not x.is_floating_point():
-                raise ValueError(
-                    f'Infidelity(perturb_func="square") needs images (N, C, H, W) of floating-point numbers, got '
-                    f"{x.dtype} {tuple(x.shape)}; give a perturb_func of your own."
-                )
-            if self.size is not None and self.size > min(x.shape[2:]):
-                raise ValueError(
-                    f"Infidelity(size={self.size}) is larger than the shorter side of the images {tuple(x.shape)}; "
-                    "give a smaller one."
-                )
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In squared units of output, with the jackknife over draws as standard error. Lower is better."""
@@ -193,22 +182,17 @@ class Infidelity(Metric):
 
     def _squares(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
         baselines = explained.baseline(self.baselines, samples)
-        return tuple(
-            (x - b) * self._square(explained, samples, indices, x)
-            for x, b in zip(samples.inputs, baselines, strict=True)
-        )
+        columns = zip(samples.inputs, baselines, explained.modalities, strict=True)
+        draw = partial(explained.draws.uniform, "square", samples, indices)
+        return tuple((x - b) * self._square(modality, x, draw) for x, b, modality in columns)
 
-    def _square(self, explained: ExplainedFunction, samples: Samples, indices: Tensor, x: Tensor) -> Tensor:
-        """1 inside a random square and 0 elsewhere, ``(N, 1, H, W)``."""
-        height, width = x.shape[2:]
-        size = min(self.size or max(1, min(height, width) // 4), height, width)
-        corner = explained.draws.uniform("square", samples, indices, x.new_empty(len(x), 2))
-        inside = []
-        for axis, length in enumerate((height, width)):
-            first = (corner[:, axis : axis + 1].double() * (length - size + 1)).long()
-            at = torch.arange(length, device=x.device)
-            inside.append((at >= first) & (at < first + size))
-        return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(x.dtype)
+    def _square(self, modality: Modality, x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """1 inside a random square and 0 elsewhere, broadcastable to the input."""
+        try:
+            return modality.region(x, self.size, draw)
+        except ValueError as error:
+            owner = f'Infidelity(perturb_func="square", size={self.size})'
+            raise ValueError(f"{owner} {error}; give those, or a perturb_func of your own.") from None
 
 
 def _dot(maps: list[Tensor], noise: tuple[Tensor, ...]) -> Tensor:

@@ -184,11 +184,16 @@ def _localised(
     if metric_inputs.masks is None:
         raise ValueError(f"{owner} needs a boolean mask (N, H, W) of the samples; give Probe(masks=...).")
     masks = metric_inputs.masks.to(metric_inputs.outputs.device).bool()
-    return {"": {name: (_placed(found, masks, function), None) for name, found in metric_inputs.maps.items()}}
+    return {
+        "": {name: (_placed(found, masks, function, metric_inputs), None) for name, found in metric_inputs.maps.items()}
+    }
 
 
-def _placed(found: tuple[Tensor, ...], masks: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    images = [m for m in found if m.ndim == 4 and m.shape[2:] == masks.shape[1:]]
+def _placed(
+    found: tuple[Tensor, ...], masks: Tensor, function: Callable[[Tensor, Tensor], Tensor], metric_inputs: MetricInputs
+) -> Tensor:
+    columns = zip(found, metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
+    images = [part for part, x, modality in columns if modality.pixels(x) == masks.shape[1:]]
     if not images:
         return torch.full((len(masks),), torch.nan, device=masks.device)
     return function(images[0], masks)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
+from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import Attribution, Samples, bare, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_callable, check_methods, check_number, check_whole
@@ -85,7 +85,7 @@ class SensitivityMax(Metric):
         check_callable("SensitivityMax", "perturb_func", self.perturb_func)
         check_methods(self)
 
-    def fitted(self, inputs: tuple[Tensor, ...]) -> SensitivityMax:
+    def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> SensitivityMax:
         """Itself, if these inputs can be perturbed.
 
         Raises:

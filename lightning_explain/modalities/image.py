@@ -1,13 +1,19 @@
-"""A layer's attribution map in; the same map as ``(N, C, h, w)``, or at the resolution of the input image, out."""
+"""Images: their pixels, where a layer's map lies on them, how they are perturbed, and which panels show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from lightning_explain.core.contracts import Modality
+from lightning_explain.core.panels import Panel
 
 Reshape: TypeAlias = "None | str | tuple[int, int] | Callable[[Tensor], Tensor]"
 """How a layer's map is rearranged to ``(N, C, h, w)``.
@@ -40,66 +46,65 @@ def upsample(layer_map: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(layer_map, size, mode="bilinear")
 
 
-def to_input_space(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """A method's map in input space, broadcastable to the inputs; ``None`` if the map has no place there.
+@dataclass(frozen=True)
+class Image(Modality):
+    """An image ``(N, C, H, W)``: its units are pixels, with the channels summed.
 
-    A map shaped like the inputs is returned unchanged. A layer's map is rearranged to ``(N, C, h, w)`` as its shape
-    implies, summed over its channels, and upsampled to the single image input: ``(N, 1, H, W)``.
+    Example:
+        >>> from lightning_explain.modalities import Image
+        >>> Image().units(torch.zeros(2, 3, 8, 8))
+        torch.Size([2, 1, 8, 8])
     """
-    arranged = arrange(found, inputs)
-    return None if arranged is None else onto(arranged, inputs)
+
+    def units(self, x: Tensor) -> torch.Size:
+        """``(N, 1, H, W)``."""
+        return x[:, :1].shape
+
+    def pixels(self, x: Tensor) -> tuple[int, int]:
+        """``(H, W)``."""
+        return x.shape[2], x.shape[3]
+
+    def place(
+        self, value: Tensor, x: Tensor, reshape: Reshape = None, layer: nn.Module | None = None, of_input: bool = False
+    ) -> Tensor | None:
+        """A layer's activation, gradient or map as ``(N, C, h, w)``; ``None`` if it has no place on the image."""
+        grid = _grid(value, self.pixels(x), reshape, layer, of_input)
+        return None if grid is None or 0 in self.pixels(grid) else grid
+
+    def onto(self, placed: Tensor, x: Tensor) -> Tensor:
+        """A layer's map ``(N, C, h, w)`` as ``(N, 1, H, W)``: summed over its channels, and upsampled."""
+        return upsample(self.by_unit(placed), self.pixels(x))
+
+    def region(self, x: Tensor, size: int | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """A square ``(N, 1, H, W)`` of ``size`` pixels a side; by default a quarter of the shorter side of the image."""
+        pixels = self.pixels(x)
+        if size is not None and size > min(pixels):
+            raise ValueError(f"needs squares no larger than the shorter side of the images, {min(pixels)} pixels")
+        size, corner, inside = size or max(1, min(pixels) // 4), draw(x.new_empty(len(x), 2)), []
+        for axis, length in enumerate(pixels):
+            first = (corner[:, axis : axis + 1].double() * (length - size + 1)).long()
+            at = torch.arange(length, device=x.device)
+            inside.append((at >= first) & (at < first + size))
+        return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(x.dtype)
+
+    def blurred(self, x: Tensor) -> Tensor:
+        """Blurred by a Gaussian whose standard deviation is a sixteenth of the longer side."""
+        sigma = max(self.pixels(x)) / 16
+        # A reflected border allows kernels that are no wider than the image.
+        width = min(int(4 * sigma) * 2 + 1, 2 * min(self.pixels(x)) - 1)
+        blurred: Tensor = gaussian_blur(x, [width, width], [sigma, sigma])
+        return blurred
+
+    def panels(
+        self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
+    ) -> tuple[Panel, ...]:
+        """One column for each pair that is asked for."""
+        return tuple(Panel(_title(kind, sign), kind, found[0], sign) for kind, sign in asked)
 
 
-def onto(arranged: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A result of :func:`arrange` in input space, broadcastable to the inputs.
-
-    A layer's map ``(N, C, h, w)`` is summed over its channels and upsampled to ``(N, 1, H, W)``.
-    """
-    if _like(arranged, inputs):
-        return arranged
-    return (upsample(arranged[0].sum(1, keepdim=True), tuple(inputs[0].shape[2:])),)
-
-
-def arrange(
-    found: tuple[Tensor, ...],
-    inputs: tuple[Tensor, ...],
-    reshape: Reshape = None,
-    layer: nn.Module | None = None,
-    of_input: bool = False,
-) -> tuple[Tensor, ...] | None:
-    """A method's map with its pixels in the last two dimensions; ``None`` if it has no place on a single image input.
-
-    Args:
-        found: What the method returned, one tensor ``(N, ...)`` per input.
-        inputs: The model's inputs.
-        reshape: How to rearrange the map; ``None`` to infer it.
-        layer: The layer that the map belongs to; it decides where the shape is ambiguous.
-        of_input: Whether the map belongs to the layer's input rather than its output.
-
-    Returns:
-        ``found`` itself if it is shaped like the inputs or already ``(N, C, h, w)``; otherwise the layer's map, summed
-        over its channels, ``(N, 1, h, w)``.
-
-    Raises:
-        ValueError: If ``reshape`` does not fit the map.
-    """
-    if reshape is None and _like(found, inputs):
-        return found
-    if len(found) != 1 or len(inputs) != 1 or inputs[0].ndim != 4:
-        return None
-    grid = grid_of(found[0], image_size(inputs), reshape, layer, of_input)
-    if grid is None or min(grid.shape[2:]) == 0:
-        return None
-    return found if grid is found[0] else (grid.sum(1, keepdim=True),)
-
-
-def _like(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> bool:
-    return len(found) == len(inputs) and all(m.shape == x.shape for m, x in zip(found, inputs, strict=True))
-
-
-def image_size(inputs: tuple[Tensor, ...]) -> tuple[int, int] | None:
-    """The size ``(H, W)`` of a single image input ``(N, C, H, W)``; ``None`` for any other inputs."""
-    return (inputs[0].shape[2], inputs[0].shape[3]) if len(inputs) == 1 and inputs[0].ndim == 4 else None
+def _title(kind: str, sign: str) -> str:
+    words = kind if kind == "original_image" else f"{kind} ({sign})"
+    return words.replace("_", " ")
 
 
 def check_reshape(owner: str, value: Any) -> None:
@@ -113,25 +118,9 @@ def check_reshape(owner: str, value: Any) -> None:
         raise ValueError(f"{owner}(reshape={value!r}); {_WAYS}.")
 
 
-def grid_of(
-    value: Tensor,
-    image: tuple[int, int] | None,
-    reshape: Reshape = None,
-    layer: nn.Module | None = None,
-    of_input: bool = False,
+def _grid(
+    value: Tensor, image: tuple[int, int], reshape: Reshape, layer: nn.Module | None, of_input: bool
 ) -> Tensor | None:
-    """A layer's activation, gradient or map as ``(N, C, h, w)``; ``None`` if it has no place on an image.
-
-    Args:
-        value: A tensor ``(N, ...)``; returned unchanged if it already is ``(N, C, h, w)``.
-        image: ``(H, W)`` of the image input, if there is one.
-        reshape: How to rearrange the tensor; ``None`` to infer it.
-        layer: The layer that the tensor belongs to; it decides where the shape is ambiguous.
-        of_input: Whether the tensor belongs to the layer's input rather than its output.
-
-    Raises:
-        ValueError: If ``reshape`` does not fit the tensor.
-    """
     if callable(reshape):
         return _called(reshape, value)
     if reshape == "none" or (reshape is None and value.ndim not in (3, 4)):
@@ -141,9 +130,9 @@ def grid_of(
     if isinstance(reshape, tuple):
         return _sized(value, reshape, layer, of_input)
     if value.ndim == 3:
-        size = _patches(value.shape[1], image) if image else None
+        size = _patches(value.shape[1], image)
         return None if size is None else _from_tokens(value, size)
-    return _last_to_front(value) if image and _is_channels_last(value, image, layer, of_input) else value
+    return _last_to_front(value) if _is_channels_last(value, image, layer, of_input) else value
 
 
 def _called(reshape: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
@@ -156,7 +145,7 @@ def _called(reshape: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     return grid
 
 
-def _named(value: Tensor, image: tuple[int, int] | None, layout: str) -> Tensor:
+def _named(value: Tensor, image: tuple[int, int], layout: str) -> Tensor:
     if layout == "channels_first" and value.ndim == 4:
         return value
     if layout == "channels_last" and value.ndim == 4:
@@ -191,14 +180,14 @@ def _from_tokens(value: Tensor, size: tuple[int, int]) -> Tensor:
     return patches.transpose(1, 2).reshape(len(value), value.shape[2], *size)
 
 
-def _patches(tokens: int, image: tuple[int, int] | None) -> tuple[int, int] | None:
+def _patches(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
     """The grid of patches ``(h, w)`` for a number of tokens, with or without a class token; ``None`` if none fits.
 
     Tried in this order: square patches that cover the image exactly, square patches that leave or exceed a border, any
     square grid.
     """
     counts = [count for count in (tokens - 1, tokens) if count > 1]
-    grids = [*_coverings(image), *_coverings(image, exact=False)] if image else []
+    grids = [*_coverings(image), *_coverings(image, exact=False)]
     squares = [(math.isqrt(count),) * 2 for count in counts]
     return next((grid for grid in (*grids, *squares) if grid[0] * grid[1] in counts), None)
 

@@ -1,20 +1,17 @@
-"""A map without a place on an image in (units of a layer, features of a table); bar charts of its values out."""
+"""A map of units in (of a layer, features of a table); bar charts of its values out, one for each sample."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_explain.core.panels import MOST_BARS, Panel
+from lightning_explain.core.probe import all_finite
 from lightning_explain.core.report import Image
 from lightning_explain.render import letters as text
-from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL, header
-
-STRONGEST = 16
-"""How many units get a bar with a name and a value."""
+from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL
 
 POSITIVE, NEGATIVE = (0, 128, 0), (220, 0, 0)
 _WIDTH = 300
@@ -24,52 +21,22 @@ _LINE = text.line_height(SMALL)
 _FEWEST_LINES = 4
 
 
-@dataclass(frozen=True)
-class Charts:
-    """The bar charts of one method: one column of panels per kind of chart, one panel per sample.
-
-    Args:
-        headers: The lines of text above each column.
-        columns: The panels of each column, uint8 ``(N, h, w, 3)``.
-        finite: For each sample whether all its values are finite.
-    """
-
-    headers: tuple[tuple[str, ...], ...]
-    columns: tuple[NDArray[np.uint8], ...]
-    finite: tuple[bool, ...]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The size ``(h, w)`` of a panel, in pixels."""
-        return self.columns[0].shape[1], self.columns[0].shape[2]
-
-
-def charts(found: tuple[Tensor, ...]) -> Charts:
-    """Bar charts of a method's map: the 16 strongest units of each sample, and a panel of all units if there are more.
+def lines(panel: Panel) -> NDArray[np.uint8]:
+    """The strongest units of each sample, each with its name, its bar and its value: uint8 ``(N, h, w, 3)``.
 
     Each sample has its own scale, set by its largest absolute value. Samples with non-finite values are drawn empty.
-
-    Args:
-        found: What a method returned, tensors ``(N, ...)`` on the CPU; every number is a unit.
     """
-    values = torch.cat([part.reshape(len(part), -1).double() for part in found], dim=1)
-    finite = torch.isfinite(values).all(1)
-    values = torch.where(finite[:, None], values, 0)
-    units = values.shape[1]
-    slots = max(min(units, STRONGEST), _FEWEST_LINES)
-    lines = [_lines(row, _names(row, found) if good else [], slots) for row, good in zip(values, finite, strict=True)]
-    few = units <= STRONGEST
-    words = "all units" if few else f"the {STRONGEST} strongest"
-    columns = [np.stack(lines)] if few else [profile(values, len(lines[0])), np.stack(lines)]
-    titles = (words,) if few else (f"all {units:,} units", words)
-    return Charts(tuple(header(t, _WIDTH) for t in titles), tuple(columns), tuple(finite.tolist()))
+    height = _height(panel.values)
+    return np.stack([_lines(sample, panel, height) for sample in panel.values])
 
 
-def profile(values: Tensor, height: int) -> NDArray[np.uint8]:
-    """All units side by side as vertical bars: ``(N, U)`` to uint8 ``(N, height, w, 3)``; positive up, negative down.
+def profile(panel: Panel) -> NDArray[np.uint8]:
+    """All units side by side as vertical bars, uint8 ``(N, h, w, 3)``; positive up, negative down.
 
     If several units share a column of pixels, the column shows the largest and the smallest of them.
     """
+    values = torch.where(all_finite(panel.values)[:, None], panel.values, 0)
+    height = _height(values)
     up, down = _columns(values.clamp(min=0)), _columns((-values).clamp(min=0))
     middle = height // 2
     most = values.abs().amax(1).clamp(min=torch.finfo(values.dtype).tiny)[:, None]
@@ -81,6 +48,14 @@ def profile(values: Tensor, height: int) -> NDArray[np.uint8]:
     chart[((distance < 0) & (-distance <= above)).numpy()] = POSITIVE
     chart[((distance > 0) & (distance <= below)).numpy()] = NEGATIVE
     return chart
+
+
+KINDS = {"bars": lines, "profile": profile}
+"""The kinds of panels that are drawn here."""
+
+
+def _height(values: Tensor) -> int:
+    return max(min(values.shape[1], MOST_BARS), _FEWEST_LINES) * _LINE + 2 * _PAD
 
 
 def _columns(values: Tensor) -> Tensor:
@@ -95,42 +70,30 @@ def _columns(values: Tensor) -> Tensor:
     return torch.nn.functional.pad(found, (_PAD, _PAD))
 
 
-def _names(row: Tensor, found: tuple[Tensor, ...]) -> list[tuple[int, str]]:
-    """The strongest nonzero units of one sample ``(U,)``, index and name; up to 16 units are all listed, in order."""
-    if len(row) <= STRONGEST:
-        chosen = torch.arange(len(row))
-    else:
-        strengths, order = row.abs().sort(descending=True, stable=True)
-        chosen = order[:STRONGEST][strengths[:STRONGEST] > 0]
-    return [(unit, _name(unit, found)) for unit in chosen.tolist()]
+def _strongest(sample: Tensor) -> list[int]:
+    """The strongest nonzero units of one sample ``(U,)``; if there are no more than 16 units, all of them in order."""
+    if not sample.isfinite().all():
+        return []
+    if len(sample) <= MOST_BARS:
+        return list(range(len(sample)))
+    strengths, order = sample.abs().sort(descending=True, stable=True)
+    chosen: list[int] = order[:MOST_BARS][strengths[:MOST_BARS] > 0].tolist()
+    return chosen
 
 
-def _name(unit: int, found: tuple[Tensor, ...]) -> str:
-    """The name of a unit: ``7``; ``3,0`` in a layer of several dimensions; ``1: 7`` in the second of two tensors."""
-    for i, part in enumerate(found):
-        size = part[0].numel()
-        if unit < size:
-            index = np.unravel_index(unit, tuple(part.shape[1:])) if part.ndim > 1 else (unit,)
-            where = ",".join(map(str, index))
-            return f"{i}: {where}" if len(found) > 1 else where
-        unit -= size
-    raise IndexError(unit)
-
-
-def _lines(row: Tensor, named: list[tuple[int, str]], slots: int) -> Image:
-    """The chart of one sample ``(U,)``, with room for ``slots`` lines; each line: a unit's name, its bar, its value."""
-    height = slots * _LINE + 2 * _PAD
+def _lines(sample: Tensor, panel: Panel, height: int) -> Image:
+    """The chart of one sample ``(U,)``."""
     chart = np.full((height, _WIDTH, 3), 255, dtype=np.uint8)
     reach = (_WIDTH - _NAME - _VALUE) // 2
     middle = _NAME + reach
     chart[:, middle] = LINE
-    most = float(row.abs().max()) or 1.0
-    for i, (unit, name) in enumerate(named):
-        y, value = _PAD + i * _LINE, float(row[unit])
+    most = float(sample.abs().max()) or 1.0
+    for i, unit in enumerate(_strongest(sample)):
+        y, value = _PAD + i * _LINE, float(sample[unit])
         length = round(abs(value) / most * (reach - 1))
         left, right = (middle + 1, middle + 1 + length) if value > 0 else (middle - length, middle)
         chart[y + 2 : y + _LINE - 2, left:right] = POSITIVE if value > 0 else NEGATIVE
-        _write_right(chart, name, _NAME - _PAD, y, BLACK)
+        _write_right(chart, panel.name(unit), _NAME - _PAD, y, BLACK)
         _write_right(chart, f"{value:.2g}", _WIDTH - _PAD, y, GRAY)
     return chart
 

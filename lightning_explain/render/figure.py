@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -11,13 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
+from lightning_explain.core.contracts import Modality
+from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.report import Image, Report
-from lightning_explain.modalities.image import onto, to_input_space
-from lightning_explain.render import bars, image
+from lightning_explain.modalities import Plain, guess
+from lightning_explain.modalities.placement import arrange, onto
+from lightning_explain.render import bars
 from lightning_explain.render import letters as text
-from lightning_explain.render.captions import Caption, captions
+from lightning_explain.render.captions import captions
 from lightning_explain.render.color import sign_table
+from lightning_explain.render.image import HEAT_KINDS, normalize, to_bytes, to_display
+from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP, GRAY, LINE, SMALL, Sheet, header, note, wrapped
 from lightning_explain.render.options import Options, PanelStyle
 
@@ -51,88 +58,105 @@ def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[s
             f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
         )
     options = options or Options()
-    frame = _frame(report, probe, options)
-    images = _images(probe, frame.rows, options)
-    return {name: _picture(name, report, probe, images, frame, options.of(name)) for name in report.attributions}
+    drawn = _drawn(probe, options)
+    rows = len(drawn.inputs[0])
+    names = options.class_names if options.class_names is not None else probe.class_names
+    titles = wrapped(captions(report, probe, names, rows)) if options.titles else ()
+    sheet = partial(Sheet, rows, titles, note=note(report, rows, len(probe)))
+    return {name: _picture(name, report, drawn, sheet, options.of(name)) for name in report.attributions}
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """What all pictures of a report have in common."""
+class _Image:
+    """The images of the samples, their size in the picture, and the outline of their masks."""
 
-    rows: int
-    titles: tuple[Caption, ...]
-    note: str
-
-
-@dataclass(frozen=True)
-class _Images:
-    """The image of each sample, the index of the input it comes from, and the outline of its mask."""
-
-    index: int
     display: Tensor
     size: tuple[int, int]
     outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
 
 
-def _frame(report: Report, probe: Probe, options: Options) -> _Frame:
-    rows = min(len(probe), options.max_rows)
-    names = options.class_names if options.class_names is not None else probe.class_names
-    titles = wrapped(captions(report, probe, names, rows)) if options.titles else ()
-    return _Frame(rows, titles, note(report, rows, len(probe)))
+@dataclass(frozen=True)
+class _Drawn:
+    """The inputs of the samples that are drawn, what they are, and the index of the one that maps are drawn on."""
+
+    inputs: tuple[Tensor, ...]
+    modalities: tuple[Modality, ...]
+    index: int | None
+    image: _Image | None
 
 
-def _images(probe: Probe, rows: int, options: Options) -> _Images | None:
-    inputs = as_tuple(probe.inputs)
-    index = next((i for i, x in enumerate(inputs) if x.ndim == 4), None)
-    if index is None:
-        return None
-    display = image.to_display(inputs[index][:rows].cpu(), options.normalization)
-    size = _shown_size(cast("tuple[int, int]", tuple(display.shape[2:])), options)
-    return _Images(index, display, size, None if probe.masks is None else _outline(probe.masks[:rows].cpu(), size))
+def _drawn(probe: Probe, options: Options) -> _Drawn:
+    inputs = tuple(x[: options.max_rows].cpu() for x in as_tuple(probe.inputs))
+    modalities, image = guess(inputs), None
+    index = next((i for i, modality in enumerate(modalities) if modality.on_input), None)
+    if index is not None and (pixels := modalities[index].pixels(inputs[index])):
+        size, masks = _shown_size(pixels, options), probe.masks
+        outline = None if masks is None else _outline(masks[: options.max_rows].cpu(), size)
+        image = _Image(to_display(inputs[index], options.normalization), size, outline)
+    return _Drawn(inputs, modalities, index, image)
 
 
-def _picture(
-    name: str, report: Report, probe: Probe, images: _Images | None, frame: _Frame, style: PanelStyle
+def _picture(name: str, report: Report, drawn: _Drawn, sheet: Callable[..., Sheet], style: PanelStyle) -> Image:
+    found = tuple(m.detach()[: len(drawn.inputs[0])].cpu() for m in as_tuple(report.attributions[name]))
+    placed = None if drawn.index is None else _placed(name, report, found, drawn)
+    if drawn.index is None or placed is None:
+        panels = Plain().panels(found, drawn.inputs, style.panels)
+        return _page(name, panels, all_finite(panels[0].values), drawn.image, sheet, style)
+    finite = all_finite(found[drawn.index if len(found) > drawn.index else 0])
+    whole = placed[drawn.index]
+    shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
+    panels = drawn.modalities[drawn.index].panels((shown,), (drawn.inputs[drawn.index],), style.panels)
+    return _page(name, panels, all_finite(shown), drawn.image, sheet, style)
+
+
+def _placed(name: str, report: Report, found: tuple[Tensor, ...], drawn: _Drawn) -> tuple[Tensor, ...] | None:
+    """The map in input space; ``None`` if it has no place there."""
+    if name in report.maps:
+        arranged = tuple(m.detach()[: len(drawn.inputs[0])].cpu() for m in report.maps[name])
+    else:
+        arranged = arrange(found, drawn.inputs, drawn.modalities) or ()
+    return onto(arranged, drawn.inputs, drawn.modalities) if arranged else None
+
+
+def _page(
+    name: str,
+    panels: tuple[Panel, ...],
+    finite: Tensor,
+    images: _Image | None,
+    sheet: Callable[..., Sheet],
+    style: PanelStyle,
 ) -> Image:
-    inputs = tuple(x[: frame.rows] for x in as_tuple(probe.inputs))
-    found = tuple(m.detach()[: frame.rows].cpu() for m in as_tuple(report.attributions[name]))
-    placed = None if images is None else _placed(name, report, found, inputs)
-    if images is None or placed is None:
-        chart = bars.charts(found)
-        sheet = Sheet(frame.rows, frame.titles, chart.headers, chart.size, frame.note)
-        canvas = sheet.page(name, chart.finite)
-        for i, panels in enumerate(chart.columns):
-            sheet.paste(canvas, panels, i)
-        return canvas
-    finite = all_finite(found[images.index if len(found) > images.index else 0])
-    maps = torch.where(finite[:, None, None, None], placed[images.index], torch.nan)
-    return _panels(name, maps, images, frame, style)
-
-
-def _placed(
-    name: str, report: Report, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
-) -> tuple[Tensor, ...] | None:
-    """The map in input space, on the CPU, cut to the samples in ``inputs``; ``None`` if it has no place there."""
-    if name not in report.maps:
-        return to_input_space(found, inputs)
-    arranged = tuple(m.detach()[: len(inputs[0])].cpu() for m in report.maps[name])
-    return onto(arranged, inputs) if arranged else None
-
-
-def _panels(name: str, maps: Tensor, images: _Images, frame: _Frame, style: PanelStyle) -> Image:
-    used = [sign for kind, sign in style.panels if kind in image.HEAT_KINDS]
-    signs = tuple(dict.fromkeys(used)) if style.colorbar else ()
-    headers = tuple(header(_words(kind, sign), images.size[1]) for kind, sign in style.panels)
-    sheet = Sheet(frame.rows, frame.titles, headers, images.size, frame.note, len(signs) * _scale_width(signs))
-    canvas = sheet.page(name, all_finite(maps).tolist())
-    normalized = {sign: image.normalize(maps, sign, style.outlier_perc) for sign in {s for _, s in style.panels}}
-    for i, (kind, sign) in enumerate(style.panels):
-        panels = image.panel(kind, sign, images.display, normalized[sign], style.cmap, style.alpha_overlay)
-        pixels = _resized(panels, sheet.size)
-        sheet.paste(canvas, _outlined(pixels, images) if kind == "original_image" else pixels, i)
-    _draw_scales(canvas, signs, sheet, style)
+    normalized: dict[str, Tensor] = {}
+    columns = [_pixels(panel, images, normalized, style) for panel in panels]
+    signs = tuple(dict.fromkeys(p.sign for p in panels if p.kind in HEAT_KINDS)) if style.colorbar else ()
+    headers = tuple(header(p.title, column.shape[2]) for p, column in zip(panels, columns, strict=True))
+    size = (max(c.shape[1] for c in columns), max(c.shape[2] for c in columns))
+    page = sheet(headers=headers, size=size, right=len(signs) * _scale_width(signs))
+    canvas = page.page(name, finite.tolist())
+    for i, column in enumerate(columns):
+        page.paste(canvas, column, i)
+    _draw_scales(canvas, signs, page, style)
     return canvas
+
+
+def _pixels(panel: Panel, images: _Image | None, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:
+    """The panels of one column, ``(N, h, w, 3)``; ``normalized`` keeps the map of each sign for the next column."""
+    if panel.kind in bars.KINDS:
+        return bars.KINDS[panel.kind](panel)
+    if panel.kind == "pixels":
+        return panel.values.numpy()
+    if images is None:
+        raise ValueError(
+            f"A panel of the kind {panel.kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
+        )
+    if panel.sign not in normalized:
+        normalized[panel.sign] = normalize(panel.values, panel.sign, style.outlier_perc)
+    drawn = image_panel(panel.kind, panel.sign, images.display, normalized[panel.sign], style.cmap, style.alpha_overlay)
+    pixels = _resized(drawn, images.size)
+    if panel.kind == "original_image" and images.outline is not None:
+        pixels = pixels.copy()
+        pixels[images.outline[0]], pixels[images.outline[1]] = _OUTLINE, _OUTLINE_EDGE
+    return pixels
 
 
 def _shown_size(size: tuple[int, int], options: Options) -> tuple[int, int]:
@@ -143,26 +167,12 @@ def _shown_size(size: tuple[int, int], options: Options) -> tuple[int, int]:
     return size[0] * factor, size[1] * factor
 
 
-def _words(kind: str, sign: str) -> str:
-    plain = kind.replace("_", " ")
-    return plain if kind == "original_image" else f"{plain} ({sign.replace('_', ' ')})"
-
-
 def _outline(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """A line just inside each mask and a thinner one just outside: two boolean arrays ``(N, h, w)``."""
     inside = interpolate(masks[:, None].float(), size, mode="nearest")
     line = inside.bool() & (max_pool2d(1 - inside, 5, stride=1, padding=2) > 0)
     edge = ~inside.bool() & (max_pool2d(inside, 3, stride=1, padding=1) > 0)
     return line[:, 0].numpy(), edge[:, 0].numpy()
-
-
-def _outlined(pixels: NDArray[np.uint8], images: _Images) -> NDArray[np.uint8]:
-    if images.outline is None:
-        return pixels
-    pixels = pixels.copy()
-    pixels[images.outline[0]] = _OUTLINE
-    pixels[images.outline[1]] = _OUTLINE_EDGE
-    return pixels
 
 
 def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -195,7 +205,7 @@ def _draw_scales(canvas: Image, signs: tuple[str, ...], sheet: Sheet, style: Pan
 def _scale(sign: str, height: int, style: PanelStyle) -> Image:
     """A color bar with ticks; it extends four pixels above and below a panel, so that the end ticks can be centered."""
     block = np.full((height + 8, _BAR + _TICK + text.width("-1", SMALL), 3), 255, dtype=np.uint8)
-    colors = image.to_bytes(sign_table(sign, style.cmap)).numpy()
+    colors = to_bytes(sign_table(sign, style.cmap)).numpy()
     block[3 : height + 5, : _BAR + 2] = LINE
     block[4 : height + 4, 1 : _BAR + 1] = colors[np.linspace(255, 0, height).round().astype(int), None]
     for label, share in {"-1": 0.0, "0": 0.5, "1": 1.0}.items() if sign == "all" else {"0": 0.0, "1": 1.0}.items():

@@ -29,7 +29,7 @@ class Sheet:
         rows: Number of rows.
         titles: One caption per row; empty for a picture without titles.
         headers: The lines of text above each column.
-        size: ``(h, w)`` of a panel.
+        size: ``(h, w)`` of the largest panel.
         note: A line of text below the name.
         right: Width kept free to the right of the columns.
     """
@@ -96,7 +96,7 @@ class Sheet:
 
     def paste(self, canvas: Image, pixels: NDArray[np.uint8], column: int) -> None:
         """Draws the panels ``(rows, h, w, 3)`` of one column on a page, each in a frame."""
-        height, width = self.size
+        height, width = pixels.shape[1:3]
         x = self.column(column) + (self.cell - width) // 2
         for i, panel in enumerate(pixels):
             y = self.row(i)

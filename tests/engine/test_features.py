@@ -11,6 +11,7 @@ from lightning_explain import methods as m
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.features import Features, check_feature_mask, features_of
+from lightning_explain.modalities import guess
 
 
 def subject_of(*inputs: Tensor, ids: Tensor | None = None) -> ExplainedFunction:
@@ -25,6 +26,7 @@ def subject_of(*inputs: Tensor, ids: Tensor | None = None) -> ExplainedFunction:
         limit=4,
         probe=probe,
         execute=None,
+        modalities=guess(inputs),
     )
 
 

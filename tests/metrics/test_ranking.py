@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from scipy.stats import spearmanr
 from torchmetrics.functional import spearman_corrcoef
 
 from lightning_explain.metrics._ranking import mean_over, relevance, spearman, spread
+from lightning_explain.modalities import guess
 
 
 def test_units_of_images_are_pixels_and_those_of_other_inputs_are_numbers() -> None:
     inputs = (torch.zeros(2, 3, 2, 2), torch.zeros(2, 5))
     found = (torch.arange(24.0).reshape(2, 3, 2, 2), torch.arange(10.0).reshape(2, 5))
-    units = relevance(found, inputs)
+    explained = SimpleNamespace(modalities=guess(inputs))
+    metric_inputs: Any = SimpleNamespace(samples=SimpleNamespace(inputs=inputs), explained=explained)
+    units = relevance({"it": found}, metric_inputs)["it"]
     assert units.shape == (2, 9)
     assert units[0].tolist() == [12, 15, 18, 21, 0, 1, 2, 3, 4]
-    image, table = spread(units, inputs)
+    assert torch.equal(relevance({"it": (-found[0], -found[1])}, metric_inputs, absolute=True)["it"], units)
+    image, table = spread(units, inputs, explained.modalities)
     assert torch.equal(image, found[0].sum(1, keepdim=True))
     assert torch.equal(table, found[1])
 

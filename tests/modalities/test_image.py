@@ -21,7 +21,9 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from lightning_explain import ExplanationMonitor, Probe, explain, load_reports
 from lightning_explain import methods as m
-from lightning_explain.modalities.image import arrange, check_reshape, to_input_space
+from lightning_explain.modalities import guess
+from lightning_explain.modalities.image import check_reshape
+from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.render.figure import draw
 from lightning_explain.store.report_files import save_report
 from training import QUIET, Blind, trainer
@@ -79,6 +81,11 @@ class AsImage(nn.Module):
 
 def images(n: int = 2) -> Tensor:
     return torch.randn(n, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def to_input_space(found: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    placed = arrange(found, inputs, guess(inputs))
+    return None if placed is None else onto(placed, inputs, guess(inputs))
 
 
 def hottest(found: tuple[Tensor, ...] | None) -> tuple[int, int]:
@@ -143,7 +150,8 @@ def test_a_hot_patch_of_an_image_lands_where_it_is(patch: int) -> None:
 
 
 def arranged(*shape: int, image: tuple[int, int] = (64, 64), **how: Any) -> tuple[int, ...] | None:
-    found = arrange((torch.zeros(2, *shape),), (torch.zeros(2, 3, *image),), **how)
+    inputs = (torch.zeros(2, 3, *image),)
+    found = arrange((torch.zeros(2, *shape),), inputs, guess(inputs), **how)
     return None if found is None else tuple(found[0].shape[1:])
 
 

@@ -109,7 +109,7 @@ def test_default_scores_that_whole_numbers_have_not_are_left_out_and_told() -> N
 @pytest.mark.parametrize("metric", [q.Infidelity(), q.SensitivityMax()], ids=lambda metric: type(metric).__name__)
 def test_scores_that_whole_numbers_have_not_are_refused_if_asked_for(metric: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"perturbs the inputs slightly, but they are torch.uint8; leave it out, or give"
+        ValueError, match=r"perturbs floating-point inputs, but these are torch.uint8; leave it out, or give"
     ):
         explain(Bytes(), bytes_probe(), {"it": m.FeatureAblation(feature_mask={"grid": 2})}, [metric])
 
@@ -132,12 +132,12 @@ def test_a_layer_behind_whole_numbers_is_explained_as_with_floating_ones() -> No
         (
             q.Infidelity("square"),
             torch.rand(3, 5),
-            r"needs images \(N, C, H, W\) of floating-point numbers, got torch.float32",
+            r"needs images \(N, C, H, W\), got \(3, 5\); give those, or a perturb_func of your own",
         ),
         (
             q.Infidelity("square", size=9),
             torch.rand(3, 1, 8, 8),
-            r"Infidelity\(size=9\) is larger than the shorter side",
+            r"size=9\) needs squares no larger than the shorter side of the images, 8 pixels",
         ),
     ],
     ids=["a table", "too large"],

@@ -16,7 +16,8 @@ import _workload as workload
 from comparing import distance
 from lightning_explain import Probe, Report, explain
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.modalities.image import to_input_space
+from lightning_explain.modalities import guess
+from lightning_explain.modalities.placement import arrange, onto
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
@@ -88,7 +89,8 @@ def test_both_sides_explain_the_same_maps(
     found = explain(model, samples, workload.methods(), []).attributions
 
     for name in set(found) - {"smoothgrad", "vargrad"}:
-        (mine,) = to_input_space((found[name],), (samples.inputs,))
+        arranged = arrange((found[name],), (samples.inputs,), guess((samples.inputs,)))
+        (mine,) = onto(arranged, (samples.inputs,), guess((samples.inputs,)))
         assert distance(mine.expand_as(samples.inputs), monitor[0].maps[name]) < 1e-5, name
 
 

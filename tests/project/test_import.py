@@ -28,7 +28,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_importing_a_package_imports_nothing_heavy_unless_it_exports_names() -> None:
     packages = {path.parent.name for path in (ROOT / "lightning_explain").glob("*/__init__.py")}
-    names = [f"lightning_explain.{name}" for name in sorted(packages - {"methods", "metrics", "demo"})]
+    names = [f"lightning_explain.{name}" for name in sorted(packages - {"methods", "metrics", "modalities", "demo"})]
     code = f"import sys, json, {', '.join(names)}; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
     assert in_fresh_python(code) == []
 
@@ -56,6 +56,7 @@ def test_dir_lists_the_public_names_and_they_are_few() -> None:
 
 def test_an_unknown_name_is_an_attribute_error_that_lists_the_names() -> None:
     with pytest.raises(
-        AttributeError, match="no attribute 'ExplainMonitor'; it has Alert, ExplanationMonitor, Method, Metric, Probe"
+        AttributeError,
+        match="no attribute 'ExplainMonitor'; it has Alert, ExplanationMonitor, Method, Metric, Modality, Probe",
     ):
         lightning_explain.ExplainMonitor  # noqa: B018

@@ -1,0 +1,65 @@
+"""The maps of a method in; where they lie on the model's inputs, by what these are, out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_explain.core.contracts import Modality
+
+Tensors = tuple[Tensor, ...]
+
+
+def arrange(
+    found: Tensors,
+    inputs: Tensors,
+    modalities: tuple[Modality, ...],
+    reshape: Any = None,
+    layer: nn.Module | None = None,
+    of_input: bool = False,
+) -> Tensors | None:
+    """A method's map arranged as the units of the inputs lie; ``None`` if it has no place on them.
+
+    Args:
+        found: What the method returned, tensors ``(N, ...)``.
+        inputs: The model's inputs.
+        modalities: What they are.
+        reshape: How to rearrange the map; ``None`` to infer it.
+        layer: The layer that the map belongs to; it decides where the shape is ambiguous.
+        of_input: Whether the map belongs to the layer's input rather than its output.
+
+    Returns:
+        ``found`` itself if it is shaped like the inputs or already arranged so; otherwise the layer's map, summed within
+        each unit.
+
+    Raises:
+        ValueError: If ``reshape`` does not fit the map.
+    """
+    if reshape is None and _like(found, inputs):
+        return found
+    placed = place(found[0], inputs, modalities, reshape, layer, of_input) if len(found) == 1 else None
+    if placed is None:
+        return None
+    return found if placed is found[0] else (modalities[0].by_unit(placed),)
+
+
+def place(
+    value: Tensor,
+    inputs: Tensors,
+    modalities: tuple[Modality, ...],
+    reshape: Any = None,
+    layer: nn.Module | None = None,
+    of_input: bool = False,
+) -> Tensor | None:
+    """A layer's activation, gradient or map, arranged as the units of the only input lie (:meth:`Modality.place`)."""
+    return modalities[0].place(value, inputs[0], reshape, layer, of_input) if len(inputs) == 1 else None
+
+
+def onto(arranged: Tensors, inputs: Tensors, modalities: tuple[Modality, ...]) -> Tensors:
+    """A result of :func:`arrange` in input space, broadcastable to the inputs."""
+    return arranged if _like(arranged, inputs) else (modalities[0].onto(arranged[0], inputs[0]),)
+
+
+def _like(found: Tensors, inputs: Tensors) -> bool:
+    return len(found) == len(inputs) and all(m.shape == x.shape for m, x in zip(found, inputs, strict=True))
