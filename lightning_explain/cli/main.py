@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,12 +20,7 @@ from lightning_explain.core.version import __version__
 if TYPE_CHECKING:
     from lightning_explain.explainer.cost import Forecast
 
-app = typer.Typer(
-    help="Explain what a model relies on while it trains.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
 
 def _show_version(wanted: bool) -> None:
@@ -47,11 +42,7 @@ def main(
 def methods(
     plan: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="A YAML file, as for doctor: print which methods share passes, and the cost.",
-        ),
+        typer.Option(exists=True, dir_okay=False, help="A YAML file, as for doctor: print passes and cost."),
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="With --plan, as in Hydra: monitor=full.")] = None,
 ) -> None:
@@ -154,13 +145,11 @@ def _table(title: str, classes: Mapping[str, type]) -> Table:
 
 
 def _arguments(cls: Any) -> str:
-    return "\n".join(field.name + _default(field) for field in fields(cls) if field.init)
-
-
-def _default(field: Field[Any]) -> str:
-    if field.default_factory is not MISSING:
-        return f"={field.default_factory()!r}"
-    return "" if field.default is MISSING else f"={field.default!r}"
+    lines = []
+    for field in fields(cls):
+        value = field.default if field.default_factory is MISSING else field.default_factory()
+        lines += [field.name if value is MISSING else f"{field.name}={value!r}"] if field.init else []
+    return "\n".join(lines)
 
 
 def _first_sentence(cls: type) -> str:

@@ -78,14 +78,11 @@ class MarkedDigits(L.LightningDataModule):
         self.share = share
         self.batch_size = batch_size
         self.seed = seed
-        self._plain: tuple[Tensor, Tensor] | None = None
 
     def _samples(self) -> tuple[Tensor, Tensor]:
-        if self._plain is None:
-            images, labels = _digits()
-            order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
-            self._plain = images[order], labels[order]
-        return self._plain
+        images, labels = _digits()
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
+        return images[order], labels[order]
 
     def datasets(self) -> tuple[TensorDataset, TensorDataset]:
         """The training and the validation samples: normalized images ``(1, 28, 28)`` and labels."""
@@ -133,9 +130,7 @@ class MarkedDigits(L.LightningDataModule):
 
 def _classes_in_turn(labels: Tensor) -> Tensor:
     """Indices of all samples: the first sample of each class, then the second of each, and so on."""
-    turn = torch.zeros_like(labels)
-    for label in labels.unique():
-        turn[labels == label] = torch.arange(int((labels == label).sum()))
+    turn = F.one_hot(labels).cumsum(0).gather(1, labels[:, None])[:, 0]
     return torch.argsort(turn * len(CLASS_NAMES) + labels)
 
 

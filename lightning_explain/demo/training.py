@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from rich.console import Console
@@ -71,11 +70,12 @@ def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
 
 def _print_summary(output: Path, probe: Probe, pictures: list[Path]) -> None:
     console = Console()
-    console.print(_table({name: _last_report(output / name) for name in VARIANTS.values()}, probe))
+    reports = {name: found for name in VARIANTS.values() if (found := _last_report(output / name)) is not None}
+    console.print(_table(reports, probe))
     console.print("pictures: ", *(str(path) for path in pictures), sep="\n  ", soft_wrap=True)
     console.print(f"dashboard: tensorboard --logdir {output}", soft_wrap=True)
     for clean, name in VARIANTS.items():
-        if _last_report(output / name) is None:
+        if name not in reports:
             flag = " --clean" if clean else ""
             console.print(f"for comparison: lightning-explain demo{flag} --output {output}", soft_wrap=True)
 
@@ -86,34 +86,25 @@ def _last_report(folder: Path) -> Report | None:
     return load_reports(runs[-1])[-1] if runs else None
 
 
-def _table(reports: dict[str, Report | None], probe: Probe) -> Table:
-    found = {name: report for name, report in reports.items() if report is not None}
-    table = Table(title="What the network looks at, on digits that carry the mark of a wrong class")
-    table.add_column("trained on")
-    for name in found:
-        table.add_column(f"{name} digits", justify="right")
-    for line in _lines(list(found.values()), probe):
-        table.add_row(*line)
-    return table
-
-
-def _lines(reports: list[Report], probe: Probe) -> list[list[str]]:
+def _table(reports: dict[str, Report], probe: Probe) -> Table:
     assert probe.targets is not None
-    area = probe.masks.float().mean().item() if probe.masks is not None else 0.0
-    truth, marked = probe.targets, wrong_class(probe.targets)
-    lines = [
-        ["predicts the digit", *(_share(r.predictions == truth) for r in reports)],
-        ["predicts the mark's class", *(_share(r.predictions == marked) for r in reports)],
-    ]
-    for method in reports[0].attributions:
-        shares = [r.scores["relevance_mass"][method] for r in reports]
-        lines.append([f"relevance on the mark: {method}", *(f"{s.nanmean():.0%}" for s in shares)])
-    lines.append(["(the mark's share of the image)", *(f"{area:.0%}" for _ in reports)])
-    for score in ("infidelity", "sensitivity_max"):
-        for method in reports[0].attributions:
-            lines.append([f"{score}: {method}", *(f"{r.scores[score][method].nanmean():.3f}" for r in reports)])
-    return lines
-
-
-def _share(hits: torch.Tensor) -> str:
-    return f"{int(hits.sum())} of {len(hits)}"
+    assert probe.masks is not None
+    title = "What the network looks at, on digits that carry the mark of a wrong class"
+    table = Table("trained on", title=title, caption=f"The mark is {probe.masks.float().mean():.0%} of the image.")
+    for name in reports:
+        table.add_column(f"{name} digits", justify="right")
+    found = list(reports.values())
+    for what, classes in {"the digit": probe.targets, "the mark's class": wrong_class(probe.targets)}.items():
+        hits = [int((report.predictions == classes).sum()) for report in found]
+        table.add_row(f"predicts {what}", *(f"{count} of {len(classes)}" for count in hits))
+    shown = {
+        "relevance_mass": "relevance on the mark",
+        "infidelity": "infidelity",
+        "sensitivity_max": "sensitivity_max",
+    }
+    for score, what in shown.items():
+        for method in found[0].attributions:
+            means = [float(report.scores[score][method].nanmean()) for report in found]
+            form = ".0%" if score == "relevance_mass" else ".3f"
+            table.add_row(f"{what}: {method}", *(format(mean, form) for mean in means))
+    return table

@@ -51,8 +51,7 @@ class History:
         """
         if self.fingerprint != fingerprint:
             return {}
-        place = {sample: i for i, sample in enumerate(self.ids.tolist())}
-        index = torch.tensor([place[sample] for sample in samples.ids.tolist()])
+        index = samples.places_in(self.ids)
         return {
             name: _placed(maps, index, samples) for name, maps in (("previous", self.previous), ("first", self.first))
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -22,9 +22,6 @@ class ScalarSink(Sink):
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
-
-    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Does nothing: such a logger arranges its own charts."""
 
     def write(self, publication: Publication) -> None:
         """Logs the scalars at the step of the explanation."""

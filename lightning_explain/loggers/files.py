@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -32,23 +31,16 @@ class FilesSink(Sink):
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
 
-    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Does nothing: files have no charts."""
-
     def write(self, publication: Publication) -> None:
         """Appends to ``scalars.jsonl``, and writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""
+        dated = PngInfo()
+        dated.add_text(_EPOCH, str(publication.epoch))
         for tag, picture in publication.pictures.items():
             method = tag.removeprefix(f"{publication.name}/")
             folder = self._directory / safe_name(publication.name) / safe_name(method)
             with replacing(step_path(folder, publication, ".png", _epoch_in)) as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG", pnginfo=_dated(publication.epoch))
+                Image.fromarray(picture).save(temporary, format="PNG", pnginfo=dated)
         _append_line(self._directory / "scalars.jsonl", _line(publication))
-
-
-def _dated(epoch: int) -> PngInfo:
-    found = PngInfo()
-    found.add_text(_EPOCH, str(epoch))
-    return found
 
 
 def _epoch_in(path: Path) -> int | None:

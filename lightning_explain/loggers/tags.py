@@ -30,14 +30,12 @@ def charts(
         metrics: By name.
         scored: For each metric, the methods it scores; default: all methods.
     """
-    methods = list(methods)
-    by_metric = {key: (scored or {}).get(key, methods) for key in metrics}
-    tags = {
-        score: [f"{name}/{score}/{method}" for method in by_metric[key]]
-        for key, metric in metrics.items()
-        for score in score_names({key: metric})
-    }
-    return {name: {score: found for score, found in tags.items() if found}}
+    methods, found = list(methods), {}
+    for key, metric in metrics.items():
+        by = (scored or {}).get(key, methods)
+        for score in score_names({key: metric}) if by else ():
+            found[score] = [f"{name}/{score}/{method}" for method in by]
+    return {name: found}
 
 
 def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]) -> Report:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,28 +31,23 @@ class WandbSink(Sink):
         self._logger = logger
         self._defined: set[str] = set()
 
-    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Does nothing: W&B arranges its own charts."""
-
     def write(self, publication: Publication) -> None:
         """Logs everything in one call, because W&B counts each call as a step."""
-        self._define(publication)
-        self._logger.experiment.log(
+        import wandb
+
+        run = self._logger.experiment
+        for tag in publication.scalars.keys() - self._defined:
+            run.define_metric(_key(tag), step_metric=_STEP, summary=publication.directions.get(tag, "last"))
+        self._defined |= publication.scalars.keys()
+        columns, lines = publication.report.table()
+        run.log(
             {
                 **{_key(tag): value for tag, value in publication.scalars.items()},
                 **_pictures(publication),
-                _file_key(f"{publication.name}/table"): _table(publication),
+                _file_key(f"{publication.name}/table"): wandb.Table(columns=[*columns], data=lines),
                 _STEP: publication.step,
             }
         )
-
-    def _define(self, publication: Publication) -> None:
-        for tag in publication.scalars:
-            if tag in self._defined:
-                continue
-            summary = publication.directions.get(tag, "last")
-            self._logger.experiment.define_metric(_key(tag), step_metric=_STEP, summary=summary)
-            self._defined.add(tag)
 
 
 def _key(tag: str) -> str:
@@ -78,10 +72,3 @@ def _pictures(publication: Publication) -> dict[str, Any]:
         )
     first = islice(pictures.items(), _MAX_PICTURES)
     return {_file_key(tag): wandb.Image(picture, caption=publication.caption) for tag, picture in first}
-
-
-def _table(publication: Publication) -> Any:
-    import wandb
-
-    columns, lines = publication.report.table()
-    return wandb.Table(columns=[*columns], data=lines)

@@ -22,18 +22,8 @@ from lightning_explain.core.report import PassCount, Publication, Report
 
 SUFFIX = ".safetensors"
 _KEY = "lightning_explain_report"
-_TENSOR_FIELDS = (
-    "attributions",
-    "scores",
-    "standard_errors",
-    "outputs",
-    "predictions",
-    "targets",
-    "ids",
-    "maps",
-    "n_steps",
-    "completeness_errors",
-)
+_PLAIN_FIELDS = ("passes", "seconds", "failures", "epoch", "step", "fingerprint", "stage")
+_TENSOR_FIELDS = [field.name for field in fields(Report) if field.name not in _PLAIN_FIELDS]
 # The most bytes of a file name's part; file systems allow 255.
 _LONGEST = 200
 _WINDOWS_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
@@ -56,8 +46,8 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
     if path.suffix != SUFFIX:
         path = path / f"report{SUFFIX}" if report.step is None else step_path(path, report, SUFFIX, _epoch_in)
     tensors: dict[str, Tensor] = {}
-    content = {f.name: getattr(report, f.name) for f in fields(report)}
-    content.update({name: _pack(content[name], name, tensors) for name in _TENSOR_FIELDS})
+    content = {name: getattr(report, name) for name in _PLAIN_FIELDS}
+    content.update({name: _pack(getattr(report, name), name, tensors) for name in _TENSOR_FIELDS})
     content.update(passes=asdict(report.passes), failures=dict(report.failures))
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
