@@ -31,10 +31,7 @@ def alerts_of(given: Any) -> tuple[Alert, ...]:
     for i, one in enumerate(given):
         alert = construct(Alert, one, f"alerts[{i}]") if isinstance(one, Mapping) else one
         if not isinstance(alert, Alert):
-            raise TypeError(
-                f"alerts[{i}] is a {type(one).__name__}; give Alert(metric='relevance_mass/ig', above=0.3), or a "
-                "mapping of its arguments."
-            )
+            raise TypeError(f"alerts[{i}] is a {type(one).__name__}; give an Alert, or a mapping of its arguments.")
         if alert.key in found:
             raise ValueError(f"alerts has {alert.key!r} twice; keep one of them, since every action also warns.")
         found[alert.key] = alert
@@ -92,12 +89,9 @@ class Alerts:
             ValueError: If an alert names another score.
         """
         known = list(scores)
-        for watch in self._watches:
-            if watch.alert.metric not in known:
-                raise ValueError(
-                    f"Alert(metric={watch.alert.metric!r}) names a score that is not logged: "
-                    f"{nearest(watch.alert.metric, known)}"
-                )
+        for metric in (watch.alert.metric for watch in self._watches):
+            if metric not in known:
+                raise ValueError(f"Alert({metric!r}) names a score that is not logged: {nearest(metric, known)}")
 
     def check_loggers(self, trainer: pl.Trainer) -> None:
         """Refuses W&B alerts if the Trainer has no W&B logger, except in a ``fast_dev_run``, which has no loggers.
@@ -109,8 +103,7 @@ class Alerts:
         dry = getattr(trainer, "fast_dev_run", False)
         if asked and not dry and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             raise ValueError(
-                f'Alert(metric={asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; '
-                'give it one, or use action="log".'
+                f'Alert({asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use action="log".'
             )
 
     def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> list[Alert]:
@@ -129,17 +122,23 @@ class Alerts:
         for watch in new:
             if watch.alert.times is not None and watch.first is not None and watch.first <= 0:
                 rank_zero_warn_or_log(
-                    f"Alert(metric={watch.alert.metric!r}, times={watch.alert.times!r}) will never fire: the first value "
-                    f"is {watch.first:.6g}, and only multiples of a value above 0 can be compared. Use above=... or "
-                    "below=... instead."
+                    f"Alert({watch.alert.metric!r}, times={watch.alert.times!r}) will never fire: the first value is "
+                    f"{watch.first:.6g}, which is not above 0. Use above=... or below=... instead."
                 )
         for watch in fired:
-            text = self._text(watch, scalars[watch.alert.metric], trainer, epoch)
+            alert, value = watch.alert, scalars[watch.alert.metric]
+            times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
+            patience = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
+            text = (
+                f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{patience} "
+                f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step})"
+                f"{'; training stops' if alert.action == 'stop' else ''}."
+            )
             rank_zero_warn_or_log(text)
-            if watch.alert.action == "stop":
+            if alert.action == "stop":
                 trainer.should_stop = True
-            if watch.alert.action == "wandb" and trainer.is_global_zero:
-                self._send(trainer, f"{self._name}/{watch.alert.metric} {watch.alert.condition}", text)
+            if alert.action == "wandb" and trainer.is_global_zero:
+                self._send(trainer, f"{self._name}/{alert.metric} {alert.condition}", text)
         return [watch.alert for watch in fired]
 
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
@@ -152,16 +151,6 @@ class Alerts:
             self._failure_log.report_once(
                 f"alert {title}", f"The alert could not be sent to W&B; check the connection:\n{text_of(error)}"
             )
-
-    def _text(self, watch: Watch, value: float, trainer: pl.Trainer, epoch: int | None) -> str:
-        alert = watch.alert
-        times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
-        sample = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
-        end = "; training stops" if alert.action == "stop" else ""
-        return (
-            f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{sample} "
-            f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step}){end}."
-        )
 
     def arm(self) -> None:
         """Lets alerts that have fired fire again. Called when training resumes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -24,19 +24,13 @@ from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
 from lightning_explain.render.options import Options
 
+Named: TypeAlias = "Mapping[str, object]"
+
 _HOOKS = ("train_epoch_end", "validation_epoch_end")
 _RESERVED = ("caption", "overhead", "seconds", "table")
 
 
-def check_plain(
-    target: Any,
-    seed: object,
-    hook: object,
-    on_error: object,
-    name: object,
-    flags: Mapping[str, object],
-    functions: Mapping[str, object],
-) -> None:
+def check_plain(target: Any, seed: Any, hook: Any, on_error: Any, name: Any, flags: Named, functions: Named) -> None:
     """Refuses arguments that can be checked one at a time.
 
     Args:
@@ -94,10 +88,7 @@ def selection_of(probe: Any) -> ProbeSelection:
         raise TypeError("probe is made of tensors; give Probe(inputs, targets), or a list of dataset indices.")
     if isinstance(probe, Sequence) and not isinstance(probe, (str, bytes)):
         return ProbeSelection(indices=probe)
-    raise TypeError(
-        f"probe is a {type(probe).__name__}; give ProbeSelection(count=16), Probe(inputs, targets), "
-        "or a list of dataset indices."
-    )
+    raise TypeError(f"probe is a {type(probe).__name__}; give a ProbeSelection, a Probe, or a list of dataset indices.")
 
 
 def sinks_of(sinks: Any) -> Sequence[Sink]:

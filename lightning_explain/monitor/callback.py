@@ -119,18 +119,21 @@ class ExplanationMonitor(MonitorBase):
         flags |= {"save_probe": save_probe, "save_reports": save_reports}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
         arguments.check_plain(target, seed, hook, on_error, name, flags, functions)
+        super().__init__()
+        self.name = name
+        self.enabled = enabled
         self.hook = hook
         self.at_start = at_start
         self.by_steps = every_n_train_steps is not None
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         given = probe if isinstance(probe, Probe) else None
         self._selection = arguments.selection_of(probe)
-        limit = check_limit(max_examples_per_pass)
+        self._limit = check_limit(max_examples_per_pass)
         requested = build_methods(methods)
         display = {"normalization": normalization, "class_names": class_names}
         options = arguments.options_of(requested, panels, cmap, outlier_perc, **display)
-        log = FailureLog(name, raising=on_error == "raise")
-        explainer = Explainer(
+        self._failure_log = log = FailureLog(name, raising=on_error == "raise")
+        self._explainer = self._ready = Explainer(
             methods=requested,
             metrics=build_metrics(metrics),
             target=tuple(target) if isinstance(target, list) else target,
@@ -143,13 +146,14 @@ class ExplanationMonitor(MonitorBase):
             optional_metrics=metrics is None,
             raising=on_error == "raise",
         )
-        warn_of_unsigned(explainer.methods, explainer.metrics)
-        arguments.check_tags(explainer.methods, explainer.metrics)
-        samples = FixedSamples(given, self._selection, batch_fn, save_probe)
-        memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), explainer.metrics, self.by_steps)
-        publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks))
-        super().__init__(name, enabled, explainer, limit, samples, memory, publisher, log)
-        memory.alerts.check(self._names())
+        scores = self._ready.metrics
+        warn_of_unsigned(requested, scores)
+        arguments.check_tags(requested, scores)
+        self._samples = FixedSamples(given, self._selection, batch_fn, save_probe)
+        looks_back = any(metric.needs_history for metric in scores.values())
+        self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
+        self._publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks))
+        self._memory.alerts.check(self._names())
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **arguments: Any) -> ExplanationMonitor:
@@ -172,7 +176,7 @@ class ExplanationMonitor(MonitorBase):
     # -- before the first batch ------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Checks the strategy and the callbacks that watch scores, and sets the run's directory on all ranks."""
+        """Checks the strategy and the callbacks that watch scores."""
         if not self.enabled:
             return
         trainers.check_strategy(trainer)
@@ -182,7 +186,6 @@ class ExplanationMonitor(MonitorBase):
             if stage == "fit":
                 self._samples.begin_again()
                 self._begin_again()
-        self._directory = trainers.run_directory(trainer) / "explain"
         if stage == "fit":
             self._memory.alerts.check_loggers(trainer)
             check_monitor_names([monitor.name for monitor in monitors_of(trainer)])
@@ -202,12 +205,8 @@ class ExplanationMonitor(MonitorBase):
             return
         if self.hook == "validation_epoch_end" and not trainer.enable_validation:
             raise ValueError(
-                'ExplanationMonitor(hook="validation_epoch_end"), but this run does not validate; '
-                'use hook="train_epoch_end", or give the Trainer a validation loader.'
+                f'hook={self.hook!r}, but this run does not validate; use hook="train_epoch_end", or give a validation loader.'
             )
-        if trainer.global_step == trainer.current_epoch == 0:
-            # The same monitor may serve a second training, which starts with fresh counts.
-            self._begin_again()
         self._prepare(trainer, pl_module, self._selection.source)
         # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
         found = self._watchers(trainer)
@@ -273,9 +272,8 @@ class ExplanationMonitor(MonitorBase):
         if self.by_steps and self.enabled and trainer.global_step == 0 and trainer.is_global_zero:
             self._failure_log.report_once(
                 "steps",
-                "every_n_train_steps counts the Trainer's global_step, which did not move in a whole epoch: nothing "
-                "will be explained. Use every_n_epochs, or in manual optimization the optimizers of "
-                "self.optimizers().",
+                "every_n_train_steps counts the Trainer's global_step, which did not move in a whole epoch: nothing will be "
+                "explained. Use every_n_epochs, or in manual optimization the optimizers of self.optimizers().",
             )
         if not self.by_steps and self.hook == "train_epoch_end":
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)
@@ -285,20 +283,17 @@ class ExplanationMonitor(MonitorBase):
         if trainer.sanity_checking:
             return
         if trainer.state.fn == "validate":
-            self._explain_alone(trainer, pl_module)
+            self._explain_if_due(trainer, pl_module)
         elif self.hook == "validation_epoch_end":
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explains after the test."""
-        self._explain_alone(trainer, pl_module)
-
-    def _explain_alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.enabled:
-            self._explain(trainer, pl_module, trainers.logging_to(pl_module))
+        self._explain_if_due(trainer, pl_module)
 
     def _explain_if_due(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, count: int, on_step: bool = False
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, count: int = 0, on_step: bool = False
     ) -> None:
-        if self.enabled and self._memory.schedule.due(count):
+        """Explains if the count of a training is due, or if there is none."""
+        if self.enabled and (trainer.state.fn != "fit" or self._memory.schedule.due(count)):
             self._explain(trainer, pl_module, trainers.logging_to(pl_module, on_step), count)

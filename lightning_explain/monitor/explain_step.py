@@ -55,15 +55,24 @@ def report_of(
     history: History,
 ) -> Report | None:
     """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
-    explainer = _switched_on(explainer, failure_log)
+    explainer = replace(
+        explainer,
+        methods=failure_log.without_off(explainer.methods),
+        metrics=failure_log.without_off(explainer.metrics),
+    )
     if failure_log.is_off(_WHOLE) or not explainer.methods:
         return None
     names, ranks, report = [*explainer.methods, *explainer.metrics], trainers.everyone(trainer), None
     with (
         ranks.agree(_WHOLE, () if failure_log.raising else (Exception,)) as whole,
         trainers.silenced(pl_module),
-        trainers.progress_bar(trainer, len(names)) as progress,
+        trainers.progress_bar(trainer, len(names)) as bar,
     ):
+
+        def progress(name: str) -> None:
+            bar.set_postfix_str(name, refresh=False)
+            bar.update()
+
         report = explainer.explain(pl_module, probe, progress, history)
         report.scalars()  # If its scores cannot be averaged, the explanation has failed.
     if report is None or whole.failed_rank is not None:
@@ -85,14 +94,6 @@ def report_of(
     stage = None if trainer.state.fn is None else trainer.state.fn.value
     left = without(report, failed, explainer.metrics)
     return replace(left, epoch=trainer.current_epoch, step=trainer.global_step, stage=stage)
-
-
-def _switched_on(explainer: Explainer, failure_log: FailureLog) -> Explainer:
-    """The explainer without the methods and metrics that are switched off."""
-    methods = {name: method for name, method in explainer.methods.items() if not failure_log.is_off(name)}
-    return replace(
-        explainer, methods=methods, metrics={k: v for k, v in explainer.metrics.items() if not failure_log.is_off(k)}
-    )
 
 
 def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:

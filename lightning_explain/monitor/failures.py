@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_explain.core.validation import check_whole
+
 T = TypeVar("T")
 
 IN_A_ROW = 3
@@ -79,24 +81,27 @@ class FailureLog:
         """Whether it is switched off because it failed too often in a row."""
         return self.failures.get(what, 0) >= IN_A_ROW
 
+    def without_off(self, named: Mapping[str, T]) -> dict[str, T]:
+        """The methods or metrics that are not switched off."""
+        return {name: one for name, one in named.items() if not self.is_off(name)}
+
     def report_switched_off(self, what: str) -> None:
         """Warns once if it is switched off, and says how to switch it on again."""
         if self.is_off(what):
             self.report_once(
                 f"off/{what}",
                 f"{what!r} failed {IN_A_ROW} times in a row and is switched off. To switch it on again, call "
-                f"monitor.switch_on({what!r}) on all ranks, for example before a resumed fit, or start a new training "
-                "from step 0.",
+                f"monitor.switch_on({what!r}) on all ranks, or start a new training from step 0.",
             )
 
     def load(self, failures: Mapping[str, int]) -> None:
         """Restores saved counts.
 
         Raises:
-            TypeError: If one of them is not a whole number.
+            ValueError: If one of them is not a whole number.
         """
-        if not all(isinstance(count, int) for count in failures.values()):
-            raise TypeError(f"failures={failures!r}")
+        for what, count in failures.items():
+            check_whole("", f"failures of {what}", count, least=0)
         self.failures = dict(failures)
 
     def switch_on(self, what: str | None = None) -> None:

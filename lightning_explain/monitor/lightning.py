@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset
 
 from lightning_explain.distributed.fsdp import is_sharded
@@ -38,17 +38,19 @@ def check_strategy(trainer: pl.Trainer) -> None:
     Raises:
         ValueError: If the strategy is DeepSpeed, or each rank holds one stage of a pipeline.
     """
-    if isinstance(trainer.strategy, DeepSpeedStrategy):
-        raise ValueError(
-            "ExplanationMonitor cannot explain under DeepSpeed: its engine owns the forward and the gradients. "
-            'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
+    kind = type(trainer.strategy)
+    if issubclass(kind, DeepSpeedStrategy):
+        reason = "its engine owns the forward and the gradients"
+    elif any("pipe" in base.__name__.lower() for base in kind.__mro__):
+        reason = (
+            "each rank of a pipeline holds only a part of the model, and none can compute the output from the inputs"
         )
-    if any("pipe" in kind.__name__.lower() for kind in type(trainer.strategy).__mro__):
-        raise ValueError(
-            f"ExplanationMonitor cannot explain under {type(trainer.strategy).__name__}: each rank of a pipeline holds "
-            "only a part of the model, and none can compute the output from the inputs. "
-            'Use strategy="ddp" or FSDP2 (ModelParallelStrategy), or explain saved checkpoints with explain().'
-        )
+    else:
+        return
+    raise ValueError(
+        f'ExplanationMonitor cannot explain under {kind.__name__}: {reason}. Use strategy="ddp" or FSDP2 '
+        "(ModelParallelStrategy), or explain saved checkpoints with explain()."
+    )
 
 
 def forward_of(trainer: pl.Trainer) -> ForwardFn:
@@ -74,22 +76,20 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
     """
     loaders = {"val": _val_loaders(trainer), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
     order = [source, *(name for name in ("val", "test", "train") if name != source)]
-    chosen = next((name for name in order if loaders[name] is not None and _listed(loaders[name])), None)
+    chosen = next((name for name in order if _listed(loaders[name])), None)
     if chosen is None:
         raise ValueError(
-            f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. "
-            "Give one to the Trainer, or ExplanationMonitor(probe=Probe(inputs, targets))."
+            f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. Give one, or probe=Probe(...)."
         )
     if chosen != source:
         rank_zero_warn_or_log(
-            f"There is no {source} loader; the probe samples come from the {chosen} loader. "
-            f"To choose them yourself, use ProbeSelection(source={chosen!r}) or Probe(inputs, targets)."
+            f"There is no {source} loader; the probe samples come from the {chosen} loader. To choose it yourself, use "
+            f"ProbeSelection(source={chosen!r})."
         )
     found = _listed(loaders[chosen])
     if index >= len(found):
         raise ValueError(
-            f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders; "
-            f"use one below {len(found)}."
+            f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders; use one below {len(found)}."
         )
     return found[index]
 
@@ -115,11 +115,8 @@ def _val_loaders(trainer: pl.Trainer) -> Any:
 
 def _listed(loaders: Any) -> list[Any]:
     """All loaders in nested lists, mappings and combined loaders, as one flat list."""
-    if isinstance(loaders, CombinedLoader):
-        return _listed(loaders.iterables)
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return [one for part in loaders for one in _listed(part)] if isinstance(loaders, (list, tuple)) else [loaders]
+    found = tree_leaves(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders)
+    return [loader for loader in found if loader is not None]
 
 
 def ended_on_validation(trainer: pl.Trainer) -> bool:
@@ -152,10 +149,9 @@ def _is_foreign(callback: pl.Callback) -> bool:
 def batch_size(trainer: pl.Trainer) -> int | None:
     """The batch size of the first loader of the run that declares one; ``None``: no loader does."""
     for loaders in (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders):
-        for loader in _listed(loaders) if loaders is not None else []:
-            size = getattr(loader, "batch_size", None) or getattr(
-                getattr(loader, "batch_sampler", None), "batch_size", None
-            )
+        for loader in _listed(loaders):
+            sampler = getattr(loader, "batch_sampler", None)
+            size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
             if isinstance(size, int) and size > 0:
                 return size
     return None
@@ -174,18 +170,6 @@ def silenced(module: pl.LightningModule) -> Iterator[None]:
             del vars(part)["log"]
 
 
-@contextmanager
-def not_training(trainer: pl.Trainer) -> Iterator[None]:
-    """Inside, ``trainer.training`` is ``False``, so that batch-transfer hooks do not augment the samples."""
-    stage = trainer.state.stage
-    if stage == RunningStage.TRAINING:
-        trainer.state.stage = RunningStage.VALIDATING
-    try:
-        yield
-    finally:
-        trainer.state.stage = stage
-
-
 def is_stream(loader: Any) -> bool:
     """Whether a loader's samples have no index, as those of an ``IterableDataset``."""
     dataset = getattr(loader, "dataset", None)
@@ -196,22 +180,25 @@ def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> 
     """A function that applies the batch-transfer hooks as the Trainer does for that loader."""
 
     def transfer(batch: Any) -> Any:
-        with not_training(trainer):
+        stage = trainer.state.stage
+        # Outside of training, so that the hooks do not augment the samples.
+        trainer.state.stage = RunningStage.VALIDATING if stage == RunningStage.TRAINING else stage
+        try:
             batch = module._on_before_batch_transfer(batch, dataloader_idx=index)
             return trainer.strategy.batch_to_device(batch, dataloader_idx=index)
+        finally:
+            trainer.state.stage = stage
 
     return transfer
 
 
 def run_directory(trainer: pl.Trainer) -> Path:
     """The directory of this run, the same on every rank. Call it on all ranks."""
-    if not trainer.loggers:
-        path = trainer.default_root_dir
-    elif isinstance(first := trainer.loggers[0], (TensorBoardLogger, CSVLogger)):
-        path = first.log_dir
-    else:
-        version = first.version if isinstance(first.version, str) else f"version_{first.version}"
-        path = os.path.join(first.save_dir or trainer.default_root_dir, str(first.name), version)
+    first = trainer.logger
+    if first is None or isinstance(first, (TensorBoardLogger, CSVLogger)):
+        return Path(trainer.log_dir or trainer.default_root_dir)
+    version = first.version if isinstance(first.version, str) else f"version_{first.version}"
+    path = os.path.join(first.save_dir or trainer.default_root_dir, str(first.name), version)
     return Path(trainer.strategy.broadcast(path))
 
 
@@ -225,20 +212,10 @@ def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
     return log
 
 
-@contextmanager
-def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], None]]:
+def progress_bar(trainer: pl.Trainer, total: int) -> Tqdm:
     """A progress bar like Lightning's, shown after two seconds, if the Trainer shows progress."""
     shown = getattr(trainer.progress_bar_callback, "is_enabled", False) and trainer.is_global_zero
-    bar = Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True)
-
-    def step(name: str) -> None:
-        bar.set_postfix_str(name, refresh=False)
-        bar.update()
-
-    try:
-        yield step
-    finally:
-        bar.close()
+    return Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True)
 
 
 # -- ranks: call these on all of them ------------------------------------------------------------------------------
@@ -249,12 +226,12 @@ def everyone(trainer: pl.Trainer) -> Ranks:
     world = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if trainer.world_size == 1 or world != trainer.world_size:
         return ALONE
-    return Ranks(world, deadline=_deadline(trainer))
+    return Ranks(world, deadline=getattr(trainer.strategy, "_timeout", None))
 
 
 def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
     """The processes that explain together. The ranks of one tensor-parallel model receive the same samples."""
-    world, deadline = everyone(trainer).world, _deadline(trainer)
+    world, deadline = everyone(trainer).world, getattr(trainer.strategy, "_timeout", None)
     if world == 1:
         return ALONE
     sharded = isinstance(trainer.strategy, FSDPStrategy) or is_sharded(module)
@@ -263,8 +240,3 @@ def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
     mesh = trainer.strategy.device_mesh
     data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
     return Ranks(world, data.size(), data.get_local_rank(), tensor.get_local_rank() == 0, sharded, deadline)
-
-
-def _deadline(trainer: pl.Trainer) -> timedelta | None:
-    deadline: timedelta | None = getattr(trainer.strategy, "_timeout", None)
-    return deadline

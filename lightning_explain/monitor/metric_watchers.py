@@ -51,9 +51,8 @@ def warn_of_times(watchers: Watchers, schedule: Schedule, by_steps: bool) -> Non
         if not every or every % schedule.every or schedule.max_overhead is not None:
             rank_zero_warn_or_log(
                 f"{_called(watcher, key)} runs more often than ExplanationMonitor explains, or at other times: before "
-                "the first explanation it finds no value, unless at_start=True, and between explanations it reads the "
-                "last value again, which belongs to earlier weights. Explain as often as it runs, or let it run less "
-                "often."
+                "the first explanation it finds no value, unless at_start=True, and between explanations a value of "
+                "earlier weights. Explain as often as it runs, or let it run less often."
             )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -30,44 +29,23 @@ from lightning_explain.monitor.state import VERSION, Memory, restore
 
 
 class MonitorBase(pl.Callback):
-    """Prepares the samples and the model, makes one explanation, and saves its state in checkpoints.
+    """Prepares the samples and the model, makes one explanation, and saves its state in checkpoints."""
 
-    Args:
-        name: Tag prefix, folder and state key.
-        enabled: ``False`` switches everything off.
-        explainer: Methods, metrics and target, not yet checked against a model.
-        limit: Samples the model may see in one call; ``None``: measured.
-        samples: The fixed samples, or how to choose them.
-        memory: Schedule, alerts and history.
-        publisher: Writes to the loggers and files.
-        failure_log: Reports failures, and switches off what fails repeatedly.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        enabled: bool,
-        explainer: Explainer,
-        limit: int | None,
-        samples: FixedSamples,
-        memory: Memory,
-        publisher: Publisher,
-        failure_log: FailureLog,
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.enabled = enabled
-        self.last_report: Report | None = None
-        self._explainer = explainer
-        self._ready = explainer
-        self._limit = limit
-        self._pass_size: int | None = None
-        self._samples = samples
-        self._memory = memory
-        self._publisher = publisher
-        self._failure_log = failure_log
-        self._directory = Path()
-        self._idle = False
+    name: str
+    """Tag prefix, folder and state key."""
+    enabled: bool
+    """``False`` switches everything off."""
+    last_report: Report | None = None
+    """The latest report, of this rank."""
+    _explainer: Explainer  # methods, metrics and target, not yet checked against a model
+    _ready: Explainer  # the same, checked
+    _limit: int | None  # samples the model may see in one call; None: measured
+    _pass_size: int | None = None  # what was measured
+    _samples: FixedSamples
+    _memory: Memory
+    _publisher: Publisher
+    _failure_log: FailureLog
+    _idle = False  # the samples or the model could not be prepared
 
     @property
     def probe(self) -> Probe | None:
@@ -121,7 +99,7 @@ class MonitorBase(pl.Callback):
         # A dashboard has one layout, so the last monitor writes that of all: by then each one knows its layers.
         last = monitors[-1] is self
         layout = {name: chart for monitor in monitors for name, chart in monitor.charts.items()} if last else {}
-        self._publisher.open(trainer, self._directory, layout)
+        self._publisher.open(trainer, layout)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None

@@ -79,29 +79,29 @@ class FixedSamples:
     def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
         if self._notice:
             rank_zero_warn_or_log(self._notice)
-        if self._trained is None:
-            probe = self._given or self._collect(trainer, pl_module, source, self._expected)
-            if self._expected is not None:
-                end = (
-                    f"From here on the curves describe the samples {probe.sample_ids.tolist()} as they are now. To keep "
-                    "the samples themselves in checkpoints, use save_probe=True."
-                )
-                _warn_if_changed(*self._expected, fingerprint(probe)[:12], "the checkpoint", end)
-            return probe
-        # Given samples belong to no dataset. On a stream, the training would miss the batches read here.
-        if self._given is None and not trainers.is_stream(self._loader(trainer, source)):
-            ids, before = self._trained.sample_ids, fingerprint(self._trained)
-            try:
-                now = fingerprint(self._collect(trainer, pl_module, source, (ids, before)))[:12]
-            except Exception as error:
-                now = f"none ({type(error).__name__}: {error})"
-            whose = "the checkpoint" if self._saved else "the training so far"
-            end = (
-                f"The monitor keeps the samples of {whose}, so that its curves describe the same samples throughout. "
-                "To explain the new ones, give the monitor another name."
+        kept, expected = self._trained, self._expected
+        if kept is not None:
+            # Given samples belong to no dataset. On a stream, the training would miss the batches read here.
+            if self._given is not None or trainers.is_stream(self._loader(trainer, source)):
+                return kept
+            expected = kept.sample_ids, fingerprint(kept)
+        try:
+            found = self._given or self._collect(trainer, pl_module, source, expected)
+            now = fingerprint(found)[:12]
+        except Exception as error:
+            if kept is None:
+                raise
+            found, now = kept, f"none ({type(error).__name__}: {error})"
+        found = found if kept is None else kept
+        if expected is not None and now != expected[1][:12]:
+            whose = "the checkpoint" if kept is None or self._saved else "the training so far"
+            rank_zero_warn_or_log(
+                f"The data has changed under the probe samples {expected[0].tolist()}: fingerprint {expected[1][:12]} in "
+                f"{whose}, {now} now. The curves go on with the samples {found.sample_ids.tolist()} of "
+                f"{'the data now' if kept is None else whose}. To keep samples in checkpoints, use save_probe=True; to "
+                "explain other ones, give the monitor another name."
             )
-            _warn_if_changed(ids, before, now, whose, end)
-        return self._trained
+        return found
 
     def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
         """The samples of a validation or test outside of ``fit``; if its loader has none, those of the training."""
@@ -113,8 +113,7 @@ class FixedSamples:
             if self._trained is None:
                 raise
             rank_zero_warn_or_log(
-                f"The samples of the training are explained again, because none can be taken from the {source} loader: "
-                f"{error}"
+                f"The samples of the training are explained again; the {source} loader has none: {error}"
             )
             return self._trained
 
@@ -162,9 +161,7 @@ class FixedSamples:
             return probe_state(probe)
         except TypeError as error:
             # A checkpoint without the samples is better than a training without checkpoints.
-            rank_zero_warn_or_log(
-                f"Checkpoints hold only the indices and the fingerprint of the probe samples, not the samples: {error}"
-            )
+            rank_zero_warn_or_log(f"Checkpoints hold only indices and fingerprint of the probe samples: {error}")
             return None
 
     def load_ids(self, state: Mapping[str, Any]) -> None:
@@ -200,12 +197,3 @@ class FixedSamples:
             )
         self.probe = self._trained = probe
         self._saved = True
-
-
-def _warn_if_changed(ids: Tensor, before: str, now: str, whose: str, end: str) -> None:
-    """Warns if samples have another fingerprint now than before."""
-    if now != before[:12]:
-        rank_zero_warn_or_log(
-            f"The data has changed under the probe samples {ids.tolist()}: their fingerprint in {whose} is "
-            f"{before[:12]}, now {now}. {end}"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -44,17 +43,19 @@ class Publisher:
         self._directory = Path()
         self._sinks: dict[str, Sink] = {}
 
-    def open(self, trainer: pl.Trainer, directory: Path, layout: Charts) -> None:
+    def open(self, trainer: pl.Trainer, layout: Charts) -> None:
         """Opens the sinks on rank zero (none in a ``fast_dev_run``), and writes the layout of the charts.
 
         Call it on all ranks, because a failure may have to be raised on all of them.
         """
-        self._directory, self._sinks = directory, {}
+        self._directory, self._sinks = trainers.run_directory(trainer) / "explain", {}
         with self._on_rank_zero(trainer) as writes:
             for what in list(self._failure_log.failures) if writes else ():
                 self._failure_log.report_switched_off(what)
             if writes and not getattr(trainer, "fast_dev_run", False):
-                opened = self._failure_log.survive(partial(sinks_for, trainer.loggers, directory), "Opening the sinks")
+                opened = self._failure_log.survive(
+                    partial(sinks_for, trainer.loggers, self._directory), "Opening the sinks"
+                )
                 self._sinks = _named([*(opened or ()), *self._own])
             for name, sink in self._sinks.items() if layout else ():
                 self._failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
@@ -70,8 +71,8 @@ class Publisher:
         """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
         with self._on_rank_zero(trainer) as writes:
             if writes:
-                self._report_nonfinite(report)
-                self._report_odd(report)
+                for key, text in self._remarks(report):
+                    self._failure_log.report_once(key, text)
                 pictures = self._failure_log.survive(partial(draw, report, probe, self._options), "Drawing pictures")
                 self._write(publication(self._name, report, scalars, pictures or {}, metrics))
 
@@ -83,19 +84,18 @@ class Publisher:
             yield trainer.is_global_zero
         self._failure_log.failures = ranks.first(self._failure_log.failures)
 
-    def _report_nonfinite(self, report: Report) -> None:
+    def _remarks(self, report: Report) -> Iterator[tuple[str, str]]:
+        """What to tell about the numbers of a report, each with a key under which it is told once."""
         for method, samples in report.nonfinite().items():
             if samples:
-                self._failure_log.report_once(
+                yield (
                     f"nonfinite/{method}",
                     f"{method!r} has a map or score that is NaN or infinite on samples {samples}; they are counted in "
                     f"{self._name}/nonfinite/{method} and left out of means. Check the model's outputs on them.",
                 )
-
-    def _report_odd(self, report: Report) -> None:
         for method, value in report.attributions.items():
             if not any(bool(part.any()) for part in as_tuple(value)):
-                self._failure_log.report_once(
+                yield (
                     f"zero/{method}",
                     f"the map of {method!r} is zero everywhere, on all samples, and its scores mean nothing: the "
                     "explained output does not depend on this input or layer. After the last block of a transformer, "
@@ -103,10 +103,8 @@ class Publisher:
                 )
         names, outputs = self._options.class_names, report.outputs
         if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
-            self._failure_log.report_once(
-                "class_names",
-                f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs; give one for each.",
-            )
+            count = f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs"
+            yield "class_names", f"{count}; give one for each."
 
     def _write(self, found: Publication) -> None:
         if self._save_reports and self._sinks:
@@ -118,10 +116,6 @@ class Publisher:
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:
     """The sinks by the names of their types; the second sink of one type is ``"ScalarSink 2"``."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for sink in sinks:
-        kind = type(sink).__name__
-        seen[kind] += 1
-        found[kind if seen[kind] == 1 else f"{kind} {seen[kind]}"] = sink
-    return found
+    kinds = [type(sink).__name__ for sink in sinks]
+    before = [kinds[:i].count(kind) for i, kind in enumerate(kinds)]
+    return {f"{kind} {n + 1}" if n else kind: sink for kind, n, sink in zip(kinds, before, sinks, strict=True)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import reprlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
+from lightning_explain.core.validation import check_flag
 from lightning_explain.explainer.history import History
 from lightning_explain.monitor.alert_watcher import Alerts
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
@@ -25,30 +26,32 @@ VERSION = 3
 """That of lightning_explain 0.1.0; older ones were never released."""
 
 
+@dataclass
 class Memory:
     """The schedule, the alerts and the history of one monitor.
 
     Args:
         schedule: When to explain.
         alerts: The scores to watch.
-        metrics: By name; maps are kept if a metric compares them with earlier ones.
         by_steps: Whether the schedule counts optimizer steps.
+        looks_back: Whether a metric compares maps with earlier ones, so that they must be kept.
+        history: These maps.
+        follows: Whether the schedule goes on from an earlier count of this training.
     """
 
-    def __init__(self, schedule: Schedule, alerts: Alerts, metrics: Mapping[str, Metric], by_steps: bool) -> None:
-        self.schedule = schedule
-        self.alerts = alerts
-        self.history = History()
-        self._by_steps = by_steps
-        self._follows = False
-        self._looks_back = any(metric.needs_history for metric in metrics.values())
+    schedule: Schedule
+    alerts: Alerts
+    by_steps: bool
+    looks_back: bool
+    history: History = field(default_factory=History)
+    follows: bool = False
 
     def begin_again(self) -> None:
         """Resets everything, because another training begins."""
         self.schedule = Schedule(self.schedule.every, self.schedule.max_overhead)
         self.alerts.begin_again()
         self.history = History()
-        self._follows = False
+        self.follows = False
 
     def start(self, count: int) -> None:
         """Starts the clock and arms the alerts. A schedule that no checkpoint restored skips what was due before.
@@ -58,20 +61,20 @@ class Memory:
         """
         self.schedule.start(time.perf_counter())
         self.alerts.arm()
-        if not self._follows:
+        if not self.follows:
             self.schedule.pass_over(count)
-        self._follows = True
+        self.follows = True
 
     def lacks_history(self, probe: Probe) -> bool:
         """Whether a metric needs earlier maps, and there are none of these samples."""
-        return self._looks_back and self.history.fingerprint != fingerprint(probe)
+        return self.looks_back and self.history.fingerprint != fingerprint(probe)
 
     def keep(self, report: Report, probe: Probe, broadcast: Broadcast) -> None:
         """Keeps the maps that the next explanation is compared with, as rank zero has them.
 
         The ranks' maps may differ, because batch statistics may.
         """
-        if self._looks_back:
+        if self.looks_back:
             self.history = History(**broadcast(self.history.followed_by(report, probe).state()))
 
     def note_time(self, count: int, started: float, broadcast: Broadcast) -> None:
@@ -86,18 +89,15 @@ class Memory:
         self.schedule.done(count, started, time.perf_counter())
         self.schedule.load(broadcast(self.schedule.state()))
         if self.schedule.lengthened and not lengthened:
-            unit = "steps" if self._by_steps else "epochs"
-            rank_zero_info(
-                f"ExplanationMonitor explains less often to stay under max_overhead={self.schedule.max_overhead}: "
-                f"next after {self.schedule.not_before} {unit}."
-            )
+            until = f"{self.schedule.not_before} {'steps' if self.by_steps else 'epochs'}"
+            rank_zero_info(f"ExplanationMonitor explains less often because of max_overhead: next after {until}.")
 
     def state(self) -> dict[str, Any]:
         """The state to save in a checkpoint; loads with ``weights_only=True``."""
         # Includes the training since the last explanation: a checkpoint may be saved right before the next one.
         trained = {"train_seconds": self.schedule.trained(time.perf_counter())}
         return {
-            "by_steps": self._by_steps,
+            "by_steps": self.by_steps,
             "schedule": {**self.schedule.state(), **trained, "every": self.schedule.every},
             "alerts": self.alerts.state(),
             "history": self.history.state(),
@@ -106,11 +106,10 @@ class Memory:
     def load_schedule(self, state: State) -> None:
         """Restores the schedule, unless it counts something else: steps say nothing about epochs, and the reverse."""
         saved, by_steps = state["schedule"], state["by_steps"]
-        if not isinstance(by_steps, bool):
-            raise TypeError(f"by_steps={by_steps!r}")
-        if by_steps == self._by_steps:
+        check_flag("", "by_steps", by_steps)
+        if by_steps == self.by_steps:
             self.schedule.load(saved)
-            self._follows = "last" in saved and saved.get("every", self.schedule.every) == self.schedule.every
+            self.follows = "last" in saved and saved.get("every", self.schedule.every) == self.schedule.every
 
     def load_history(self, state: State) -> None:
         """Restores the maps of earlier explanations, if a metric needs them."""
@@ -118,7 +117,7 @@ class Memory:
         kept = [part for maps in (found.first, found.previous) for parts in maps.values() for part in parts]
         if found.ids.is_floating_point() or any(part.shape[0] != len(found.ids) for part in kept):
             raise ValueError(f"its maps are not of the samples {reprlib.repr(found.ids)}")
-        self.history = found if self._looks_back else History()
+        self.history = found if self.looks_back else History()
 
 
 def restore(state: Any, parts: Mapping[str, Callable[[State], None]], name: str, raising: bool = False) -> None:
@@ -134,22 +133,24 @@ def restore(state: Any, parts: Mapping[str, Callable[[State], None]], name: str,
         ValueError: If ``raising``, and a part is invalid.
     """
     found: State = state if isinstance(state, Mapping) else {}
-    version, lost = found.get("version"), []
+    version, lost, invalid = found.get("version"), [], False
     for part, read in parts.items():
         try:
             read(found)
         except KeyError as error:
             lost.append(f"{part} (lacks {error})")
         except Exception as error:
-            if raising:
-                raise ValueError(
-                    f"ExplanationMonitor {name!r}: {part} in its state in the checkpoint is invalid ({error}). Resume "
-                    'from another checkpoint, or use on_error="warn" to restore the rest.'
-                ) from error
             lost.append(f"{part} (invalid: {error})")
-    if lost or version != VERSION:
-        rank_zero_warn_or_log(
-            f"ExplanationMonitor {name!r}: of its state in the checkpoint (version {reprlib.repr(version)}, this is "
-            f"{VERSION}), it cannot restore {', '.join(lost) or 'what it does not know'}, which starts from scratch. To "
-            "restore everything, resume an intact checkpoint with the version of lightning_explain that saved it."
-        )
+            invalid = True
+    if not lost and version == VERSION:
+        return
+    text = (
+        f"ExplanationMonitor {name!r}: of its state in the checkpoint (version {reprlib.repr(version)}, this is "
+        f"{VERSION}), it cannot restore {', '.join(lost) or 'what it does not know'}"
+    )
+    if raising and invalid:
+        raise ValueError(f'{text}. Resume another checkpoint, or use on_error="warn" to restore the rest.')
+    rank_zero_warn_or_log(
+        f"{text}, which starts from scratch. To restore everything, resume an intact checkpoint with the version of "
+        "lightning_explain that saved it."
+    )

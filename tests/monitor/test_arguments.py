@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "max_examples_per_pass=0; give a whole number of at least 1, or 'auto'",
     ),
-    "probe": ({"probe": "val"}, TypeError, r"probe is a str; give ProbeSelection\(count=16\)"),
+    "probe": ({"probe": "val"}, TypeError, r"probe is a str; give a ProbeSelection, a Probe"),
     "indices": ({"probe": [1, "2"]}, TypeError, r"indices\[1\]='2'\); give a whole number"),
     "negative index": ({"probe": [-1]}, ValueError, r"indices\[0\]=-1\); give a whole number of at least 0"),
     "method": (

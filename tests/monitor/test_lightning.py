@@ -137,13 +137,13 @@ def test_training_is_off_inside_and_on_again_after_an_error(tmp_path: Path) -> N
     def question(trainer: pl.Trainer) -> list[bool]:
         found = [trainer.training]
 
-        def fails() -> None:
-            with trainers.not_training(trainer):
+        class Batch:
+            def to(self, *arguments: Any, **more: Any) -> None:
                 found.append(trainer.training)
                 raise ArithmeticError
 
         with pytest.raises(ArithmeticError):
-            fails()
+            trainers.transferred(trainer, trainer.lightning_module, 0)(Batch())
         return [*found, trainer.training]
 
     assert asked(tmp_path, question) == [True, False, True]

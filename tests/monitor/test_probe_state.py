@@ -256,7 +256,7 @@ def test_a_training_that_goes_on_keeps_its_samples_and_tells_of_other_data(tmp_p
     for first in (100, 300):
         run.fit_loop.max_epochs = run.current_epoch + 1
         run.fit_loop.epoch_loop.val_loop._combined_loader = None
-        told = pytest.warns(UserWarning, match="in the training so far is") if first == 300 else nullcontext()
+        told = pytest.warns(UserWarning, match="in the training so far, ") if first == 300 else nullcontext()
         with told:
             run.fit(module, loader(), loader(first, 24))
         assert are_of(watch, 100, 24)
@@ -337,7 +337,7 @@ def test_without_saved_samples_a_dataset_that_shrank_is_told_and_what_is_left_is
     path = saved(tmp_path / "one", monitor(save_probe=False))
     before = torch.load(path, weights_only=True)["callbacks"]["ExplanationMonitor{'name': 'explain'}"]["ids"].tolist()
     watch = monitor(save_probe=False)
-    match = rf"under the probe samples {re.escape(str(before))}: .* the curves describe the samples {re.escape(str(expected))}"
+    match = rf"under the probe samples {re.escape(str(before))}: .* The curves go on with the samples {re.escape(str(expected))}"
     with pytest.warns(UserWarning, match=match):
         resumed(tmp_path / "two", watch, path, val_dataloaders=loader(100, count))
     assert report_of(watch).ids.tolist() == expected
