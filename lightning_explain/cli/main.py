@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,9 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_explain.core.version import __version__
-
-if TYPE_CHECKING:
-    from lightning_explain.explainer.cost import Forecast
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -82,10 +79,9 @@ def _print_plan(console: Console, config: Path, overrides: Sequence[str]) -> Non
 
     with _configured():
         found = configured_model(config, overrides, examined=False).forecast()
-    console.print(_shares(found))
-    console.print(_bill(found))
-    for note in found.methods.notes:
-        console.print(Text(note))
+    console.print(found.table())
+    for line in (str(found), *found.hints):
+        console.print(Text(line))
 
 
 @contextmanager
@@ -100,26 +96,6 @@ def _configured() -> Iterator[None]:
         raise typer.Exit(2) from error
     finally:
         sys.path.remove(folder)
-
-
-def _shares(found: Forecast) -> Table:
-    """The table of passes: one line for each shared path, separate method and metric, with the cost per sample."""
-    from lightning_explain.engine.plan import per_sample
-
-    table, samples = found.methods.table(), found.methods.samples
-    table.add_section()
-    for name, cost in found.metrics.items():
-        table.add_row(Text(name), "score", "", *(("not known",) * 2 if cost is None else per_sample(cost, samples)), "")
-    return table
-
-
-def _bill(found: Forecast) -> str:
-    unknown = " and what runs through Captum" if found.methods.apart else ""
-    return (
-        f"{found.methods.samples} samples: {found.passes.forward} forward, {found.passes.backward} backward{unknown}. "
-        f"Memory of the largest shared pass ({found.largest} samples): "
-        f"about {found.memory / 2**20:.3g} MiB beside the model."
-    )
 
 
 @app.command()

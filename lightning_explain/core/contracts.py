@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Attribution, Baseline, Samples
-from lightning_explain.core.report import PassCount, Publication, SumCheck
+from lightning_explain.core.report import Publication, SumCheck
 
 T = TypeVar("T")
 
@@ -275,27 +275,6 @@ class MetricInputs:
     history: Mapping[str, Mapping[str, tuple[Tensor, ...]]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class CostInputs:
-    """The input of ``Metric.passes``, with which a metric predicts how many passes it will take.
-
-    Args:
-        explained: The explained function.
-        samples: All samples, with their targets.
-        maps: Names of the methods that will have a map in input space.
-        explain: Cost of recomputing those maps for all samples; ``None`` if it is unknown beforehand.
-        attribute: Cost of recomputing the attributions of every method; ``None`` if it is unknown beforehand.
-        references: Method name to its :class:`Reference`, for the methods whose map is complete.
-    """
-
-    explained: ExplainedFunction
-    samples: Samples
-    maps: tuple[str, ...]
-    explain: PassCount | None
-    attribute: PassCount | None
-    references: Mapping[str, Reference]
-
-
 class Metric(ABC):
     """Base class of metrics, a score per sample and method: frozen dataclasses.
 
@@ -327,11 +306,6 @@ class Metric(ABC):
         """What is appended to the metric's name, one for each score that it returns."""
         return ("",)
 
-    @property
-    def shared_evaluations(self) -> Hashable:
-        """Names the evaluations that it shares with equal metrics; ``None``: it shares none."""
-        return None
-
     def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Metric:
         """The metric for these inputs, by what they are.
 
@@ -343,10 +317,6 @@ class Metric(ABC):
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:
         """Names of the methods that it will score: of all, of those with a map in input space, of those that promise a sum."""
         return maps
-
-    def passes(self, cost_inputs: CostInputs) -> PassCount | None:
-        """What it costs for all samples together; ``None`` where that cannot be said beforehand."""
-        return None
 
     @abstractmethod
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:

@@ -68,16 +68,21 @@ class PlanExecution:
         Args:
             choice: Chooses the targets from the outputs at the samples themselves; ``None`` if samples have targets.
         """
-        found: Found = {}
-        if choice is not None or self._plan.center is not None:
-            found |= self._at_samples(choice)
+        needed = choice is not None or self._plan.center.methods
+        found = self.at_samples(choice) if needed else {}
         for group in self._plan.groups():
-            consumers = [Consumers(shared_path, self._explained, self.samples) for shared_path in group]
-            for chunk in self._chunks(consumers):
-                self._evaluate(chunk)
-            for consumer in consumers:
-                found |= consumer.found()
-                self._keep_checks(consumer.checks())
+            found |= self.together(group)
+        return found
+
+    def together(self, shared_paths: Sequence[SharedPath]) -> Found:
+        """Returns the attributions of all methods on these paths, whose points share passes."""
+        found: Found = {}
+        consumers = [Consumers(shared_path, self._explained, self.samples) for shared_path in shared_paths]
+        for chunk in self._chunks(consumers):
+            self._evaluate(chunk)
+        for consumer in consumers:
+            found |= consumer.found()
+            self._keep_checks(consumer.checks())
         return found
 
     def _keep_checks(self, checks: Mapping[str, SumCheck]) -> None:
@@ -85,20 +90,15 @@ class PlanExecution:
             for name, check in checks.items():
                 self._explained.sum_checks.setdefault(name, []).append(check)
 
-    def _at_samples(self, choice: Choice | None) -> Found:
+    def at_samples(self, choice: Choice | None = None) -> Found:
         """Evaluates the samples themselves, first: their outputs decide the targets, and many methods need them."""
-        center = self._plan.center
         samples = self.samples if choice is None else replace(self.samples, extra=(*self.samples.extra[:-1], choice))
-        consumers = Consumers(center, self._explained, samples) if center is not None else None
-        point = consumers.next_point() if consumers is not None else None
-        (evaluation,) = forward_backward(
-            self._explained, [point or Point(samples, CENTER)], center.reads if center is not None else frozenset()
-        )
+        consumers = Consumers(self._plan.center, self._explained, samples)
+        points = [point] if (point := consumers.next_point()) else []
+        (evaluation,) = forward_backward(self._explained, points, self._plan.center.reads)
         self.outputs[CENTER] = evaluation.output
         if choice is not None:
             self.samples = replace(self.samples, extra=(*self.samples.extra[:-1], choice.indices))
-        if consumers is None:
-            return {}
         consumers.send(evaluation)
         return consumers.found()
 

@@ -49,10 +49,19 @@ def candidates(limit: int, sample: Samples) -> list[int]:
     return [limit, *(size for size in (limit // 2, limit // 4) if floating and size >= SMALLEST)]
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits until an accelerator has done what it was given, so that it can be timed; a CPU is never behind."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def _seconds_per_sample(explained: ExplainedFunction, samples: Samples) -> float:
+    device = samples.inputs[0].device
+    synchronize(device)
     started = time.perf_counter()
     try:
         forward_backward(explained, [Point(samples)], frozenset({(PLAIN, None)}))
+        synchronize(device)
     except (RuntimeError, torch.OutOfMemoryError):
         # Out of memory, or a model without a gradient at its input.
         return float("inf")

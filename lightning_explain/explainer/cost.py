@@ -1,19 +1,50 @@
-"""Forecasts what an explanation costs: samples sent through the model, and memory."""
+"""Forecasts what an explanation costs, by explaining one sample and two."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction
-from lightning_explain.core.probe import Samples
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.points import Path
+from lightning_explain.core.probe import Samples, bare
 from lightning_explain.core.report import PassCount
-from lightning_explain.engine.layer_maps import has_map
-from lightning_explain.engine.plan import Description, plan
+from lightning_explain.engine.executor import PlanExecution
+from lightning_explain.engine.pass_size import synchronize, within_memory
+from lightning_explain.engine.plan import Plan, SharedPath, plan
 from lightning_explain.explainer.run import Explanation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one part of an explanation costs: methods that share a path, a method that runs by itself, or a metric.
+
+    Args:
+        names: Names of the methods or of the metric; empty if the points only serve to choose the targets.
+        path: The class names of the path, from the outermost to the innermost; ``"runs by itself"``, or ``"score"``.
+        passes: Samples sent through the model, for all explained samples.
+        seconds: How long that takes at most.
+        points: Number of points on the path; ``None`` if there is none.
+        layers: Layers that are read at each point.
+    """
+
+    names: tuple[str, ...]
+    path: str
+    passes: PassCount = field(default_factory=PassCount)
+    seconds: float = 0.0
+    points: int | None = None
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -21,113 +52,152 @@ class Forecast:
     """What an explanation will cost.
 
     Args:
-        methods: The shared paths of the methods, with their cost.
-        metrics: The cost of each metric; ``None`` if unknown, because it depends on methods that run through Captum.
+        samples: Number of explained samples.
+        shares: The cost of each part, in the order of execution.
         largest: Samples in the largest shared pass.
         saved: Bytes that autograd keeps for one sample between forward and backward.
         inputs: Bytes of the inputs of one sample.
+        hints: Which points could be shared, but are not.
     """
 
-    methods: Description
-    metrics: Mapping[str, PassCount | None]
+    samples: int
+    shares: tuple[Share, ...]
     largest: int
     saved: int
     inputs: int
+    hints: tuple[str, ...] = ()
 
     @property
     def passes(self) -> PassCount:
-        """Samples sent through the model, without what is unknown."""
-        return sum((found for found in self.metrics.values() if found is not None), self.methods.passes)
+        """Samples sent through the model."""
+        return sum((share.passes for share in self.shares), PassCount())
+
+    @property
+    def seconds(self) -> float:
+        """How long the explanation takes at most."""
+        return sum(share.seconds for share in self.shares)
 
     @property
     def memory(self) -> int:
         """Bytes of the largest shared pass, beside the model: what autograd keeps, and two copies of the points."""
         return self.largest * (self.saved + 2 * self.inputs)
 
+    def table(self) -> Table:
+        """A table with a line for each part; it counts samples sent through the model, per explained sample."""
+        from rich.table import Table
+        from rich.text import Text
 
-def forecast(explanation: Explanation) -> Forecast:
-    """Forecasts the cost of an explanation; the model runs once for the targets, and on a few samples more."""
-    methods = explanation.decided.methods
-    explanation.with_targets(plan({}))
+        columns = ("methods", "path", "points", "forward", "backward", "seconds", "layers")
+        table = Table(*columns, title="Passes and seconds for each explained sample")
+        for share in self.shares:
+            costs = (share.passes.forward, share.passes.backward)
+            table.add_row(
+                Text(", ".join(share.names) or "the choice of targets"),
+                share.path,
+                "" if share.points is None else str(share.points),
+                *(f"{cost / self.samples:.6g}" for cost in costs),
+                f"{share.seconds / self.samples:.2g}",
+                Text(", ".join(share.layers)),
+            )
+        return table
+
+    def __str__(self) -> str:
+        return (
+            f"{self.samples} samples: {self.passes.forward} forward, {self.passes.backward} backward, at most about "
+            f"{self.seconds:.2g} seconds, judging by the first {min(2, self.samples)}. "
+            f"Memory of the largest shared pass ({self.largest} samples): "
+            f"about {self.memory / 2**20:.3g} MiB beside the model."
+        )
+
+
+def forecast(explanation: Explanation, sent: Callable[[], PassCount]) -> Forecast:
+    """Forecasts the cost of an explanation by explaining the first two samples, and the first alone.
+
+    Each further sample is taken to cost as much as the second, so what is paid once, whatever their number, counts once.
+
+    Args:
+        explanation: The explanation, on this process alone.
+        sent: Returns how many samples went through the model so far.
+    """
+    planned = plan(explanation.decided.methods)
+    outputs, _ = explanation.with_targets(plan({}))
     explained, samples = explanation.explained, explanation.samples
-    described = plan(methods).describe(explained, samples)
-    differentiated = sum(share.passes.forward for share in described.shares if share.passes.backward)
+    two, one = (
+        within_memory(partial(_measured, explanation, planned, outputs, sent, count), explained.limit)[0]
+        for count in (2, 1)
+    )
+    totals = one + (two - one) * (len(samples) - 1)
+    parts = [
+        *(_shared(path, sum(1 for _ in path.path.points(explained, samples[:1]))) for path in planned.paths),
+        *(Share((name,), "runs by itself") for name in planned.apart),
+        *(Share((name,), "score") for name in explanation.decided.metrics),
+    ]
+    shares = tuple(
+        replace(part, passes=PassCount(int(forward), int(backward)), seconds=seconds * len(samples))
+        for part, (forward, backward, _), seconds in zip(parts, totals, one[:, 2], strict=True)
+    )
+    together = shares[: len(planned.paths)]
+    differentiated = sum(share.passes.forward for share in together if share.passes.backward)
     return Forecast(
-        methods=described,
-        metrics=dict(_all_scored(explanation)),
-        largest=min(explained.limit, differentiated or described.passes.forward),
+        samples=len(samples),
+        shares=shares,
+        largest=min(explained.limit, differentiated or sum(share.passes.forward for share in together)),
         saved=_saved(explained, samples) if differentiated else 0,
         inputs=sum(x[0].numel() * x.element_size() for x in samples.inputs),
+        hints=tuple(planned.hints()),
     )
 
 
-def _all_scored(explanation: Explanation) -> Iterator[tuple[str, PassCount | None]]:
-    already_known: set[Hashable] = set()
-    for name, metric in explanation.decided.metrics.items():
-        costs_pass = metric.shared_evaluations
-        yield name, _scored(explanation, name, costs_pass is not None and costs_pass in already_known)
-        already_known.add(costs_pass)
+def _measured(
+    explanation: Explanation, planned: Plan, outputs: Tensor, sent: Callable[[], PassCount], count: int, limit: int
+) -> NDArray[np.float64]:
+    """Explains the first samples; for each part, forward and backward samples, and seconds: ``(parts, 3)``."""
+    explanation.restrict(count)
+    explained = replace(explanation.explained, limit=limit, memory={})
+    execution = PlanExecution(explained, planned, explanation.samples)
+    readings = []
+
+    def read(name: str = "") -> None:
+        synchronize(outputs.device)
+        readings.append((sent().forward, sent().backward, time.perf_counter()))
+
+    read()
+    found = execution.at_samples()
+    read()
+    for shared_path in planned.shared_paths:
+        found |= execution.together([shared_path])
+        read()
+    explanation.explained, explanation.progress = explained, read
+    explanation.completed(outputs[:count], {name: bare(parts) for name, parts in found.items()})
+    read()
+    # Between the shared paths and the next part nothing runs.
+    return np.delete(np.diff(readings, axis=0), len(planned.paths), axis=0)
 
 
-def _scored(explanation: Explanation, name: str, already_known: bool) -> PassCount | None:
-    """Returns the cost of a metric over all explained functions.
-
-    Passes for the model's output are free if another metric has already paid for them (``already_known``).
-    """
-    metric, methods = explanation.decided.metrics[name], explanation.decided.methods
-    wanted = metric.methods
-    total = PassCount()
-    for explained, names in explanation.functions(name for name in methods if wanted is None or name in wanted):
-        found: PassCount | None = metric.passes(_cost_inputs(explanation, explained, names))
-        if found is None:
-            return None
-        if already_known and explained is explanation.explained:
-            continue
-        # The value of a neuron at the samples is evaluated each time.
-        total += found + PassCount(0 if explained is explanation.explained else len(explanation.samples))
-    return total
+def _shared(shared_path: SharedPath, points: int) -> Share:
+    return Share(tuple(shared_path.methods), _class_names(shared_path.path), points=points, layers=shared_path.layers)
 
 
-def _cost_inputs(explanation: Explanation, explained: ExplainedFunction, names: Iterable[str]) -> CostInputs:
-    methods = {name: explanation.decided.methods[name] for name in names}
-    sample = explanation.explained.probe[:1]
-    maps = tuple(name for name, method in methods.items() if has_map(method, explanation.explained, sample))
-    references = {name: method.completeness for name, method in methods.items()}
-    return CostInputs(
-        explained=explained,
-        samples=explanation.samples,
-        maps=maps,
-        explain=_again(explanation, maps),
-        attribute=_again(explanation, methods),
-        references={name: reference for name, reference in references.items() if reference is not None},
-    )
-
-
-def _again(explanation: Explanation, names: Iterable[str]) -> PassCount | None:
-    """Returns the cost of computing these attributions again; ``None`` if some run through Captum."""
-    planned = plan({name: explanation.decided.methods[name] for name in names})
-    return (
-        None if planned.apart else planned.describe(explanation.explained, explanation.samples, choosing=False).passes
-    )
+def _class_names(path: Path) -> str:
+    around = getattr(path, "around", None)
+    return type(path).__name__ + (f" of {_class_names(around)}" if around is not None else "")
 
 
 def _saved(explained: ExplainedFunction, samples: Samples) -> int:
-    """Returns the bytes that autograd keeps for a sample: what a second one adds, because weights are kept anyway."""
+    """Bytes that autograd keeps for a sample: what a second one adds, because weights are kept anyway."""
     one, two = (_kept(explained, samples[:1].repeat(times)) for times in (1, 2))
     return max(0, two - one)
 
 
 def _kept(explained: ExplainedFunction, samples: Samples) -> int:
-    storages: dict[int, int] = {}
+    # The storages themselves, so that none is freed and its address reused.
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor.detach()
 
     inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in samples.inputs)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = explained.forward(*inputs, *samples.extra)
-    # Kept until here, so that no storage is freed and its address reused.
-    del output
-    return sum(storages.values())
+        explained.forward(*inputs, *samples.extra)
+    return sum(storage.nbytes() for storage in storages.values())

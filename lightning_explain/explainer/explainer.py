@@ -257,9 +257,10 @@ class Explainer(Decisions):
         )
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
-        """Forecasts the cost of the explanation; runs the model a few times, and leaves it as it was."""
+        """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
         with ExitStack() as stack:
-            return forecast(self._begun(stack, model, probe, lambda step: None)[0])
+            explanation, target_function = self._begun(stack, model, probe, lambda step: None)
+            return forecast(explanation, lambda: target_function.passes)
 
     def _begun(
         self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress

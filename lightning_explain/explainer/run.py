@@ -79,15 +79,30 @@ class Explanation:
     _checks: dict[str, SumCheck] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.samples, self._own = self.explained.probe, len(self.explained.probe)
+        self._places: slice | Tensor = slice(None)
+        self._own = len(self.explained.probe)
         if self.decided.ranks.world > 1:
-            self._places, self._own = self.decided.ranks.samples(len(self.samples))
-            self.samples = self.samples[self._places]
+            self._places, self._own = self.decided.ranks.samples(self._own)
+        self.samples = self.explained.probe[self._places]
+        self.values = torch.empty(0)
 
     def run(self) -> Report:
         """Returns the report, without the total cost; it is the same on all ranks, except for its failures."""
+        return self.completed(*self._first_execution())
+
+    def restrict(self, count: int) -> None:
+        """Explains only the first ``count`` samples from now on, whose targets are chosen, on this process alone."""
+        self._places = slice(count)
+        self.samples, self.values = self.explained.probe[:count], self.values[:count]
+
+    def completed(self, outputs: Tensor, found: dict[str, Attribution]) -> Report:
+        """Runs what shares no passes, and returns the report.
+
+        Args:
+            outputs: All outputs of these samples, ``(N, ...)``.
+            found: The attributions by the methods that share passes; those by the others are added.
+        """
         ranks = self.decided.ranks
-        outputs, found = self._first_execution()
         self._attempt(found, plan(self.decided.methods).apart, self._alone)
         self._leave_out_unlike(found)
         places: dict[str, tuple[Placed | None, Placed]] = {}
@@ -185,7 +200,7 @@ class Explanation:
         chosen = ranks.together(indices, self._own).to(indices.device)
         probe = self.explained.probe
         self.explained = replace(self.explained, probe=replace(probe, extra=(*probe.extra[:-1], chosen)))
-        self.samples = self.explained.probe if ranks.world == 1 else self.explained.probe[self._places]
+        self.samples = self.explained.probe[self._places]
         return outputs, found
 
     def _executed(self, planned: Plan) -> tuple[Tensor, Tensor, Tensor, dict[str, Attribution]]:
@@ -358,7 +373,7 @@ class Explanation:
 
     def _masks(self) -> Tensor | None:
         masks = self.probe.masks
-        return masks if masks is None or self.decided.ranks.world == 1 else masks[self._places.to(masks.device)]
+        return masks if masks is None else masks[self._places]
 
 
 def _check_score(score: Mapping[str, Score]) -> None:

@@ -7,17 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, Metric
 from lightning_explain.core.probe import Samples
-from lightning_explain.core.report import PassCount
-
-
-class Free(Metric):
-    """Base class of metrics that read the maps only and never run the model."""
-
-    def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """No passes."""
-        return PassCount()
 
 
 def draws_of(samples: Samples, count: int, limit: int) -> Iterator[tuple[slice, Samples, Tensor]]:

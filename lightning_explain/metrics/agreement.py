@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import MetricInputs, Score
+from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.core.validation import check_flag
-from lightning_explain.metrics._common import Free
 from lightning_explain.metrics._ranking import relevance, scores, spearman
 
 
@@ -35,7 +34,7 @@ def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Agreement(Free):
+class Agreement(Metric):
     """Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
 
     Ranks pixels by their relevance, summed over channels. There is no score with fewer than two methods.

@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Reference, Score
+from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Reference, Score
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, flat
-from lightning_explain.core.report import PassCount
 from lightning_explain.metrics._ranking import scores, wide
 
 
@@ -72,12 +71,6 @@ class Completeness(Metric):
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:
         """Methods that promise a sum."""
         return list(references)
-
-    def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """One forward pass for each different baseline sample."""
-        references = cost_inputs.references.values()
-        ends = (end for reference in references for end in _ends(cost_inputs.explained, cost_inputs.samples, reference))
-        return PassCount(len({digest for end in ends for digest in _digests(end)}))
 
 
 def _at_reference(

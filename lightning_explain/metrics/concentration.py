@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import MetricInputs, Score
-from lightning_explain.metrics._common import Free
+from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.metrics._ranking import relevance, scores, wide
 
 
@@ -46,7 +45,7 @@ def entropy(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Concentration(Free):
+class Concentration(Metric):
     """Unevenness of the map: Gini index (Chalasani et al. 2020; Quantus' Sparseness), and entropy as ``_entropy``.
 
     Both use the absolute values of the pixels, after summing the channels.

@@ -9,9 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Score
+from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.core.probe import Baseline, Samples
-from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.metrics._common import draws_of
@@ -39,12 +38,6 @@ def area(curve: Tensor, at: Tensor) -> Tensor:
     return torch.trapezoid(curve, (at / at[-1]).to(curve), dim=1)
 
 
-def unit_count(cost_inputs: CostInputs) -> int:
-    """Number of units in a sample."""
-    columns = zip(cost_inputs.samples.inputs, cost_inputs.explained.modalities, strict=True)
-    return sum(modality.units(x)[1:].numel() for x, modality in columns)
-
-
 class _Curve(Metric):
     """Base class of Deletion and Insertion; ``removes`` says whether the units are deleted or inserted."""
 
@@ -58,11 +51,6 @@ class _Curve(Metric):
         check_whole(owner, "n_steps", self.n_steps)
         check_baseline(self.baselines)
         check_flag(owner, "normalize", self.normalize)
-
-    def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """The baseline, and for each map every step except the two ends."""
-        inner = len(counts(unit_count(cost_inputs), self.n_steps)) - 2
-        return PassCount(len(cost_inputs.samples) * (1 + len(cost_inputs.maps) * inner))
 
     def _areas(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         end = metric_inputs.explained.evaluate(

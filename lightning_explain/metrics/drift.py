@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import CostInputs, Metric, MetricInputs, Modality, Score
+from lightning_explain.core.contracts import Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import all_finite, flat
-from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_methods
 from lightning_explain.metrics._ranking import relevance, scores, spearman, wide
 
@@ -113,10 +112,6 @@ class Drift(Metric):
         """Drops structural similarity for inputs that are not a single image that is large enough."""
         pixels = modalities[0].pixels(inputs[0]) if len(inputs) == 1 else None
         return replace(self, ssim=self.ssim and pixels is not None and min(pixels) >= _SSIM_PIXELS)
-
-    def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """No passes."""
-        return PassCount()
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """All in -1..1, without unit; 1 where the map is unchanged. A map of zeros gives NaN."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Modality, Score
+from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, bare, flat
-from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_methods, check_number, check_whole
 from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.metrics._common import draws_of, needs_floating
@@ -130,23 +129,11 @@ class Infidelity(Metric):
         }
         return {"": result}
 
-    def passes(self, cost_inputs: CostInputs) -> PassCount:
-        """Each draw once, for all methods."""
-        return PassCount(self.n_perturb_samples * len(cost_inputs.samples))
-
-    @property
-    def shared_evaluations(self) -> Hashable:
-        """Key of the perturbed samples: metrics with equal keys, normalized or not, share the outputs there."""
-        return (
-            "infidelity",
-            *map(value_of, (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size, self.baselines)),
-        )
-
     def _collect(self, metric_inputs: MetricInputs) -> tuple[dict[str, Tensor], Tensor]:
-        shape, key = (
-            (len(metric_inputs.samples), self.n_perturb_samples),
-            (self.shared_evaluations, metric_inputs.explained.forward),
-        )
+        shape = (len(metric_inputs.samples), self.n_perturb_samples)
+        # Metrics with equal perturbations, normalized or not, share the outputs there.
+        drawn = (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size, self.baselines)
+        key = ("infidelity", value_of(drawn), metric_inputs.explained.forward)
         known: Tensor | None = metric_inputs.explained.memory.get(key)
         changes = metric_inputs.outputs.new_empty(shape) if known is None else known
         products = {name: metric_inputs.outputs.new_empty(shape) for name in metric_inputs.maps}

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import MetricInputs, Score
+from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.core.validation import check_whole
-from lightning_explain.metrics._common import Free
 
 
 def relevance_mass(found: Tensor, masks: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ def _ranked(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RelevanceMass(Free):
+class RelevanceMass(Metric):
     """Share of the positive map inside the probe's masks (Arras et al. 2022; Quantus' RelevanceMassAccuracy).
 
     Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
@@ -106,7 +105,7 @@ class RelevanceMass(Free):
 
 
 @dataclass(frozen=True)
-class RelevanceRank(Free):
+class RelevanceRank(Metric):
     """Share of the K most relevant pixels inside the mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
 
     Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the
@@ -136,7 +135,7 @@ class RelevanceRank(Free):
 
 
 @dataclass(frozen=True)
-class PointingGame(Free):
+class PointingGame(Metric):
     """Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
 
     Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the

@@ -9,9 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Score
+from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, flat
-from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_flag, check_methods, check_whole
 from lightning_explain.metrics._ranking import mean_over, spearman
 from lightning_explain.model.reinitialize import randomized, top_down
@@ -99,13 +98,6 @@ class Randomization(Metric):
             "top": {name: mean_over(value[:, 0]) for name, value in found.items()},
             "full": {name: mean_over(value[:, -1]) for name, value in found.items()},
         }
-
-    def passes(self, cost_inputs: CostInputs) -> PassCount | None:
-        """All attributions again for each stage of each random network, and one sample to find the layers."""
-        if cost_inputs.attribute is None:
-            return None
-        stages = depths(len(_layers(cost_inputs.explained, cost_inputs.samples)), self.n_layers)
-        return PassCount(1) + cost_inputs.attribute * (len(stages) * self.n_draws)
 
     def _stages(self, metric_inputs: MetricInputs, layers: Sequence[nn.Module], draw: int) -> dict[str, Tensor]:
         """Correlation of each method at each stage, ``(stages, N)``."""

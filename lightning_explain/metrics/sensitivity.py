@@ -9,9 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import CostInputs, ExplainedFunction, Metric, MetricInputs, Modality, Score
+from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import Attribution, Samples, bare, flat
-from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_callable, check_methods, check_number, check_whole
 from lightning_explain.metrics._common import draws_of, needs_floating
 
@@ -112,10 +111,6 @@ class SensitivityMax(Metric):
                 # Both amax and torch.maximum propagate NaN.
                 worst[name][where] = torch.maximum(worst[name][where], found.amax(1).to(metric_inputs.outputs.dtype))
         return {"": {name: (values, None) for name, values in worst.items()}}
-
-    def passes(self, cost_inputs: CostInputs) -> PassCount | None:
-        """All maps again for each draw."""
-        return None if cost_inputs.explain is None else cost_inputs.explain * self.n_perturb_samples
 
     def _perturb(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
         if self.perturb_func is not None:
