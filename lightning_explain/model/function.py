@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
+from lightning_explain.model.isolation import Run
 from lightning_explain.model.targets import OutputError, Target, check_samples, choose, output_tensor
 
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
 
 
 OutputFn: TypeAlias = "Callable[[Any], Tensor] | None"
-
-
-class Run(Protocol):
-    """What ``isolation.explaining`` yields: calls the model inside the isolation."""
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The value ``function(*arguments)``, computed inside the isolation."""
-        ...
 
 
 class TargetFunction(nn.Module):

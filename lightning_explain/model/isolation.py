@@ -7,11 +7,13 @@ a test removes each in turn and checks that non-interference (invariant 1) then 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from operator import eq, is_
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,67 +23,111 @@ from lightning_explain.model.inventory import Container, ModuleInventory
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 StateSaver = Callable[[ModuleInventory], AbstractContextManager[None]]
+Run: TypeAlias = "Callable[..., Any]"
+"""Calls the model inside the isolation: ``run(function, *arguments)`` returns ``function(*arguments)``."""
+
+
+def _random_state(inventory: ModuleInventory) -> AbstractContextManager[None]:
+    return preserved_random_state(*inventory.generators)
 
 
 @contextmanager
-def _random_state(inventory: ModuleInventory) -> Iterator[None]:
-    with preserved_random_state(*inventory.generators):
+def _set(things: Iterable[Any], name: str, value: object) -> Iterator[None]:
+    """Gives an attribute of all things a value, and puts back what each had."""
+    saved = [(thing, getattr(thing, name)) for thing in things]
+    try:
+        for thing, own in saved:
+            if own is not value:
+                setattr(thing, name, value)
         yield
+    finally:
+        for thing, own in saved:
+            if getattr(thing, name) is not own:
+                setattr(thing, name, own)
 
 
-@contextmanager
-def _modes(inventory: ModuleInventory) -> Iterator[None]:
+def _modes(inventory: ModuleInventory) -> AbstractContextManager[None]:
     # Set directly, because an overridden train() or eval() may do more than set flags (merge weights, freeze layers).
-    flags = [(module, module.training) for module in inventory.modules]
-    try:
-        for module, training in flags:
-            if training:
-                module.training = False
-        yield
-    finally:
-        for module, training in flags:
-            if module.training is not training:
-                module.training = training
+    return _set(inventory.modules, "training", False)
 
 
-@contextmanager
-def _inplace(inventory: ModuleInventory) -> Iterator[None]:
-    modules = [module for module in inventory.modules if getattr(module, "inplace", None) is True]
-    try:
-        for module in modules:
-            module.__dict__["inplace"] = False
-        yield
-    finally:
-        for module in modules:
-            module.__dict__["inplace"] = True
+def _inplace(inventory: ModuleInventory) -> AbstractContextManager[None]:
+    eager = (module for module in inventory.modules if not isinstance(module, torch.jit.ScriptModule))
+    return _set([module for module in eager if getattr(module, "inplace", None) is True], "inplace", False)
 
 
 @contextmanager
 def _gradients(inventory: ModuleInventory) -> Iterator[None]:
     # Without parameter gradients a backward pass costs less, and nothing is accumulated in ``.grad``.
-    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in inventory.model.parameters()]
-    try:
-        for parameter, _, _ in saved:
-            parameter.grad = None
-            parameter.requires_grad_(False)
+    parameters = list(inventory.model.parameters())
+    with _set(parameters, "grad", None), _set(parameters, "requires_grad", False):
         yield
-    finally:
-        for parameter, requires_grad, grad in saved:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
 
 
 @contextmanager
 def _tensors(inventory: ModuleInventory) -> Iterator[None]:
     """Restores the values of buffers and of tensors in plain attributes (metric states, caches)."""
-    found = {id(tensor): tensor for tensor in _tensors_in(inventory)}
-    saved = [(tensor, tensor.detach().clone()) for tensor in found.values()]
+    groups = _by_storage({id(tensor): tensor for tensor in _tensors_in(inventory)}.values())
+    _mention_size(inventory, groups)
+    saved = [pair for group in groups for pair in _copies(group)]
     try:
         yield
     finally:
         with torch.no_grad():
             for tensor, value in saved:
                 _put_back(tensor, value)
+
+
+def _by_storage(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The tensors in groups that share a storage, as views do; a tensor that is not a plain one is a group of its own."""
+    groups: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        key = (tensor.device, tensor.untyped_storage().data_ptr()) if _is_plain(tensor) else id(tensor)
+        groups.setdefault(key, []).append(tensor)
+    return list(groups.values())
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    return plain and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+
+
+def _size(group: list[Tensor]) -> int:
+    """Bytes of the copies of a group."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in group if tensor.layout == torch.strided)
+    return min(size, group[0].untyped_storage().nbytes()) if _is_plain(group[0]) else size
+
+
+def _copies(group: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor of a group with a copy; nothing is copied twice where the tensors overlap."""
+    if not _is_plain(group[0]) or sum(tensor.numel() * tensor.element_size() for tensor in group) == _size(group):
+        return [(tensor, tensor.detach().clone()) for tensor in group]
+    whole = torch.empty(0, dtype=torch.uint8, device=group[0].device).set_(group[0].untyped_storage())
+    copy = whole.clone()
+    storage = copy.untyped_storage()
+    parts = [(t, t.new_empty(0).set_(storage, t.storage_offset(), t.shape, t.stride())) for t in group]
+    return [(whole, copy), *parts]
+
+
+LARGE = 64 * 2**20
+"""Bytes of buffers and other tensors in a model from which on it is mentioned that they are copied."""
+_MENTIONED: WeakSet[nn.Module] = WeakSet()
+
+
+def _mention_size(inventory: ModuleInventory, groups: list[list[Tensor]]) -> None:
+    """Mentions, once for each model, what copying its tensors takes."""
+    total = sum(map(_size, groups))
+    if total < LARGE or inventory.model in _MENTIONED:
+        return
+    _MENTIONED.add(inventory.model)
+    largest = max(groups, key=_size)
+    names = [str(key) for _, key, tensor in inventory.tensors if tensor is largest[0]]
+    warnings.warn(
+        f"Each explanation copies {total / 2**20:.0f} MB of buffers and other tensors, because the model may write into them; "
+        f"the largest is {names[0]!r} ({_size(largest) / 2**20:.0f} MB). One that the model only reads when it is explained can be "
+        "nn.Parameter(..., requires_grad=False), which is not copied.",
+        stacklevel=2,
+    )
 
 
 def _put_back(tensor: Tensor, value: Tensor) -> None:
@@ -102,11 +148,9 @@ def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
             yield module.weight
 
 
-@contextmanager
-def _attributes(inventory: ModuleInventory) -> Iterator[None]:
+def _attributes(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Restores which objects are in the attributes and in the containers below (also buffers and submodules)."""
-    with _kept([container for container in inventory.containers if not isinstance(container, tuple)]):
-        yield
+    return _kept([container for container in inventory.containers if not isinstance(container, tuple)])
 
 
 @contextmanager
@@ -119,10 +163,8 @@ def _usable(inventory: ModuleInventory) -> Iterator[None]:
     yield
 
 
-@contextmanager
-def _hooks(inventory: ModuleInventory) -> Iterator[None]:
-    with _kept(inventory.hooks):
-        yield
+def _hooks(inventory: ModuleInventory) -> AbstractContextManager[None]:
+    return _kept(inventory.hooks)
 
 
 @contextmanager
@@ -153,29 +195,16 @@ def _restore(container: Any, saved: Any) -> None:
     (container.extend if isinstance(container, (list, deque)) else container.update)(saved)
 
 
-@contextmanager
-def _eager(inventory: ModuleInventory) -> Iterator[None]:
+def _eager(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Runs compiled code eagerly, because a compiled module that has already run silently ignores new hooks."""
     # If dynamo was never imported, nothing is compiled; importing it takes seconds.
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
-@contextmanager
-def _recurrent(inventory: ModuleInventory) -> Iterator[None]:
+def _recurrent(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Turns cuDNN off for models with recurrent layers: it cannot run their backward pass in eval mode."""
-    if not any(isinstance(module, nn.RNNBase) for module in inventory.modules):
-        yield
-        return
-    enabled = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.enabled = enabled
+    recurrent = any(isinstance(module, nn.RNNBase) for module in inventory.modules)
+    return _set([torch.backends.cudnn] if recurrent else [], "enabled", False)
 
 
 @contextmanager
@@ -221,22 +250,6 @@ STATE_SAVERS: dict[str, StateSaver] = {
 }
 
 
-class Run:
-    """Calls the model inside the isolation: ``run(function, *arguments)`` returns ``function(*arguments)``.
-
-    Args:
-        forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
-    """
-
-    def __init__(self, forward_context: Context = nullcontext) -> None:
-        self._forward_context = forward_context
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The value ``function(*arguments)``, computed inside the forward context."""
-        with self._forward_context():
-            return function(*arguments)
-
-
 @contextmanager
 def explaining(model: nn.Module, forward_context: Context = nullcontext) -> Iterator[Run]:
     """A context in which a model can be explained; yields the function that calls it, and restores everything on exit.
@@ -253,8 +266,13 @@ def explaining(model: nn.Module, forward_context: Context = nullcontext) -> Iter
     Yields:
         ``run(function, *arguments)``, which calls the function inside ``forward_context``.
     """
+
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+        with forward_context():
+            return function(*arguments)
+
     with ExitStack() as stack:
         inventory = ModuleInventory(model)
         for saver in STATE_SAVERS.values():
             stack.enter_context(saver(inventory))
-        yield Run(forward_context)
+        yield run
