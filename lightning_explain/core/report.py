@@ -66,7 +66,8 @@ class Report:
             several inputs; for a layer method, the layer's own shape.
         scores: ``scores[metric][method]`` is ``(N,)``.
         standard_errors: ``standard_errors[metric][method]`` is ``(N,)``; metrics without standard errors are missing.
-        outputs: The model's outputs at the samples: ``(N,)``, ``(N, C)`` or larger.
+        outputs: The model's outputs at the samples: ``(N,)``, ``(N, C)`` or larger; ``(N, 0)`` if they have more than two
+            dimensions and more than 1,000 numbers for each sample, as segmentations have.
         predictions: ``(N,)`` predicted classes; if the output is one number per sample, 1 where it is positive and 0
             elsewhere.
         targets: ``(N,)`` index of each sample's explained output: 0 if the output is one number per sample, -1 if no
@@ -85,6 +86,7 @@ class Report:
         completeness_errors: For each DeepLIFT method, ``(N,)``: the sum of multipliers * (input - baseline), minus
             f(x) - f(baseline); signed, in units of output, averaged over the baselines if there are several. Layers that
             other connections bypass have no entry.
+        values: ``(N,)`` the explained output f of each sample; empty in reports that were saved by version 0.1.0.
 
     Example:
         >>> import torch
@@ -113,6 +115,7 @@ class Report:
     n_steps: Mapping[str, Tensor] = field(default_factory=dict)
     stage: str | None = None
     completeness_errors: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite."""

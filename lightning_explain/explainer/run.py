@@ -31,6 +31,8 @@ from lightning_explain.model.isolation import STATE_SAVERS
 from lightning_explain.model.targets import Choice, Target, predictions_of
 
 T = TypeVar("T")
+# The most numbers for each sample that a report keeps of outputs with more than two dimensions.
+_MOST_OUTPUTS = 1000
 Progress = Callable[[str], None]
 Placed = tuple[Tensor, ...]
 
@@ -121,7 +123,6 @@ class Explanation:
         self._warn_of_misses(checks)
         return Report(
             **whole,
-            predictions=predictions_of(whole["outputs"]),
             targets=probe.extra[-1].cpu(),
             ids=probe.ids,
             failures=self.failures,
@@ -161,7 +162,9 @@ class Explanation:
             "attributions": {name: _on_cpu(value) for name, value in found.items()},
             "scores": {key: {m: value.cpu() for m, (value, _) in score.items()} for key, score in scores.items()},
             "standard_errors": _errors(scores),
-            "outputs": outputs.cpu(),
+            "outputs": _kept(outputs).cpu(),
+            "predictions": predictions_of(outputs).cpu(),
+            "values": self.values.cpu(),
             "maps": explicit_maps(found, arranged, self.samples.inputs, self.explained.modalities),
             "n_steps": {name: steps for name in found if (steps := self._steps(name)) is not None},
             "checks": {name: torch.stack(check, 1).cpu() for name, check in self._checks.items() if name in found},
@@ -374,6 +377,11 @@ class Explanation:
     def _masks(self) -> Tensor | None:
         masks = self.probe.masks
         return masks if masks is None else masks[self._places]
+
+
+def _kept(outputs: Tensor) -> Tensor:
+    """The outputs, or ``(N, 0)`` if they are dense: those would be by far the largest part of a report."""
+    return outputs if outputs.ndim <= 2 or outputs[0].numel() <= _MOST_OUTPUTS else outputs.new_empty(len(outputs), 0)
 
 
 def _check_score(score: Mapping[str, Score]) -> None:

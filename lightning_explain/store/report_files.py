@@ -180,9 +180,9 @@ def _load(path: Path) -> Report | None:
             if _KEY not in metadata:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        # Reports of version 0.1.0 and before have none of these.
-        content = {"maps": {}, "n_steps": {}, "completeness_errors": {}, **json.loads(metadata[_KEY])}
-        content.update({name: _unpack(content[name], tensors) for name in _TENSOR_FIELDS})
+        content: dict[str, Any] = json.loads(metadata[_KEY])
+        # Reports of version 0.1.0 and before do not have all of these.
+        content.update({name: _unpack(content[name], tensors) for name in _TENSOR_FIELDS if name in content})
         return Report(**{**content, "passes": PassCount(**content["passes"])})
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Report '{path}' is broken ({error}); delete it to read the others.") from error
