@@ -208,6 +208,17 @@ def _recurrent(inventory: ModuleInventory) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def _fast_path(inventory: ModuleInventory) -> Iterator[None]:
+    """Turns torch's fast path of transformers off: without gradients it gives other outputs where padding is masked."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
 def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
     # Within inference mode enable_grad() alone records no graph.
     with torch.inference_mode(False), torch.enable_grad():
@@ -246,6 +257,7 @@ STATE_SAVERS: dict[str, StateSaver] = {
     "modes": _modes,
     "inplace": _inplace,
     "recurrent": _recurrent,
+    "fast_path": _fast_path,
     "eager": _eager,
 }
 

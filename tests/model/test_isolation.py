@@ -323,6 +323,19 @@ def recurrent(fail: bool) -> None:
     assert torch.backends.cudnn.enabled
 
 
+def padded(fail: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1)
+    x, padding = torch.randn(2, 3, 4), torch.tensor([[False, False, True]] * 2)
+    assert torch.backends.mha.get_fastpath_enabled()
+    with touched(model, fail) as run:
+        with_gradient = run(model, x.clone().requires_grad_(), None, padding).detach()
+        with torch.no_grad():
+            without = run(model, x, None, padding)
+        assert torch.allclose(with_gradient, without, atol=1e-6), "other outputs without gradients"
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def compiled(fail: bool) -> None:
     # Nothing that the isolation changes here makes dynamo compile again, which would see the hook by chance.
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval().requires_grad_(False)
@@ -385,6 +398,7 @@ SYMPTOMS: list[tuple[str, Callable[[bool], None], str]] = [
     ("modes", batch_statistics, "samples depend on each other"),
     ("inplace", inplace_flags, "an activation was overwritten"),
     ("recurrent", recurrent, "cuDNN has no backward pass"),
+    ("fast_path", padded, "other outputs without gradients"),
     ("sharded", sharded, "mixed torch.Tensor and DTensor"),
     ("eager", compiled, "compiled code passed a hook by"),
 ]
@@ -399,6 +413,7 @@ def test_everything_is_put_back(saver: str, check: Callable[[bool], None], sympt
     check(fail)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @symptoms
 def test_without_its_saver_non_interference_fails(
     saver: str, check: Callable[[bool], None], symptom: str, monkeypatch: pytest.MonkeyPatch
