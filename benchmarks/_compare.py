@@ -13,7 +13,7 @@ from _limits import found as found_at_limit
 from _limits import limits
 from lightning_explain import Probe, explain
 from lightning_explain import metrics as q
-from lightning_explain.checks.doctor import doctor
+from lightning_explain.checks.preflight import doctor
 from lightning_explain.core.contracts import Method
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.verdict import Verdict

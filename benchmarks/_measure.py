@@ -96,9 +96,8 @@ def explainer(
         tuned: Whether to measure the fastest pass size first, as a monitor does.
         channels_last: Whether images go through the model in that memory layout.
     """
-    checked = Explainer(methods, metrics or {}, limit=limit, channels_last=channels_last).check(model, probe)
-    if tuned:
-        checked = replace(checked, limit=checked.pass_size(model, probe))
+    explainer = Explainer(methods, metrics or {}, limit=limit, channels_last=channels_last)
+    checked = explainer.check(model, probe, measure_limit=tuned)
     return lambda: checked.explain(model, probe)
 
 

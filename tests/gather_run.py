@@ -389,8 +389,10 @@ def wired(folder: Path, rank: int) -> dict[str, Any]:
     model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     methods = {"bad": FailsOn(1, ArithmeticError("no map on rank 1")), **SHARDED}
     metrics = {"infidelity": METRICS["infidelity"]}
-    ready = Explainer(methods, metrics, raising=False, ranks=Ranks(2)).check(model.double(), probe(7))
-    return {**seen(ready.explain(model, probe(7))), "pace": ready.pass_size(model, probe(7)), "limit": ready.limit}
+    explainer = Explainer(methods, metrics, raising=False, ranks=Ranks(2))
+    ready = explainer.check(model.double(), probe(7))
+    measured = explainer.check(model, probe(7), measure_limit=True)
+    return {**seen(ready.explain(model, probe(7))), "measured": measured.limit, "limit": ready.limit}
 
 
 def not_ready(folder: Path, rank: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from torch import nn
 
-from lightning_explain.checks.trace import Op, Record
+from lightning_explain.core.record import Op, Record
 from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.model.activations import words
 from lightning_explain.model.inventory import is_layer

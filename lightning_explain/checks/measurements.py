@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import isnan
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lightning_explain.checks.findings import Finding
 from lightning_explain.core.probe import Samples
+from lightning_explain.core.record import Record
 from lightning_explain.distributed.collectives import raise_if_lost
 from lightning_explain.engine.rules import in_precision
 from lightning_explain.model.function import TargetFunction
@@ -21,42 +23,50 @@ _DIFFERENT = 1e-3
 _COARSE = 50.0
 
 
-def agreement(target_function: TargetFunction, samples: Samples, outputs: Tensor, coarse: bool) -> list[Finding]:
-    """Checks that a second forward pass, and one for each sample alone, reproduce the outputs.
+def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Finding]:
+    """Checks that samples have the same outputs in the recorded pass, among all samples, and one of them alone.
 
     Args:
-        target_function: The model, inside the isolation.
-        samples: At least two samples.
-        outputs: Outputs of a first forward pass, ``(N, ...)``.
-        coarse: Whether the model computes in 16 bits.
+        function: The model, inside the isolation.
+        record: The record of a pass on at least two samples.
+        outputs: Outputs ``(N, ...)`` of all samples of the probe from earlier passes, on the CPU.
 
     Returns:
         A finding that refuses every method, or none.
     """
-    tolerance = _DIFFERENT * (_COARSE if coarse else 1)
+    tolerance = _DIFFERENT * (_COARSE if record.low_precision else 1)
+    samples, seen = record.samples, record.outputs.detach()
+    count = min(len(outputs), len(seen))
+    # Of three, the one in the middle feels what comes before it and what comes after it.
+    alone = slice(1, 2) if len(samples) > 2 else slice(0, 2)
 
     def in_double() -> float:
         inputs, extra = (tuple(map(_double, part)) for part in (samples.inputs, samples.extra))
         double = replace(samples, inputs=inputs, extra=extra)
-        return _alone(target_function, double, target_function.outputs(*double.inputs, *double.extra))
+        return _alone(function, double, function.outputs(*double.inputs, *double.extra), alone)
 
     with torch.no_grad():
-        again = _difference(target_function.outputs(*samples.inputs, *samples.extra), outputs)
-        alone = _measured(lambda: _alone(target_function, samples, outputs))
-        if tolerance < alone < float("inf"):
+        apart = _measured(lambda: _alone(function, samples, seen, alone))
+        worst = max(apart, _difference(outputs[:count].to(seen.device), seen[:count]))
+        if worst <= tolerance:
+            return []
+        again = _difference(function.outputs(*samples.inputs, *samples.extra), seen)
+        if again > tolerance:
+            return [_finding(f"two forward passes on the same samples in eval mode differ by {again:.1%}", *_RANDOM)]
+        if worst < float("inf"):
             # Where large numbers cancel, rounding alone differs by as much; not so in float64.
-            alone = min(alone, _measured(partial(in_precision, target_function, in_double, torch.float64)))
-    if again > tolerance:
-        return [_finding(f"two forward passes on the same samples in eval mode differ by {again:.1%}", *_RANDOM)]
-    if alone > tolerance:
-        found = "cannot be computed" if alone == float("inf") else f"differs by {alone:.1%} when computed"
-        return [_finding(f"samples influence each other in eval mode: a sample's output {found} alone", *_MIXED)]
-    return []
+            alone = slice(0, len(samples))
+            worst = min(worst, _measured(partial(in_precision, function, in_double, torch.float64)))
+    if worst <= tolerance:
+        return []
+    found = "cannot be computed" if worst == float("inf") else f"differs by {worst:.1%} when computed"
+    return [_finding(f"samples influence each other in eval mode: a sample's output {found} alone", *_MIXED)]
 
 
-def _alone(target_function: TargetFunction, samples: Samples, outputs: Tensor) -> float:
-    """Returns by how much the outputs of each sample alone differ from those of all samples together."""
-    return _difference(torch.cat([target_function.outputs(*r.inputs, *r.extra) for r in samples.split(1)]), outputs)
+def _alone(function: TargetFunction, samples: Samples, outputs: Tensor, which: slice) -> float:
+    """Returns by how much the outputs of some samples, each alone, differ from those of all samples together."""
+    found = [function.outputs(*part.inputs, *part.extra) for part in samples[which].split(1)]
+    return _difference(torch.cat(found), outputs[which])
 
 
 def _measured(measure: Callable[[], float]) -> float:
@@ -90,11 +100,6 @@ def _finding(fact: str, why: str, fix: str) -> Finding:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    scale = b.abs().max().item()
-    return (a - b).abs().max().item() / scale if scale > 0 else (a - b).abs().max().item()
-
-
-def baselines_of(samples: Samples) -> list[tuple[Tensor, ...]]:
-    """Returns two baselines: zero, and the other samples at half their value (integers unchanged)."""
-    halved = (x.roll(1, 0) * (0.5 if x.is_floating_point() else 1) for x in samples.inputs)
-    return [tuple(torch.zeros_like(x) for x in samples.inputs), tuple(halved)]
+    scale, largest = b.abs().max().item(), (a - b).abs().max().item()
+    # NaN outputs, of which the samples are named elsewhere, say nothing here.
+    return 0.0 if isnan(largest) else largest / scale if scale > 0 else largest

@@ -1,224 +1,245 @@
-"""Checks before the first explanation: do arguments, samples and masks fit each other and the model?"""
+"""One look at the model before the first batch: at most three runs, whose record every check reads.
+
+All samples are run forward, a few are run once more with a graph that is recorded, and one is run alone.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, Reference
-from lightning_explain.core.naming import nearest
-from lightning_explain.core.points import path_of
+from lightning_explain.checks.doctor import DoctorContext
+from lightning_explain.checks.measurements import alike
+from lightning_explain.checks.requests import check_explained, fitted, scored_by
+from lightning_explain.checks.trace import record
+from lightning_explain.checks.verdicts import as_written, lines_of
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
 from lightning_explain.core.probe import Probe, Samples, as_tuple
-from lightning_explain.engine.features import features_of
-from lightning_explain.modalities import guess
+from lightning_explain.core.record import Record
+from lightning_explain.core.verdict import RefusedError, Verdict
+from lightning_explain.distributed.ranks import ELSEWHERE
+from lightning_explain.engine.explained import explained_function
+from lightning_explain.engine.pass_size import within_memory
+from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
+from lightning_explain.model.isolation import explaining
+from lightning_explain.model.targets import OutputError, Target, check_samples, choose, target_indices
 
-# Points of a path that are generated (and evaluated, if only outputs are read): the first is often the sample itself.
-_POINTS = 2
+SAMPLES = 3
+"""Most samples whose graph is recorded."""
 
 
-def preflight(name: str, method: Method, explained: ExplainedFunction, sample: Samples) -> None:
-    """Checks that a method's arguments fit a sample, by building its baselines, features and first points.
+class UncheckedError(RuntimeError):
+    """The checks themselves failed on a model that runs, so the methods are unchecked."""
+
+
+def doctor(
+    model: nn.Module,
+    methods: Mapping[str, Method],
+    probe: Probe,
+    *,
+    target: Target = "label",
+    forward_fn: ForwardFn = None,
+    output_fn: OutputFn = None,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    limit: int = 32,
+) -> list[Verdict]:
+    """Examines methods on a model and returns a verdict for each: whether its map is right, why, and what to change.
+
+    Leaves the model as it was.
 
     Args:
-        name: The method's name.
-        method: The innermost method, without NoiseTunnel.
-        explained: The explained function.
-        sample: One sample, with its target.
+        model: The module, as it is trained.
+        methods: Methods by name; those without a layer get the default one.
+        probe: The samples that will be explained.
+        target: Which output is explained.
+        forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
+        output_fn: Selects the tensor in what the model returns.
+        forward_context: Entered around each forward, such as autocast.
+        limit: Most samples in one call of the model; at least two are needed.
+
+    Returns:
+        The verdicts, in the order of the methods.
+    """
+    with explaining(model, forward_context) as run:
+        function = TargetFunction(model, run, target, forward_fn, output_fn)
+        explained = explained_function(model, function, samples_for(model, probe), limit)
+        context = preflight(explained, model, probe, target, limit)
+        return [context.verdict(name, method) for name, method in methods.items()]
+
+
+def preflight(
+    explained: ExplainedFunction,
+    model: nn.Module,
+    probe: Probe,
+    target: Target,
+    at_once: int,
+    in_step: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> DoctorContext:
+    """Runs the model, and returns what is known of it; call it inside the isolation.
+
+    Args:
+        explained: The explained function; its ``forward`` is a ``TargetFunction``, its probe has no targets yet.
+        model: The module.
+        probe: The samples as the user gave them.
+        target: Which output is explained.
+        at_once: Most samples in the run without a graph.
+        in_step: Entered around the recorded runs, such that ranks of a sharded model fail together.
 
     Raises:
-        ValueError: If an argument does not fit the sample or the layer.
-        TypeError: If an argument has a type that does not.
+        ValueError: If the model does not run on the samples, or has no such target.
     """
+    function: Any = explained.forward
+    samples = explained.probe
+    outputs = _run_forward(function, samples, probe, at_once)
+    indices = target_indices(outputs, target, probe.targets)
+    check_explained(choose(outputs, indices, target), probe)
+
+    def recorded(count: int) -> DoctorContext:
+        place = torch.arange(count).clamp(max=len(samples) - 1)
+        found = Record(_different(samples[place], len(samples)), indices=indices[place])
+        with in_step():
+            record(model, function.outputs, found)
+            found.indices = found.indices.to(found.outputs.device)
+            found.chosen = choose(found.outputs, found.indices, target)
+            whole = alike(function, found, outputs) if count > 1 else []
+        return DoctorContext(model, explained, found, whole, len(probe), count > 1)
+
     try:
+        # Three, two, one.
+        context, _ = within_memory(lambda size: recorded(min(size, SAMPLES)), 4 if explained.limit >= SAMPLES else 2)
+    except (ValueError, torch.OutOfMemoryError, *ELSEWHERE):
+        raise
+    except Exception as error:
+        raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
+    if not context.examined:
+        warnings.warn(
+            "The methods are not checked on this model: two samples at once do not fit into memory; use smaller inputs.",
+            stacklevel=2,
+        )
+    return context
+
+
+def _different(samples: Samples, own: int) -> Samples:
+    """Changes all but the first samples, the probe's own: whether samples influence each other takes several."""
+    for i in range(own, len(samples)):
+        for x in samples.inputs:
+            # Half of the one before; for integers (ids), its first id everywhere.
+            x[i] = x[i - 1] * 0.5 if x.is_floating_point() else x[i - 1].flatten()[0]
+    return samples
+
+
+def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit: int) -> Tensor:
+    """Runs the model on all samples, at most ``limit`` at a time; returns its outputs ``(N, ...)``, on the CPU."""
+
+    def outputs(limit: int) -> Tensor:
         with torch.no_grad():
-            _preflight_method(method, explained, sample)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"The method {name!r} ({type(method).__name__}): {error}") from error
-    except (AssertionError, IndexError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        reason = f"{str(error).rstrip('.')}. Check its arguments: {str(method)[:500]}."
-        raise ValueError(f"The method {name!r} does not fit the samples: {reason}") from error
+            parts = [(len(s), function.outputs(*s.inputs, *s.extra).cpu()) for s in samples.split(limit)]
+        for count, found in parts:
+            check_samples(found, count)
+        return torch.cat([found for _, found in parts])
 
-
-def _preflight_method(method: Any, explained: ExplainedFunction, sample: Samples) -> None:
-    if method.neuron_selector is not None:
-        explained = method.focused(explained)
-        explained.evaluate(sample)
-    (explained.distribution if method.takes_distribution else explained.baseline)(method.baselines, sample)
-    if method.feature_mask is not None:
-        features_of(method.feature_mask, explained, sample)
-    method.fits(explained, sample)
-    path = path_of(method)
-    if path is not None:
-        for point in islice(path.points(explained, sample), _POINTS):
-            if not method.reads:
-                explained.evaluate(point.samples)
-
-
-def check_requests(methods: Mapping[str, Method], metrics: Mapping[str, Metric], probe: Probe) -> None:
-    """Checks that methods and metrics fit each other and the number of samples.
-
-    Raises:
-        ValueError: If one of them does not.
-    """
-    check_named(methods, metrics)
-    for name, metric in metrics.items():
-        check_masks(name, metric, probe)
-        for asked in metric.methods or ():
-            if asked not in methods:
-                raise ValueError(f"The metric {name!r} asks for the method {asked!r}: {nearest(asked, methods)}")
-    for name, method in methods.items():
-        if len(probe) < method.innermost.samples_needed:
-            raise ValueError(
-                f"The method {name!r} ({type(method).__name__}) needs at least {method.innermost.samples_needed} samples at "
-                f"a time, but the probe has {len(probe)}; choose more samples or leave the method out."
-            )
-
-
-def scored_by(
-    metrics: Mapping[str, Metric], methods: Mapping[str, Method], maps: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    """Returns, for each metric, the methods that it will score; warns of metrics and methods without any.
-
-    Args:
-        metrics: Metrics by name, fitted to the inputs.
-        methods: Methods by name.
-        maps: Names of the methods that have a map in input space.
-    """
-    references = {name: method.completeness for name, method in methods.items()}
-    promising = {name: reference for name, reference in references.items() if reference is not None}
-    found = {name: _scored(metric, list(methods), maps, promising) for name, metric in metrics.items()}
-    for name, scored in found.items():
-        if not scored:
-            warnings.warn(
-                f"The metric {name!r} will score none of the methods; it needs "
-                f"{metrics[name].needs}. Add such a method, or leave the metric out.",
-                stacklevel=2,
-            )
-    for name in methods if all(found.values()) else ():
-        if metrics and name not in maps and not any(name in scored for scored in found.values()):
-            warnings.warn(
-                f"No metric will score {name!r}: its map has no place on the image; to score it, name a layer whose map has.",
-                stacklevel=2,
-            )
+    try:
+        found, _ = within_memory(outputs, limit)
+    except (torch.OutOfMemoryError, OutputError):
+        raise
+    except (RuntimeError, IndexError, TypeError) as error:
+        shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in as_tuple(probe.inputs))
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: "
+            f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; "
+            "for samples that are chosen from a loader, give batch_fn=...."
+        ) from error
     return found
 
 
-def _scored(
-    metric: Metric, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]
-) -> tuple[str, ...]:
-    maps = [name for name in maps if metric.methods is None or name in metric.methods]
-    return tuple(metric.scored(methods, maps, references))
+# -- what of the request can be carried out ------------------------------------------------------------------------------
 
 
-def check_finite(probe: Probe) -> None:
-    """Warns of samples with NaN or infinite values, whose maps and scores would not be finite either."""
-    samples = _odd_samples(probe)
-    if samples.any():
-        named = probe.sample_ids[samples.to(probe.sample_ids.device)].tolist()
-        warnings.warn(f"The probe samples {named} contain NaN or infinite values; choose other samples.", stacklevel=2)
+@dataclass(frozen=True, eq=False)
+class Granted:
+    """The part of a request that can be carried out on the model.
+
+    Args:
+        methods: Methods by name, with their layers.
+        metrics: Metrics by name, fitted to the inputs.
+        scored: For each metric, the methods that it will score.
+    """
+
+    methods: Mapping[str, Method]
+    metrics: Mapping[str, Metric]
+    scored: Mapping[str, tuple[str, ...]]
 
 
-def _odd_samples(probe: Probe) -> Tensor:
-    """Returns ``(N,)``: whether each sample contains a value that is not finite."""
-    odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]
-    return torch.stack(odd).any(0).cpu() if odd else torch.zeros(len(probe), dtype=torch.bool)
+def granted(
+    context: DoctorContext,
+    methods: Mapping[str, Method],
+    metrics: Mapping[str, Metric],
+    probe: Probe,
+    *,
+    default_methods: bool,
+    default_metrics: bool,
+    wrong: Sequence[str] = (),
+    others: Callable[[], Mapping[str, Method]] = dict,
+) -> Granted:
+    """Judges each method and metric by itself. What was asked for by name is refused; defaults are left out.
 
+    Args:
+        context: What is known of the model.
+        methods: Methods by name.
+        metrics: Metrics by name.
+        probe: The samples as the user gave them.
+        default_methods: Whether the user named no methods.
+        default_metrics: Whether the user named no metrics.
+        wrong: What else is wrong; sentences that end with the fix.
+        others: Methods to propose if none of the user's can be used.
 
-def check_explained(chosen: Tensor, probe: Probe) -> None:
-    """Warns of finite samples whose explained output is not finite, which cannot be explained."""
-    samples = ~torch.isfinite(chosen).cpu() & ~_odd_samples(probe)
-    if samples.any():
-        named = probe.sample_ids.cpu()[samples].tolist()
+    Raises:
+        RefusedError: If anything is refused; one message names all of it, and ends with a configuration that would run.
+    """
+    verdicts = [context.verdict(name, method) for name, method in methods.items()]
+    refused = [verdict for verdict in verdicts if verdict.state == "refused"]
+    usable = {n: context.at(m) for n, m in methods.items() if n not in {verdict.method for verdict in refused}}
+    scores, unfit = dict[str, Metric](), list[Verdict]()
+    for name, metric in metrics.items():
+        try:
+            scores[name] = fitted(name, metric, methods, probe)
+        except ValueError as error:
+            unfit.append(Verdict(name, "refused", str(error).rstrip(".")))
+    lines = [*wrong, *lines_of([] if default_methods else refused, methods)]
+    lines += lines_of([] if default_metrics else unfit, metrics)
+    if lines:
+        proposed = usable or {n: m for n, m in others().items() if context.verdict(n, m).state != "refused"}
+        raise RefusedError(
+            "\n".join(["These requests cannot be carried out on this model:", *lines, _runs(proposed, scores)])
+        )
+    for line in [*lines_of(refused, methods, " is left out:"), *lines_of(unfit, metrics, " is left out:")]:
+        warnings.warn(line, stacklevel=2)
+    function: Any = context.explained.forward
+    choices, shape = function.choices, (len(probe), *context.record.outputs.shape[1:])
+    if choices > 1:
         warnings.warn(
-            f"The explained output is NaN or infinite on the probe samples {named}, so their maps and scores will not be finite; "
-            "check the model, its weights, output_fn and target.",
+            f"The model returns {choices} tensors, of which the first, {shape}, is explained; to "
+            "choose another, or to silence this warning, give output_fn=lambda output: output[0].",
             stacklevel=2,
         )
+    for verdict in verdicts:
+        if verdict.state == "warned":
+            warnings.warn(lines_of([verdict], methods)[0], stacklevel=2)
+    maps = [name for name, method in usable.items() if context.has_map(method)]
+    scored = scored_by(scores, usable, maps) if usable else {}
+    return Granted(usable, scores, scored)
 
 
-def check_masks(name: str, metric: Metric, probe: Probe) -> None:
-    """Checks that the probe has masks if a metric needs them, and that they fit the images.
-
-    Raises:
-        ValueError: If there are none, or they do not mark the pixels of an image.
-    """
-    if not metric.needs_masks:
-        return
-    masks = probe.masks
-    if masks is None:
-        raise ValueError(
-            f"The metric {name!r} needs masks; give Probe(masks=...), boolean regions (N, H, W), or leave the metric out."
-        )
-    inputs = as_tuple(probe.inputs)
-    sizes = [size for x, modality in zip(inputs, guess(inputs), strict=True) if (size := modality.pixels(x))]
-    if not sizes:
-        raise ValueError(
-            f"The metric {name!r} needs images (N, C, H, W), of which masks are regions; leave the metric out."
-        )
-    if tuple(masks.shape[1:]) not in sizes:
-        allowed = " or ".join(str((len(probe), *size)) for size in sizes)
-        raise ValueError(
-            f"The metric {name!r} got Probe(masks=...) of shape {tuple(masks.shape)}; give masks of shape {allowed}."
-        )
-    if not ((masks == 0) | (masks == 1)).all():
-        raise ValueError(
-            f"The metric {name!r} got Probe(masks=...) with values other than 0 and 1; give boolean masks."
-        )
-
-
-def check_ids(probe: Probe) -> None:
-    """Checks that sample ids are unique, because draws and history are keyed by them.
-
-    Raises:
-        ValueError: If two samples have the same id.
-    """
-    if len(probe.sample_ids.unique()) < len(probe):
-        raise ValueError(
-            "Probe(ids=...) has an id twice, but draws and history are keyed by id; give each sample its own id."
-        )
-
-
-def check_normalization(normalization: Any, probe: Probe) -> None:
-    """Checks that a normalization has as many channels as the images.
-
-    Raises:
-        ValueError: If the numbers of channels differ.
-    """
-    inputs = as_tuple(probe.inputs)
-    channels = [x.shape[1] for x, modality in zip(inputs, guess(inputs), strict=True) if modality.pixels(x)]
-    for part in normalization or ():
-        count = len(part) if isinstance(part, Sequence) else 1
-        if channels and count not in (1, *channels):
-            raise ValueError(
-                f"normalization={normalization!r} has {count} numbers in one of its parts, but the images have {channels[0]} "
-                "channel(s); give mean and std one number for each channel, or one for all."
-            )
-
-
-def check_named(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
-    """Checks that no method and metric have the same name.
-
-    Raises:
-        ValueError: If two of them do.
-    """
-    for name in methods:
-        if name in metrics:
-            raise ValueError(f"A method and a metric are both named {name!r}; give one of them another name.")
-
-
-def model_error(error: Exception, probe: Probe) -> Exception:
-    """Returns the error to raise when the model fails on the probe, with the shapes that it was given."""
-    shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in as_tuple(probe.inputs))
-    kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(
-        f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: "
-        f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; "
-        "for samples that are chosen from a loader, give batch_fn=...."
-    )
+def _runs(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> str:
+    """The last line of a refusal: a configuration that would run."""
+    if not methods:
+        return "No method would run before that is changed."
+    written = [", ".join(f"{name!r}: {as_written(v)}" for name, v in part.items()) for part in (methods, metrics)]
+    return f"This would run: methods={{{written[0]}}}, metrics={{{written[1]}}}."

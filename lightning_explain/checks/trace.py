@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, nodes, words
+from lightning_explain.core.record import Op, Passed, Record, node_of, nodes
+from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, words
 from lightning_explain.model.inventory import is_layer
 
 # They inspect a tensor without computing with it.
@@ -22,78 +21,10 @@ _READS_SHAPE = words(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Op:
-    """One function call on tensors that depend on the input.
-
-    Args:
-        name: The function's plain name, such as ``relu``.
-        family: The kind of activation, such as ``"relu"`` or ``"elementwise"``; ``None`` for other functions.
-        module: The innermost module that makes the call.
-        where: The module's dotted name; ``None`` if the module is not registered in the model.
-        activations: How many arguments depend on the input.
-    """
-
-    name: str
-    family: str | None
-    module: nn.Module
-    where: str | None
-    activations: int
-
-    def __str__(self) -> str:
-        place = f"{self.where!r} ({type(self.module).__name__})" if self.where else type(self.module).__name__
-        return f"{self.name} in {place}"
-
-
-@dataclass(eq=False)
-class Record:
-    """What happened in one forward pass. Modules and tensors are keyed by ``id``.
-
-    Args:
-        ops: The calls, in order.
-        calls: How often each module ran.
-        spans: For each module, the range of ``ops`` from the start of its first run to the end of its last.
-        ends: For each module, the graph nodes of the tensors it returned; the tensors themselves where they are leaves.
-        nested: Modules that returned anything but a tensor or a plain tuple of tensors.
-        low_precision: Whether something was computed in 16 bits.
-        outputs: The model's outputs, ``(N, ...)``.
-        points: The model's inputs, each ``(N, ...)``.
-        consumers: For each tensor, the layers that receive it, and the modules that compute with it outside of layers.
-    """
-
-    ops: list[Op] = field(default_factory=list)
-    calls: Counter[int] = field(default_factory=Counter)
-    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
-    ends: dict[int, list[Any]] = field(default_factory=dict)
-    nested: set[int] = field(default_factory=set)
-    low_precision: bool = False
-    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
-    points: tuple[Tensor, ...] = ()
-    consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
-
-    def leads_on(self, module: nn.Module) -> bool:
-        """Returns whether gradients flow from the outputs back to the tensors that the module returned."""
-        return _meet([self.outputs.grad_fn], self.ends[id(module)])
-
-    def unread(self, module: nn.Module | None = None) -> list[int]:
-        """Returns the indices of inputs that no gradient reaches from the outputs, or from what a module returned."""
-        starts = [self.outputs.grad_fn] if module is None else self.ends.get(id(module), [])
-        return [i for i, x in enumerate(self.points) if x.requires_grad and not _meet(starts, [x])]
-
-
-def _meet(starts: Iterable[Any], ends: Iterable[Any]) -> bool:
-    """Returns whether the autograd graph leads from some nodes back to others, or to leaf tensors."""
-    wanted = {id(end) for end in ends}
-    return any(
-        id(node) in wanted or id(getattr(node, "variable", None)) in wanted for start in starts for node in nodes(start)
-    )
-
-
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, begin: bool) -> None:
+    def __init__(self, model: nn.Module, record: Record, begin: bool) -> None:
         super().__init__()
-        self._begin = begin
-        self.record = Record()
+        self.record, self._begin = record, begin
         self._names = {id(module): name for name, module in model.named_modules()}
         self._inside = [model]
         self._kept: list[Tensor] = []
@@ -126,24 +57,28 @@ class _Recorder(TorchFunctionMode):
         self.record.calls[id(module)] += 1
         first, last = self.record.spans.get(id(module), (len(self.record.ops), 0))
         self.record.spans[id(module)] = (first, last)
+        self._note_passed(self.record.received, module, arguments)
 
     def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if self._inside[-1] is module:
             self._inside.pop()
         self.record.spans[id(module)] = (self.record.spans[id(module)][0], len(self.record.ops))
-        parts = output if isinstance(output, (tuple, list)) else [output]
-        if not all(isinstance(part, Tensor) for part in parts) or hasattr(output, "_fields"):
-            self.record.nested.add(id(module))
-        for tensor in parts:
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                # A module that returns its input unchanged does not consume it.
-                if module in self.record.consumers.get(id(tensor), []):
-                    self.record.consumers[id(tensor)].remove(module)
-                # Integer inputs cannot carry a gradient; the graph starts at the first floating-point tensor.
-                if self._begin and not tensor.requires_grad:
-                    tensor.requires_grad_()
-                ends = self.record.ends.setdefault(id(module), [])
-                ends += [tensor if tensor.grad_fn is None else tensor.grad_fn] if tensor.requires_grad else []
+        for tensor in self._note_passed(self.record.returned, module, output):
+            # A module that returns its input unchanged does not consume it.
+            if module in self.record.consumers.get(id(tensor), []):
+                self.record.consumers[id(tensor)].remove(module)
+
+    def _note_passed(self, passed: dict[int, Passed], module: nn.Module, value: Any) -> list[Tensor]:
+        """Notes what a module received or returned, as the last; returns its floating-point tensors."""
+        earlier = passed.pop(id(module), Passed(None))
+        passed[id(module)] = new = Passed(value, earlier.nodes)
+        floating = [tensor for tensor in new.tensors if tensor.is_floating_point()]
+        for tensor in floating:
+            # Integer inputs cannot carry a gradient; the graph starts at the first floating-point tensor.
+            if self._begin and passed is self.record.returned and not tensor.requires_grad:
+                tensor.requires_grad_()
+        new.nodes += [node_of(tensor) for tensor in floating if tensor.requires_grad]
+        return floating
 
 
 @contextmanager
@@ -157,21 +92,19 @@ def _watching(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         yield
 
 
-def record(model: nn.Module, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...], extra: Any) -> Record:
-    """Runs one forward pass with gradients and returns its record.
+def record(model: nn.Module, forward: Callable[..., Tensor], found: Record) -> None:
+    """Runs one forward pass with gradients, and fills the record of its samples.
 
     Args:
         model: The module, inside the isolation.
         forward: ``forward(*inputs, *extra) -> (N, ...)``, which calls the model.
-        inputs: The explained inputs, each ``(N, ...)``.
-        extra: Further arguments of ``forward``.
+        found: The record.
     """
-    points = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
-    recorder = _Recorder(model, begin=not any(x.is_floating_point() for x in inputs))
-    with _watching(model, recorder):
-        outputs = forward(*points, *extra)
-    recorder.record.outputs, recorder.record.points = outputs, tuple(points)
-    return recorder.record
+    inputs = found.samples.inputs
+    found.points = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs)
+    recorder = _Recorder(model, found, begin=not any(x.is_floating_point() for x in inputs))
+    with torch.enable_grad(), _watching(model, recorder):
+        found.outputs = forward(*found.points, *found.samples.extra)
 
 
 _PROBABILITIES = {

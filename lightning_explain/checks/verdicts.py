@@ -1,10 +1,13 @@
-"""Turns verdicts into a table, warnings and errors."""
+"""Turns verdicts into a table and lines of text."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from lightning_explain.core.verdict import Verdict
 
@@ -25,21 +28,29 @@ def table(verdicts: Iterable[Verdict]) -> Table:
     return found
 
 
-def acted_upon(verdicts: Iterable[Verdict]) -> None:
-    """Acts on verdicts: raises for refused methods, and warns of methods of little use.
+def lines_of(verdicts: Iterable[Verdict], owners: Mapping[str, object], then: str = ":") -> list[str]:
+    """Says the verdicts, one line for all that have the same reason.
 
-    Raises:
-        ValueError: If a method is refused; the message lists all of them.
+    Args:
+        verdicts: On methods or metrics.
+        owners: Those methods or metrics by name.
+        then: What stands between their names and the reason.
     """
-    verdicts = list(verdicts)
-    refused = [v for v in verdicts if v.state == "refused"]
-    if refused:
-        raise ValueError("\n".join(["On this model, these methods would give wrong maps:", *map(_line, refused)]))
-    for verdict in verdicts:
-        if verdict.state == "warned":
-            warnings.warn(_line(verdict), stacklevel=3)
+    names: dict[tuple[str, str], list[str]] = {}
+    for v in verdicts:
+        fix = f" Fix: {v.fix}." if v.fix else ""
+        names.setdefault((v.reason, fix), []).append(f"{v.method!r} ({type(owners[v.method]).__name__})")
+    return [f"{', '.join(named)}{then} {reason}.{fix}" for (reason, fix), named in names.items()]
 
 
-def _line(verdict: Verdict) -> str:
-    fix = f" Fix: {verdict.fix}." if verdict.fix else ""
-    return f"{verdict.method!r}: {verdict.reason}.{fix}"
+def as_written(thing: Any) -> str:
+    """A method or metric as the user writes it: its class and the arguments that differ from their defaults."""
+    if not is_dataclass(thing):
+        return f"{type(thing).__name__}()"
+    given = ((field.name, getattr(thing, field.name), field.default) for field in fields(thing) if field.init)
+    arguments = (
+        f"{name}={as_written(value) if is_dataclass(value) else reprlib.repr(value)}"
+        for name, value, default in given
+        if value is not default and (isinstance(value, Tensor) or value != default)
+    )
+    return f"{type(thing).__name__}({', '.join(arguments)})"

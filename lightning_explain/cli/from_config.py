@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_explain.core.contracts import Method
 from lightning_explain.core.probe import Probe, as_tuple
-from lightning_explain.core.verdict import Verdict
+from lightning_explain.core.verdict import RefusedError, Verdict
 from lightning_explain.explainer.cost import Forecast
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import AUTO_LIMIT, METHODS, build_methods, build_metrics, check_limit
@@ -46,10 +46,8 @@ class ConfiguredModel:
         Raises:
             ValueError: If the model fails on the samples.
         """
-        layer = self._layer()
-        methods, refused = _placed(self.explainer.methods, layer)
-        found = {v.method: v for v in self.explainer.verdicts(self.model, self.probe, methods)} | refused
-        return [found[name] for name in self.explainer.methods]
+        with self._explaining_errors():
+            return self.explainer.verdicts(self.model, self.probe)
 
     def forecast(self) -> Forecast:
         """The cost of one explanation with this configuration.
@@ -57,12 +55,16 @@ class ConfiguredModel:
         Raises:
             ValueError: If the model fails on the samples, or a method would be wrong on it.
         """
-        self._layer()
-        return self.explainer.check(self.model, self.probe).forecast(self.model, self.probe)
+        with self._explaining_errors():
+            checked = self.explainer.check(self.model, self.probe)
+        return checked.forecast(self.model, self.probe)
 
-    def _layer(self) -> str | None:
+    @contextmanager
+    def _explaining_errors(self) -> Iterator[None]:
         try:
-            return self.explainer.default_layer(self.model, self.probe)
+            yield
+        except RefusedError:
+            raise
         # A model may raise anything on samples of an unsuitable shape.
         except Exception as error:
             shapes = [tuple(x.shape) for x in as_tuple(self.probe.inputs)]
@@ -108,21 +110,10 @@ def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
         metrics={} if examined else build_metrics(arguments.get("metrics")),
         target=tuple(target) if isinstance(target, list) else target,
         limit=check_limit(arguments.get("max_examples_per_pass", "auto")) or AUTO_LIMIT,
-        optional_layers=requests is None and not examined,
-        optional_metrics=arguments.get("metrics") is None,
+        normalization=arguments.get("normalization"),
+        default_methods=requests is None and not examined,
+        default_metrics=arguments.get("metrics") is None,
     )
-
-
-def _placed(methods: Mapping[str, Method], layer: str | None) -> tuple[dict[str, Method], dict[str, Verdict]]:
-    """The methods with their layers, and a refusal for each method that finds none."""
-    placed, refused = {}, {}
-    for name, method in methods.items():
-        try:
-            placed[name] = method.at(layer)
-        except ValueError:
-            reason = "it has no layer, and no module of this model returns a map (N, C, h, w)"
-            refused[name] = Verdict(name, "refused", reason, "give layer=...")
-    return placed, refused
 
 
 # -- samples ----------------------------------------------------------------------------------------------------------

@@ -223,13 +223,13 @@ class Method:
             return self
         if layer is None:
             raise ValueError(
-                f"{type(self).__name__} names no layer, and no module of this model returns a map (N, C, h, w); give layer=... or "
+                "it names no layer, and no module of this model returns a map (N, C, h, w); give layer=... or "
                 "leave it out."
             )
         return replace(self, layer=layer)  # type: ignore[type-var]
 
-    def fits(self, explained: ExplainedFunction, samples: Samples) -> object:
-        """Raises ``ValueError`` if it cannot explain these samples."""
+    def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> object:
+        """Raises ``ValueError`` if it cannot explain these samples; ``activation`` is what its layer has for them."""
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
         """The function that it explains: a neuron, for a neuron method; otherwise the one that it is given."""

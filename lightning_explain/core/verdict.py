@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class RefusedError(ValueError):
+    """What was asked for cannot be carried out on the model; the message names all of it and a configuration that would run."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The doctor's finding about one method on one model: usable or not, why, and what to do.

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
 from lightning_explain.core.probe import Samples, flat
+from lightning_explain.core.record import nodes
 from lightning_explain.core.report import SumCheck
 from lightning_explain.engine.evaluate import Place, check_length, evaluations_of, found_at, gradients, watching
 from lightning_explain.engine.noise import wide
 from lightning_explain.engine.rules import NoRuleError, Rescaling, check_softmax, in_precision
-from lightning_explain.model.activations import nodes
 
 Readings = dict[Read, tuple[Tensor, ...]]
 
@@ -124,7 +124,7 @@ def _pass(
             raise NoRuleError("needs an output that depends on the input through something that has a gradient")
         activations = dict(caught.values)
         places = {**caught.places, None: tuple(map(Place.of, inputs))}
-        check_softmax(values, set().union(*(nodes_of(found_at(site, places)) for r, site in reads if r)))
+        check_softmax([values.grad_fn], set().union(*(nodes_of(found_at(site, places)) for r, site in reads if r)))
         mode.goes_back = True
         multipliers = gradients(rule, reads, values, places)
         whole = _whole(values, places, [b for b in mode.begins if mode.difference(b).any()])

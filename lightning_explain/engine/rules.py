@@ -14,8 +14,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN
+from lightning_explain.core.record import nodes
 from lightning_explain.distributed.fsdp import is_sharded
-from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, nodes, words
+from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, words
 
 T = TypeVar("T")
 Rule: TypeAlias = "Callable[[Tensor], AbstractContextManager[None]]"
@@ -276,17 +277,17 @@ _LINEAR = ARRANGING | words("Gather Sum Mean Add Sub Neg Mul Div")
 _SOFTMAX = words("_Softmax Softmax SafeSoftmax LogSoftmax")
 
 
-def check_softmax(values: Tensor, ends: Iterable[Any]) -> None:
-    """Refuses a softmax inside the model, between the values and where the backward pass ends.
+def check_softmax(starts: Iterable[Any], ends: Iterable[Any]) -> None:
+    """Refuses a softmax inside the model, between where the backward pass starts and where it ends.
 
     Args:
-        values: The explained outputs, ``(2M,)``.
+        starts: The graph nodes of what is explained.
         ends: The graph nodes at which the backward pass ends.
 
     Raises:
         NoRuleError: If there is one.
     """
-    ends, seen, left = set(ends), set(), [(values.grad_fn, True)]
+    ends, seen, left = set(ends), set(), [(start, True) for start in starts]
     while left:
         node, at_output = left.pop()
         if node is None or node in ends or (node, at_output) in seen:
@@ -320,9 +321,22 @@ def in_precision(forward: nn.Module, work: Callable[[], T], dtype: torch.dtype =
     if not copies:
         return work()
     if is_sharded(forward):
-        raise NoRuleError("needs float32 weights, and these have 16 bits and are sharded over ranks")
+        raise NoRuleError(_SHARDED)
     found: T = torch.func.functional_call(_Held(forward, work), copies, ())
     return found
+
+
+def check_precision(forward: nn.Module) -> None:
+    """Refuses weights of 16 bits that are sharded over ranks, which cannot be copied.
+
+    Raises:
+        NoRuleError: If there are such weights.
+    """
+    if is_sharded(forward) and any(p.dtype in _HALF for p in forward.parameters()):
+        raise NoRuleError(_SHARDED)
+
+
+_SHARDED = "needs float32 weights, and these have 16 bits and are sharded over ranks"
 
 
 class _Held(nn.Module):

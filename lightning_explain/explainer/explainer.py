@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,56 +10,38 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_explain.checks.doctor import MOST_SAMPLES, doctor, unexamined
-from lightning_explain.checks.preflight import (
-    check_explained,
-    check_finite,
-    check_ids,
-    check_normalization,
-    check_requests,
-    model_error,
-    preflight,
-    scored_by,
-)
-from lightning_explain.checks.verdicts import acted_upon
-from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
-from lightning_explain.core.probe import Probe, Samples, as_tuple
+from lightning_explain.checks.doctor import DoctorContext
+from lightning_explain.checks.preflight import Granted, granted, preflight
+from lightning_explain.checks.requests import faults
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
-from lightning_explain.distributed.ranks import ELSEWHERE
-from lightning_explain.engine.baselines import Baselines, Normalization
-from lightning_explain.engine.draws import KeyedDraws
-from lightning_explain.engine.executor import execute
-from lightning_explain.engine.layer_maps import check_place, has_map
-from lightning_explain.engine.pass_size import fastest, within_memory
+from lightning_explain.engine.baselines import Normalization
+from lightning_explain.engine.explained import explained_function
+from lightning_explain.engine.pass_size import fastest
 from lightning_explain.explainer.cost import Forecast, forecast
 from lightning_explain.explainer.history import History, history_of
 from lightning_explain.explainer.registry import (
     AUTO_LIMIT,
     Requests,
-    UncheckedError,
+    alternatives,
     build_methods,
     build_metrics,
     check_limit,
     warn_of_unsigned,
 )
 from lightning_explain.explainer.run import Decisions, Explanation, Progress
-from lightning_explain.modalities import guess
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
-from lightning_explain.model.layers import find_layer, last_feature_map
 from lightning_explain.model.targets import (
     Choice,
-    OutputError,
     Target,
-    check_samples,
     check_target,
-    choose,
-    target_indices,
 )
 from lightning_explain.probes.selection import fingerprint
 
@@ -74,152 +55,90 @@ class Explainer(Decisions):
     Args:
         seed: Key of all random draws.
         limit: Most samples in one call of the model.
+        auto_limit: Whether the user left that open; a run without a graph, which keeps nothing, then takes all samples at once.
         channels_last: Whether images ``(N, C, H, W)`` go through the model in ``torch.channels_last`` memory format.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: Selects the tensor ``(N, ...)`` in what the model returns.
         normalization: ``(mean, std)`` of image inputs, for the black baseline.
         forward_context: Entered around each forward, such as autocast.
-        optional_layers: Leave out layer methods without a layer if no default layer is found, with a warning, instead of raising.
-        optional_metrics: Leave out metrics that cannot score such inputs, with a warning, instead of raising.
+        default_methods: Whether the user named no methods: what cannot be used is left out, with a warning, instead of raising.
+        default_metrics: The same for metrics.
         scored: For each metric, the methods that it will score; filled in by :meth:`check`.
     """
 
     seed: int = 0
     limit: int = AUTO_LIMIT
+    auto_limit: bool = False
     channels_last: bool = False
     forward_fn: ForwardFn = None
     output_fn: OutputFn = None
     normalization: Normalization | None = None
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    optional_layers: bool = False
-    optional_metrics: bool = False
+    default_methods: bool = False
+    default_metrics: bool = False
     scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def check(self, model: nn.Module, probe: Probe) -> Explainer:
+    def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
 
-        With several ranks, call it on all of them: it also detects models that call collectives of their own.
+        Enters the isolation once, and runs the model at most three times. With several ranks, call it on all of them: it also
+        detects models that call collectives of their own.
+
+        Args:
+            model: The module.
+            probe: The samples.
+            measure_limit: Whether to lower ``limit`` to the fastest number of samples per pass, which takes further runs.
 
         Raises:
             ValueError: If the target, a layer or a metric does not fit the model or the probe.
             FailedElsewhereError: If another rank raised.
         """
-        with self.ranks.agree("the check of the model"):
-            ready, needs_others = self._checked(model, probe)
-        return replace(ready, ranks=self.ranks.in_company(needs_others))
+        with ExitStack() as stack:
+            with self.ranks.agree("the check of the model"):
+                run, called = stack.enter_context(explaining(model, self.forward_context)), collectives_called()
+                context = self._preflight(model, probe, run)
+                found = self._granted(context, probe)
+                needs_others = collectives_called() > called
+            ready = replace(self, **vars(found), ranks=self.ranks.in_company(needs_others))
+            return ready._measured(context, probe) if measure_limit else ready
 
-    def _checked(self, model: nn.Module, probe: Probe) -> tuple[Explainer, bool]:
-        """Returns the explainer with the layers named, and whether the model called collectives."""
-        called = collectives_called()
-        check_ids(probe)
-        check_finite(probe)
-        check_normalization(self.normalization, probe)
-        check_requests(self.methods, self.metrics, probe)
-        methods, layer = self.methods, self.default_layer(model, probe)
-        if layer is None and self.optional_layers:
-            methods = {name: method for name, method in methods.items() if not method.innermost.needs_layer}
-            for name in set(self.methods) - set(methods):
-                warnings.warn(
-                    f"{name!r} is left out: no module of this model returns a map (N, C, h, w). Give methods with a layer to keep it.",
-                    stacklevel=2,
-                )
-        named = {name: _at(layer, name, method) for name, method in methods.items()}
-        metrics = self._fitted(probe)
-        self._preflight_method(model, probe, named)
-        acted_upon(self.verdicts(model, probe, named))
-        scored = scored_by(metrics, named, self._with_maps(model, probe, named))
-        ready = replace(self, methods=named, metrics=metrics, scored=scored)
-        return ready, collectives_called() > called
-
-    def _fitted(self, probe: Probe) -> dict[str, Metric]:
-        """Returns the metrics fitted to the inputs; leaves out default metrics that cannot score them."""
-        inputs, found = as_tuple(probe.inputs), {}
-        for name, metric in self.metrics.items():
-            try:
-                found[name] = metric.fitted(inputs, guess(inputs))
-            except ValueError as error:
-                if not self.optional_metrics:
-                    raise
-                warnings.warn(f"{name!r} is left out: {error}", stacklevel=2)
-        return found
-
-    def _with_maps(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[str]:
-        """Returns the names of the methods whose map has a place in input space."""
+    def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
+        """Returns the doctor's verdicts on the methods on this model."""
         with explaining(model, self.forward_context) as run:
-            explained, sample = self._first_sample(model, probe, run)
-            return [name for name, method in methods.items() if has_map(method, explained, sample)]
+            context = self._preflight(model, probe, run)
+            return [context.verdict(name, method) for name, method in self.methods.items()]
 
-    def _preflight_method(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> None:
-        """Checks that every method fits the samples and its layer."""
-        with explaining(model, self.forward_context) as run:
-            explained, sample = self._first_sample(model, probe, run)
-            for name, method in methods.items():
-                inner = method.innermost
-                preflight(name, inner, explained, sample)
-                if inner.reshape not in (None, "none"):
-                    check_place(name, inner, explained, sample)
-
-    def _first_sample(self, model: nn.Module, probe: Probe, run: Run) -> tuple[ExplainedFunction, Samples]:
-        """Returns the explained function, and a sample whose target is chosen from its output."""
+    def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
         target_function, samples = self._start(model, probe, run)
-        choice = Choice(self.target, None if probe.targets is None else probe.targets[:1].cpu())
-        return self._explained(model, target_function, samples), replace(
-            samples[:1], extra=(*samples[:1].extra, choice)
+        explained = self._explained(model, target_function, samples)
+        at_once = len(probe) if self.auto_limit else self.limit
+        return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
+
+    def _granted(self, context: DoctorContext, probe: Probe) -> Granted:
+        return granted(
+            context,
+            self.methods,
+            self.metrics,
+            probe,
+            default_methods=self.default_methods,
+            default_metrics=self.default_metrics,
+            wrong=list(faults(self.methods, self.metrics, probe, self.normalization)),
+            others=partial(alternatives, context.model),
         )
 
-    def default_layer(self, model: nn.Module, probe: Probe) -> str | None:
-        """Returns the default layer of layer methods: the last with a feature map when the model runs on the probe."""
-        with explaining(model, self.forward_context) as run:
-            target_function, samples = self._start(model, probe, run)
-            return last_feature_map(model, lambda: self._check_targets(target_function, samples, probe))
-
-    def pass_size(self, model: nn.Module, probe: Probe) -> int:
-        """Returns the fastest number of samples per pass, at most ``limit``."""
+    def _measured(self, context: DoctorContext, probe: Probe) -> Explainer:
+        """Lowers the limit to the fastest number of samples per pass."""
         if self.ranks.sharded:
             # Not timed: ranks of a sharded model would have to run the same number of passes.
-            return self.limit
-        with explaining(model, self.forward_context) as run:
-            target_function, samples = self._start(model, probe, run)
+            return self
+        samples = context.explained.probe
 
-            def some(count: int) -> Samples:
-                chosen = torch.arange(count) % len(samples)
-                labels = None if probe.targets is None else probe.targets.cpu()[chosen]
-                return replace(samples[chosen], extra=(*samples[chosen].extra, Choice(self.target, labels)))
+        def some(count: int) -> Samples:
+            chosen = torch.arange(count) % len(samples)
+            labels = None if probe.targets is None else probe.targets.cpu()[chosen]
+            return replace(samples[chosen], extra=(*samples[chosen].extra, Choice(self.target, labels)))
 
-            return fastest(self._explained(model, target_function, samples), some, self.limit)
-
-    def verdicts(self, model: nn.Module, probe: Probe, methods: Mapping[str, Method]) -> list[Verdict]:
-        """Returns the doctor's verdicts on the methods on this model.
-
-        Raises:
-            UncheckedError: If the doctor fails, unless ``raising`` is set.
-        """
-
-        def within(limit: int) -> list[Verdict]:
-            with self.ranks.in_step():
-                return doctor(
-                    model,
-                    methods,
-                    probe,
-                    target=self.target,
-                    forward_fn=self.forward_fn,
-                    output_fn=self.output_fn,
-                    forward_context=self.forward_context,
-                    limit=limit,
-                )
-
-        try:
-            return within_memory(within, min(self.limit, MOST_SAMPLES))[0]
-        except torch.OutOfMemoryError:
-            warnings.warn(
-                "The methods are not checked on this model: two samples at once do not fit into memory; use smaller inputs.",
-                stacklevel=2,
-            )
-            return unexamined(methods)
-        except Exception as error:
-            if self.raising or isinstance(error, ELSEWHERE):
-                raise
-            raise UncheckedError(f"The model doctor failed: {error}") from error
+        return replace(self, limit=fastest(context.explained, some, self.limit))
 
     def explain(
         self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None
@@ -272,23 +191,6 @@ class Explainer(Decisions):
         explained = self._explained(model, target_function, replace(samples, extra=(*samples.extra, labels)))
         return Explanation(self, explained, probe, progress), target_function
 
-    def _check_targets(self, target_function: TargetFunction, samples: Samples, probe: Probe) -> None:
-        """Runs the model on the probe, and checks that its outputs have the targets."""
-        try:
-            outputs, _ = within_memory(partial(_outputs, target_function, samples), self.limit)
-        except (torch.OutOfMemoryError, OutputError):
-            raise
-        except (RuntimeError, IndexError, TypeError) as error:
-            raise model_error(error, probe) from error
-        if target_function.choices > 1:
-            warnings.warn(
-                f"The model returns {target_function.choices} tensors, of which the first, {tuple(outputs.shape)}, is explained; to "
-                "choose another, or to silence this warning, give output_fn=lambda output: output[0].",
-                stacklevel=2,
-            )
-        indices = target_indices(outputs, self.target, probe.targets)
-        check_explained(choose(outputs, indices, self.target), probe)
-
     def _start(
         self, model: nn.Module, probe: Probe, run: Run, synchronized: Callable[..., Any] = lambda run: run
     ) -> tuple[TargetFunction, Samples]:
@@ -297,39 +199,15 @@ class Explainer(Decisions):
         )
 
     def _explained(self, model: nn.Module, target_function: TargetFunction, samples: Samples) -> ExplainedFunction:
-        # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
-        order = samples.ids.argsort(stable=True)
-        inputs, modalities = tuple(x[order.to(x.device)] for x in samples.inputs), guess(samples.inputs)
-        baselines = Baselines(inputs, self.normalization, samples.ids, modalities)
-        return ExplainedFunction(
-            forward=target_function,
-            layer=lambda name: find_layer(model, str(name)),
-            baseline=baselines.points,
-            distribution=baselines.distribution,
-            draws=KeyedDraws(self.seed),
-            limit=self.limit,
-            probe=samples,
-            execute=execute,
+        return explained_function(
+            model,
+            target_function,
+            samples,
+            self.limit,
+            seed=self.seed,
+            normalization=self.normalization,
             channels_last=self.channels_last,
-            modalities=modalities,
         )
-
-
-def _at(layer: str | None, name: str, method: Method) -> Method:
-    """The method at that layer; an error begins with the method's name."""
-    try:
-        return method.at(layer)
-    except ValueError as error:
-        raise ValueError(f"The method {name!r}: {error}") from None
-
-
-def _outputs(target_function: TargetFunction, samples: Samples, limit: int) -> Tensor:
-    """Returns all outputs of all samples, on the CPU, from passes of at most ``limit`` samples."""
-    with torch.no_grad():
-        parts = [(len(part), target_function.outputs(*part.inputs, *part.extra).cpu()) for part in samples.split(limit)]
-    for count, found in parts:
-        check_samples(found, count)
-    return torch.cat([found for _, found in parts])
 
 
 def explain(
@@ -399,13 +277,17 @@ def explain(
         target=target,
         seed=seed,
         limit=check_limit(max_examples_per_pass) or AUTO_LIMIT,
+        auto_limit=max_examples_per_pass == "auto",
         channels_last=channels_last,
         forward_fn=forward_fn,
         output_fn=output_fn,
         normalization=normalization,
-        optional_layers=methods is None,
-        optional_metrics=metrics is None,
+        default_methods=methods is None,
+        default_metrics=metrics is None,
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
     past = history_of(history, probe)
-    return explainer.check(model, probe).explain(model, probe, history=past)
+    ready = explainer.check(model, probe)
+    if not ready.methods:
+        raise ValueError("None of the default methods can be used on this model, as the warnings say; give methods=...")
+    return ready.explain(model, probe, history=past)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import nn
+
 from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain.core.contracts import Method, Metric
@@ -27,10 +29,6 @@ AUTO_LIMIT = 64
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-class UncheckedError(RuntimeError):
-    """The doctor itself failed on a model that runs, so the methods are unchecked."""
-
-
 def build_methods(requests: Requests) -> dict[str, Method]:
     """Builds named methods from what the user writes; ``None`` gives saliency, integrated gradients and Grad-CAM."""
     if requests is None:
@@ -45,6 +43,13 @@ def build_methods(requests: Requests) -> dict[str, Method]:
             "ExplanationMonitor(enabled=False) to switch it off."
         )
     return build(requests, METHODS, "method", Method)
+
+
+def alternatives(model: nn.Module) -> dict[str, Method]:
+    """Returns methods to propose where none of the user's can be used on a model."""
+    embeddings = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    found = {f"ig_{name}": method_classes.LayerIntegratedGradients(layer=name) for name in embeddings[:1]}
+    return {**build_methods(None), **found, "feature_ablation": method_classes.FeatureAblation()}
 
 
 def build_metrics(requests: Requests) -> dict[str, Metric]:

@@ -87,7 +87,7 @@ def select(activation: Any, selector: Selector) -> Tensor:
     if callable(selector):
         value = selector(activation)
     elif not isinstance(activation, Tensor):
-        raise ValueError("neuron_selector: the layer returns several tensors; give a callable that selects from them.")
+        raise ValueError("neuron_selector: the layer has several tensors; give a callable that selects from them.")
     else:
         value = _indexed(activation, selector if isinstance(selector, tuple) else (selector,))
     if not isinstance(value, Tensor) or value.ndim != 1:
@@ -177,6 +177,15 @@ class OfNeuron(Method):
     def multiplies_by_inputs(self) -> bool:
         """As the method that explains the unit."""
         return self._primary().multiplies_by_inputs
+
+    def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> None:
+        """Refuses a selector that does not choose one number for each sample of what the layer has.
+
+        Raises:
+            ValueError: If it does not, or the layer has several tensors and no callable selects from them.
+        """
+        first = (0,) * (activation.ndim - 1) if isinstance(activation, Tensor) else None
+        select(activation, self.neuron_selector if self.neuron_selector is not None else first)
 
     def unit(self, explained: ExplainedFunction) -> Selector:
         """The selector, or the strongest unit if there is none."""

@@ -230,22 +230,21 @@ class LayerFeatureAblation(AtLayer):
                     f"{', a number' if name == 'layer_baselines' else ' of whole numbers'}."
                 )
 
-    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:
+    def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> None:
         """Refuses arguments that do not fit one sample of the layer.
 
         Raises:
             ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or the layer returns several
                 tensors.
         """
-        found = LayerActivation(self.layer, self.attribute_to_layer_input).attribute(explained, samples[:1])
-        if not isinstance(found, Tensor):
+        if not isinstance(activation, Tensor):
             raise ValueError(
                 f"the layer {self.layer!r} returns several tensors, which Captum cannot ablate; choose another layer"
             )
         for name in ("layer_baselines", "layer_mask"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
-                _check_broadcast(name, value, found)
+                _check_broadcast(name, value, activation)
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""

@@ -145,7 +145,7 @@ class ShapleyValues(Method):
         """What the map promises to sum to; ``None`` if it promises nothing."""
         return Reference(self.baselines) if self.feature_mask is None else None
 
-    def fits(self, explained: ExplainedFunction, samples: Samples) -> Features:
+    def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any = None) -> Features:
         """The features of the samples, unless there are too many.
 
         Raises:

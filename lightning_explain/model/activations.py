@@ -1,8 +1,8 @@
-"""Which function calls are activations and maxima, and how to walk an autograd graph."""
+"""Which function calls are activations and maxima, and what the nodes of an autograd graph are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -44,18 +44,6 @@ def depending(value: Any) -> Iterator[Tensor]:
             yield from depending(part)
     elif isinstance(value, dict):
         yield from depending(list(value.values()))
-
-
-def nodes(last: Any, before: Collection[Any] = ()) -> Iterator[Any]:
-    """Every node of the autograd graph that leads to ``last`` (a ``grad_fn``), each once; not the nodes ``before`` and beyond."""
-    seen, left = set(before), [last]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        left += [earlier for earlier, _ in node.next_functions]
 
 
 # Graph nodes that only move or convert values.

@@ -1,15 +1,13 @@
-"""A model in, one of its layers out: the layer with a dotted name, or the last one that returns a feature map."""
+"""A model in, one of its layers out: the layer with a dotted name, or the default one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.record import Record, meet
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -32,28 +30,22 @@ def _plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
-def last_feature_map(model: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """The dotted name of the last module to return a feature map ``(N, C, h, w)`` with h*w > 1; ``None`` if none does.
+def default_layer(model: nn.Module, record: Record) -> str | None:
+    """The dotted name of the last module to return a feature map ``(N, C, h, w)`` with h*w > 1 on the way to the output.
 
     Args:
         model: The module.
-        forward: A function that runs the model once.
+        record: The record of a forward pass.
+
+    Returns:
+        The name; ``None`` if no module returns one.
     """
-    found: list[str] = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-                found.append(name)
-
-        return hook
-
-    # TorchScript modules do not accept hooks.
-    named = [(k, v) for k, v in model.named_modules() if k and not isinstance(v, torch.jit.ScriptModule)]
-    handles = [module.register_forward_hook(note(_plain(name))) for name, module in named]
-    try:
-        forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[-1] if found else None
+    names = {id(module): _plain(name) for name, module in model.named_modules()}
+    last = record.chosen.grad_fn
+    for key, passed in reversed(record.returned.items()):
+        value = passed.value
+        if not names.get(key) or not isinstance(value, Tensor) or value.ndim != 4 or len(value) != len(record.samples):
+            continue
+        if value.shape[2] * value.shape[3] > 1 and (last is None or meet([last], passed.nodes)):
+            return names[key]
+    return None

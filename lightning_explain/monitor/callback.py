@@ -142,8 +142,8 @@ class ExplanationMonitor(MonitorBase):
             forward_fn=forward_fn,
             output_fn=output_fn,
             normalization=options.normalization,
-            optional_layers=methods is None,
-            optional_metrics=metrics is None,
+            default_methods=methods is None,
+            default_metrics=metrics is None,
             raising=on_error == "raise",
         )
         scores = self._ready.metrics

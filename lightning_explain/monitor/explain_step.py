@@ -9,6 +9,7 @@ from dataclasses import replace
 import lightning.pytorch as pl
 import torch
 
+from lightning_explain.checks.preflight import UncheckedError
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.report import Report
@@ -16,7 +17,6 @@ from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import Agreement, Ranks
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.history import History
-from lightning_explain.explainer.registry import UncheckedError
 from lightning_explain.loggers.tags import score_names, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog

@@ -103,19 +103,22 @@ class MonitorBase(pl.Callback):
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
+        measuring = self._limit is None and self._pass_size is None
         self._ready = replace(
             self._explainer,
             limit=self._limit or auto_limit(trainers.batch_size(trainer)),
+            auto_limit=self._limit is None,
             forward_context=trainer.precision_plugin.forward_context,
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
-        ).check(pl_module, self.probe)
+        ).check(pl_module, self.probe, measure_limit=measuring)
         for name, method in self._ready.methods.items():
             if self._explainer.methods[name].innermost.needs_layer:
                 layer = method.innermost.layer
                 rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, the last feature map.")
-        if self._limit is None:
-            self._pass_size = self._pass_size or self._ready.pass_size(pl_module, self.probe)
+        if measuring:
+            self._pass_size = self._ready.limit
+            rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as timed.")
 
     # -- one explanation -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.checks.doctor import doctor
+from lightning_explain.checks.preflight import doctor
 from lightning_explain.core.contracts import Method
 from lightning_explain.core.verdict import Verdict
 from repairing import Own
@@ -74,6 +74,22 @@ def test_samples_that_are_taken_for_time_are_seen_though_the_first_feels_nothing
     assert (wrong.state, right.state) == ("refused", "fine")
     assert "samples influence each other" in wrong.reason
     assert "batch_first=True" in wrong.fix
+
+
+class Padded(Causal):
+    """Masks the last token as padding."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_first=True)
+        self.inner = nn.TransformerEncoder(self.inner, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = torch.arange(x.shape[1]).expand(len(x), -1) >= x.shape[1] - 1
+        return self.head(self.inner(x, src_key_padding_mask=padding).mean(1))
+
+
+def test_a_transformer_with_a_padding_mask_is_not_accused_of_random_numbers() -> None:
+    assert judged(Padded(), m.FeatureAblation(), torch.randn(4, 7, 6)).state == "fine"
 
 
 @pytest.mark.parametrize("mixed", [True, False])

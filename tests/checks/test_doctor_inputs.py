@@ -14,7 +14,7 @@ from captum_reference import layers, primary
 from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.checks.doctor import doctor
+from lightning_explain.checks.preflight import doctor
 from lightning_explain.core.contracts import Method
 
 INTO_THE_INPUT = [

@@ -110,7 +110,9 @@ def test_a_model_with_collectives_of_its_own_gives_the_numbers_of_one_without(fo
         expected = {name: alone["seven"]["attributions"][name] for name in SHARDED}
         assert_close(rank["wired"], {"attributions": expected}, "attributions")
         assert set(rank["wired"]["scores"]["infidelity"]) == set(SHARDED)
-        assert rank["wired"]["pace"] == rank["wired"]["limit"], "no sizes are tried, which would be calls of the model"
+        assert rank["wired"]["measured"] == rank["wired"]["limit"], (
+            "no sizes are tried, which would be calls of the model"
+        )
     assert "ArithmeticError: no map on rank 1" in found[2][1]["wired"]["failures"]["bad"]
 
 

@@ -261,7 +261,9 @@ def test_without_methods_the_plan_is_that_of_the_monitor() -> None:
 
 
 def test_an_error_is_a_sentence() -> None:
-    assert "Error: The method 'conductance'" in output(TINY, "monitor.methods.conductance.layer=null", code=2)
+    text = output(TINY, "monitor.methods.conductance.layer=null", code=2)
+    assert "'conductance' (LayerConductance): it names no layer" in text
+    assert "This would run: methods={" in text
     result = CliRunner().invoke(app, ["methods", "monitor=full"])
     assert result.exit_code == 2
     assert "give one with --plan CONFIG." in " ".join(result.output.replace("│", " ").split())

@@ -89,7 +89,9 @@ def test_rules_that_cannot_be_examined_are_refused() -> None:
     x, y = samples()
     with (
         pytest.warns(UserWarning, match="two samples at once do not fit"),
-        pytest.raises(ValueError, match=r"'it': two samples at once do not fit into memory.*IntegratedGradients"),
+        pytest.raises(
+            ValueError, match=r"'it' \(DeepLift\): two samples at once do not fit into memory.*IntegratedGradients"
+        ),
     ):
         explain(Small(1), Probe(x, y), {"it": m.DeepLift(), "fine": m.Saliency()}, [])
 

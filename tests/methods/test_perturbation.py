@@ -193,7 +193,9 @@ def test_a_users_own_permutation_sees_the_clean_probe_in_the_order_of_ids() -> N
 def test_permutation_of_one_sample_is_refused_before_anything_runs() -> None:
     x, y = samples(1)
     for method in (m.FeaturePermutation(), m.NoiseTunnel(m.FeaturePermutation())):
-        with pytest.raises(ValueError, match=r"'it' \(.*\) needs at least 2 samples at a time, but the probe has 1"):
+        with pytest.raises(
+            ValueError, match=r"'it' \(.*\): it permutes features across samples, but the probe has only one"
+        ):
             explain(trained(), Probe(x, y), {"it": method}, [])
 
 

@@ -74,7 +74,8 @@ def test_localisation_without_masks_is_refused_before_anything_runs(metric: obje
 def test_maps_without_pixels_have_no_place() -> None:
     probe = Probe(torch.ones(2, 3), masks=INSIDE.expand(2, 2, 2))
     with pytest.raises(
-        ValueError, match=r"The metric 'pointing_game' needs images \(N, C, H, W\), of which masks are regions"
+        ValueError,
+        match=r"'pointing_game' \(PointingGame\): it needs images \(N, C, H, W\), of which masks are regions",
     ):
         explain(Linear(torch.ones(3)), probe, {"it": Given(torch.ones(3))}, [q.PointingGame()])
 

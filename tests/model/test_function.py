@@ -14,8 +14,7 @@ from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.model.isolation import explaining
-from lightning_explain.model.layers import find_layer, last_feature_map
+from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import check_target, output_tensor, predictions_of
 from networks import DigitNet, samples, trained
 
@@ -301,18 +300,38 @@ def test_a_layer_is_found_by_its_name_in_a_compiled_module_and_the_other_way_rou
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_last_feature_map_is_the_last_to_return_one(compiled: bool) -> None:
     model = torch.compile(trained(), backend="eager") if compiled else trained()
-    with explaining(model) as run:
-        assert last_feature_map(model, lambda: run(model, samples()[0])) == "block"
     x, y = samples()
     default = explain(model, Probe(x, y), {"cam": m.LayerGradCam()}, [])
     named = explain(model, Probe(x, y), {"cam": m.LayerGradCam("block")}, [])
     assert torch.equal(default.attributions["cam"], named.attributions["cam"])
 
 
+def default_layer(model: nn.Module, x: Tensor) -> str | None:
+    (method,) = Explainer({"cam": m.LayerGradCam()}, {}, target=0).check(model, Probe(x)).methods.values()
+    assert all(not module._forward_hooks for module in model.modules())
+    return method.layer
+
+
 def test_a_map_of_one_pixel_is_not_a_feature_map() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert last_feature_map(model, lambda: model(samples()[0])) == "0"
-    assert all(not module._forward_hooks for module in model.modules())
+    assert default_layer(model, samples()[0]) == "0"
+
+
+class WithDecoder(nn.Module):
+    """Makes a picture of its features, after the classifier and beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head, self.decoder = nn.Conv2d(1, 2, 3), nn.Linear(2, 10), nn.Conv2d(2, 1, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.encoder(x)
+        return self.head(x.mean((2, 3))), self.decoder(x)
+
+
+@pytest.mark.filterwarnings("ignore:The model returns 2 tensors")
+def test_a_feature_map_that_does_not_lead_to_the_output_is_passed_over() -> None:
+    assert default_layer(WithDecoder(), samples()[0]) == "encoder"
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -325,10 +344,10 @@ def test_a_part_in_torchscript_is_passed_over() -> None:
     assert report.attributions["cam"].shape == (7, 1, 6, 6)
 
 
-def test_hooks_are_removed_when_looking_for_a_feature_map_fails() -> None:
+def test_hooks_are_removed_when_the_look_at_the_model_fails() -> None:
     model = trained()
-    with pytest.raises(RuntimeError, match="channels"):
-        last_feature_map(model, lambda: model(torch.ones(1, 2, 8, 8)))
+    with pytest.raises(ValueError, match="channels"):
+        explain(model, Probe(torch.ones(1, 2, 8, 8)), SALIENCY, [])
     assert all(not module._forward_hooks for module in model.modules())
 
 
@@ -337,13 +356,16 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 def test_without_a_feature_map_a_layer_method_is_refused() -> None:
     x, y = samples()
-    with pytest.raises(ValueError, match=r"'cam': LayerGradCam names no layer, and no module .* give layer=..."):
+    with pytest.raises(ValueError, match=r"'cam' \(LayerGradCam\): it names no layer, and no module .* give layer=..."):
         explain(FLAT, Probe(x, y), {"cam": m.LayerGradCam()}, [])
 
 
 def test_without_a_feature_map_the_default_methods_leave_it_out_and_say_so() -> None:
     x, y = samples()
-    with pytest.warns(UserWarning, match="'cam' is left out: no module of this model returns a map"):
+    with pytest.warns(
+        UserWarning,
+        match=r"'cam' \(LayerGradCam\) is left out: it names no layer",
+    ):
         report = explain(FLAT, Probe(x, y), metrics=[])
     assert list(report.attributions) == ["saliency", "ig"]
 

@@ -234,7 +234,7 @@ def test_an_alert_of_a_method_that_is_left_out_on_this_model_is_refused_before_t
     flat = DigitModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     watch = ExplanationMonitor(metrics=["Concentration"], alerts=[Alert("concentration/cam", above=1)])
     with (
-        pytest.warns(UserWarning, match="'cam' is left out"),
+        pytest.warns(UserWarning, match=r"'cam' \(LayerGradCam\) is left out"),
         pytest.raises(ValueError, match=r"'concentration/cam'.* not"),
     ):
         fit(tmp_path, watch, module=flat)

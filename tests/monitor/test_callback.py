@@ -62,7 +62,10 @@ def test_callback_metrics_are_the_means_of_the_report(tmp_path: Path) -> None:
 def test_a_model_without_a_feature_map_is_explained_without_cam_and_that_is_said(tmp_path: Path) -> None:
     watch = ExplanationMonitor(metrics=[q.Infidelity(n_perturb_samples=2)], probe=ProbeSelection(count=4))
     module = DigitModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-    with pytest.warns(UserWarning, match="'cam' is left out: no module of this model returns a map"):
+    with pytest.warns(
+        UserWarning,
+        match=r"'cam' \(LayerGradCam\) is left out: it names no layer",
+    ):
         fit(tmp_path, watch, module=module)
     assert set(report_of(watch).attributions) == {"saliency", "ig"}
 
@@ -300,7 +303,7 @@ class NoStep(DigitModule):
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "target out of range": ({"target": 10}, r"target=10 gives indices from 10 to 10, but the model has 10 outputs"),
     "wrong layer": ({"methods": [m.LayerGradCam("net.blok")]}, "net.blok.*did you mean 'net.block'"),
-    "masks": ({"metrics": ["RelevanceMass"]}, "'relevance_mass' needs masks"),
+    "masks": ({"metrics": ["RelevanceMass"]}, r"'relevance_mass' \(RelevanceMass\): it needs masks"),
     "indices": ({"probe": [3, 99]}, r"indices=\.\.\.\) has \[99\]; use indices of the dataset behind .*: 0 to 23"),
     "loader": (
         {"probe": ProbeSelection(dataloader_idx=2)},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.checks.doctor import doctor
+from lightning_explain.checks.preflight import doctor
 from networks import digits, samples, trained
 from training import QUIET, DigitModule, loader, monitor, trainer
 
@@ -103,7 +103,7 @@ def test_default_scores_that_whole_numbers_have_not_are_left_out_and_told() -> N
     assert report.scores == {}
     texts = [str(w.message) for w in told]
     for name in ("infidelity", "sensitivity_max"):
-        assert any(f"'{name}' is left out: " in text and "torch.uint8" in text for text in texts)
+        assert any(f"'{name}' (" in text and ") is left out: " in text and "torch.uint8" in text for text in texts)
 
 
 @pytest.mark.parametrize("metric", [q.Infidelity(), q.SensitivityMax()], ids=lambda metric: type(metric).__name__)
@@ -153,7 +153,7 @@ def test_a_baseline_outside_of_the_vocabulary_is_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3))
     with pytest.raises(
         ValueError,
-        match=r"The method 'it' does not fit the samples: index out of range in self\. Check its arguments: FeatureAblation",
+        match=r"'it' \(FeatureAblation\): it does not fit the samples: index out of range in self\. Fix: check its arguments: Feat",
     ):
         explain(model, Probe(torch.ones(2, 3, dtype=torch.long)), {"it": m.FeatureAblation(baselines=99)}, [])
 

@@ -163,7 +163,7 @@ def test_a_score_that_is_not_logged_is_refused_with_the_nearest_names(
         fit(tmp_path, monitor(), kind(monitor=key))
 
 
-@pytest.mark.filterwarnings("ignore:'cam' is left out")
+@pytest.mark.filterwarnings("ignore:'cam' .LayerGradCam. is left out")
 def test_a_score_of_a_method_that_was_left_out_is_refused_before_the_first_batch(tmp_path: Path) -> None:
     watch = ExplanationMonitor(metrics=[q.Infidelity(n_perturb_samples=2)], probe=ProbeSelection(count=4))
     flat = DigitModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))

@@ -1,0 +1,125 @@
+"""Checks of what was asked for, without the model: do methods, metrics, samples, ids and masks fit each other?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.contracts import Method, Metric, Reference
+from lightning_explain.core.naming import nearest
+from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.modalities import guess
+
+
+def faults(
+    methods: Mapping[str, Method], metrics: Mapping[str, Metric], probe: Probe, normalization: Any
+) -> Iterator[str]:
+    """Says what is wrong with the probe and the names, whatever the model; warns of samples that are not finite."""
+    if len(probe.sample_ids.unique()) < len(probe):
+        yield "Probe(ids=...) has an id twice, but draws and history are keyed by id; give each sample its own id."
+    inputs = as_tuple(probe.inputs)
+    channels = [x.shape[1] for x, modality in zip(inputs, guess(inputs), strict=True) if modality.pixels(x)]
+    for part in normalization or ():
+        count = len(part) if isinstance(part, Sequence) else 1
+        if channels and count not in (1, *channels):
+            yield (
+                f"normalization={normalization!r} has {count} numbers in one of its parts, but the images have {channels[0]} "
+                "channel(s); give mean and std one number for each channel, or one for all."
+            )
+    for name in methods:
+        if name in metrics:
+            yield f"A method and a metric are both named {name!r}; give one of them another name."
+    samples = _odd_samples(probe)
+    if samples.any():
+        named = probe.sample_ids[samples.to(probe.sample_ids.device)].tolist()
+        warnings.warn(f"The probe samples {named} contain NaN or infinite values; choose other samples.", stacklevel=2)
+
+
+def fitted(name: str, metric: Metric, methods: Mapping[str, Method], probe: Probe) -> Metric:
+    """Returns the metric fitted to the inputs.
+
+    Raises:
+        ValueError: If it has no score of such inputs, needs masks, or asks for a method that is not there.
+    """
+    _check_masks(metric, probe)
+    for asked in metric.methods or ():
+        if asked not in methods:
+            raise ValueError(f"it asks for the method {asked!r}: {nearest(asked, methods)}")
+    inputs = as_tuple(probe.inputs)
+    return metric.fitted(inputs, guess(inputs))
+
+
+def _check_masks(metric: Metric, probe: Probe) -> None:
+    """Checks that the probe has masks if a metric needs them, and that they fit the images."""
+    if not metric.needs_masks:
+        return
+    masks = probe.masks
+    if masks is None:
+        raise ValueError("it needs masks; give Probe(masks=...), boolean regions (N, H, W), or leave the metric out.")
+    inputs = as_tuple(probe.inputs)
+    sizes = [size for x, modality in zip(inputs, guess(inputs), strict=True) if (size := modality.pixels(x))]
+    if not sizes:
+        raise ValueError("it needs images (N, C, H, W), of which masks are regions; leave the metric out.")
+    if tuple(masks.shape[1:]) not in sizes:
+        allowed = " or ".join(str((len(probe), *size)) for size in sizes)
+        raise ValueError(f"it got Probe(masks=...) of shape {tuple(masks.shape)}; give masks of shape {allowed}.")
+    if not ((masks == 0) | (masks == 1)).all():
+        raise ValueError("it got Probe(masks=...) with values other than 0 and 1; give boolean masks.")
+
+
+def scored_by(
+    metrics: Mapping[str, Metric], methods: Mapping[str, Method], maps: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Returns, for each metric, the methods that it will score; warns of metrics and methods without any.
+
+    Args:
+        metrics: Metrics by name, fitted to the inputs.
+        methods: Methods by name.
+        maps: Names of the methods that have a map in input space.
+    """
+    references = {name: method.completeness for name, method in methods.items()}
+    promising = {name: reference for name, reference in references.items() if reference is not None}
+    found = {name: _scored(metric, list(methods), maps, promising) for name, metric in metrics.items()}
+    for name, scored in found.items():
+        if not scored:
+            warnings.warn(
+                f"The metric {name!r} will score none of the methods; it needs "
+                f"{metrics[name].needs}. Add such a method, or leave the metric out.",
+                stacklevel=2,
+            )
+    for name in methods if all(found.values()) else ():
+        if metrics and name not in maps and not any(name in scored for scored in found.values()):
+            warnings.warn(
+                f"No metric will score {name!r}: its map has no place on the image; to score it, name a layer whose map has.",
+                stacklevel=2,
+            )
+    return found
+
+
+def _scored(
+    metric: Metric, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]
+) -> tuple[str, ...]:
+    maps = [name for name in maps if metric.methods is None or name in metric.methods]
+    return tuple(metric.scored(methods, maps, references))
+
+
+def check_explained(chosen: Tensor, probe: Probe) -> None:
+    """Warns of finite samples whose explained output ``(N,)`` is not finite, which cannot be explained."""
+    samples = ~torch.isfinite(chosen).cpu() & ~_odd_samples(probe)
+    if samples.any():
+        named = probe.sample_ids.cpu()[samples].tolist()
+        warnings.warn(
+            f"The explained output is NaN or infinite on the probe samples {named}, so their maps and scores will not be finite; "
+            "check the model, its weights, output_fn and target.",
+            stacklevel=2,
+        )
+
+
+def _odd_samples(probe: Probe) -> Tensor:
+    """Returns ``(N,)``: whether each sample contains a value that is not finite."""
+    odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]
+    return torch.stack(odd).any(0).cpu() if odd else torch.zeros(len(probe), dtype=torch.bool)
