@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,23 +38,16 @@ def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, ro
     Returns:
         One caption per sample. A sample about which nothing is known is named by its id.
     """
-    labels = _labels(probe)
-    shares = probabilities(report.outputs)
-    found = []
-    for i in range(rows):
-        label = None if labels is None or labels[i] < 0 else labels[i]
-        if shares is not None:
-            found.append(_classified(report, shares, i, label, class_names))
-        else:
-            found.append(Caption(_plain(report, i, label, class_names)))
-    return found
+    labels, shares = _labels(probe), probabilities(report.outputs)
+    named = partial(_class, class_names)
+    return [_caption(report, shares, i, labels[i], named) for i in range(rows)]
 
 
-def _labels(probe: Probe) -> list[int] | None:
+def _labels(probe: Probe) -> list[int | None]:
     targets = probe.targets
     if targets is None or targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
-        return None
-    return [int(t) for t in targets.tolist()]
+        return [None] * len(probe)
+    return [int(t) if t >= 0 else None for t in targets.tolist()]
 
 
 def probabilities(outputs: Tensor) -> Tensor | None:
@@ -67,28 +61,23 @@ def probabilities(outputs: Tensor) -> Tensor | None:
     return values.softmax(1)
 
 
-def _classified(
-    report: Report, shares: Tensor, i: int, label: int | None, class_names: Sequence[str] | None
-) -> Caption:
+def _caption(report: Report, shares: Tensor | None, i: int, label: int | None, named: Callable[[int], str]) -> Caption:
+    lines = [] if label is None else [f"label {named(label)}"]
+    if shares is None:
+        if report.outputs[i].numel() == 1:
+            lines.append(f"f = {float(report.outputs[i]):.3g}")
+        return Caption(tuple(lines) or (f"sample {int(report.ids[i])}",))
     predicted, explained = int(report.predictions[i]), int(report.targets[i])
-    lines = [] if label is None else [f"label {_class(label, class_names)}"]
     share = f" {_percent(float(shares[i, predicted]))}" if 0 <= predicted < shares.shape[1] else ""
-    lines.append(f"predicted {_class(predicted, class_names)}{share}")
+    lines.append(f"predicted {named(predicted)}{share}")
     if explained >= 0 and explained != (predicted if label is None else label):
-        lines.append(f"explained {_class(explained, class_names)}")
+        lines.append(f"explained {named(explained)}")
     return Caption(tuple(lines), wrong=label is not None and label != predicted)
 
 
-def _plain(report: Report, i: int, label: int | None, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    lines = [] if label is None else [f"label {_class(label, class_names)}"]
-    if report.outputs[i].numel() == 1:
-        lines.append(f"f = {float(report.outputs[i]):.3g}")
-    return tuple(lines) or (f"sample {int(report.ids[i])}",)
-
-
-def _class(index: int, class_names: Sequence[str] | None) -> str:
-    named = class_names is not None and 0 <= index < len(class_names) and str(class_names[index]) != str(index)
-    return f"{index} ({class_names[index]})" if named and class_names is not None else str(index)
+def _class(class_names: Sequence[str] | None, index: int) -> str:
+    name = class_names[index] if class_names is not None and 0 <= index < len(class_names) else index
+    return f"{index}" if str(name) == str(index) else f"{index} ({name})"
 
 
 def _percent(share: float) -> str:

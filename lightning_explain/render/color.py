@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+
+from lightning_explain.core.naming import nearest
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -62,24 +63,20 @@ def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
     return table(_DEFAULTS[sign] if cmap is None else cmap)
 
 
-def frozen_pairs(pairs: Sequence[Any]) -> tuple[tuple[float, str], ...]:
+def frozen_pairs(pairs: Sequence[Any]) -> tuple[tuple[float, Any], ...]:
     """``(position, color)`` pairs with lists turned into tuples, so that values from YAML can be compared and cached.
 
     Raises:
         ValueError: If an item is not a pair of a number and a color.
     """
     try:
-        return tuple((float(position), _hashable(color)) for position, color in pairs)
+        return tuple((float(position), tuple(c) if isinstance(c, list) else c) for position, c in pairs)
     except (TypeError, ValueError):
-        raise ValueError(_pairs_message(pairs)) from None
+        raise _no_map(pairs) from None
 
 
-def _hashable(color: Any) -> Any:
-    return tuple(color) if isinstance(color, list) else color
-
-
-def _pairs_message(pairs: object) -> str:
-    return (
+def _no_map(pairs: object) -> ValueError:
+    return ValueError(
         f"cmap={pairs!r} does not describe a color map; give (position, color) pairs with positions rising from 0 to 1, "
         "such as [(0, '#ffffff'), (0.25, '#000000'), (1, '#000000')]."
     )
@@ -90,30 +87,18 @@ def _named(name: str) -> Tensor:
     import matplotlib
 
     if name not in matplotlib.colormaps:
-        raise ValueError(f"cmap={name!r} is not a matplotlib color map; {_nearest(name, list(matplotlib.colormaps))}")
+        raise ValueError(f"cmap={name!r} is not a matplotlib color map: {nearest(name, matplotlib.colormaps)}")
     return _sample(matplotlib.colormaps[name])
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    by_lower = {k.lower(): k for k in known}
-    found = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3)]
-    return (
-        f"did you mean {' or '.join(map(repr, found))}?"
-        if found
-        else "use one such as 'viridis', 'coolwarm' or 'Greens'."
-    )
 
 
 @lru_cache(maxsize=64)
 def _listed(pairs: tuple[tuple[float, str], ...]) -> Tensor:
     from matplotlib.colors import LinearSegmentedColormap
 
-    if len(pairs) < 2 or [p for p, _ in pairs] != sorted(p for p, _ in pairs):
-        raise ValueError(_pairs_message(pairs))
     try:
         return _sample(LinearSegmentedColormap.from_list("custom", list(pairs)))
-    except ValueError as error:
-        raise ValueError(f"{_pairs_message(pairs)} ({error})") from error
+    except (ValueError, IndexError) as error:
+        raise _no_map(pairs) from error
 
 
 def _sample(cmap: Any) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.validation import check_flag, check_range, check_whole
+from lightning_explain.core.validation import check_flag, check_range, check_whole, refused
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
 from lightning_explain.render.image import Normalization, check_panel
 
@@ -17,23 +18,17 @@ Panels: TypeAlias = "tuple[tuple[str, str], ...]"
 DEFAULT_PANELS: Panels = (("original_image", "all"), ("heat_map", "all"), ("blended_heat_map", "all"))
 DEFAULT = "default"
 """The key, like ``None``, of the value for all methods that are not named."""
+_NORMALIZATION = "a pair (mean, std) of finite numbers, or of as many means as stds; give positive stds"
 
 
-@dataclass(frozen=True)
-class PerMethod:
-    """One option's values for all methods, made from a mapping of method names to values.
+class PerMethod(dict[str, Any]):
+    """One option's values by method name, and under ``DEFAULT`` the value of all other methods."""
 
-    Args:
-        default: The value for methods that are not named.
-        named: ``(name, value)`` pairs of the methods that are named.
-    """
+    def __missing__(self, method: str) -> Any:
+        return self[DEFAULT]
 
-    default: Any
-    named: tuple[tuple[str, Any], ...]
-
-    def of(self, method: str) -> Any:
-        """The value for the method with this name."""
-        return dict(self.named).get(method, self.default)
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,9 @@ class Options:
         TypeError: If an argument has the wrong type.
     """
 
-    panels: Panels | Mapping[str | None, Any] | PerMethod = DEFAULT_PANELS
-    cmap: ColorMap | Mapping[str | None, ColorMap | None] | PerMethod | None = None
-    outlier_perc: float | Mapping[str | None, float] | PerMethod = 2.0
+    panels: Panels | Mapping[str | None, Any] = DEFAULT_PANELS
+    cmap: ColorMap | Mapping[str | None, ColorMap | None] | None = None
+    outlier_perc: float | Mapping[str | None, float] = 2.0
     alpha_overlay: float = 0.5
     normalization: Normalization | None = None
     class_names: Sequence[str] | None = None
@@ -86,11 +81,11 @@ class Options:
     max_rows: int = 16
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "panels", _each("panels", self.panels, _panels, DEFAULT_PANELS))
-        object.__setattr__(self, "cmap", _each("cmap", self.cmap, _cmap, None))
-        object.__setattr__(self, "outlier_perc", _each("outlier_perc", self.outlier_perc, _outlier_perc, 2.0))
+        for name, (check, default) in _BY_METHOD.items():
+            object.__setattr__(self, name, _each(name, getattr(self, name), check, default))
         object.__setattr__(self, "normalization", _normalization(self.normalization))
-        object.__setattr__(self, "class_names", _class_names(self.class_names))
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(map(str, _sequence("class_names", self.class_names))))
         check_range("", "alpha_overlay", self.alpha_overlay, 1)
         for name in ("min_pixels", "max_pixels", "max_rows"):
             check_whole("", name, getattr(self, name))
@@ -100,7 +95,7 @@ class Options:
     def of(self, method: str) -> PanelStyle:
         """The style for the method with this name."""
         given = {name: getattr(self, name) for name in _BY_METHOD}
-        mine = {name: value.of(method) if isinstance(value, PerMethod) else value for name, value in given.items()}
+        mine = {name: value[method] if isinstance(value, PerMethod) else value for name, value in given.items()}
         return PanelStyle(**mine, alpha_overlay=self.alpha_overlay, colorbar=self.colorbar)
 
     def check_methods(self, names: Iterable[str]) -> None:
@@ -112,18 +107,13 @@ class Options:
         known = list(names)
         for option in _BY_METHOD:
             value = getattr(self, option)
-            for method in dict(value.named) if isinstance(value, PerMethod) else ():
-                if method not in known:
+            for method in value if isinstance(value, PerMethod) else ():
+                if method not in (*known, DEFAULT):
                     raise ValueError(f"{option} names a method {method!r}: {nearest(method, [*known, DEFAULT])}")
-
-
-_BY_METHOD = ("panels", "cmap", "outlier_perc")
 
 
 def _each(option: str, value: Any, check: Callable[[Any], Any], default: Any) -> Any:
     """The checked value, or a ``PerMethod`` of the checked values of a mapping."""
-    if isinstance(value, PerMethod):
-        return value
     if not isinstance(value, Mapping):
         return check(value)
     if None in value and DEFAULT in value:
@@ -132,7 +122,7 @@ def _each(option: str, value: Any, check: Callable[[Any], Any], default: Any) ->
         if key is not None and not isinstance(key, str):
             raise TypeError(f"{option} has the key {key!r} of type {type(key).__name__}; give names of methods.")
     checked = {DEFAULT if key is None else key: check(part) for key, part in value.items()}
-    return PerMethod(checked.pop(DEFAULT, default), tuple(checked.items()))
+    return PerMethod({DEFAULT: default, **checked})
 
 
 def _cmap(value: Any) -> Any:
@@ -162,31 +152,29 @@ def _panels(value: Any) -> tuple[tuple[str, str], ...]:
 def _normalization(value: Any) -> Normalization | None:
     if value is None:
         return None
-    pair = _sequence("normalization", value)
-    if len(pair) != 2:
-        raise ValueError(f"normalization={value!r}; give a pair (mean, std).")
-    mean, std = (_numbers(v, value) for v in pair)
-    if not all(math.isfinite(v) for v in (*mean, *std)):
-        raise ValueError(f"normalization={value!r}; give finite numbers.")
-    if any(s <= 0 for s in std) or (len(mean) != len(std) and 1 not in (len(mean), len(std))):
-        raise ValueError(f"normalization={value!r}; give positive stds, and as many means as stds.")
-    return mean, std
+    pair = [_numbers(part, value) for part in _sequence("normalization", value)]
+    fits = len(pair) == 2 and len({len(part) for part in pair} - {1}) < 2
+    if not fits or not all(map(math.isfinite, chain(*pair))) or not all(std > 0 for std in pair[1]):
+        raise refused("", "normalization", value, _NORMALIZATION)
+    return pair[0], pair[1]
 
 
 def _numbers(part: Any, whole: Any) -> tuple[float, ...]:
     try:
         return (float(part),) if isinstance(part, (int, float)) else tuple(float(v) for v in part)
     except (TypeError, ValueError):
-        raise TypeError(
-            f"normalization={whole!r}; give a pair (mean, std) of numbers or of sequences of numbers."
-        ) from None
-
-
-def _class_names(value: Any) -> tuple[str, ...] | None:
-    return None if value is None else tuple(str(v) for v in _sequence("class_names", value))
+        raise refused("", "normalization", whole, _NORMALIZATION, TypeError) from None
 
 
 def _sequence(name: str, value: Any) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name}={value!r} is {type(value).__name__}; give a list or a tuple.")
     return value
+
+
+_BY_METHOD: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "panels": (_panels, DEFAULT_PANELS),
+    "cmap": (_cmap, None),
+    "outlier_perc": (_outlier_perc, 2.0),
+}
+"""The options that can differ by method, with their check and their default."""

@@ -35,7 +35,7 @@ def test_lists_from_yaml_give_the_same_table_as_tuples() -> None:
 
 
 def test_a_mistyped_name_raises_with_the_nearest_names() -> None:
-    with pytest.raises(ValueError, match=r"cmap='viridiss' is not a matplotlib color map; did you mean 'viridis'"):
+    with pytest.raises(ValueError, match=r"cmap='viridiss' is not a matplotlib color map: did you mean 'viridis'"):
         table("viridiss")
 
 
@@ -45,7 +45,7 @@ def test_a_name_in_the_wrong_case_is_found_among_the_nearest() -> None:
 
 
 def test_a_name_like_no_other_raises_with_examples() -> None:
-    with pytest.raises(ValueError, match=r"cmap='\?\?\?' is not a matplotlib color map; use one such as 'viridis'"):
+    with pytest.raises(ValueError, match=r"cmap='\?\?\?' is not a matplotlib color map: use one of .magma."):
         table("???")
 
 
