@@ -22,7 +22,7 @@ _COST = re.compile(r"(?P<forward>[^,;]+) forward, (?P<backward>[^,;.]+) backward
 _SOURCE = re.compile(r" \((?P<paper>[^();]*(?:\d{4}|Captum)[^();]*?)(?:; (?P<twin>[^()]+))?\)")
 
 # Methods of a class whose docstring states what it returns.
-WORKS = ("finish", "reduce", "attribute", "score")
+WORKS = ("finish", "reduce", "attribute", "measure", "score")
 
 
 FAMILIES = {

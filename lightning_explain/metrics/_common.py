@@ -1,32 +1,65 @@
-"""Helpers shared by the metrics: batches of (sample, draw) pairs and input checks."""
+"""Helpers shared by the metrics: tables over draws, a user's own perturbations, and a check of the inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_explain.core.probe import Samples
+from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
+from lightning_explain.core.probe import Samples, bare
 
 
-def draws_of(samples: Samples, count: int, limit: int) -> Iterator[tuple[slice, Samples, Tensor]]:
-    """Splits all (sample, draw) pairs into batches of at most ``limit``.
+def table(
+    metric_inputs: MetricInputs,
+    count: int,
+    names: Sequence[str],
+    evaluate: Callable[[Samples, Tensor, Tensor], Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """What ``evaluate`` returns for each of ``count`` draws of each sample, ``(N, count)`` for each name.
 
-    Yields:
-        Slice of the samples in the batch, these samples repeated once for each draw, and the draw index of each
-        repeated sample.
+    Args:
+        metric_inputs: The samples, and the limit on those in one call.
+        count: Number of draws.
+        names: The names in what ``evaluate`` returns.
+        evaluate: Receives repeated samples, the position of each among all samples, and its draw; returns a number for
+            each.
     """
+    samples, like, limit = metric_inputs.samples, metric_inputs.outputs, metric_inputs.explained.limit
+    found = {name: like.new_empty(len(samples), count) for name in names}
     for start in range(0, len(samples), limit):
-        where = slice(start, min(start + limit, len(samples)))
-        part = samples[where]
-        size = max(1, limit // len(part))
+        stop = min(start + limit, len(samples))
+        size = max(1, limit // (stop - start))
         for first in range(0, count, size):
-            k = min(size, count - first)
-            yield where, part.repeat(k), torch.arange(first, first + k).repeat(len(part))
+            draws = torch.arange(first, min(first + size, count))
+            places = torch.arange(start, stop).repeat_interleave(len(draws))
+            draws = draws.repeat(stop - start)
+            for name, values in evaluate(samples[places], places, draws).items():
+                found[name][places, draws] = values.to(like.dtype)
+    return found
 
 
-def needs_floating(owner: str, inputs: tuple[Tensor, ...], fix: str) -> None:
+def by_user(
+    purpose: str, function: Callable[[Any], Any], explained: ExplainedFunction, samples: Samples, draws: Tensor
+) -> list[Any]:
+    """What a user's own random function returns for the inputs of each sample, with the generators seeded for its draw."""
+    found = []
+    for i, draw in enumerate(draws):
+        sample = samples[i : i + 1]
+        with explained.draws.seeded(purpose, sample, draw.reshape(1)):
+            found.append(function(bare(sample.inputs)))
+    return found
+
+
+def joined(parts: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The tensors of all samples, one for each input, from a tensor or several for each sample."""
+    columns = zip(*(part if isinstance(part, (tuple, list)) else (part,) for part in parts), strict=True)
+    return tuple(map(torch.cat, columns))
+
+
+def needs_floating(owner: str, inputs: tuple[Tensor, ...]) -> None:
     """Refuses inputs that cannot be perturbed.
 
     Raises:
@@ -34,6 +67,5 @@ def needs_floating(owner: str, inputs: tuple[Tensor, ...], fix: str) -> None:
     """
     for x in inputs:
         if not x.is_floating_point():
-            raise ValueError(
-                f"{owner} perturbs floating-point inputs, but these are {x.dtype}; leave it out, or {fix}."
-            )
+            fix = "leave it out, or give perturb_func"
+            raise ValueError(f"{owner} perturbs floating-point inputs, but these are {x.dtype}; {fix}.")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import MetricInputs, Modality, Score
 from lightning_explain.core.probe import flat
+from lightning_explain.engine.noise import wide
 
 
 def relevance(
@@ -60,11 +61,6 @@ def _ranks(values: Tensor) -> Tensor:
     ordered, values = values.sort(1).values.contiguous(), values.contiguous()
     below = torch.searchsorted(ordered, values)
     return wide(below + torch.searchsorted(ordered, values, right=True) + 1) / 2
-
-
-def wide(values: Tensor) -> Tensor:
-    """The values in float64, or in float32 on a device without it."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 def mean_over(values: Tensor) -> Score:

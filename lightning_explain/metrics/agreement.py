@@ -58,7 +58,6 @@ class Agreement(Metric):
 
     abs: bool = False
 
-    higher_is_better: ClassVar[bool | None] = None
     needs: ClassVar[str] = "two methods whose maps have a place on the image"
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import ClassVar
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Reference, Score
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, flat
-from lightning_explain.metrics._ranking import scores, wide
+from lightning_explain.engine.noise import wide
+from lightning_explain.metrics._ranking import scores
 
 
 def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:
@@ -61,9 +62,7 @@ class Completeness(Metric):
         known: dict[bytes, Tensor] = {}
         deltas, relative = {}, {}
         for name, reference in metric_inputs.references.items():
-            gaps = metric_inputs.outputs - _at_reference(
-                metric_inputs.explained, metric_inputs.samples, reference, known
-            )
+            gaps = metric_inputs.outputs - _at_reference(metric_inputs, reference, known)
             deltas[name] = convergence_delta(metric_inputs.attributions[name], gaps).abs()
             relative[name] = deltas[name] / wide(gaps).abs()
         return {"": scores(relative, metric_inputs.outputs), "delta": scores(deltas, metric_inputs.outputs)}
@@ -73,21 +72,15 @@ class Completeness(Metric):
         return list(references)
 
 
-def _at_reference(
-    explained: ExplainedFunction, samples: Samples, reference: Reference, known: dict[bytes, Tensor]
-) -> Tensor:
+def _at_reference(metric_inputs: MetricInputs, reference: Reference, known: dict[bytes, Tensor]) -> Tensor:
     """F at the baseline of each sample, ``(N,)``; the mean over a set of baselines."""
-    return torch.stack([evaluate_once(explained, end, known) for end in _ends(explained, samples, reference)]).mean(0)
-
-
-def _ends(explained: ExplainedFunction, samples: Samples, reference: Reference) -> Iterator[Samples]:
-    """Yields the samples at their baseline, or at each baseline of a set."""
+    explained, samples = metric_inputs.explained, metric_inputs.samples
     if not reference.distribution:
-        yield samples.at(explained.baseline(reference.baselines, samples))
-        return
-    references = explained.distribution(reference.baselines, samples)
-    for i in range(len(references[0])):
-        yield samples.at(tuple(r[i].expand_as(x) for r, x in zip(references, samples.inputs, strict=True)))
+        ends = [explained.baseline(reference.baselines, samples)]
+    else:
+        baselines = zip(*explained.distribution(reference.baselines, samples), strict=True)
+        ends = [tuple(b.expand_as(x) for b, x in zip(one, samples.inputs, strict=True)) for one in baselines]
+    return torch.stack([evaluate_once(explained, samples.at(end), known) for end in ends]).mean(0)
 
 
 def evaluate_once(explained: ExplainedFunction, samples: Samples, known: dict[bytes, Tensor]) -> Tensor:
@@ -107,10 +100,8 @@ def evaluate_once(explained: ExplainedFunction, samples: Samples, known: dict[by
 
 
 def _digests(samples: Samples) -> list[bytes]:
-    n = len(samples)
-    columns = [x for x in (*samples.inputs, *samples.extra) if isinstance(x, Tensor)]
-    digests = [blake2b(digest_size=16) for _ in range(n)]
-    for column in columns:
+    digests = [blake2b(digest_size=16) for _ in range(len(samples))]
+    for column in (x for x in (*samples.inputs, *samples.extra) if isinstance(x, Tensor)):
         for digest, value in zip(digests, column.detach().cpu(), strict=True):
             digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
     return [digest.digest() for digest in digests]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
-from lightning_explain.metrics._ranking import relevance, scores, wide
+from lightning_explain.engine.noise import wide
+from lightning_explain.metrics._ranking import relevance, scores
 
 
 def gini(values: Tensor) -> Tensor:
@@ -60,7 +60,6 @@ class Concentration(Metric):
         torch.Size([2])
     """
 
-    higher_is_better: ClassVar[bool | None] = None
     suffixes = ("", "entropy")
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:

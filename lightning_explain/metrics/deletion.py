@@ -13,7 +13,7 @@ from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import check_flag, check_whole
 from lightning_explain.engine.baselines import check_baseline
-from lightning_explain.metrics._common import draws_of
+from lightning_explain.metrics._common import table
 from lightning_explain.metrics._ranking import relevance, scores, spread
 
 
@@ -38,50 +38,49 @@ def area(curve: Tensor, at: Tensor) -> Tensor:
     return torch.trapezoid(curve, (at / at[-1]).to(curve), dim=1)
 
 
+@dataclass(frozen=True)
 class _Curve(Metric):
     """Base class of Deletion and Insertion; ``removes`` says whether the units are deleted or inserted."""
 
-    n_steps: int
-    baselines: Baseline
-    normalize: bool
+    n_steps: int = 20
+    baselines: Baseline = None
+    normalize: bool = True
+
     removes: ClassVar[bool]
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
         owner = type(self).__name__
         check_whole(owner, "n_steps", self.n_steps)
         check_baseline(self.baselines)
         check_flag(owner, "normalize", self.normalize)
 
-    def _areas(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        end = metric_inputs.explained.evaluate(
-            metric_inputs.samples.at(metric_inputs.explained.baseline(self.baselines, metric_inputs.samples))
-        )
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """Without unit; in units of output without ``normalize``. Not finite where f(x) = f(baseline)."""
+        explained, samples, outputs = metric_inputs.explained, metric_inputs.samples, metric_inputs.outputs
+        end = explained.evaluate(samples.at(explained.baseline(self.baselines, samples)))
         found = {}
         for name, units in relevance(metric_inputs.maps, metric_inputs).items():
             at = counts(units.shape[1], self.n_steps)
             curve = self._curve(metric_inputs, places(units), at, end)
+            if self.normalize:
+                curve = (curve - end[:, None]) / (outputs - end).abs()[:, None]
             # A map with NaN has no ranking.
             found[name] = torch.where(units.isnan().any(1), torch.nan, area(curve, at))
-        return {"": scores(found, metric_inputs.outputs)}
+        return {"": scores(found, outputs)}
 
     def _curve(self, metric_inputs: MetricInputs, ranks: Tensor, at: Tensor, end: Tensor) -> Tensor:
         """F along the ranking, ``(N, S + 1)``; both ends are already known."""
-        inner = at[1:-1]
-        curve = metric_inputs.outputs.new_empty(len(ranks), len(at))
-        curve[:, 0], curve[:, -1] = (metric_inputs.outputs, end) if self.removes else (end, metric_inputs.outputs)
-        for where, part, steps in draws_of(metric_inputs.samples, len(inner), metric_inputs.explained.limit):
-            samples = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
-            changed = ranks[samples] < inner[steps].to(ranks.device)[:, None]
-            curve[samples, steps + 1] = metric_inputs.explained.evaluate(self._mixed(metric_inputs, part, changed))
-        return (curve - end[:, None]) / (metric_inputs.outputs - end).abs()[:, None] if self.normalize else curve
+        explained, inner = metric_inputs.explained, at[1:-1].to(ranks.device)
 
-    def _mixed(self, metric_inputs: MetricInputs, samples: Samples, changed: Tensor) -> Samples:
-        kept = ~changed if self.removes else changed
-        baselines = metric_inputs.explained.baseline(self.baselines, samples)
-        parts = zip(
-            spread(kept, samples.inputs, metric_inputs.explained.modalities), samples.inputs, baselines, strict=True
-        )
-        return samples.at(tuple(torch.where(k, x, b) for k, x, b in parts))
+        def evaluate(samples: Samples, places: Tensor, steps: Tensor) -> dict[str, Tensor]:
+            changed = ranks[places] < inner[steps][:, None]
+            kept = spread(~changed if self.removes else changed, samples.inputs, explained.modalities)
+            columns = zip(kept, samples.inputs, explained.baseline(self.baselines, samples), strict=True)
+            return {"": explained.evaluate(samples.at(tuple(torch.where(k, x, b) for k, x, b in columns)))}
+
+        between = table(metric_inputs, len(inner), [""], evaluate)[""]
+        first, last = (metric_inputs.outputs, end) if self.removes else (end, metric_inputs.outputs)
+        return torch.cat([first[:, None], between, last[:, None]], 1)
 
 
 @dataclass(frozen=True)
@@ -112,19 +111,8 @@ class Deletion(_Curve):
         torch.Size([2])
     """
 
-    n_steps: int = 20
-    baselines: Baseline = None
-    normalize: bool = True
-
     higher_is_better: ClassVar[bool | None] = False
     removes: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Without unit; in units of output without ``normalize``. Not finite where f(x) = f(baseline). Lower is better."""
-        return self._areas(metric_inputs)
 
 
 @dataclass(frozen=True)
@@ -154,16 +142,5 @@ class Insertion(_Curve):
         torch.Size([2])
     """
 
-    n_steps: int = 20
-    baselines: Baseline = None
-    normalize: bool = True
-
     higher_is_better: ClassVar[bool | None] = True
     removes: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Without unit; in units of output without ``normalize``. Not finite where f(x) = f(baseline). Higher is better."""
-        return self._areas(metric_inputs)

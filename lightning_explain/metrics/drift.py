@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from lightning_explain.core.contracts import Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import all_finite, flat
 from lightning_explain.core.validation import check_flag, check_methods
-from lightning_explain.metrics._ranking import relevance, scores, spearman, wide
+from lightning_explain.engine.noise import wide
+from lightning_explain.metrics._ranking import relevance, scores, spearman
 
 _KINDS = ("cosine", "spearman", "ssim")
 _SINCE = ("previous", "first")
@@ -95,7 +96,6 @@ class Drift(Metric):
     ssim: bool = True
     methods: tuple[str, ...] | None = None
 
-    higher_is_better: ClassVar[bool | None] = None
     needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

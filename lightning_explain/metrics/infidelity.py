@@ -13,13 +13,15 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
-from lightning_explain.core.probe import Baseline, Samples, bare, flat
+from lightning_explain.core.probe import Baseline, Samples, flat
 from lightning_explain.core.validation import check_methods, check_number, check_whole
 from lightning_explain.engine.baselines import check_baseline
-from lightning_explain.metrics._common import draws_of, needs_floating
+from lightning_explain.metrics._common import by_user, joined, needs_floating, table
 
 PerturbFunc = Callable[..., Any]
 _KINDS = ("gaussian", "square")
+# No method has this name.
+_CHANGES = ""
 
 
 def infidelity(products: Tensor, changes: Tensor, normalize: bool = True) -> Tensor:
@@ -114,7 +116,7 @@ class Infidelity(Metric):
             ValueError: If they cannot.
         """
         if not callable(self.perturb_func):
-            needs_floating("Infidelity", inputs, "give perturb_func")
+            needs_floating("Infidelity", inputs)
         if self.perturb_func == "square":
             for x, modality in zip(inputs, modalities, strict=True):
                 self._square(modality, x, torch.zeros_like)
@@ -123,44 +125,43 @@ class Infidelity(Metric):
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In squared units of output, with the jackknife over draws as standard error. Lower is better."""
         products, changes = self._collect(metric_inputs)
-        result = {
-            name: (infidelity(p, changes, self.normalize), jackknife(p, changes, self.normalize))
-            for name, p in products.items()
+        return {
+            "": {
+                name: (infidelity(p, changes, self.normalize), jackknife(p, changes, self.normalize))
+                for name, p in products.items()
+            }
         }
-        return {"": result}
 
     def _collect(self, metric_inputs: MetricInputs) -> tuple[dict[str, Tensor], Tensor]:
-        shape = (len(metric_inputs.samples), self.n_perturb_samples)
+        explained, maps = metric_inputs.explained, metric_inputs.maps
         # Metrics with equal perturbations, normalized or not, share the outputs there.
         drawn = (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size, self.baselines)
-        key = ("infidelity", value_of(drawn), metric_inputs.explained.forward)
-        known: Tensor | None = metric_inputs.explained.memory.get(key)
-        changes = metric_inputs.outputs.new_empty(shape) if known is None else known
-        products = {name: metric_inputs.outputs.new_empty(shape) for name in metric_inputs.maps}
-        for where, part, indices in draws_of(
-            metric_inputs.samples, self.n_perturb_samples, metric_inputs.explained.limit
-        ):
-            noise, points = self._perturb(metric_inputs.explained, part, indices)
-            samples = torch.arange(where.start, where.stop).repeat_interleave(len(part) // (where.stop - where.start))
-            if known is None:
-                changes[samples, indices] = metric_inputs.outputs[samples] - metric_inputs.explained.evaluate(
-                    part.at(points)
-                )
-            for name, found in metric_inputs.maps.items():
-                products[name][samples, indices] = _dot([m[samples] for m in found], noise).to(changes.dtype)
-        metric_inputs.explained.memory[key] = changes
-        return products, changes
+        key = ("infidelity", value_of(drawn), explained.forward)
+        known: dict[str, Tensor] = explained.memory.get(key, {})
+
+        def evaluate(samples: Samples, places: Tensor, draws: Tensor) -> dict[str, Tensor]:
+            noise, points = self._perturb(explained, samples, draws)
+            found = {name: _dot([m[places] for m in parts], noise) for name, parts in maps.items()}
+            if not known:
+                found[_CHANGES] = metric_inputs.outputs[places] - explained.evaluate(samples.at(points))
+            return found
+
+        found = known | table(metric_inputs, self.n_perturb_samples, [*maps, *{_CHANGES} - known.keys()], evaluate)
+        explained.memory[key] = {_CHANGES: found[_CHANGES]}
+        return {name: found[name] for name in maps}, found[_CHANGES]
 
     def _perturb(
         self, explained: ExplainedFunction, samples: Samples, indices: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         if callable(self.perturb_func):
-            return _by_user(self.perturb_func, explained, samples, indices)
-        noise = (
-            self._squares(explained, samples, indices)
-            if self.perturb_func == "square"
-            else self._noise(explained, samples, indices)
-        )
+            pairs = by_user("infidelity", self.perturb_func, explained, samples, indices)
+            if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+                raise TypeError(
+                    "Infidelity(perturb_func=...) must return two values: return a tuple (perturbation, perturbed inputs)."
+                )
+            return joined([pair[0] for pair in pairs]), joined([pair[1] for pair in pairs])
+        draw = self._squares if self.perturb_func == "square" else self._noise
+        noise = draw(explained, samples, indices)
         return noise, tuple(x - n for x, n in zip(samples.inputs, noise, strict=True))
 
     def _noise(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
@@ -184,22 +185,3 @@ class Infidelity(Metric):
 
 def _dot(maps: list[Tensor], noise: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([flat(m * n).sum(1) for m, n in zip(maps, noise, strict=True)]).sum(0)
-
-
-def _by_user(
-    function: PerturbFunc, explained: ExplainedFunction, samples: Samples, indices: Tensor
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    pairs = []
-    for i, index in enumerate(indices):
-        sample = samples[i : i + 1]
-        with explained.draws.seeded("infidelity", sample, index.reshape(1)):
-            pairs.append(function(bare(sample.inputs)))
-    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise TypeError(
-            "Infidelity(perturb_func=...) must return two values: return a tuple (perturbation, perturbed inputs)."
-        )
-    noise, points = (
-        tuple(torch.cat(column) for column in zip(*(p if isinstance(p, tuple) else (p,) for p in side), strict=True))
-        for side in zip(*pairs, strict=True)
-    )
-    return noise, points

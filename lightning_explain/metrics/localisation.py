@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,7 +75,38 @@ def _ranked(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RelevanceMass(Metric):
+class _Localised(Metric):
+    """Base class of metrics that compare each map with its sample's mask."""
+
+    needs_masks: ClassVar[bool] = True
+
+    def measure(self, found: Tensor, masks: Tensor) -> Tensor:
+        """The score ``(N,)`` of a map ``(N, C, H, W)`` with masks ``(N, H, W)``."""
+        raise NotImplementedError
+
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """In 0..1, without unit.
+
+        Raises:
+            ValueError: If the probe has no masks.
+        """
+        if metric_inputs.masks is None:
+            owner = type(self).__name__
+            raise ValueError(f"{owner} needs a boolean mask (N, H, W) of the samples; give Probe(masks=...).")
+        masks = metric_inputs.masks.to(metric_inputs.outputs.device).bool()
+        columns = zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
+        places = [i for i, (x, modality) in enumerate(columns) if modality.pixels(x) == masks.shape[1:]]
+        undefined = torch.full((len(masks),), torch.nan, device=masks.device)
+        return {
+            "": {
+                name: (self.measure(found[places[0]], masks) if places else undefined, None)
+                for name, found in metric_inputs.maps.items()
+            }
+        }
+
+
+@dataclass(frozen=True)
+class RelevanceMass(_Localised):
     """Share of the positive map inside the probe's masks (Arras et al. 2022; Quantus' RelevanceMassAccuracy).
 
     Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
@@ -92,20 +123,13 @@ class RelevanceMass(Metric):
         torch.Size([2])
     """
 
-    higher_is_better: ClassVar[bool | None] = None
-    needs_masks: ClassVar[bool] = True
-
-    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """In 0..1; samples without a positive part give NaN.
-
-        Raises:
-            ValueError: If the probe has no masks.
-        """
-        return _localised("RelevanceMass", metric_inputs, relevance_mass)
+    def measure(self, found: Tensor, masks: Tensor) -> Tensor:
+        """In 0..1, without unit; NaN for samples without a positive part."""
+        return relevance_mass(found, masks)
 
 
 @dataclass(frozen=True)
-class RelevanceRank(Metric):
+class RelevanceRank(_Localised):
     """Share of the K most relevant pixels inside the mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
 
     Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the
@@ -122,20 +146,13 @@ class RelevanceRank(Metric):
         torch.Size([2])
     """
 
-    higher_is_better: ClassVar[bool | None] = None
-    needs_masks: ClassVar[bool] = True
-
-    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """In 0..1; samples with an empty mask or a constant map give NaN.
-
-        Raises:
-            ValueError: If the probe has no masks.
-        """
-        return _localised("RelevanceRank", metric_inputs, relevance_rank)
+    def measure(self, found: Tensor, masks: Tensor) -> Tensor:
+        """In 0..1, without unit; NaN for samples with an empty mask or a constant map."""
+        return relevance_rank(found, masks)
 
 
 @dataclass(frozen=True)
-class PointingGame(Metric):
+class PointingGame(_Localised):
     """Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
 
     Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the
@@ -160,39 +177,9 @@ class PointingGame(Metric):
 
     tolerance: int = 0
 
-    higher_is_better: ClassVar[bool | None] = None
-    needs_masks: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_whole("PointingGame", "tolerance", self.tolerance, 0)
 
-    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """1 for a hit and 0 for a miss; samples with an empty mask or a constant map give NaN.
-
-        Raises:
-            ValueError: If the probe has no masks.
-        """
-        return _localised(
-            "PointingGame", metric_inputs, lambda found, masks: pointing_game(found, masks, self.tolerance)
-        )
-
-
-def _localised(
-    owner: str, metric_inputs: MetricInputs, function: Callable[[Tensor, Tensor], Tensor]
-) -> Mapping[str, Mapping[str, Score]]:
-    if metric_inputs.masks is None:
-        raise ValueError(f"{owner} needs a boolean mask (N, H, W) of the samples; give Probe(masks=...).")
-    masks = metric_inputs.masks.to(metric_inputs.outputs.device).bool()
-    return {
-        "": {name: (_placed(found, masks, function, metric_inputs), None) for name, found in metric_inputs.maps.items()}
-    }
-
-
-def _placed(
-    found: tuple[Tensor, ...], masks: Tensor, function: Callable[[Tensor, Tensor], Tensor], metric_inputs: MetricInputs
-) -> Tensor:
-    columns = zip(found, metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
-    images = [part for part, x, modality in columns if modality.pixels(x) == masks.shape[1:]]
-    if not images:
-        return torch.full((len(masks),), torch.nan, device=masks.device)
-    return function(images[0], masks)
+    def measure(self, found: Tensor, masks: Tensor) -> Tensor:
+        """In 0..1, without unit; 1 for a hit and 0 for a miss; NaN for samples with an empty mask or a constant map."""
+        return pointing_game(found, masks, self.tolerance)

@@ -89,10 +89,8 @@ class Randomization(Metric):
         if not layers:
             raise ValueError("Randomization needs a model with parameters; this one has none; leave the metric out.")
         draws = [self._stages(metric_inputs, layers, draw) for draw in range(self.n_draws)]
-        found = {
-            name: torch.stack([draw[name] for draw in draws]).to(metric_inputs.outputs)
-            for name in metric_inputs.attributions
-        }
+        names, outputs = metric_inputs.attributions, metric_inputs.outputs
+        found = {name: torch.stack([draw[name] for draw in draws]).to(outputs) for name in names}
         return {
             "": {name: mean_over(value.nanmean(1)) for name, value in found.items()},
             "top": {name: mean_over(value[:, 0]) for name, value in found.items()},
@@ -105,10 +103,9 @@ class Randomization(Metric):
         for depth in depths(len(layers), self.n_layers):
             with randomized(metric_inputs.explained.forward, layers[:depth], metric_inputs.explained.draws, draw):
                 moved = metric_inputs.attribute(metric_inputs.samples)
-            stages.append(
-                {k: spearman(self._flat(v), self._flat(moved[k])) for k, v in metric_inputs.attributions.items()}
-            )
-        return {name: torch.stack([stage[name] for stage in stages]) for name in metric_inputs.attributions}
+            names = metric_inputs.attributions
+            stages.append({k: spearman(self._flat(v), self._flat(moved[k])) for k, v in names.items()})
+        return {name: torch.stack([stage[name] for stage in stages]) for name in stages[0]}
 
     def _flat(self, found: Attribution) -> Tensor:
         joined = torch.cat([flat(part) for part in as_tuple(found)], 1)

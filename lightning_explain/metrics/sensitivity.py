@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Score
-from lightning_explain.core.probe import Attribution, Samples, bare, flat
+from lightning_explain.core.probe import Attribution, Samples, flat
 from lightning_explain.core.validation import check_callable, check_methods, check_number, check_whole
-from lightning_explain.metrics._common import draws_of, needs_floating
+from lightning_explain.metrics._common import by_user, joined, needs_floating, table
 
 PerturbFunc = Callable[..., Attribution]
 
@@ -91,41 +91,25 @@ class SensitivityMax(Metric):
             ValueError: If they cannot.
         """
         if self.perturb_func is None:
-            needs_floating("SensitivityMax", inputs, "give perturb_func")
+            needs_floating("SensitivityMax", inputs)
         return self
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; a maximum has no standard error. Lower is better."""
-        worst = {
-            name: metric_inputs.outputs.new_full((len(metric_inputs.samples),), -torch.inf)
-            for name in metric_inputs.maps
-        }
-        for where, part, indices in draws_of(
-            metric_inputs.samples, self.n_perturb_samples, metric_inputs.explained.limit
-        ):
-            count = where.stop - where.start
-            moved = metric_inputs.explain(part.at(self._perturb(metric_inputs.explained, part, indices)))
-            for name, clean in metric_inputs.maps.items():
-                repeated = tuple(c[where].repeat_interleave(len(part) // count, 0) for c in clean)
-                found = sensitivity(repeated, moved[name], self.norm_ord).reshape(count, -1)
-                # Both amax and torch.maximum propagate NaN.
-                worst[name][where] = torch.maximum(worst[name][where], found.amax(1).to(metric_inputs.outputs.dtype))
-        return {"": {name: (values, None) for name, values in worst.items()}}
+        explained, maps = metric_inputs.explained, metric_inputs.maps
+
+        def changes(samples: Samples, places: Tensor, draws: Tensor) -> dict[str, Tensor]:
+            moved = metric_inputs.explain(samples.at(self._perturb(explained, samples, draws)))
+            clean = {name: tuple(part[places] for part in found) for name, found in maps.items()}
+            return {name: sensitivity(clean[name], moved[name], self.norm_ord) for name in maps}
+
+        found = table(metric_inputs, self.n_perturb_samples, list(maps), changes)
+        return {"": {name: (values.amax(1), None) for name, values in found.items()}}
 
     def _perturb(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
-        if self.perturb_func is not None:
-            return _by_user(self.perturb_func, self.perturb_radius, explained, samples, indices)
+        function = self.perturb_func
+        if function is not None:
+            moved = by_user("sensitivity", lambda x: function(x, self.perturb_radius), explained, samples, indices)
+            return joined(moved)
         draws = (explained.draws.uniform(f"sensitivity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs))
         return tuple(x + (2 * d - 1) * self.perturb_radius for x, d in zip(samples.inputs, draws, strict=True))
-
-
-def _by_user(
-    function: PerturbFunc, radius: float, explained: ExplainedFunction, samples: Samples, indices: Tensor
-) -> tuple[Tensor, ...]:
-    found = []
-    for i, index in enumerate(indices):
-        sample = samples[i : i + 1]
-        with explained.draws.seeded("sensitivity", sample, index.reshape(1)):
-            moved = function(bare(sample.inputs), radius)
-        found.append(moved if isinstance(moved, (tuple, list)) else (moved,))
-    return tuple(torch.cat(column) for column in zip(*found, strict=True))
