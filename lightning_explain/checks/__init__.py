@@ -1,9 +1,9 @@
 """Checks before the first explanation: do arguments, samples and model fit, and is each method right on this model?
 
-In: model, methods, metrics and probe. Out: errors and warnings (``preflight.py``), one ``Verdict`` per method
-(``doctor.py``), and what becomes of it (``verdicts.py``).
-The doctor records one forward pass (``trace.py``), compares it with what each backward rule needs (``findings.py``), and
-measures what the structure does not show (``measurements.py``).
+In: model, methods, metrics and probe. Out: what of the request can be carried out, or one error that names all that cannot.
+``preflight.py`` runs the model at most three times and records it (``trace.py``); every check reads that record: the doctor's
+verdict on a method (``doctor.py``), what its backward rule needs (``findings.py``), whether samples are alike alone
+(``measurements.py``), and what was asked for (``requests.py``).
 Must not import ``methods``, ``metrics``, ``explainer`` or anything above them.
-Start reading at ``doctor.py``, then ``findings.py``.
+Start reading at ``preflight.py``, then ``doctor.py``.
 """

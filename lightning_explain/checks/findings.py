@@ -48,6 +48,11 @@ class Finding:
     fix: str = ""
 
 
+def refused(reason: str, fix: str = "") -> Finding:
+    """A finding by which a method's map would be wrong, or cannot be computed."""
+    return Finding("refused", reason, fix)
+
+
 UNGUIDED = Finding(
     "warned",
     "something in the model acts as an activation without calling one, so it passes its plain gradient; only ReLU is guided",
@@ -83,7 +88,7 @@ def lrp(model: nn.Module, record: Record) -> list[Finding]:
     ran = {name: m for name, m in model.named_modules() if record.calls[id(m)] and is_layer(m)}
     unknown = [f"{n!r} ({type(m).__name__})" for n, m in ran.items() if not _has_rule(m)]
     reused = [repr(n) for n, m in ran.items() if record.calls[id(m)] > 1 and not isinstance(m, TRANSPARENT)]
-    outside = [op for op in record.ops if op.name not in _MOVES and not is_layer(op.module)]
+    outside = [op for op in record.ops if not (op.name in _MOVES or op.idle or is_layer(op.module))]
     mixed = [str(name) for name, m in ran.items() if _is_ruled(m) and _goes_past(m, record)]
     fix = "set module.rule to one of captum.attr._utils.lrp_rules, or " + INSTEAD
     known = listed((c.__name__ for c in SUPPORTED_LAYERS_WITH_RULES), most=9)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.checks.findings import Finding
+from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.record import Record
 from lightning_explain.distributed.collectives import raise_if_lost
@@ -52,7 +52,8 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
             return []
         again = _difference(function.outputs(*samples.inputs, *samples.extra), seen)
         if again > tolerance:
-            return [_finding(f"two forward passes on the same samples in eval mode differ by {again:.1%}", *_RANDOM)]
+            what = f"two forward passes on the same samples in eval mode differ by {again:.1%}"
+            return [refused(what + _RANDOM[0], _RANDOM[1])]
         if worst < float("inf"):
             # Where large numbers cancel, rounding alone differs by as much; not so in float64.
             alone = slice(0, len(samples))
@@ -60,7 +61,8 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
     if worst <= tolerance:
         return []
     found = "cannot be computed" if worst == float("inf") else f"differs by {worst:.1%} when computed"
-    return [_finding(f"samples influence each other in eval mode: a sample's output {found} alone", *_MIXED)]
+    what = f"samples influence each other in eval mode: a sample's output {found} alone"
+    return [refused(what + _MIXED[0], _MIXED[1])]
 
 
 def _alone(function: TargetFunction, samples: Samples, outputs: Tensor, which: slice) -> float:
@@ -85,18 +87,14 @@ def _double(x: Any) -> Any:
 
 
 _RANDOM = (
-    "the model draws random numbers, as F.dropout(x) does without training=self.training",
+    "; the model draws random numbers, as F.dropout(x) does without training=self.training",
     "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ...",
 )
 _MIXED = (
-    "methods perturb one sample and rely on the outputs of the others staying the same",
+    "; methods perturb one sample and rely on the outputs of the others staying the same",
     "use the training statistics in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm), and set "
     "batch_first=True on layers that expect time or tokens first",
 )
-
-
-def _finding(fact: str, why: str, fix: str) -> Finding:
-    return Finding("refused", f"{fact}; {why}", fix)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

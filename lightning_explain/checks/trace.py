@@ -21,6 +21,14 @@ _READS_SHAPE = words(
 )
 
 
+_ARITHMETIC = words("add radd sub mul rmul div truediv true_divide")
+
+
+def _equal(out: Any, x: Tensor) -> bool:
+    # In place, they are one tensor, whatever was done to it.
+    return out is not x and out.shape == x.shape and torch.equal(out, x)
+
+
 class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, record: Record, begin: bool) -> None:
         super().__init__()
@@ -38,7 +46,8 @@ class _Recorder(TorchFunctionMode):
         out = func(*args, **kwargs)
         if activations and name not in _READS_SHAPE and torch.is_grad_enabled():
             module = self._inside[-1]
-            self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations)))
+            idle = name in _ARITHMETIC and len(activations) == 1 and _equal(out, activations[0])
+            self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), idle))
             if not is_layer(module):
                 self._note_consumers(activations, module)
         self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)

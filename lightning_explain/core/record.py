@@ -24,6 +24,7 @@ class Op:
         module: The innermost module that makes the call.
         where: The module's dotted name; ``None`` if the module is not registered in the model.
         activations: How many arguments depend on the input.
+        idle: Whether it adds or multiplies by a constant that changes nothing, as in ``x + 0``.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Op:
     module: nn.Module
     where: str | None
     activations: int
+    idle: bool = False
 
     def __str__(self) -> str:
         place = f"{self.where!r} ({type(self.module).__name__})" if self.where else type(self.module).__name__

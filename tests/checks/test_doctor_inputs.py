@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import lightning as L
 import pytest
@@ -75,3 +76,32 @@ def test_lrp_looks_at_the_layers_that_run_and_passes_through_those_that_only_han
     y = bare(x).argmax(1)
     assert distance(found["lrp"], primary.lrp(bare, x, y)) <= 1e-5
     assert distance(found["layer"], layers.layer_lrp(bare, x, y, bare.first)) <= 1e-5
+
+
+class Idle(nn.Module):
+    """Adds and multiplies by constants between its layers."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act, self.head = nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self.act(self.first(x))))
+
+
+@pytest.mark.filterwarnings("ignore:(Setting|Input Tensor):UserWarning")
+@pytest.mark.parametrize("idle", [lambda x: x + 0, lambda x: 1.0 * x, lambda x: x - torch.zeros(()), lambda x: x / 1])
+def test_lrp_passes_by_arithmetic_that_changes_nothing(idle: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    found, expected = (
+        explain(Idle(between), Probe(x), {"it": m.LRP()}, []).attributions["it"] for between in (idle, lambda x: x)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("what", [lambda x: x + 1, lambda x: x * 2, lambda x: x.add_(1), lambda x: x + x * 0])
+def test_lrp_does_not_pass_by_arithmetic_that_changes_something(what: Callable[[Tensor], Tensor]) -> None:
+    (verdict,) = doctor(Idle(what), {"it": m.LRP()}, Probe(torch.randn(4, 6)), target=0)
+    assert "LRP does not see what is computed outside of layers" in verdict.reason
