@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
 from lightning_explain.distributed import collectives
 from lightning_explain.distributed.collectives import raise_if_lost
-from lightning_explain.distributed.trees import digest, form_of, mapped, sent
+from lightning_explain.distributed.trees import digest, form_of, sent
 
 T = TypeVar("T")
 
@@ -206,9 +207,7 @@ class Ranks:
 
     def failing(self, failed: Iterable[str]) -> dict[str, int]:
         """For each name that failed on any rank, the first rank on which it did. ``failed``: the names that did on this rank."""
-        everywhere = self.gather(list(failed))
-        first = {name: rank for rank in reversed(range(self.world)) for name in everywhere[rank]}
-        return dict(sorted(first.items(), key=lambda item: item[1]))
+        return _first_with_each(self.gather(list(failed)))
 
     def unlike(self, found: Mapping[str, Any], own: int) -> dict[str, str]:
         """Both forms, for each name whose result on this rank differs in form from that on the first rank that has one.
@@ -219,7 +218,7 @@ class Ranks:
         """
         forms = {name: form_of(tree) for name, tree in found.items()} if own and self.speaks and self.world > 1 else {}
         everywhere = self.gather(forms)
-        first = {name: rank for rank in reversed(range(self.world)) for name in everywhere[rank]}
+        first = _first_with_each(everywhere)
         return {
             name: f"Rank {first[name]} found {everywhere[first[name]][name]} and rank {self.rank} {form}, which "
             "cannot be put together."
@@ -237,7 +236,7 @@ class Ranks:
         """What rank zero has; tensors in dictionaries, tuples and lists arrive on the CPU."""
         if self.world == 1:
             return tree
-        return collectives.broadcast(mapped(sent, tree) if self.rank == 0 else None, self._deadline)
+        return collectives.broadcast(tree_map_only(Tensor, sent, tree) if self.rank == 0 else None, self._deadline)
 
     def together(self, tree: Any, own: int) -> Any:
         """The samples of all ranks in order.
@@ -251,11 +250,11 @@ class Ranks:
         """
         if self.world == 1:
             return tree
-        mine = [mapped(lambda x: sent(x[:own]), tree)] if own and self.speaks else []
+        mine = [tree_map_only(Tensor, lambda x: sent(x[:own]), tree)] if own and self.speaks else []
         parts = [part for found in self.gather(mine) for part in found]
         if len(set(map(form_of, parts))) > 1:
             raise RuntimeError("The ranks found different things for their samples, which cannot be put together.")
-        return mapped(lambda *pieces: torch.cat(pieces), *parts)
+        return tree_map(lambda x, *others: torch.cat([x, *others]) if isinstance(x, Tensor) else x, *parts)
 
     def total(self, *numbers: int) -> list[int]:
         """Sums over ranks, of each share once."""
@@ -289,6 +288,14 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _first_with_each(everywhere: Sequence[Iterable[str]]) -> dict[str, int]:
+    """The first rank that has each name, in order of the ranks."""
+    first: dict[str, int] = {}
+    for rank, names in enumerate(everywhere):
+        first |= {name: rank for name in names if name not in first}
+    return first
 
 
 def _status_of(error: Exception, survives: tuple[type[Exception], ...]) -> str:

@@ -1,25 +1,13 @@
-"""Tensors in dictionaries, tuples and lists: their form, and one function applied to all of them."""
+"""Tensors in dictionaries, tuples and lists: their form, and copies of them to be sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def mapped(work: Callable[..., Any], *trees: Any) -> Any:
-    """The result of the work for the tensors at each place of trees of the same form, as a tree."""
-    tree = trees[0]
-    if isinstance(tree, Tensor):
-        return work(*trees)
-    if isinstance(tree, Mapping):
-        return {key: mapped(work, *(each[key] for each in trees)) for key in tree}
-    if isinstance(tree, (tuple, list)):
-        return (tuple if isinstance(tree, tuple) else list)(mapped(work, *each) for each in zip(*trees, strict=True))
-    return tree
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def sent(tensor: Tensor) -> Tensor:
@@ -32,16 +20,20 @@ def digest(tensor: Tensor) -> bytes:
     return blake2b(sent(tensor).reshape(-1).view(torch.uint8).numpy().data, digest_size=16).digest()
 
 
+class _Form(str):
+    """A form, which is written without quotes."""
+
+    __repr__ = str.__str__
+
+
+def _form(tensor: Tensor) -> _Form:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return _Form(f"{dtype} ({', '.join(['N', *map(str, tensor.shape[1:])])})".replace("(N)", "(N,)"))
+
+
 def form_of(tree: Any) -> str:
     """The form of a tree of tensors ``(N, ...)`` as text, such as ``{'infidelity': float32 (N,)}``."""
-    if isinstance(tree, Tensor):
-        dtype = str(tree.dtype).removeprefix("torch.")
-        return f"{dtype} ({', '.join(['N', *map(str, tree.shape[1:])])})".replace("(N)", "(N,)")
-    if isinstance(tree, Mapping):
-        return "{" + ", ".join(f"{key!r}: {form_of(inner)}" for key, inner in tree.items()) + "}"
-    if isinstance(tree, (tuple, list)):
-        return f"{type(tree).__name__} of " + ", ".join(map(form_of, tree))
-    return repr(tree)
+    return repr(tree_map_only(Tensor, _form, tree))
 
 
 def check_samples(tree: Any, count: int) -> None:
@@ -50,12 +42,9 @@ def check_samples(tree: Any, count: int) -> None:
     Raises:
         ValueError: If there is one.
     """
-
-    def check(tensor: Tensor) -> None:
-        if tensor.ndim == 0 or len(tensor) != count:
+    for tensor in tree_leaves(tree):
+        if isinstance(tensor, Tensor) and (tensor.ndim == 0 or len(tensor) != count):
             raise ValueError(
                 f"It gives {tuple(tensor.shape)} for {count} samples; where several ranks share the samples, the first dimension "
                 "must be the samples."
             )
-
-    mapped(check, tree)

@@ -88,9 +88,9 @@ def _drawn(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
     double = _double(layer)
     for kind, own in kinds.items():
         # Not by setattr: the copy still shares these dictionaries with the layer.
-        double.__dict__[kind] = dict(getattr(layer, kind)) | {k: _copied(v) for k, v in own.items()}
+        double.__dict__[kind] = dict(getattr(layer, kind)) | {k: _copied(v, "cpu") for k, v in own.items()}
     _reset(double)
-    return [(v, _placed(getattr(double, kind)[k], v)) for kind, own in kinds.items() for k, v in own.items()]
+    return [(v, _copied(getattr(double, kind)[k], v.device)) for kind, own in kinds.items() for k, v in own.items()]
 
 
 def _double(layer: nn.Module) -> nn.Module:
@@ -111,11 +111,6 @@ def _reset(layer: nn.Module) -> None:
             value.data.normal_(0, value.data.square().mean().sqrt().item())
 
 
-def _copied(value: Tensor) -> Tensor:
-    clone = value.detach().to("cpu", copy=True)
-    return nn.Parameter(clone, requires_grad=False) if isinstance(value, nn.Parameter) else clone
-
-
-def _placed(new: Tensor, like: Tensor) -> Tensor:
-    moved = new.detach().to(like.device)
-    return nn.Parameter(moved, requires_grad=False) if isinstance(like, nn.Parameter) else moved
+def _copied(value: Tensor, device: torch.device | str) -> Tensor:
+    copy = value.detach().to(device, copy=True)
+    return nn.Parameter(copy, requires_grad=False) if isinstance(value, nn.Parameter) else copy

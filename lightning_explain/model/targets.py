@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -137,28 +137,25 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     Raises:
         ValueError: If a tuple lies outside the outputs, or a callable fails on them.
     """
-    if callable(target):
+    if callable(target) or isinstance(target, (tuple, list)):
         try:
-            return target(outputs)
+            return target(outputs) if callable(target) else _at(outputs, target)
         except torch.OutOfMemoryError:
             raise
-        except (LookupError, AttributeError, TypeError, RuntimeError) as error:
+        except (LookupError, AttributeError, TypeError, RuntimeError, ValueError) as error:
+            # A ValueError also comes of an int that is too large for an index.
             raise ValueError(
-                f"target={target!r} failed on outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}. "
-                "Give a callable (N, ...) -> (N,) that fits these outputs."
-            ) from error
-    if isinstance(target, (tuple, list)):
-        try:
-            index: tuple[Any, ...] = (slice(None), *target)
-            return outputs[index]
-        except (IndexError, ValueError) as error:
-            # A ValueError, because not every int fits into an index.
-            raise ValueError(
-                f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {error}. Give a tuple that indexes them."
+                f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}. "
+                "Give a tuple that indexes them, or a callable (N, ...) -> (N,) that takes them."
             ) from error
     if _single(outputs):
         return outputs.reshape(len(outputs))
     return outputs.gather(1, indices[:, None]).squeeze(1)
+
+
+def _at(outputs: Tensor, place: Sequence[int]) -> Tensor:
+    index: tuple[Any, ...] = (slice(None), *place)
+    return outputs[index]
 
 
 def check_samples(outputs: Tensor, count: int) -> None:

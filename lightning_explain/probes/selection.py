@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
 from lightning_explain.core.probe import Probe
@@ -259,14 +260,11 @@ def _first_parts(batches: Iterator[Any], count: int, read: Callable[[Any], Probe
 
 
 def _joined(parts: list[Probe], count: int) -> Probe:
-    def join(values: tuple[Any, ...]) -> Any:
-        if isinstance(values[0], tuple):
-            return tuple(join(column) for column in zip(*values, strict=True))
-        by_sample = isinstance(values[0], Tensor) and values[0].ndim > 0 and len(values[0]) == len(parts[0])
-        return torch.cat(values)[:count] if by_sample else values[0]
+    def join(first: Any, *others: Any) -> Any:
+        by_sample = isinstance(first, Tensor) and first.ndim > 0 and len(first) == len(parts[0])
+        return torch.cat([first, *others])[:count] if by_sample else first
 
-    found = [columns(part) for part in parts]
-    return Probe(**{name: join(tuple(part[name] for part in found)) for name in found[0]})
+    return Probe(**tree_map(join, *map(columns, parts)))
 
 
 # -- classes -------------------------------------------------------------------------------------------------------
