@@ -16,7 +16,7 @@ from lightning_explain import methods, metrics
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by docs/generate.py from the docstrings: change those, then run `make docs`. -->"
 
-_SECTION = re.compile(r"(Cost|Signed|Not for|Args|Raises|Example):\s*(.*)")
+_SECTION = re.compile(r"(Cost|Returns|Signed|Not for|Args|Further arguments|Raises|Example):\s*(.*)")
 _ARGUMENT = re.compile(r"(\w+): (.*)")
 _COST = re.compile(r"(?P<forward>[^,;]+) forward, (?P<backward>[^,;.]+) backward(?:; (?P<note>.+))?\.")
 _SOURCE = re.compile(r" \((?P<paper>[^();]*(?:\d{4}|Captum)[^();]*?)(?:; (?P<twin>[^()]+))?\)")
@@ -87,18 +87,17 @@ def entry(cls: type) -> Entry:
     """
     prose, sections = _sections(cls)
     summary, paper, twin = _summary(cls, prose[0])
-    works = next(vars(c)[name] for c in cls.__mro__ for name in WORKS if name in vars(c))
     return Entry(
         name=cls.__name__,
         summary=summary,
         paper=paper,
         twin=twin,
         notes=tuple(prose[1:]),
-        result=_joined((inspect.getdoc(works) or "").partition("\n\n")[0].splitlines()),
+        result=_result(cls, sections),
         cost=_cost(cls, sections),
         signed=_joined(sections.get("Signed", ["yes"])).rstrip("."),
         not_for=_needed(cls, sections, "Not for"),
-        arguments=tuple(_arguments(cls, sections.get("Args", []))),
+        arguments=tuple(_arguments(cls)),
         example=_example(cls, sections),
     )
 
@@ -161,12 +160,28 @@ def _cost(cls: type, sections: dict[str, list[str]]) -> Cost:
     return Cost(found["forward"], found["backward"], found["note"] or "")
 
 
-def _arguments(cls: Any, lines: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    meanings = _meanings(lines)
+def _result(cls: type, sections: dict[str, list[str]]) -> str:
+    """What the class says under 'Returns:', or else the first paragraph of the method that computes the result."""
+    works = next(vars(c)[name] for c in cls.__mro__ for name in WORKS if name in vars(c))
+    first = (inspect.getdoc(works) or "").partition("\n\n")[0].splitlines()
+    return _joined(sections.get("Returns", first))
+
+
+def _arguments(cls: Any) -> Iterator[tuple[str, str, str]]:
+    meanings = documented(cls)
     for field in fields(cls):
         if field.name not in meanings:
             raise ValueError(f"The docstring of {cls.__name__} does not say under 'Args:' what {field.name!r} means.")
         yield field.name, _default(field), meanings[field.name]
+
+
+def documented(cls: type) -> dict[str, str]:
+    """What the arguments of a class mean: by its own 'Args:', else by those of the classes under 'Further arguments:'."""
+    _, sections = _sections(cls)
+    found: dict[str, str] = {}
+    for name in reversed(re.findall(r":class:`(\w+)`", _joined(sections.get("Further arguments", [])))):
+        found |= documented(getattr(methods, name))
+    return found | _meanings(sections.get("Args", []))
 
 
 def _meanings(lines: Sequence[str]) -> dict[str, str]:

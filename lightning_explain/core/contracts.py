@@ -144,8 +144,6 @@ class Method:
     """Whether it runs the model with another output of the layer."""
     tensor_layers_only: ClassVar[bool] = False
     """Whether its layer must return a tensor or a plain tuple of tensors."""
-    floating: ClassVar[bool] = True
-    """Whether it needs floating-point inputs, because it differentiates or changes them a little."""
     samples_needed: ClassVar[int] = 1
     """How many samples it looks at together."""
     takes_distribution: ClassVar[bool] = False
@@ -210,6 +208,11 @@ class Method:
     def differentiates_input(self) -> bool:
         """Whether it takes gradients at the inputs, or at points around them."""
         return self.backward_rule != "none" and self.reaches_input
+
+    @property
+    def floating(self) -> bool:
+        """Whether it needs floating-point inputs, because it differentiates or changes them a little."""
+        return self.differentiates_input
 
     def at(self, layer: str | None) -> Method:
         """This method at a layer, unless it names one or needs none.

@@ -11,8 +11,6 @@ from typing import Any, TypeGuard
 
 from lightning_explain.core.naming import unwritable
 
-_RULES = ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre")
-
 
 def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
     """Whether a value is an int of at least ``least``, and no bool."""
@@ -100,14 +98,16 @@ def check_choice(owner: str, name: str, value: object, choices: Sequence[str]) -
         raise refused(owner, name, value, f"one of {', '.join(map(repr, choices))}")
 
 
-def check_integral(owner: str, n_steps: object, method: object, also: Sequence[str] = ()) -> None:
-    """Checks the arguments of a path integral: a number of steps of at least 1, and Captum's name of a quadrature rule.
+def one_for_each(name: str, given: Any, count: int) -> tuple[Any, ...]:
+    """The values of an argument for each of ``count`` inputs: those of a tuple or list, else the same value for all.
 
     Raises:
-        ValueError: If one of them is anything else.
+        ValueError: If there are several values, but not one for each input.
     """
-    check_whole(owner, "n_steps", n_steps, also=also)
-    check_choice(owner, "method", method, _RULES)
+    values = tuple(given) if isinstance(given, (tuple, list)) else (given,) * count
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} inputs; give one for each input.")
+    return values
 
 
 def check_methods(metric: Any) -> None:

@@ -14,32 +14,32 @@ from torch import Tensor
 from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Baseline, Samples
+from lightning_explain.core.validation import one_for_each
 
 NAMES = ("zero", "black", "mean", "blur")
 DISTRIBUTIONS = (*NAMES, "probe")
 Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
 
 
-def check_baseline(spec: Baseline, names: Sequence[str] = NAMES) -> None:
-    """Checks a baseline as the user writes it, before any sample is known.
+def check_baseline(owner: str, spec: Baseline, names: Sequence[str] = NAMES) -> None:
+    """Checks the ``baselines`` of the class ``owner`` as the user writes them, before any sample is known.
 
     Raises:
         ValueError: If it is an unknown name, or a number that is not finite.
         TypeError: If it is of another type.
     """
-    if isinstance(spec, str):
-        if spec not in names:
-            raise ValueError(
-                f"baselines={spec!r}: {nearest(spec, names)} Or give a number, a tensor, or a tuple of these."
-            )
-    elif isinstance(spec, (tuple, list)):
+    if isinstance(spec, (tuple, list)):
         for part in spec:
-            check_baseline(part, names)
+            check_baseline(owner, part, names)
+    elif isinstance(spec, str) and spec not in names:
+        raise ValueError(
+            f"{owner}(baselines={spec!r}): {nearest(spec, names)} Or give a number, a tensor, or a tuple of these."
+        )
     elif isinstance(spec, Real) and not math.isfinite(float(spec)):
-        raise ValueError(f"baselines={spec!r} is not finite; give a finite number.")
-    elif spec is not None and not isinstance(spec, (Real, Tensor)):
+        raise ValueError(f"{owner}(baselines={spec!r}) is not finite; give a finite number.")
+    elif spec is not None and not isinstance(spec, (str, Real, Tensor)):
         raise TypeError(
-            f"baselines is a {type(spec).__name__}; give None, a number, a tensor, one of {list(names)}, "
+            f"{owner}(baselines=...) is a {type(spec).__name__}; give None, a number, a tensor, one of {list(names)}, "
             "or a tuple of these."
         )
 
@@ -79,31 +79,17 @@ class Baselines:
         Raises:
             ValueError: If the baseline does not fit the inputs.
         """
-        specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(samples.clean)
-        if len(specs) != len(samples.clean):
-            raise ValueError(
-                f"baselines has {len(specs)} entries for {len(samples.clean)} inputs; give one for each input."
-            )
-        own = (self._own(s, x, samples) for s, x in zip(specs, samples.clean, strict=True))
-        return tuple(self._point(s, i, x) for i, (s, x) in enumerate(zip(own, samples.clean, strict=True)))
+        specs = one_for_each("baselines", spec, len(samples.clean))
+        return tuple(self._point(s, i, x, samples) for i, (s, x) in enumerate(zip(specs, samples.clean, strict=True)))
 
-    def _own(self, spec: Any, clean: Tensor, samples: Samples) -> Any:
-        """Selects the baselines of these samples from a tensor with one baseline for each sample of the probe."""
-        if not isinstance(spec, Tensor):
-            return spec
-        own = samples.own(spec, clean, self.ids)
-        if own is None:
-            raise ValueError(_misfit(spec, clean, len(self.ids)))
-        return own
-
-    def _point(self, spec: Any, index: int, clean: Tensor) -> Tensor:
+    def _point(self, spec: Any, index: int, clean: Tensor, samples: Samples) -> Tensor:
         if isinstance(spec, Tensor):
-            return _fit(spec.to(clean), clean, len(self.ids))
+            return fitted("baselines", spec, samples, clean, self.ids).to(clean).expand_as(clean)
         if isinstance(spec, str):
-            return self._named(spec, index, clean)
+            return self._named(spec, index, clean, samples)
         return torch.full_like(clean, 0.0 if spec is None else float(spec))
 
-    def _named(self, name: str, index: int, clean: Tensor) -> Tensor:
+    def _named(self, name: str, index: int, clean: Tensor, samples: Samples) -> Tensor:
         if name == "zero":
             return torch.zeros_like(clean)
         if name == "mean":
@@ -115,7 +101,7 @@ class Baselines:
                 'baselines="black" is the normalized value of 0, which is unknown here; give normalization=(mean, std).'
             )
         mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
-        return _fit((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), clean, len(self.ids))
+        return self._point((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), index, clean, samples)
 
     def _blurred(self, index: int, clean: Tensor) -> Tensor:
         try:
@@ -136,12 +122,12 @@ class Baselines:
         if isinstance(spec, (tuple, list)):
             parts = [self.distribution(part, samples) for part in spec]
             return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
-        if spec == "probe" if isinstance(spec, str) else False:
+        if isinstance(spec, str) and spec == "probe":
             return self.inputs
         if isinstance(spec, Tensor):
             return (_check_shape(spec.to(self.inputs[0]), self.inputs[0]),)
         count = len(self.inputs[0]) if spec == "blur" else 1
-        return tuple(self._point(spec, i, x[:count]) for i, x in enumerate(self.inputs))
+        return tuple(self._point(spec, i, x[:count], samples) for i, x in enumerate(self.inputs))
 
 
 def _check_shape(value: Tensor, like: Tensor) -> Tensor:
@@ -150,15 +136,27 @@ def _check_shape(value: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def _fit(value: Tensor, like: Tensor, count: int) -> Tensor:
+def fitted(name: str, value: Tensor, samples: Samples, clean: Tensor, ids: Tensor) -> Tensor:
+    """The entries of a user's tensor that belong to the samples, ``(N, ...)``, or ``(1, ...)`` if they are the same for all.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The tensor.
+        samples: N samples.
+        clean: The input that it belongs to, ``(N, ...)``.
+        ids: The ids of the probe, in its order, for a tensor with an entry for each sample of the probe.
+
+    Raises:
+        ValueError: If it does not fit the input.
+    """
+    own = samples.own(value, clean, ids)
     try:
-        return value.expand_as(like)
-    except RuntimeError as error:
-        raise ValueError(_misfit(value, like, count)) from error
-
-
-def _misfit(value: Tensor, like: Tensor, count: int) -> str:
-    return (
-        f"baselines has shape {tuple(value.shape)}, which does not fit samples {tuple(like.shape[1:])}; give a tensor that "
-        f"broadcasts to (1, *{tuple(like.shape[1:])}), or one with a first dimension of {count}: a baseline for each sample of the probe."
+        if own is not None:
+            return own.to(clean.device).expand(len(own) if own.ndim == clean.ndim else 1, *clean.shape[1:])
+    except RuntimeError:
+        pass
+    shape = tuple(clean.shape[1:])
+    raise ValueError(
+        f"{name} has shape {tuple(value.shape)}, which does not fit {shape}; give a tensor that broadcasts to (1, *{shape}), "
+        f"or one with a first dimension of {len(ids)}: an entry for each sample of the probe."
     )

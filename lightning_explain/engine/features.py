@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Modality
 from lightning_explain.core.probe import Samples, flat
-from lightning_explain.core.validation import is_whole
+from lightning_explain.core.validation import is_whole, one_for_each
+from lightning_explain.engine.baselines import fitted
 
 FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
 
@@ -84,11 +85,7 @@ def features_of(spec: FeatureMask, explained: ExplainedFunction, samples: Sample
     Raises:
         ValueError: If the mask does not fit the inputs.
     """
-    specs = spec if isinstance(spec, (tuple, list)) else (spec,) * len(samples.clean)
-    if len(specs) != len(samples.clean):
-        raise ValueError(
-            f"feature_mask has {len(specs)} entries for {len(samples.clean)} inputs; give one for each input."
-        )
+    specs = one_for_each("feature_mask", spec, len(samples.clean))
     if isinstance(spec, Tensor) and len(samples.clean) > 1:
         raise ValueError(
             f"feature_mask is one tensor, but there are {len(samples.clean)} inputs; give one for each input."
@@ -101,7 +98,7 @@ def _raw(specs: Sequence[Any], explained: ExplainedFunction, samples: Samples) -
     taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor)), default=0)
     for i, (spec, clean, modality) in enumerate(zip(specs, samples.clean, explained.modalities, strict=True)):
         if isinstance(spec, Tensor):
-            yield _fit(spec.to(clean.device), i, clean, explained, samples)
+            yield fitted(f"feature_mask of input {i}", spec, samples, clean, explained.probe.ids).long()
             continue
         made = _made(spec, clean, modality, explained) + taken
         taken = int(made.max()) + 1
@@ -150,23 +147,6 @@ def _slic() -> Any:
             'feature_mask={"superpixels": ...} needs scikit-image: pip install "lightning-explain[superpixels]", '
             'or use {"grid": 8}.'
         ) from error
-
-
-def _fit(mask: Tensor, index: int, clean: Tensor, explained: ExplainedFunction, samples: Samples) -> Tensor:
-    count, own = len(explained.probe), samples.own(mask, clean, explained.probe.ids)
-    if own is None:
-        raise ValueError(_misfit(mask, index, clean, count))
-    try:
-        return own.long().expand(len(own) if own.ndim == clean.ndim else 1, *clean.shape[1:])
-    except RuntimeError as error:
-        raise ValueError(_misfit(mask, index, clean, count)) from error
-
-
-def _misfit(mask: Tensor, index: int, clean: Tensor, count: int) -> str:
-    return (
-        f"feature_mask of input {index} has shape {tuple(mask.shape)}, which does not fit {tuple(clean.shape[1:])}; "
-        f"give a tensor that broadcasts to it, with a first dimension of 1, or of {count} for the samples of the probe."
-    )
 
 
 def _numbered(masks: list[Tensor]) -> Features:

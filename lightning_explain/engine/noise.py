@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Samples
-from lightning_explain.core.validation import is_number, refused
+from lightning_explain.core.validation import is_number, one_for_each, refused
 
 Stdevs: TypeAlias = "float | tuple[float, ...]"
 
@@ -32,11 +32,7 @@ def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, s
     Raises:
         ValueError: If there are several ``stdevs``, but not one for each input.
     """
-    each: Sequence[float] = stdevs if isinstance(stdevs, (tuple, list)) else (stdevs,) * len(samples.inputs)
-    if len(each) != len(samples.inputs):
-        raise ValueError(
-            f"stdevs={stdevs!r} has {len(each)} entries for {len(samples.inputs)} inputs; give one for each input."
-        )
+    each = one_for_each(f"stdevs={stdevs!r}", stdevs, len(samples.inputs))
     draws = [explained.draws.normal(f"noise/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
     return tuple(x + n * s for x, n, s in zip(samples.inputs, draws, each, strict=True))
 

@@ -41,23 +41,18 @@ class Permutations:
         self, explained: ExplainedFunction, features: Features, places: Tensor, index: int
     ) -> tuple[Tensor, ...]:
         """Returns the permuted inputs, each ``(N, ...)``, from which only the elements of the feature are used."""
+        probe = explained.probe
         if self.perm_func is None:
             sources = _permutations(explained, features.count)[places, index]
-            return tuple(x[sources.to(x.device)] for x in explained.probe.inputs)
-        permuted = self._by_user(self.perm_func, explained, features, index)
-        return tuple(x[places.to(x.device)] for x in permuted)
-
-    def _by_user(
-        self, function: Callable[[Tensor, Tensor], Tensor], explained: ExplainedFunction, features: Features, index: int
-    ) -> tuple[Tensor, ...]:
-        order = explained.probe.ids.argsort()
-        first = explained.probe[int(order[0]) : int(order[0]) + 1]
+            return tuple(x[sources.to(x.device)] for x in probe.inputs)
+        order = probe.ids.argsort()
+        first, back = probe[int(order[0]) : int(order[0]) + 1], order.argsort()[places]
         with explained.draws.seeded("permutation", first, torch.tensor([index])):
             permuted = [
-                function(x[order.to(x.device)], mask == index)
-                for x, mask in zip(explained.probe.inputs, features.masks, strict=True)
+                self.perm_func(x[order.to(x.device)], mask == index)
+                for x, mask in zip(probe.inputs, features.masks, strict=True)
             ]
-        return tuple(p[order.argsort().to(p.device)] for p in permuted)
+        return tuple(p[back.to(p.device)] for p in permuted)
 
 
 def _permutations(explained: ExplainedFunction, count: int) -> Tensor:

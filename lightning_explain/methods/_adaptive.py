@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,61 +10,38 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import PLAIN, Point, Reducer, value_of
-from lightning_explain.core.probe import Baseline, Samples, as_tuple, flat
+from lightning_explain.core.points import PLAIN, Reducer, value_of
+from lightning_explain.core.probe import Samples, as_tuple, flat
 from lightning_explain.engine.noise import narrowed, wide
-from lightning_explain.engine.paths import FromBaseline
+from lightning_explain.engine.paths import Line
 from lightning_explain.methods._base import OnPath, added, each
 
-AUTO = "auto"
 FIRST, MOST = 8, 1024
 """Number of intervals before the first and after the last refinement."""
-_STEPS = "n_steps"
-
-
-@dataclass(frozen=True)
-class Between(FromBaseline):
-    """Points on the straight line from the baseline to the sample.
-
-    Args:
-        alphas: Position of each point on the line, from 0 (baseline) to 1 (sample).
-        baselines: Start of the line.
-    """
-
-    alphas: tuple[float, ...]
-    baselines: Baseline
-
-    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """Yields one point for each of ``alphas``, with weight 1, or 1/2 at either end (trapezoidal rule)."""
-        starts, name = explained.baseline(self.baselines, samples), value_of(self.baselines)
-        for alpha in self.alphas:
-            inputs = tuple(b + alpha * (x - b) for b, x in zip(starts, samples.inputs, strict=True))
-            yield Point(samples.at(inputs), ("between", name, alpha), 0.5 if alpha in (0, 1) else 1.0)
 
 
 @dataclass(frozen=True)
 class _Sums(OnPath):
-    """Weighted sum of the gradients on the line, and f at its first and last point ``(N, 2)``."""
+    """Weighted sum of the gradients on a line, and the difference between the outputs at its last and first points."""
 
-    between: Between
+    line: Line
 
     reads = frozenset({(PLAIN, None)})
 
     @property
-    def path(self) -> Between:
-        """Points at which the gradients are taken."""
-        return self.between
+    def path(self) -> Line:
+        """The line."""
+        return self.line
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Returns one gradient sum for each input, then the outputs ``(N, 2)``."""
-        total: tuple[Tensor, ...] | None = None
+        """Returns one gradient sum for each input, then the difference, ``(N,)``."""
+        total: tuple[Tensor, ...] = ()
         outputs = []
-        for _ in self.between.alphas:
+        for _ in range(self.line.n_points):
             evaluation = yield
             total = added(total, tuple(wide(g) * evaluation.point.weight for g in evaluation.gradient()))
             outputs.append(wide(evaluation.output))
-        assert total is not None
-        return (*total, torch.stack([outputs[0], outputs[-1]], 1))
+        return (*total, outputs[-1] - outputs[0])
 
 
 def adaptive(method: Any, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
@@ -78,26 +55,24 @@ def adaptive(method: Any, explained: ExplainedFunction, samples: Samples) -> tup
     Returns:
         One map ``(N, ...)`` for each input.
     """
+
+    def mean(some: Samples, n_steps: int, rule: str) -> tuple[Tensor, ...]:
+        return as_tuple(explained.executed(_Sums(Line(n_steps, rule, method.baselines)), some))
+
     starts = explained.baseline(method.baselines, samples)
     change = tuple(wide(x - b) for x, b in zip(samples.inputs, starts, strict=True))
-    *total, ends = _sums(method, explained, samples, tuple(i / FIRST for i in range(FIRST + 1)))
-
-    def middles(some: Samples, count: int) -> tuple[Tensor, ...]:
-        *found, _ = _sums(method, explained, some, tuple((i + 0.5) / count for i in range(count)))
-        return tuple(part / count for part in found)
-
-    first = [part / FIRST for part in total]
-    return narrowed(refined(method, explained, samples, first, change, ends[:, 1] - ends[:, 0], middles), samples)
+    *first, gap = mean(samples, FIRST + 1, "riemann_trapezoid")
+    return narrowed(refined(method, explained, samples, first, change, gap, mean), samples)
 
 
 def refined(
     method: Any,
     explained: ExplainedFunction,
     samples: Samples,
-    total: list[Tensor],
+    first: Iterable[Tensor],
     change: tuple[Tensor, ...],
     gap: Tensor,
-    middles: Callable[[Samples, int], tuple[Tensor, ...]],
+    mean: Callable[[Samples, int, str], tuple[Tensor, ...]],
 ) -> tuple[Tensor, ...]:
     """Integrates by the trapezoidal rule, halving the intervals of each sample until its map adds up.
 
@@ -109,27 +84,27 @@ def refined(
         method: Has ``multiply_by_inputs`` and ``tolerance``.
         explained: The explained function.
         samples: N samples.
-        total: Mean gradient by the trapezoidal rule on ``FIRST`` intervals, each ``(N, ...)``; changed in place.
+        first: Mean gradient by Captum's trapezoidal rule at ``FIRST + 1`` points, each ``(N, ...)``.
         change: Factor of the mean gradient (input or activation minus its baseline), each ``(N, ...)``.
         gap: Sum the map has to reach, ``(N,)``.
-        middles: Function of (samples, count) that returns the mean gradient at the midpoints of ``count`` intervals.
+        mean: Function of (samples, number of points, quadrature rule) that returns the mean gradient.
 
     Returns:
         One map ``(N, ...)`` for each input; the mean gradient without ``multiply_by_inputs``.
     """
+    # The weights of Captum's trapezoidal rule sum to (n - 1) / n.
+    total = [t * (FIRST + 1) / FIRST for t in first]
     count, taken = FIRST, torch.full((len(samples),), FIRST + 1)
     while count < MOST and (left := _unfinished(total, change, gap, method.tolerance)).any():
         where = left.nonzero().squeeze(1)
-        for t, n in zip(total, middles(samples[where.cpu()], count), strict=True):
+        for t, n in zip(total, mean(samples[where.cpu()], count, "riemann_middle"), strict=False):
             t[where] = (t[where] + n) / 2
         taken[where.cpu()] += count
         count *= 2
-    _note(method, explained, samples, taken)
+    known = explained.memory.setdefault(_key(method, explained), {})
+    for sample, steps in zip(samples.ids.tolist(), taken.tolist(), strict=True):
+        known.setdefault(sample, steps)
     return each(torch.mul, tuple(total), change) if method.multiply_by_inputs else tuple(total)
-
-
-def _sums(method: Any, explained: ExplainedFunction, samples: Samples, alphas: tuple[float, ...]) -> tuple[Tensor, ...]:
-    return as_tuple(explained.executed(_Sums(Between(alphas, method.baselines)), samples))
 
 
 def _unfinished(total: list[Tensor], change: tuple[Tensor, ...], gap: Tensor, tolerance: float) -> Tensor:
@@ -137,14 +112,8 @@ def _unfinished(total: list[Tensor], change: tuple[Tensor, ...], gap: Tensor, to
     return (sums - gap).abs() > tolerance * gap.abs()
 
 
-def _note(method: Any, explained: ExplainedFunction, samples: Samples, taken: Tensor) -> None:
-    known = explained.memory.setdefault(_key(method, explained), {})
-    for sample, steps in zip(samples.ids.tolist(), taken.tolist(), strict=True):
-        known.setdefault(sample, steps)
-
-
 def _key(method: Any, explained: ExplainedFunction) -> Hashable:
-    return (_STEPS, getattr(explained.forward, "unit", None), value_of(method))
+    return ("n_steps", getattr(explained.forward, "unit", None), value_of(method))
 
 
 def steps_taken(method: Any, explained: ExplainedFunction, samples: Samples) -> Tensor | None:

@@ -1,68 +1,95 @@
-"""Base classes of the built-in methods: a path of points, what the method reads there, and a reducer to one map."""
+"""Base classes of the built-in methods: arguments that are checked, a path of points, what is read there, and a reducer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Method
+from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Read, Reducer
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
-from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.paths import AtInput
-from lightning_explain.modalities.image import check_reshape
+from lightning_explain.methods._arguments import check_arguments
 from lightning_explain.modalities.placement import arrange
 
+AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
 
-class OnPath(Method):
+
+class CaptumMethod(Method):
+    """Base class of all built-in methods: their arguments are Captum's, and are checked as soon as they are given."""
+
+    multiply_by_inputs: bool = False
+    """Whether the map is multiplied by input minus baseline, in a method that leaves this to the user."""
+
+    def __post_init__(self) -> None:
+        check_arguments(self)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As its argument says."""
+        return self.multiply_by_inputs or super().multiplies_by_inputs
+
+
+class SumsUp(CaptumMethod):
+    """Base class of methods whose map sums to f(x) - f(baseline), unless an argument turns it into something else."""
+
+    multiply_by_inputs: bool = True
+    custom_attribution_func: AttributionFunc = None
+
+    @property
+    def completeness(self) -> Reference | None:
+        """What the map promises to sum to (in expectation, if baselines are drawn); ``None`` if it promises nothing."""
+        changed = self.custom_attribution_func is not None or self.feature_mask is not None
+        return Reference(self.baselines, self.takes_distribution) if self.multiply_by_inputs and not changed else None
+
+
+class OnPath(CaptumMethod, ABC):
     """Base class of methods that the executor computes; methods with equal paths share their evaluations."""
-
-    """Whether the inputs must be floating-point: the method differentiates them or perturbs them by small amounts."""
 
     @property
     def path(self) -> Path | None:
         """Points at which the model is evaluated; ``None`` for a method that evaluates the model itself."""
         return AtInput()
 
+    @abstractmethod
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Receives one evaluation for each point of the path and returns the map of the samples."""
-        raise NotImplementedError
 
 
 class AtOnce(OnPath):
     """Base class of methods that need a single evaluation, at the input itself."""
 
+    @abstractmethod
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Map from that evaluation, each ``(N, ...)``."""
-        raise NotImplementedError
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Receives one evaluation and returns the map of the samples."""
         return self.finish((yield))
 
 
-def added(total: tuple[Tensor, ...] | None, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Elementwise sum of two tuples of tensors; ``parts`` itself when there is no total yet."""
-    return parts if total is None else tuple(t + p for t, p in zip(total, parts, strict=True))
+def added(total: tuple[Tensor, ...], parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Elementwise sum of two tuples of tensors; ``parts`` itself when the total is still empty."""
+    return each(lambda t, p: t + p, total, parts) if total else parts
 
 
 def sum_of_evaluations(count: int, one: Callable[[Evaluation], tuple[Tensor, ...]]) -> Reducer:
     """Reducer that receives ``count`` evaluations and returns the sum of ``one(evaluation)``."""
-    total: tuple[Tensor, ...] | None = None
+    total: tuple[Tensor, ...] = ()
     for _ in range(count):
         total = added(total, one((yield)))
-    assert total is not None
     return total
 
 
-def each(function: Callable[..., Tensor], *columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def each(function: Callable[..., Tensor], *columns: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """Applies the function to the i-th tensor of every column, for each i."""
     return tuple(function(*parts) for parts in zip(*columns, strict=True))
 
 
-class AtLayer(Method):
+class AtLayer(CaptumMethod):
     """Base class of methods whose map has the shape of a layer's output or input; the dataclass declares the fields."""
 
     place: ClassVar[str] = "layer"
@@ -86,10 +113,6 @@ class AtLayer(Method):
         """Whether it reads what goes into its layer."""
         return self.attribute_to_layer_input
 
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_reshape(type(self).__name__, self.reshape)
-
     def arranged(
         self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...] | None:
@@ -99,5 +122,4 @@ class AtLayer(Method):
             ValueError: If ``reshape`` does not fit the map.
         """
         layer = explained.layer(self.layer)
-        of_input = self.attribute_to_layer_input
-        return arrange(as_tuple(found), inputs, explained.modalities, self.reshape, layer, of_input)
+        return arrange(as_tuple(found), inputs, explained.modalities, self.reshape, layer, self.of_input)

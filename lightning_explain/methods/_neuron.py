@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from captum import attr as captum
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Attribution, Samples
-from lightning_explain.core.validation import is_whole
+from lightning_explain.core.validation import is_whole, refused
 from lightning_explain.distributed.fsdp import regather
-from lightning_explain.engine.captum_adapter import attribute, freeze
+from lightning_explain.engine.noise import wide
+from lightning_explain.methods._base import CaptumMethod
+from lightning_explain.methods.layer import LayerActivation
 from lightning_explain.model.hooks import at_layer
 
 Selector: TypeAlias = "None | int | tuple[int | slice, ...] | Callable[[Any], Tensor]"
@@ -72,10 +74,8 @@ def counted(value: Tensor, forward: nn.Module, layer: nn.Module) -> Tensor:
 
 def _copied(value: Any) -> Any:
     """Clones the tensors, because later modules may write into an activation in place; unwraps a tuple of one."""
-    if isinstance(value, (tuple, list)):
-        parts = tuple(_copied(part) for part in value)
-        return parts[0] if len(parts) == 1 else parts
-    return value.clone() if isinstance(value, Tensor) else value
+    copies = tree_map_only(Tensor, torch.clone, value)
+    return copies[0] if isinstance(copies, (tuple, list)) and len(copies) == 1 else copies
 
 
 def select(activation: Any, selector: Selector) -> Tensor:
@@ -110,28 +110,9 @@ def _indexed(activation: Tensor, index: tuple[Any, ...]) -> Tensor:
     return value.flatten(1).sum(1) if any(isinstance(i, slice) for i in index) else value
 
 
-def strongest(explained: ExplainedFunction, layer: nn.Module, of_input: bool) -> tuple[int, ...]:
-    """Index of the unit with the largest mean activation over all clean probe samples; the first one on a tie.
-
-    Raises:
-        ValueError: If the layer returns several tensors.
-    """
-
-    def find() -> tuple[int, ...]:
-        explainer = captum.LayerActivation(explained.forward, layer)
-        where = {"attribute_to_layer_input": of_input}
-        parts = [attribute(explainer.attribute, part, **where) for part in explained.probe.split(explained.limit)]
-        if not all(isinstance(part, Tensor) for part in parts):
-            raise ValueError("The layer of a neuron method returns several tensors; give a callable neuron_selector.")
-        mean = torch.cat([part for part in parts if isinstance(part, Tensor)]).double().mean(0)
-        return tuple(int(i) for i in torch.unravel_index(mean.argmax(), mean.shape))
-
-    return explained.remembered(("strongest", layer, of_input), find)
-
-
 @dataclass(frozen=True)
-class OfNeuron(Method):
-    """Base class of the neuron methods: applies a primary method with the neuron as f."""
+class OfUnit(CaptumMethod):
+    """Base class of methods that are about one unit of a layer."""
 
     place: ClassVar[str] = "neuron"
 
@@ -140,43 +121,17 @@ class OfNeuron(Method):
     attribute_to_neuron_input: bool = False
 
     def __post_init__(self) -> None:
-        freeze(self)
-        if self.neuron_selector is not None and not callable(self.neuron_selector):
-            self._check_index()
-        self._check_arguments()
-
-    def _check_index(self) -> None:
-        index = self.neuron_selector if isinstance(self.neuron_selector, tuple) else (self.neuron_selector,)
-        if not index or not all(isinstance(i, slice) or is_whole(i) for i in index):
-            raise TypeError(
-                f"{type(self).__name__}(neuron_selector={self.neuron_selector!r}); give None (the strongest unit on the "
-                "probe), an int, a tuple of ints and slices such as (channel, row, column), or a callable."
-            )
-
-    def _check_arguments(self) -> None:
-        try:
-            self._primary()
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{type(self).__name__}: {error}") from None
-
-    def _primary(self) -> Method:
-        """Method that is applied to the neuron."""
-        raise NotImplementedError
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to, in units of the neuron; ``None`` if it promises nothing."""
-        return self._primary().completeness
+        super().__post_init__()
+        unit = self.neuron_selector
+        index = unit if isinstance(unit, tuple) else (unit,)
+        if not (unit is None or callable(unit) or (index and all(isinstance(i, slice) or is_whole(i) for i in index))):
+            what = "None (the strongest unit on the probe), an int, a tuple of ints and slices like (channel, row, column), or a callable"
+            raise refused(type(self).__name__, "neuron_selector", unit, what, TypeError)
 
     @property
     def of_input(self) -> bool:
         """Whether it reads what goes into its layer."""
         return self.attribute_to_neuron_input
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the method that explains the unit."""
-        return self._primary().multiplies_by_inputs
 
     def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> None:
         """Refuses a selector that does not choose one number for each sample of what the layer has.
@@ -191,18 +146,54 @@ class OfNeuron(Method):
         """The selector, or the strongest unit if there is none."""
         if self.neuron_selector is not None:
             return self.neuron_selector
-        return strongest(explained, explained.layer(self.layer), self.attribute_to_neuron_input)
+        key = ("strongest", explained.layer(self.layer), self.of_input)
+        return explained.remembered(key, lambda: self._strongest(explained))
+
+    def _strongest(self, explained: ExplainedFunction) -> tuple[int, ...]:
+        """Index of the unit with the largest mean activation over all clean probe samples; the first one on a tie.
+
+        Raises:
+            ValueError: If the layer returns several tensors.
+        """
+        found = LayerActivation(self.layer, self.of_input).attribute(explained, explained.probe)
+        if not isinstance(found, Tensor):
+            raise ValueError("The layer of a neuron method returns several tensors; give a callable neuron_selector.")
+        mean = wide(found).mean(0)
+        return tuple(int(i) for i in torch.unravel_index(mean.argmax(), mean.shape))
+
+
+class OfNeuron(OfUnit):
+    """Base class of the methods that apply a primary method with the neuron as f."""
+
+    primary: ClassVar[Any]
+    """The primary method, with its defaults."""
+
+    @property
+    def applied(self) -> Method:
+        """The primary method with the arguments of this one."""
+        shared = {field.name for field in fields(self)} & {field.name for field in fields(self.primary)}
+        found: Method = replace(self.primary, **{name: getattr(self, name) for name in shared})
+        return found
+
+    @property
+    def completeness(self) -> Reference | None:
+        """What the map promises to sum to, in units of the neuron; ``None`` if it promises nothing."""
+        return self.applied.completeness
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As the method that explains the unit."""
+        return self.applied.multiplies_by_inputs
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
         """The explained function with the neuron as f."""
         layer = explained.layer(self.layer)
-        return replace(
-            explained, forward=Neuron(explained.forward, layer, self.unit(explained), self.attribute_to_neuron_input)
-        )
+        neuron = Neuron(explained.forward, layer, self.unit(explained), self.attribute_to_neuron_input)
+        return replace(explained, forward=neuron)
 
     def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
         """Method that is applied to the neuron, and the neuron as the function it explains."""
-        return self._primary(), self.focused(explained)
+        return self.applied, self.focused(explained)
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in the units of the method without ``Neuron`` in its name, with the neuron as output."""

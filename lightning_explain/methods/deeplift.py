@@ -6,52 +6,42 @@ samples at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import DEEPLIFT, Evaluation, Read, Reducer
 from lightning_explain.core.probe import Baseline, Samples
-from lightning_explain.core.validation import check_callable, check_number
-from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.engine.captum_adapter import freeze
 from lightning_explain.engine.noise import narrowed, wide
 from lightning_explain.engine.paths import Pairs, PairsWithEach
-from lightning_explain.methods._base import AtLayer, OnPath, each, sum_of_evaluations
+from lightning_explain.methods._base import AtLayer, AttributionFunc, OnPath, SumsUp, each, sum_of_evaluations
 from lightning_explain.modalities.image import Reshape
 
-AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
 
-
-def summed(method: Any, distribution: bool = False) -> Reference | None:
-    """What a DeepLIFT map promises to sum to; ``None`` if its arguments turn it into something else."""
-    if method.multiply_by_inputs and method.custom_attribution_func is None:
-        return Reference(method.baselines, distribution)
-    return None
-
-
-class Rescaling(OnPath):
+class Rescaling(SumsUp, OnPath):
     """Base class: compares samples with one or many baselines by DeepLIFT's rescale rule."""
 
     backward_rule: ClassVar[str] = "deeplift"
 
-    baselines: Baseline
-    multiply_by_inputs: bool
-    custom_attribution_func: AttributionFunc
+    eps: float = 1e-10
 
     @property
     def rule(self) -> str:
-        """Key of the rescale rule, with Captum's default threshold."""
-        return f"{DEEPLIFT}:{1e-10!r}"
+        """Key of the rescale rule with the threshold ``eps``."""
+        return f"{DEEPLIFT}:{self.eps!r}"
 
     @property
     def reads(self) -> frozenset[Read]:
         """Multipliers at the inputs."""
         return frozenset({(self.rule, None)})
+
+    @property
+    def path(self) -> Pairs | PairsWithEach:
+        """Each sample paired with its baseline, or with each baseline of a set."""
+        return PairsWithEach(self.baselines) if self.takes_distribution else Pairs(self.baselines, self.eps)
 
     def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Multipliers, and the values they apply to: those of the samples and those of their baselines."""
@@ -68,27 +58,13 @@ class Rescaling(OnPath):
             return multipliers
         return each(lambda m, x, b: (x - b) * m, multipliers, values, references)
 
-    def mean(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Reducer: receives one evaluation for each baseline and returns the mean map."""
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        """Input-shaped, in units of output."""
+        if not self.takes_distribution:
+            return self.differences((yield))
         count = len(explained.distribution(self.baselines, samples)[0])
         total = yield from sum_of_evaluations(count, lambda evaluation: each(wide, self.differences(evaluation)))
         return narrowed(tuple(t / count for t in total), samples)
-
-
-class RescalingAtLayer(AtLayer, Rescaling):
-    """Base class: compares a layer's activations with those at the baselines."""
-
-    floating: ClassVar[bool] = False
-
-    @property
-    def reads(self) -> frozenset[Read]:
-        """Multipliers and activations at the layer."""
-        return frozenset({(self.rule, self.site), (None, self.site)})
-
-    def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Multipliers, and the activations of the samples and of their baselines."""
-        pairs = evaluation.activation(self.site)
-        return evaluation.gradient(self.rule, self.site), tuple(p[:, 0] for p in pairs), tuple(p[:, 1] for p in pairs)
 
 
 @dataclass(frozen=True)
@@ -126,36 +102,6 @@ class DeepLift(Rescaling):
     eps: float = 1e-10
     custom_attribution_func: AttributionFunc = None
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_baseline(self.baselines)
-        check_callable("DeepLift", "custom_attribution_func", self.custom_attribution_func)
-        check_number("DeepLift", "eps", self.eps)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to; ``None`` if it promises nothing."""
-        return summed(self)
-
-    @property
-    def path(self) -> Pairs:
-        """Each sample paired with its baseline."""
-        return Pairs(self.baselines, self.eps)
-
-    @property
-    def rule(self) -> str:
-        """Key of the rescale rule with the threshold ``eps``."""
-        return f"{DEEPLIFT}:{self.eps!r}"
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Input-shaped, in units of output."""
-        return self.differences((yield))
-
 
 @dataclass(frozen=True)
 class DeepLiftShap(Rescaling):
@@ -172,7 +118,8 @@ class DeepLiftShap(Rescaling):
             ``("zero", "probe")``.
         multiply_by_inputs: Multiply by (input - baseline); the map then sums to f(x) minus the mean of f over the
             baselines.
-        custom_attribution_func: Function of (multipliers, inputs, baselines) that replaces this product.
+
+    Further arguments: :class:`DeepLift`.
 
     Raises:
         ValueError: If ``baselines`` is not a known name.
@@ -190,51 +137,26 @@ class DeepLiftShap(Rescaling):
     multiply_by_inputs: bool = True
     custom_attribution_func: AttributionFunc = None
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_baseline(self.baselines, DISTRIBUTIONS)
-        check_callable("DeepLiftShap", "custom_attribution_func", self.custom_attribution_func)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to over the set of baselines; ``None`` if it promises nothing."""
-        return summed(self, distribution=True)
-
-    @property
-    def path(self) -> PairsWithEach:
-        """Each sample paired with each baseline."""
-        return PairsWithEach(self.baselines)
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Input-shaped, in units of output."""
-        return self.mean(explained, samples)
-
 
 @dataclass(frozen=True)
-class LayerDeepLift(RescalingAtLayer):
+class LayerDeepLift(AtLayer, Rescaling):
     """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
     Handles activations as DeepLift does.
 
     Cost: 2 forward, 2 backward.
+    Returns: Shaped as the layer's output, in units of the explained output.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers after the layer: the map
         misses the sum, which is reported; attention and softmax inside the model (refused): use LayerIntegratedGradients.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
         baselines: Input whose activations each sample is compared with: ``None`` (zero), a number, a tensor,
             ``"black"``, ``"mean"``, or ``"blur"``.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
         multiply_by_inputs: Multiply by the difference between the activations at the sample and at the baseline.
         custom_attribution_func: Function of (multipliers, activations, baseline activations) that replaces this
             product.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+
+    Further arguments: :class:`LayerActivation`.
 
     Raises:
         ValueError: If ``baselines`` is not a known name.
@@ -256,50 +178,32 @@ class LayerDeepLift(RescalingAtLayer):
     reshape: Reshape = None
 
     @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
+    def reads(self) -> frozenset[Read]:
+        """Multipliers and activations at the layer."""
+        return frozenset({(self.rule, self.site), (None, self.site)})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_baseline(self.baselines)
-        check_callable("LayerDeepLift", "custom_attribution_func", self.custom_attribution_func)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to; ``None`` if it promises nothing."""
-        return summed(self)
-
-    @property
-    def path(self) -> Pairs:
-        """Each sample paired with its baseline."""
-        return Pairs(self.baselines)
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Shaped as the layer's output, in units of the explained output."""
-        return self.differences((yield))
+    def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Multipliers, and the activations of the samples and of their baselines."""
+        pairs = evaluation.activation(self.site)
+        return evaluation.gradient(self.rule, self.site), tuple(p[:, 0] for p in pairs), tuple(p[:, 1] for p in pairs)
 
 
 @dataclass(frozen=True)
-class LayerDeepLiftShap(RescalingAtLayer):
+class LayerDeepLiftShap(LayerDeepLift):
     """DeepLIFT of a layer's activations, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
     Handles activations as DeepLift does.
 
     Cost: 2 * K forward, 2 * K backward; K baselines.
+    Returns: Shaped as the layer's output, in units of the explained output.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers after the layer: the map
         misses the sum, which is reported; attention and softmax inside the model (refused): use LayerGradientShap.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
         baselines: Set of K inputs whose activations are compared with: a tensor ``(K, ...)``, ``"probe"`` (the probe
             samples), or a tuple such as ``("zero", "probe")``.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
-        multiply_by_inputs: Multiply by the difference between the activations at the sample and at the baseline.
-        custom_attribution_func: Function of (multipliers, activations, baseline activations) that replaces this
-            product.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+
+    Further arguments: :class:`LayerDeepLift`.
 
     Raises:
         ValueError: If ``baselines`` is not a known name.
@@ -311,36 +215,6 @@ class LayerDeepLiftShap(RescalingAtLayer):
         torch.Size([2, 4, 8, 8])
     """
 
-    tensor_layers_only: ClassVar[bool] = True
     takes_distribution: ClassVar[bool] = True
 
-    layer: str | None = None
     baselines: Baseline = "probe"
-    attribute_to_layer_input: bool = False
-    multiply_by_inputs: bool = True
-    custom_attribution_func: AttributionFunc = None
-    reshape: Reshape = None
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_baseline(self.baselines, DISTRIBUTIONS)
-        check_callable("LayerDeepLiftShap", "custom_attribution_func", self.custom_attribution_func)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to over the set of baselines; ``None`` if it promises nothing."""
-        return summed(self, distribution=True)
-
-    @property
-    def path(self) -> PairsWithEach:
-        """Each sample paired with each baseline."""
-        return PairsWithEach(self.baselines)
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Shaped as the layer's output, in units of the explained output."""
-        return self.mean(explained, samples)

@@ -10,19 +10,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Evaluation, LayerSite, Read, Reducer
 from lightning_explain.core.probe import Samples
-from lightning_explain.engine.captum_adapter import freeze
-from lightning_explain.methods._base import AtOnce, OnPath, each
-from lightning_explain.modalities.image import Reshape, check_reshape
+from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
+from lightning_explain.modalities.image import Reshape
 from lightning_explain.modalities.placement import place
 
-_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
+
+class GradientAtInput(AtOnce):
+    """Base class of methods that take the gradient at the input once, by their backward rule."""
+
+    at_sample: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """The gradient at the inputs."""
+        return frozenset({(self.backward_rule, None)})
+
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+        """Input-shaped, in units of output per unit of input."""
+        return evaluation.gradient(self.backward_rule)
 
 
 @dataclass(frozen=True)
-class Saliency(AtOnce):
+class Saliency(GradientAtInput):
     """Gradient of the explained output with respect to the input (Simonyan et al. 2013; ``captum.attr.Saliency``).
 
     Cost: 1 forward, 1 backward.
@@ -39,11 +50,7 @@ class Saliency(AtOnce):
         torch.Size([2, 3, 8, 8])
     """
 
-    at_sample: ClassVar[bool] = True
-
     abs: bool = True
-
-    reads = frozenset({(PLAIN, None)})
 
     @property
     def signed(self) -> bool:
@@ -52,12 +59,12 @@ class Saliency(AtOnce):
 
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        gradient = evaluation.gradient()
+        gradient = super().finish(evaluation)
         return each(torch.abs, gradient) if self.abs else gradient
 
 
 @dataclass(frozen=True)
-class InputXGradient(AtOnce):
+class InputXGradient(GradientAtInput):
     """Input times the gradient of the explained output (Shrikumar et al. 2016; ``captum.attr.InputXGradient``).
 
     Cost: 1 forward, 1 backward.
@@ -70,18 +77,15 @@ class InputXGradient(AtOnce):
         torch.Size([2, 3, 8, 8])
     """
 
-    at_sample: ClassVar[bool] = True
     multiplies_by_inputs = True
-
-    reads = frozenset({(PLAIN, None)})
 
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output."""
-        return each(torch.mul, evaluation.point.samples.inputs, evaluation.gradient())
+        return each(torch.mul, evaluation.point.samples.inputs, super().finish(evaluation))
 
 
 @dataclass(frozen=True)
-class GuidedBackprop(AtOnce):
+class GuidedBackprop(GradientAtInput):
     """Gradient with negative values set to zero at every ReLU (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
 
     Applies to ReLU only, as a module or as a function; other activations pass their plain gradient.
@@ -96,18 +100,11 @@ class GuidedBackprop(AtOnce):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "guided"
-    at_sample: ClassVar[bool] = True
-
-    reads = frozenset({(GUIDED, None)})
-
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        """Input-shaped, in units of output per unit of input."""
-        return evaluation.gradient(GUIDED)
+    backward_rule: ClassVar[str] = GUIDED
 
 
 @dataclass(frozen=True)
-class Deconvolution(AtOnce):
+class Deconvolution(GradientAtInput):
     """Gradient with ReLU applied to the gradient at every ReLU (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
 
     Applies to ReLU only, as a module or as a function; other activations pass their plain gradient.
@@ -122,18 +119,11 @@ class Deconvolution(AtOnce):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "deconvolution"
-    at_sample: ClassVar[bool] = True
-
-    reads = frozenset({(DECONVOLUTION, None)})
-
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        """Input-shaped, in units of output per unit of input."""
-        return evaluation.gradient(DECONVOLUTION)
+    backward_rule: ClassVar[str] = DECONVOLUTION
 
 
 @dataclass(frozen=True)
-class GuidedGradCam(OnPath):
+class GuidedGradCam(AtLayer, OnPath):
     """GuidedBackprop times the upsampled LayerGradCam map (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
 
     Tokens and channels-last layers are first arranged as an image, as in ``LayerGradCam``.
@@ -143,12 +133,10 @@ class GuidedGradCam(OnPath):
         inputs that are not images.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
         interpolate_mode: Upsampling of the layer's map: ``nearest``, ``nearest-exact``, ``bilinear``, ``bicubic`` or
             ``area`` for images, ``linear`` for sequences, ``trilinear`` for volumes.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+
+    Further arguments: :class:`LayerActivation`.
 
     Raises:
         ValueError: If ``reshape`` or ``interpolate_mode`` is not allowed.
@@ -159,8 +147,9 @@ class GuidedGradCam(OnPath):
         torch.Size([2, 3, 8, 8])
     """
 
-    place: ClassVar[str] = "layer"
-    backward_rule: ClassVar[str] = "guided"
+    backward_rule: ClassVar[str] = GUIDED
+    reaches_input: ClassVar[bool] = True
+    layer_shaped: ClassVar[bool] = False
     at_sample: ClassVar[bool] = True
 
     layer: str | None = None
@@ -169,23 +158,9 @@ class GuidedGradCam(OnPath):
     reshape: Reshape = None
 
     @property
-    def of_input(self) -> bool:
-        """Whether it reads what goes into its layer."""
-        return self.attribute_to_layer_input
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_reshape("GuidedGradCam", self.reshape)
-        if self.interpolate_mode not in _MODES:
-            raise ValueError(
-                f"GuidedGradCam(interpolate_mode={self.interpolate_mode!r}): {nearest(str(self.interpolate_mode), _MODES)}"
-            )
-
-    @property
     def reads(self) -> frozenset[Read]:
         """Guided gradient at the input, gradient and activation at the layer."""
-        site = LayerSite(self.layer, self.attribute_to_layer_input)
-        return frozenset({(GUIDED, None), (PLAIN, site), (None, site)})
+        return super().reads | {(GUIDED, None)}
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped.
@@ -194,7 +169,7 @@ class GuidedGradCam(OnPath):
             ValueError: If the layer's map cannot be upsampled to the inputs.
         """
         evaluation = yield
-        cam = grad_cam(evaluation, LayerSite(self.layer, self.attribute_to_layer_input), explained, self.reshape)
+        cam = grad_cam(evaluation, self.site, explained, self.reshape)
         if len(cam) > 1:
             raise ValueError(
                 f"GuidedGradCam(layer={self.layer!r}): the layer returns {len(cam)} tensors; choose another layer."

@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from captum import attr as captum
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import PLAIN, Evaluation, Read, Reducer
-from lightning_explain.core.probe import Attribution, Samples, as_tuple
+from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Read, Reducer
+from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.engine.captum_adapter import attribute
-from lightning_explain.methods._base import AtLayer, AtOnce, each
+from lightning_explain.engine.evaluate import intercept
+from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
 from lightning_explain.methods.gradient import grad_cam
 from lightning_explain.modalities.image import Reshape
 from lightning_explain.modalities.placement import arrange
 
 
-class Replaceable(nn.Module):
-    """A layer whose activation Captum's hooks replace by a copy, because later modules may write into it in place.
-
-    Args:
-        layer: The layer itself.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self._real = (layer,)
-
-    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
-        """Hooks the layer; the hook's result is cloned."""
-        return self._real[0].register_forward_hook(lambda *arguments: _copied(hook(*arguments)), **options)
-
-    def register_forward_pre_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
-        """Hooks the layer; the hook's result is cloned."""
-        return self._real[0].register_forward_pre_hook(lambda *arguments: _copied(hook(*arguments)), **options)
+class _StandIn(nn.Module):
+    def forward(self, *tensors: Tensor) -> Attribution:
+        return bare(tensors)
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(_copied(part) for part in value)
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-class ReadOnce(AtLayer, AtOnce):
-    """Base class of methods that read a layer once, at the samples themselves."""
-
-    floating: ClassVar[bool] = False
+@contextmanager
+def replaceable(explained: ExplainedFunction, site: LayerSite) -> Iterator[nn.Module]:
+    """A module for Captum to hook: what Captum puts in the place of its output goes on from the layer site."""
+    stand_in = _StandIn()
+    with intercept(explained.layer(site.layer), site, lambda tensors: as_tuple(stand_in(*tensors))):
+        yield stand_in
 
 
 @dataclass(frozen=True)
-class LayerGradCam(ReadOnce):
+class LayerGradCam(AtLayer, OnPath):
     """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016; ``captum.attr.LayerGradCam``).
 
     Tokens and channels-last layers are first arranged as ``(N, C, h, w)``, so that the mean runs over positions, as for
@@ -66,12 +48,10 @@ class LayerGradCam(ReadOnce):
         them; layers without a feature map (vectors).
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
         relu_attributions: Keep only positive values.
         attr_dim_summation: Sum over the channels; otherwise return one map for each channel.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+
+    Further arguments: :class:`LayerActivation`.
 
     Example:
         >>> report = explain(model, probe, methods=[m.LayerGradCam("conv")], metrics=[])
@@ -106,7 +86,7 @@ class LayerGradCam(ReadOnce):
 
 
 @dataclass(frozen=True)
-class LayerGradientXActivation(ReadOnce):
+class LayerGradientXActivation(AtLayer, AtOnce):
     """Activation of a layer times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
 
     Cost: 1 forward, 1 backward.
@@ -114,11 +94,9 @@ class LayerGradientXActivation(ReadOnce):
         gradient vanishes.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
         multiply_by_inputs: Multiply by the activation; otherwise return the gradient.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+
+    Further arguments: :class:`LayerActivation`.
 
     Example:
         >>> report = explain(model, probe, methods=[m.LayerGradientXActivation("conv")], metrics=[])
@@ -133,11 +111,6 @@ class LayerGradientXActivation(ReadOnce):
     multiply_by_inputs: bool = True
     reshape: Reshape = None
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
     def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Shaped as the layer's output, in units of the explained output."""
         gradient = evaluation.gradient(PLAIN, self.site)
@@ -145,7 +118,7 @@ class LayerGradientXActivation(ReadOnce):
 
 
 @dataclass(frozen=True)
-class LayerActivation(ReadOnce):
+class LayerActivation(AtLayer, AtOnce):
     """Activation of a layer, without any attribution (Captum; ``captum.attr.LayerActivation``).
 
     Cost: 1 forward, 0 backward.
@@ -154,7 +127,7 @@ class LayerActivation(ReadOnce):
 
     Args:
         layer: Dotted name of the layer. Default: the last layer with a feature map.
-        attribute_to_layer_input: Return the layer's input instead of its output.
+        attribute_to_layer_input: Take the layer's input instead of its output.
         reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
             inferred from its shape.
 
@@ -189,14 +162,12 @@ class LayerFeatureAblation(AtLayer):
         changes little.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
         layer_baselines: Value that replaces them: ``None`` (zero), a number, or a tensor that broadcasts to one
-            sample's activation ``(1, ...)``.
-        layer_mask: Tensor of whole numbers ``(1, ...)`` shaped as the activation; units with equal numbers are replaced
-            together. Default: each unit by itself.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+            sample's activation ``(1, ...)``; a tuple with one for each tensor of a layer that returns several.
+        layer_mask: Tensor of whole numbers ``(1, ...)`` shaped as the activation, or a tuple of them; units with equal
+            numbers are replaced together. Default: each unit by itself.
+
+    Further arguments: :class:`LayerActivation`.
 
     Raises:
         TypeError: If ``layer_baselines`` or ``layer_mask`` is of another type.
@@ -215,54 +186,54 @@ class LayerFeatureAblation(AtLayer):
     multiplies_by_inputs = True
 
     layer: str | None = None
-    layer_baselines: float | Tensor | None = None
-    layer_mask: Tensor | None = None
+    layer_baselines: float | Tensor | tuple[float | Tensor, ...] | None = None
+    layer_mask: Tensor | tuple[Tensor, ...] | None = None
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, kinds in (("layer_baselines", (int, float, Tensor)), ("layer_mask", Tensor)):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kinds):
-                raise TypeError(
-                    f"LayerFeatureAblation({name}) is a {type(value).__name__}; give None, a tensor"
-                    f"{', a number' if name == 'layer_baselines' else ' of whole numbers'}."
-                )
+        for name, kinds in (("layer_baselines", (int, float, Tensor)), ("layer_mask", (Tensor,))):
+            wrong = [type(part).__name__ for part in self._parts(name) if not isinstance(part, kinds)]
+            if wrong:
+                what = "a tensor of whole numbers" if name == "layer_mask" else "a number, a tensor"
+                raise TypeError(f"LayerFeatureAblation({name}) is a {wrong[0]}; give None, {what}, or a tuple of them.")
+
+    def _parts(self, name: str) -> tuple[Any, ...]:
+        value = getattr(self, name)
+        return () if value is None else value if isinstance(value, tuple) else (value,)
 
     def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> None:
         """Refuses arguments that do not fit one sample of the layer.
 
         Raises:
-            ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or the layer returns several
-                tensors.
+            ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or does not have an entry for
+                each of its tensors.
         """
-        if not isinstance(activation, Tensor):
-            raise ValueError(
-                f"the layer {self.layer!r} returns several tensors, which Captum cannot ablate; choose another layer"
-            )
+        found = activation if isinstance(activation, (tuple, list)) else (activation,)
         for name in ("layer_baselines", "layer_mask"):
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                _check_broadcast(name, value, activation)
+            parts = self._parts(name)
+            if len(parts) != len(found) and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} has {len(parts)} entries for {len(found)} tensors of the layer {self.layer!r}; give a tuple with "
+                    "one for each."
+                )
+            for part, like in zip(parts, found, strict=False):
+                try:
+                    torch.as_tensor(part).expand_as(like)
+                except RuntimeError as error:
+                    raise ValueError(
+                        f"{name} has shape {tuple(part.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}; "
+                        "give one that broadcasts to it, the same for all samples."
+                    ) from error
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
-        return attribute(
-            captum.LayerFeatureAblation(explained.forward, Replaceable(explained.layer(self.layer))).attribute,
-            samples,
-            layer_baselines=self.layer_baselines,
-            layer_mask=self.layer_mask,
-            attribute_to_layer_input=self.attribute_to_layer_input,
-            perturbations_per_eval=max(1, explained.limit // len(samples)),
-        )
-
-
-def _check_broadcast(name: str, value: Tensor, like: Tensor) -> None:
-    try:
-        value.expand_as(like)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}; give "
-            "one that broadcasts to it, the same for all samples."
-        ) from error
+        with replaceable(explained, self.site) as layer:
+            return attribute(
+                captum.LayerFeatureAblation(explained.forward, layer).attribute,
+                samples,
+                layer_baselines=self.layer_baselines,
+                layer_mask=self.layer_mask,
+                perturbations_per_eval=max(1, explained.limit // len(samples)),
+            )

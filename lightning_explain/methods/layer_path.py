@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from captum import attr as captum
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
-from lightning_explain.core.validation import check_integral, check_number, check_whole
-from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
-from lightning_explain.engine.noise import Stdevs, check_stdevs, mean_over_draws, narrowed, wide
+from lightning_explain.engine.evaluate import intercept
+from lightning_explain.engine.noise import Stdevs, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Line, random_line
-from lightning_explain.methods._adaptive import AUTO, FIRST, refined
-from lightning_explain.methods._base import AtLayer, OnPath, added, each, sum_of_evaluations
-from lightning_explain.methods.layer import LayerActivation, Replaceable
+from lightning_explain.methods._adaptive import FIRST, refined
+from lightning_explain.methods._base import AtLayer, OnPath, SumsUp, added, each, sum_of_evaluations
+from lightning_explain.methods.layer import LayerActivation, LayerGradientXActivation, replaceable
 from lightning_explain.modalities.image import Reshape
-from lightning_explain.model.hooks import at_layer
 
 
 @dataclass(frozen=True)
-class LayerConductance(AtLayer, OnPath):
-    """Flow of f(x) - f(baseline) through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
-
-    Cost: n_steps + 1 forward, n_steps + 1 backward.
-    Not for: layers beside a skip connection: the map leaves out what bypasses the layer; few ``n_steps``: check with
-        Completeness.
-
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        n_steps: Steps of the path at the input.
-        method: Quadrature rule: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, or
-            ``riemann_trapezoid``.
-        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
-
-    Raises:
-        ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
-
-    Example:
-        >>> report = explain(model, probe, methods=[m.LayerConductance("conv", n_steps=8)], metrics=[])
-        >>> report.attributions["layer_conductance"].shape
-        torch.Size([2, 4, 8, 8])
-    """
+class LayerOnLine(AtLayer, OnPath):
+    """Base class of methods that read a layer on a straight line at the input."""
 
     reaches_input: ClassVar[bool] = True
-    multiplies_by_inputs = True
 
     layer: str | None = None
     n_steps: int = 50
@@ -62,49 +35,23 @@ class LayerConductance(AtLayer, OnPath):
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to; ``None`` if it promises nothing."""
-        return Reference(self.baselines)
-
     @property
     def path(self) -> Line:
-        """The straight line at the input, with one point more than ``n_steps``."""
-        return Line(self.n_steps + 1, self.method, self.baselines)
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Shaped as the layer's output, in units of the explained output."""
-        total: tuple[Tensor, ...] | None = None
-        former = yield
-        for _ in range(self.n_steps):
-            evaluation = yield
-            steps = each(torch.sub, evaluation.activation(self.site), former.activation(self.site))
-            total = added(total, each(torch.mul, steps, former.gradient(PLAIN, self.site)))
-            former = evaluation
-        assert total is not None
-        return total
+        """The straight line at the input."""
+        return Line(self.n_steps, self.method, self.baselines)
 
 
 @dataclass(frozen=True)
-class InternalInfluence(AtLayer, OnPath):
+class InternalInfluence(LayerOnLine):
     """Gradient of a layer averaged over a path at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
 
     Cost: n_steps forward, n_steps backward.
     Not for: how much a unit contributes: a gradient can be large at an inactive unit; maps that should add up.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
         n_steps: Points on the path at the input.
-        method: Quadrature rule: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, or
-            ``riemann_trapezoid``.
-        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+
+    Further arguments: :class:`IntegratedGradients`, :class:`LayerActivation`.
 
     Raises:
         ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
@@ -115,24 +62,6 @@ class InternalInfluence(AtLayer, OnPath):
         torch.Size([2, 4, 8, 8])
     """
 
-    reaches_input: ClassVar[bool] = True
-
-    layer: str | None = None
-    n_steps: int = 50
-    method: str = "gausslegendre"
-    baselines: Baseline = None
-    attribute_to_layer_input: bool = False
-    reshape: Reshape = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self)
-
-    @property
-    def path(self) -> Line:
-        """The straight line at the input."""
-        return Line(self.n_steps, self.method, self.baselines)
-
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped as the layer's output, in units of the explained output per unit of activation."""
         return sum_of_evaluations(
@@ -142,7 +71,46 @@ class InternalInfluence(AtLayer, OnPath):
 
 
 @dataclass(frozen=True)
-class LayerIntegratedGradients(AtLayer):
+class LayerConductance(LayerOnLine, SumsUp):
+    """Flow of f(x) - f(baseline) through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
+
+    Cost: n_steps + 1 forward, n_steps + 1 backward.
+    Not for: layers beside a skip connection: the map leaves out what bypasses the layer; few ``n_steps``: check with
+        Completeness.
+
+    Args:
+        n_steps: Steps of the path at the input.
+
+    Further arguments: :class:`IntegratedGradients`, :class:`LayerActivation`.
+
+    Raises:
+        ValueError: If ``n_steps``, ``method`` or ``baselines`` is not allowed.
+
+    Example:
+        >>> report = explain(model, probe, methods=[m.LayerConductance("conv", n_steps=8)], metrics=[])
+        >>> report.attributions["layer_conductance"].shape
+        torch.Size([2, 4, 8, 8])
+    """
+
+    @property
+    def path(self) -> Line:
+        """The straight line at the input, with one point more than ``n_steps``."""
+        return Line(self.n_steps + 1, self.method, self.baselines)
+
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        """Shaped as the layer's output, in units of the explained output."""
+        total: tuple[Tensor, ...] = ()
+        former = yield
+        for _ in range(self.n_steps):
+            evaluation = yield
+            steps = each(torch.sub, evaluation.activation(self.site), former.activation(self.site))
+            total = added(total, each(torch.mul, steps, former.gradient(PLAIN, self.site)))
+            former = evaluation
+        return total
+
+
+@dataclass(frozen=True)
+class LayerIntegratedGradients(AtLayer, SumsUp):
     """Integrated gradients of a layer's activations (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
 
     The path runs in the layer's space: from the activation at the baseline to the activation at the sample.
@@ -152,20 +120,16 @@ class LayerIntegratedGradients(AtLayer):
         that run more than once (refused).
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
         n_steps: Points on the path, or ``"auto"``: adds points for each sample by the trapezoidal rule (``method`` is
             ignored) until the map sums to what the layer changes in f. ``Report.n_steps`` holds the points each sample
             took.
-        method: Quadrature rule: ``gausslegendre``, ``riemann_right``, ``riemann_left``, ``riemann_middle``, or
-            ``riemann_trapezoid``.
         baselines: Input whose activation is the start of the path: ``None`` (zero), a number, a tensor, ``"black"``,
             ``"mean"``, or ``"blur"``.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
         multiply_by_inputs: Multiply by the difference between the activations at the sample and at the baseline; the
             map then sums to f(x) - f(baseline).
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
         tolerance: Largest relative error of the sum with ``n_steps="auto"``.
+
+    Further arguments: :class:`IntegratedGradients`, :class:`LayerActivation`.
 
     Raises:
         ValueError: If ``n_steps``, ``method``, ``baselines`` or ``tolerance`` is not allowed.
@@ -188,69 +152,39 @@ class LayerIntegratedGradients(AtLayer):
     reshape: Reshape = None
     tolerance: float = 0.01
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self)
-        check_number("LayerIntegratedGradients", "tolerance", self.tolerance, "0.01")
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to; ``None`` if it promises nothing."""
-        return Reference(self.baselines) if self.multiply_by_inputs else None
-
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
-        if isinstance(self.n_steps, int):
-            return self._along_line(explained, samples, self.n_steps, self.method, self.multiply_by_inputs)
-        return bare(self._refined(explained, samples))
-
-    def _along_line(
-        self, explained: ExplainedFunction, samples: Samples, n_steps: int, method: str, multiply: bool
-    ) -> Attribution:
-        layer = Replaceable(explained.layer(self.layer))
-        explainer = captum.LayerIntegratedGradients(explained.forward, layer, multiply_by_inputs=multiply)
-        return attribute(
-            explainer.attribute,
-            samples,
-            baselines=bare(explained.baseline(self.baselines, samples)),
-            n_steps=n_steps,
-            method=method,
-            internal_batch_size=max(explained.limit, len(samples)),
-            attribute_to_layer_input=self.attribute_to_layer_input,
-        )
+        if not isinstance(self.n_steps, int):
+            return bare(self._refined(explained, samples))
+        multiply = self.multiply_by_inputs
+        with replaceable(explained, self.site) as layer:
+            return attribute(
+                captum.LayerIntegratedGradients(explained.forward, layer, multiply_by_inputs=multiply).attribute,
+                samples,
+                baselines=bare(explained.baseline(self.baselines, samples)),
+                n_steps=self.n_steps,
+                method=self.method,
+                internal_batch_size=max(explained.limit, len(samples)),
+            )
 
     def _refined(self, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
         def mean(some: Samples, n_steps: int, rule: str) -> tuple[Tensor, ...]:
-            return each(wide, as_tuple(self._along_line(explained, some, n_steps, rule, multiply=False)))
+            fixed = replace(self, n_steps=n_steps, method=rule, multiply_by_inputs=False)
+            return each(wide, as_tuple(LayerIntegratedGradients.attribute(fixed, explained, some)))
 
         level = LayerActivation(self.layer, self.attribute_to_layer_input)
         begun = samples.at(explained.baseline(self.baselines, samples))
         there, here = (as_tuple(level.attribute(explained, at)) for at in (begun, samples))
-        # The weights of Captum's trapezoidal rule sum to (n - 1) / n.
-        first = [t * (FIRST + 1) / FIRST for t in mean(samples, FIRST + 1, "riemann_trapezoid")]
         change = tuple(wide(x - b) for x, b in zip(here, there, strict=True))
-        gap = wide(explained.evaluate(samples) - self._replaced(explained, samples, there))
-        middles = partial(mean, rule="riemann_middle")
-        return narrowed(refined(self, explained, samples, first, change, gap, middles), samples)
-
-    def _replaced(self, explained: ExplainedFunction, samples: Samples, values: tuple[Tensor, ...]) -> Tensor:
-        """F at the samples with the layer's activation replaced by ``values``, ``(N,)``; what bypasses the layer is unchanged."""
-
-        def replacement(passed: Any) -> Any:
-            copies = tuple(value.clone() for value in values)
-            return bare(copies) if isinstance(passed, Tensor) else copies
-
-        with at_layer(explained.layer(self.layer), self.attribute_to_layer_input, replacement), torch.no_grad():
-            return explained.forward(*explained.in_memory_layout(samples.inputs), *samples.extra)  # type: ignore[no-any-return]
+        with torch.no_grad(), intercept(explained.layer(self.layer), self.site, lambda tensors: there):
+            # What bypasses the layer is unchanged.
+            replaced = explained.forward(*explained.in_memory_layout(samples.inputs), *samples.extra)
+        first, gap = mean(samples, FIRST + 1, "riemann_trapezoid"), wide(explained.evaluate(samples) - replaced)
+        return narrowed(refined(self, explained, samples, first, change, gap, mean), samples)
 
 
 @dataclass(frozen=True)
-class LayerGradientShap(AtLayer):
+class LayerGradientShap(AtLayer, SumsUp):
     """GradientShap of a layer's activations (Lundberg & Lee 2017; ``captum.attr.LayerGradientShap``).
 
     Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
@@ -261,15 +195,9 @@ class LayerGradientShap(AtLayer):
         LayerConductance; single units at few ``n_samples``.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        n_samples: Random points for each sample.
-        stdevs: Standard deviation of the Gaussian noise added to the input: one number, or one for each input.
-        baselines: Set of K baselines to draw from: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple
-            such as ``("zero", "probe")``.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
         multiply_by_inputs: Multiply by the difference between the activations at the noisy input and at the baseline.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+
+    Further arguments: :class:`GradientShap`, :class:`LayerActivation`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -292,48 +220,19 @@ class LayerGradientShap(AtLayer):
     multiply_by_inputs: bool = True
     reshape: Reshape = None
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("LayerGradientShap", "n_samples", self.n_samples)
-        check_stdevs("LayerGradientShap", self.stdevs)
-        check_baseline(self.baselines, DISTRIBUTIONS)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to in expectation; ``None`` if it promises nothing."""
-        return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
-
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
-        needs_gradient(samples, "LayerGradientShap")
-        layer, where = explained.layer(self.layer), {"attribute_to_layer_input": self.attribute_to_layer_input}
-        slope = captum.LayerGradientXActivation(explained.forward, layer, multiply_by_inputs=False)
-        level = captum.LayerActivation(explained.forward, layer)
+        needs_gradient(samples, type(self).__name__)
+        slope = LayerGradientXActivation(self.layer, self.attribute_to_layer_input, multiply_by_inputs=False)
+        level = LayerActivation(self.layer, self.attribute_to_layer_input)
         references = explained.distribution(self.baselines, samples)
-
-        def at(explainer: Any, part: Samples, points: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return as_tuple(attribute(explainer.attribute, part.at(points), **where))
 
         def one(part: Samples, indices: Tensor) -> tuple[Tensor, ...]:
             noisy, chosen, points = random_line(explained, part, indices, self.stdevs, references)
-            gradients = at(slope, part, points)
+            gradients = as_tuple(slope.attribute(explained, part.at(points)))
             if not self.multiply_by_inputs:
                 return gradients
-            ends = zip(at(level, part, noisy), at(level, part, chosen), strict=True)
-            return tuple(g * (x - b) for g, (x, b) in zip(gradients, ends, strict=True))
+            ends = (as_tuple(level.attribute(explained, part.at(end))) for end in (noisy, chosen))
+            return each(lambda g, x, b: g * (x - b), gradients, *ends)
 
         return bare(narrowed(mean_over_draws(explained, samples, self.n_samples, one, powers=(1,))[0], samples))
-
-
-_Line = LayerConductance | InternalInfluence | LayerIntegratedGradients
-
-
-def _check(method: _Line) -> None:
-    also = (AUTO,) if isinstance(method, LayerIntegratedGradients) else ()
-    check_integral(type(method).__name__, method.n_steps, method.method, also)
-    check_baseline(method.baselines)

@@ -11,10 +11,11 @@ from captum import attr as captum
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import ExplainedFunction, Method
-from lightning_explain.core.probe import Attribution, Samples, bare
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
-from lightning_explain.methods._base import AtLayer
+from lightning_explain.engine.noise import column
+from lightning_explain.methods._base import AtLayer, CaptumMethod
 from lightning_explain.modalities.image import Reshape
 from lightning_explain.model.hooks import at_layer, at_modules
 from lightning_explain.model.inventory import is_layer
@@ -34,10 +35,10 @@ class _Layered(nn.Module):
     storage back instead.
     """
 
-    def __init__(self, forward: nn.Module, layers: list[nn.Module]) -> None:
+    def __init__(self, explained: ExplainedFunction, owner: str) -> None:
         super().__init__()
-        self.inner = forward
-        self._layers = tuple(layers)
+        self.inner = explained.forward
+        self._layers = tuple(explained.remembered(("relevance",), lambda: _layers(explained, owner)))
         self.outputs: list[Tensor] = []
 
     def children(self) -> Iterator[nn.Module]:
@@ -54,17 +55,12 @@ class _Layered(nn.Module):
         self.outputs.append(output.detach())
         return output
 
-    def has_rule(self, layer: nn.Module) -> bool:
-        """Whether relevance passes the layer by a rule."""
-        return type(layer) not in SUPPORTED_NON_LINEAR_LAYERS and any(layer is known for known in self._layers)
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Restores weights and rules on exit; Captum deletes the rules that the user has set."""
+    def relevance(self, samples: Samples) -> Attribution:
+        """Captum's LRP of the samples; restores weights and rules, because Captum deletes the rules that the user has set."""
         weights = [(parameter, parameter.data) for parameter in self.inner.parameters()]
         rules = [(layer, vars(layer)["rule"]) for layer in self._layers if "rule" in vars(layer)]
         try:
-            yield
+            return attribute(captum.LRP(self).attribute, samples)
         finally:
             for parameter, data in weights:
                 parameter.data = data
@@ -73,7 +69,7 @@ class _Layered(nn.Module):
 
 
 @dataclass(frozen=True)
-class LRP(Method):
+class LRP(CaptumMethod):
     """Output redistributed layer by layer to the input (Bach et al. 2015; ``captum.attr.LRP``).
 
     Each layer that runs needs a rule. Linear, convolution, pooling and 2-D batch normalization layers and
@@ -101,9 +97,7 @@ class LRP(Method):
             ValueError: If a layer has no rule.
         """
         needs_gradient(samples, "LRP")
-        model = _layered(explained, "LRP")
-        with model.kept():
-            return attribute(captum.LRP(model).attribute, samples)
+        return _Layered(explained, "LRP").relevance(samples)
 
 
 @dataclass(frozen=True)
@@ -116,11 +110,7 @@ class LayerLRP(AtLayer):
     Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); ReLU networks with the
         default rule, where it equals LayerGradientXActivation at a higher price.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        attribute_to_layer_input: Attribute to the layer's input instead of its output.
-        reshape: How to arrange the layer's map on the image (``lightning_explain.modalities.image.Reshape``). Default:
-            inferred from its shape.
+    Further arguments: :class:`LayerActivation`.
 
     Example:
         >>> report = explain(model, probe, methods=[m.LayerLRP("conv")], metrics=[])
@@ -142,14 +132,14 @@ class LayerLRP(AtLayer):
             ValueError: If a layer has no rule, or no relevance reaches this layer as a single tensor.
         """
         needs_gradient(samples, "LayerLRP")
-        model, layer = _layered(explained, "LayerLRP"), explained.layer(self.layer)
-        with model.kept(), _relevance(model, layer, self.attribute_to_layer_input) as found:
-            attribute(captum.LRP(model).attribute, samples)
+        model = _Layered(explained, "LayerLRP")
+        with _relevance(model, explained.layer(self.layer), self.attribute_to_layer_input) as found:
+            model.relevance(samples)
         if not found:
             raise ValueError(
                 f"LayerLRP(layer={self.layer!r}): no relevance reaches it as a single tensor; give another layer."
             )
-        return bare((found[-1] * model.outputs[0].reshape(-1, *(1,) * (found[-1].ndim - 1)),))
+        return found[-1] * column(model.outputs[0], found[-1])
 
 
 @contextmanager
@@ -161,7 +151,7 @@ def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[li
     lies between the two: past the first hook and before the second.
     """
     found: list[Tensor] = []
-    ruled = model.has_rule(layer)
+    ruled = type(layer) not in SUPPORTED_NON_LINEAR_LAYERS and any(layer is known for known in model.children())
 
     def note(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.requires_grad:
@@ -172,11 +162,6 @@ def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[li
 
     with at_layer(layer, of_input, lambda value: (note(value[0]), *value[1:]) if of_input else note(value)):
         yield found
-
-
-def _layered(explained: ExplainedFunction, owner: str) -> _Layered:
-    layers = explained.remembered(("relevance",), lambda: _layers(explained, owner))
-    return _Layered(explained.forward, layers)
 
 
 def _layers(explained: ExplainedFunction, owner: str) -> list[nn.Module]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from captum import attr as captum
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
-from lightning_explain.core.validation import check_integral
-from lightning_explain.engine.baselines import check_baseline
 from lightning_explain.engine.captum_adapter import attribute, needs_gradient
 from lightning_explain.engine.features import FeatureMask
 from lightning_explain.engine.noise import Stdevs
-from lightning_explain.methods._neuron import OfNeuron, counted, select
-from lightning_explain.methods.deeplift import AttributionFunc, DeepLift, DeepLiftShap
+from lightning_explain.methods._base import AttributionFunc
+from lightning_explain.methods._neuron import OfNeuron, OfUnit, counted, select
+from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, Saliency
 from lightning_explain.methods.path import GradientShap, IntegratedGradients
 from lightning_explain.methods.perturbation import FeatureAblation
@@ -41,8 +40,7 @@ class NeuronGradient(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    def _primary(self) -> Method:
-        return Saliency(abs=False)
+    primary: ClassVar[Any] = Saliency(abs=False)
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,7 @@ class NeuronGuidedBackprop(OfNeuron):
     Not for: evidence of what the unit has learned, as for GuidedBackprop (Adebayo et al. 2018); networks without ReLU
         before the unit.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+    Further arguments: :class:`NeuronGradient`.
 
     Example:
         >>> report = explain(model, probe, methods=[m.NeuronGuidedBackprop()], metrics=[])
@@ -64,10 +59,8 @@ class NeuronGuidedBackprop(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    primary: ClassVar[Any] = GuidedBackprop()
     backward_rule: ClassVar[str] = "guided"
-
-    def _primary(self) -> Method:
-        return GuidedBackprop()
 
 
 @dataclass(frozen=True)
@@ -78,10 +71,7 @@ class NeuronDeconvolution(OfNeuron):
     Not for: evidence of what the unit has learned, as for Deconvolution (Nie et al. 2018); networks without ReLU before
         the unit.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
+    Further arguments: :class:`NeuronGradient`.
 
     Example:
         >>> report = explain(model, probe, methods=[m.NeuronDeconvolution()], metrics=[])
@@ -89,10 +79,8 @@ class NeuronDeconvolution(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    primary: ClassVar[Any] = Deconvolution()
     backward_rule: ClassVar[str] = "deconvolution"
-
-    def _primary(self) -> Method:
-        return Deconvolution()
 
 
 @dataclass(frozen=True)
@@ -103,15 +91,7 @@ class NeuronIntegratedGradients(OfNeuron):
     Not for: features that equal the baseline, which get zero; curves over epochs without ``neuron_selector``: the
         strongest unit can change.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
-        n_steps: Points on the path, or ``"auto"`` as in IntegratedGradients.
-        method: Quadrature rule, as in IntegratedGradients.
-        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
-        multiply_by_inputs: Multiply by (input - baseline).
-        tolerance: Largest relative error with ``"auto"``, as in IntegratedGradients.
+    Further arguments: :class:`NeuronGradient`, :class:`IntegratedGradients`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -123,14 +103,13 @@ class NeuronIntegratedGradients(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    primary: ClassVar[Any] = IntegratedGradients()
+
     n_steps: int | str = 50
     method: str = "gausslegendre"
     baselines: Baseline = None
     multiply_by_inputs: bool = True
     tolerance: float = 0.01
-
-    def _primary(self) -> Method:
-        return IntegratedGradients(self.n_steps, self.method, self.baselines, self.multiply_by_inputs, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -143,15 +122,7 @@ class NeuronGradientShap(OfNeuron):
     Not for: single pixels at few ``n_samples``: the map is a random mean; curves over epochs without
         ``neuron_selector``: the strongest unit can change.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
-        n_samples: Random points for each sample.
-        stdevs: Standard deviation of the Gaussian noise added to the input: one number, or one for each input.
-        baselines: Set of K baselines to draw from: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple
-            such as ``("zero", "probe")``.
-        multiply_by_inputs: Multiply by (input - baseline).
+    Further arguments: :class:`NeuronGradient`, :class:`GradientShap`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -162,15 +133,13 @@ class NeuronGradientShap(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    primary: ClassVar[Any] = GradientShap()
     takes_distribution: ClassVar[bool] = True
 
     n_samples: int = 5
     stdevs: Stdevs = 0.0
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
-
-    def _primary(self) -> Method:
-        return GradientShap(self.n_samples, self.stdevs, self.baselines, self.multiply_by_inputs)
 
 
 @dataclass(frozen=True)
@@ -183,14 +152,7 @@ class NeuronDeepLift(OfNeuron):
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers before the unit: the map
         misses the sum, which is reported; attention and softmax before the unit (refused): use NeuronIntegratedGradients.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
-        baselines: Baseline that each sample is compared with: ``None`` (zero), a number, a tensor, ``"black"``,
-            ``"mean"``, or ``"blur"``.
-        multiply_by_inputs: Multiply by (input - baseline).
-        custom_attribution_func: Function of (multipliers, inputs, baselines) that replaces this product.
+    Further arguments: :class:`NeuronGradient`, :class:`DeepLift`.
 
     Raises:
         ValueError: If ``baselines`` is not a known name.
@@ -201,19 +163,16 @@ class NeuronDeepLift(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    primary: ClassVar[Any] = DeepLift()
     backward_rule: ClassVar[str] = "deeplift"
 
     baselines: Baseline = None
     multiply_by_inputs: bool = True
     custom_attribution_func: AttributionFunc = None
 
-    def _primary(self) -> Method:
-        custom = self.custom_attribution_func
-        return DeepLift(self.baselines, self.multiply_by_inputs, custom_attribution_func=custom)
-
 
 @dataclass(frozen=True)
-class NeuronDeepLiftShap(OfNeuron):
+class NeuronDeepLiftShap(NeuronDeepLift):
     """DeepLIFT of a neuron, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.NeuronDeepLiftShap``).
 
     Handles activations as DeepLift does.
@@ -222,14 +181,7 @@ class NeuronDeepLiftShap(OfNeuron):
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers before the unit: the map
         misses the sum, which is reported; attention and softmax before the unit (refused): use NeuronGradientShap.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
-        baselines: Set of K baselines: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple such as
-            ``("zero", "probe")``.
-        multiply_by_inputs: Multiply by (input - baseline).
-        custom_attribution_func: Function of (multipliers, inputs, baselines) that replaces this product.
+    Further arguments: :class:`NeuronGradient`, :class:`DeepLiftShap`.
 
     Raises:
         ValueError: If ``baselines`` is not a known name.
@@ -240,15 +192,10 @@ class NeuronDeepLiftShap(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "deeplift"
+    primary: ClassVar[Any] = DeepLiftShap()
     takes_distribution: ClassVar[bool] = True
 
     baselines: Baseline = "probe"
-    multiply_by_inputs: bool = True
-    custom_attribution_func: AttributionFunc = None
-
-    def _primary(self) -> Method:
-        return DeepLiftShap(self.baselines, self.multiply_by_inputs, self.custom_attribution_func)
 
 
 @dataclass(frozen=True)
@@ -259,13 +206,7 @@ class NeuronFeatureAblation(OfNeuron):
     Not for: images without a ``feature_mask``: one pass for each channel of each pixel; redundant features: replacing
         one alone changes little.
 
-    Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
-        baselines: Value that replaces a feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
-            ``"blur"``.
-        feature_mask: How input elements form features, as in FeatureAblation.
+    Further arguments: :class:`NeuronGradient`, :class:`FeatureAblation`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -277,17 +218,15 @@ class NeuronFeatureAblation(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
+    primary: ClassVar[Any] = FeatureAblation()
     backward_rule: ClassVar[str] = "none"
 
     baselines: Baseline = None
     feature_mask: FeatureMask = None
 
-    def _primary(self) -> Method:
-        return FeatureAblation(self.baselines, self.feature_mask)
-
 
 @dataclass(frozen=True)
-class NeuronConductance(OfNeuron):
+class NeuronConductance(OfUnit):
     """Flow from each input through a neuron to the output (Dhamdhere et al. 2018; ``captum.attr.NeuronConductance``).
 
     Cost: n_steps forward, 2 * n_steps backward; 1 more forward without ``neuron_selector``.
@@ -295,13 +234,10 @@ class NeuronConductance(OfNeuron):
         curves over epochs without ``neuron_selector``: the strongest unit can change.
 
     Args:
-        layer: Dotted name of the layer. Default: the last layer with a feature map.
-        neuron_selector: The unit, as in NeuronGradient.
-        attribute_to_neuron_input: Select the unit from the layer's input instead of its output.
         n_steps: Points on the path.
-        method: Quadrature rule, as in IntegratedGradients.
-        baselines: Start of the path: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``.
         multiply_by_inputs: Multiply by (input - baseline).
+
+    Further arguments: :class:`NeuronGradient`, :class:`IntegratedGradients`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -320,31 +256,9 @@ class NeuronConductance(OfNeuron):
     baselines: Baseline = None
     multiply_by_inputs: bool = True
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def _check_arguments(self) -> None:
-        check_integral("NeuronConductance", self.n_steps, self.method)
-        check_baseline(self.baselines)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """``None``: the map is only a part of the flow and promises no sum."""
-        return None
-
-    def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
-        """The explained function itself: the map is about the output, through the neuron."""
-        return explained
-
-    def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
-        """Itself: it is not a primary method applied to the neuron."""
-        return self, explained
-
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output."""
-        needs_gradient(samples, "NeuronConductance")
+        needs_gradient(samples, type(self).__name__)
         unit = self.unit(explained)
         layer = explained.layer(self.layer)
         explainer = captum.NeuronConductance(explained.forward, layer, multiply_by_inputs=self.multiply_by_inputs)

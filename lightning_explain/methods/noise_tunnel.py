@@ -12,14 +12,11 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.points import Path, Read, Reducer, path_of
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
-from lightning_explain.core.validation import check_choice, check_whole
-from lightning_explain.engine.captum_adapter import freeze
-from lightning_explain.engine.noise import Stdevs, add_noise, check_stdevs, mean_over_draws, narrowed, wide
+from lightning_explain.core.validation import check_whole, refused
+from lightning_explain.engine.noise import Stdevs, add_noise, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Cloud
 from lightning_explain.methods._base import OnPath, added, each
 from lightning_explain.methods.gradient import Saliency
-
-_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
 @dataclass(frozen=True)
@@ -60,17 +57,13 @@ class NoiseTunnel(OnPath):
     stdevs: Stdevs = 1.0
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         if not isinstance(self.attribution_method, Method):
-            raise TypeError(
-                f"NoiseTunnel(attribution_method={self.attribution_method!r}) is not a method; give one of "
-                "lightning_explain.methods, e.g. Saliency(abs=False)."
-            )
-        check_choice("NoiseTunnel", "nt_type", self.nt_type, _TYPES)
+            allowed = "a method of lightning_explain.methods, e.g. Saliency(abs=False)"
+            raise refused("NoiseTunnel", "attribution_method", self.attribution_method, allowed, TypeError)
         # The variance over a single copy is zero.
         check_whole("NoiseTunnel", "nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
         check_whole("NoiseTunnel", "nt_samples_batch_size", self.nt_samples_batch_size, also=(None,))
-        check_stdevs("NoiseTunnel", self.stdevs)
 
     @property
     def path(self) -> Path | None:
@@ -86,11 +79,10 @@ class NoiseTunnel(OnPath):
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""
         inner: Any = self.attribution_method
-        total: tuple[Tensor, ...] | None = None
+        total: tuple[Tensor, ...] = ()
         for _ in range(self.nt_samples):
             found = each(wide, (yield from inner.reduce(explained, samples)))
             total = added(total, (*found, *each(torch.square, found)))
-        assert total is not None
         means, half = [t / self.nt_samples for t in total], len(total) // 2
         return self._finished(means[:half], means[half:], samples)
 

@@ -8,20 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Reference
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Evaluation, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
-from lightning_explain.core.validation import check_integral, check_number, check_whole
-from lightning_explain.engine.baselines import DISTRIBUTIONS, check_baseline
-from lightning_explain.engine.captum_adapter import freeze, needs_gradient
-from lightning_explain.engine.noise import Stdevs, check_stdevs, narrowed, wide
+from lightning_explain.engine.captum_adapter import needs_gradient
+from lightning_explain.engine.noise import Stdevs, narrowed, wide
 from lightning_explain.engine.paths import Line, RandomLine
-from lightning_explain.methods._adaptive import AUTO, adaptive
-from lightning_explain.methods._base import OnPath, added, each, sum_of_evaluations
+from lightning_explain.methods._adaptive import adaptive
+from lightning_explain.methods._base import OnPath, SumsUp, added, each, sum_of_evaluations
 
 
 @dataclass(frozen=True)
-class IntegratedGradients(OnPath):
+class IntegratedGradients(SumsUp, OnPath):
     """Gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
 
     Cost: n_steps forward, n_steps backward; with ``"auto"`` from 9 to 1025, as each sample needs.
@@ -52,22 +50,6 @@ class IntegratedGradients(OnPath):
     multiply_by_inputs: bool = True
     tolerance: float = 0.01
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_integral("IntegratedGradients", self.n_steps, self.method, also=(AUTO,))
-        check_baseline(self.baselines)
-        check_number("IntegratedGradients", "tolerance", self.tolerance, "0.01")
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to; ``None`` if it promises nothing."""
-        return Reference(self.baselines) if self.multiply_by_inputs else None
-
     reads = frozenset({(PLAIN, None)})
 
     @property
@@ -78,11 +60,10 @@ class IntegratedGradients(OnPath):
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
         assert isinstance(self.n_steps, int)
-        total: tuple[Tensor, ...] | None = None
+        total: tuple[Tensor, ...] = ()
         for _ in range(self.n_steps):
             evaluation = yield
             total = added(total, tuple(g * evaluation.point.weight for g in evaluation.gradient()))
-        assert total is not None
         return each(torch.mul, total, evaluation.point.change) if self.multiply_by_inputs else total
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
@@ -94,7 +75,7 @@ class IntegratedGradients(OnPath):
 
 
 @dataclass(frozen=True)
-class GradientShap(OnPath):
+class GradientShap(SumsUp, OnPath):
     """Mean gradient between random baselines and the noisy input (Lundberg & Lee 2017; ``captum.attr.GradientShap``).
 
     Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
@@ -126,22 +107,6 @@ class GradientShap(OnPath):
     stdevs: Stdevs = 0.0
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_whole("GradientShap", "n_samples", self.n_samples)
-        check_stdevs("GradientShap", self.stdevs)
-        check_baseline(self.baselines, DISTRIBUTIONS)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to in expectation; ``None`` if it promises nothing."""
-        return Reference(self.baselines, distribution=True) if self.multiply_by_inputs else None
 
     reads = frozenset({(PLAIN, None)})
 

@@ -12,10 +12,8 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Reducer
 from lightning_explain.core.probe import Baseline, Samples
-from lightning_explain.core.validation import check_callable, is_whole
-from lightning_explain.engine.baselines import check_baseline
-from lightning_explain.engine.captum_adapter import freeze
-from lightning_explain.engine.features import FeatureMask, check_feature_mask, features_of
+from lightning_explain.core.validation import is_whole
+from lightning_explain.engine.features import FeatureMask, features_of
 from lightning_explain.engine.noise import column
 from lightning_explain.engine.paths import Ablations, Windows
 from lightning_explain.engine.permutations import Permutations
@@ -25,12 +23,10 @@ Shape = tuple[int, ...]
 
 
 class Ablating(OnPath):
-    """Base class of methods that need forward passes only."""
+    """Base class of methods that put something else in the place of parts of the input; they need forward passes only."""
 
     backward_rule: ClassVar[str] = "none"
     multiplies_by_inputs = True
-
-    floating: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,7 @@ class Occlusion(Ablating):
     baselines: Baseline = None
 
     def __post_init__(self) -> None:
-        freeze(self)
-        check_baseline(self.baselines)
+        super().__post_init__()
         for name in ("sliding_window_shapes", "strides"):
             value = getattr(self, name)
             if value is not None and not _positive(value):
@@ -117,11 +112,6 @@ class FeatureAblation(Ablating):
     baselines: Baseline = None
     feature_mask: FeatureMask = None
 
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_baseline(self.baselines)
-        check_feature_mask("FeatureAblation(feature_mask", self.feature_mask)
-
     @property
     def path(self) -> Ablations:
         """The sample, then the sample without each feature."""
@@ -168,11 +158,6 @@ class FeaturePermutation(Ablating):
 
     samples_needed: ClassVar[int] = 2
 
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_feature_mask("FeaturePermutation(feature_mask", self.feature_mask)
-        check_callable("FeaturePermutation", "perm_func", self.perm_func)
-
     @property
     def path(self) -> Permutations:
         """The sample, then the sample with each feature taken from another sample."""
@@ -182,12 +167,8 @@ class FeaturePermutation(Ablating):
         """Input-shaped, in units of output.
 
         Raises:
-            ValueError: If the probe has one sample, or features differ between samples.
+            ValueError: If features differ between samples.
         """
-        if len(explained.probe) < 2:
-            raise ValueError(
-                "FeaturePermutation takes features from other samples, but the probe has one; give at least two."
-            )
         features = features_of(self.feature_mask, explained, samples)
         if any(len(mask) > 1 for mask in features.masks):
             raise ValueError(
@@ -208,8 +189,7 @@ def falls(count: int, samples: Samples) -> Reducer:
 
 
 def _zeros(samples: Samples) -> list[Tensor]:
-    dtypes = (torch.promote_types(x.dtype, torch.float32) for x in samples.inputs)
-    return [torch.zeros_like(x, dtype=dtype) for x, dtype in zip(samples.inputs, dtypes, strict=True)]
+    return [torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in samples.inputs]
 
 
 def _positive(value: object) -> bool:

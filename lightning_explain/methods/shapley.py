@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
 from typing import Any, ClassVar
@@ -11,29 +10,53 @@ import torch
 from captum import attr as captum
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
-from lightning_explain.core.probe import Attribution, Baseline, Samples, bare, flat
-from lightning_explain.core.validation import check_whole
-from lightning_explain.engine.baselines import check_baseline
-from lightning_explain.engine.captum_adapter import attribute, freeze, in_pieces
-from lightning_explain.engine.features import FeatureMask, Features, check_feature_mask, features_of
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare, flat
+from lightning_explain.engine.captum_adapter import attribute
+from lightning_explain.engine.features import FeatureMask, Features, features_of
 from lightning_explain.engine.noise import column, mean_over_draws, narrowed
+from lightning_explain.methods._base import CaptumMethod, SumsUp, each
 
 LARGEST = 12
 
 
-def one_by_one(explained: ExplainedFunction, samples: Samples, call: Callable[[Samples], Attribution]) -> Attribution:
-    """Attribution of the samples, each computed alone with the global generators seeded for it."""
+class OneByOne(CaptumMethod):
+    """Base class of methods that Captum computes for one sample at a time, with the global generators seeded for it."""
 
-    def seeded(sample: Samples) -> Attribution:
-        with explained.draws.seeded("features", sample, torch.zeros(1, dtype=torch.long)):
-            return call(sample)
+    backward_rule: ClassVar[str] = "none"
+    multiplies_by_inputs = True
 
-    return in_pieces(samples, 1, seeded)
+    captum_class: ClassVar[Any]
+
+    n_samples: int
+
+    def explainer(self, explained: ExplainedFunction) -> Any:
+        """Captum's object."""
+        return self.captum_class(explained.forward)
+
+    def attribute_one(self, explained: ExplainedFunction, sample: Samples, **further: Any) -> Attribution:
+        """The attribution of one sample; ``further`` are arguments for Captum."""
+        return attribute(
+            self.explainer(explained).attribute,
+            sample,
+            n_samples=self.n_samples,
+            baselines=bare(explained.baseline(self.baselines, sample)),
+            feature_mask=bare(features_of(self.feature_mask, explained, sample).masks),
+            perturbations_per_eval=explained.limit,
+            **further,
+        )
+
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        """Input-shaped, in units of output."""
+        found = []
+        for sample in samples.split(1):
+            with explained.draws.seeded("features", sample, torch.zeros(1, dtype=torch.long)):
+                found.append(as_tuple(self.attribute_one(explained, sample)))
+        return bare(tuple(torch.cat(column) for column in zip(*found, strict=True)))
 
 
 @dataclass(frozen=True)
-class ShapleyValueSampling(Method):
+class ShapleyValueSampling(OneByOne, SumsUp):
     """Shapley values estimated from random feature orders (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
 
     The orders are keyed by sample id: every explanation repeats them.
@@ -46,9 +69,8 @@ class ShapleyValueSampling(Method):
         n_samples: Random orders for each sample.
         baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
             ``"blur"``.
-        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
-            ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
-            these for each input.
+
+    Further arguments: :class:`FeatureAblation`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -61,48 +83,15 @@ class ShapleyValueSampling(Method):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "none"
-    multiplies_by_inputs = True
+    captum_class: ClassVar[Any] = captum.ShapleyValueSampling
 
     n_samples: int = 25
     baselines: Baseline = None
     feature_mask: FeatureMask = None
 
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_whole("ShapleyValueSampling", "n_samples", self.n_samples)
-        check_baseline(self.baselines)
-        check_feature_mask("ShapleyValueSampling(feature_mask", self.feature_mask)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to; ``None`` if it promises nothing."""
-        return Reference(self.baselines) if self.feature_mask is None else None
-
-    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """Input-shaped, in units of output."""
-        explainer = captum.ShapleyValueSampling(explained.forward)
-
-        def call(sample: Samples) -> Attribution:
-            arguments = perturbed(explained, sample, self.baselines, self.feature_mask)
-            return attribute(explainer.attribute, sample, n_samples=self.n_samples, **arguments)
-
-        return one_by_one(explained, samples, call)
-
-
-def perturbed(
-    explained: ExplainedFunction, sample: Samples, baselines: Baseline, feature_mask: FeatureMask
-) -> dict[str, Any]:
-    """Arguments for one sample that Captum's methods over features share."""
-    return {
-        "baselines": bare(explained.baseline(baselines, sample)),
-        "feature_mask": bare(features_of(feature_mask, explained, sample).masks),
-        "perturbations_per_eval": explained.limit,
-    }
-
 
 @dataclass(frozen=True)
-class ShapleyValues(Method):
+class ShapleyValues(SumsUp):
     """Exact Shapley values of up to 12 features (Shapley 1953; ``captum.attr.ShapleyValues``).
 
     Gives Captum's numbers with fewer passes: evaluates each of the 2^F sets of F features once instead of each of the
@@ -113,11 +102,11 @@ class ShapleyValues(Method):
         mixtures with them.
 
     Args:
-        baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
-            ``"blur"``.
         feature_mask: How input elements form features: a tensor of whole numbers, ``{"grid": 8}`` (patches of 8 by 8
             pixels), ``{"superpixels": 8}`` (segments of each sample), or one of these for each input; at most 12
             features.
+
+    Further arguments: :class:`ShapleyValueSampling`.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.
@@ -130,20 +119,9 @@ class ShapleyValues(Method):
     """
 
     backward_rule: ClassVar[str] = "none"
-    multiplies_by_inputs = True
 
     baselines: Baseline = None
     feature_mask: FeatureMask = None
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        check_baseline(self.baselines)
-        check_feature_mask("ShapleyValues(feature_mask", self.feature_mask)
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to; ``None`` if it promises nothing."""
-        return Reference(self.baselines) if self.feature_mask is None else None
 
     def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any = None) -> Features:
         """The features of the samples, unless there are too many.
@@ -173,8 +151,9 @@ class ShapleyValues(Method):
             masks = [m.expand(len(samples), *m.shape[1:]).repeat_interleave(times, 0) for m in features.masks]
             sets = sets.to(masks[0].device)
             absent = [b.repeat_interleave(times, 0) for b in missing]
-            there = [(column(sets, m) >> m) & 1 == 1 for m in masks]
-            points = tuple(torch.where(t, x, b) for t, x, b in zip(there, part.inputs, absent, strict=True))
+            points = each(
+                lambda m, x, b: torch.where((column(sets, m) >> m) & 1 == 1, x, b), masks, part.inputs, absent
+            )
             return (explained.evaluate(part.at(points))[:, None] * weights[sets],)
 
         # Mean over feature sets of the set's output times its weight for each feature, (N, F).

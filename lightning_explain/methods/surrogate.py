@@ -12,17 +12,36 @@ from typing import Any, ClassVar
 
 from captum import attr as captum
 
-from lightning_explain.core.contracts import ExplainedFunction, Method
+from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple
-from lightning_explain.core.validation import check_callable, check_whole
-from lightning_explain.engine.baselines import check_baseline
-from lightning_explain.engine.captum_adapter import attribute, freeze
-from lightning_explain.engine.features import FeatureMask, check_feature_mask, features_of
-from lightning_explain.methods.shapley import ShapleyValues, one_by_one, perturbed
+from lightning_explain.core.validation import check_whole
+from lightning_explain.engine.features import FeatureMask, features_of
+from lightning_explain.methods.shapley import OneByOne, ShapleyValues
+
+
+class Surrogate(OneByOne):
+    """Base class of methods that fit a simple model to the output at random feature sets of a sample."""
+
+    interpretable_model: Any = None
+    return_input_shape: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        # Any model fits a single draw, including the all-zero model.
+        check_whole(owner, "n_samples", self.n_samples, least=2)
+        if self.interpretable_model is None and importlib.util.find_spec("sklearn") is None:
+            otherwise = "; or give an interpretable_model" if isinstance(self, Lime) else ""
+            raise ImportError(f"{owner} fits its model with scikit-learn: pip install scikit-learn{otherwise}.")
+
+    def attribute_one(self, explained: ExplainedFunction, sample: Samples, **further: Any) -> Attribution:
+        """The coefficients of one sample, input-shaped, or ``(1, features)``."""
+        found = super().attribute_one(explained, sample, return_input_shape=self.return_input_shape, **further)
+        return found if self.return_input_shape else as_tuple(found)[0].reshape(1, -1)
 
 
 @dataclass(frozen=True)
-class Lime(Method):
+class Lime(Surrogate):
     """Coefficients of a linear model fitted to random feature sets (Ribeiro et al. 2016; ``captum.attr.Lime``).
 
     The random sets are keyed by sample id: every explanation repeats them.
@@ -33,17 +52,14 @@ class Lime(Method):
 
     Args:
         n_samples: Random feature sets for each sample.
-        baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
-            ``"blur"``.
-        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
-            ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
-            these for each input.
         interpretable_model: The model to fit, as in Captum. Default: Lasso with ``alpha=0.01``.
         similarity_func: Weight of a random set, as in Captum. Default: exponential kernel of the cosine distance.
         perturb_func: How feature sets are drawn, as in Captum, with the global generators seeded for the sample.
             Default: each feature with probability 1/2.
         return_input_shape: Return each element's coefficient in the input's shape; otherwise the coefficients ``(N,
             features)``.
+
+    Further arguments: :class:`ShapleyValueSampling`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -56,9 +72,6 @@ class Lime(Method):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "none"
-    multiplies_by_inputs = True
-
     n_samples: int = 25
     baselines: Baseline = None
     feature_mask: FeatureMask = None
@@ -67,21 +80,13 @@ class Lime(Method):
     perturb_func: Callable[..., Any] | None = None
     return_input_shape: bool = True
 
-    def __post_init__(self) -> None:
-        _check(self)
-        for name in ("similarity_func", "perturb_func"):
-            check_callable("Lime", name, getattr(self, name))
-        if self.interpretable_model is None:
-            _check_sklearn("Lime", "; or give an interpretable_model")
-
-    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """Input-shaped, in units of output."""
-        explainer = captum.Lime(explained.forward, self.interpretable_model, self.similarity_func, self.perturb_func)
-        return _fitted(self, explainer, explained, samples)
+    def explainer(self, explained: ExplainedFunction) -> Any:
+        """Captum's object."""
+        return captum.Lime(explained.forward, self.interpretable_model, self.similarity_func, self.perturb_func)
 
 
 @dataclass(frozen=True)
-class KernelShap(Method):
+class KernelShap(Surrogate):
     """Shapley values estimated by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
 
     The random feature sets are keyed by sample id: every explanation repeats them.
@@ -90,15 +95,7 @@ class KernelShap(Method):
     Not for: more features than ``n_samples`` can separate (images without a ``feature_mask``); up to 12 features: use
         ShapleyValues, which is exact.
 
-    Args:
-        n_samples: Random feature sets for each sample.
-        baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
-            ``"blur"``.
-        feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
-            ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
-            these for each input.
-        return_input_shape: Return each element's coefficient in the input's shape; otherwise the coefficients ``(N,
-            features)``.
+    Further arguments: :class:`Lime`.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -111,59 +108,16 @@ class KernelShap(Method):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "none"
-    multiplies_by_inputs = True
+    captum_class: ClassVar[Any] = captum.KernelShap
 
     n_samples: int = 25
     baselines: Baseline = None
     feature_mask: FeatureMask = None
     return_input_shape: bool = True
 
-    def __post_init__(self) -> None:
-        _check(self)
-        _check_sklearn("KernelShap")
-
-    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """Input-shaped, in units of output."""
-        return _fitted(self, captum.KernelShap(explained.forward), explained, samples, self._of_one_feature)
-
-    def _of_one_feature(self, explained: ExplainedFunction, sample: Samples) -> Attribution | None:
-        """Exact value of a single feature (as a constant image has), on which Captum's sampling fails; else ``None``."""
+    def attribute_one(self, explained: ExplainedFunction, sample: Samples, **further: Any) -> Attribution:
+        """The coefficients of one sample; exact for a single feature (a constant image), where Captum's sampling fails."""
         if features_of(self.feature_mask, explained, sample).count > 1:
-            return None
-        return ShapleyValues(self.baselines, self.feature_mask).attribute(explained, sample)
-
-
-def _check(method: Lime | KernelShap) -> None:
-    freeze(method)
-    owner = type(method).__name__
-    # Any model fits a single draw, including the all-zero model.
-    check_whole(owner, "n_samples", method.n_samples, least=2)
-    check_baseline(method.baselines)
-    check_feature_mask(f"{owner}(feature_mask", method.feature_mask)
-
-
-def _check_sklearn(owner: str, otherwise: str = "") -> None:
-    if importlib.util.find_spec("sklearn") is None:
-        raise ImportError(f"{owner} fits its model with scikit-learn: pip install scikit-learn{otherwise}.")
-
-
-def _fitted(
-    method: Lime | KernelShap,
-    explainer: Any,
-    explained: ExplainedFunction,
-    samples: Samples,
-    without_fit: Callable[[ExplainedFunction, Samples], Attribution | None] = lambda explained, sample: None,
-) -> Attribution:
-    def call(sample: Samples) -> Attribution:
-        exact = without_fit(explained, sample)
-        if exact is not None:
-            return exact if method.return_input_shape else as_tuple(exact)[0].reshape(1, -1)[:, :1]
-        arguments = perturbed(explained, sample, method.baselines, method.feature_mask)
-        shape = method.return_input_shape
-        found = attribute(
-            explainer.attribute, sample, n_samples=method.n_samples, return_input_shape=shape, **arguments
-        )
-        return found if shape else as_tuple(found)[0].reshape(1, -1)
-
-    return one_by_one(explained, samples, call)
+            return super().attribute_one(explained, sample, **further)
+        exact = ShapleyValues(self.baselines, self.feature_mask).attribute(explained, sample)
+        return exact if self.return_input_shape else as_tuple(exact)[0].reshape(1, -1)[:, :1]

@@ -51,7 +51,7 @@ class _Curve(Metric):
     def __post_init__(self) -> None:
         owner = type(self).__name__
         check_whole(owner, "n_steps", self.n_steps)
-        check_baseline(self.baselines)
+        check_baseline(owner, self.baselines)
         check_flag(owner, "normalize", self.normalize)
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:

@@ -105,7 +105,7 @@ class Infidelity(Metric):
             )
         check_whole("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
         check_number("Infidelity", "stdevs", self.stdevs)
-        check_baseline(self.baselines)
+        check_baseline("Infidelity", self.baselines)
         check_whole("Infidelity", "size", self.size, also=(None,))
         check_methods(self)
 

@@ -49,7 +49,7 @@ def test_deeplift_adds_up_to_what_each_own_baseline_leaves() -> None:
 def test_other_numbers_of_baselines_are_refused_with_what_is_allowed() -> None:
     x, y = samples(7)
     method = m.IntegratedGradients(baselines=torch.rand(4, *x.shape[1:]))
-    with pytest.raises(ValueError, match=r"first dimension of 7: a baseline for each sample of the probe"):
+    with pytest.raises(ValueError, match=r"first dimension of 7: an entry for each sample of the probe"):
         explain(trained(), Probe(x, y), {"it": method}, [])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
@@ -73,9 +74,15 @@ def test_there_is_no_file_without_a_method() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {snake_case(name) for name in m.__all__}
 
 
+def documented(name: str) -> set[str]:
+    """Names of the arguments that a docstring explains, itself or by the classes under 'Further arguments:'."""
+    text = inspect.getdoc(getattr(m, name))
+    further = re.search(r"^Further arguments: (.*)\.$", text, re.MULTILINE)
+    others = re.findall(r":class:`(\w+)`", further[1]) if further else []
+    return set(re.findall(r"^    (\w+): ", text, re.MULTILINE)).union(*map(documented, others))
+
+
 @pytest.mark.parametrize("name", m.__all__)
 def test_a_method_says_what_it_computes_and_documents_each_argument(name: str) -> None:
-    text = inspect.getdoc(getattr(m, name))
-    assert f"captum.attr.{name}`" in text
-    for field in fields(getattr(m, name)):
-        assert f"\n    {field.name}: " in text
+    assert f"captum.attr.{name}`" in vars(getattr(m, name))["__doc__"]
+    assert {field.name for field in fields(getattr(m, name))} <= documented(name)

@@ -154,7 +154,7 @@ def test_a_selector_of_another_kind_is_refused_at_once(selector: object) -> None
 
 
 def test_arguments_are_checked_as_those_of_the_method_at_the_neuron() -> None:
-    with pytest.raises(ValueError, match=r"NeuronIntegratedGradients: IntegratedGradients\(n_steps=0\)"):
+    with pytest.raises(ValueError, match=r"NeuronIntegratedGradients\(n_steps=0\); give a whole number"):
         m.NeuronIntegratedGradients(n_steps=0)
     with pytest.raises(ValueError, match=r"NeuronConductance\(method='simpson'\)"):
         m.NeuronConductance(method="simpson")
