@@ -25,6 +25,12 @@ def layer_feature_ablation(
     return ca.LayerFeatureAblation(model, layer).attribute(x, baseline, target=y, layer_mask=layer_mask)
 
 
+def ablation_of_several_tensors(
+    model: nn.Module, x: Tensor, y: Tensor, layer: nn.Module, of_input: bool = False, **arguments: object
+) -> tuple[Tensor, ...]:
+    return ca.LayerFeatureAblation(model, layer).attribute(x, target=y, attribute_to_layer_input=of_input, **arguments)
+
+
 def neuron_feature_ablation(
     model: nn.Module, x: Tensor, y: Tensor, layer: nn.Module, neuron: object, mask: Tensor
 ) -> Tensor:

@@ -5,9 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from captum_reference import layers, perturbation
 from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
+from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from networks import Separate, samples
 
@@ -85,6 +87,96 @@ def test_each_unit_is_ablated_by_itself_without_a_mask() -> None:
     model = by_hand(Separate)
     expected = perturbation.layer_feature_ablation(model, *samples(), model.head, None)
     assert distance(report.attributions["it"], expected) <= 1e-5
+
+
+class Parted(nn.Module):
+    """Parts of unlike shapes, as a tuple or a list."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...] | list[Tensor]:
+        return self.kind([x[:, :, :2], x[:, :, 2:].flatten(1)])
+
+
+class Joined(nn.Module):
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([first.flatten(1), second.relu_()], 1)
+
+
+class Several(nn.Module):
+    """Layers that return or receive two tensors: in a tuple, in a list, one of them unread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.listed, self.joined = Parted(tuple), Parted(list), Joined()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended, _ = self.attention(x, x, x)
+        first, second = self.parts(attended)
+        third, fourth = self.listed(attended)
+        return self.head(self.joined(first + third, second * fourth))
+
+
+MASKS = (torch.tensor([[[0, 1]]]).expand(1, 3, 2), torch.tensor([[1, 2, 3, 1, 2, 3]]))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [1, 7, 64])
+@pytest.mark.parametrize(
+    ("layer", "of_input", "arguments"),
+    [
+        ("parts", False, {}),
+        ("parts", False, {"layer_baselines": (0.4, torch.arange(6.0)[None]), "layer_mask": MASKS}),
+        ("joined", True, {"layer_baselines": (0.4, -1.0), "layer_mask": MASKS}),
+        ("attention", False, {}),
+    ],
+)
+def test_each_of_several_tensors_is_ablated_as_in_captum(
+    layer: str, of_input: bool, arguments: dict, limit: int
+) -> None:
+    torch.manual_seed(0)
+    model, x, y = Several().eval(), torch.randn(5, 3, 4), torch.tensor([0, 1, 2, 0, 1])
+    method = m.LayerFeatureAblation(layer, attribute_to_layer_input=of_input, **arguments)
+    found = explain(model, Probe(x, y), {"it": method}, [], max_examples_per_pass=limit).attributions["it"]
+    expected = perturbation.ablation_of_several_tensors(model, x, y, model.get_submodule(layer), of_input, **arguments)
+    assert len(found) == len(expected) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert found[0].abs().max() > 0.01
+    # Nothing reads the attention's weights.
+    assert (found[1].abs().max() == 0) == (layer == "attention")
+
+
+def test_a_list_of_tensors_is_ablated_as_a_tuple_of_them() -> None:
+    torch.manual_seed(0)
+    model, probe = Several().eval(), Probe(torch.randn(5, 3, 4), torch.tensor([0, 1, 2, 0, 1]))
+    found = {}
+    for kind in (tuple, list):
+        model.parts, model.listed = Parted(kind), Parted(tuple)
+        found[kind] = explain(model, probe, {"it": m.LayerFeatureAblation("parts")}, []).attributions["it"]
+    assert found[tuple][1].abs().max() > 0.01
+    assert all(torch.equal(a, b) for a, b in zip(found[tuple], found[list], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"layer_baselines": 0.4}, "layer_baselines has 1 entries for 2 tensors of the layer 'parts'; give a tuple"),
+        ({"layer_mask": MASKS * 2}, "layer_mask has 4 entries for 2 tensors"),
+        (
+            {"layer_mask": MASKS[::-1]},
+            r"layer_mask has shape \(1, 6\), which does not fit a sample of the layer, \(1, 3, 2\)",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_several_tensors_are_refused(arguments: dict, match: str) -> None:
+    probe = Probe(torch.randn(5, 3, 4), torch.tensor([0, 1, 2, 0, 1]))
+    with pytest.raises(ValueError, match=match):
+        explain(Several().eval(), probe, {"it": m.LayerFeatureAblation("parts", **arguments)}, [])
 
 
 def test_the_default_layer_is_the_last_with_a_feature_map() -> None:
