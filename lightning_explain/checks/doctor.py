@@ -83,9 +83,9 @@ class DoctorContext:
         Raises:
             ValueError: If ``reshape`` does not fit its layer.
         """
-        inner: Any = method.innermost
-        if not inner.layer_shaped:
-            return True
+        return not method.innermost.layer_shaped or self._is_placed(method.innermost)
+
+    def _is_placed(self, inner: Method) -> bool:
         layer, of_input = self._module(inner), inner.of_input
         passed = self.record.passed(layer, of_input)
         tensors = tuple(t.detach() for t in passed.tensors) if passed else ()
@@ -304,7 +304,7 @@ class DoctorContext:
         if method.feature_mask is not None:
             features_of(method.feature_mask, explained, sample)
         method.fits(explained, sample, self._activation(method))
-        if method.layer_shaped and method.reshape not in (None, "none") and not self.has_map(method):
+        if method.reshape not in (None, "none") and not self._is_placed(method):
             raise ValueError(
                 f"it has reshape={method.reshape!r}, which needs a layer that returns one tensor, and a model whose only input is "
                 "an image (N, C, H, W); leave reshape out."

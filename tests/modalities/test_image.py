@@ -235,9 +235,9 @@ def test_what_is_no_way_to_arrange_is_refused_at_once(value: Any) -> None:
 @pytest.mark.parametrize(
     ("reshape", "match"),
     [
-        ((3, 3), r"'cam' at the layer 'tokens': reshape=\(3, 3\) does not fit the layer's \(1, 17, 5\); give None"),
-        ("channels_last", r"reshape='channels_last' does not fit the layer's \(1, 17, 5\)"),
-        (lambda v: v, r"reshape turned \(1, 17, 5\) into \(1, 17, 5\); give a function that returns \(1, C, h, w\)"),
+        ((3, 3), r"'cam' \(\w+\): reshape=\(3, 3\) does not fit the layer's \(3, 17, 5\); give None"),
+        ("channels_last", r"'cam' \(\w+\): reshape='channels_last' does not fit the layer's \(3, 17, 5\)"),
+        (lambda v: v, r"reshape turned \(3, 17, 5\) into \(3, 17, 5\); give a function that returns \(3, C, h, w\)"),
     ],
 )
 @pytest.mark.parametrize("cls", [m.LayerGradCam, m.GuidedGradCam, m.LayerActivation])
@@ -249,7 +249,8 @@ def test_a_way_that_does_not_fit_is_refused_before_anything_is_explained(cls: An
 def test_a_model_without_an_image_has_no_place_for_a_map() -> None:
     net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
     with pytest.raises(
-        ValueError, match=r"'act' has reshape=<function.*whose only input is an image \(N, C, H, W\); leave reshape out"
+        ValueError,
+        match=r"'act' .*: it has reshape=<.*whose only input is an image \(N, C, H, W\); leave reshape out",
     ):
         explain(net, Probe(torch.rand(2, 4)), {"act": m.LayerActivation("1", reshape=lambda v: v[:, None, None])}, [])
 
