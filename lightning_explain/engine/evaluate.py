@@ -10,17 +10,16 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils.hooks import RemovableHandle
+from torch.utils._pytree import tree_map
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
+from lightning_explain.core.report import SumCheck
 from lightning_explain.engine.rules import RULES
 from lightning_explain.model.hooks import at_layer
 
 T = TypeVar("T")
-
-
-See: TypeAlias = "Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]"
+Readings: TypeAlias = "dict[Read, tuple[Tensor, ...]]"
 
 
 class Place(NamedTuple):
@@ -65,28 +64,18 @@ def forward_backward(explained: ExplainedFunction, points: Sequence[Point], read
     """
     samples = joined_samples([point.samples for point in points])
     rules = sorted({rule for rule, _ in reads if rule})
-    with torch.set_grad_enabled(bool(rules)), ExitStack() as stack:
-        at_input = any(rule and site is None for rule, site in reads)
+    at_input = any(rule and site is None for rule, site in reads)
+    with torch.set_grad_enabled(bool(rules)), watching(explained.layer, reads) as caught:
         inputs = tuple(x.detach().requires_grad_(at_input) for x in explained.in_memory_layout(samples.inputs))
-        caught = stack.enter_context(watching(explained.layer, reads))
         values = explained.forward(*inputs, *samples.extra)
-        readings: dict[Read, tuple[Tensor, ...]] = {
-            (None, s): found_at(s, caught.values) for r, s in reads if r is None
-        }
+        readings: Readings = {(None, s): found_at(s, caught.values) for r, s in reads if r is None}
         places = {**caught.places, None: tuple(map(Place.of, inputs))}
         # The hooks stay for the backward pass: activation checkpointing runs layers again, on the same tensors.
         for number, rule in enumerate(rules, 1):
-            readings |= _back(rule, reads, values, places, number < len(rules))
+            with RULES[rule](values):
+                readings |= gradients(rule, reads, values, places, number < len(rules))
     # Cloned, because the explained outputs may be a view of all outputs.
     return evaluations_of(points, values.detach().clone(), readings)
-
-
-def _back(
-    rule: str, reads: frozenset[Read], values: Tensor, places: Mapping[LayerSite | None, tuple[Place, ...]], again: bool
-) -> dict[Read, tuple[Tensor, ...]]:
-    """Returns the gradients by one backward rule at every site where that rule is read."""
-    with RULES[rule](values):
-        return gradients(rule, reads, values, places, again)
 
 
 def gradients(
@@ -95,7 +84,7 @@ def gradients(
     values: Tensor,
     places: Mapping[LayerSite | None, tuple[Place, ...]],
     again: bool = False,
-) -> dict[Read, tuple[Tensor, ...]]:
+) -> Readings:
     """Returns the gradients of the values at the sites that a rule reads; zeros where the values do not depend on a tensor.
 
     Args:
@@ -132,14 +121,18 @@ def found_at(site: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
 
 
 def evaluations_of(
-    points: Sequence[Point], values: Tensor, readings: Mapping[Read, tuple[Tensor, ...]]
+    points: Sequence[Point],
+    values: Tensor,
+    readings: Readings,
+    checks: Mapping[LayerSite | None, SumCheck] | None = None,
 ) -> list[Evaluation]:
-    """Splits the outputs and readings of a joint pass into one evaluation for each point.
+    """Splits the results of a joint pass into one evaluation for each point.
 
     Args:
         points: P points of N samples each.
         values: The outputs, ``(P * N,)``.
         readings: What was recorded, each ``(P * N, ...)``.
+        checks: The checks of DeepLIFT's sum, each ``(P * N,)``.
 
     Raises:
         ValueError: If the first dimension of a layer's tensor is not the samples.
@@ -148,14 +141,12 @@ def evaluations_of(
     for (_, site), parts in readings.items():
         for part in parts:
             check_length(site, part, n * len(points))
-    return [
-        Evaluation(
-            point,
-            values[i : i + n],
-            {read: tuple(p.detach()[i : i + n] for p in parts) for read, parts in readings.items()},
-        )
-        for i, point in zip(range(0, n * len(points), n), points, strict=True)
-    ]
+
+    def at(place: int) -> Any:
+        first = place * n
+        return tree_map(lambda tensor: tensor.detach()[first : first + n], (values, readings, dict(checks or {})))
+
+    return [Evaluation(point, *at(place)) for place, point in enumerate(points)]
 
 
 def check_length(site: LayerSite | None, part: Tensor, count: int) -> None:
@@ -177,50 +168,31 @@ def watching(layer: Callable[[str | None], nn.Module], reads: Iterable[Read]) ->
     caught = Caught({}, {})
     differentiated, readings = ({site for rule, site in reads if site and bool(rule) == back} for back in (True, False))
 
-    def see(site: LayerSite, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def passed(site: LayerSite, value: Any) -> Any:
+        several = isinstance(value, (tuple, list))
+        parts = list(value) if several else [value]
+        tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Tensor)}
+        if not tensors:
+            raise ValueError(_without_tensor(site, value))
         if site in differentiated:
             # A node of its own: one output of the layer may be a step to another (the state of an LSTM cell).
             # An alias keeps the strides; with those that a view gives a batch of one, torch 2.14 goes back wrongly on CPUs.
-            tensors = tuple(torch.ops.aten.alias(t) for t in map(_begun, tensors))
-            caught.places[site] = tuple(map(Place.of, tensors))
+            tensors = {place: torch.ops.aten.alias(_begun(tensor)) for place, tensor in tensors.items()}
+            caught.places[site] = tuple(map(Place.of, tensors.values()))
         if site in readings:
             # Cloned, because other code may write into these tensors: whatever computed the input of this layer, or
             # of a layer that returns its input unchanged.
-            caught.values[site] = tuple(t.detach().clone() for t in tensors)
-        return tensors
+            caught.values[site] = tuple(tensor.detach().clone() for tensor in tensors.values())
+        # The forward pass goes on with clones, because later layers may write into them.
+        parts = [tensors[place].clone() if place in tensors else part for place, part in enumerate(parts)]
+        if not several:
+            return parts[0]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
     with ExitStack() as stack:
         for site in {site for _, site in reads if site}:
-            stack.enter_context(intercept(layer(site.layer), site, partial(see, site)))
+            stack.enter_context(at_layer(layer(site.layer), site.of_input, partial(passed, site)))
         yield caught
-
-
-def intercept(module: nn.Module, site: LayerSite, see: See) -> RemovableHandle:
-    """Hooks a layer site: passes its tensors to ``see``, and continues the forward pass with copies of its result.
-
-    Args:
-        module: The layer.
-        site: Its name, and whether its input or its output is meant.
-        see: Receives the tensors and returns equally many to continue with.
-    """
-
-    def passed(value: Any) -> Any:
-        several = isinstance(value, (tuple, list))
-        parts = list(value) if several else [value]
-        tensors = tuple(part for part in parts if isinstance(part, Tensor))
-        if not tensors:
-            raise ValueError(_without_tensor(site, value))
-        going_on = iter(see(tensors))
-        # Cloned, because later layers may write into them.
-        copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
-        return _like(value, copies) if several else copies[0]
-
-    return at_layer(module, site.of_input, passed)
-
-
-def _like(value: Any, parts: list[Any]) -> Any:
-    """Puts the parts into a container of the same type as ``value``; named tuples keep their field names."""
-    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def _without_tensor(site: LayerSite, value: Any) -> str:

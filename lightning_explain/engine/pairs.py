@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
+from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples, widened
 from lightning_explain.core.probe import Samples, flat
 from lightning_explain.core.record import nodes
 from lightning_explain.core.report import SumCheck
-from lightning_explain.engine.evaluate import Place, check_length, evaluations_of, found_at, gradients, watching
+from lightning_explain.engine.evaluate import (
+    Place,
+    Readings,
+    check_length,
+    evaluations_of,
+    found_at,
+    gradients,
+    watching,
+)
 from lightning_explain.engine.noise import wide
 from lightning_explain.engine.rules import NoRuleError, Rescaling, check_softmax, in_precision
-
-Readings = dict[Read, tuple[Tensor, ...]]
 
 
 class Pass(NamedTuple):
@@ -53,24 +59,15 @@ def forward_backward_pairs(
         NoRuleError: If DeepLIFT does not hold for the model.
     """
     samples = joined_samples([point.samples for point in points])
-    against = tuple(torch.cat(column) for column in zip(*(point.against for point in points), strict=True))
+    against = map(torch.cat, zip(*(point.against for point in points), strict=True))
     size = max(1, explained.limit // 2)
     parts = [
         rescaled(explained.forward, explained.layer, part, tuple(baselines), reads, explained.in_memory_layout)
         for part, *baselines in zip(samples.split(size), *(a.split(size) for a in against), strict=True)
     ]
-    readings = {read: tuple(map(torch.cat, zip(*(p.readings[read] for p in parts), strict=True))) for read in reads}
     sites = [site for site in parts[0].checks if all(site in part.checks for part in parts)]
-    checks = {site: SumCheck(*map(torch.cat, zip(*(p.checks[site] for p in parts), strict=True))) for site in sites}
-    found = evaluations_of(points, torch.cat([part.outputs for part in parts]), readings)
-    n = len(points[0].samples)
-    return [
-        replace(
-            evaluation,
-            checks={site: SumCheck(*(t[i * n : (i + 1) * n] for t in check)) for site, check in checks.items()},
-        )
-        for i, evaluation in enumerate(found)
-    ]
+    parts = [part._replace(checks={site: part.checks[site] for site in sites}) for part in parts]
+    return evaluations_of(points, *tree_map(lambda *tensors: torch.cat(tensors), *parts))
 
 
 def rescaled(
@@ -97,14 +94,10 @@ def rescaled(
     scripted = [name for name, module in forward.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise NoRuleError(f"does not reach into TorchScript modules ({scripted[0].removeprefix('model.')})")
-    inputs = tuple(_widened(torch.cat(pair)) for pair in zip(samples.inputs, baselines, strict=True))
+    inputs = tuple(widened(torch.cat(pair)) for pair in zip(samples.inputs, baselines, strict=True))
     inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in in_memory_layout(inputs))
-    extra = tuple(_widened(torch.cat([x, x])) if isinstance(x, Tensor) else x for x in samples.extra)
+    extra = tuple(widened(torch.cat([x, x])) if isinstance(x, Tensor) else x for x in samples.extra)
     return in_precision(forward, partial(_pass, forward, layer, inputs, extra, reads))
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _pass(
@@ -117,39 +110,26 @@ def _pass(
     (rule,) = {rule for rule, _ in reads if rule}
     integers = not all(x.is_floating_point() for x in inputs)
     mode = Rescaling(len(inputs[0]), float(rule.partition(":")[2]), inputs[0].device, integers)
-    both = reads | {(None, site) for _, site in reads if site}
-    with torch.enable_grad(), watching(layer, both) as caught, mode:
+    with_activations = reads | {(None, site) for _, site in reads if site}
+    with torch.enable_grad(), watching(layer, with_activations) as caught, mode:
         values = forward(*inputs, *extra)
         if not values.requires_grad:
             raise NoRuleError("needs an output that depends on the input through something that has a gradient")
-        activations = dict(caught.values)
+        activations = {**caught.values, None: inputs}
         places = {**caught.places, None: tuple(map(Place.of, inputs))}
         check_softmax([values.grad_fn], set().union(*(nodes_of(found_at(site, places)) for r, site in reads if r)))
         mode.goes_back = True
         multipliers = gradients(rule, reads, values, places)
         whole = _whole(values, places, [b for b in mode.begins if mode.difference(b).any()])
-    return _halved(values.detach(), multipliers, activations, inputs, reads, whole)
-
-
-def _halved(
-    values: Tensor,
-    multipliers: Readings,
-    activations: dict[LayerSite, tuple[Tensor, ...]],
-    inputs: tuple[Tensor, ...],
-    reads: frozenset[Read],
-    whole: set[LayerSite | None],
-) -> Pass:
-    """Returns the samples' half of the results, and the checks at the sites that everything passes through."""
-    output, reference = values.chunk(2)
+    output, reference = values.detach().chunk(2)
     change, size = output - reference, torch.maximum(output.abs(), reference.abs())
     readings: Readings = {}
     checks: dict[LayerSite | None, SumCheck] = {}
     for (rule, site), both in multipliers.items():
-        at = inputs if site is None else activations[site]
-        for part in at:
+        for part in activations[site]:
             check_length(site, part, len(values))
         readings[rule, site] = tuple(m.chunk(2)[0] for m in both)
-        readings[None, site] = tuple(torch.stack(a.detach().chunk(2), 1) for a in at)
+        readings[None, site] = tuple(torch.stack(a.detach().chunk(2), 1) for a in activations[site])
         if site in whole:
             terms = zip(readings[rule, site], readings[None, site], strict=True)
             total = sum(flat(wide(m * (a[:, 0] - a[:, 1]))).sum(1) for m, a in terms)
