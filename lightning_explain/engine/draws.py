@@ -6,17 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.random_state import seeded_random_state
-
-_Fill = Callable[[np.random.Generator, "NDArray[Any]"], object]
 
 
 @dataclass(frozen=True)
@@ -45,11 +41,11 @@ class KeyedDraws:
         Returns:
             Numbers with the shape, dtype and device of ``like``.
         """
-        return self._draw("normal", purpose, samples, indices, like, _fill_normal)
+        return self._draw("normal", purpose, samples, indices, like, np.random.Generator.standard_normal)
 
     def uniform(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
         """Returns uniform numbers in [0, 1); arguments as in ``normal``."""
-        found = self._draw("uniform", purpose, samples, indices, like, _fill_uniform)
+        found = self._draw("uniform", purpose, samples, indices, like, np.random.Generator.random)
         # Half precision rounds the largest float32 numbers up to 1.
         return found.clamp_(max=1 - torch.finfo(like.dtype).eps / 2)
 
@@ -71,7 +67,9 @@ class KeyedDraws:
         (key,) = self._keys("seeded", purpose, samples, indices)
         return seeded_random_state(int.from_bytes(key[:8], "little"))
 
-    def _draw(self, kind: str, purpose: str, samples: Samples, indices: Tensor, like: Tensor, fill: _Fill) -> Tensor:
+    def _draw(
+        self, kind: str, purpose: str, samples: Samples, indices: Tensor, like: Tensor, fill: Callable[..., object]
+    ) -> Tensor:
         if not like.is_floating_point():
             raise TypeError(f"Draws need a floating-point `like`, got {like.dtype}; pass a floating-point tensor.")
         values = np.empty(tuple(like.shape), np.float32)
@@ -82,7 +80,7 @@ class KeyedDraws:
         for value, key in zip(values[:, None], keys, strict=True):
             state["state"]["key"] = np.frombuffer(key, "<u8")
             bits.state = state
-            fill(generator, value)
+            fill(generator, dtype=np.float32, out=value)
         return torch.from_numpy(values).to(device=like.device, dtype=like.dtype)
 
     def _keys(self, kind: str, purpose: str, samples: Samples, indices: Tensor) -> list[bytes]:
@@ -92,11 +90,3 @@ class KeyedDraws:
             blake2b(f"{self.seed} {sample} {branch} {index} {kind} {purpose}".encode(), digest_size=16).digest()
             for sample, branch, index in names
         ]
-
-
-def _fill_normal(generator: np.random.Generator, out: NDArray[Any]) -> object:
-    return generator.standard_normal(dtype=np.float32, out=out)
-
-
-def _fill_uniform(generator: np.random.Generator, out: NDArray[Any]) -> object:
-    return generator.random(dtype=np.float32, out=out)

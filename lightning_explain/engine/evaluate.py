@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
 from lightning_explain.core.report import SumCheck
-from lightning_explain.engine.rules import RULES
+from lightning_explain.engine.rules import in_force
 from lightning_explain.model.hooks import at_layer
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Caught(NamedTuple):
         places: The tensors or graph edges at which gradients are taken.
     """
 
-    values: dict[LayerSite, tuple[Tensor, ...]]
+    values: dict[LayerSite | None, tuple[Tensor, ...]]
     places: dict[LayerSite | None, tuple[Place, ...]]
 
 
@@ -72,7 +72,7 @@ def forward_backward(explained: ExplainedFunction, points: Sequence[Point], read
         places = {**caught.places, None: tuple(map(Place.of, inputs))}
         # The hooks stay for the backward pass: activation checkpointing runs layers again, on the same tensors.
         for number, rule in enumerate(rules, 1):
-            with RULES[rule](values):
+            with in_force(rule, values):
                 readings |= gradients(rule, reads, values, places, number < len(rules))
     # Cloned, because the explained outputs may be a view of all outputs.
     return evaluations_of(points, values.detach().clone(), readings)

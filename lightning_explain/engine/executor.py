@@ -82,20 +82,16 @@ class PlanExecution:
             self._evaluate(chunk)
         for consumer in consumers:
             found |= consumer.found()
-            self._keep_checks(consumer.checks())
+            if self._explained.sum_checks is not None:
+                for name, check in consumer.checks().items():
+                    self._explained.sum_checks.setdefault(name, []).append(check)
         return found
-
-    def _keep_checks(self, checks: Mapping[str, SumCheck]) -> None:
-        if self._explained.sum_checks is not None:
-            for name, check in checks.items():
-                self._explained.sum_checks.setdefault(name, []).append(check)
 
     def at_samples(self, choice: Choice | None = None) -> Found:
         """Evaluates the samples themselves, first: their outputs decide the targets, and many methods need them."""
         samples = self.samples if choice is None else replace(self.samples, extra=(*self.samples.extra[:-1], choice))
         consumers = Consumers(self._plan.center, self._explained, samples)
-        points = [point] if (point := consumers.next_point()) else []
-        (evaluation,) = forward_backward(self._explained, points, self._plan.center.reads)
+        (evaluation,) = forward_backward(self._explained, list(consumers.points), self._plan.center.reads)
         self.outputs[CENTER] = evaluation.output
         if choice is not None:
             self.samples = replace(self.samples, extra=(*self.samples.extra[:-1], choice.indices))
@@ -107,7 +103,7 @@ class PlanExecution:
         chunk: list[PendingPoint] = []
         coming: set[Hashable] = set()
         for consumer in consumers:
-            while (point := consumer.next_point()) is not None:
+            for point in consumer.points:
                 named = point.key is not None
                 known = named and not consumer.shared_path.reads and (point.key in self.outputs or point.key in coming)
                 chunk.append(PendingPoint(consumer, point, known))
@@ -121,19 +117,15 @@ class PlanExecution:
             yield chunk
 
     def _evaluate(self, chunk: list[PendingPoint]) -> None:
-        evaluations = iter(self._forward_backward([pending for pending in chunk if not pending.known]))
+        points = [pending.point for pending in chunk if not pending.known]
+        reads = frozenset().union(*(pending.consumer.shared_path.reads for pending in chunk if not pending.known))
+        evaluate = forward_backward_pairs if points and points[0].against else forward_backward
+        evaluations = iter(evaluate(self._explained, points, reads) if points else ())
         for consumer, point, known in chunk:
             evaluation = Evaluation(point, self.outputs[point.key], {}) if known else next(evaluations)
             if self._reused and point.key is not None and not point.against:
                 self.outputs[point.key] = evaluation.output
             consumer.send(evaluation)
-
-    def _forward_backward(self, chunk: list[PendingPoint]) -> list[Evaluation]:
-        if not chunk:
-            return []
-        reads = frozenset().union(*(pending.consumer.shared_path.reads for pending in chunk))
-        evaluate = forward_backward_pairs if chunk[0].point.against else forward_backward
-        return evaluate(self._explained, [pending.point for pending in chunk], reads)
 
 
 class PendingPoint(NamedTuple):
@@ -161,7 +153,7 @@ class Consumers:
 
     def __init__(self, shared_path: SharedPath, explained: ExplainedFunction, samples: Samples) -> None:
         self.shared_path = shared_path
-        self._points = iter(shared_path.path.points(explained, samples))
+        self.points = self._all_points(explained, samples)
         self._found: Found = {}
         self._checks: dict[LayerSite | None, list[SumCheck]] = {}
         self._reducers = {name: self._begun(method, explained, samples) for name, method in shared_path.methods.items()}
@@ -180,10 +172,9 @@ class Consumers:
             ) from None
         return reducer
 
-    def next_point(self) -> Point | None:
-        """Returns the next point of the path, or ``None`` at its end."""
-        with torch.no_grad():
-            return next(self._points, None)
+    @torch.no_grad()
+    def _all_points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
+        yield from self.shared_path.path.points(explained, samples)
 
     def send(self, evaluation: Evaluation) -> None:
         """Sends an evaluation to every reducer."""
@@ -194,14 +185,15 @@ class Consumers:
                 try:
                     reducer.send(evaluation)
                 except StopIteration as end:
-                    self._finish(name, end.value)
+                    if name in self._found or end.value is None:
+                        raise self._misfit(name, "longer") from None
+                    self._found[name] = end.value
 
-    def _finish(self, name: str, value: Any) -> None:
-        if name in self._found or value is None:
-            raise RuntimeError(
-                f"The path of {name!r} is longer than its reducer: {self.shared_path.path}. Make it yield once for each point."
-            )
-        self._found[name] = value
+    def _misfit(self, name: str, kind: str) -> RuntimeError:
+        path = self.shared_path.path
+        return RuntimeError(
+            f"The path of {name!r} is {kind} than its reducer: {path}. Make it yield once for each point."
+        )
 
     def checks(self) -> dict[str, SumCheck]:
         """Each DeepLIFT method to the check of its sum, averaged over the points of the path."""
@@ -215,7 +207,5 @@ class Consumers:
         """Returns the attributions, once every point has been evaluated."""
         for name in self._reducers:
             if name not in self._found:
-                raise RuntimeError(
-                    f"The path of {name!r} is shorter than its reducer: {self.shared_path.path}. Make it yield once for each point."
-                )
+                raise self._misfit(name, "shorter")
         return {name: tuple(part.detach().contiguous() for part in value) for name, value in self._found.items()}

@@ -125,7 +125,7 @@ def _pass(
     change, size = output - reference, torch.maximum(output.abs(), reference.abs())
     readings: Readings = {}
     checks: dict[LayerSite | None, SumCheck] = {}
-    for (rule, site), both in multipliers.items():
+    for (_, site), both in multipliers.items():
         for part in activations[site]:
             check_length(site, part, len(values))
         readings[rule, site] = tuple(m.chunk(2)[0] for m in both)

@@ -154,35 +154,30 @@ class Windows(FromBaseline):
 
     def _formatted(self, inputs: tuple[Tensor, ...]) -> tuple[list[Shape], list[Shape]]:
         several = isinstance(self.shapes[0], tuple)
-        shapes: list[Any] = list(self.shapes) if several else [self.shapes]
-        given: Any = self.strides
-        strides: list[Any] = list(given) if several and isinstance(given, tuple) else [given] * len(shapes)
+        shapes: Any = self.shapes if several else (self.shapes,)
+        strides: Any = self.strides if several and isinstance(self.strides, tuple) else (self.strides,) * len(shapes)
+        given = f"Occlusion(sliding_window_shapes={self.shapes!r}, strides={self.strides!r})"
         if len(shapes) != len(inputs) or len(strides) != len(inputs):
             raise ValueError(
-                f"Occlusion(sliding_window_shapes={self.shapes!r}, strides={self.strides!r}) does not have one entry for each of "
-                f"{len(inputs)} inputs; give one window, and one stride, for each input."
+                f"{given} does not have one entry for each of {len(inputs)} inputs; give one window, and one stride, for each input."
             )
-        found = [_stride(s, x) for s, x in zip(strides, inputs, strict=True)]
-        for shape, stride, x in zip(shapes, found, inputs, strict=True):
-            _check_window(self, shape, stride, x)
-        return shapes, found
+        sizes = [tuple(x.shape[1:]) for x in inputs]
+        strides = [s if isinstance(s, tuple) else (s or 1,) * len(size) for s, size in zip(strides, sizes, strict=True)]
+        for shape, stride, size in zip(shapes, strides, sizes, strict=True):
+            _check_window(given, shape, stride, size)
+        return list(shapes), strides
 
 
-def _stride(stride: int | Shape | None, x: Tensor) -> Shape:
-    return stride if isinstance(stride, tuple) else (stride or 1,) * (x.ndim - 1)
-
-
-def _check_window(windows: Windows, shape: Shape, stride: Shape, x: Tensor) -> None:
-    size = tuple(x.shape[1:])
+def _check_window(given: str, shape: Shape, stride: Shape, size: Shape) -> None:
     if len(shape) != len(size) or len(stride) != len(size) or any(w > n for w, n in zip(shape, size, strict=True)):
         raise ValueError(
-            f"Occlusion(sliding_window_shapes={windows.shapes!r}, strides={windows.strides!r}) does not fit an input of shape "
-            f"(N, {', '.join(map(str, size))}); give one number for each dimension after the first, and no window larger than the input."
+            f"{given} does not fit an input of shape (N, {', '.join(map(str, size))}); give one number for each dimension after "
+            "the first, and no window larger than the input."
         )
     if any(s > w and w < n for s, w, n in zip(stride, shape, size, strict=True)):
         raise ValueError(
-            f"Occlusion(strides={windows.strides!r}) moves farther than the window {shape}, so that parts of the input are "
-            "never covered; give strides that are no larger than the window."
+            f"{given} moves farther than the window {shape}, so that parts of the input are never covered; give strides that "
+            "are no larger than the window."
         )
 
 
@@ -201,11 +196,8 @@ class Ablations(FromBaseline):
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """Yields the points; ``change`` is true inside the feature, and absent at the first point."""
         yield Point(samples, CENTER)
-        baselines, features = (
-            explained.baseline(self.baselines, samples),
-            features_of(self.feature_mask, explained, samples),
-        )
-        name = value_of(self)
+        baselines, name = explained.baseline(self.baselines, samples), value_of(self)
+        features = features_of(self.feature_mask, explained, samples)
         for index in range(features.count):
             chosen = tuple(mask == index for mask in features.masks)
             inputs = tuple(torch.where(c, b, x) for c, b, x in zip(chosen, baselines, samples.inputs, strict=True))

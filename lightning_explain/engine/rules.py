@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias, TypeVar
@@ -19,41 +19,31 @@ from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, words
 
 T = TypeVar("T")
-Rule: TypeAlias = "Callable[[Tensor], AbstractContextManager[None]]"
+Gradients: TypeAlias = "tuple[Tensor | None, ...]"
 
 
-def _plain(values: Tensor) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-@contextmanager
-def _guided(values: Tensor) -> Iterator[None]:
-    """Springenberg et al. 2014: what is negative is not passed on at a ReLU."""
-    with _at_relus(values, lambda grad_inputs, grad_outputs: _positive(grad_inputs)):
-        yield
-
-
-@contextmanager
-def _deconvolution(values: Tensor) -> Iterator[None]:
-    """Zeiler & Fergus 2013: a ReLU passes on what is positive, whatever it saw."""
-    with _at_relus(values, lambda grad_inputs, grad_outputs: _positive(grad_outputs)):
-        yield
-
-
-RULES: dict[str, Rule] = {PLAIN: _plain, GUIDED: _guided, DECONVOLUTION: _deconvolution}
-
-
-def _positive(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _positive(gradients: Gradients) -> Gradients:
     return tuple(g if g is None else functional.relu(g) for g in gradients)
 
 
+# What a ReLU passes back, from the gradients at its inputs and at its outputs; None: its derivative.
+_AT_RELU: dict[str, Callable[[Gradients, Gradients], Gradients] | None] = {
+    PLAIN: None,
+    # Springenberg et al. 2014: what is negative is not passed on.
+    GUIDED: lambda at_inputs, at_outputs: _positive(at_inputs),
+    # Zeiler & Fergus 2013: what is positive is passed on, whatever the ReLU saw.
+    DECONVOLUTION: lambda at_inputs, at_outputs: _positive(at_outputs),
+}
+
+
 @contextmanager
-def _at_relus(values: Tensor, rule: Callable[..., Any]) -> Iterator[None]:
-    """The rule at each ReLU between the values and what is differentiated, whether a module's or a function's."""
+def in_force(rule: str, values: Tensor) -> Iterator[None]:
+    """Context in which a rule holds at each ReLU between the values and what is differentiated, a module's or a function's."""
+    at_relu = _AT_RELU[rule]
     with ExitStack() as stack:
-        for node in nodes(values.grad_fn):
+        for node in () if at_relu is None else nodes(values.grad_fn):
             if _is_relu(node):
-                stack.callback(node.register_hook(rule).remove)
+                stack.callback(node.register_hook(at_relu).remove)
         yield
 
 
@@ -166,16 +156,13 @@ class _Call:
     """A call as a function of the one argument that depends on the input."""
 
     def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> None:
-        self._func, self._args, self._kwargs = func, args, kwargs
+        self._func, self._args, self._kwargs, self._x = func, args, kwargs, x
         self._name, self._ndim = name_of(func), x.ndim
-        self._place = next((i for i, argument in enumerate(args) if argument is x), None)
-        self._keyword = next((key for key, argument in kwargs.items() if argument is x), "")
 
     def __call__(self, x: Tensor) -> Any:
         """Calls the function: a tensor, or a maximum and its indices."""
-        if self._place is None:
-            return self._func(*self._args, **{**self._kwargs, self._keyword: x})
-        return self._func(*self._args[: self._place], x, *self._args[self._place + 1 :], **self._kwargs)
+        args = (x if argument is self._x else argument for argument in self._args)
+        return self._func(*args, **{k: x if argument is self._x else argument for k, argument in self._kwargs.items()})
 
     @property
     def reduced(self) -> set[int]:

@@ -19,7 +19,7 @@ from lightning_explain.core.probe import Samples, bare
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.executor import PlanExecution
 from lightning_explain.engine.pass_size import synchronize, within_memory
-from lightning_explain.engine.plan import Plan, SharedPath, plan
+from lightning_explain.engine.plan import Plan, plan
 from lightning_explain.explainer.run import Explanation
 
 if TYPE_CHECKING:
@@ -55,16 +55,14 @@ class Forecast:
         samples: Number of explained samples.
         shares: The cost of each part, in the order of execution.
         largest: Samples in the largest shared pass.
-        saved: Bytes that autograd keeps for one sample between forward and backward.
-        inputs: Bytes of the inputs of one sample.
+        memory: Bytes of that pass, beside the model: what autograd keeps, and two copies of the points.
         hints: Which points could be shared, but are not.
     """
 
     samples: int
     shares: tuple[Share, ...]
     largest: int
-    saved: int
-    inputs: int
+    memory: int
     hints: tuple[str, ...] = ()
 
     @property
@@ -76,11 +74,6 @@ class Forecast:
     def seconds(self) -> float:
         """How long the explanation takes at most."""
         return sum(share.seconds for share in self.shares)
-
-    @property
-    def memory(self) -> int:
-        """Bytes of the largest shared pass, beside the model: what autograd keeps, and two copies of the points."""
-        return self.largest * (self.saved + 2 * self.inputs)
 
     def table(self) -> Table:
         """A table with a line for each part; it counts samples sent through the model, per explained sample."""
@@ -128,7 +121,12 @@ def forecast(explanation: Explanation, sent: Callable[[], PassCount]) -> Forecas
     )
     totals = one + (two - one) * (len(samples) - 1)
     parts = [
-        *(_shared(path, sum(1 for _ in path.path.points(explained, samples[:1]))) for path in planned.paths),
+        *(
+            Share(
+                tuple(s.methods), _class_names(s.path), points=_count(s.path, explained, samples[:1]), layers=s.layers
+            )
+            for s in planned.paths
+        ),
         *(Share((name,), "runs by itself") for name in planned.apart),
         *(Share((name,), "score") for name in explanation.decided.metrics),
     ]
@@ -138,14 +136,10 @@ def forecast(explanation: Explanation, sent: Callable[[], PassCount]) -> Forecas
     )
     together = shares[: len(planned.paths)]
     differentiated = sum(share.passes.forward for share in together if share.passes.backward)
-    return Forecast(
-        samples=len(samples),
-        shares=shares,
-        largest=min(explained.limit, differentiated or sum(share.passes.forward for share in together)),
-        saved=_saved(explained, samples) if differentiated else 0,
-        inputs=sum(x[0].numel() * x.element_size() for x in samples.inputs),
-        hints=tuple(planned.hints()),
-    )
+    largest = min(explained.limit, differentiated or sum(share.passes.forward for share in together))
+    saved = _saved(explained, samples) if differentiated else 0
+    inputs = sum(x[0].numel() * x.element_size() for x in samples.inputs)
+    return Forecast(len(samples), shares, largest, largest * (saved + 2 * inputs), tuple(planned.hints()))
 
 
 def _measured(
@@ -174,8 +168,9 @@ def _measured(
     return np.delete(np.diff(readings, axis=0), len(planned.paths), axis=0)
 
 
-def _shared(shared_path: SharedPath, points: int) -> Share:
-    return Share(tuple(shared_path.methods), _class_names(shared_path.path), points=points, layers=shared_path.layers)
+def _count(path: Path, explained: ExplainedFunction, sample: Samples) -> int:
+    with torch.no_grad():
+        return sum(1 for _ in path.points(explained, sample))
 
 
 def _class_names(path: Path) -> str:

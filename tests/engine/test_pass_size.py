@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.core.probe import Samples
-from lightning_explain.engine.pass_size import candidates
+from lightning_explain.engine.pass_size import candidates, synchronize
 from lightning_explain.explainer.explainer import Explainer
 from training import QUIET, Blind, monitor, trainer
 
@@ -79,14 +79,29 @@ def test_the_layout_does_not_change_the_numbers_nor_how_they_lie() -> None:
         assert last[name].is_contiguous()
 
 
-@pytest.mark.parametrize("saved", [{"pace": 32}, {"version": 2, "pace": [32, True]}], ids=["this version", "2"])
-def test_a_checkpoint_keeps_the_pass_size_unless_the_user_says_one(saved: dict[str, object]) -> None:
-    state = {**ExplanationMonitor().state_dict(), **saved}
+def test_a_checkpoint_keeps_the_pass_size_unless_the_user_says_one() -> None:
+    state = {**ExplanationMonitor().state_dict(), "pace": 32}
     free, fixed = ExplanationMonitor(), ExplanationMonitor(max_examples_per_pass=8)
     for watch in (free, fixed):
         watch.load_state_dict(state)
     assert free.state_dict()["pace"] == 32
     assert "pace" not in fixed.state_dict()
+
+
+def test_work_of_an_accelerator_is_waited_for_before_and_after_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr("lightning_explain.engine.pass_size.synchronize", lambda device: events.append(device.type))
+    assert pass_size(Sleeping(lambda n: events.append("pass") or 0.0)) in (16, 32, 64)
+    timed = events[events.index("cpu") :]
+    assert timed == ["cpu", "pass", "cpu"] * (len(timed) // 3)
+
+
+def test_only_an_accelerator_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for device in ("cpu", "cuda:0", "mps"):
+        synchronize(torch.device(device))
+    assert waited == [torch.device("cuda:0"), torch.device("mps")]
 
 
 class TestUsedAgain:
