@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, joined_samples
@@ -168,31 +169,49 @@ def watching(layer: Callable[[str | None], nn.Module], reads: Iterable[Read]) ->
     caught = Caught({}, {})
     differentiated, readings = ({site for rule, site in reads if site and bool(rule) == back} for back in (True, False))
 
-    def passed(site: LayerSite, value: Any) -> Any:
-        several = isinstance(value, (tuple, list))
-        parts = list(value) if several else [value]
-        tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Tensor)}
-        if not tensors:
-            raise ValueError(_without_tensor(site, value))
+    def see(site: LayerSite, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if site in differentiated:
             # A node of its own: one output of the layer may be a step to another (the state of an LSTM cell).
             # An alias keeps the strides; with those that a view gives a batch of one, torch 2.14 goes back wrongly on CPUs.
-            tensors = {place: torch.ops.aten.alias(_begun(tensor)) for place, tensor in tensors.items()}
-            caught.places[site] = tuple(map(Place.of, tensors.values()))
+            tensors = tuple(torch.ops.aten.alias(t) for t in map(_begun, tensors))
+            caught.places[site] = tuple(map(Place.of, tensors))
         if site in readings:
             # Cloned, because other code may write into these tensors: whatever computed the input of this layer, or
             # of a layer that returns its input unchanged.
-            caught.values[site] = tuple(tensor.detach().clone() for tensor in tensors.values())
-        # The forward pass goes on with clones, because later layers may write into them.
-        parts = [tensors[place].clone() if place in tensors else part for place, part in enumerate(parts)]
-        if not several:
-            return parts[0]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+            caught.values[site] = tuple(t.detach().clone() for t in tensors)
+        return tensors
 
     with ExitStack() as stack:
         for site in {site for _, site in reads if site}:
-            stack.enter_context(at_layer(layer(site.layer), site.of_input, partial(passed, site)))
+            stack.enter_context(intercept(layer(site.layer), site, partial(see, site)))
         yield caught
+
+
+def intercept(
+    module: nn.Module, site: LayerSite, see: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+) -> RemovableHandle:
+    """Hooks a layer site: passes its tensors to ``see``, and continues the forward pass with copies of its result.
+
+    Args:
+        module: The layer.
+        site: Its name, and whether its input or its output is meant.
+        see: Receives the tensors and returns equally many to continue with.
+    """
+
+    def passed(value: Any) -> Any:
+        several = isinstance(value, (tuple, list))
+        parts = list(value) if several else [value]
+        tensors = tuple(part for part in parts if isinstance(part, Tensor))
+        if not tensors:
+            raise ValueError(_without_tensor(site, value))
+        going_on = iter(see(tensors))
+        # Cloned, because later layers may write into them.
+        copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
+        if not several:
+            return copies[0]
+        return type(value)(*copies) if hasattr(value, "_fields") else type(value)(copies)
+
+    return at_layer(module, site.of_input, passed)
 
 
 def _without_tensor(site: LayerSite, value: Any) -> str:
