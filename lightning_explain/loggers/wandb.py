@@ -36,7 +36,7 @@ class WandbSink(Sink):
         import wandb
 
         run = self._logger.experiment
-        for tag in publication.scalars.keys() - self._defined:
+        for tag in (tag for tag in publication.scalars if tag not in self._defined):
             run.define_metric(_key(tag), step_metric=_STEP, summary=publication.directions.get(tag, "last"))
         self._defined |= publication.scalars.keys()
         columns, lines = publication.report.table()

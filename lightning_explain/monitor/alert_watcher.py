@@ -79,16 +79,16 @@ class Alerts:
         self._failure_log = failure_log
         self._watches = [Watch(alert) for alert in alerts]
 
-    def check(self, scores: Iterable[str]) -> None:
+    def check(self, keys: Iterable[str]) -> None:
         """Refuses alerts on scores that are never logged.
 
         Args:
-            scores: The names of all scores, without the monitor's name.
+            keys: The keys of all scores, with the monitor's name.
 
         Raises:
             ValueError: If an alert names another score.
         """
-        known = list(scores)
+        known = [key.removeprefix(f"{self._name}/") for key in keys]
         for metric in (watch.alert.metric for watch in self._watches):
             if metric not in known:
                 raise ValueError(f"Alert({metric!r}) names a score that is not logged: {nearest(metric, known)}")

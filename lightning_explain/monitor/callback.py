@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -153,7 +154,7 @@ class ExplanationMonitor(MonitorBase):
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
         self._publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks))
-        self._memory.alerts.check(self._names())
+        self._memory.alerts.check(self._keys())
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **arguments: Any) -> ExplanationMonitor:
@@ -211,10 +212,9 @@ class ExplanationMonitor(MonitorBase):
         # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
         found = self._watchers(trainer)
         watchers.check_keys(found, self._keys())
-        trainer.callback_metrics.update(
-            {f"{self.name}/{key}": torch.tensor(value) for key, value in watchers.missing(found, self.name).items()}
-        )
-        self._memory.alerts.check(self._names())
+        for key in watchers.missing(found):
+            trainer.callback_metrics[key] = torch.tensor(math.nan)
+        self._memory.alerts.check(self._keys())
         self._memory.start(self._count(trainer))
         self._catch_up(trainer, pl_module)
         looks_back = self.probe is not None and self._memory.lacks_history(self.probe)
@@ -229,9 +229,7 @@ class ExplanationMonitor(MonitorBase):
         """Makes an explanation that was due right after the checkpoint: on resume Lightning skips that hook."""
         count, schedule = self._count(trainer), self._memory.schedule
         after_validation = self.hook == "validation_epoch_end"
-        if not (self.enabled and schedule.due(count)) or (
-            after_validation and not trainers.ended_on_validation(trainer)
-        ):
+        if not schedule.due(count) or (after_validation and not trainers.ended_on_validation(trainer)):
             return
         if after_validation and trainers.may_swap_weights(trainer):
             rank_zero_warn_or_log(

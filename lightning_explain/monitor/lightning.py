@@ -212,10 +212,17 @@ def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
     return log
 
 
-def progress_bar(trainer: pl.Trainer, total: int) -> Tqdm:
-    """A progress bar like Lightning's, shown after two seconds, if the Trainer shows progress."""
+@contextmanager
+def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar like Lightning's, shown after two seconds, if the Trainer shows progress; yields what advances it."""
     shown = getattr(trainer.progress_bar_callback, "is_enabled", False) and trainer.is_global_zero
-    return Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True)
+    with Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True) as bar:
+
+        def step(name: str) -> None:
+            bar.set_postfix_str(name, refresh=False)
+            bar.update()
+
+        yield step
 
 
 # -- ranks: call these on all of them ------------------------------------------------------------------------------

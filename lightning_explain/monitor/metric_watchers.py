@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
@@ -67,15 +66,15 @@ def warn_if_never(trainer: pl.Trainer, name: str, schedule: Schedule, by_steps: 
         )
 
 
-def missing(watchers: Watchers, name: str) -> dict[str, float]:
-    """NaN for each watched score that an explanation may fail to give, by key without the monitor's name.
+def missing(watchers: Watchers) -> list[str]:
+    """The keys that are NaN when an explanation fails to give their scores.
 
     Without a value a ModelCheckpoint would end the training, and with the value of earlier weights it would keep the
     wrong ones; it treats NaN as the worst score. A score that anything else watches gets no NaN, which would stop the
     training: the ``strict`` argument of EarlyStopping and schedulers decides what a missing value does.
     """
     others = {key for watcher, key in watchers if not isinstance(watcher, ModelCheckpoint)}
-    return {key.removeprefix(f"{name}/"): math.nan for _, key in watchers if key not in others}
+    return [key for _, key in watchers if key not in others]
 
 
 def _called(watcher: Any, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,21 +12,28 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_explain.core.probe import Probe
+from lightning_explain.checks.preflight import UncheckedError
+from lightning_explain.core.contracts import Metric
+from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
 from lightning_explain.core.validation import check_whole
+from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit, check_limit
-from lightning_explain.loggers.tags import charts
+from lightning_explain.loggers.tags import charts, score_names, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
-from lightning_explain.monitor.explain_step import getting_ready, report_of
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import VERSION, Memory, restore
+
+_WHOLE = "the whole explanation"
+
+# Failures of the machine, which may pass, as opposed to mistakes in arguments or code.
+_ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
 
 
 class MonitorBase(pl.Callback):
@@ -64,13 +72,11 @@ class MonitorBase(pl.Callback):
         """
         self._failure_log.switch_on(what)
 
-    def _names(self) -> list[str]:
-        """Every logged key, without the monitor's name."""
-        scores = [tag.removeprefix(f"{self.name}/") for tags in self.charts[self.name].values() for tag in tags]
-        return [*scores, *(f"nonfinite/{method}" for method in self._ready.methods), "seconds", "overhead"]
-
     def _keys(self) -> list[str]:
-        return [f"{self.name}/{name}" for name in self._names()]
+        """Every logged key."""
+        scores = [tag for tags in self.charts[self.name].values() for tag in tags]
+        others = [*(f"nonfinite/{method}" for method in self._ready.methods), "seconds", "overhead"]
+        return [*scores, *(f"{self.name}/{other}" for other in others)]
 
     def _watchers(self, trainer: pl.Trainer) -> watchers.Watchers:
         return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
@@ -82,13 +88,26 @@ class MonitorBase(pl.Callback):
     # -- before the first batch ------------------------------------------------------------------------------------
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
-        """Chooses the samples from a loader, checks methods and metrics against the model, and opens the sinks."""
-        ranks = trainers.ranks_of(trainer, pl_module)
-        with preserved_random_state(), trainers.silenced(pl_module), getting_ready(ranks, self._failure_log) as ready:
+        """Chooses the samples from a loader, checks methods and metrics against the model, and opens the sinks.
+
+        A mistake on any rank is raised on all. An accident, such as a full memory, is reported, and no rank explains.
+        """
+        ranks, log = trainers.ranks_of(trainer, pl_module), self._failure_log
+        with (
+            preserved_random_state(),
+            trainers.silenced(pl_module),
+            ranks.agree("getting ready", () if log.raising else _ACCIDENTS) as ready,
+        ):
             with ranks.agree("reading the samples"):
                 self._samples.choose(trainer, pl_module, source)
             self._samples.share(ranks)
             self._check(trainer, pl_module, ranks)
+        if ready.failed_rank == ranks.rank:
+            text = (
+                f"The samples or the model could not be prepared (rank {ranks.rank}); nothing is explained in this run, and "
+                f"training continues. Fix the cause, and resume or start a run again:\n{ready.reason}"
+            )
+            log.report_once("ready", text)
         self._idle = ready.failed_rank is not None
         if self._pass_size is not None and not self._idle:
             # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
@@ -125,7 +144,7 @@ class MonitorBase(pl.Callback):
     def _explain(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        module: pl.LightningModule,
         log: trainers.Log,
         count: int = 0,
         epoch: int | None = None,
@@ -134,39 +153,66 @@ class MonitorBase(pl.Callback):
 
         Args:
             trainer: The Trainer.
-            pl_module: The module.
+            module: The module.
             log: Receives each scalar.
             count: The schedule's count (epochs or steps); 0 outside the schedule.
             epoch: The epoch to report; ``None``: the current one.
         """
-        started, everyone = time.perf_counter(), trainers.everyone(trainer)
+        started, everyone, memory = time.perf_counter(), trainers.everyone(trainer), self._memory
+        fitting = trainer.state.fn == "fit"
         with preserved_random_state():
-            probe = None if self._idle else self.probe
-            past = self._memory.history
-            report = report_of(trainer, pl_module, self._ready, probe, self._failure_log, past) if probe else None
-            report = report if report is None or epoch is None else replace(report, epoch=epoch)
-            scalars = self._scalars(trainer, report, count, started) if report else {}
-            fitting = trainer.state.fn == "fit"
-            watched = watchers.missing(self._watchers(trainer), self.name) if fitting else {}
-            for key, value in {**watched, **scalars}.items():
-                log(f"{self.name}/{key}", torch.tensor(value))
-            if probe and report:
+            report = self._report(trainer, module, epoch)
+            scalars: dict[str, float] = {}
+            if report is not None:
+                overhead = memory.schedule.overhead(started, time.perf_counter()) if count else None
+                measured = {"seconds": report.seconds} | ({} if overhead is None else {"overhead": overhead})
+                # Those of rank zero, so that keys and numbers are equal on all ranks.
+                scalars = everyone.first({**report.scalars(), **measured})
+            missing = watchers.missing(self._watchers(trainer)) if fitting else []
+            tagged = {f"{self.name}/{key}": value for key, value in scalars.items()}
+            for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
+                log(key, torch.tensor(value))
+            if report is not None and self.probe is not None:
                 self.last_report = report
-                self._publisher.publish(trainer, report, probe, scalars, self._ready.metrics)
+                self._publisher.publish(trainer, report, self.probe, scalars, self._ready.metrics)
                 if fitting:
-                    self._memory.keep(report, probe, everyone.first)
-                    self._memory.alerts.watch(trainer, scalars, report.epoch)
+                    memory.keep(report, self.probe, everyone.first)
+                    memory.alerts.watch(trainer, scalars, report.epoch)
             if fitting:
-                self._memory.note_time(count, started, everyone.first)
+                memory.note_time(count, started, everyone.first)
 
-    def _scalars(self, trainer: pl.Trainer, report: Report, count: int, started: float) -> dict[str, float]:
-        """The scalars of a report as rank zero has them: equal keys and numbers on all ranks."""
-        found = {**report.scalars(), "seconds": report.seconds}
-        overhead = self._memory.schedule.overhead(started, time.perf_counter())
-        if count and overhead is not None:
-            found["overhead"] = overhead
-        agreed: dict[str, float] = trainers.everyone(trainer).first(found)
-        return agreed
+    def _report(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> Report | None:
+        """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
+        log, metrics = self._failure_log, self._failure_log.without_off(self._ready.metrics)
+        explainer = replace(self._ready, methods=log.without_off(self._ready.methods), metrics=metrics)
+        if self._idle or self.probe is None or log.is_off(_WHOLE) or not explainer.methods:
+            return None
+        names, ranks, report = [*explainer.methods, *metrics], trainers.everyone(trainer), None
+        with (
+            ranks.agree(_WHOLE, () if log.raising else (Exception,)) as whole,
+            trainers.silenced(module),
+            trainers.progress_bar(trainer, len(names)) as progress,
+        ):
+            report = explainer.explain(module, self.probe, progress, self._memory.history)
+            report.scalars()  # If its scores cannot be averaged, the explanation has failed.
+        if report is None or whole.failed_rank is not None:
+            if whole.failed_rank == ranks.rank:
+                text = f"No explanation (rank {ranks.rank}); training continues. Fix the cause:\n{whole.reason}"
+                log.report_once(_WHOLE, text)
+            # Nothing is known about single methods and metrics.
+            log.count(_WHOLE, True, speaks=trainer.is_global_zero)
+            return None
+        with reporting_failures(report.failures):
+            failed = ranks.failing(report.failures)
+        empty = ranks.failing(_numberless(report, metrics))
+        for name in (name for name, rank in failed.items() if rank == ranks.rank):
+            what = f"{name!r} failed and is left out of this explanation (rank {ranks.rank})"
+            log.report_once(name, f"{what}; training continues. Fix the cause:\n{report.failures[name]}")
+        for name in (_WHOLE, *names):
+            log.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
+        stage = None if trainer.state.fn is None else trainer.state.fn.value
+        epoch = trainer.current_epoch if epoch is None else epoch
+        return replace(without(report, failed, metrics), epoch=epoch, step=trainer.global_step, stage=stage)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -213,3 +259,14 @@ class MonitorBase(pl.Callback):
 def monitors_of(trainer: pl.Trainer) -> list[MonitorBase]:
     """The enabled monitors of a Trainer, in the order of its callbacks."""
     return [c for c in trainer.callbacks if isinstance(c, MonitorBase) and c.enabled]  # type: ignore[attr-defined]
+
+
+def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
+    """Methods without a finite map on any sample, and metrics without a finite score for any of the other methods."""
+    empty = {name for name, value in report.attributions.items() if not all_finite(*as_tuple(value)).any()}
+    for name, metric in metrics.items():
+        by_method = [report.scores.get(score, {}) for score in score_names({name: metric})]
+        found = [values for scores in by_method for method, values in scores.items() if method not in empty]
+        if found and not any(bool(torch.isfinite(values).any()) for values in found):
+            empty = empty | {name}
+    return empty

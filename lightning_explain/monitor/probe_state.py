@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 from torch import Tensor
@@ -15,6 +15,9 @@ from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.probes.selection import ProbeSelection, collect, fingerprint, probe_from_state, probe_state
+
+Expected: TypeAlias = "tuple[Tensor, str] | None"
+"""Indices and fingerprint of the samples that a checkpoint or the training so far has."""
 
 
 def _asked(selection: ProbeSelection) -> dict[str, Any]:
@@ -63,7 +66,7 @@ class FixedSamples:
         """Forgets the chosen samples, because another training begins."""
         self.probe = self._given
         self._trained: Probe | None = None
-        self._expected: tuple[Tensor, str] | None = None
+        self._expected: Expected = None
         self._notice = ""
         self._saved = False
 
@@ -134,17 +137,13 @@ class FixedSamples:
         return trainers.find_loader(trainer, source, self._selection.dataloader_idx)
 
     def _collect(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        source: str,
-        expected: tuple[Tensor, str] | None = None,
+        self, trainer: pl.Trainer, module: pl.LightningModule, source: str, expected: Expected = None
     ) -> Probe:
         """Reads the selected samples, or those whose indices a checkpoint holds."""
         selection, loader = self._selection, self._loader(trainer, source)
         if expected is not None and not trainers.is_stream(loader):
             selection = _of_indices(selection, expected[0].tolist(), loader)
-        transfer = trainers.transferred(trainer, pl_module, selection.dataloader_idx)
+        transfer = trainers.transferred(trainer, module, selection.dataloader_idx)
         return collect(loader, selection, self._batch_fn, transfer)
 
     def state(self) -> dict[str, Any]:

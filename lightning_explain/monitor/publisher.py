@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import lightning.pytorch as pl
 
@@ -20,7 +22,11 @@ from lightning_explain.render.figure import draw
 from lightning_explain.render.options import Options
 from lightning_explain.store.report_files import safe_name, save_report
 
+Scalars: TypeAlias = "Mapping[str, float]"
+Metrics: TypeAlias = "Mapping[str, Metric]"
 
+
+@dataclass
 class Publisher:
     """Writes reports to the loggers' sinks and as files.
 
@@ -32,16 +38,13 @@ class Publisher:
         own: The user's sinks, beside those of the Trainer's loggers.
     """
 
-    def __init__(
-        self, name: str, options: Options, save_reports: bool, failure_log: FailureLog, own: Sequence[Sink] = ()
-    ) -> None:
-        self._name = name
-        self._options = options
-        self._save_reports = save_reports
-        self._failure_log = failure_log
-        self._own = tuple(own)
-        self._directory = Path()
-        self._sinks: dict[str, Sink] = {}
+    name: str
+    options: Options
+    save_reports: bool
+    failure_log: FailureLog
+    own: Sequence[Sink] = ()
+    _directory: Path = Path()
+    _sinks: dict[str, Sink] = field(default_factory=dict)
 
     def open(self, trainer: pl.Trainer, layout: Charts) -> None:
         """Opens the sinks on rank zero (none in a ``fast_dev_run``), and writes the layout of the charts.
@@ -50,31 +53,24 @@ class Publisher:
         """
         self._directory, self._sinks = trainers.run_directory(trainer) / "explain", {}
         with self._on_rank_zero(trainer) as writes:
-            for what in list(self._failure_log.failures) if writes else ():
-                self._failure_log.report_switched_off(what)
+            for what in list(self.failure_log.failures) if writes else ():
+                self.failure_log.report_switched_off(what)
             if writes and not getattr(trainer, "fast_dev_run", False):
-                opened = self._failure_log.survive(
+                opened = self.failure_log.survive(
                     partial(sinks_for, trainer.loggers, self._directory), "Opening the sinks"
                 )
-                self._sinks = _named([*(opened or ()), *self._own])
+                self._sinks = _named([*(opened or ()), *self.own])
             for name, sink in self._sinks.items() if layout else ():
-                self._failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
+                self.failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
 
-    def publish(
-        self,
-        trainer: pl.Trainer,
-        report: Report,
-        probe: Probe,
-        scalars: Mapping[str, float],
-        metrics: Mapping[str, Metric],
-    ) -> None:
+    def publish(self, trainer: pl.Trainer, report: Report, probe: Probe, scalars: Scalars, metrics: Metrics) -> None:
         """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
         with self._on_rank_zero(trainer) as writes:
             if writes:
                 for key, text in self._remarks(report):
-                    self._failure_log.report_once(key, text)
-                pictures = self._failure_log.survive(partial(draw, report, probe, self._options), "Drawing pictures")
-                self._write(publication(self._name, report, scalars, pictures or {}, metrics))
+                    self.failure_log.report_once(key, text)
+                pictures = self.failure_log.survive(partial(draw, report, probe, self.options), "Drawing pictures")
+                self._write(publication(self.name, report, scalars, pictures or {}, metrics))
 
     @contextmanager
     def _on_rank_zero(self, trainer: pl.Trainer) -> Iterator[bool]:
@@ -82,7 +78,7 @@ class Publisher:
         ranks = trainers.everyone(trainer)
         with ranks.agree("writing"):
             yield trainer.is_global_zero
-        self._failure_log.failures = ranks.first(self._failure_log.failures)
+        self.failure_log.failures = ranks.first(self.failure_log.failures)
 
     def _remarks(self, report: Report) -> Iterator[tuple[str, str]]:
         """What to tell about the numbers of a report, each with a key under which it is told once."""
@@ -91,7 +87,7 @@ class Publisher:
                 yield (
                     f"nonfinite/{method}",
                     f"{method!r} has a map or score that is NaN or infinite on samples {samples}; they are counted in "
-                    f"{self._name}/nonfinite/{method} and left out of means. Check the model's outputs on them.",
+                    f"{self.name}/nonfinite/{method} and left out of means. Check the model's outputs on them.",
                 )
         for method, value in report.attributions.items():
             if not any(bool(part.any()) for part in as_tuple(value)):
@@ -101,17 +97,17 @@ class Publisher:
                     "explained output does not depend on this input or layer. After the last block of a transformer, "
                     "for example, only the class token is used; explain an earlier layer.",
                 )
-        names, outputs = self._options.class_names, report.outputs
+        names, outputs = self.options.class_names, report.outputs
         if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
             count = f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs"
             yield "class_names", f"{count}; give one for each."
 
     def _write(self, found: Publication) -> None:
-        if self._save_reports and self._sinks:
-            folder = self._directory / safe_name(self._name)
-            self._failure_log.survive(partial(save_report, found.report, folder), "Saving the report")
+        if self.save_reports and self._sinks:
+            folder = self._directory / safe_name(self.name)
+            self.failure_log.survive(partial(save_report, found.report, folder), "Saving the report")
         for name, sink in self._sinks.items():
-            self._failure_log.survive(partial(sink.write, found), name)
+            self.failure_log.survive(partial(sink.write, found), name)
 
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:
