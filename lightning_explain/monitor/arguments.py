@@ -104,14 +104,16 @@ def sinks_of(sinks: Any) -> Sequence[Sink]:
     return sinks
 
 
-def options_of(methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any, **others: Any) -> Options:
+def options_of(
+    methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any, normalization: Any, class_names: Any
+) -> Options:
     """The drawing options that these arguments describe.
 
     Raises:
         ValueError: If a value is not allowed, or a mapping names a method that does not exist.
         TypeError: If a type is not allowed.
     """
-    given = {**others, "cmap": cmap, "outlier_perc": outlier_perc}
+    given = {"cmap": cmap, "outlier_perc": outlier_perc, "normalization": normalization, "class_names": class_names}
     options = Options(**given) if panels is None else Options(panels=panels, **given)
     options.check_methods(methods)
     return options

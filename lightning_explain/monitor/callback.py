@@ -127,12 +127,10 @@ class ExplanationMonitor(MonitorBase):
         self.at_start = at_start
         self.by_steps = every_n_train_steps is not None
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
-        given = probe if isinstance(probe, Probe) else None
         self._selection = arguments.selection_of(probe)
         self._limit = check_limit(max_examples_per_pass)
         requested = build_methods(methods)
-        display = {"normalization": normalization, "class_names": class_names}
-        options = arguments.options_of(requested, panels, cmap, outlier_perc, **display)
+        options = arguments.options_of(requested, panels, cmap, outlier_perc, normalization, class_names)
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")
         self._explainer = self._ready = Explainer(
             methods=requested,
@@ -150,7 +148,7 @@ class ExplanationMonitor(MonitorBase):
         scores = self._ready.metrics
         warn_of_unsigned(requested, scores)
         arguments.check_tags(requested, scores)
-        self._samples = FixedSamples(given, self._selection, batch_fn, save_probe)
+        self._samples = FixedSamples(probe if isinstance(probe, Probe) else None, self._selection, batch_fn, save_probe)
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
         self._publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks))
@@ -186,7 +184,8 @@ class ExplanationMonitor(MonitorBase):
             self._pass_size = None
             if stage == "fit":
                 self._samples.begin_again()
-                self._begin_again()
+                self._memory.begin_again()
+                self._failure_log.failures = {}
         if stage == "fit":
             self._memory.alerts.check_loggers(trainer)
             check_monitor_names([monitor.name for monitor in monitors_of(trainer)])
@@ -219,7 +218,7 @@ class ExplanationMonitor(MonitorBase):
         self._catch_up(trainer, pl_module)
         looks_back = self.probe is not None and self._memory.lacks_history(self.probe)
         if self.at_start and (trainer.global_step == 0 or looks_back):
-            self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__)
+            self._explain(trainer, pl_module)
 
     def _count(self, trainer: pl.Trainer) -> int:
         """The schedule's count before a batch: optimizer steps or epochs."""
@@ -239,7 +238,7 @@ class ExplanationMonitor(MonitorBase):
             )
         elif after_validation or count % schedule.every == 0:
             epoch = trainers.epoch_of_last_batch(trainer) if self.by_steps else count - 1
-            self._explain(trainer, pl_module, trainer.callback_metrics.__setitem__, count, epoch)
+            self._explain(trainer, pl_module, count, epoch)
         schedule.pass_over(count)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -263,7 +262,7 @@ class ExplanationMonitor(MonitorBase):
     ) -> None:
         """Explains after an optimizer step, if the schedule counts steps."""
         if self.by_steps:
-            self._explain_if_due(trainer, pl_module, trainer.global_step, on_step=True)
+            self._explain_if_due(trainer, pl_module, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explains after a training epoch, if the schedule counts epochs."""
@@ -289,9 +288,7 @@ class ExplanationMonitor(MonitorBase):
         """Explains after the test."""
         self._explain_if_due(trainer, pl_module)
 
-    def _explain_if_due(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, count: int = 0, on_step: bool = False
-    ) -> None:
+    def _explain_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, count: int = 0) -> None:
         """Explains if the count of a training is due, or if there is none."""
         if self.enabled and (trainer.state.fn != "fit" or self._memory.schedule.due(count)):
-            self._explain(trainer, pl_module, trainers.logging_to(pl_module, on_step), count)
+            self._explain(trainer, pl_module, count)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import callbacks
@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, distributed
+from torch import distributed
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset
 
@@ -24,8 +24,6 @@ from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.model.function import ForwardFn
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
-
-Log: TypeAlias = "Callable[[str, Tensor], None]"
 
 # Lightning 2.5 has no such callback.
 _AVERAGING: tuple[type, ...] = (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
@@ -42,9 +40,7 @@ def check_strategy(trainer: pl.Trainer) -> None:
     if issubclass(kind, DeepSpeedStrategy):
         reason = "its engine owns the forward and the gradients"
     elif any("pipe" in base.__name__.lower() for base in kind.__mro__):
-        reason = (
-            "each rank of a pipeline holds only a part of the model, and none can compute the output from the inputs"
-        )
+        reason = "each rank of a pipeline holds only a part of the model, and none can compute the output"
     else:
         return
     raise ValueError(
@@ -74,9 +70,10 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
     Raises:
         ValueError: If the run has no loader at all, or none with that index.
     """
-    loaders = {"val": _val_loaders(trainer), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
+    given = {"val": _val_loaders(trainer), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
+    loaders = {name: _listed(part) for name, part in given.items()}
     order = [source, *(name for name in ("val", "test", "train") if name != source)]
-    chosen = next((name for name in order if _listed(loaders[name])), None)
+    chosen = next((name for name in order if loaders[name]), None)
     if chosen is None:
         raise ValueError(
             f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. Give one, or probe=Probe(...)."
@@ -86,7 +83,7 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
             f"There is no {source} loader; the probe samples come from the {chosen} loader. To choose it yourself, use "
             f"ProbeSelection(source={chosen!r})."
         )
-    found = _listed(loaders[chosen])
+    found = loaders[chosen]
     if index >= len(found):
         raise ValueError(
             f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders; use one below {len(found)}."
@@ -140,10 +137,8 @@ def may_swap_weights(trainer: pl.Trainer) -> bool:
 
 def _is_foreign(callback: pl.Callback) -> bool:
     """Whether a callback is neither ours nor Lightning's; Lightning's ``WeightAveraging`` counts as foreign."""
-    return isinstance(callback, _AVERAGING) or type(callback).__module__.partition(".")[0] not in (
-        "lightning",
-        "lightning_explain",
-    )
+    ours = type(callback).__module__.partition(".")[0] in ("lightning", "lightning_explain")
+    return isinstance(callback, _AVERAGING) or not ours
 
 
 def batch_size(trainer: pl.Trainer) -> int | None:
@@ -200,16 +195,6 @@ def run_directory(trainer: pl.Trainer) -> Path:
     version = first.version if isinstance(first.version, str) else f"version_{first.version}"
     path = os.path.join(first.save_dir or trainer.default_root_dir, str(first.name), version)
     return Path(trainer.strategy.broadcast(path))
-
-
-def logging_to(module: pl.LightningModule, on_step: bool = False) -> Log:
-    """A function that logs a scalar for checkpoints, early stopping and sweeps; loggers get theirs from the sinks."""
-
-    def log(key: str, value: Tensor) -> None:
-        value = value.to(module.device)
-        module.log(key, value, logger=False, sync_dist=True, batch_size=1, on_step=on_step, on_epoch=not on_step)
-
-    return log
 
 
 @contextmanager

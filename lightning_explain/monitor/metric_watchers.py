@@ -26,9 +26,9 @@ def watchers_of(trainer: pl.Trainer, name: str, names: Sequence[str]) -> Watcher
             longest name that it starts with.
     """
     callbacks = [c for c in trainer.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
-    found: Watchers = [(callback, callback.monitor) for callback in callbacks]
-    found += [(config.scheduler, config.monitor) for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
-    owners = {key: [other for other in names if str(key).startswith(f"{other}/")] for _, key in found}
+    found: Watchers = [(callback, str(callback.monitor)) for callback in callbacks]
+    found += [(c.scheduler, str(c.monitor)) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
+    owners = {key: [other for other in names if key.startswith(f"{other}/")] for _, key in found}
     return [(watcher, key) for watcher, key in found if max(owners[key], key=len, default=None) == name]
 
 

@@ -81,10 +81,6 @@ class MonitorBase(pl.Callback):
     def _watchers(self, trainer: pl.Trainer) -> watchers.Watchers:
         return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
 
-    def _begin_again(self) -> None:
-        self._memory.begin_again()
-        self._failure_log.failures = {}
-
     # -- before the first batch ------------------------------------------------------------------------------------
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
@@ -142,19 +138,13 @@ class MonitorBase(pl.Callback):
     # -- one explanation -------------------------------------------------------------------------------------------
 
     def _explain(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        log: trainers.Log,
-        count: int = 0,
-        epoch: int | None = None,
+        self, trainer: pl.Trainer, module: pl.LightningModule, count: int = 0, epoch: int | None = None
     ) -> None:
-        """Explains the fixed samples once, logs the scalars, writes the report, and checks the alerts.
+        """Explains the fixed samples once, publishes the scalars and the report, and checks the alerts.
 
         Args:
             trainer: The Trainer.
             module: The module.
-            log: Receives each scalar.
             count: The schedule's count (epochs or steps); 0 outside the schedule.
             epoch: The epoch to report; ``None``: the current one.
         """
@@ -171,7 +161,8 @@ class MonitorBase(pl.Callback):
             missing = watchers.missing(self._watchers(trainer)) if fitting else []
             tagged = {f"{self.name}/{key}": value for key, value in scalars.items()}
             for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
-                log(key, torch.tensor(value))
+                # For checkpoints, early stopping and sweeps; loggers get theirs from the sinks.
+                trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
             if report is not None and self.probe is not None:
                 self.last_report = report
                 self._publisher.publish(trainer, report, self.probe, scalars, self._ready.metrics)

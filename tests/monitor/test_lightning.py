@@ -213,20 +213,12 @@ def test_under_fsdp1_the_wrapper_is_called() -> None:
     )
 
 
-def test_numbers_are_logged_for_callbacks_only(tmp_path: Path) -> None:
-    class Logs(Callback):
-        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            trainers.logging_to(pl_module)("some/score", torch.tensor(0.5))
-
-        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-            trainers.logging_to(pl_module, on_step=True)("some/step", torch.tensor(0.25))
-
-    logger = CSVLogger(tmp_path)
-    finished = trainer(tmp_path, Logs(), logger=logger)
-    finished.fit(Blind(), loader())
-    assert float(finished.callback_metrics["some/score"]) == 0.5
-    assert float(finished.callback_metrics["some/step"]) == 0.25
-    assert not any(key.startswith("some/") for key in finished.logged_metrics)
+@pytest.mark.parametrize("arguments", [{}, {"every_n_train_steps": 1}, {"hook": "validation_epoch_end"}], ids=str)
+def test_numbers_are_there_for_callbacks_only(arguments: dict[str, Any], tmp_path: Path) -> None:
+    finished = trainer(tmp_path, monitor(**arguments), logger=CSVLogger(tmp_path))
+    finished.fit(DigitModule(), loader(), loader(100, 24))
+    assert finished.callback_metrics["explain/infidelity/saliency"].isfinite()
+    assert not any(key.startswith("explain/") for key in finished.logged_metrics)
 
 
 # -- callbacks that swap weights -----------------------------------------------------------------------------------
