@@ -58,7 +58,6 @@ def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
 
 
 def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     options = Options(normalization=((MEAN,), (STD,)), class_names=CLASS_NAMES, max_rows=6)
     paths = []
     for method, picture in draw(report, probe, options).items():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TypeAlias
-
-from torch import Tensor
+from typing import Any, TypeAlias
 
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.report import Image, Publication, Report
 
 Charts: TypeAlias = "dict[str, dict[str, list[str]]]"
+Metrics: TypeAlias = "Mapping[str, Metric]"
+Pictures: TypeAlias = "Mapping[str, Image]"
+Scalars: TypeAlias = "Mapping[str, float]"
 
 
 def score_names(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -49,27 +50,20 @@ def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]
     failed = set(failed)
     lost = set(score_names({name: metric for name, metric in metrics.items() if name in failed}))
 
-    def kept(scores: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        left = {score: found for score, found in scores.items() if score not in lost}
-        return {score: {m: v for m, v in found.items() if m not in failed} for score, found in left.items()}
+    def kept(named: Mapping[str, Any], gone: set[str] = failed) -> dict[str, Any]:
+        return {name: value for name, value in named.items() if name not in gone}
 
-    return replace(
-        report,
-        attributions={name: value for name, value in report.attributions.items() if name not in failed},
-        scores=kept(report.scores),
-        standard_errors=kept(report.standard_errors),
-        n_steps={name: steps for name, steps in report.n_steps.items() if name not in failed},
-        maps={name: value for name, value in report.maps.items() if name not in failed},
-    )
+    maps: dict[str, Any] = {
+        kind: kept(getattr(report, kind)) for kind in ("attributions", "maps", "n_steps", "completeness_errors")
+    }
+    scores = {kind: kept(getattr(report, kind), lost) for kind in ("scores", "standard_errors")}
+    left: dict[str, Any] = {
+        kind: {score: kept(found) for score, found in by_score.items()} for kind, by_score in scores.items()
+    }
+    return replace(report, **maps, **left)
 
 
-def publication(
-    name: str,
-    report: Report,
-    scalars: Mapping[str, float],
-    pictures: Mapping[str, Image],
-    metrics: Mapping[str, Metric],
-) -> Publication:
+def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures, metrics: Metrics) -> Publication:
     """Everything the sinks write for one explanation.
 
     Args:

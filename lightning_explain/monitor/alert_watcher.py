@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.validation import is_whole
 from lightning_explain.explainer.registry import construct
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
 
@@ -53,7 +54,7 @@ class Watch:
     first: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.count, int) or not isinstance(self.first, (int, float, type(None))):
+        if not is_whole(self.count, 0) or not math.isfinite(self.first or 0):
             raise TypeError(f"count={self.count!r}, first={self.first!r}")
 
     def sees(self, value: float | None) -> bool:

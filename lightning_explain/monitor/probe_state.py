@@ -153,15 +153,12 @@ class FixedSamples:
             # Samples that this run could not read may be readable in the next one.
             return dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
         named = {"ids": probe.sample_ids, "fingerprint": fingerprint(probe), "selection": self._asked}
-        return {**named, "probe": self._whole_state(probe) if self._save else None}
-
-    def _whole_state(self, probe: Probe) -> dict[str, Any] | None:
         try:
-            return probe_state(probe)
+            return {**named, "probe": probe_state(probe) if self._save else None}
         except TypeError as error:
             # A checkpoint without the samples is better than a training without checkpoints.
             rank_zero_warn_or_log(f"Checkpoints hold only indices and fingerprint of the probe samples: {error}")
-            return None
+            return {**named, "probe": None}
 
     def load_ids(self, state: Mapping[str, Any]) -> None:
         """Takes the indices and the fingerprint of the samples to expect from a saved state.

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import lightning.pytorch as pl
 
-from lightning_explain.core.contracts import Metric, Sink
+from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe, as_tuple
-from lightning_explain.core.report import Publication, Report
+from lightning_explain.core.report import Report
 from lightning_explain.loggers.choose import sinks_for
-from lightning_explain.loggers.tags import Charts, publication
+from lightning_explain.loggers.tags import Charts, Metrics, Scalars, publication
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw
 from lightning_explain.render.options import Options
 from lightning_explain.store.report_files import safe_name, save_report
-
-Scalars: TypeAlias = "Mapping[str, float]"
-Metrics: TypeAlias = "Mapping[str, Metric]"
 
 
 @dataclass
@@ -67,10 +63,15 @@ class Publisher:
         """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
         with self._on_rank_zero(trainer) as writes:
             if writes:
-                for key, text in self._remarks(report):
+                for key, text in self._remarks(report).items():
                     self.failure_log.report_once(key, text)
                 pictures = self.failure_log.survive(partial(draw, report, probe, self.options), "Drawing pictures")
-                self._write(publication(self.name, report, scalars, pictures or {}, metrics))
+                found = publication(self.name, report, scalars, pictures or {}, metrics)
+                if self.save_reports and self._sinks:
+                    folder = self._directory / safe_name(self.name)
+                    self.failure_log.survive(partial(save_report, report, folder), "Saving the report")
+                for name, sink in self._sinks.items():
+                    self.failure_log.survive(partial(sink.write, found), name)
 
     @contextmanager
     def _on_rank_zero(self, trainer: pl.Trainer) -> Iterator[bool]:
@@ -80,34 +81,26 @@ class Publisher:
             yield trainer.is_global_zero
         self.failure_log.failures = ranks.first(self.failure_log.failures)
 
-    def _remarks(self, report: Report) -> Iterator[tuple[str, str]]:
-        """What to tell about the numbers of a report, each with a key under which it is told once."""
-        for method, samples in report.nonfinite().items():
-            if samples:
-                yield (
-                    f"nonfinite/{method}",
-                    f"{method!r} has a map or score that is NaN or infinite on samples {samples}; they are counted in "
-                    f"{self.name}/nonfinite/{method} and left out of means. Check the model's outputs on them.",
-                )
-        for method, value in report.attributions.items():
-            if not any(bool(part.any()) for part in as_tuple(value)):
-                yield (
-                    f"zero/{method}",
-                    f"the map of {method!r} is zero everywhere, on all samples, and its scores mean nothing: the "
-                    "explained output does not depend on this input or layer. After the last block of a transformer, "
-                    "for example, only the class token is used; explain an earlier layer.",
-                )
+    def _remarks(self, report: Report) -> dict[str, str]:
+        """What to tell about the numbers of a report, each under a key under which it is told once."""
+        remarks = {
+            f"nonfinite/{method}": f"{method!r} has a map or score that is NaN or infinite on samples {samples}; they are "
+            f"counted in {self.name}/nonfinite/{method} and left out of means. Check the model's outputs on them."
+            for method, samples in report.nonfinite().items()
+            if samples
+        }
+        remarks |= {
+            f"zero/{method}": f"the map of {method!r} is zero everywhere, on all samples, and its scores mean nothing: the "
+            "explained output does not depend on this input or layer. After the last block of a transformer, for example, "
+            "only the class token is used; explain an earlier layer."
+            for method, value in report.attributions.items()
+            if not any(bool(part.any()) for part in as_tuple(value))
+        }
         names, outputs = self.options.class_names, report.outputs
         if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
             count = f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs"
-            yield "class_names", f"{count}; give one for each."
-
-    def _write(self, found: Publication) -> None:
-        if self.save_reports and self._sinks:
-            folder = self._directory / safe_name(self.name)
-            self.failure_log.survive(partial(save_report, found.report, folder), "Saving the report")
-        for name, sink in self._sinks.items():
-            self.failure_log.survive(partial(sink.write, found), name)
+            remarks["class_names"] = f"{count}; give one for each."
+        return remarks
 
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:
