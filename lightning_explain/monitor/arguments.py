@@ -22,7 +22,6 @@ from lightning_explain.core.validation import (
 from lightning_explain.model.targets import check_target
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
-from lightning_explain.render.options import Options
 
 Named: TypeAlias = "Mapping[str, object]"
 
@@ -102,21 +101,6 @@ def sinks_of(sinks: Any) -> Sequence[Sink]:
     if not isinstance(sinks, (tuple, list)) or not all(isinstance(sink, Sink) for sink in sinks):
         raise TypeError(f'sinks={sinks!r}; give "auto" or a list of Sink objects.')
     return sinks
-
-
-def options_of(
-    methods: Iterable[str], panels: Any, cmap: Any, outlier_perc: Any, normalization: Any, class_names: Any
-) -> Options:
-    """The drawing options that these arguments describe.
-
-    Raises:
-        ValueError: If a value is not allowed, or a mapping names a method that does not exist.
-        TypeError: If a type is not allowed.
-    """
-    given = {"cmap": cmap, "outlier_perc": outlier_perc, "normalization": normalization, "class_names": class_names}
-    options = Options(**given) if panels is None else Options(panels=panels, **given)
-    options.check_methods(methods)
-    return options
 
 
 def check_tags(methods: Iterable[str], metrics: Mapping[str, Metric]) -> None:

@@ -33,6 +33,7 @@ from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import Memory
 from lightning_explain.probes.selection import ProbeSelection
+from lightning_explain.render.options import DEFAULT_PANELS, Options
 
 
 class ExplanationMonitor(MonitorBase):
@@ -130,7 +131,9 @@ class ExplanationMonitor(MonitorBase):
         self._selection = arguments.selection_of(probe)
         self._limit = check_limit(max_examples_per_pass)
         requested = build_methods(methods)
-        options = arguments.options_of(requested, panels, cmap, outlier_perc, normalization, class_names)
+        shown = DEFAULT_PANELS if panels is None else panels
+        options = Options(shown, cmap, outlier_perc, normalization=normalization, class_names=class_names)
+        options.check_methods(requested)
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")
         self._explainer = self._ready = Explainer(
             methods=requested,

@@ -38,10 +38,11 @@ def checkpoints() -> Iterator[Fault]:
     changes: dict[str, Callable[[dict[str, Any]], Any]] = {
         "a newer version with keys that are not known": lambda s: {**s, "version": 9, "mood": 1},
         "nothing but a version": lambda s: {"version": 2},
-        "samples without inputs": lambda s: {**s, "probe": {"targets": s["probe"]["targets"]}},
     }
     for name, change in changes.items():
         yield Fault("checkpoint", name, state(change), raises=False)
+    targets = state(lambda s: {**s, "probe": {"targets": s["probe"]["targets"]}})
+    yield Fault("checkpoint", "samples without inputs", targets)
     yield Fault("checkpoint", "a schedule that is a word", state(lambda s: {**s, "schedule": "daily"}))
     yield Fault("checkpoint", "failures that are nothing", state(lambda s: {**s, "failures": None}))
     unsaved = argument(lambda scene: {"batch_fn": partial(strange_arguments, scene), "forward_fn": without_arguments})

@@ -89,7 +89,7 @@ def test_each_method_has_its_own_pictures_in_yaml_too() -> None:
         "{methods: [Saliency], metrics: [], panels: {saliency: [[masked_image, positive]], default: [[heat_map, all]]}, "
         "cmap: {default: [[0, white], [0.25, '#000000'], [1, black]]}, outlier_perc: {saliency: 1}}"
     )
-    options = ExplanationMonitor.from_config(config)._publisher._options
+    options = ExplanationMonitor.from_config(config)._publisher.options
     assert options.of("saliency").panels == (("masked_image", "positive"),)
     assert options.of("another").panels == (("heat_map", "all"),)
     assert options.of("saliency").cmap == ((0.0, "white"), (0.25, "#000000"), (1.0, "black"))
