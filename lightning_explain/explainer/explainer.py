@@ -18,6 +18,7 @@ from lightning_explain.checks.requests import faults
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
+from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
@@ -43,7 +44,6 @@ from lightning_explain.model.targets import (
     Target,
     check_target,
 )
-from lightning_explain.probes.selection import fingerprint
 
 
 @dataclass(frozen=True, eq=False)

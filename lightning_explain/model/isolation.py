@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from operator import eq, is_
+from operator import is_
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
@@ -34,16 +34,17 @@ def _random_state(inventory: ModuleInventory) -> AbstractContextManager[None]:
 @contextmanager
 def _set(things: Iterable[Any], name: str, value: object) -> Iterator[None]:
     """Gives an attribute of all things a value, and puts back what each had."""
-    saved = [(thing, getattr(thing, name)) for thing in things]
-    try:
-        for thing, own in saved:
-            if own is not value:
-                setattr(thing, name, value)
+
+    def give(thing: Any, what: object) -> None:
+        if getattr(thing, name) is not what:
+            setattr(thing, name, what)
+
+    # A stack finishes all that it has to do, and raises afterwards.
+    with ExitStack() as stack:
+        for thing in things:
+            stack.callback(give, thing, getattr(thing, name))
+            give(thing, value)
         yield
-    finally:
-        for thing, own in saved:
-            if getattr(thing, name) is not own:
-                setattr(thing, name, own)
 
 
 def _modes(inventory: ModuleInventory) -> AbstractContextManager[None]:
@@ -69,13 +70,11 @@ def _tensors(inventory: ModuleInventory) -> Iterator[None]:
     """Restores the values of buffers and of tensors in plain attributes (metric states, caches)."""
     groups = _by_storage({id(tensor): tensor for tensor in _tensors_in(inventory)}.values())
     _mention_size(inventory, groups)
-    saved = [pair for group in groups for pair in _copies(group)]
-    try:
+    with ExitStack() as stack:
+        for group in groups:
+            for tensor, value in _copies(group):
+                stack.callback(_put_back, tensor, value)
         yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in saved:
-                _put_back(tensor, value)
 
 
 def _by_storage(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
@@ -106,7 +105,8 @@ def _copies(group: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     copy = whole.clone()
     storage = copy.untyped_storage()
     parts = [(t, t.new_empty(0).set_(storage, t.storage_offset(), t.shape, t.stride())) for t in group]
-    return [(whole, copy), *parts]
+    # The whole is put back first, because parts that overlap may not be writable.
+    return [*parts, (whole, copy)]
 
 
 LARGE = 64 * 2**20
@@ -130,6 +130,7 @@ def _mention_size(inventory: ModuleInventory, groups: list[list[Tensor]]) -> Non
     )
 
 
+@torch.no_grad()
 def _put_back(tensor: Tensor, value: Tensor) -> None:
     if tensor.shape != value.shape:
         tensor.resize_(value.shape)
@@ -174,22 +175,16 @@ def _kept(containers: list[Container]) -> Iterator[None]:
     try:
         yield
     finally:
-        for container, content in saved:
-            if container or content:
-                _restore(container, content)
-
-
-def _is_as(container: Any, saved: Any) -> bool:
-    """Whether a container holds the identical objects in the same order as ``saved``."""
-    if len(container) != len(saved):
-        return False
-    if isinstance(container, dict):
-        return all(map(is_, container.values(), saved.values())) and all(map(eq, container, saved))
-    return all(map(is_, container, saved))
+        with ExitStack() as stack:
+            for container, content in saved:
+                if container or content:
+                    stack.callback(_restore, container, content)
 
 
 def _restore(container: Any, saved: Any) -> None:
-    if _is_as(container, saved):
+    # By identity: keys may be tensors, which are compared element by element.
+    same = len(container) == len(saved) and all(map(is_, container, saved))
+    if same and (not isinstance(container, dict) or all(map(is_, container.values(), saved.values()))):
         return
     container.clear()
     (container.extend if isinstance(container, (list, deque)) else container.update)(saved)

@@ -11,10 +11,11 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_explain.core.probe import Probe
+from lightning_explain.core.serialization import fingerprint, probe_from_state, probe_state
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
-from lightning_explain.probes.selection import ProbeSelection, collect, fingerprint, probe_from_state, probe_state
+from lightning_explain.probes.selection import ProbeSelection, collect
 
 Expected: TypeAlias = "tuple[Tensor, str] | None"
 """Indices and fingerprint of the samples that a checkpoint or the training so far has."""

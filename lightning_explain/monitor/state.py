@@ -12,12 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
+from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.validation import check_flag
 from lightning_explain.explainer.history import History
 from lightning_explain.monitor.alert_watcher import Alerts
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.monitor.schedule import Schedule
-from lightning_explain.probes.selection import fingerprint
 
 Broadcast: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
 State: TypeAlias = "Mapping[str, Any]"

@@ -80,9 +80,8 @@ def _by_user(found: Any) -> Probe:
     if isinstance(found, Probe):
         return found
     if not isinstance(found, tuple) or len(found) != 2 or not (found[1] is None or isinstance(found[1], Tensor)):
-        kinds = [type(x).__name__ for x in found] if isinstance(found, (tuple, list)) else ""
         raise TypeError(
-            f"batch_fn returned a {type(found).__name__} {kinds}; return a tuple (inputs, targets), inputs a tensor "
+            f"batch_fn returned {_described(found)}; return a tuple (inputs, targets), inputs a tensor "
             "or a tuple of tensors and targets a tensor or None, or return a Probe."
         )
     inputs, targets = found

@@ -19,14 +19,11 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import seed_generators, seeded_random_state
-from lightning_explain.core.serialization import columns, copied, fingerprint, probe_from_state, probe_state
+from lightning_explain.core.serialization import columns, copied
 from lightning_explain.core.validation import check_choice, check_flag, check_whole, is_whole, refused
 from lightning_explain.probes.binding import BatchFn, samples_of
 
 Source = Literal["val", "train", "test"]
-
-
-__all__ = ["ProbeSelection", "collect", "fingerprint", "probe_from_state", "probe_state", "samples_of"]
 
 
 _MOST_CANDIDATES = 1000
@@ -129,7 +126,11 @@ def collect(
         ValueError: If the dataset has no such samples, or there are no labels for ``per_class``.
     """
     dataset = getattr(loader, "dataset", None)
-    read = partial(_read, batch_fn=batch_fn, transfer=transfer)
+
+    def read(batch: Any) -> Probe:
+        probe = samples_of(batch if transfer is None else transfer(batch), batch_fn)
+        return Probe(**copied(columns(probe)))
+
     with torch.inference_mode(False), seeded_random_state(selection.seed, loader):
         if not _is_map_style(dataset):
             return _first_samples(loader, selection, read)
@@ -142,11 +143,6 @@ def collect(
             "every sample. Change them, or give a Probe."
         )
     return replace(probe, ids=torch.tensor(chosen))
-
-
-def _read(batch: Any, batch_fn: BatchFn | None, transfer: Callable[[Any], Any] | None) -> Probe:
-    probe = samples_of(batch if transfer is None else transfer(batch), batch_fn)
-    return Probe(**copied(columns(probe)))
 
 
 def _is_map_style(dataset: Any) -> bool:
@@ -232,7 +228,11 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any],
         "that.",
         stacklevel=3,
     )
-    parts = _first_parts(_shared_path(loader, selection), selection.count, read)
+    parts: list[Probe] = []
+    for batch in _stream(loader, selection):
+        parts.append(read(batch))
+        if sum(map(len, parts)) >= selection.count:
+            break
     if not parts:
         raise ValueError(
             f"ProbeSelection(source={selection.source!r}) finds no samples: {what}, and it gave none. Give a Probe."
@@ -242,21 +242,12 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any],
     return replace(probe, ids=torch.arange(len(probe)))
 
 
-def _shared_path(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
+def _stream(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
     if not isinstance(getattr(loader, "dataset", None), IterableDataset):
         return iter(loader)
     # The stream of a loader that does not batch yields whole batches.
     whole_batches = getattr(loader, "batch_sampler", loader) is None
     return _batches(loader, None if whole_batches else selection.count, selection.seed)
-
-
-def _first_parts(batches: Iterator[Any], count: int, read: Callable[[Any], Probe]) -> list[Probe]:
-    parts: list[Probe] = []
-    for batch in batches:
-        parts.append(read(batch))
-        if sum(map(len, parts)) >= count:
-            break
-    return parts
 
 
 def _joined(parts: list[Probe], count: int) -> Probe:

@@ -205,6 +205,25 @@ def containers(fail: bool) -> None:
     assert model.names == {"first"}
 
 
+def containers_with_tensors_for_keys(fail: bool) -> None:
+    def change(model: Side) -> None:
+        model.steps[model.gate] = 1
+        model.after["calls"] += 1
+        model.visited.discard(model.gate)
+
+    model = Side(change)
+    # As a model has them whose optimizers step in the backward pass.
+    model.steps, model.visited, model.after = (
+        dict.fromkeys(model.parameters(), 0),
+        set(model.parameters()),
+        {"calls": 0},
+    )
+    call(change, fail, model)
+    assert set(model.steps.values()) == {0}, "a container was changed"
+    assert len(model.steps) == len(model.visited) == len(list(model.parameters()))
+    assert model.after == {"calls": 0}
+
+
 def metric_states(fail: bool) -> None:
     def update(model: Side) -> None:
         model.accuracy(torch.eye(10)[:3], torch.tensor([0, 1, 5]))
@@ -386,6 +405,7 @@ SYMPTOMS: list[tuple[str, Callable[[bool], None], str]] = [
     ("grad_mode", inference_mode, "(does not require grad|inference)"),
     ("attributes", assignments, "an attribute was reassigned"),
     ("attributes", containers, "a container was changed"),
+    ("attributes", containers_with_tensors_for_keys, "a container was changed"),
     ("attributes", metric_states, "a metric was updated"),
     ("hooks", leaked_hooks, "hooks are not what they were"),
     ("usable", states_made_in_inference_mode, "[Ii]nference"),
@@ -411,6 +431,28 @@ symptoms = pytest.mark.parametrize(
 @symptoms
 def test_everything_is_put_back(saver: str, check: Callable[[bool], None], symptom: str, fail: bool) -> None:
     check(fail)
+
+
+class Stubborn(dict[str, int]):
+    """A container that cannot be put back."""
+
+    def clear(self) -> None:
+        raise OSError("not today")
+
+
+def test_what_cannot_be_put_back_does_not_keep_the_rest_from_it() -> None:
+    def change(model: Side) -> None:
+        for container in (model.numbers, model.stubborn, model.after):
+            container["calls"] += 1
+        model.seen.add_(1)
+
+    model = Side(change)
+    model.stubborn, model.after = Stubborn(calls=0), {"calls": 0}
+    with pytest.raises(OSError, match="not today"):
+        call(change, False, model)
+    assert model.numbers == model.after == {"calls": 0}
+    assert not model.seen.any()
+    assert model.training
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

@@ -121,10 +121,10 @@ def test_a_function_of_the_user_reads_what_nothing_else_can() -> None:
     ("returned", "message"),
     [
         (X, "batch_fn returned a Tensor"),
-        ((X,), r"batch_fn returned a tuple \['Tensor'\]"),
-        ((X, Y, Y), r"batch_fn returned a tuple \['Tensor', 'Tensor', 'Tensor'\]"),
-        ([X, Y], r"batch_fn returned a list \['Tensor', 'Tensor'\]"),
-        ((X, [1, 0, 2, 1]), r"batch_fn returned a tuple \['Tensor', 'list'\]"),
+        ((X,), r"batch_fn returned a tuple of \['Tensor'\]"),
+        ((X, Y, Y), r"batch_fn returned a tuple of \['Tensor', 'Tensor', 'Tensor'\]"),
+        ([X, Y], r"batch_fn returned a list of \['Tensor', 'Tensor'\]"),
+        ((X, [1, 0, 2, 1]), r"batch_fn returned a tuple of \['Tensor', 'list'\]"),
         ((None, Y), "What batch_fn returned does not read as samples"),
     ],
 )

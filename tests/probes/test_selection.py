@@ -24,7 +24,8 @@ from torch.utils.data import (
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import preserved_random_state
-from lightning_explain.probes.selection import ProbeSelection, collect, fingerprint
+from lightning_explain.core.serialization import fingerprint
+from lightning_explain.probes.selection import ProbeSelection, collect
 
 N = 100
 X = torch.arange(N * 2.0).reshape(N, 2)
