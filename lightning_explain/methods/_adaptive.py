@@ -3,66 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import PLAIN, Reducer, value_of
-from lightning_explain.core.probe import Samples, as_tuple, flat
-from lightning_explain.engine.noise import narrowed, wide
-from lightning_explain.engine.paths import Line
-from lightning_explain.methods._base import OnPath, added, each
+from lightning_explain.core.points import value_of
+from lightning_explain.core.probe import Samples, flat
+from lightning_explain.methods._base import each
 
 FIRST, MOST = 8, 1024
 """Number of intervals before the first and after the last refinement."""
-
-
-@dataclass(frozen=True)
-class _Sums(OnPath):
-    """Weighted sum of the gradients on a line, and the difference between the outputs at its last and first points."""
-
-    line: Line
-
-    reads = frozenset({(PLAIN, None)})
-
-    @property
-    def path(self) -> Line:
-        """The line."""
-        return self.line
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Returns one gradient sum for each input, then the difference, ``(N,)``."""
-        total: tuple[Tensor, ...] = ()
-        outputs = []
-        for _ in range(self.line.n_points):
-            evaluation = yield
-            total = added(total, tuple(wide(g) * evaluation.point.weight for g in evaluation.gradient()))
-            outputs.append(wide(evaluation.output))
-        return (*total, outputs[-1] - outputs[0])
-
-
-def adaptive(method: Any, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
-    """Integrates the gradients from the baseline to the input, with as many points as each sample needs.
-
-    Args:
-        method: Has ``baselines``, ``multiply_by_inputs`` and ``tolerance``.
-        explained: The explained function.
-        samples: N samples.
-
-    Returns:
-        One map ``(N, ...)`` for each input.
-    """
-
-    def mean(some: Samples, n_steps: int, rule: str) -> tuple[Tensor, ...]:
-        return as_tuple(explained.executed(_Sums(Line(n_steps, rule, method.baselines)), some))
-
-    starts = explained.baseline(method.baselines, samples)
-    change = tuple(wide(x - b) for x, b in zip(samples.inputs, starts, strict=True))
-    *first, gap = mean(samples, FIRST + 1, "riemann_trapezoid")
-    return narrowed(refined(method, explained, samples, first, change, gap, mean), samples)
 
 
 def refined(
@@ -87,7 +39,7 @@ def refined(
         first: Mean gradient by Captum's trapezoidal rule at ``FIRST + 1`` points, each ``(N, ...)``.
         change: Factor of the mean gradient (input or activation minus its baseline), each ``(N, ...)``.
         gap: Sum the map has to reach, ``(N,)``.
-        mean: Function of (samples, number of points, quadrature rule) that returns the mean gradient.
+        mean: Function of (samples, number of points, quadrature rule) that returns the mean gradient, and may return more.
 
     Returns:
         One map ``(N, ...)`` for each input; the mean gradient without ``multiply_by_inputs``.

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Evaluation, Reducer
-from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
+from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
 from lightning_explain.engine.captum_adapter import needs_gradient
 from lightning_explain.engine.noise import Stdevs, narrowed, wide
 from lightning_explain.engine.paths import Line, RandomLine
-from lightning_explain.methods._adaptive import adaptive
+from lightning_explain.methods._adaptive import FIRST, refined
 from lightning_explain.methods._base import OnPath, SumsUp, added, each, sum_of_evaluations
 
 
@@ -70,8 +70,29 @@ class IntegratedGradients(SumsUp, OnPath):
         """Input-shaped, in units of output."""
         if self.path is not None:
             return super().attribute(explained, samples)
-        needs_gradient(samples, "IntegratedGradients")
-        return bare(adaptive(self, explained, samples))
+        needs_gradient(samples, type(self).__name__)
+
+        def mean(some: Samples, n_steps: int, rule: str) -> tuple[Tensor, ...]:
+            return as_tuple(_WithGap(n_steps, rule, self.baselines).attribute(explained, some))
+
+        starts = explained.baseline(self.baselines, samples)
+        change = tuple(wide(x - b) for x, b in zip(samples.inputs, starts, strict=True))
+        *first, gap = mean(samples, FIRST + 1, "riemann_trapezoid")
+        return bare(narrowed(refined(self, explained, samples, first, change, gap, mean), samples))
+
+
+class _WithGap(IntegratedGradients):
+    """Weighted sum of the gradients on the line, and the difference between the outputs at its last and first points."""
+
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        """Returns one gradient sum for each input, then the difference, ``(N,)``."""
+        total: tuple[Tensor, ...] = ()
+        outputs = []
+        for _ in range(int(self.n_steps)):
+            evaluation = yield
+            total = added(total, tuple(wide(g) * evaluation.point.weight for g in evaluation.gradient()))
+            outputs.append(wide(evaluation.output))
+        return (*total, outputs[-1] - outputs[0])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 
 import captum.attr as ca
@@ -86,3 +86,18 @@ def documented(name: str) -> set[str]:
 def test_a_method_says_what_it_computes_and_documents_each_argument(name: str) -> None:
     assert f"captum.attr.{name}`" in vars(getattr(m, name))["__doc__"]
     assert {field.name for field in fields(getattr(m, name))} <= documented(name)
+
+
+@dataclass(frozen=True)
+class Renamed(m.IntegratedGradients):
+    """A user's method, with an argument that has another meaning in other methods."""
+
+    stdevs: str = "none"
+
+
+def test_a_users_subclass_checks_what_it_inherits_and_no_argument_of_its_own() -> None:
+    assert Renamed(stdevs="wide").stdevs == "wide"
+    with pytest.raises(ValueError, match=r"Renamed\(n_steps=0\); give a whole number"):
+        Renamed(n_steps=0)
+    with pytest.raises(ValueError, match=r"Renamed\(baselines='probe'\)"):
+        Renamed(baselines="probe")
