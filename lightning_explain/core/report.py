@@ -32,9 +32,6 @@ class PassCount:
     def __add__(self, other: PassCount) -> PassCount:
         return PassCount(self.forward + other.forward, self.backward + other.backward)
 
-    def __mul__(self, times: int) -> PassCount:
-        return PassCount(self.forward * times, self.backward * times)
-
 
 class SumCheck(NamedTuple):
     """How far DeepLIFT's sum is from the change of the output; each ``(N,)``, in units of output.
