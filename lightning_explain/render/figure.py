@@ -67,67 +67,36 @@ def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[s
 
 
 @dataclass(frozen=True)
-class _Image:
-    """The images of the samples, their size in the picture, and the outline of their masks."""
-
-    display: Tensor
-    size: tuple[int, int]
-    outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
-
-
-@dataclass(frozen=True)
 class _Drawn:
-    """The inputs of the samples that are drawn, what they are, and the index of the one that maps are drawn on."""
+    """The inputs of the samples that are drawn, what they are, and the index of the one that maps are drawn on.
+
+    If that one has pixels: its images, their size in the picture, and the outline of their masks.
+    """
 
     inputs: tuple[Tensor, ...]
     modalities: tuple[Modality, ...]
     index: int | None
-    image: _Image | None
+    images: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+    outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
 
 
 def _drawn(probe: Probe, options: Options) -> _Drawn:
     inputs = tuple(x[: options.max_rows].cpu() for x in as_tuple(probe.inputs))
-    modalities, image = guess(inputs), None
+    modalities, masks = guess(inputs), probe.masks
     index = next((i for i, modality in enumerate(modalities) if modality.on_input), None)
-    if index is not None and (pixels := modalities[index].pixels(inputs[index])):
-        size, masks = _shown_size(pixels, options), probe.masks
-        outline = None if masks is None else _outline(masks[: options.max_rows].cpu(), size)
-        image = _Image(to_display(inputs[index], options.normalization), size, outline)
-    return _Drawn(inputs, modalities, index, image)
+    pixels = None if index is None else modalities[index].pixels(inputs[index])
+    if index is None or pixels is None:
+        return _Drawn(inputs, modalities, index)
+    size, images = _shown_size(pixels, options), to_display(inputs[index], options.normalization)
+    outline = None if masks is None else _outline(masks[: options.max_rows].cpu(), size)
+    return _Drawn(inputs, modalities, index, images, size, outline)
 
 
 def _picture(name: str, report: Report, drawn: _Drawn, sheet: Callable[..., Sheet], style: PanelStyle) -> Image:
-    found = tuple(m.detach()[: len(drawn.inputs[0])].cpu() for m in as_tuple(report.attributions[name]))
-    placed = None if drawn.index is None else _placed(name, report, found, drawn)
-    if drawn.index is None or placed is None:
-        panels = Plain().panels(found, drawn.inputs, style.panels)
-        return _page(name, panels, all_finite(panels[0].values), drawn.image, sheet, style)
-    finite = all_finite(found[drawn.index if len(found) > drawn.index else 0])
-    whole = placed[drawn.index]
-    shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
-    panels = drawn.modalities[drawn.index].panels((shown,), (drawn.inputs[drawn.index],), style.panels)
-    return _page(name, panels, all_finite(shown), drawn.image, sheet, style)
-
-
-def _placed(name: str, report: Report, found: tuple[Tensor, ...], drawn: _Drawn) -> tuple[Tensor, ...] | None:
-    """The map in input space; ``None`` if it has no place there."""
-    if name in report.maps:
-        arranged = tuple(m.detach()[: len(drawn.inputs[0])].cpu() for m in report.maps[name])
-    else:
-        arranged = arrange(found, drawn.inputs, drawn.modalities) or ()
-    return onto(arranged, drawn.inputs, drawn.modalities) if arranged else None
-
-
-def _page(
-    name: str,
-    panels: tuple[Panel, ...],
-    finite: Tensor,
-    images: _Image | None,
-    sheet: Callable[..., Sheet],
-    style: PanelStyle,
-) -> Image:
+    panels, finite = _panels(name, report, drawn, style)
     normalized: dict[str, Tensor] = {}
-    columns = [_pixels(panel, images, normalized, style) for panel in panels]
+    columns = [_pixels(panel, drawn, normalized, style) for panel in panels]
     signs = tuple(dict.fromkeys(p.sign for p in panels if p.kind in HEAT_KINDS)) if style.colorbar else ()
     headers = tuple(header(p.title, column.shape[2]) for p, column in zip(panels, columns, strict=True))
     size = (max(c.shape[1] for c in columns), max(c.shape[2] for c in columns))
@@ -139,23 +108,39 @@ def _page(
     return canvas
 
 
-def _pixels(panel: Panel, images: _Image | None, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:
+def _panels(name: str, report: Report, drawn: _Drawn, style: PanelStyle) -> tuple[tuple[Panel, ...], Tensor]:
+    """The panels of a method, and for each sample whether its map is finite."""
+    inputs, modalities, index = drawn.inputs, drawn.modalities, drawn.index
+    found, stored = (
+        tuple(part.detach()[: len(inputs[0])].cpu() for part in as_tuple(maps.get(name, ())))
+        for maps in (report.attributions, report.maps)
+    )
+    arranged = stored if name in report.maps else arrange(found, inputs, modalities)
+    if index is None or not arranged:
+        panels = Plain().panels(found, inputs, style.panels)
+        return panels, all_finite(panels[0].values)
+    whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
+    shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
+    return modalities[index].panels((shown,), (inputs[index],), style.panels), all_finite(shown)
+
+
+def _pixels(panel: Panel, drawn: _Drawn, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:
     """The panels of one column, ``(N, h, w, 3)``; ``normalized`` keeps the map of each sign for the next column."""
     if panel.kind in bars.KINDS:
         return bars.KINDS[panel.kind](panel)
     if panel.kind == "pixels":
         return panel.values.numpy()
-    if images is None:
+    if drawn.images is None:
         raise ValueError(
             f"A panel of the kind {panel.kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
         )
     if panel.sign not in normalized:
         normalized[panel.sign] = normalize(panel.values, panel.sign, style.outlier_perc)
-    drawn = image_panel(panel.kind, panel.sign, images.display, normalized[panel.sign], style.cmap, style.alpha_overlay)
-    pixels = _resized(drawn, images.size)
-    if panel.kind == "original_image" and images.outline is not None:
+    found = image_panel(panel.kind, panel.sign, drawn.images, normalized[panel.sign], style.cmap, style.alpha_overlay)
+    pixels = _resized(found, drawn.size)
+    if panel.kind == "original_image" and drawn.outline is not None:
         pixels = pixels.copy()
-        pixels[images.outline[0]], pixels[images.outline[1]] = _OUTLINE, _OUTLINE_EDGE
+        pixels[drawn.outline[0]], pixels[drawn.outline[1]] = _OUTLINE, _OUTLINE_EDGE
     return pixels
 
 

@@ -38,10 +38,9 @@ def check_panel(kind: str, sign: str) -> None:
     Raises:
         ValueError: If kind or sign is unknown, or the sign is ``"all"`` and the kind cannot show both signs.
     """
-    if kind not in KINDS:
-        raise ValueError(f"There is no panel kind {kind!r}: {nearest(str(kind), KINDS)}")
-    if sign not in SIGNS:
-        raise ValueError(f"There is no panel sign {sign!r}: {nearest(str(sign), SIGNS)}")
+    for what, word, known in (("kind", kind, KINDS), ("sign", sign, SIGNS)):
+        if word not in known:
+            raise ValueError(f"There is no panel {what} {word!r}: {nearest(str(word), known)}")
     if kind in _UNSIGNED_KINDS and sign == "all":
         raise ValueError(
             f"panel kind {kind!r} cannot show both signs at once (sign 'all'); "
