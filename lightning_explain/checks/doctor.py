@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.checks.trace import probabilities, reentrant
-from lightning_explain.core.contracts import ExplainedFunction, Method
+from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method
 from lightning_explain.core.points import DEEPLIFT, LayerSite, path_of
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.record import Op, Record, node_of
@@ -90,7 +90,7 @@ class DoctorContext:
         passed = self.record.passed(layer, of_input)
         tensors = tuple(t.detach() for t in passed.tensors) if passed else ()
         inputs, modalities = self.record.samples.inputs, self.explained.modalities
-        return arrange(tensors, inputs, modalities, inner.reshape, layer, of_input) is not None
+        return arrange(tensors, inputs, modalities, Arrangement(inner.reshape, layer, of_input)) is not None
 
     def verdict(self, name: str, method: Method) -> Verdict:
         """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -326,6 +326,20 @@ class Metric(ABC):
         """For each suffix and each method the score of the samples."""
 
 
+class Arrangement(NamedTuple):
+    """How a layer's tensor is to be arranged as the units of an input lie.
+
+    Args:
+        reshape: The method's argument ``reshape``; ``None``: inferred from the shape.
+        layer: The layer that the tensor belongs to; it decides where the shape is ambiguous.
+        of_input: Whether the tensor belongs to the layer's input rather than its output.
+    """
+
+    reshape: Any = None
+    layer: nn.Module | None = None
+    of_input: bool = False
+
+
 class Modality(ABC):
     """Base class of modalities: what one input of the model is. The engine, the metrics and the renderer ask it.
 
@@ -360,20 +374,14 @@ class Modality(ABC):
         """A map ``(N, ...)`` of the input, or of a layer in its place, summed within each unit."""
         return found.sum_to_size(self.units(found))
 
-    def place(
-        self, value: Tensor, x: Tensor, reshape: Any = None, layer: nn.Module | None = None, of_input: bool = False
-    ) -> Tensor | None:
-        """A layer's activation, gradient or map, arranged as the units of the input lie; ``None`` if it has no place there.
+    def place(self, value: Tensor, x: Tensor, how: Arrangement) -> Tensor | None:
+        """A layer's activation, gradient or map ``(N, ...)``, arranged as the units of the input ``(N, ...)`` lie.
 
-        Args:
-            value: A tensor ``(N, ...)``; returned unchanged if it already is arranged so.
-            x: The input ``(N, ...)``.
-            reshape: How to rearrange the tensor; ``None`` to infer it.
-            layer: The layer that the tensor belongs to; it decides where the shape is ambiguous.
-            of_input: Whether the tensor belongs to the layer's input rather than its output.
+        Returns:
+            ``value`` itself if it already lies so; ``None`` if it has no place on the input.
 
         Raises:
-            ValueError: If ``reshape`` does not fit the tensor.
+            ValueError: If ``how.reshape`` does not fit the tensor.
         """
         return None
 

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
+from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method, Reference
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Read, Reducer
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.engine.paths import AtInput
@@ -121,5 +121,5 @@ class AtLayer(CaptumMethod):
         Raises:
             ValueError: If ``reshape`` does not fit the map.
         """
-        layer = explained.layer(self.layer)
-        return arrange(as_tuple(found), inputs, explained.modalities, self.reshape, layer, self.of_input)
+        how = Arrangement(self.reshape, explained.layer(self.layer), self.of_input)
+        return arrange(as_tuple(found), inputs, explained.modalities, how)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Evaluation, LayerSite, Read, Reducer
 from lightning_explain.core.probe import Samples
 from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
@@ -197,12 +197,14 @@ def grad_cam(
         reshape: How to arrange the layer's map on the image.
         summed: Sum over the channels.
     """
-    layer, inputs = explained.layer(site.layer), evaluation.point.samples.inputs
+    how = Arrangement(reshape, explained.layer(site.layer), site.of_input)
+
+    def placed(value: Tensor) -> Tensor:
+        grid = place(value, evaluation.point.samples.inputs, explained.modalities, how)
+        return value if grid is None else grid
 
     def one(activation: Tensor, gradient: Tensor) -> Tensor:
-        both = (activation, gradient)
-        placed = [place(value, inputs, explained.modalities, reshape, layer, site.of_input) for value in both]
-        a, g = (value if grid is None else grid for value, grid in zip(both, placed, strict=True))
+        a, g = placed(activation), placed(gradient)
         weights = g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
         return (weights * a).sum(1, keepdim=True) if summed else weights * a
 

@@ -11,7 +11,7 @@ import torch
 from captum import attr as captum
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Read, Reducer
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.engine.captum_adapter import attribute
@@ -82,7 +82,7 @@ class LayerGradCam(AtLayer, OnPath):
         """The map itself: it is arranged on the image already."""
         as_it_is = "channels_first" if isinstance(found, Tensor) and found.ndim == 4 else None
         reshape = "none" if self.reshape == "none" else as_it_is
-        return arrange(as_tuple(found), inputs, explained.modalities, reshape)
+        return arrange(as_tuple(found), inputs, explained.modalities, Arrangement(reshape))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from lightning_explain.core.contracts import Modality
+from lightning_explain.core.contracts import Arrangement, Modality
 from lightning_explain.core.panels import Panel
 
 Reshape: TypeAlias = "None | str | tuple[int, int] | Callable[[Tensor], Tensor]"
@@ -64,11 +64,9 @@ class Image(Modality):
         """``(H, W)``."""
         return x.shape[2], x.shape[3]
 
-    def place(
-        self, value: Tensor, x: Tensor, reshape: Reshape = None, layer: nn.Module | None = None, of_input: bool = False
-    ) -> Tensor | None:
+    def place(self, value: Tensor, x: Tensor, how: Arrangement) -> Tensor | None:
         """A layer's activation, gradient or map as ``(N, C, h, w)``; ``None`` if it has no place on the image."""
-        grid = _grid(value, self.pixels(x), reshape, layer, of_input)
+        grid = _grid(value, self.pixels(x), how)
         return None if grid is None or 0 in self.pixels(grid) else grid
 
     def onto(self, placed: Tensor, x: Tensor) -> Tensor:
@@ -118,21 +116,21 @@ def check_reshape(owner: str, value: Any) -> None:
         raise ValueError(f"{owner}(reshape={value!r}); {_WAYS}.")
 
 
-def _grid(
-    value: Tensor, image: tuple[int, int], reshape: Reshape, layer: nn.Module | None, of_input: bool
-) -> Tensor | None:
+def _grid(value: Tensor, image: tuple[int, int], how: Arrangement) -> Tensor | None:
+    reshape = how.reshape
     if callable(reshape):
         return _called(reshape, value)
-    if reshape == "none" or (reshape is None and value.ndim not in (3, 4)):
-        return None
-    if isinstance(reshape, str):
-        return _named(value, image, reshape)
     if isinstance(reshape, tuple):
-        return _sized(value, reshape, layer, of_input)
-    if value.ndim == 3:
-        size = _patches(value.shape[1], image)
-        return None if size is None else _from_tokens(value, size)
-    return _last_to_front(value) if _is_channels_last(value, image, layer, of_input) else value
+        return _sized(value, reshape, how)
+    size = _patches(value.shape[1], image) if value.ndim == 3 and reshape in (None, "tokens") else None
+    if size is not None:
+        return _from_tokens(value, size)
+    if value.ndim == 4 and reshape in (None, "channels_first", "channels_last"):
+        last = _is_channels_last(value, image, how) if reshape is None else reshape == "channels_last"
+        return value.movedim(-1, 1) if last else value
+    if reshape in (None, "none"):
+        return None
+    raise _unfit(reshape, value)
 
 
 def _called(reshape: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
@@ -145,33 +143,17 @@ def _called(reshape: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     return grid
 
 
-def _named(value: Tensor, image: tuple[int, int], layout: str) -> Tensor:
-    if layout == "channels_first" and value.ndim == 4:
-        return value
-    if layout == "channels_last" and value.ndim == 4:
-        return _last_to_front(value)
-    size = _patches(value.shape[1], image) if layout == "tokens" and value.ndim == 3 else None
-    if size is None:
-        raise _unfit(layout, value)
-    return _from_tokens(value, size)
-
-
-def _sized(value: Tensor, size: tuple[int, int], layer: nn.Module | None, of_input: bool) -> Tensor:
+def _sized(value: Tensor, size: tuple[int, int], how: Arrangement) -> Tensor:
     if value.ndim == 3 and 0 <= value.shape[1] - size[0] * size[1] <= _OTHER_TOKENS:
         return _from_tokens(value, size)
     last, first = (value.ndim == 4 and value.shape[i : i + 2] == size for i in (1, 2))
     if not last and not first:
         raise _unfit(size, value)
-    both = "channels_first" if layer is None else _layout(layer, value.shape[3], of_input)
-    return _last_to_front(value) if last and (not first or both == "channels_last") else value
+    return value.movedim(-1, 1) if last and (not first or _layout(how, value.shape[3]) == "channels_last") else value
 
 
 def _unfit(reshape: object, value: Tensor) -> ValueError:
     return ValueError(f"reshape={reshape!r} does not fit the layer's {tuple(value.shape)}; {_WAYS}.")
-
-
-def _last_to_front(value: Tensor) -> Tensor:
-    return value.movedim(-1, 1)
 
 
 def _from_tokens(value: Tensor, size: tuple[int, int]) -> Tensor:
@@ -201,9 +183,9 @@ def _coverings(image: tuple[int, int], exact: bool = True) -> list[tuple[int, in
     return [grid for p in sizes for grid in ((height // p, width // p), (-(-height // p), -(-width // p)))]
 
 
-def _is_channels_last(value: Tensor, image: tuple[int, int], layer: nn.Module | None, of_input: bool) -> bool:
+def _is_channels_last(value: Tensor, image: tuple[int, int], how: Arrangement) -> bool:
     a, b, c = value.shape[1:]
-    declared = None if layer is None else _layout(layer, c, of_input)
+    declared = _layout(how, c)
     first, last = (_is_grid(pair, image) for pair in ((b, c), (a, b)))
     return last and declared != "channels_first" and (not first or declared == "channels_last")
 
@@ -212,16 +194,13 @@ def _is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
     return pair[0] * image[1] == pair[1] * image[0] or pair in _coverings(image, exact=False)
 
 
-def _layout(layer: nn.Module, channels: int, of_input: bool) -> str | None:
+def _layout(how: Arrangement, channels: int) -> str | None:
     """The layout that a layer's modules declare: the first one for the layer's input, the last for its output."""
-    declared = [
-        (module, found) for module in layer.modules() if (found := _declared_layout(module, channels, of_input))
-    ]
+    modules = [] if how.layer is None else list(how.layer.modules())
+    declared = [(module, found) for module in modules if (found := _declared_layout(module, channels, how.of_input))]
     # Linear layers count only if nothing else declares a layout: squeeze-and-excitation has them beside convolutions.
-    sure = [found for module, found in declared if not isinstance(module, nn.Linear)] or [
-        found for _, found in declared
-    ]
-    return sure[0 if of_input else -1] if sure else None
+    sure = [found for module, found in declared if not isinstance(module, nn.Linear)] or [f for _, f in declared]
+    return sure[0 if how.of_input else -1] if sure else None
 
 
 def _declared_layout(module: nn.Module, channels: int, of_input: bool) -> str | None:

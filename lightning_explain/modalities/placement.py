@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from lightning_explain.core.contracts import Modality
+from lightning_explain.core.contracts import Arrangement, Modality
 
 Tensors = tuple[Tensor, ...]
+_INFERRED = Arrangement()
 
 
 def arrange(
-    found: Tensors,
-    inputs: Tensors,
-    modalities: tuple[Modality, ...],
-    reshape: Any = None,
-    layer: nn.Module | None = None,
-    of_input: bool = False,
+    found: Tensors, inputs: Tensors, modalities: tuple[Modality, ...], how: Arrangement = _INFERRED
 ) -> Tensors | None:
     """A method's map arranged as the units of the inputs lie; ``None`` if it has no place on them.
 
@@ -25,35 +19,26 @@ def arrange(
         found: What the method returned, tensors ``(N, ...)``.
         inputs: The model's inputs.
         modalities: What they are.
-        reshape: How to rearrange the map; ``None`` to infer it.
-        layer: The layer that the map belongs to; it decides where the shape is ambiguous.
-        of_input: Whether the map belongs to the layer's input rather than its output.
+        how: How to arrange the map.
 
     Returns:
         ``found`` itself if it is shaped like the inputs or already arranged so; otherwise the layer's map, summed within
         each unit.
 
     Raises:
-        ValueError: If ``reshape`` does not fit the map.
+        ValueError: If ``how.reshape`` does not fit the map.
     """
-    if reshape is None and _like(found, inputs):
+    if how.reshape is None and _like(found, inputs):
         return found
-    placed = place(found[0], inputs, modalities, reshape, layer, of_input) if len(found) == 1 else None
+    placed = place(found[0], inputs, modalities, how) if len(found) == 1 else None
     if placed is None:
         return None
     return found if placed is found[0] else (modalities[0].by_unit(placed),)
 
 
-def place(
-    value: Tensor,
-    inputs: Tensors,
-    modalities: tuple[Modality, ...],
-    reshape: Any = None,
-    layer: nn.Module | None = None,
-    of_input: bool = False,
-) -> Tensor | None:
+def place(value: Tensor, inputs: Tensors, modalities: tuple[Modality, ...], how: Arrangement) -> Tensor | None:
     """A layer's activation, gradient or map, arranged as the units of the only input lie (:meth:`Modality.place`)."""
-    return modalities[0].place(value, inputs[0], reshape, layer, of_input) if len(inputs) == 1 else None
+    return modalities[0].place(value, inputs[0], how) if len(inputs) == 1 else None
 
 
 def onto(arranged: Tensors, inputs: Tensors, modalities: tuple[Modality, ...]) -> Tensors:

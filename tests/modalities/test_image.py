@@ -21,6 +21,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from lightning_explain import ExplanationMonitor, Probe, explain, load_reports
 from lightning_explain import methods as m
+from lightning_explain.core.contracts import Arrangement
 from lightning_explain.modalities import guess
 from lightning_explain.modalities.image import check_reshape
 from lightning_explain.modalities.placement import arrange, onto
@@ -151,7 +152,7 @@ def test_a_hot_patch_of_an_image_lands_where_it_is(patch: int) -> None:
 
 def arranged(*shape: int, image: tuple[int, int] = (64, 64), **how: Any) -> tuple[int, ...] | None:
     inputs = (torch.zeros(2, 3, *image),)
-    found = arrange((torch.zeros(2, *shape),), inputs, guess(inputs), **how)
+    found = arrange((torch.zeros(2, *shape),), inputs, guess(inputs), Arrangement(**how))
     return None if found is None else tuple(found[0].shape[1:])
 
 
@@ -257,7 +258,7 @@ def test_a_model_without_an_image_has_no_place_for_a_map() -> None:
 
 # -- every method --------------------------------------------------------------------------------------------------
 
-AT_LAYER = [cls for name in m.__all__ if hasattr(cls := getattr(m, name), "arranged")]
+AT_LAYER = [cls for name in m.__all__ if (cls := getattr(m, name)).layer_shaped]
 
 
 def test_there_are_eleven_methods_at_layers() -> None:

@@ -17,6 +17,7 @@ import lightning_explain
 from lightning_explain import Modality, Probe, explain, modalities
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.contracts import Arrangement
 from lightning_explain.core.panels import Panel
 from lightning_explain.render.bars import KINDS
 from lightning_explain.render.figure import draw
@@ -31,7 +32,7 @@ class Series(Modality):
     def units(self, x: Tensor) -> torch.Size:
         return x[:, :1].shape
 
-    def place(self, value: Tensor, x: Tensor, reshape: Any = None, layer: Any = None, of_input: bool = False) -> Any:
+    def place(self, value: Tensor, x: Tensor, how: Arrangement) -> Tensor | None:
         return value if value.ndim == 3 else None
 
     def onto(self, placed: Tensor, x: Tensor) -> Tensor:
