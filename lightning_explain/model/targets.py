@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.validation import is_whole, refused
 
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
 
@@ -52,11 +53,8 @@ def check_target(target: Target) -> None:
     if isinstance(target, str):
         if target not in TARGETS:
             raise ValueError(f"target={target!r}: {nearest(target, TARGETS)} Or give an int, a tuple, or a callable.")
-    elif isinstance(target, (list, tuple)):
-        if not all(isinstance(t, int) for t in target):
-            raise TypeError(f"target={target!r} is not a tuple of ints; give {_WAYS}.")
-    elif isinstance(target, bool) or not (isinstance(target, int) or callable(target)):
-        raise TypeError(f"target={target!r} is of type {type(target).__name__}; give {_WAYS}.")
+    elif not callable(target) and not all(map(is_whole, target if isinstance(target, (list, tuple)) else [target])):
+        raise refused("", "target", target, _WAYS, TypeError)
 
 
 def predictions_of(outputs: Tensor) -> Tensor:

@@ -199,11 +199,11 @@ def test_dense_outputs_are_explained_at_a_place(target: Any) -> None:
     [
         ("lable", ValueError, "target='lable': did you mean 'label'.* Or give an int, a tuple, or a callable"),
         ("x", ValueError, "target='x': use one of 'label', 'predicted'"),
-        ((1, "a"), TypeError, r"is not a tuple of ints; give target=\"label\""),
-        ([0.5], TypeError, "is not a tuple of ints"),
-        (1.5, TypeError, "target=1.5 is of type float; give target"),
-        (True, TypeError, "target=True is of type bool"),
-        (None, TypeError, "is of type NoneType"),
+        ((1, "a"), TypeError, r"target=\(1, 'a'\); give target=\"label\".* an int, a tuple such as"),
+        ([0.5], TypeError, r"target=\[0\.5\]; give target"),
+        (1.5, TypeError, "target=1.5; give target"),
+        (True, TypeError, "target=True; give target"),
+        (None, TypeError, "target=None; give target"),
     ],
 )
 def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exception], match: str) -> None:

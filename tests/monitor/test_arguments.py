@@ -40,7 +40,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "overhead in words": ({"max_overhead": "5%"}, ValueError, "max_overhead='5%'; give None or a share"),
     "overhead as a flag": ({"max_overhead": True}, ValueError, "max_overhead=True; give None or a share"),
     "target": ({"target": "lable"}, ValueError, "target='lable': did you mean 'label'"),
-    "target as a flag": ({"target": True}, TypeError, "target=True is of type bool"),
+    "target as a flag": ({"target": True}, TypeError, "target=True; give target"),
     "no samples a pass": (
         {"max_examples_per_pass": 0},
         ValueError,
