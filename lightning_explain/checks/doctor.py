@@ -282,7 +282,7 @@ class DoctorContext:
             samples = replace(few, extra=(*few.extra, self.record.indices))[:pairs]
             halved = tuple(x.roll(1, 0) * (0.5 if x.is_floating_point() else 1) for x in samples.inputs)
             baselines = (tuple(map(torch.zeros_like, samples.inputs)), halved)
-            passes = [rescaled(explained.forward, explained.layer, samples, baseline, reads) for baseline in baselines]
+            passes = [rescaled(explained, samples, baseline, reads) for baseline in baselines]
             return [check for found in passes for check in found.checks.values()]
 
         return within_memory(measured, max(1, min(explained.limit // 2, len(few))))[0]

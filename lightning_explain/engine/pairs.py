@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_explain.core.contracts import ExplainedFunction
@@ -62,7 +62,7 @@ def forward_backward_pairs(
     against = map(torch.cat, zip(*(point.against for point in points), strict=True))
     size = max(1, explained.limit // 2)
     parts = [
-        rescaled(explained.forward, explained.layer, part, tuple(baselines), reads, explained.in_memory_layout)
+        rescaled(explained, part, tuple(baselines), reads)
         for part, *baselines in zip(samples.split(size), *(a.split(size) for a in against), strict=True)
     ]
     sites = [site for site in parts[0].checks if all(site in part.checks for part in parts)]
@@ -71,48 +71,38 @@ def forward_backward_pairs(
 
 
 def rescaled(
-    forward: nn.Module,
-    layer: Callable[[str | None], nn.Module],
-    samples: Samples,
-    baselines: tuple[Tensor, ...],
-    reads: frozenset[Read],
-    in_memory_layout: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = lambda inputs: inputs,
+    explained: ExplainedFunction, samples: Samples, baselines: tuple[Tensor, ...], reads: frozenset[Read]
 ) -> Pass:
     """Runs one forward and one backward pass by DeepLIFT's rule, in float32 or higher.
 
     Args:
-        forward: ``forward(*inputs, *extra) -> (N,)``.
-        layer: Finds a layer by its dotted name.
+        explained: The explained function.
         samples: M samples.
         baselines: Their baselines, each ``(M, ...)``.
         reads: What to read; all by the same rule.
-        in_memory_layout: Converts the batch to the memory format of the model.
 
     Raises:
         NoRuleError: If DeepLIFT does not hold for the model.
     """
+    forward = explained.forward
     scripted = [name for name, module in forward.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise NoRuleError(f"does not reach into TorchScript modules ({scripted[0].removeprefix('model.')})")
     inputs = tuple(widened(torch.cat(pair)) for pair in zip(samples.inputs, baselines, strict=True))
-    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in in_memory_layout(inputs))
+    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in explained.in_memory_layout(inputs))
     extra = tuple(widened(torch.cat([x, x])) if isinstance(x, Tensor) else x for x in samples.extra)
-    return in_precision(forward, partial(_pass, forward, layer, inputs, extra, reads))
+    return in_precision(forward, partial(_pass, explained, inputs, extra, reads))
 
 
 def _pass(
-    forward: nn.Module,
-    layer: Callable[[str | None], nn.Module],
-    inputs: tuple[Tensor, ...],
-    extra: tuple[Any, ...],
-    reads: frozenset[Read],
+    explained: ExplainedFunction, inputs: tuple[Tensor, ...], extra: tuple[Any, ...], reads: frozenset[Read]
 ) -> Pass:
     (rule,) = {rule for rule, _ in reads if rule}
     integers = not all(x.is_floating_point() for x in inputs)
     mode = Rescaling(len(inputs[0]), float(rule.partition(":")[2]), inputs[0].device, integers)
     with_activations = reads | {(None, site) for _, site in reads if site}
-    with torch.enable_grad(), watching(layer, with_activations) as caught, mode:
-        values = forward(*inputs, *extra)
+    with torch.enable_grad(), watching(explained.layer, with_activations) as caught, mode:
+        values = explained.forward(*inputs, *extra)
         if not values.requires_grad:
             raise NoRuleError("needs an output that depends on the input through something that has a gradient")
         activations = {**caught.values, None: inputs}
