@@ -52,9 +52,7 @@ class History:
         if self.fingerprint != fingerprint:
             return {}
         index = samples.places_in(self.ids)
-        return {
-            name: _placed(maps, index, samples) for name, maps in (("previous", self.previous), ("first", self.first))
-        }
+        return {"previous": _placed(self.previous, index, samples), "first": _placed(self.first, index, samples)}
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint must hold; it loads with ``weights_only=True``."""

@@ -38,10 +38,7 @@ def build_methods(requests: Requests) -> dict[str, Method]:
             "cam": method_classes.LayerGradCam(),
         }
     if not requests:
-        raise ValueError(
-            "methods is empty, so there is nothing to explain; name one, such as ['Saliency'], or give "
-            "ExplanationMonitor(enabled=False) to switch it off."
-        )
+        raise ValueError("methods is empty, so there is nothing to explain; name one, or use enabled=False.")
     return build(requests, METHODS, "method", Method)
 
 
@@ -77,10 +74,7 @@ def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric
     unsigned = [name for name, method in methods.items() if not method.signed]
     scored = [name for name, metric in metrics.items() if isinstance(metric, metric_classes.Infidelity)]
     if unsigned and scored:
-        warnings.warn(
-            f"{unsigned} take absolute values, but {scored} need signed maps; use abs=False.",
-            stacklevel=3,
-        )
+        warnings.warn(f"{unsigned} take absolute values, but {scored} need signed maps; use abs=False.", stacklevel=3)
 
 
 def auto_limit(batch: int | None) -> int:

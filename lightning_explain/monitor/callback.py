@@ -131,8 +131,9 @@ class ExplanationMonitor(MonitorBase):
         self._selection = arguments.selection_of(probe)
         self._limit = check_limit(max_examples_per_pass)
         requested = build_methods(methods)
-        shown = DEFAULT_PANELS if panels is None else panels
-        options = Options(shown, cmap, outlier_perc, normalization=normalization, class_names=class_names)
+        drawing: dict[str, Any] = {"cmap": cmap, "outlier_perc": outlier_perc, "class_names": class_names}
+        drawing |= {"panels": DEFAULT_PANELS if panels is None else panels, "normalization": normalization}
+        options = Options(**drawing)
         options.check_methods(requested)
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")
         self._explainer = self._ready = Explainer(
@@ -280,11 +281,8 @@ class ExplanationMonitor(MonitorBase):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explains after a validation, but never after the sanity check."""
-        if trainer.sanity_checking:
-            return
-        if trainer.state.fn == "validate":
-            self._explain_if_due(trainer, pl_module)
-        elif self.hook == "validation_epoch_end":
+        asked = trainer.state.fn == "validate" or self.hook == "validation_epoch_end"
+        if asked and not trainer.sanity_checking:
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -292,6 +290,7 @@ class ExplanationMonitor(MonitorBase):
         self._explain_if_due(trainer, pl_module)
 
     def _explain_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, count: int = 0) -> None:
-        """Explains if the count of a training is due, or if there is none."""
-        if self.enabled and (trainer.state.fn != "fit" or self._memory.schedule.due(count)):
-            self._explain(trainer, pl_module, count)
+        """Explains if the count of a training is due; a validation or test outside of ``fit`` has none."""
+        fitting = trainer.state.fn == "fit"
+        if self.enabled and (not fitting or self._memory.schedule.due(count)):
+            self._explain(trainer, pl_module, count if fitting else 0)

@@ -48,16 +48,15 @@ class Publisher:
         Call it on all ranks, because a failure may have to be raised on all of them.
         """
         self._directory, self._sinks = trainers.run_directory(trainer) / "explain", {}
+        log = self.failure_log
         with self._on_rank_zero(trainer) as writes:
-            for what in list(self.failure_log.failures) if writes else ():
-                self.failure_log.report_switched_off(what)
+            for what in list(log.failures) if writes else ():
+                log.report_switched_off(what)
             if writes and not getattr(trainer, "fast_dev_run", False):
-                opened = self.failure_log.survive(
-                    partial(sinks_for, trainer.loggers, self._directory), "Opening the sinks"
-                )
+                opened = log.survive(partial(sinks_for, trainer.loggers, self._directory), "Opening the sinks")
                 self._sinks = _named([*(opened or ()), *self.own])
             for name, sink in self._sinks.items() if layout else ():
-                self.failure_log.survive(partial(sink.layout, layout), f"The layout of {name}")
+                log.survive(partial(sink.layout, layout), f"The layout of {name}")
 
     def publish(self, trainer: pl.Trainer, report: Report, probe: Probe, scalars: Scalars, metrics: Metrics) -> None:
         """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
