@@ -97,7 +97,7 @@ class Forecast:
     def __str__(self) -> str:
         return (
             f"{self.samples} samples: {self.passes.forward} forward, {self.passes.backward} backward, at most about "
-            f"{self.seconds:.2g} seconds, judging by the first {min(2, self.samples)}. "
+            f"{self.seconds:.1f} seconds, judging by the first {min(2, self.samples)}. "
             f"Memory of the largest shared pass ({self.largest} samples): "
             f"about {self.memory / 2**20:.3g} MiB beside the model."
         )
