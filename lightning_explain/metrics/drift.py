@@ -116,16 +116,13 @@ class Drift(Metric):
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """All in -1..1, without unit; 1 where the map is unchanged. A map of zeros gives NaN."""
         now, found = relevance(metric_inputs.maps, metric_inputs, self.abs), {}
-        for since in _SINCE:
-            before = relevance(metric_inputs.history.get(since, {}), metric_inputs, self.abs)
-            for kind, compare in self._comparisons(metric_inputs).items():
-                values = {name: compare(now[name], before[name]) for name in now if name in before}
-                found[f"{kind}_{since}"] = scores(values, metric_inputs.outputs)
-        return found
-
-    def _comparisons(self, metric_inputs: MetricInputs) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-        found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine, "spearman": spearman}
+        comparisons: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine, "spearman": spearman}
         if self.ssim:
             shape = metric_inputs.explained.modalities[0].units(metric_inputs.samples.inputs[0])
-            found["ssim"] = lambda a, b: ssim(a.reshape(shape), b.reshape(shape))
+            comparisons["ssim"] = lambda a, b: ssim(a.reshape(shape), b.reshape(shape))
+        for since in _SINCE:
+            before = relevance(metric_inputs.history.get(since, {}), metric_inputs, self.abs)
+            for kind, compare in comparisons.items():
+                values = {name: compare(now[name], before[name]) for name in now if name in before}
+                found[f"{kind}_{since}"] = scores(values, metric_inputs.outputs)
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -160,19 +160,17 @@ class Infidelity(Metric):
                     "Infidelity(perturb_func=...) must return two values: return a tuple (perturbation, perturbed inputs)."
                 )
             return joined([pair[0] for pair in pairs]), joined([pair[1] for pair in pairs])
-        draw = self._squares if self.perturb_func == "square" else self._noise
-        noise = draw(explained, samples, indices)
+        noise = tuple(self._noise(explained, samples, indices))
         return noise, tuple(x - n for x, n in zip(samples.inputs, noise, strict=True))
 
-    def _noise(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
-        draws = (explained.draws.normal(f"infidelity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs))
-        return tuple(d * self.stdevs for d in draws)
-
-    def _squares(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
-        baselines = explained.baseline(self.baselines, samples)
-        columns = zip(samples.inputs, baselines, explained.modalities, strict=True)
-        draw = partial(explained.draws.uniform, "square", samples, indices)
-        return tuple((x - b) * self._square(modality, x, draw) for x, b, modality in columns)
+    def _noise(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> Iterator[Tensor]:
+        draws = explained.draws
+        for i, (x, modality) in enumerate(zip(samples.inputs, explained.modalities, strict=True)):
+            if self.perturb_func == "square":
+                square = self._square(modality, x, partial(draws.uniform, "square", samples, indices))
+                yield (x - explained.baseline(self.baselines, samples)[i]) * square
+            else:
+                yield draws.normal(f"infidelity/{i}", samples, indices, x) * self.stdevs
 
     def _square(self, modality: Modality, x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """1 inside a random square and 0 elsewhere, broadcastable to the input."""

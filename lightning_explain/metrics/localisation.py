@@ -85,24 +85,14 @@ class _Localised(Metric):
         raise NotImplementedError
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """In 0..1, without unit.
-
-        Raises:
-            ValueError: If the probe has no masks.
-        """
-        if metric_inputs.masks is None:
-            owner = type(self).__name__
-            raise ValueError(f"{owner} needs a boolean mask (N, H, W) of the samples; give Probe(masks=...).")
-        masks = metric_inputs.masks.to(metric_inputs.outputs.device).bool()
+        """In 0..1, without unit."""
+        masks = metric_inputs.masks
+        # Checked before the first explanation, as is that they fit an image.
+        assert masks is not None
+        masks = masks.to(metric_inputs.outputs.device).bool()
         columns = zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
-        places = [i for i, (x, modality) in enumerate(columns) if modality.pixels(x) == masks.shape[1:]]
-        undefined = torch.full((len(masks),), torch.nan, device=masks.device)
-        return {
-            "": {
-                name: (self.measure(found[places[0]], masks) if places else undefined, None)
-                for name, found in metric_inputs.maps.items()
-            }
-        }
+        index = next(i for i, (x, modality) in enumerate(columns) if modality.pixels(x) == masks.shape[1:])
+        return {"": {name: (self.measure(found[index], masks), None) for name, found in metric_inputs.maps.items()}}
 
 
 @dataclass(frozen=True)

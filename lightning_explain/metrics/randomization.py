@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Score
-from lightning_explain.core.probe import Attribution, Samples, as_tuple, flat
+from lightning_explain.core.contracts import Metric, MetricInputs, Score
+from lightning_explain.core.probe import Attribution, as_tuple, flat
 from lightning_explain.core.validation import check_flag, check_methods, check_whole
 from lightning_explain.metrics._ranking import mean_over, spearman
 from lightning_explain.model.reinitialize import randomized, top_down
@@ -23,10 +23,6 @@ def depths(layers: int, count: int | None) -> list[int]:
     if count == 1:
         return [layers]
     return [1 + round(i * (layers - 1) / (count - 1)) for i in range(count)]
-
-
-def _layers(explained: ExplainedFunction, samples: Samples) -> list[nn.Module]:
-    return top_down(explained.forward, lambda: explained.evaluate(samples[:1]))
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,8 @@ class Randomization(Metric):
         Raises:
             ValueError: If the model has no parameters, or they are on several devices.
         """
-        layers = _layers(metric_inputs.explained, metric_inputs.samples)
+        explained, one = metric_inputs.explained, metric_inputs.samples[:1]
+        layers = top_down(explained.forward, lambda: explained.evaluate(one))
         if not layers:
             raise ValueError("Randomization needs a model with parameters; this one has none; leave the metric out.")
         draws = [self._stages(metric_inputs, layers, draw) for draw in range(self.n_draws)]
