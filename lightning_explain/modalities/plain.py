@@ -42,11 +42,9 @@ class Plain(Modality):
 
 def _name(found: tuple[Tensor, ...], unit: int) -> str:
     """The name of a unit: ``7``; ``3,0`` in a tensor of several dimensions; ``1: 7`` in the second of two tensors."""
-    for i, part in enumerate(found):
-        size = part[0].numel()
-        if unit < size:
-            index = np.unravel_index(unit, part.shape[1:]) if part.ndim > 1 else (unit,)
-            where = ",".join(map(str, index))
-            return f"{i}: {where}" if len(found) > 1 else where
-        unit -= size
-    raise IndexError(unit)
+    i = 0
+    while unit >= found[i][0].numel():
+        unit, i = unit - found[i][0].numel(), i + 1
+    shape = tuple(found[i].shape[1:])
+    where = ",".join(map(str, np.unravel_index(unit, shape))) if shape else str(unit)
+    return f"{i}: {where}" if len(found) > 1 else where
