@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from lightning_explain.checks import findings as rules
+from lightning_explain.checks.default_layer import default_layer
 from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.checks.trace import probabilities, reentrant
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method
@@ -30,7 +31,7 @@ from lightning_explain.engine.pairs import rescaled
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.rules import INSTEAD, NoRuleError, check_precision, check_softmax
 from lightning_explain.modalities.placement import arrange
-from lightning_explain.model.layers import default_layer, find_layer
+from lightning_explain.model.layers import find_layer
 
 _ORDER = ("fine", "canonized", "warned", "refused")
 # Points of a path that are generated: the first is often the sample itself.
@@ -67,7 +68,7 @@ class DoctorContext:
     @cached_property
     def layer(self) -> str | None:
         """The default layer of layer methods; ``None`` if there is none."""
-        return default_layer(self.model, self.record)
+        return default_layer(self.model, self.record, self.explained.modalities)
 
     def at(self, method: Method) -> Method:
         """The method, at the default layer if it needs one and names none.

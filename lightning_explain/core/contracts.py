@@ -226,7 +226,7 @@ class Method:
             return self
         if layer is None:
             raise ValueError(
-                "it names no layer, and no module of this model returns a map (N, C, h, w); give layer=... or "
+                "it names no layer, and no module of this model returns a map that lies on the input; give layer=... or "
                 "leave it out."
             )
         return replace(self, layer=layer)  # type: ignore[type-var]

@@ -1,0 +1,148 @@
+"""Layer methods without a layer explain one that lies on the input and matters to the output, or are left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import SwinTransformer, VisionTransformer, resnet18
+
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from lightning_explain.explainer.explainer import Explainer
+
+
+class Attention(nn.Module):
+    """Attention with normalized queries and keys, by torch's function or by hand."""
+
+    def __init__(self, dim: int, heads: int, by_hand: bool) -> None:
+        super().__init__()
+        self.heads, self.by_hand = heads, by_hand
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.q_norm, self.k_norm = nn.LayerNorm(dim // heads), nn.LayerNorm(dim // heads)
+        self.softmax, self.drop = nn.Softmax(-1), nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.by_hand:
+            weights = self.drop(self.softmax(q @ k.transpose(-2, -1) / k.shape[-1] ** 0.5))
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, heads: int, by_hand: bool) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(dim), Attention(dim, heads, by_hand)
+        self.norm2, self.mlp = (
+            nn.LayerNorm(dim),
+            nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Tokens(nn.Module):
+    """A transformer on images, with a class token or with the mean over all tokens."""
+
+    def __init__(self, by_hand: bool = False, mean: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mean, self.patches = mean, nn.Conv2d(3, 16, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.blocks, self.norm = nn.Sequential(*(Block(16, 4, by_hand) for _ in range(2))), nn.LayerNorm(16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x if self.mean else torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        x = self.norm(self.blocks(x))
+        return self.head(x.mean(1) if self.mean else x[:, 0])
+
+
+class Biased(nn.Module):
+    """Adds a bias that a module of its own makes for all samples together."""
+
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(1, 4, 6, 6))
+
+        def forward(self) -> Tensor:
+            return self.table.tanh()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bias, self.head = nn.Conv2d(3, 4, 3, 2), self.Bias(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head((x + self.bias()[..., :1, :1]).relu().mean((2, 3)))
+
+
+class Frames(nn.Module):
+    """Sees every image as two frames, which its convolution takes for samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early, self.first, self.head = nn.Conv2d(3, 2, 3), nn.Conv2d(2, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.early(x)
+        frames = torch.stack([x, x.flip(-1)], 1).flatten(0, 1)
+        return self.head(self.first(frames).relu().mean((2, 3)).unflatten(0, (-1, 2)).mean(1))
+
+
+class Series(nn.Module):
+    """A transformer on series, whose attention maps are no places on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.block, self.head = nn.Linear(5, 16), Block(16, 4, True), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.lift(x)).mean(1))
+
+
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
+    "a class token": (Tokens(), IMAGES, "blocks.1.norm1"),
+    "a class token, attention by hand": (Tokens(by_hand=True), IMAGES, "blocks.1.norm1"),
+    "the mean over tokens": (Tokens(mean=True), IMAGES, "blocks.1.norm1"),
+    "the mean over tokens, attention by hand": (Tokens(by_hand=True, mean=True), IMAGES, "blocks.1.norm1"),
+    "torchvision's ViT": (
+        VisionTransformer(16, 4, 2, 4, 16, 32, num_classes=3),
+        IMAGES,
+        "encoder.layers.encoder_layer_1.ln_1",
+    ),
+    "torchvision's Swin": (
+        SwinTransformer([2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=3),
+        torch.randn(4, 3, 16, 16),
+        "permute",
+    ),
+    "a bias of its own": (Biased(), IMAGES, "first"),
+    "frames": (Frames(), IMAGES, "early"),
+    "a series": (Series(), torch.randn(4, 7, 5), None),
+    "a convolutional network": (resnet18(num_classes=3), torch.randn(4, 3, 64, 64), "layer4"),
+}
+
+
+@pytest.mark.parametrize(("model", "x", "layer"), NETS.values(), ids=NETS)
+def test_the_default_layer_lies_on_the_input_and_matters(model: nn.Module, x: Tensor, layer: str | None) -> None:
+    model.eval()
+    if layer is None:
+        with pytest.warns(UserWarning, match=r"'cam' \(LayerGradCam\) is left out: it names no layer"):
+            assert "cam" not in explain(model, Probe(x), metrics=[]).attributions
+        return
+    checked = Explainer({"cam": m.LayerGradCam()}, {}).check(model, Probe(x))
+    assert checked.methods["cam"].layer == layer
+    report = explain(model, Probe(x), {"cam": m.LayerGradCam(), "named": m.LayerGradCam(layer)}, [])
+    assert torch.equal(report.attributions["cam"], report.attributions["named"])
+    if "torchvision" not in type(model).__module__:  # Their heads begin with zeros.
+        assert report.attributions["cam"].flatten(1).any(1).all(), "some place matters in every sample"
