@@ -5,7 +5,6 @@ All samples are run forward, a few are run once more with a graph that is record
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.record import Record
 from lightning_explain.core.verdict import RefusedError, Verdict
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.explained import explained_function
 from lightning_explain.engine.pass_size import within_memory
@@ -118,9 +118,8 @@ def preflight(
     except Exception as error:
         raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
     if not context.examined:
-        warnings.warn(
-            "The methods are not checked on this model: two samples at once do not fit into memory; use smaller inputs.",
-            stacklevel=2,
+        warn_or_log(
+            "The methods are not checked on this model: two samples at once do not fit into memory; use smaller inputs."
         )
     return context
 
@@ -220,18 +219,17 @@ def granted(
             "\n".join(["These requests cannot be carried out on this model:", *lines, _runs(proposed, scores)])
         )
     for line in [*lines_of(refused, methods, " is left out:"), *lines_of(unfit, metrics, " is left out:")]:
-        warnings.warn(line, stacklevel=2)
+        warn_or_log(line)
     function: Any = context.explained.forward
     choices, shape = function.choices, (len(probe), *context.record.outputs.shape[1:])
     if choices > 1:
-        warnings.warn(
+        warn_or_log(
             f"The model returns {choices} tensors, of which the first, {shape}, is explained; to "
-            "choose another, or to silence this warning, give output_fn=lambda output: output[0].",
-            stacklevel=2,
+            "choose another, or to silence this warning, give output_fn=lambda output: output[0]."
         )
     for verdict in verdicts:
         if verdict.state == "warned":
-            warnings.warn(lines_of([verdict], methods)[0], stacklevel=2)
+            warn_or_log(lines_of([verdict], methods)[0])
     maps = [name for name, method in usable.items() if context.has_map(method)]
     scored = scored_by(scores, usable, maps) if usable else {}
     return Granted(usable, scores, scored)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Method, Metric, Reference
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.modalities import guess
 
 
@@ -36,7 +36,7 @@ def faults(
     samples = _odd_samples(probe)
     if samples.any():
         named = probe.sample_ids[samples.to(probe.sample_ids.device)].tolist()
-        warnings.warn(f"The probe samples {named} contain NaN or infinite values; choose other samples.", stacklevel=2)
+        warn_or_log(f"The probe samples {named} contain NaN or infinite values; choose other samples.")
 
 
 def fitted(name: str, metric: Metric, methods: Mapping[str, Method], probe: Probe) -> Metric:
@@ -86,16 +86,14 @@ def scored_by(
     found = {name: _scored(metric, list(methods), maps, promising) for name, metric in metrics.items()}
     for name, scored in found.items():
         if not scored:
-            warnings.warn(
+            warn_or_log(
                 f"The metric {name!r} will score none of the methods; it needs "
-                f"{metrics[name].needs}. Add such a method, or leave the metric out.",
-                stacklevel=2,
+                f"{metrics[name].needs}. Add such a method, or leave the metric out."
             )
     for name in methods if all(found.values()) else ():
         if metrics and name not in maps and not any(name in scored for scored in found.values()):
-            warnings.warn(
-                f"No metric will score {name!r}: its map has no place on the image; to score it, name a layer whose map has.",
-                stacklevel=2,
+            warn_or_log(
+                f"No metric will score {name!r}: its map has no place on the image; to score it, name a layer whose map has."
             )
     return found
 
@@ -112,10 +110,9 @@ def check_explained(chosen: Tensor, probe: Probe) -> None:
     samples = ~torch.isfinite(chosen).cpu() & ~_odd_samples(probe)
     if samples.any():
         named = probe.sample_ids.cpu()[samples].tolist()
-        warnings.warn(
+        warn_or_log(
             f"The explained output is NaN or infinite on the probe samples {named}, so their maps and scores will not be finite; "
-            "check the model, its weights, output_fn and target.",
-            stacklevel=2,
+            "check the model, its weights, output_fn and target."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +15,7 @@ from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, 
 from lightning_explain.core.points import CENTER, widened
 from lightning_explain.core.probe import Attribution, Probe, Samples, as_tuple, bare
 from lightning_explain.core.report import Report, SumCheck
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks
 from lightning_explain.distributed.trees import check_samples
@@ -137,12 +137,11 @@ class Explanation:
                 continue
             self.decided.warned.add(name)
             worst = (check.error.abs() * check.missed).argmax()
-            warnings.warn(
+            warn_or_log(
                 f"{name!r}: the map misses f(x) - f(baseline) on {count} of {len(check.error)} samples, at most by "
                 f"{check.error[worst].abs():.3g} where that is {check.change[worst]:.3g}. DeepLIFT has no rule for something in the "
                 "model, such as a product, a division, or an activation that is no call of torch's; or eps is large. For maps that "
-                f"add up, {INSTEAD}.",
-                stacklevel=2,
+                f"add up, {INSTEAD}."
             )
 
     def _placed(self, name: str, found: Attribution) -> tuple[Placed | None, Placed]:
@@ -188,10 +187,9 @@ class Explanation:
         self._attempt(found, on_path, self._alone)
         with ranks.agree("reporting a failed pass"):
             if reason and not self.failures:
-                warnings.warn(
+                warn_or_log(
                     f"ExplanationMonitor: a pass failed, but every method succeeded when it ran by itself:\n{reason}",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
         return outputs, found
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
+from lightning_explain.core.warn import warn_or_log
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -65,10 +65,9 @@ def _pictures(publication: Publication) -> dict[str, Any]:
 
     pictures = publication.pictures
     if len(pictures) > _MAX_PICTURES:
-        warnings.warn(
+        warn_or_log(
             f"W&B receives only the first {_MAX_PICTURES} of {len(pictures)} pictures of '{publication.name}': it is "
-            "made for fewer than 50 a step. To log all of them, use several monitors with fewer methods each.",
-            stacklevel=2,
+            "made for fewer than 50 a step. To log all of them, use several monitors with fewer methods each."
         )
     first = islice(pictures.items(), _MAX_PICTURES)
     return {_file_key(tag): wandb.Image(picture, caption=publication.caption) for tag, picture in first}

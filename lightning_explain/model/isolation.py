@@ -7,7 +7,6 @@ a test removes each in turn and checks that non-interference (invariant 1) then 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.random_state import preserved_random_state
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.model.inventory import Container, ModuleInventory
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
@@ -122,11 +122,10 @@ def _mention_size(inventory: ModuleInventory, groups: list[list[Tensor]]) -> Non
     _MENTIONED.add(inventory.model)
     largest = max(groups, key=_size)
     names = [str(key) for _, key, tensor in inventory.tensors if tensor is largest[0]]
-    warnings.warn(
+    warn_or_log(
         f"Each explanation copies {total / 2**20:.0f} MB of buffers and other tensors, because the model may write into them; "
         f"the largest is {names[0]!r} ({_size(largest) / 2**20:.0f} MB). One that the model only reads when it is explained can be "
-        "nn.Parameter(..., requires_grad=False), which is not copied.",
-        stacklevel=2,
+        "nn.Parameter(..., requires_grad=False), which is not copied."
     )
 
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_explain.core.validation import check_whole
+from lightning_explain.core.warn import warn_or_log
 
 T = TypeVar("T")
 
 IN_A_ROW = 3
 """Consecutive failures after which a method, a metric or a sink is switched off."""
-
-_logger = logging.getLogger(__name__)
-
-
-def warn_or_log(text: str, category: type[Warning] = UserWarning) -> None:
-    """Warns. Logs the text where warnings are errors (``python -W error``): a rank that raises here alone would leave the others."""
-    try:
-        warnings.warn(text, category, stacklevel=3)
-    except Exception:
-        # Without a handler of the user's, logging writes to stderr.
-        _logger.warning(text)
-
 
 rank_zero_warn_or_log = rank_zero_only(warn_or_log)
 

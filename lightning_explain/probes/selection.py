@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import seed_generators, seeded_random_state
 from lightning_explain.core.serialization import columns, copied
 from lightning_explain.core.validation import check_choice, check_flag, check_whole, is_whole, refused
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.probes.binding import BatchFn, samples_of
 
 Source = Literal["val", "train", "test"]
@@ -204,10 +204,9 @@ def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) ->
 
 def _warn_if_short(found: int, selection: ProbeSelection) -> None:
     if found < selection.count:
-        warnings.warn(
+        warn_or_log(
             f"ProbeSelection(count={selection.count}), but the {selection.source} loader has {found} samples; "
-            f"{found} of {selection.count} are explained. Lower count to silence this warning.",
-            stacklevel=3,
+            f"{found} of {selection.count} are explained. Lower count to silence this warning."
         )
 
 
@@ -222,11 +221,10 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any],
             f"ProbeSelection with indices or per_class needs a dataset with __getitem__ and __len__; {what}. "
             "Give count alone, or a Probe."
         )
-    warnings.warn(
+    warn_or_log(
         f"The first {selection.count} samples are explained, because {what}. If the stream keeps its position it cannot be "
         "rewound, and training continues after these samples. Give a Probe, or a dataset with __getitem__ and __len__, to avoid "
-        "that.",
-        stacklevel=3,
+        "that."
     )
     parts: list[Probe] = []
     for batch in _stream(loader, selection):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import warnings
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from torch import Tensor, nn
 
-from lightning_explain import ExplanationMonitor, load_reports
+from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
 from lightning_explain import methods as m
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
+from lightning_explain.model.isolation import LARGE
 from lightning_explain.monitor import publisher
 from training import (
     QUIET,
@@ -301,6 +304,31 @@ def test_where_warnings_are_errors_failures_are_logged_and_training_goes_on(
     assert reasons[what] in caplog.text
     assert ("which is above -1" in caplog.text) == (what in ("logger", "sinks"))
     assert ("is switched off" in caplog.text) == (what != "sinks")
+
+
+class Gated(nn.Module):
+    """Multiplies by a gate, for which DeepLIFT has no rule, and holds a large buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bank", torch.zeros(LARGE // 4 + 1))
+        self.gate, self.head = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1) * self.gate(x.flatten(1)).sigmoid())
+
+
+def test_where_warnings_are_errors_what_an_explanation_notices_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = monitor(methods={"it": m.DeepLift()}, probe=ProbeSelection(count=100), on_error="raise")
+    noticed = ("'it': the map misses f", "Each explanation copies 64 MB", r"ProbeSelection\(count=100\), but")
+    with warnings.catch_warnings():
+        for start in noticed:
+            warnings.filterwarnings("error", start)
+        finished = fit(tmp_path, watch, module=DigitModule(Gated()), max_epochs=2)
+    assert finished.current_epoch == 2
+    assert all(len(re.findall(start, caplog.text)) == 1 for start in noticed)
 
 
 def unreachable(*arguments: Any) -> Any:
