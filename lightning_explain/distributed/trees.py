@@ -36,7 +36,7 @@ def form_of(tree: Any) -> str:
     return repr(tree_map_only(Tensor, _form, tree))
 
 
-def check_samples(tree: Any, count: int) -> None:
+def check_entries(tree: Any, count: int) -> None:
     """Refuses tensors that do not have one entry for each sample: they cannot be put together from shares.
 
     Raises:

@@ -18,7 +18,7 @@ from lightning_explain.core.report import Report, SumCheck
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks
-from lightning_explain.distributed.trees import check_samples
+from lightning_explain.distributed.trees import check_entries
 from lightning_explain.engine.executor import PlanExecution, execute, joined
 from lightning_explain.engine.layer_maps import explicit_maps
 from lightning_explain.engine.pass_size import within_memory
@@ -252,7 +252,7 @@ class Explanation:
             try:
                 found[name] = self._within(partial(work, name))
                 if self.decided.ranks.world > 1:
-                    check_samples(found[name], len(self.samples))
+                    check_entries(found[name], len(self.samples))
             except LostRanksError:
                 raise
             except ELSEWHERE:

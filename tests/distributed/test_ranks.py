@@ -10,7 +10,7 @@ import torch
 
 from gather_run import LOST_AFTER, METHODS, METRICS, SHARDED
 from lightning_explain.distributed.ranks import ALONE, Ranks
-from lightning_explain.distributed.trees import check_samples, digest
+from lightning_explain.distributed.trees import check_entries, digest
 from networks import trained
 from processes import finish
 
@@ -374,6 +374,6 @@ def test_alone_an_error_is_raised_or_survived() -> None:
 
 
 def test_what_has_no_samples_cannot_be_shared() -> None:
-    check_samples({"x": (torch.zeros(2, 1), None)}, 2)
+    check_entries({"x": (torch.zeros(2, 1), None)}, 2)
     with pytest.raises(ValueError, match=r"It gives \(3, 2\) for 2 samples; .*the first dimension must be the samples"):
-        check_samples(torch.zeros(3, 2), 2)
+        check_entries(torch.zeros(3, 2), 2)
