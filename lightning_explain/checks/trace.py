@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_explain.core.record import Op, Passed, Record, node_of, nodes
 from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, words
+from lightning_explain.model.hooks import at_modules
 from lightning_explain.model.inventory import is_layer
 
 # They inspect a tensor without computing with it.
@@ -41,10 +42,12 @@ class _Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name, activations = name_of(func), list(depending([args, kwargs]))
-        kind = family(func, args, kwargs) if activations else None
+        activations = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.requires_grad]
+        name = name_of(func) if activations else ""
+        recorded = activations and name not in _READS_SHAPE and torch.is_grad_enabled()
+        kind = family(func, args, kwargs) if recorded else None
         out = func(*args, **kwargs)
-        if activations and name not in _READS_SHAPE and torch.is_grad_enabled():
+        if recorded:
             module = self._inside[-1]
             idle = name in _ARITHMETIC and len(activations) == 1 and _equal(out, activations[0])
             self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), idle))
@@ -90,15 +93,14 @@ class _Recorder(TorchFunctionMode):
         return floating
 
 
-@contextmanager
-def _watching(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    with ExitStack() as stack:
-        for module in model.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                stack.callback(module.register_forward_pre_hook(recorder.enter).remove)
-                stack.callback(module.register_forward_hook(recorder.leave).remove)
-        stack.enter_context(recorder)
-        yield
+def _quietly(note: Callable[..., None]) -> Callable[..., None]:
+    """The same, but torch does not hand what it reads of tensors to the recorder: that is no call of the model's."""
+
+    def quiet(*arguments: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            note(*arguments)
+
+    return quiet
 
 
 def record(model: nn.Module, forward: Callable[..., Tensor], found: Record) -> None:
@@ -112,7 +114,7 @@ def record(model: nn.Module, forward: Callable[..., Tensor], found: Record) -> N
     inputs = found.samples.inputs
     found.points = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs)
     recorder = _Recorder(model, found, begin=not any(x.is_floating_point() for x in inputs))
-    with torch.enable_grad(), _watching(model, recorder):
+    with torch.enable_grad(), at_modules(model, _quietly(recorder.enter), _quietly(recorder.leave)), recorder:
         found.outputs = forward(*found.points, *found.samples.extra)
 
 
