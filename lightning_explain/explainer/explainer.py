@@ -55,7 +55,7 @@ class Explainer(Decisions):
     Args:
         seed: Key of all random draws.
         limit: Most samples in one call of the model.
-        auto_limit: Whether the user left that open; a run without a graph, which keeps nothing, then takes all samples at once.
+        auto_limit: Whether the user left that open; a run without a graph, which keeps nothing, then takes four times as many.
         channels_last: Whether images ``(N, C, H, W)`` go through the model in ``torch.channels_last`` memory format.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: Selects the tensor ``(N, ...)`` in what the model returns.
@@ -111,7 +111,7 @@ class Explainer(Decisions):
     def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
         target_function, samples = self._start(model, probe, run)
         explained = self._explained(model, target_function, samples)
-        at_once = len(probe) if self.auto_limit else self.limit
+        at_once = 4 * self.limit if self.auto_limit else self.limit
         return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
 
     def _granted(self, context: DoctorContext, probe: Probe) -> Granted:

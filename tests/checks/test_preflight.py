@@ -200,3 +200,12 @@ def test_defaults_never_refuse(tmp_path: Path) -> None:
         explain(Dropping(), Probe(*samples(3)))
     with pytest.raises(ValueError, match="No method would run before that is changed"):
         explain(Dropping(), Probe(*samples(3)), ["Saliency"], [])
+
+
+@pytest.mark.parametrize(("limit", "largest"), [("auto", 256), (5, 5)])
+def test_a_large_probe_is_not_sent_through_the_model_at_once(limit: Any, largest: int) -> None:
+    model, (x, y) = trained(), samples(7)
+    sizes = counted(model)
+    many = Probe(x.repeat(50, 1, 1, 1), y.repeat(50))
+    explain(model, many, {"it": m.LayerActivation("head")}, [], max_examples_per_pass=limit)
+    assert max(sizes) == largest
