@@ -84,7 +84,8 @@ class DoctorContext:
         Raises:
             ValueError: If ``reshape`` does not fit its layer.
         """
-        return not method.innermost.layer_shaped or self._is_placed(method.innermost)
+        inner = method.innermost
+        return not inner.layer_shaped or inner.layer is None or self._is_placed(inner)
 
     def _is_placed(self, inner: Method) -> bool:
         layer, of_input = self._module(inner), inner.of_input

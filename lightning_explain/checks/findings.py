@@ -12,7 +12,7 @@ from torch import nn
 from lightning_explain.core.record import Op, Record
 from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.model.activations import words
-from lightning_explain.model.inventory import is_layer
+from lightning_explain.model.inventory import TRANSPARENT, is_layer
 
 _PRODUCTS = words(
     "mul matmul mm bmm dot mv outer einsum div true_divide divide addmm baddbmm bilinear linear tensordot"
@@ -30,12 +30,6 @@ _MOVES = words(
     "unflatten narrow select expand to float double t"
 )
 
-
-# In eval mode they return their input, at most in another shape.
-TRANSPARENT = (
-    *(nn.Identity, nn.Flatten, nn.Unflatten),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-)
 _LRP = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS)
 
 

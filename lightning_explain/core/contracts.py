@@ -153,9 +153,11 @@ class Method:
     baselines: Baseline = None
     feature_mask: Any = None
     neuron_selector: Any = None
+    attribute_to_layer_input: bool = False
+    attribute_to_neuron_input: bool = False
     reshape: Any = None
     layer_shaped: ClassVar[bool] = False
-    """Whether the map is shaped as the layer; it then has ``arranged``, which says how that lies on the input."""
+    """Whether the map is shaped as the layer; ``arrangement`` says how it lies on the input."""
     attribution_method: Method | None = None
     """The method inside, of a method around another one."""
 
@@ -187,7 +189,7 @@ class Method:
     @property
     def of_input(self) -> bool:
         """Whether it reads what goes into its layer instead of what comes out."""
-        return False
+        return self.attribute_to_layer_input or self.attribute_to_neuron_input
 
     @property
     def needs_layer(self) -> bool:
@@ -209,11 +211,6 @@ class Method:
         """Whether it takes gradients at the inputs, or at points around them."""
         return self.backward_rule != "none" and self.reaches_input
 
-    @property
-    def floating(self) -> bool:
-        """Whether it needs floating-point inputs, because it differentiates or changes them a little."""
-        return self.differentiates_input
-
     def at(self, layer: str | None) -> Method:
         """This method at a layer, unless it names one or needs none.
 
@@ -233,6 +230,12 @@ class Method:
 
     def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> object:
         """Raises ``ValueError`` if it cannot explain these samples; ``activation`` is what its layer has for them."""
+
+    def arrangement(self, explained: ExplainedFunction, found: Attribution) -> Arrangement:
+        """How its map ``found`` is to be arranged on the input: as its layer, if it is shaped as one."""
+        if not self.layer_shaped or self.layer is None:
+            return Arrangement()
+        return Arrangement(self.reshape, explained.layer(self.layer), self.of_input)
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
         """The function that it explains: a neuron, for a neuron method; otherwise the one that it is given."""

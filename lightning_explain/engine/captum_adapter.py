@@ -39,17 +39,3 @@ def attribute(call: Callable[..., Attribution], samples: Samples, **arguments: A
 def is_captums(thing: object) -> bool:
     """Whether an object is one of Captum's attribution instances, which are bound to a model and lack our interface."""
     return isinstance(thing, Attribution_)
-
-
-def needs_gradient(samples: Samples, name: str) -> None:
-    """Checks that every input can carry a gradient.
-
-    Raises:
-        TypeError: If an input has an integer dtype.
-    """
-    for x in samples.inputs:
-        if not x.is_floating_point():
-            raise TypeError(
-                f"{name} takes the gradient of the inputs, but they are {x.dtype}; "
-                "give floating-point inputs (convert them in batch_fn), or use a method that only perturbs, such as Occlusion."
-            )

@@ -14,7 +14,6 @@ from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import CENTER, Evaluation, LayerSite, Point, Reducer
 from lightning_explain.core.probe import Attribution, Samples, bare
 from lightning_explain.core.report import SumCheck
-from lightning_explain.engine.captum_adapter import needs_gradient
 from lightning_explain.engine.evaluate import forward_backward
 from lightning_explain.engine.pairs import forward_backward_pairs
 from lightning_explain.engine.plan import Plan, SharedPath, batches, shared
@@ -158,8 +157,6 @@ class Consumers:
 
     @staticmethod
     def _begun(method: Any, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        if method.floating:
-            needs_gradient(samples, type(method).__name__)
         try:
             with torch.no_grad():
                 reducer: Reducer = method.reduce(explained, samples)

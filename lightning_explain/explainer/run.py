@@ -318,11 +318,8 @@ class Explanation:
 
     def _arranged(self, name: str, found: Attribution, samples: Samples) -> tuple[Tensor, ...] | None:
         """Returns an attribution arranged as it lies on the image (see ``modalities.placement.arrange``)."""
-        method: Any = self.decided.methods[name].innermost
-        if method.layer_shaped:
-            placed: Placed | None = method.arranged(self.explained, found, samples.inputs)
-            return placed
-        return arrange(as_tuple(found), samples.inputs, self.explained.modalities)
+        how = self.decided.methods[name].innermost.arrangement(self.explained, found)
+        return arrange(as_tuple(found), samples.inputs, self.explained.modalities, how)
 
     def _steps(self, name: str) -> Tensor | None:
         return steps_taken(self.decided.methods[name], self.explained, self.samples)

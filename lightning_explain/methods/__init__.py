@@ -41,43 +41,10 @@ from lightning_explain.methods.perturbation import FeatureAblation, FeaturePermu
 from lightning_explain.methods.shapley import ShapleyValues, ShapleyValueSampling
 from lightning_explain.methods.surrogate import KernelShap, Lime
 
-__all__ = [
-    "LRP",
-    "Deconvolution",
-    "DeepLift",
-    "DeepLiftShap",
-    "FeatureAblation",
-    "FeaturePermutation",
-    "GradientShap",
-    "GuidedBackprop",
-    "GuidedGradCam",
-    "InputXGradient",
-    "IntegratedGradients",
-    "InternalInfluence",
-    "KernelShap",
-    "LayerActivation",
-    "LayerConductance",
-    "LayerDeepLift",
-    "LayerDeepLiftShap",
-    "LayerFeatureAblation",
-    "LayerGradCam",
-    "LayerGradientShap",
-    "LayerGradientXActivation",
-    "LayerIntegratedGradients",
-    "LayerLRP",
-    "Lime",
-    "NeuronConductance",
-    "NeuronDeconvolution",
-    "NeuronDeepLift",
-    "NeuronDeepLiftShap",
-    "NeuronFeatureAblation",
-    "NeuronGradient",
-    "NeuronGradientShap",
-    "NeuronGuidedBackprop",
-    "NeuronIntegratedGradients",
-    "NoiseTunnel",
-    "Occlusion",
-    "Saliency",
-    "ShapleyValueSampling",
-    "ShapleyValues",
-]
+__all__ = ["LRP", "Deconvolution", "DeepLift", "DeepLiftShap", "FeatureAblation", "FeaturePermutation", "GradientShap"]
+__all__ += ["GuidedBackprop", "GuidedGradCam", "InputXGradient", "IntegratedGradients", "InternalInfluence"]
+__all__ += ["KernelShap", "Lime", "NoiseTunnel", "Occlusion", "Saliency", "ShapleyValueSampling", "ShapleyValues"]
+__all__ += ["LayerActivation", "LayerConductance", "LayerDeepLift", "LayerDeepLiftShap", "LayerFeatureAblation"]
+__all__ += ["LayerGradCam", "LayerGradientShap", "LayerGradientXActivation", "LayerIntegratedGradients", "LayerLRP"]
+__all__ += ["NeuronConductance", "NeuronDeconvolution", "NeuronDeepLift", "NeuronDeepLiftShap", "NeuronFeatureAblation"]
+__all__ += ["NeuronGradient", "NeuronGradientShap", "NeuronGuidedBackprop", "NeuronIntegratedGradients"]

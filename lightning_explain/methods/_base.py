@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method, Reference
+from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Read, Reducer
-from lightning_explain.core.probe import Attribution, Samples, as_tuple
+from lightning_explain.core.probe import Samples
 from lightning_explain.engine.paths import AtInput
 from lightning_explain.methods._arguments import check_arguments
-from lightning_explain.modalities.placement import arrange
 
 AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
 
@@ -59,18 +59,6 @@ class OnPath(CaptumMethod, ABC):
         """Receives one evaluation for each point of the path and returns the map of the samples."""
 
 
-class AtOnce(OnPath):
-    """Base class of methods that need a single evaluation, at the input itself."""
-
-    @abstractmethod
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        """Map from that evaluation, each ``(N, ...)``."""
-
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        """Receives one evaluation and returns the map of the samples."""
-        return self.finish((yield))
-
-
 def added(total: tuple[Tensor, ...], parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Elementwise sum of two tuples of tensors; ``parts`` itself when the total is still empty."""
     return each(lambda t, p: t + p, total, parts) if total else parts
@@ -89,37 +77,22 @@ def each(function: Callable[..., Tensor], *columns: Iterable[Tensor]) -> tuple[T
     return tuple(function(*parts) for parts in zip(*columns, strict=True))
 
 
+@dataclass(frozen=True)
 class AtLayer(CaptumMethod):
-    """Base class of methods whose map has the shape of a layer's output or input; the dataclass declares the fields."""
+    """Base class of methods whose map has the shape of a layer's output or input."""
 
     place: ClassVar[str] = "layer"
     reaches_input: ClassVar[bool] = False
     layer_shaped: ClassVar[bool] = True
 
-    attribute_to_layer_input: bool
+    layer: str | None = None
 
     @property
     def site(self) -> LayerSite:
         """Layer site that the method reads."""
-        return LayerSite(self.layer, self.attribute_to_layer_input)
+        return LayerSite(self.layer, self.of_input)
 
     @property
     def reads(self) -> frozenset[Read]:
         """Gradient and activation at the layer site."""
         return frozenset({(PLAIN, self.site), (None, self.site)})
-
-    @property
-    def of_input(self) -> bool:
-        """Whether it reads what goes into its layer."""
-        return self.attribute_to_layer_input
-
-    def arranged(
-        self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...] | None:
-        """The map arranged on the image (:func:`lightning_explain.modalities.placement.arrange`); ``None`` without a place there.
-
-        Raises:
-            ValueError: If ``reshape`` does not fit the map.
-        """
-        how = Arrangement(self.reshape, explained.layer(self.layer), self.of_input)
-        return arrange(as_tuple(found), inputs, explained.modalities, how)

@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.points import value_of
-from lightning_explain.core.probe import Attribution, Samples
+from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.core.validation import is_whole, refused
 from lightning_explain.distributed.fsdp import regather
+from lightning_explain.engine.evaluate import found_at
 from lightning_explain.engine.noise import wide
 from lightning_explain.methods._base import CaptumMethod
 from lightning_explain.methods.layer import LayerActivation
@@ -51,15 +52,11 @@ class Neuron(nn.Module):
         Raises:
             ValueError: If the layer does not run, or the selector does not choose one number for each sample.
         """
-        found: list[Any] = []
-        with at_layer(self._watched[0], self._of_input, lambda value: found.append(_copied(value))):
+        (layer,), found = self._watched, dict[str, Any]()
+        with at_layer(layer, self._of_input, lambda value: found.update({type(layer).__name__: _copied(value)})):
             self.inner(*arguments)
-        if not found:
-            raise ValueError(
-                f"The layer {type(self._watched[0]).__name__} of a neuron method does not run in this model; "
-                "choose a layer that runs."
-            )
-        return counted(select(found[-1], self._selector), self.inner, self._watched[0])
+        value = found_at(type(layer).__name__, found)
+        return counted(select(value, self._selector), self.inner, layer)
 
 
 def counted(value: Tensor, forward: nn.Module, layer: nn.Module) -> Tensor:
@@ -128,11 +125,6 @@ class OfUnit(CaptumMethod):
             what = "None (the strongest unit on the probe), an int, a tuple of ints and slices like (channel, row, column), or a callable"
             raise refused(type(self).__name__, "neuron_selector", unit, what, TypeError)
 
-    @property
-    def of_input(self) -> bool:
-        """Whether it reads what goes into its layer."""
-        return self.attribute_to_neuron_input
-
     def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> None:
         """Refuses a selector that does not choose one number for each sample of what the layer has.
 
@@ -150,14 +142,8 @@ class OfUnit(CaptumMethod):
         return explained.remembered(key, lambda: self._strongest(explained))
 
     def _strongest(self, explained: ExplainedFunction) -> tuple[int, ...]:
-        """Index of the unit with the largest mean activation over all clean probe samples; the first one on a tie.
-
-        Raises:
-            ValueError: If the layer returns several tensors.
-        """
-        found = LayerActivation(self.layer, self.of_input).attribute(explained, explained.probe)
-        if not isinstance(found, Tensor):
-            raise ValueError("The layer of a neuron method returns several tensors; give a callable neuron_selector.")
+        """Index of the unit with the largest mean activation over all clean probe samples; the first one on a tie."""
+        (found,) = as_tuple(LayerActivation(self.layer, self.of_input).attribute(explained, explained.probe))
         mean = wide(found).mean(0)
         return tuple(int(i) for i in torch.unravel_index(mean.argmax(), mean.shape))
 

@@ -170,7 +170,6 @@ class LayerDeepLift(AtLayer, Rescaling):
 
     tensor_layers_only: ClassVar[bool] = True
 
-    layer: str | None = None
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True

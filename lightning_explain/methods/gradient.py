@@ -12,12 +12,12 @@ from torch.nn import functional
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Evaluation, LayerSite, Read, Reducer
 from lightning_explain.core.probe import Samples
-from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
+from lightning_explain.methods._base import AtLayer, OnPath, each
 from lightning_explain.modalities.image import Reshape
 from lightning_explain.modalities.placement import place
 
 
-class GradientAtInput(AtOnce):
+class GradientAtInput(OnPath):
     """Base class of methods that take the gradient at the input once, by their backward rule."""
 
     at_sample: ClassVar[bool] = True
@@ -27,9 +27,9 @@ class GradientAtInput(AtOnce):
         """The gradient at the inputs."""
         return frozenset({(self.backward_rule, None)})
 
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output per unit of input."""
-        return evaluation.gradient(self.backward_rule)
+        return (yield).gradient(self.backward_rule)
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Saliency(GradientAtInput):
         """Unless it takes absolute values."""
         return not self.abs
 
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output per unit of input."""
-        gradient = super().finish(evaluation)
+        gradient = yield from super().reduce(explained, samples)
         return each(torch.abs, gradient) if self.abs else gradient
 
 
@@ -79,9 +79,10 @@ class InputXGradient(GradientAtInput):
 
     multiplies_by_inputs = True
 
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
-        return each(torch.mul, evaluation.point.samples.inputs, super().finish(evaluation))
+        evaluation = yield
+        return each(torch.mul, evaluation.point.samples.inputs, evaluation.gradient())
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,6 @@ class GuidedGradCam(AtLayer, OnPath):
     layer_shaped: ClassVar[bool] = False
     at_sample: ClassVar[bool] = True
 
-    layer: str | None = None
     interpolate_mode: str = "nearest"
     attribute_to_layer_input: bool = False
     reshape: Reshape = None

@@ -12,14 +12,13 @@ from captum import attr as captum
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction
-from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Read, Reducer
+from lightning_explain.core.points import PLAIN, LayerSite, Read, Reducer
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
-from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
+from lightning_explain.methods._base import AtLayer, OnPath, each
 from lightning_explain.methods.gradient import grad_cam
 from lightning_explain.modalities.image import Reshape
-from lightning_explain.modalities.placement import arrange
 
 
 class _StandIn(nn.Module):
@@ -61,7 +60,6 @@ class LayerGradCam(AtLayer, OnPath):
 
     at_sample: ClassVar[bool] = True
 
-    layer: str | None = None
     attribute_to_layer_input: bool = False
     relu_attributions: bool = False
     attr_dim_summation: bool = True
@@ -76,17 +74,14 @@ class LayerGradCam(AtLayer, OnPath):
         found = grad_cam((yield), self.site, explained, self.reshape, self.attr_dim_summation)
         return each(torch.relu, found) if self.relu_attributions else found
 
-    def arranged(
-        self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...] | None:
-        """The map itself: it is arranged on the image already."""
+    def arrangement(self, explained: ExplainedFunction, found: Attribution) -> Arrangement:
+        """As it is: it is arranged on the image already."""
         as_it_is = "channels_first" if isinstance(found, Tensor) and found.ndim == 4 else None
-        reshape = "none" if self.reshape == "none" else as_it_is
-        return arrange(as_tuple(found), inputs, explained.modalities, Arrangement(reshape))
+        return Arrangement("none" if self.reshape == "none" else as_it_is)
 
 
 @dataclass(frozen=True)
-class LayerGradientXActivation(AtLayer, AtOnce):
+class LayerGradientXActivation(AtLayer, OnPath):
     """Activation of a layer times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
 
     Cost: 1 forward, 1 backward.
@@ -106,19 +101,19 @@ class LayerGradientXActivation(AtLayer, AtOnce):
 
     at_sample: ClassVar[bool] = True
 
-    layer: str | None = None
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
     reshape: Reshape = None
 
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped as the layer's output, in units of the explained output."""
+        evaluation = yield
         gradient = evaluation.gradient(PLAIN, self.site)
         return each(torch.mul, gradient, evaluation.activation(self.site)) if self.multiply_by_inputs else gradient
 
 
 @dataclass(frozen=True)
-class LayerActivation(AtLayer, AtOnce):
+class LayerActivation(AtLayer, OnPath):
     """Activation of a layer, without any attribution (Captum; ``captum.attr.LayerActivation``).
 
     Cost: 1 forward, 0 backward.
@@ -139,7 +134,6 @@ class LayerActivation(AtLayer, AtOnce):
 
     backward_rule: ClassVar[str] = "none"
 
-    layer: str | None = None
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
 
@@ -148,9 +142,9 @@ class LayerActivation(AtLayer, AtOnce):
         """The activation."""
         return frozenset({(None, self.site)})
 
-    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Shaped as the layer's output, in units of the activation."""
-        return evaluation.activation(self.site)
+        return (yield).activation(self.site)
 
 
 @dataclass(frozen=True)
@@ -185,7 +179,6 @@ class LayerFeatureAblation(AtLayer):
     tensor_layers_only: ClassVar[bool] = True
     multiplies_by_inputs = True
 
-    layer: str | None = None
     layer_baselines: float | Tensor | tuple[float | Tensor, ...] | None = None
     layer_mask: Tensor | tuple[Tensor, ...] | None = None
     attribute_to_layer_input: bool = False

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
-from lightning_explain.engine.captum_adapter import attribute, needs_gradient
+from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
 from lightning_explain.engine.noise import Stdevs, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Line, random_line
@@ -28,7 +28,6 @@ class LayerOnLine(AtLayer, OnPath):
 
     reaches_input: ClassVar[bool] = True
 
-    layer: str | None = None
     n_steps: int = 50
     method: str = "gausslegendre"
     baselines: Baseline = None
@@ -143,7 +142,6 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
     replaces_layer: ClassVar[bool] = True
     tensor_layers_only: ClassVar[bool] = True
 
-    layer: str | None = None
     n_steps: int | str = 50
     method: str = "gausslegendre"
     baselines: Baseline = None
@@ -212,7 +210,6 @@ class LayerGradientShap(AtLayer, SumsUp):
     takes_distribution: ClassVar[bool] = True
     tensor_layers_only: ClassVar[bool] = True
 
-    layer: str | None = None
     n_samples: int = 5
     stdevs: Stdevs = 0.0
     baselines: Baseline = "probe"
@@ -222,7 +219,6 @@ class LayerGradientShap(AtLayer, SumsUp):
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""
-        needs_gradient(samples, type(self).__name__)
         slope = LayerGradientXActivation(self.layer, self.attribute_to_layer_input, multiply_by_inputs=False)
         level = LayerActivation(self.layer, self.attribute_to_layer_input)
         references = explained.distribution(self.baselines, samples)

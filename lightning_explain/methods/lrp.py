@@ -8,24 +8,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from captum import attr as captum
-from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
+from captum.attr._core.lrp import SUPPORTED_NON_LINEAR_LAYERS
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Samples
-from lightning_explain.engine.captum_adapter import attribute, needs_gradient
+from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.noise import column
 from lightning_explain.methods._base import AtLayer, CaptumMethod
 from lightning_explain.modalities.image import Reshape
 from lightning_explain.model.hooks import at_layer, at_modules
-from lightning_explain.model.inventory import is_layer
-
-# In eval mode these return their input, possibly reshaped; relevance passes them unchanged.
-_TRANSPARENT = (
-    *(nn.Identity, nn.Flatten, nn.Unflatten),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-)
-_SUPPORTED = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS)
+from lightning_explain.model.inventory import TRANSPARENT, is_layer
 
 
 class _Layered(nn.Module):
@@ -35,10 +28,10 @@ class _Layered(nn.Module):
     storage back instead.
     """
 
-    def __init__(self, explained: ExplainedFunction, owner: str) -> None:
+    def __init__(self, explained: ExplainedFunction) -> None:
         super().__init__()
         self.inner = explained.forward
-        self._layers = tuple(explained.remembered(("relevance",), lambda: _layers(explained, owner)))
+        self._layers = explained.remembered(("relevance",), lambda: _layers(explained))
         self.outputs: list[Tensor] = []
 
     def children(self) -> Iterator[nn.Module]:
@@ -91,13 +84,8 @@ class LRP(CaptumMethod):
     multiplies_by_inputs = True
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
-        """Input-shaped, in units of output.
-
-        Raises:
-            ValueError: If a layer has no rule.
-        """
-        needs_gradient(samples, "LRP")
-        return _Layered(explained, "LRP").relevance(samples)
+        """Input-shaped, in units of output."""
+        return _Layered(explained).relevance(samples)
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,6 @@ class LayerLRP(AtLayer):
     backward_rule: ClassVar[str] = "lrp"
     multiplies_by_inputs = True
 
-    layer: str | None = None
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
 
@@ -129,16 +116,13 @@ class LayerLRP(AtLayer):
         """Shaped as the layer's output, in units of the explained output.
 
         Raises:
-            ValueError: If a layer has no rule, or no relevance reaches this layer as a single tensor.
+            ValueError: If no relevance reaches this layer as a single tensor.
         """
-        needs_gradient(samples, "LayerLRP")
-        model = _Layered(explained, "LayerLRP")
+        model = _Layered(explained)
         with _relevance(model, explained.layer(self.layer), self.attribute_to_layer_input) as found:
             model.relevance(samples)
         if not found:
-            raise ValueError(
-                f"LayerLRP(layer={self.layer!r}): no relevance reaches it as a single tensor; give another layer."
-            )
+            raise ValueError(f"LayerLRP: no relevance reaches {self.layer!r} as a single tensor; give another layer.")
         return found[-1] * column(model.outputs[0], found[-1])
 
 
@@ -164,22 +148,9 @@ def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[li
         yield found
 
 
-def _layers(explained: ExplainedFunction, owner: str) -> list[nn.Module]:
-    """Layers that run, in order, found by sending one sample through the model.
-
-    Raises:
-        ValueError: If a layer has no rule.
-    """
+def _layers(explained: ExplainedFunction) -> list[nn.Module]:
+    """Layers that run, in order, found by sending one sample through the model; those that relevance passes unchanged are left out."""
     ran: list[nn.Module] = []
     with at_modules(explained.forward, leave=lambda module, inputs, output: ran.append(module)):
         explained.evaluate(explained.probe[:1])
-    names = {module: name for name, module in explained.forward.named_modules()}
-    layers = [module for module in ran if is_layer(module)]
-    for module in layers:
-        if not isinstance(module, _TRANSPARENT) and type(module) not in _SUPPORTED and not hasattr(module, "rule"):
-            raise ValueError(
-                f"{owner} has no rule for the layer {names[module].removeprefix('model.')!r} ({type(module).__name__}); there are rules "
-                f"for {', '.join(kind.__name__ for kind in _SUPPORTED)}. Set one (layer.rule = EpsilonRule(), from "
-                "captum.attr._utils.lrp_rules) if the layer is nearly linear, or use IntegratedGradients."
-            )
-    return [module for module in layers if not isinstance(module, _TRANSPARENT)]
+    return [module for module in ran if is_layer(module) and not isinstance(module, TRANSPARENT)]

@@ -9,7 +9,7 @@ from captum import attr as captum
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
-from lightning_explain.engine.captum_adapter import attribute, needs_gradient
+from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.features import FeatureMask
 from lightning_explain.engine.noise import Stdevs
 from lightning_explain.methods._base import AttributionFunc
@@ -258,7 +258,6 @@ class NeuronConductance(OfUnit):
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in units of output."""
-        needs_gradient(samples, type(self).__name__)
         unit = self.unit(explained)
         layer = explained.layer(self.layer)
         explainer = captum.NeuronConductance(explained.forward, layer, multiply_by_inputs=self.multiply_by_inputs)

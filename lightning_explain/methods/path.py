@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Evaluation, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
-from lightning_explain.engine.captum_adapter import needs_gradient
 from lightning_explain.engine.noise import Stdevs, narrowed, wide
 from lightning_explain.engine.paths import Line, RandomLine
 from lightning_explain.methods._adaptive import FIRST, refined
@@ -70,7 +69,6 @@ class IntegratedGradients(SumsUp, OnPath):
         """Input-shaped, in units of output."""
         if self.path is not None:
             return super().attribute(explained, samples)
-        needs_gradient(samples, type(self).__name__)
 
         def mean(some: Samples, n_steps: int, rule: str) -> tuple[Tensor, ...]:
             return as_tuple(_WithGap(n_steps, rule, self.baselines).attribute(explained, some))

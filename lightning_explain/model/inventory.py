@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tuple[Any, ...]"
 
+# In eval mode they return their input, at most in another shape.
+TRANSPARENT = (
+    *(nn.Identity, nn.Flatten, nn.Unflatten),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
 _CONTAINERS = (dict, list, deque, set, tuple)
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 # Longer containers are saved but not searched: they are vocabularies or file names, which hold no tensors.

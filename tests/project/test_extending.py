@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
 import torch
 
-from lightning_explain import Probe, Sink, explain
+from lightning_explain import Method, Probe, Sink, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from networks import trained
+from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.probe import Attribution, Samples
+from networks import samples, trained
 from training import QUIET, loader
 
 pytestmark = QUIET
@@ -72,6 +75,35 @@ def test_a_subclass_of_any_method_is_that_method() -> None:
         mine = type("Mine", (base,), {})
         for attribute in ("place", "backward_rule", "reaches_input", "at_sample", "replaces_layer", "samples_needed"):
             assert getattr(mine, attribute) == getattr(base, attribute)
+
+
+class LayerShaped(Method):
+    """A user's own map of a layer, which it chooses itself."""
+
+    layer_shaped = True
+
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        return samples.inputs[0][:, :1, ::2, ::2]
+
+
+@dataclass(frozen=True)
+class AtNamedLayer(LayerShaped):
+    """The same, of the layer that it is given."""
+
+    place: ClassVar[str] = "layer"
+    reaches_input: ClassVar[bool] = False
+
+    layer: str | None = None
+
+
+@pytest.mark.parametrize(
+    "method", [LayerShaped(), AtNamedLayer(), AtNamedLayer("stem")], ids=["none", "default", "named"]
+)
+def test_a_map_shaped_as_a_layer_lies_on_the_image(method: Method) -> None:
+    x, y = samples()
+    report = explain(trained(), Probe(x, y), {"it": method}, {"concentration": q.Concentration()})
+    assert report.attributions["it"].shape == (len(x), 1, x.shape[2] // 2, x.shape[3] // 2)
+    assert report.scores["concentration"]["it"].shape == (len(x),)
 
 
 def test_no_contract_is_read_with_a_default_and_no_class_by_its_name() -> None:
