@@ -241,9 +241,10 @@ class Method:
         """The function that it explains: a neuron, for a neuron method; otherwise the one that it is given."""
         return explained if self.attribution_method is None else self.attribution_method.focused(explained)
 
-    def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
-        """The method that does the work, and the function that it explains."""
-        return self, explained
+    @property
+    def applied(self) -> Method:
+        """The method that does the work: for a neuron method the one that explains the neuron."""
+        return self
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """The attribution of at most ``explained.limit`` samples, each ``(N, ...)``."""

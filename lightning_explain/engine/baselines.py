@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Baseline, Samples
-from lightning_explain.core.validation import one_for_each
+from lightning_explain.core.validation import one_for_each, refused
 
 NAMES = ("zero", "black", "mean", "blur")
 DISTRIBUTIONS = (*NAMES, "probe")
@@ -32,16 +32,12 @@ def check_baseline(owner: str, spec: Baseline, names: Sequence[str] = NAMES) -> 
         for part in spec:
             check_baseline(owner, part, names)
     elif isinstance(spec, str) and spec not in names:
-        raise ValueError(
-            f"{owner}(baselines={spec!r}): {nearest(spec, names)} Or give a number, a tensor, or a tuple of these."
-        )
+        raise ValueError(f"{owner}(baselines={spec!r}): {nearest(spec, names)} Or give a number, a tensor or a tuple.")
     elif isinstance(spec, Real) and not math.isfinite(float(spec)):
         raise ValueError(f"{owner}(baselines={spec!r}) is not finite; give a finite number.")
     elif spec is not None and not isinstance(spec, (str, Real, Tensor)):
-        raise TypeError(
-            f"{owner}(baselines=...) is a {type(spec).__name__}; give None, a number, a tensor, one of {list(names)}, "
-            "or a tuple of these."
-        )
+        allowed = f"None, a number, a tensor, one of {list(names)}, or a tuple of these"
+        raise refused(owner, "baselines", spec, allowed, TypeError)
 
 
 def settled(spec: Baseline) -> Baseline:
@@ -95,19 +91,14 @@ class Baselines:
         if name == "mean":
             return self.inputs[index].mean(0, keepdim=True).expand_as(clean)
         if name == "blur":
-            return self._blurred(index, clean)
+            try:
+                return self.modalities[index].blurred(clean)
+            except ValueError as error:
+                raise ValueError(f'baselines="blur" {error}; give "zero" or "mean".') from None
         if self.normalization is None:
-            raise ValueError(
-                'baselines="black" is the normalized value of 0, which is unknown here; give normalization=(mean, std).'
-            )
+            raise ValueError('baselines="black" is 0 after normalization; give normalization=(mean, std).')
         mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
         return self._point((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), index, clean, samples)
-
-    def _blurred(self, index: int, clean: Tensor) -> Tensor:
-        try:
-            return self.modalities[index].blurred(clean)
-        except ValueError as error:
-            raise ValueError(f'baselines="blur" {error}; give "zero" or "mean".') from None
 
     def distribution(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
         """Returns the set of K reference samples that random methods draw baselines from, one ``(K, ...)`` per input.
@@ -125,15 +116,12 @@ class Baselines:
         if isinstance(spec, str) and spec == "probe":
             return self.inputs
         if isinstance(spec, Tensor):
-            return (_check_shape(spec.to(self.inputs[0]), self.inputs[0]),)
+            if spec.shape[1:] != self.inputs[0].shape[1:] or len(spec) == 0:
+                shapes = tuple(spec.shape), tuple(self.inputs[0].shape[1:])
+                raise ValueError(f"baselines has shape {shapes[0]}; give (K, *{shapes[1]}), K >= 1.")
+            return (spec.to(self.inputs[0]),)
         count = len(self.inputs[0]) if spec == "blur" else 1
         return tuple(self._point(spec, i, x[:count], samples) for i, x in enumerate(self.inputs))
-
-
-def _check_shape(value: Tensor, like: Tensor) -> Tensor:
-    if value.shape[1:] != like.shape[1:] or len(value) == 0:
-        raise ValueError(f"baselines has shape {tuple(value.shape)}; give (K, *{tuple(like.shape[1:])}), K >= 1.")
-    return value
 
 
 def fitted(name: str, value: Tensor, samples: Samples, clean: Tensor, ids: Tensor) -> Tensor:

@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from captum.attr import Attribution as Attribution_
-
 from lightning_explain.core.probe import Attribution, Samples, bare
 
 # Captum warns about what the isolation does on purpose: inputs that require gradients, hooks on ReLU modules.
@@ -34,8 +32,3 @@ def attribute(call: Callable[..., Attribution], samples: Samples, **arguments: A
             warnings.filterwarnings("ignore", message=announcement)
         found = call(bare(inputs), additional_forward_args=samples.extra, **arguments)
     return bare(tuple(part.detach() for part in (found if isinstance(found, (tuple, list)) else (found,))))
-
-
-def is_captums(thing: object) -> bool:
-    """Whether an object is one of Captum's attribution instances, which are bound to a model and lack our interface."""
-    return isinstance(thing, Attribution_)

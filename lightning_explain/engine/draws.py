@@ -61,9 +61,7 @@ class KeyedDraws:
             ValueError: If there is not exactly one sample.
         """
         if len(samples) != 1:
-            raise ValueError(
-                f"Global generators are seeded from one sample's key, got {len(samples)} samples; pass one sample at a time."
-            )
+            raise ValueError(f"seeded() takes the key of one sample, got {len(samples)} samples; pass one at a time.")
         (key,) = self._keys("seeded", purpose, samples, indices)
         return seeded_random_state(int.from_bytes(key[:8], "little"))
 

@@ -115,9 +115,8 @@ def found_at(site: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
         ValueError: If the layer did not run.
     """
     if site not in found:
-        raise ValueError(
-            f"The layer {getattr(site, 'layer', site)!r} does not run in this model for these inputs; name a layer that runs."
-        )
+        name = getattr(site, "layer", site)
+        raise ValueError(f"The layer {name!r} does not run in this model for these inputs; name a layer that runs.")
     return found[site]
 
 
@@ -203,7 +202,11 @@ def intercept(
         parts = list(value) if several else [value]
         tensors = tuple(part for part in parts if isinstance(part, Tensor))
         if not tensors:
-            raise ValueError(_without_tensor(site, value))
+            if site.of_input and not value:
+                raise ValueError(f"The layer {site.layer!r} gets keyword arguments only; explain its output.")
+            raise ValueError(
+                f"The layer {site.layer!r} has no tensor, only {type(value).__name__}; choose another layer."
+            )
         going_on = iter(see(tensors))
         # Cloned, because later layers may write into them.
         copies = [next(going_on).clone() if isinstance(part, Tensor) else part for part in parts]
@@ -212,12 +215,6 @@ def intercept(
         return type(value)(*copies) if hasattr(value, "_fields") else type(value)(copies)
 
     return at_layer(module, site.of_input, passed)
-
-
-def _without_tensor(site: LayerSite, value: Any) -> str:
-    if site.of_input and not value:
-        return f"The layer {site.layer!r} gets keyword arguments only; explain its output, or the layer before it."
-    return f"The layer {site.layer!r} has no tensor to read, only {type(value).__name__}; choose another layer."
 
 
 def _begun(tensor: Tensor) -> Tensor:

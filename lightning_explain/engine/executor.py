@@ -162,9 +162,8 @@ class Consumers:
                 reducer: Reducer = method.reduce(explained, samples)
                 next(reducer)
         except StopIteration:
-            raise RuntimeError(
-                f"The reducer of {type(method).__name__} ends before its first evaluation; make it yield once for each point."
-            ) from None
+            name = type(method).__name__
+            raise RuntimeError(f"The reducer of {name} never yields; make it yield once for each point.") from None
         return reducer
 
     @torch.no_grad()
@@ -186,9 +185,7 @@ class Consumers:
 
     def _misfit(self, name: str, kind: str) -> RuntimeError:
         path = self.shared_path.path
-        return RuntimeError(
-            f"The path of {name!r} is {kind} than its reducer: {path}. Make it yield once for each point."
-        )
+        return RuntimeError(f"The path of {name!r} is {kind} than its reducer: {path}. Yield once for each point.")
 
     def checks(self) -> dict[str, SumCheck]:
         """Each DeepLIFT method to the check of its sum, averaged over the points of the path."""

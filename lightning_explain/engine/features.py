@@ -19,8 +19,10 @@ from lightning_explain.engine.baselines import fitted
 
 FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
 
-KINDS = ("grid", "superpixels")
-_WAYS = 'None (each element is a feature), an integer tensor, {"grid": 8} or {"superpixels": 50}'
+KINDS = frozenset({"grid", "superpixels"})
+_WAYS = (
+    'None (each element is a feature), an integer tensor, {"grid": 8} or {"superpixels": 50} (whole numbers above 0)'
+)
 
 
 def check_feature_mask(owner: str, spec: FeatureMask) -> None:
@@ -38,22 +40,15 @@ def check_feature_mask(owner: str, spec: FeatureMask) -> None:
         for part in spec:
             check_feature_mask(owner, part)
     elif isinstance(spec, Mapping):
-        _check_kind(owner, spec)
+        if len(spec) != 1 or not KINDS.issuperset(spec) or not is_whole(*spec.values(), least=1):
+            raise ValueError(f"{owner}={dict(spec)!r}); give {_WAYS}.")
+        if "superpixels" in spec:
+            _slic()
     elif isinstance(spec, Tensor):
         if spec.is_floating_point() or spec.is_complex():
             raise ValueError(f"{owner}=...) is a tensor of {spec.dtype}; number features in an integer tensor.")
     elif spec is not None:
         raise TypeError(f"{owner}=...) is a {type(spec).__name__}; give {_WAYS}, or one of these for each input.")
-
-
-def _check_kind(owner: str, spec: Mapping[str, int]) -> None:
-    if len(spec) != 1 or next(iter(spec)) not in KINDS:
-        raise ValueError(f"{owner}={dict(spec)!r}); give {_WAYS}.")
-    ((kind, number),) = spec.items()
-    if not is_whole(number, 1):
-        raise ValueError(f"{owner}={dict(spec)!r}); give {kind} a whole number of at least 1.")
-    if kind == "superpixels":
-        _slic()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +82,7 @@ def features_of(spec: FeatureMask, explained: ExplainedFunction, samples: Sample
     """
     specs = one_for_each("feature_mask", spec, len(samples.clean))
     if isinstance(spec, Tensor) and len(samples.clean) > 1:
-        raise ValueError(
-            f"feature_mask is one tensor, but there are {len(samples.clean)} inputs; give one for each input."
-        )
+        raise ValueError(f"feature_mask is one tensor for {len(samples.clean)} inputs; give one for each input.")
     return _numbered(list(_raw(specs, explained, samples)))
 
 
@@ -113,7 +106,7 @@ def _made(spec: Mapping[str, int] | None, clean: Tensor, modality: Modality, exp
         return _grid(clean, modality, number)
     if modality.pixels(clean) is None:
         raise ValueError(
-            f'feature_mask={{"superpixels": ...}} needs images (N, C, H, W), got {tuple(clean.shape)}; give a tensor.'
+            f"superpixels need images (N, C, H, W), got {tuple(clean.shape)}; give a tensor as feature_mask."
         )
     segments = [_superpixels(sample, number, explained) for sample in clean]
     return torch.stack([s.to(clean.device).expand(clean.shape[1:]) for s in segments])
@@ -123,7 +116,7 @@ def _grid(clean: Tensor, modality: Modality, size: int) -> Tensor:
     units = modality.units(clean)[1:]
     if len(units) < 2 or math.prod(units[:-2]) != 1:
         raise ValueError(
-            f'feature_mask={{"grid": ...}} needs images (N, H, W) or (N, C, H, W), got {tuple(clean.shape)}; give a tensor.'
+            f"a grid needs images (N, H, W) or (N, C, H, W), got {tuple(clean.shape)}; give a tensor as feature_mask."
         )
     down, right = (torch.arange(n, device=clean.device) // size for n in units[-2:])
     return (down[:, None] * (int(right[-1]) + 1) + right).expand(1, *clean.shape[1:])
@@ -143,18 +136,12 @@ def _slic() -> Any:
     try:
         return importlib.import_module("skimage.segmentation").slic
     except ImportError as error:
-        raise ImportError(
-            'feature_mask={"superpixels": ...} needs scikit-image: pip install "lightning-explain[superpixels]", '
-            'or use {"grid": 8}.'
-        ) from error
+        fix = 'pip install "lightning-explain[superpixels]", or use {"grid": 8}'
+        raise ImportError(f"superpixels need scikit-image: {fix}.") from error
 
 
 def _numbered(masks: list[Tensor]) -> Features:
     count = max(len(mask) for mask in masks)
-    if any(len(mask) not in (1, count) for mask in masks):
-        raise ValueError(
-            f"feature_mask has masks of {[len(m) for m in masks]} samples for the inputs; give one mask, or one for each sample."
-        )
     joined = torch.cat([flat(mask.expand(count, *mask.shape[1:])) for mask in masks], 1)
     numbers = torch.stack([torch.unique(sample, return_inverse=True)[1] for sample in joined])
     parts = numbers.split([mask[0].numel() for mask in masks], 1)

@@ -15,15 +15,7 @@ from lightning_explain.core.points import Evaluation, LayerSite, Point, Read, jo
 from lightning_explain.core.probe import Samples, flat
 from lightning_explain.core.record import nodes
 from lightning_explain.core.report import SumCheck
-from lightning_explain.engine.evaluate import (
-    Place,
-    Readings,
-    check_length,
-    evaluations_of,
-    found_at,
-    gradients,
-    watching,
-)
+from lightning_explain.engine import evaluate
 from lightning_explain.engine.noise import wide
 from lightning_explain.engine.rules import NoRuleError, Rescaling, check_softmax, in_precision
 
@@ -38,7 +30,7 @@ class Pass(NamedTuple):
     """
 
     outputs: Tensor
-    readings: Readings
+    readings: evaluate.Readings
     checks: dict[LayerSite | None, SumCheck]
 
 
@@ -67,7 +59,7 @@ def forward_backward_pairs(
     ]
     sites = [site for site in parts[0].checks if all(site in part.checks for part in parts)]
     parts = [part._replace(checks={site: part.checks[site] for site in sites}) for part in parts]
-    return evaluations_of(points, *tree_map(lambda *tensors: torch.cat(tensors), *parts))
+    return evaluate.evaluations_of(points, *tree_map(lambda *tensors: torch.cat(tensors), *parts))
 
 
 def rescaled(
@@ -84,14 +76,10 @@ def rescaled(
     Raises:
         NoRuleError: If DeepLIFT does not hold for the model.
     """
-    forward = explained.forward
-    scripted = [name for name, module in forward.named_modules() if isinstance(module, torch.jit.ScriptModule)]
-    if scripted:
-        raise NoRuleError(f"does not reach into TorchScript modules ({scripted[0].removeprefix('model.')})")
     inputs = tuple(widened(torch.cat(pair)) for pair in zip(samples.inputs, baselines, strict=True))
     inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in explained.in_memory_layout(inputs))
     extra = tuple(widened(torch.cat([x, x])) if isinstance(x, Tensor) else x for x in samples.extra)
-    return in_precision(forward, partial(_pass, explained, inputs, extra, reads))
+    return in_precision(explained.forward, partial(_pass, explained, inputs, extra, reads))
 
 
 def _pass(
@@ -101,23 +89,25 @@ def _pass(
     integers = not all(x.is_floating_point() for x in inputs)
     mode = Rescaling(len(inputs[0]), float(rule.partition(":")[2]), inputs[0].device, integers)
     with_activations = reads | {(None, site) for _, site in reads if site}
-    with torch.enable_grad(), watching(explained.layer, with_activations) as caught, mode:
+    with torch.enable_grad(), evaluate.watching(explained.layer, with_activations) as caught, mode:
         values = explained.forward(*inputs, *extra)
         if not values.requires_grad:
             raise NoRuleError("needs an output that depends on the input through something that has a gradient")
         activations = {**caught.values, None: inputs}
-        places = {**caught.places, None: tuple(map(Place.of, inputs))}
-        check_softmax([values.grad_fn], set().union(*(nodes_of(found_at(site, places)) for r, site in reads if r)))
+        places = {**caught.places, None: tuple(map(evaluate.Place.of, inputs))}
+        check_softmax(
+            [values.grad_fn], set().union(*(nodes_of(evaluate.found_at(site, places)) for r, site in reads if r))
+        )
         mode.goes_back = True
-        multipliers = gradients(rule, reads, values, places)
+        multipliers = evaluate.gradients(rule, reads, values, places)
         whole = _whole(values, places, [b for b in mode.begins if mode.difference(b).any()])
     output, reference = values.detach().chunk(2)
     change, size = output - reference, torch.maximum(output.abs(), reference.abs())
-    readings: Readings = {}
+    readings: evaluate.Readings = {}
     checks: dict[LayerSite | None, SumCheck] = {}
     for (_, site), both in multipliers.items():
         for part in activations[site]:
-            check_length(site, part, len(values))
+            evaluate.check_length(site, part, len(values))
         readings[rule, site] = tuple(m.chunk(2)[0] for m in both)
         readings[None, site] = tuple(torch.stack(a.detach().chunk(2), 1) for a in activations[site])
         if site in whole:
@@ -128,7 +118,7 @@ def _pass(
 
 
 def _whole(
-    values: Tensor, places: Mapping[LayerSite | None, tuple[Place, ...]], made: Iterable[Tensor]
+    values: Tensor, places: Mapping[LayerSite | None, tuple[evaluate.Place, ...]], made: Iterable[Tensor]
 ) -> set[LayerSite | None]:
     """The sites that every connection from input to output passes through.
 
@@ -137,10 +127,10 @@ def _whole(
         places: The places of each site.
         made: The tensors that were made of integer inputs, and differ between samples and baselines.
     """
-    begins = nodes_of([*places[None], *map(Place.of, made)])
+    begins = nodes_of([*places[None], *map(evaluate.Place.of, made)])
     return {site for site, part in places.items() if begins.isdisjoint(nodes(values.grad_fn, before=nodes_of(part)))}
 
 
-def nodes_of(places: Iterable[Place]) -> set[Any]:
+def nodes_of(places: Iterable[evaluate.Place]) -> set[Any]:
     """The graph nodes of places."""
     return {place.edge.node for place in places if place.edge is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
@@ -158,9 +158,7 @@ class Windows(FromBaseline):
         strides: Any = self.strides if several and isinstance(self.strides, tuple) else (self.strides,) * len(shapes)
         given = f"Occlusion(sliding_window_shapes={self.shapes!r}, strides={self.strides!r})"
         if len(shapes) != len(inputs) or len(strides) != len(inputs):
-            raise ValueError(
-                f"{given} does not have one entry for each of {len(inputs)} inputs; give one window, and one stride, for each input."
-            )
+            raise ValueError(f"{given}: give one window, and one stride, for each of {len(inputs)} inputs.")
         sizes = [tuple(x.shape[1:]) for x in inputs]
         strides = [s if isinstance(s, tuple) else (s or 1,) * len(size) for s, size in zip(strides, sizes, strict=True)]
         for shape, stride, size in zip(shapes, strides, sizes, strict=True):
@@ -171,13 +169,11 @@ class Windows(FromBaseline):
 def _check_window(given: str, shape: Shape, stride: Shape, size: Shape) -> None:
     if len(shape) != len(size) or len(stride) != len(size) or any(w > n for w, n in zip(shape, size, strict=True)):
         raise ValueError(
-            f"{given} does not fit an input of shape (N, {', '.join(map(str, size))}); give one number for each dimension after "
-            "the first, and no window larger than the input."
+            f"{given} does not fit samples {size}; give a number for each dimension, no window larger than {size}."
         )
     if any(s > w and w < n for s, w, n in zip(stride, shape, size, strict=True)):
         raise ValueError(
-            f"{given} moves farther than the window {shape}, so that parts of the input are never covered; give strides that "
-            "are no larger than the window."
+            f"{given} leaves parts of the input uncovered; give strides no larger than the window {shape}."
         )
 
 
@@ -206,42 +202,27 @@ class Ablations(FromBaseline):
 
 @dataclass(frozen=True)
 class Pairs(FromBaseline):
-    """The sample paired with its baseline, as in DeepLift.
+    """The sample paired with its baseline, as in DeepLift, or with each of a set of baselines, as in DeepLiftShap.
 
     Args:
         baselines: What the sample is compared with.
         eps: Smaller differences of activations count as zero.
+        distribution: Whether the baselines are a set.
     """
 
     baselines: Baseline
     eps: float = 1e-10
+    distribution: bool = False
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """Yields one point; its ``change`` is sample - baseline."""
-        yield _pair(samples, explained.baseline(self.baselines, samples), value_of(self))
-
-
-@dataclass(frozen=True)
-class PairsWithEach(FromBaseline):
-    """The sample paired with each of a set of baselines, as in DeepLiftShap.
-
-    Args:
-        baselines: The set of K baselines.
-    """
-
-    baselines: Baseline
-
-    def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
-        """Yields one point for each of the K baselines; its ``change`` is sample - baseline."""
-        references, name = explained.distribution(self.baselines, samples), value_of(self)
-        for index in range(len(references[0])):
-            chosen = tuple(r[index].expand_as(x) for r, x in zip(references, samples.inputs, strict=True))
-            yield _pair(samples, chosen, (name, index))
-
-
-def _pair(samples: Samples, against: tuple[Tensor, ...], key: Hashable) -> Point:
-    change = tuple(x - b for x, b in zip(samples.inputs, against, strict=True))
-    return Point(samples, key, change=change, against=against)
+        """Yields a point for each baseline of a sample; its ``change`` is sample - baseline."""
+        found, name = [explained.baseline(self.baselines, samples)], value_of(self)
+        if self.distribution:
+            found = list(zip(*explained.distribution(self.baselines, samples), strict=True))
+        for index, references in enumerate(found):
+            against = tuple(r.expand_as(x) for r, x in zip(references, samples.inputs, strict=True))
+            change = tuple(x - b for x, b in zip(samples.inputs, against, strict=True))
+            yield Point(samples, (name, index), change=change, against=against)
 
 
 def random_line(

@@ -20,12 +20,11 @@ from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks
 from lightning_explain.distributed.trees import check_entries
 from lightning_explain.engine.executor import PlanExecution, execute, joined
-from lightning_explain.engine.layer_maps import explicit_maps
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.plan import Plan, batches, plan
 from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.methods import steps_taken
-from lightning_explain.modalities.placement import arrange, onto
+from lightning_explain.modalities.placement import arrange, explicit_maps, onto
 from lightning_explain.model.inventory import ModuleInventory
 from lightning_explain.model.isolation import STATE_SAVERS
 from lightning_explain.model.targets import Choice, Target, predictions_of

@@ -7,7 +7,6 @@ Must not import ``metrics``, ``checks``, ``explainer`` or anything above them.
 Start reading at ``gradient.py``, then ``path.py``.
 """
 
-from lightning_explain.engine.captum_adapter import is_captums as is_captums
 from lightning_explain.methods._adaptive import steps_taken as steps_taken
 from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, GuidedGradCam, InputXGradient, Saliency

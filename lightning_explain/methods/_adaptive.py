@@ -70,5 +70,5 @@ def _key(method: Any, explained: ExplainedFunction) -> Hashable:
 
 def steps_taken(method: Any, explained: ExplainedFunction, samples: Samples) -> Tensor | None:
     """Number of points each sample took when it was first explained, ``(N,)``; ``None`` for a fixed number of steps."""
-    known = explained.memory.get(_key(*method.inside(explained)))
+    known = explained.memory.get(_key(method.applied, method.focused(explained)))
     return None if known is None else torch.tensor([known[sample] for sample in samples.ids.tolist()])

@@ -177,11 +177,6 @@ class OfNeuron(OfUnit):
         neuron = Neuron(explained.forward, layer, self.unit(explained), self.attribute_to_neuron_input)
         return replace(explained, forward=neuron)
 
-    def inside(self, explained: ExplainedFunction) -> tuple[Method, ExplainedFunction]:
-        """Method that is applied to the neuron, and the neuron as the function it explains."""
-        return self.applied, self.focused(explained)
-
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Input-shaped, in the units of the method without ``Neuron`` in its name, with the neuron as output."""
-        method, neuron = self.inside(explained)
-        return method.attribute(neuron, samples)
+        return self.applied.attribute(self.focused(explained), samples)

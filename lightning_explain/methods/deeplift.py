@@ -16,7 +16,7 @@ from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import DEEPLIFT, Evaluation, Read, Reducer
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.engine.noise import narrowed, wide
-from lightning_explain.engine.paths import Pairs, PairsWithEach
+from lightning_explain.engine.paths import Pairs
 from lightning_explain.methods._base import AtLayer, AttributionFunc, OnPath, SumsUp, each, sum_of_evaluations
 from lightning_explain.modalities.image import Reshape
 
@@ -39,9 +39,9 @@ class Rescaling(SumsUp, OnPath):
         return frozenset({(self.rule, None)})
 
     @property
-    def path(self) -> Pairs | PairsWithEach:
+    def path(self) -> Pairs:
         """Each sample paired with its baseline, or with each baseline of a set."""
-        return PairsWithEach(self.baselines) if self.takes_distribution else Pairs(self.baselines, self.eps)
+        return Pairs(self.baselines, self.eps, self.takes_distribution)
 
     def ends(self, evaluation: Evaluation) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Multipliers, and the values they apply to: those of the samples and those of their baselines."""

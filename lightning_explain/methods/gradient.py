@@ -171,17 +171,13 @@ class GuidedGradCam(AtLayer, OnPath):
         evaluation = yield
         cam = grad_cam(evaluation, self.site, explained, self.reshape)
         if len(cam) > 1:
-            raise ValueError(
-                f"GuidedGradCam(layer={self.layer!r}): the layer returns {len(cam)} tensors; choose another layer."
-            )
+            raise ValueError(f"GuidedGradCam: {self.layer!r} returns {len(cam)} tensors; choose another layer.")
         return tuple(guided * self._upsampled(cam[0].relu(), guided) for guided in evaluation.gradient(GUIDED))
 
     def _upsampled(self, cam: Tensor, like: Tensor) -> Tensor:
         if cam.ndim != like.ndim or cam.ndim < 3 or 0 in cam.shape:
-            raise ValueError(
-                f"GuidedGradCam(layer={self.layer!r}, interpolate_mode={self.interpolate_mode!r}) cannot upsample the "
-                f"layer's map {tuple(cam.shape)} to an input {tuple(like.shape)}; choose a layer with a feature map."
-            )
+            shapes = f"{tuple(cam.shape)} to an input {tuple(like.shape)}"
+            raise ValueError(f"{self} cannot upsample the map {shapes}; choose a layer with a feature map.")
         return functional.interpolate(cam, like.shape[2:], mode=self.interpolate_mode)
 
 

@@ -208,17 +208,14 @@ class LayerFeatureAblation(AtLayer):
             parts = self._parts(name)
             if len(parts) != len(found) and getattr(self, name) is not None:
                 raise ValueError(
-                    f"{name} has {len(parts)} entries for {len(found)} tensors of the layer {self.layer!r}; give a tuple with "
-                    "one for each."
+                    f"{name} has {len(parts)} entries for {len(found)} tensors of the layer; give one for each."
                 )
             for part, like in zip(parts, found, strict=False):
                 try:
                     torch.as_tensor(part).expand_as(like)
                 except RuntimeError as error:
-                    raise ValueError(
-                        f"{name} has shape {tuple(part.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}; "
-                        "give one that broadcasts to it, the same for all samples."
-                    ) from error
+                    shapes = f"shape {tuple(part.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}"
+                    raise ValueError(f"{name} has {shapes}; give one that broadcasts to it.") from error
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""

@@ -88,11 +88,9 @@ class NoiseTunnel(OnPath):
 
     def _finished(self, first: Iterable[Tensor], second: Iterable[Tensor], samples: Samples) -> tuple[Tensor, ...]:
         """The map, from the means over the copies of the maps and of their squares."""
-        if self.nt_type == "smoothgrad":
-            return narrowed(tuple(first), samples)
-        if self.nt_type == "smoothgrad_sq":
-            return narrowed(tuple(second), samples)
-        return narrowed(tuple(s - f * f for f, s in zip(first, second, strict=True)), samples)
+        if self.nt_type == "vargrad":
+            second = each(lambda f, s: s - f * f, first, second)
+        return narrowed(tuple(first if self.nt_type == "smoothgrad" else second), samples)
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped and in units as the method inside; squared for ``smoothgrad_sq`` and ``vargrad``."""

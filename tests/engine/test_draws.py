@@ -174,7 +174,7 @@ def test_a_users_function_draws_from_the_key_and_leaves_no_trace() -> None:
 
 
 def test_several_samples_cannot_share_one_seed() -> None:
-    with pytest.raises(ValueError, match="one sample's key, got 2 samples"):
+    with pytest.raises(ValueError, match="the key of one sample, got 2 samples"):
         KeyedDraws(0).seeded("perturb", samples([1, 2]), torch.tensor([0, 0]))
 
 

@@ -202,7 +202,7 @@ def test_a_layer_that_does_not_run_is_refused_with_its_name() -> None:
 
 def test_a_layer_without_a_tensor_is_refused_with_its_name() -> None:
     explainer = Explainer({"it": m.LayerActivation("mapped")}, {})
-    with pytest.raises(ValueError, match="The layer 'mapped' has no tensor to read, only dict; choose another layer"):
+    with pytest.raises(ValueError, match="The layer 'mapped' has no tensor, only dict; choose another layer"):
         explainer.explain(Net(), Probe(torch.randn(5, 4)))
 
 

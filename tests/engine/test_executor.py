@@ -350,9 +350,7 @@ def test_a_path_and_a_reducer_of_different_lengths_are_an_error(more: int, word:
 
 
 def test_a_reducer_that_asks_for_nothing_is_an_error() -> None:
-    with pytest.raises(
-        RuntimeError, match="The reducer of Silent ends before its first evaluation; make it yield once"
-    ):
+    with pytest.raises(RuntimeError, match="The reducer of Silent never yields; make it yield once"):
         explain(trained(), probe(), {"it": Silent()}, [])
 
 

@@ -165,7 +165,7 @@ def test_a_list_of_tensors_is_ablated_as_a_tuple_of_them() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"layer_baselines": 0.4}, "layer_baselines has 1 entries for 2 tensors of the layer 'parts'; give a tuple"),
+        ({"layer_baselines": 0.4}, "layer_baselines has 1 entries for 2 tensors of the layer; give one for each"),
         ({"layer_mask": MASKS * 2}, "layer_mask has 4 entries for 2 tensors"),
         (
             {"layer_mask": MASKS[::-1]},
