@@ -81,20 +81,15 @@ class Baselines:
     def _point(self, spec: Any, index: int, clean: Tensor, samples: Samples) -> Tensor:
         if isinstance(spec, Tensor):
             return fitted("baselines", spec, samples, clean, self.ids).to(clean).expand_as(clean)
-        if isinstance(spec, str):
-            return self._named(spec, index, clean, samples)
-        return torch.full_like(clean, 0.0 if spec is None else float(spec))
-
-    def _named(self, name: str, index: int, clean: Tensor, samples: Samples) -> Tensor:
-        if name == "zero":
-            return torch.zeros_like(clean)
-        if name == "mean":
+        if spec == "mean":
             return self.inputs[index].mean(0, keepdim=True).expand_as(clean)
-        if name == "blur":
+        if spec == "blur":
             try:
                 return self.modalities[index].blurred(clean)
             except ValueError as error:
                 raise ValueError(f'baselines="blur" {error}; give "zero" or "mean".') from None
+        if spec != "black":
+            return torch.full_like(clean, 0.0 if spec in (None, "zero") else float(spec))
         if self.normalization is None:
             raise ValueError('baselines="black" is 0 after normalization; give normalization=(mean, std).')
         mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)

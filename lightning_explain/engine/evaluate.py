@@ -40,6 +40,10 @@ class Place(NamedTuple):
         return cls(get_gradient_edge(tensor) if tensor.requires_grad else None, tensor.detach())
 
 
+Places: TypeAlias = "dict[LayerSite | None, tuple[Place, ...]]"
+Checks: TypeAlias = "dict[LayerSite | None, SumCheck]"
+
+
 class Caught(NamedTuple):
     """What was recorded at each layer site during a forward pass.
 
@@ -49,7 +53,7 @@ class Caught(NamedTuple):
     """
 
     values: dict[LayerSite | None, tuple[Tensor, ...]]
-    places: dict[LayerSite | None, tuple[Place, ...]]
+    places: Places
 
 
 def forward_backward(explained: ExplainedFunction, points: Sequence[Point], reads: frozenset[Read]) -> list[Evaluation]:
@@ -76,16 +80,10 @@ def forward_backward(explained: ExplainedFunction, points: Sequence[Point], read
             with in_force(rule, values):
                 readings |= gradients(rule, reads, values, places, number < len(rules))
     # Cloned, because the explained outputs may be a view of all outputs.
-    return evaluations_of(points, values.detach().clone(), readings)
+    return evaluations_of(points, values.detach().clone(), readings, {})
 
 
-def gradients(
-    rule: str,
-    reads: frozenset[Read],
-    values: Tensor,
-    places: Mapping[LayerSite | None, tuple[Place, ...]],
-    again: bool = False,
-) -> Readings:
+def gradients(rule: str, reads: frozenset[Read], values: Tensor, places: Places, again: bool = False) -> Readings:
     """Returns the gradients of the values at the sites that a rule reads; zeros where the values do not depend on a tensor.
 
     Args:
@@ -120,12 +118,7 @@ def found_at(site: Any, found: Mapping[Any, tuple[T, ...]]) -> tuple[T, ...]:
     return found[site]
 
 
-def evaluations_of(
-    points: Sequence[Point],
-    values: Tensor,
-    readings: Readings,
-    checks: Mapping[LayerSite | None, SumCheck] | None = None,
-) -> list[Evaluation]:
+def evaluations_of(points: Sequence[Point], values: Tensor, readings: Readings, checks: Checks) -> list[Evaluation]:
     """Splits the results of a joint pass into one evaluation for each point.
 
     Args:
@@ -144,7 +137,7 @@ def evaluations_of(
 
     def at(place: int) -> Any:
         first = place * n
-        return tree_map(lambda tensor: tensor.detach()[first : first + n], (values, readings, dict(checks or {})))
+        return tree_map(lambda tensor: tensor.detach()[first : first + n], (values, readings, checks))
 
     return [Evaluation(point, *at(place)) for place, point in enumerate(points)]
 

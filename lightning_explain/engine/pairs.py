@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Pass(NamedTuple):
 
     outputs: Tensor
     readings: evaluate.Readings
-    checks: dict[LayerSite | None, SumCheck]
+    checks: evaluate.Checks
 
 
 def forward_backward_pairs(
@@ -95,16 +95,15 @@ def _pass(
             raise NoRuleError("needs an output that depends on the input through something that has a gradient")
         activations = {**caught.values, None: inputs}
         places = {**caught.places, None: tuple(map(evaluate.Place.of, inputs))}
-        check_softmax(
-            [values.grad_fn], set().union(*(nodes_of(evaluate.found_at(site, places)) for r, site in reads if r))
-        )
+        ends = [nodes_of(evaluate.found_at(site, places)) for r, site in reads if r]
+        check_softmax([values.grad_fn], set().union(*ends))
         mode.goes_back = True
         multipliers = evaluate.gradients(rule, reads, values, places)
         whole = _whole(values, places, [b for b in mode.begins if mode.difference(b).any()])
     output, reference = values.detach().chunk(2)
     change, size = output - reference, torch.maximum(output.abs(), reference.abs())
     readings: evaluate.Readings = {}
-    checks: dict[LayerSite | None, SumCheck] = {}
+    checks: evaluate.Checks = {}
     for (_, site), both in multipliers.items():
         for part in activations[site]:
             evaluate.check_length(site, part, len(values))
@@ -117,9 +116,7 @@ def _pass(
     return Pass(output, {read: readings[read] for read in reads}, checks)
 
 
-def _whole(
-    values: Tensor, places: Mapping[LayerSite | None, tuple[evaluate.Place, ...]], made: Iterable[Tensor]
-) -> set[LayerSite | None]:
+def _whole(values: Tensor, places: evaluate.Places, made: Iterable[Tensor]) -> set[LayerSite | None]:
     """The sites that every connection from input to output passes through.
 
     Args:

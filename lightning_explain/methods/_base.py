@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -81,9 +81,9 @@ def each(function: Callable[..., Tensor], *columns: Iterable[Tensor]) -> tuple[T
 class AtLayer(CaptumMethod):
     """Base class of methods whose map has the shape of a layer's output or input."""
 
-    place: ClassVar[str] = "layer"
-    reaches_input: ClassVar[bool] = False
-    layer_shaped: ClassVar[bool] = True
+    place = "layer"
+    reaches_input = False
+    layer_shaped = True
 
     layer: str | None = None
 

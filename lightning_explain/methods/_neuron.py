@@ -63,9 +63,7 @@ def counted(value: Tensor, forward: nn.Module, layer: nn.Module) -> Tensor:
     """Returns ``value``; counts its backward pass as one of the explained function, and gathers a sharded layer for it."""
     if value.requires_grad:
         regather(forward, layer)
-    count = getattr(forward, "count_backward", None)
-    if value.requires_grad and count is not None:
-        value.register_hook(count)
+        value.register_hook(getattr(forward, "count_backward", lambda gradient: None))
     return value
 
 
@@ -100,10 +98,8 @@ def _indexed(activation: Tensor, index: tuple[Any, ...]) -> Tensor:
     try:
         value = activation[(slice(None), *index)]
     except IndexError as error:
-        shape = tuple(activation.shape)
-        raise ValueError(
-            f"neuron_selector={index!r} does not fit an activation {shape}: {error}; give indices within {shape[1:]}."
-        ) from error
+        fix = f"{tuple(activation.shape)}; give indices within {tuple(activation.shape[1:])}"
+        raise ValueError(f"neuron_selector={index!r} does not fit an activation {fix}.") from error
     return value.flatten(1).sum(1) if any(isinstance(i, slice) for i in index) else value
 
 
@@ -111,7 +107,7 @@ def _indexed(activation: Tensor, index: tuple[Any, ...]) -> Tensor:
 class OfUnit(CaptumMethod):
     """Base class of methods that are about one unit of a layer."""
 
-    place: ClassVar[str] = "neuron"
+    place = "neuron"
 
     layer: str | None = None
     neuron_selector: Selector = None

@@ -7,7 +7,6 @@ samples at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor
@@ -24,7 +23,7 @@ from lightning_explain.modalities.image import Reshape
 class Rescaling(SumsUp, OnPath):
     """Base class: compares samples with one or many baselines by DeepLIFT's rescale rule."""
 
-    backward_rule: ClassVar[str] = "deeplift"
+    backward_rule = "deeplift"
 
     eps: float = 1e-10
 
@@ -131,7 +130,7 @@ class DeepLiftShap(Rescaling):
         torch.Size([2, 3, 8, 8])
     """
 
-    takes_distribution: ClassVar[bool] = True
+    takes_distribution = True
 
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
@@ -168,7 +167,7 @@ class LayerDeepLift(AtLayer, Rescaling):
         torch.Size([2, 4, 8, 8])
     """
 
-    tensor_layers_only: ClassVar[bool] = True
+    tensor_layers_only = True
 
     baselines: Baseline = None
     attribute_to_layer_input: bool = False
@@ -214,6 +213,6 @@ class LayerDeepLiftShap(LayerDeepLift):
         torch.Size([2, 4, 8, 8])
     """
 
-    takes_distribution: ClassVar[bool] = True
+    takes_distribution = True
 
     baselines: Baseline = "probe"

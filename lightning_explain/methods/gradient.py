@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from lightning_explain.modalities.placement import place
 class GradientAtInput(OnPath):
     """Base class of methods that take the gradient at the input once, by their backward rule."""
 
-    at_sample: ClassVar[bool] = True
+    at_sample = True
 
     @property
     def reads(self) -> frozenset[Read]:
@@ -101,7 +100,7 @@ class GuidedBackprop(GradientAtInput):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = GUIDED
+    backward_rule = GUIDED
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Deconvolution(GradientAtInput):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = DECONVOLUTION
+    backward_rule = DECONVOLUTION
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,10 @@ class GuidedGradCam(AtLayer, OnPath):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = GUIDED
-    reaches_input: ClassVar[bool] = True
-    layer_shaped: ClassVar[bool] = False
-    at_sample: ClassVar[bool] = True
+    backward_rule = GUIDED
+    reaches_input = True
+    layer_shaped = False
+    at_sample = True
 
     interpolate_mode: str = "nearest"
     attribute_to_layer_input: bool = False

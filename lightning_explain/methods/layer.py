@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from captum import attr as captum
@@ -58,7 +58,7 @@ class LayerGradCam(AtLayer, OnPath):
         torch.Size([2, 1, 8, 8])
     """
 
-    at_sample: ClassVar[bool] = True
+    at_sample = True
 
     attribute_to_layer_input: bool = False
     relu_attributions: bool = False
@@ -99,7 +99,7 @@ class LayerGradientXActivation(AtLayer, OnPath):
         torch.Size([2, 4, 8, 8])
     """
 
-    at_sample: ClassVar[bool] = True
+    at_sample = True
 
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True
@@ -132,7 +132,7 @@ class LayerActivation(AtLayer, OnPath):
         torch.Size([2, 4, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "none"
+    backward_rule = "none"
 
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
@@ -174,9 +174,9 @@ class LayerFeatureAblation(AtLayer):
         torch.Size([2, 4, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "none"
-    replaces_layer: ClassVar[bool] = True
-    tensor_layers_only: ClassVar[bool] = True
+    backward_rule = "none"
+    replaces_layer = True
+    tensor_layers_only = True
     multiplies_by_inputs = True
 
     layer_baselines: float | Tensor | tuple[float | Tensor, ...] | None = None

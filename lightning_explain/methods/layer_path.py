@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from captum import attr as captum
@@ -26,7 +25,7 @@ from lightning_explain.modalities.image import Reshape
 class LayerOnLine(AtLayer, OnPath):
     """Base class of methods that read a layer on a straight line at the input."""
 
-    reaches_input: ClassVar[bool] = True
+    reaches_input = True
 
     n_steps: int = 50
     method: str = "gausslegendre"
@@ -139,8 +138,8 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
         torch.Size([2, 4, 8, 8])
     """
 
-    replaces_layer: ClassVar[bool] = True
-    tensor_layers_only: ClassVar[bool] = True
+    replaces_layer = True
+    tensor_layers_only = True
 
     n_steps: int | str = 50
     method: str = "gausslegendre"
@@ -206,9 +205,9 @@ class LayerGradientShap(AtLayer, SumsUp):
         torch.Size([2, 4, 8, 8])
     """
 
-    reaches_input: ClassVar[bool] = True
-    takes_distribution: ClassVar[bool] = True
-    tensor_layers_only: ClassVar[bool] = True
+    reaches_input = True
+    takes_distribution = True
+    tensor_layers_only = True
 
     n_samples: int = 5
     stdevs: Stdevs = 0.0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from captum import attr as captum
 from captum.attr._core.lrp import SUPPORTED_NON_LINEAR_LAYERS
@@ -80,7 +79,7 @@ class LRP(CaptumMethod):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "lrp"
+    backward_rule = "lrp"
     multiplies_by_inputs = True
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
@@ -106,7 +105,7 @@ class LayerLRP(AtLayer):
         torch.Size([2, 4, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "lrp"
+    backward_rule = "lrp"
     multiplies_by_inputs = True
 
     attribute_to_layer_input: bool = False
@@ -118,34 +117,24 @@ class LayerLRP(AtLayer):
         Raises:
             ValueError: If no relevance reaches this layer as a single tensor.
         """
-        model = _Layered(explained)
-        with _relevance(model, explained.layer(self.layer), self.attribute_to_layer_input) as found:
+        # Between layers the gradient of Captum's LRP is the relevance. Captum converts gradients to relevance in hooks on the
+        # input of the next layer, and converts them back in hooks on the output of a layer with a rule. The copy taken here
+        # lies between the two: past the first hook and before the second.
+        model, layer, found = _Layered(explained), explained.layer(self.layer), list[Tensor]()
+        ruled = type(layer) not in SUPPORTED_NON_LINEAR_LAYERS and any(layer is known for known in model.children())
+
+        def note(value: Any) -> Any:
+            if not isinstance(value, Tensor) or not value.requires_grad:
+                return value
+            value.register_hook(lambda gradient: found.append(gradient.detach().clone()))
+            # Captum itself copies the output of a layer with a rule.
+            return value if ruled and not self.of_input else value.clone()
+
+        with at_layer(layer, self.of_input, lambda v: (note(v[0]), *v[1:]) if self.of_input else note(v)):
             model.relevance(samples)
         if not found:
             raise ValueError(f"LayerLRP: no relevance reaches {self.layer!r} as a single tensor; give another layer.")
         return found[-1] * column(model.outputs[0], found[-1])
-
-
-@contextmanager
-def _relevance(model: _Layered, layer: nn.Module, of_input: bool) -> Iterator[list[Tensor]]:
-    """Collects the relevance that passes back through the layer, as a share of the output.
-
-    Between layers the gradient of Captum's LRP is the relevance. Captum converts gradients to relevance in hooks on the
-    input of the next layer, and converts them back in hooks on the output of a layer with a rule. The copy taken here
-    lies between the two: past the first hook and before the second.
-    """
-    found: list[Tensor] = []
-    ruled = type(layer) not in SUPPORTED_NON_LINEAR_LAYERS and any(layer is known for known in model.children())
-
-    def note(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.requires_grad:
-            return value
-        value.register_hook(lambda gradient: found.append(gradient.detach().clone()))
-        # Captum itself copies the output of a layer with a rule.
-        return value if ruled and not of_input else value.clone()
-
-    with at_layer(layer, of_input, lambda value: (note(value[0]), *value[1:]) if of_input else note(value)):
-        yield found
 
 
 def _layers(explained: ExplainedFunction) -> list[nn.Module]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from captum import attr as captum
 
@@ -40,7 +39,7 @@ class NeuronGradient(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = Saliency(abs=False)
+    primary = Saliency(abs=False)
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class NeuronGuidedBackprop(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = GuidedBackprop()
-    backward_rule: ClassVar[str] = "guided"
+    primary = GuidedBackprop()
+    backward_rule = "guided"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class NeuronDeconvolution(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = Deconvolution()
-    backward_rule: ClassVar[str] = "deconvolution"
+    primary = Deconvolution()
+    backward_rule = "deconvolution"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class NeuronIntegratedGradients(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = IntegratedGradients()
+    primary = IntegratedGradients()
 
     n_steps: int | str = 50
     method: str = "gausslegendre"
@@ -133,8 +132,8 @@ class NeuronGradientShap(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = GradientShap()
-    takes_distribution: ClassVar[bool] = True
+    primary = GradientShap()
+    takes_distribution = True
 
     n_samples: int = 5
     stdevs: Stdevs = 0.0
@@ -163,8 +162,8 @@ class NeuronDeepLift(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = DeepLift()
-    backward_rule: ClassVar[str] = "deeplift"
+    primary = DeepLift()
+    backward_rule = "deeplift"
 
     baselines: Baseline = None
     multiply_by_inputs: bool = True
@@ -192,8 +191,8 @@ class NeuronDeepLiftShap(NeuronDeepLift):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = DeepLiftShap()
-    takes_distribution: ClassVar[bool] = True
+    primary = DeepLiftShap()
+    takes_distribution = True
 
     baselines: Baseline = "probe"
 
@@ -218,8 +217,8 @@ class NeuronFeatureAblation(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary: ClassVar[Any] = FeatureAblation()
-    backward_rule: ClassVar[str] = "none"
+    primary = FeatureAblation()
+    backward_rule = "none"
 
     baselines: Baseline = None
     feature_mask: FeatureMask = None
@@ -248,8 +247,8 @@ class NeuronConductance(OfUnit):
         torch.Size([2, 3, 8, 8])
     """
 
-    through_neuron: ClassVar[bool] = True
-    tensor_layers_only: ClassVar[bool] = True
+    through_neuron = True
+    tensor_layers_only = True
 
     n_steps: int = 50
     method: str = "riemann_trapezoid"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -120,7 +119,7 @@ class GradientShap(SumsUp, OnPath):
         torch.Size([2, 3, 8, 8])
     """
 
-    takes_distribution: ClassVar[bool] = True
+    takes_distribution = True
 
     n_samples: int = 5
     stdevs: Stdevs = 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ Shape = tuple[int, ...]
 class Ablating(OnPath):
     """Base class of methods that put something else in the place of parts of the input; they need forward passes only."""
 
-    backward_rule: ClassVar[str] = "none"
+    backward_rule = "none"
     multiplies_by_inputs = True
 
 
@@ -156,7 +155,7 @@ class FeaturePermutation(Ablating):
     feature_mask: FeatureMask = None
     perm_func: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    samples_needed: ClassVar[int] = 2
+    samples_needed = 2
 
     @property
     def path(self) -> Permutations:

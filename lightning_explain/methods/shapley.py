@@ -23,7 +23,7 @@ LARGEST = 12
 class OneByOne(CaptumMethod):
     """Base class of methods that Captum computes for one sample at a time, with the global generators seeded for it."""
 
-    backward_rule: ClassVar[str] = "none"
+    backward_rule = "none"
     multiplies_by_inputs = True
 
     captum_class: ClassVar[Any]
@@ -83,7 +83,7 @@ class ShapleyValueSampling(OneByOne, SumsUp):
         torch.Size([2, 3, 8, 8])
     """
 
-    captum_class: ClassVar[Any] = captum.ShapleyValueSampling
+    captum_class = captum.ShapleyValueSampling
 
     n_samples: int = 25
     baselines: Baseline = None
@@ -118,7 +118,7 @@ class ShapleyValues(SumsUp):
         torch.Size([2, 3, 8, 8])
     """
 
-    backward_rule: ClassVar[str] = "none"
+    backward_rule = "none"
 
     baselines: Baseline = None
     feature_mask: FeatureMask = None

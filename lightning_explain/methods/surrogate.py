@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from captum import attr as captum
 
@@ -108,7 +108,7 @@ class KernelShap(Surrogate):
         torch.Size([2, 3, 8, 8])
     """
 
-    captum_class: ClassVar[Any] = captum.KernelShap
+    captum_class = captum.KernelShap
 
     n_samples: int = 25
     baselines: Baseline = None
