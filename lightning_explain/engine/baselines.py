@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, TypeAlias
@@ -133,13 +134,9 @@ def fitted(name: str, value: Tensor, samples: Samples, clean: Tensor, ids: Tenso
         ValueError: If it does not fit the input.
     """
     own = samples.own(value, clean, ids)
-    try:
+    with suppress(RuntimeError):
         if own is not None:
             return own.to(clean.device).expand(len(own) if own.ndim == clean.ndim else 1, *clean.shape[1:])
-    except RuntimeError:
-        pass
     shape = tuple(clean.shape[1:])
-    raise ValueError(
-        f"{name} has shape {tuple(value.shape)}, which does not fit {shape}; give a tensor that broadcasts to (1, *{shape}), "
-        f"or one with a first dimension of {len(ids)}: an entry for each sample of the probe."
-    )
+    fix = f"give one that broadcasts to (1, *{shape}), or has a first dimension of {len(ids)}: an entry for each sample of the probe"
+    raise ValueError(f"{name} has shape {tuple(value.shape)}, which does not fit {shape}; {fix}.")

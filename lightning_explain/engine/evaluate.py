@@ -149,10 +149,8 @@ def check_length(site: LayerSite | None, part: Tensor, count: int) -> None:
         ValueError: If its first dimension is not so many samples.
     """
     if part.ndim == 0 or len(part) != count:
-        raise ValueError(
-            f"The layer {site.layer if site else site!r} returns {tuple(part.shape)} for {count} samples; its first "
-            "dimension must be the samples. Choose a layer where it is."
-        )
+        found = f"The layer {site and site.layer!r} returns {tuple(part.shape)} for {count} samples"
+        raise ValueError(f"{found}; its first dimension must be the samples. Choose a layer where it is.")
 
 
 @contextmanager

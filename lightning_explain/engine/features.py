@@ -40,7 +40,7 @@ def check_feature_mask(owner: str, spec: FeatureMask) -> None:
         for part in spec:
             check_feature_mask(owner, part)
     elif isinstance(spec, Mapping):
-        if len(spec) != 1 or not KINDS.issuperset(spec) or not is_whole(*spec.values(), least=1):
+        if len(spec) != 1 or not KINDS.issuperset(spec) or not all(is_whole(number, 1) for number in spec.values()):
             raise ValueError(f"{owner}={dict(spec)!r}); give {_WAYS}.")
         if "superpixels" in spec:
             _slic()

@@ -83,7 +83,7 @@ class RandomLine(FromBaseline):
         """Yields ``n_samples`` points; their ``change`` is noisy sample - baseline."""
         references, name = explained.distribution(self.baselines, samples), value_of(self)
         for index in range(self.n_samples):
-            line = random_line(explained, samples, _all(samples, index), self.stdevs, references)
+            line = random_line(explained, samples, torch.full((len(samples),), index), self.stdevs, references)
             change = tuple(x - b for x, b in zip(line[0], line[1], strict=True))
             yield Point(samples.at(line[2]), (name, index), change=change)
 
@@ -105,7 +105,7 @@ class Cloud:
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """Yields the points of the path at the first copy, then those at the second, and so on."""
         for index in range(self.n_samples):
-            indices = _all(samples, index)
+            indices = torch.full((len(samples),), index)
             noisy = samples.at(add_noise(explained, samples, indices, self.stdevs)).draw(indices)
             for point in self.around.points(explained, noisy):
                 named = None if point.key is None else ("cloud", value_of(self.stdevs), index, point.key)
@@ -248,7 +248,3 @@ def random_line(
     coefficients = [column(weight, x) for x in noisy]
     points = tuple(x * c + b * (1 - c) for x, c, b in zip(noisy, coefficients, chosen, strict=True))
     return noisy, chosen, points
-
-
-def _all(samples: Samples, index: int) -> Tensor:
-    return torch.full((len(samples),), index)

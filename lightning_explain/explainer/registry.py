@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from captum.attr import Attribution as CaptumAttribution
 from torch import nn
 
 from lightning_explain import methods as method_classes
@@ -151,7 +150,7 @@ def _instance(request: Any, where: str, kind: _Kind) -> Any:
         _check_kinds(found, where)
         return found
     name = type(found).__name__
-    if isinstance(found, CaptumAttribution):
+    if isinstance(found, method_classes.CaptumAttribution):
         raise TypeError(
             f"{where} is captum.attr.{name}, which is bound to a model; give "
             f"lightning_explain.methods.{name}(...), which takes the arguments of its attribute()."

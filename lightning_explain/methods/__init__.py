@@ -7,6 +7,8 @@ Must not import ``metrics``, ``checks``, ``explainer`` or anything above them.
 Start reading at ``gradient.py``, then ``path.py``.
 """
 
+from captum.attr import Attribution
+
 from lightning_explain.methods._adaptive import steps_taken as steps_taken
 from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, GuidedGradCam, InputXGradient, Saliency
@@ -39,6 +41,9 @@ from lightning_explain.methods.path import GradientShap, IntegratedGradients
 from lightning_explain.methods.perturbation import FeatureAblation, FeaturePermutation, Occlusion
 from lightning_explain.methods.shapley import ShapleyValues, ShapleyValueSampling
 from lightning_explain.methods.surrogate import KernelShap, Lime
+
+CaptumAttribution = Attribution
+"""Base class of Captum's own methods, which are bound to a model and lack our interface."""
 
 __all__ = ["LRP", "Deconvolution", "DeepLift", "DeepLiftShap", "FeatureAblation", "FeaturePermutation", "GradientShap"]
 __all__ += ["GuidedBackprop", "GuidedGradCam", "InputXGradient", "IntegratedGradients", "InternalInfluence"]

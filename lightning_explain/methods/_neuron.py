@@ -87,10 +87,8 @@ def select(activation: Any, selector: Selector) -> Tensor:
         value = _indexed(activation, selector if isinstance(selector, tuple) else (selector,))
     if not isinstance(value, Tensor) or value.ndim != 1:
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in (activation, value)]
-        raise ValueError(
-            f"neuron_selector={selector!r} chose {shapes[1]} from an activation {shapes[0]}; it must choose one number "
-            "for each sample: give an int, a tuple of ints and slices such as (channel, row, column), or a callable."
-        )
+        fix = "one number for each sample: give an int, a tuple of ints and slices like (channel, row, column), or a callable"
+        raise ValueError(f"neuron_selector={selector!r} chose {shapes[1]} from an activation {shapes[0]}, not {fix}.")
     return value
 
 

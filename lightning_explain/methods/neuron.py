@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from captum import attr as captum
 
@@ -162,7 +163,7 @@ class NeuronDeepLift(OfNeuron):
         torch.Size([2, 3, 8, 8])
     """
 
-    primary = DeepLift()
+    primary: ClassVar[Any] = DeepLift()
     backward_rule = "deeplift"
 
     baselines: Baseline = None

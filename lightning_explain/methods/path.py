@@ -57,9 +57,8 @@ class IntegratedGradients(SumsUp, OnPath):
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
-        assert isinstance(self.n_steps, int)
         total: tuple[Tensor, ...] = ()
-        for _ in range(self.n_steps):
+        for _ in range(int(self.n_steps)):
             evaluation = yield
             total = added(total, tuple(g * evaluation.point.weight for g in evaluation.gradient()))
         return each(torch.mul, total, evaluation.point.change) if self.multiply_by_inputs else total

@@ -14,11 +14,9 @@ from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import is_whole
 from lightning_explain.engine.features import FeatureMask, features_of
 from lightning_explain.engine.noise import column
-from lightning_explain.engine.paths import Ablations, Windows
+from lightning_explain.engine.paths import Ablations, Shape, Windows
 from lightning_explain.engine.permutations import Permutations
 from lightning_explain.methods._base import OnPath
-
-Shape = tuple[int, ...]
 
 
 class Ablating(OnPath):
@@ -170,9 +168,7 @@ class FeaturePermutation(Ablating):
         """
         features = features_of(self.feature_mask, explained, samples)
         if any(len(mask) > 1 for mask in features.masks):
-            raise ValueError(
-                "FeaturePermutation needs the same features in all samples; give one mask for all or a grid."
-            )
+            raise ValueError("FeaturePermutation needs the same features in all samples; give one mask or a grid.")
         return falls(features.count, samples)
 
 

@@ -131,10 +131,8 @@ class ShapleyValues(SumsUp):
         """
         features = features_of(self.feature_mask, explained, samples)
         if features.count > LARGEST:
-            raise ValueError(
-                f"ShapleyValues evaluates all sets of the {features.count} features; give a feature_mask with at most "
-                f'{LARGEST} of them, such as {{"grid": ...}} with large patches, or use ShapleyValueSampling.'
-            )
+            fix = f"give a feature_mask with at most {LARGEST} of them (large patches), or use ShapleyValueSampling"
+            raise ValueError(f"ShapleyValues evaluates all sets of the {features.count} features; {fix}.")
         return features
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:

@@ -63,11 +63,10 @@ def explicit_maps(
 
     An empty tuple means that there is no map, although the shape looks like one.
     """
-    by_shape = {name: arrange(as_tuple(value), inputs, modalities) for name, value in found.items()}
-
-    def deducible(name: str) -> bool:
-        as_found = as_tuple(found[name])[0]
-        return all(layout is not None and layout[0] is as_found for layout in (arranged[name], by_shape[name]))
-
-    explicit_maps = [name for name in found if not deducible(name) and not (arranged[name] is by_shape[name] is None)]
-    return {name: tuple(v.cpu() for v in arranged[name] or ()) for name in explicit_maps}
+    maps: dict[str, Tensors] = {}
+    for name, value in found.items():
+        layouts = arranged[name], arrange(as_tuple(value), inputs, modalities)
+        deducible = all(layout and layout[0] is as_tuple(value)[0] for layout in layouts) or not any(layouts)
+        if not deducible:
+            maps[name] = tuple(v.cpu() for v in arranged[name] or ())
+    return maps

@@ -135,7 +135,7 @@ def test_scores_of_a_neuron_method_are_about_the_neuron() -> None:
     [
         (
             (3, 2),
-            r"neuron_selector=\(3, 2\) chose \(\d+, 8\) from an activation \(\d+, 8, 8, 8\); it must choose one number",
+            r"neuron_selector=\(3, 2\) chose \(\d+, 8\) from an activation \(\d+, 8, 8, 8\), not one number",
         ),
         ((3, 2, 99), r"neuron_selector=\(3, 2, 99\) does not fit an activation \(\d+, 8, 8, 8\)"),
         (lambda activation: activation.mean(), r"chose \(\) from an activation"),
