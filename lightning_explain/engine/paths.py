@@ -216,10 +216,9 @@ class Pairs(FromBaseline):
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """Yields a point for each baseline of a sample; its ``change`` is sample - baseline."""
-        found, name = [explained.baseline(self.baselines, samples)], value_of(self)
-        if self.distribution:
-            found = list(zip(*explained.distribution(self.baselines, samples), strict=True))
-        for index, references in enumerate(found):
+        take, name = explained.distribution if self.distribution else explained.baseline, value_of(self)
+        found = take(self.baselines, samples)
+        for index, references in enumerate(zip(*found, strict=True) if self.distribution else [found]):
             against = tuple(r.expand_as(x) for r, x in zip(references, samples.inputs, strict=True))
             change = tuple(x - b for x, b in zip(samples.inputs, against, strict=True))
             yield Point(samples, (name, index), change=change, against=against)
