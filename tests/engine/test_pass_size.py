@@ -88,6 +88,15 @@ def test_a_checkpoint_keeps_the_pass_size_unless_the_user_says_one() -> None:
     assert "pace" not in fixed.state_dict()
 
 
+@pytest.mark.parametrize("damaged", [0, -2, 2.5, True, "two", [2], {}, None])
+def test_a_damaged_pass_size_in_a_checkpoint_is_ignored_with_one_line(damaged: object) -> None:
+    watch = ExplanationMonitor()
+    with pytest.warns(UserWarning, match=r"cannot restore pace \(invalid: .*give a whole number") as caught:
+        watch.load_state_dict({**watch.state_dict(), "pace": damaged})
+    assert len(caught) == 1
+    assert "pace" not in watch.state_dict()
+
+
 def test_work_of_an_accelerator_is_waited_for_before_and_after_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     monkeypatch.setattr("lightning_explain.engine.pass_size.synchronize", lambda device: events.append(device.type))
