@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, Method, Probe, Report, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.probe import Attribution
 from lightning_explain.explainer.explainer import Explainer
 from networks import DigitNet, samples, trained
@@ -27,7 +27,7 @@ class Unplaceable(m.LayerActivation):
 
     error: ClassVar[Exception]
 
-    def arranged(self, explained: ExplainedFunction, found: Attribution, inputs: tuple[Tensor, ...]) -> None:
+    def arrangement(self, explained: ExplainedFunction, found: Attribution) -> Arrangement:
         raise self.error
 
 
