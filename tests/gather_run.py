@@ -25,7 +25,6 @@ from lightning_explain import Probe, Report
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import ExplainedFunction, Method, MetricInputs
-from lightning_explain.core.points import Reducer
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.fsdp import is_sharded
@@ -123,11 +122,10 @@ class FailsOn(Method):
 class FailsInSweep(m.InputXGradient):
     """A method that shares passes with others, and fails on one rank."""
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
         if distributed.get_rank() == 1:
-            yield
             raise ArithmeticError("no map on rank 1")
-        return (yield from super().reduce(explained, samples))
+        return super().finish(evaluation)
 
 
 class FailsToScore(q.Infidelity):
@@ -149,10 +147,9 @@ class Unlike(Method):
 class UnlikeInSweep(m.InputXGradient):
     """A method that shares passes with others, and whose map is coarser on rank 1."""
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
         dtype = [torch.float64, torch.float32][distributed.get_rank()]
-        found = yield from super().reduce(explained, samples)
-        return tuple(x.to(dtype) for x in found)
+        return tuple(x.to(dtype) for x in super().finish(evaluation))
 
 
 class Omits(q.Concentration):

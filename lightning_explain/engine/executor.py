@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from lightning_explain.engine.plan import Plan, SharedPath, batches, shared
 from lightning_explain.model.targets import Choice
 
 Found = dict[str, tuple[Tensor, ...]]
+Pending: TypeAlias = "tuple[Consumers, Point, bool]"
+"""A point that waits for its evaluation, and what receives it; true: only the output is read, and it is known by then."""
 
 
 def execute(explained: ExplainedFunction, methods: Mapping[str, Any], samples: Samples) -> dict[str, Attribution]:
@@ -95,27 +97,27 @@ class PlanExecution:
         consumers.send(evaluation)
         return consumers.found()
 
-    def _chunks(self, consumers: list[Consumers]) -> Iterator[list[PendingPoint]]:
+    def _chunks(self, consumers: list[Consumers]) -> Iterator[list[Pending]]:
         """Yields the points of all shared paths, as many as fit into a pass; points with known outputs need none."""
-        chunk: list[PendingPoint] = []
+        chunk: list[Pending] = []
         coming: set[Hashable] = set()
         for consumer in consumers:
             for point in consumer.points:
                 named = point.key is not None
                 known = named and not consumer.shared_path.reads and (point.key in self.outputs or point.key in coming)
-                chunk.append(PendingPoint(consumer, point, known))
+                chunk.append((consumer, point, known))
                 coming.add(point.key)
                 # Points that need no pass still take memory.
-                if sum(not pending.known for pending in chunk) == self._capacity or len(chunk) == 2 * self._capacity:
+                if sum(not known for _, _, known in chunk) == self._capacity or len(chunk) == 2 * self._capacity:
                     yield chunk
                     chunk.clear()
                     coming.clear()
         if chunk:
             yield chunk
 
-    def _evaluate(self, chunk: list[PendingPoint]) -> None:
-        points = [pending.point for pending in chunk if not pending.known]
-        reads = frozenset().union(*(pending.consumer.shared_path.reads for pending in chunk if not pending.known))
+    def _evaluate(self, chunk: list[Pending]) -> None:
+        points = [point for _, point, known in chunk if not known]
+        reads = frozenset().union(*(consumer.shared_path.reads for consumer, _, known in chunk if not known))
         evaluate = forward_backward_pairs if points and points[0].against else forward_backward
         evaluations = iter(evaluate(self._explained, points, reads) if points else ())
         for consumer, point, known in chunk:
@@ -123,20 +125,6 @@ class PlanExecution:
             if self._reused and point.key is not None and not point.against:
                 self.outputs[point.key] = evaluation.output
             consumer.send(evaluation)
-
-
-class PendingPoint(NamedTuple):
-    """A point that waits for its evaluation.
-
-    Args:
-        consumer: Receives the evaluation.
-        point: The point.
-        known: Whether only the output is read, and is known by the time the point's turn comes.
-    """
-
-    consumer: Consumers
-    point: Point
-    known: bool
 
 
 class Consumers:

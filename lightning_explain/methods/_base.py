@@ -59,6 +59,18 @@ class OnPath(CaptumMethod, ABC):
         """Receives one evaluation for each point of the path and returns the map of the samples."""
 
 
+class AtOnce(OnPath):
+    """Base class of methods that need a single evaluation, at the input itself."""
+
+    @abstractmethod
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+        """Map from that evaluation, each ``(N, ...)``."""
+
+    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+        """Receives one evaluation and returns the map of the samples."""
+        return self.finish((yield))
+
+
 def added(total: tuple[Tensor, ...], parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Elementwise sum of two tuples of tensors; ``parts`` itself when the total is still empty."""
     return each(lambda t, p: t + p, total, parts) if total else parts

@@ -11,12 +11,12 @@ from torch.nn import functional
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.points import DECONVOLUTION, GUIDED, PLAIN, Evaluation, LayerSite, Read, Reducer
 from lightning_explain.core.probe import Samples
-from lightning_explain.methods._base import AtLayer, OnPath, each
+from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
 from lightning_explain.modalities.image import Reshape
 from lightning_explain.modalities.placement import place
 
 
-class GradientAtInput(OnPath):
+class GradientAtInput(AtOnce):
     """Base class of methods that take the gradient at the input once, by their backward rule."""
 
     at_sample = True
@@ -26,9 +26,9 @@ class GradientAtInput(OnPath):
         """The gradient at the inputs."""
         return frozenset({(self.backward_rule, None)})
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        return (yield).gradient(self.backward_rule)
+        return evaluation.gradient(self.backward_rule)
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Saliency(GradientAtInput):
         """Unless it takes absolute values."""
         return not self.abs
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output per unit of input."""
-        gradient = yield from super().reduce(explained, samples)
+        gradient = super().finish(evaluation)
         return each(torch.abs, gradient) if self.abs else gradient
 
 
@@ -78,9 +78,8 @@ class InputXGradient(GradientAtInput):
 
     multiplies_by_inputs = True
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Input-shaped, in units of output."""
-        evaluation = yield
         return each(torch.mul, evaluation.point.samples.inputs, evaluation.gradient())
 
 

@@ -12,11 +12,11 @@ from captum import attr as captum
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction
-from lightning_explain.core.points import PLAIN, LayerSite, Read, Reducer
+from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Read, Reducer
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
-from lightning_explain.methods._base import AtLayer, OnPath, each
+from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
 from lightning_explain.methods.gradient import grad_cam
 from lightning_explain.modalities.image import Reshape
 
@@ -81,7 +81,7 @@ class LayerGradCam(AtLayer, OnPath):
 
 
 @dataclass(frozen=True)
-class LayerGradientXActivation(AtLayer, OnPath):
+class LayerGradientXActivation(AtLayer, AtOnce):
     """Activation of a layer times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
 
     Cost: 1 forward, 1 backward.
@@ -105,15 +105,14 @@ class LayerGradientXActivation(AtLayer, OnPath):
     multiply_by_inputs: bool = True
     reshape: Reshape = None
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Shaped as the layer's output, in units of the explained output."""
-        evaluation = yield
         gradient = evaluation.gradient(PLAIN, self.site)
         return each(torch.mul, gradient, evaluation.activation(self.site)) if self.multiply_by_inputs else gradient
 
 
 @dataclass(frozen=True)
-class LayerActivation(AtLayer, OnPath):
+class LayerActivation(AtLayer, AtOnce):
     """Activation of a layer, without any attribution (Captum; ``captum.attr.LayerActivation``).
 
     Cost: 1 forward, 0 backward.
@@ -142,9 +141,9 @@ class LayerActivation(AtLayer, OnPath):
         """The activation."""
         return frozenset({(None, self.site)})
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
+    def finish(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         """Shaped as the layer's output, in units of the activation."""
-        return (yield).activation(self.site)
+        return evaluation.activation(self.site)
 
 
 @dataclass(frozen=True)

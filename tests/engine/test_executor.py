@@ -302,8 +302,7 @@ def test_no_more_than_a_chunk_of_points_is_alive(kinds: tuple[str, ...], monkeyp
 class Failing(m.InputXGradient):
     """Shares the pass of the samples, and fails there."""
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        yield
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
         raise ArithmeticError("no map today")
 
 
@@ -367,9 +366,8 @@ class Doubled(m.Saliency):
 class Halved(m.Saliency):
     """A user's subclass that changes what is made of an evaluation."""
 
-    def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
-        found = yield from super().reduce(explained, samples)
-        return tuple(part / 2 for part in found)
+    def finish(self, evaluation: Any) -> tuple[Tensor, ...]:
+        return tuple(part / 2 for part in super().finish(evaluation))
 
 
 def test_a_subclass_is_run_as_it_says_also_inside_a_noise_tunnel(alone: Mapping[str, Attribution]) -> None:
