@@ -152,6 +152,8 @@ class Method:
     """Dotted name of the layer; ``None`` in a layer or neuron method: the default one."""
     baselines: Baseline = None
     feature_mask: Any = None
+    multiply_by_inputs: bool = False
+    """Whether the map is multiplied by input minus baseline, in a method that leaves this to the user."""
     neuron_selector: Any = None
     attribute_to_layer_input: bool = False
     attribute_to_neuron_input: bool = False
@@ -179,12 +181,13 @@ class Method:
     @property
     def multiplies_by_inputs(self) -> bool:
         """Whether the map already contains input minus baseline."""
-        return self.innermost.multiplies_by_inputs if self.attribution_method is not None else False
+        work = self.innermost.applied
+        return self.multiply_by_inputs if work is self else work.multiplies_by_inputs
 
     @property
     def completeness(self) -> Reference | None:
         """What the sum of the map is promised to be; ``None``: nothing is promised."""
-        return None
+        return None if self.applied is self else self.applied.completeness
 
     @property
     def of_input(self) -> bool:

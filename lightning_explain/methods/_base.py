@@ -21,16 +21,8 @@ AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
 class CaptumMethod(Method):
     """Base class of all built-in methods: their arguments are Captum's, and are checked as soon as they are given."""
 
-    multiply_by_inputs: bool = False
-    """Whether the map is multiplied by input minus baseline, in a method that leaves this to the user."""
-
     def __post_init__(self) -> None:
         check_arguments(self)
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As its argument says."""
-        return self.multiply_by_inputs or super().multiplies_by_inputs
 
 
 class SumsUp(CaptumMethod):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
+from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Attribution, Samples, as_tuple
 from lightning_explain.core.validation import is_whole, refused
@@ -154,16 +154,6 @@ class OfNeuron(OfUnit):
         shared = {field.name for field in fields(self)} & {field.name for field in fields(self.primary)}
         found: Method = replace(self.primary, **{name: getattr(self, name) for name in shared})
         return found
-
-    @property
-    def completeness(self) -> Reference | None:
-        """What the map promises to sum to, in units of the neuron; ``None`` if it promises nothing."""
-        return self.applied.completeness
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the method that explains the unit."""
-        return self.applied.multiplies_by_inputs
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
         """The explained function with the neuron as f."""
