@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lightning_explain import Probe, Report, explain
 from lightning_explain.core.contracts import Method
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Samples
-from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.explainer.explainer import Explainer
 from networks import DigitNet, OutOfPlace, samples, trained
 

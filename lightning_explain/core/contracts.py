@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Attribution, Baseline, Samples
 from lightning_explain.core.report import Publication, SumCheck
@@ -20,25 +20,6 @@ T = TypeVar("T")
 
 Score: TypeAlias = "tuple[Tensor, Tensor | None]"
 """One score per sample, ``(N,)``, and its standard errors, ``(N,)``, or ``None`` for a metric without them."""
-
-
-class Draws(Protocol):
-    """Random numbers for samples; each number depends only on (seed, purpose, sample id, branch, draw index).
-
-    So a sample gets the same numbers whatever its batch, its rank, or the order of the samples.
-    """
-
-    def normal(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Standard normal numbers in shape, dtype and device of ``like`` ``(N, ...)``, for draw indices ``(N,)``."""
-        ...
-
-    def uniform(self, purpose: str, samples: Samples, indices: Tensor, like: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) in shape, dtype and device of ``like`` ``(N, ...)``, for draw indices ``(N,)``."""
-        ...
-
-    def seeded(self, purpose: str, samples: Samples, indices: Tensor) -> AbstractContextManager[None]:
-        """A context for a user's own random function: seeds the global generators for one sample and draw."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +45,7 @@ class ExplainedFunction:
     layer: Callable[[str | None], nn.Module]
     baseline: Callable[[Baseline, Samples], tuple[Tensor, ...]]
     distribution: Callable[[Baseline, Samples], tuple[Tensor, ...]]
-    draws: Draws
+    draws: KeyedDraws
     limit: int
     probe: Samples
     execute: Callable[[ExplainedFunction, Mapping[str, Any], Samples], Mapping[str, Attribution]]
@@ -72,10 +53,6 @@ class ExplainedFunction:
     memory: dict[Any, Any] = field(default_factory=dict)
     sum_checks: dict[str, list[SumCheck]] | None = None
     modalities: tuple[Modality, ...] = ()
-
-    def executed(self, method: Any, samples: Samples) -> Attribution:
-        """The attribution of the samples by one path method (path, reads, reducer)."""
-        return self.execute(self, {"": method}, samples)[""]
 
     def evaluate(self, samples: Samples) -> Tensor:
         """The values of f at the samples, ``(N,)``, computed without gradients, at most ``limit`` samples per call."""
@@ -226,8 +203,7 @@ class Method:
             return self
         if layer is None:
             raise ValueError(
-                "it names no layer, and no module of this model returns a map that lies on the input; give layer=... or "
-                "leave it out."
+                "it names no layer, and no module of this model returns a map on the input; give layer=..."
             )
         return replace(self, layer=layer)  # type: ignore[type-var]
 
@@ -251,7 +227,7 @@ class Method:
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """The attribution of at most ``explained.limit`` samples, each ``(N, ...)``."""
-        return explained.executed(self, samples)
+        return explained.execute(explained, {"": self}, samples)[""]
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,7 +332,8 @@ class Modality(ABC):
 
     Example:
         >>> from lightning_explain import Modality
-        >>> from lightning_explain.core.panels import Panel
+        >>> from lightning_explain.core.draws import KeyedDraws
+    from lightning_explain.core.panels import Panel
         >>> class Series(Modality):
         ...     def units(self, x):
         ...         return x[:, :1].shape

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.baselines import Baselines, Normalization
-from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.engine.executor import execute
 from lightning_explain.modalities import guess
 from lightning_explain.model.function import TargetFunction

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import Draws
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Samples
 from lightning_explain.model.hooks import at_modules
 
@@ -42,7 +42,7 @@ def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]
 
 
 @contextmanager
-def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: Draws, draw: int) -> Iterator[None]:
+def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: KeyedDraws, draw: int) -> Iterator[None]:
     """A context in which these layers have newly initialized parameters (model randomization, Adebayo et al. 2018).
 
     A layer's ``reset_parameters`` makes them, and resets its buffers (the statistics of a normalization). In a layer
@@ -85,19 +85,14 @@ def _drawn(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
             f"A parameter of {type(layer).__name__} is sharded over several devices (DTensor); only whole parameters can be "
             "randomized. Leave Randomization out of this run, and score a saved checkpoint instead."
         )
-    double = _double(layer)
+    # Not by copy.copy(), which parametrized modules refuse.
+    double: nn.Module = object.__new__(type(layer))
+    double.__dict__.update(layer.__dict__)
     for kind, own in kinds.items():
         # Not by setattr: the copy still shares these dictionaries with the layer.
         double.__dict__[kind] = dict(getattr(layer, kind)) | {k: _copied(v, "cpu") for k, v in own.items()}
     _reset(double)
     return [(v, _copied(getattr(double, kind)[k], v.device)) for kind, own in kinds.items() for k, v in own.items()]
-
-
-def _double(layer: nn.Module) -> nn.Module:
-    # Not by copy.copy(), which parametrized modules refuse.
-    double: nn.Module = object.__new__(type(layer))
-    double.__dict__.update(layer.__dict__)
-    return double
 
 
 def _reset(layer: nn.Module) -> None:

@@ -11,8 +11,8 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Method
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Samples
-from lightning_explain.engine.draws import KeyedDraws
 from lightning_explain.modalities.image import upsample
 from networks import OutOfPlace, samples, trained
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.engine.draws import KeyedDraws
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.model.reinitialize import randomized, top_down
 from networks import samples, trained
 

@@ -52,7 +52,7 @@ BAD = {
         "import from the package that defines it",
     ),
     "relative": ("methods.path", "from ..metrics import Infidelity", "methods is on level 5, metrics on level 5"),
-    "relative to the package": ("engine.draws", "from ..monitor import callback", "engine is on level 4, monitor on"),
+    "relative to the package": ("engine.plan", "from ..monitor import callback", "engine is on level 4, monitor on"),
     "by name": (
         "model.isolation",
         "import importlib\nimportlib.import_module('lightning_explain.cli')",

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Draws
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.random_state import seeded_random_state
-from lightning_explain.engine.draws import KeyedDraws
 
 Kind = Literal["normal", "uniform"]
 KINDS: tuple[Kind, ...] = ("normal", "uniform")
@@ -157,7 +156,7 @@ def test_draws_neither_read_nor_move_global_generators(kind: Kind) -> None:
 
 
 def test_a_users_function_draws_from_the_key_and_leaves_no_trace() -> None:
-    draws: Draws = KeyedDraws(0)
+    draws = KeyedDraws(0)
 
     def inside(sample: int, index: int, purpose: str = "perturb") -> tuple[float, float, float]:
         with draws.seeded(purpose, samples([sample]), torch.tensor([index])):
