@@ -28,7 +28,7 @@ from lightning_explain.engine.explained import explained_function
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import explaining
-from lightning_explain.model.targets import OutputError, Target, check_samples, choose, target_indices
+from lightning_explain.model.targets import OutputError, Target, choose, target_indices
 
 SAMPLES = 3
 """Most samples whose graph is recorded."""
@@ -138,10 +138,7 @@ def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit
 
     def outputs(limit: int) -> Tensor:
         with torch.no_grad():
-            parts = [(len(s), function.outputs(*s.inputs, *s.extra).cpu()) for s in samples.split(limit)]
-        for count, found in parts:
-            check_samples(found, count)
-        return torch.cat([found for _, found in parts])
+            return torch.cat([function.outputs(*s.inputs, *s.extra).cpu() for s in samples.split(limit)])
 
     try:
         found, _ = within_memory(outputs, limit)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_explain.core.record import Op, Passed, Record, node_of, nodes
 from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, words
@@ -42,7 +41,7 @@ class _Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        activations = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.requires_grad]
+        activations = depending((args, kwargs))
         name = name_of(func) if activations else ""
         recorded = activations and name not in _READS_SHAPE and torch.is_grad_enabled()
         kind = family(func, args, kwargs) if recorded else None

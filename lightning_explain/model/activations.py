@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 
 def words(text: str) -> set[str]:
@@ -34,16 +35,9 @@ def name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", function)).strip("_")
 
 
-def depending(value: Any) -> Iterator[Tensor]:
+def depending(value: Any) -> list[Tensor]:
     """The tensors in nested arguments that require grad, that is, depend on the explained inputs."""
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from depending(part)
-    elif isinstance(value, dict):
-        yield from depending(list(value.values()))
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor) and x.requires_grad]
 
 
 # Graph nodes that only move or convert values.
@@ -66,7 +60,7 @@ def family(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
         other calls, and for calls with several tensors that depend on the input.
     """
     name = name_of(function)
-    if name not in _FAMILIES or len(list(depending([args, dict(kwargs)]))) != 1:
+    if name not in _FAMILIES or len(depending([args, dict(kwargs)])) != 1:
         return None
     first = args[0] if args else kwargs.get("input")
     if not (isinstance(first, Tensor) and first.requires_grad):

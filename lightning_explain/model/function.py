@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.model.isolation import Run
-from lightning_explain.model.targets import OutputError, Target, check_samples, choose, output_tensor
+from lightning_explain.model.targets import OutputError, Target, choose, output_tensor
 
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
 
@@ -62,14 +62,15 @@ class TargetFunction(nn.Module):
         """All outputs of the model, ``(N, ...)``, in float32 or higher; the arguments are those of the model.
 
         Raises:
-            ValueError: If the model returned one number for all samples.
+            ValueError: If the model did not return one entry for each sample.
             OutputError: If there is no tensor to explain in what it returned.
         """
         outputs = self._chosen(self._call(*map(_own, arguments)))
-        if outputs.ndim == 0:
+        if outputs.ndim == 0 or len(outputs) != len(arguments[0]):
+            samples = f"{len(outputs)} samples for {len(arguments[0])}"
+            came = samples if outputs.ndim else "one number for all samples, such as a loss"
             raise ValueError(
-                "The model returned one number for all samples, such as a loss; its output must be (N, ...), one entry for "
-                "each sample. Give output_fn=lambda output: ..., which picks such a tensor."
+                f"The model returned {came}; its output must be (N, ...). Give output_fn=lambda output: ..., which picks that."
             )
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         self._forward += len(outputs)
@@ -92,9 +93,7 @@ class TargetFunction(nn.Module):
                 "Change output_fn so that it picks a tensor (N, ...) from that."
             ) from error
         if not isinstance(outputs, Tensor):
-            raise OutputError(
-                f"output_fn returned {type(outputs).__name__}; it must return a tensor (N, ...). Change output_fn."
-            )
+            raise OutputError(f"output_fn returned {type(outputs).__name__}; change it to return a tensor (N, ...).")
         return outputs
 
     def count_backward(self, gradient: Tensor) -> None:
@@ -105,7 +104,6 @@ class TargetFunction(nn.Module):
         """The explained outputs ``(N,)``; the last argument is the target indices ``(N,)``, or a ``Choice``."""
         *inputs, indices = arguments
         outputs = self.outputs(*inputs)
-        check_samples(outputs, len(inputs[0]))
         return choose(outputs, indices(outputs) if callable(indices) else indices, self._target)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, TypeAlias
 
@@ -41,7 +42,7 @@ class ModuleInventory:
         found: dict[int, Container] = {id(vars(module)): vars(module) for module in self.modules}
         level = [v for module in self.modules for name, v in vars(module).items() if not _is_hooks(name)]
         while level:
-            new = {id(v): v for v in level if _SORT[type(v)] == "container" and id(v) not in found}
+            new = {id(v): v for v in level if _sort(type(v)) == "container" and id(v) not in found}
             found.update(new)
             level = [value for container in new.values() if len(container) <= _LONGEST for value in _values(container)]
         return list(found.values())
@@ -53,19 +54,19 @@ class ModuleInventory:
             (container, key, value)
             for container in self.containers
             for key, value in (container.items() if isinstance(container, dict) else enumerate(container))
-            if _SORT[type(value)] == "tensor" and not isinstance(value, nn.Parameter)
+            if _sort(type(value)) == "tensor" and not isinstance(value, nn.Parameter)
         ]
 
     @property
     def hooks(self) -> list[Container]:
         """The containers that hold the hooks of modules."""
         found = [v for module in self.modules for name, v in vars(module).items() if _is_hooks(name)]
-        return [value for value in found if _SORT[type(value)] == "container"]
+        return [value for value in found if _sort(type(value)) == "container"]
 
     @property
     def generators(self) -> list[Any]:
         """The random generators that are attributes of modules."""
-        return [v for module in self.modules for v in vars(module).values() if _SORT[type(v)] == "generator"]
+        return [v for module in self.modules for v in vars(module).values() if _sort(type(v)) == "generator"]
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -74,16 +75,14 @@ def is_layer(module: nn.Module) -> bool:
     return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
 
 
-class _Sorts(dict[type, str]):
-    """Class to ``"tensor"``, ``"container"``, ``"generator"`` or ``""``; cached: ``isinstance`` is slow for tensors."""
-
-    def __missing__(self, cls: type) -> str:
-        kinds: dict[str, Any] = {"tensor": Tensor, "container": _CONTAINERS, "generator": _GENERATORS}
-        self[cls] = next((name for name, classes in kinds.items() if issubclass(cls, classes)), "")
-        return self[cls]
+def _sort_of(cls: type) -> str:
+    """What the instances of a class are."""
+    sorts: dict[str, Any] = {"tensor": Tensor, "container": _CONTAINERS, "generator": _GENERATORS}
+    return next((name for name, classes in sorts.items() if issubclass(cls, classes)), "")
 
 
-_SORT = _Sorts()
+_sort: Callable[[type], str] = cache(_sort_of)
+"""Cached, because ``isinstance`` is slow for tensors."""
 
 
 @cache

@@ -27,10 +27,6 @@ Run: TypeAlias = "Callable[..., Any]"
 """Calls the model inside the isolation: ``run(function, *arguments)`` returns ``function(*arguments)``."""
 
 
-def _random_state(inventory: ModuleInventory) -> AbstractContextManager[None]:
-    return preserved_random_state(*inventory.generators)
-
-
 @contextmanager
 def _set(things: Iterable[Any], name: str, value: object) -> Iterator[None]:
     """Gives an attribute of all things a value, and puts back what each had."""
@@ -45,11 +41,6 @@ def _set(things: Iterable[Any], name: str, value: object) -> Iterator[None]:
             stack.callback(give, thing, getattr(thing, name))
             give(thing, value)
         yield
-
-
-def _modes(inventory: ModuleInventory) -> AbstractContextManager[None]:
-    # Set directly, because an overridden train() or eval() may do more than set flags (merge weights, freeze layers).
-    return _set(inventory.modules, "training", False)
 
 
 def _inplace(inventory: ModuleInventory) -> AbstractContextManager[None]:
@@ -123,8 +114,8 @@ def _mention_size(inventory: ModuleInventory, groups: list[list[Tensor]]) -> Non
     largest = max(groups, key=_size)
     names = [str(key) for _, key, tensor in inventory.tensors if tensor is largest[0]]
     warn_or_log(
-        f"Each explanation copies {total / 2**20:.0f} MB of buffers and other tensors, because the model may write into them; "
-        f"the largest is {names[0]!r} ({_size(largest) / 2**20:.0f} MB). One that the model only reads when it is explained can be "
+        f"Each explanation copies {total / 2**20:.0f} MB of buffers and other tensors, because the model may write into them; the "
+        f"largest is {names[0]!r} ({_size(largest) / 2**20:.0f} MB). One that it only reads when it is explained can be "
         "nn.Parameter(..., requires_grad=False), which is not copied."
     )
 
@@ -148,11 +139,6 @@ def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
             yield module.weight
 
 
-def _attributes(inventory: ModuleInventory) -> AbstractContextManager[None]:
-    """Restores which objects are in the attributes and in the containers below (also buffers and submodules)."""
-    return _kept([container for container in inventory.containers if not isinstance(container, tuple)])
-
-
 @contextmanager
 def _usable(inventory: ModuleInventory) -> Iterator[None]:
     """Replaces tensors made in inference mode by copies: outside of it they cannot be changed or differentiated."""
@@ -163,21 +149,13 @@ def _usable(inventory: ModuleInventory) -> Iterator[None]:
     yield
 
 
-def _hooks(inventory: ModuleInventory) -> AbstractContextManager[None]:
-    return _kept(inventory.hooks)
-
-
 @contextmanager
-def _kept(containers: list[Container]) -> Iterator[None]:
-    # Nearly all containers, above all those of hooks, are empty and stay so; empty ones are not copied.
-    saved = [(c, (dict(c) if isinstance(c, dict) else list(c)) if c else ()) for c in containers]
-    try:
+def _kept(containers: Iterable[Container]) -> Iterator[None]:
+    """Restores which objects are in some containers."""
+    with ExitStack() as stack:
+        for container in containers:
+            stack.callback(_restore, container, dict(container) if isinstance(container, dict) else list(container))
         yield
-    finally:
-        with ExitStack() as stack:
-            for container, content in saved:
-                if container or content:
-                    stack.callback(_restore, container, content)
 
 
 def _restore(container: Any, saved: Any) -> None:
@@ -204,12 +182,10 @@ def _recurrent(inventory: ModuleInventory) -> AbstractContextManager[None]:
 @contextmanager
 def _fast_path(inventory: ModuleInventory) -> Iterator[None]:
     """Turns torch's fast path of transformers off: without gradients it gives other outputs where padding is masked."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager
@@ -222,33 +198,29 @@ def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
 @contextmanager
 def _sharded(inventory: ModuleInventory) -> Iterator[None]:
     """Reshards FSDP2 modules before and after: a forward leaves gathered weights where training needs sharded ones."""
-    # Recognized by their methods, because importing FSDP is slow.
-    sharded: list[Any] = [
-        m for m in inventory.modules if hasattr(type(m), "reshard") and hasattr(type(m), "set_reshard_after_forward")
-    ]
-
-    def reshard() -> None:
-        for part in sharded:
-            part.reshard()
-
-    reshard()
-    try:
+    with ExitStack() as stack:
+        for module in inventory.modules:
+            # Recognized by their methods, because importing FSDP is slow.
+            if hasattr(type(module), "reshard") and hasattr(type(module), "set_reshard_after_forward"):
+                reshard: Any = module.reshard
+                reshard()
+                stack.callback(reshard)
         yield
-    finally:
-        reshard()
 
 
 # Entered in this order, so restored in reverse order.
 STATE_SAVERS: dict[str, StateSaver] = {
     "sharded": _sharded,
-    "random_state": _random_state,
+    "random_state": lambda inventory: preserved_random_state(*inventory.generators),
     "grad_mode": _grad_mode,
-    "attributes": _attributes,
-    "hooks": _hooks,
+    # Which objects are in the attributes and in the containers below: also buffers and submodules.
+    "attributes": lambda inventory: _kept(c for c in inventory.containers if not isinstance(c, tuple)),
+    "hooks": lambda inventory: _kept(inventory.hooks),
     "usable": _usable,
     "tensors": _tensors,
     "gradients": _gradients,
-    "modes": _modes,
+    # Set directly, because an overridden train() or eval() may do more than set flags (merge weights, freeze layers).
+    "modes": lambda inventory: _set(inventory.modules, "training", False),
     "inplace": _inplace,
     "recurrent": _recurrent,
     "fast_path": _fast_path,

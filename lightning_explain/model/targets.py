@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +14,8 @@ from lightning_explain.core.validation import is_whole, refused
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
 
 TARGETS = ("label", "predicted")
-_OTHER_WAYS = 'target="predicted", an int, a tuple such as (class, row, column), or a callable (N, ...) -> (N,)'
+_ANY_OUTPUT = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
+_OTHER_WAYS = f'target="predicted", an int, {_ANY_OUTPUT}'
 _WAYS = f'target="label", {_OTHER_WAYS.removeprefix("target=")}'
 
 
@@ -97,8 +98,7 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
             )
         return torch.zeros(n, dtype=torch.long)
     if outputs.ndim != 2:
-        ways = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
-        raise ValueError(f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}; use {ways}.")
+        raise ValueError(f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}; use {_ANY_OUTPUT}.")
     return _class_indices(outputs, target, labels)
 
 
@@ -109,17 +109,16 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
     if target == "label":
         assert labels is not None
         if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
+            came = f"{labels.dtype} {tuple(labels.shape)}"
             raise ValueError(
-                f'target="label" needs integer labels ({n},), got {labels.dtype} {tuple(labels.shape)}; give such labels '
-                f"(batch_fn=...), or use {_OTHER_WAYS}."
+                f'target="label" needs integer labels ({n},), got {came}; give such labels (batch_fn=...), or use {_OTHER_WAYS}.'
             )
         indices = labels.long().cpu()
     # Not every int fits into a tensor.
     lowest, highest = (target, target) if isinstance(target, int) else (int(indices.min()), int(indices.max()))
     if lowest < 0 or highest >= classes:
         raise ValueError(
-            f"target={target!r} gives indices from {lowest} to {highest}, but the model has "
-            f"{classes} outputs; use indices from 0 to {classes - 1}."
+            f"target={target!r} gives indices {lowest} to {highest} of {classes} outputs; use indices from 0 to {classes - 1}."
         )
     return torch.full((n,), target) if isinstance(target, int) else indices
 
@@ -137,7 +136,7 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     """
     if callable(target) or isinstance(target, (tuple, list)):
         try:
-            return target(outputs) if callable(target) else _at(outputs, target)
+            return target(outputs) if callable(target) else outputs[(slice(None), *target)]  # type: ignore[index]
         except torch.OutOfMemoryError:
             raise
         except (LookupError, AttributeError, TypeError, RuntimeError, ValueError) as error:
@@ -149,24 +148,6 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     if _single(outputs):
         return outputs.reshape(len(outputs))
     return outputs.gather(1, indices[:, None]).squeeze(1)
-
-
-def _at(outputs: Tensor, place: Sequence[int]) -> Tensor:
-    index: tuple[Any, ...] = (slice(None), *place)
-    return outputs[index]
-
-
-def check_samples(outputs: Tensor, count: int) -> None:
-    """Checks that the outputs ``(N, ...)`` have one entry for each of ``count`` samples.
-
-    Raises:
-        ValueError: If N is not ``count``.
-    """
-    if len(outputs) != count:
-        raise ValueError(
-            f"The model returned {len(outputs)} samples for {count}; its output must be (N, ...), one entry per sample. "
-            "Give output_fn=lambda output: ..., which picks such a tensor."
-        )
 
 
 class Choice:

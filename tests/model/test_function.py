@@ -147,7 +147,7 @@ def test_an_output_that_is_none_is_refused(wrap: Callable[[Tensor], Any], error:
 
 
 def test_an_output_fn_that_returns_no_tensor_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"output_fn returned list; it must return a tensor \(N, ...\)"):
+    with pytest.raises(TypeError, match=r"output_fn returned list; change it to return a tensor \(N, ...\)"):
         explained(trained(), output_fn=lambda output: [output])
 
 
@@ -220,11 +220,11 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
             None,
             "own",
             10,
-            r"target=10 gives indices from 10 to 10, but the model has 10 outputs; use indices from 0 to 9",
+            r"target=10 gives indices 10 to 10 of 10 outputs; use indices from 0 to 9",
         ),
-        (None, "own", -1, "target=-1 gives indices from -1 to -1"),
-        (None, torch.arange(4, 11), "label", "target='label' gives indices from 4 to 10"),
-        (None, torch.full((7,), -100), "label", "indices from -100 to -100"),
+        (None, "own", -1, "target=-1 gives indices -1 to -1"),
+        (None, torch.arange(4, 11), "label", "target='label' gives indices 4 to 10"),
+        (None, torch.full((7,), -100), "label", "indices -100 to -100"),
         (None, torch.rand(7), "label", r"needs integer labels \(7,\), got torch.float32 \(7,\)"),
         (
             None,

@@ -301,7 +301,7 @@ class NoStep(DigitModule):
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "target out of range": ({"target": 10}, r"target=10 gives indices from 10 to 10, but the model has 10 outputs"),
+    "target out of range": ({"target": 10}, r"target=10 gives indices 10 to 10 of 10 outputs"),
     "wrong layer": ({"methods": [m.LayerGradCam("net.blok")]}, "net.blok.*did you mean 'net.block'"),
     "masks": ({"metrics": ["RelevanceMass"]}, r"'relevance_mass' \(RelevanceMass\): it needs masks"),
     "indices": ({"probe": [3, 99]}, r"indices=\.\.\.\) has \[99\]; use indices of the dataset behind .*: 0 to 23"),
