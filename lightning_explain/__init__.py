@@ -38,16 +38,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    **dict.fromkeys(("Method", "Metric", "Modality", "Sink", "Target"), "core.contracts"),
     "Alert": "core.alert",
     "ExplanationMonitor": "monitor.callback",
-    "Method": "core.contracts",
-    "Metric": "core.contracts",
-    "Modality": "core.contracts",
     "Probe": "core.probe",
     "ProbeSelection": "probes.selection",
     "Report": "core.report",
-    "Sink": "core.contracts",
-    "Target": "core.contracts",
     "explain": "explainer.explainer",
     "load_reports": "store.report_files",
 }

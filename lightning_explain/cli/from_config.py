@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,56 +25,46 @@ _SAMPLES = 4
 _WAYS = "input_shape: [3, 64, 64] (random samples), or data: {_target_: ...} (a data module, a loader or a dataset)"
 
 
-@dataclass(frozen=True, eq=False)
-class ConfiguredModel:
-    """A model built from a configuration, with what to explain on it.
+def verdicts(model: nn.Module, explainer: Explainer, probe: Probe) -> list[Verdict]:
+    """The doctor's verdict on each method; a method that needs a layer and finds none is refused.
 
-    Args:
-        model: The module.
-        explainer: Methods, metrics and target.
-        probe: The samples.
+    Raises:
+        ValueError: If the model fails on the samples.
     """
-
-    model: nn.Module
-    explainer: Explainer
-    probe: Probe
-
-    def verdicts(self) -> list[Verdict]:
-        """The doctor's verdict on each method; a method that needs a layer and finds none is refused.
-
-        Raises:
-            ValueError: If the model fails on the samples.
-        """
-        with self._explaining_errors():
-            return self.explainer.verdicts(self.model, self.probe)
-
-    def forecast(self) -> Forecast:
-        """The cost of one explanation with this configuration.
-
-        Raises:
-            ValueError: If the model fails on the samples, or a method would be wrong on it.
-        """
-        with self._explaining_errors():
-            checked = self.explainer.check(self.model, self.probe)
-        return checked.forecast(self.model, self.probe)
-
-    @contextmanager
-    def _explaining_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except RefusedError:
-            raise
-        # A model may raise anything on samples of an unsuitable shape.
-        except Exception as error:
-            shapes = [tuple(x.shape) for x in as_tuple(self.probe.inputs)]
-            raise ValueError(
-                f"The model cannot be explained on samples of shape {shapes}: {type(error).__name__}: {error} Give the "
-                "input_shape or the data that the model expects."
-            ) from error
+    with _explaining_errors(probe):
+        return explainer.verdicts(model, probe)
 
 
-def configured_model(path: Path, overrides: Sequence[str] = (), examined: bool = True) -> ConfiguredModel:
-    """The model, methods and samples in a file with ``model``, ``monitor`` and ``input_shape`` or ``data``.
+def forecast(model: nn.Module, explainer: Explainer, probe: Probe) -> Forecast:
+    """The cost of one explanation.
+
+    Raises:
+        ValueError: If the model fails on the samples, or a method would be wrong on it.
+    """
+    with _explaining_errors(probe):
+        checked = explainer.check(model, probe)
+    return checked.forecast(model, probe)
+
+
+@contextmanager
+def _explaining_errors(probe: Probe) -> Iterator[None]:
+    try:
+        yield
+    except RefusedError:
+        raise
+    # A model may raise anything on samples of an unsuitable shape.
+    except Exception as error:
+        shapes = [tuple(x.shape) for x in as_tuple(probe.inputs)]
+        raise ValueError(
+            f"The model cannot be explained on samples of shape {shapes}: {type(error).__name__}: {error} Give the "
+            "input_shape or the data that the model expects."
+        ) from error
+
+
+def configured_model(
+    path: Path, overrides: Sequence[str] = (), examined: bool = True
+) -> tuple[nn.Module, Explainer, Probe]:
+    """The model, what explains it, and the samples, in a file with ``model``, ``monitor`` and ``input_shape`` or ``data``.
 
     Args:
         path: A YAML file, composed by Hydra like ``configs/train.yaml``; it may have a ``defaults`` list.
@@ -89,17 +78,13 @@ def configured_model(path: Path, overrides: Sequence[str] = (), examined: bool =
         TypeError: If a value has a wrong type.
     """
     config = read(path, overrides)
-    if config.get("model") is None:
-        raise ValueError(
-            f"{path} has no model; write model: {{_target_: torchvision.models.resnet18, num_classes: 10}}."
-        )
     arguments = monitor_arguments(config.get("monitor") or {}, ExplanationMonitor)
     model = instantiated(config, "model")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; give a _target_ that returns a torch.nn.Module.")
     selection = selection_of(arguments.get("probe"))
     count = _SAMPLES if examined else len(selection.indices or ()) or selection.count
-    return ConfiguredModel(model, _explainer(arguments, examined), _probe(config, selection, count))
+    return model, _explainer(arguments, examined), _probe(config, selection, count)
 
 
 def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:

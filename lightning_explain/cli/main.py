@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -47,13 +46,19 @@ def methods(
     from lightning_explain.explainer.registry import METHODS, METRICS
 
     console = Console()
-    if plan is not None:
-        _print_plan(console, plan, overrides or ())
+    if plan is None:
+        if overrides:
+            raise typer.BadParameter(f"{overrides[0]!r} overrides a configuration; give one with --plan CONFIG.")
+        console.print(_table("Method", METHODS))
+        console.print(_table("Metric", METRICS))
         return
-    if overrides:
-        raise typer.BadParameter(f"{overrides[0]!r} overrides a configuration; give one with --plan CONFIG.")
-    console.print(_table("Method", METHODS))
-    console.print(_table("Metric", METRICS))
+    from lightning_explain.cli.from_config import configured_model, forecast
+
+    with _configured():
+        found = forecast(*configured_model(plan, overrides or (), examined=False))
+    console.print(found.table())
+    for line in (str(found), *found.hints):
+        console.print(Text(line))
 
 
 @app.command()
@@ -64,24 +69,14 @@ def doctor(
     ] = None,
 ) -> None:
     """Check each method on a model: whether it is right, why not, and the fix. The exit code is 1 if any is refused."""
-    from lightning_explain.checks.verdicts import table as table
-    from lightning_explain.cli.from_config import configured_model
+    from lightning_explain.checks.verdicts import table
+    from lightning_explain.cli.from_config import configured_model, verdicts
 
     with _configured():
-        verdicts = configured_model(config, overrides or ()).verdicts()
-    Console().print(table(verdicts))
-    if any(verdict.state == "refused" for verdict in verdicts):
+        found = verdicts(*configured_model(config, overrides or ()))
+    Console().print(table(found))
+    if any(verdict.state == "refused" for verdict in found):
         raise typer.Exit(1)
-
-
-def _print_plan(console: Console, config: Path, overrides: Sequence[str]) -> None:
-    from lightning_explain.cli.from_config import configured_model
-
-    with _configured():
-        found = configured_model(config, overrides, examined=False).forecast()
-    console.print(found.table())
-    for line in (str(found), *found.hints):
-        console.print(Text(line))
 
 
 @contextmanager
@@ -120,12 +115,9 @@ def _table(title: str, classes: Mapping[str, type]) -> Table:
     return table
 
 
-def _arguments(cls: Any) -> str:
-    lines = []
-    for field in fields(cls):
-        value = field.default if field.default_factory is MISSING else field.default_factory()
-        lines += [field.name if value is MISSING else f"{field.name}={value!r}"] if field.init else []
-    return "\n".join(lines)
+def _arguments(cls: type) -> str:
+    parameters = inspect.signature(cls).parameters.values()
+    return "\n".join(str(parameter.replace(annotation=parameter.empty)) for parameter in parameters)
 
 
 def _first_sentence(cls: type) -> str:

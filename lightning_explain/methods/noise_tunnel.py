@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from lightning_explain.engine.noise import Stdevs, add_noise, mean_over_draws, n
 from lightning_explain.engine.paths import Cloud
 from lightning_explain.methods._base import OnPath, added, each
 from lightning_explain.methods.gradient import Saliency
+
+_SALIENCY = Saliency(abs=False)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class NoiseTunnel(OnPath):
         torch.Size([2, 3, 8, 8])
     """
 
-    attribution_method: Method = field(default_factory=lambda: Saliency(abs=False))
+    attribution_method: Method = _SALIENCY
     nt_type: str = "smoothgrad"
     nt_samples: int = 5
     nt_samples_batch_size: int | None = None

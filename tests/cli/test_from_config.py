@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
-from lightning_explain import Probe
 from lightning_explain import methods as m
 from lightning_explain.cli.from_config import configured_model
 from lightning_explain.cli.main import app
@@ -120,14 +119,14 @@ def test_samples_are_those_of_the_data(data: str) -> None:
             tiny(input_shape=None, data={"_target_": f"{__name__}.{data}"}, monitor={"probe": {"indices": [4, 1]}})
         )
     )
-    probe = configured_model(Path("config.yaml")).probe
+    _, _, probe = configured_model(Path("config.yaml"))
     assert probe.sample_ids.tolist() == [4, 1]
     assert probe.targets.tolist() == [1, 1]
 
 
 def test_several_inputs_have_a_shape_each() -> None:
     Path("config.yaml").write_text(OmegaConf.to_yaml(tiny(input_shape=[[1, 8, 8], [5]])))
-    probe: Probe = configured_model(Path("config.yaml")).probe
+    _, _, probe = configured_model(Path("config.yaml"))
     assert [tuple(x.shape[1:]) for x in probe.inputs] == [(1, 8, 8), (5,)]
 
 
@@ -150,7 +149,7 @@ WRONG = {
         tiny(model={"_target_": f"{__name__}.Functional", "size": 3}),
         "unexpected keyword argument 'size'",
     ),
-    "no model": ({"input_shape": [3]}, "has no model; write model: {_target_: torchvision.models.resnet18"),
+    "no model": ({"input_shape": [3]}, "model=None names no class; write model: {_target_:"),
     "a model that is text": (tiny(model="resnet18"), "model='resnet18' names no class; write model: {_target_:"),
     "no module": (
         tiny(model={"_target_": "torch.tensor", "data": 2}),
