@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from lightning_explain.core.validation import check_choice, check_whole, is_number, refused
 
-ACTIONS = ("log", "wandb", "stop")
-
-
 _BOUNDS = ("above", "below", "times")
 
 
@@ -63,7 +60,7 @@ class Alert:
         if self.times is not None and (self.times <= 0 or self.times == 1):
             raise refused("Alert", "times", self.times, "a number above 1, or one between 0 and 1")
         check_whole("Alert", "patience", self.patience)
-        check_choice("Alert", "action", self.action, ACTIONS)
+        check_choice("Alert", "action", self.action, ("log", "wandb", "stop"))
 
     @property
     def key(self) -> str:

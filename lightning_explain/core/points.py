@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.report import SumCheck
+from lightning_explain.core.serialization import bytes_of
 
 PLAIN, GUIDED, DECONVOLUTION = "plain", "guided", "deconvolution"
 DEEPLIFT = "deeplift"
@@ -140,8 +141,7 @@ def value_of(thing: Any) -> Hashable:
     if is_dataclass(thing) and not isinstance(thing, type):
         return (type(thing), *(value_of(getattr(thing, part.name)) for part in fields(thing)))
     if isinstance(thing, Tensor):
-        content = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return ("tensor", str(thing.dtype), tuple(thing.shape), blake2b(content, digest_size=16).digest())
+        return ("tensor", str(thing.dtype), tuple(thing.shape), blake2b(bytes_of(thing), digest_size=16).digest())
     if isinstance(thing, Mapping):
         return ("mapping", *((key, value_of(value)) for key, value in thing.items()))
     if isinstance(thing, (tuple, list)):

@@ -5,7 +5,7 @@ In shapes, N is the number of samples, C of classes or channels, and H x W are p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -78,38 +78,35 @@ class Probe:
 
     def __post_init__(self) -> None:
         if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
-            raise TypeError(
-                f"Probe(inputs=...) got {_kind(self.inputs)}; give a tensor (N, ...) or a tuple of such tensors."
-            )
+            raise TypeError(f"Probe(inputs=...) got {kind(self.inputs)}; give a tensor (N, ...) or a tuple of them.")
         if len(self) == 0:
             raise ValueError("Probe(inputs=...) has no samples; give at least one.")
         if self.ids is None:
             object.__setattr__(self, "ids", torch.arange(len(self)))
-        for name, value in self._columns():
+        named: dict[str, Any] = {f"inputs[{i}]": x for i, x in enumerate(as_tuple(self.inputs))}
+        named |= {k: getattr(self, k) for k in ("targets", "ids", "masks") if getattr(self, k) is not None}
+        for name, value in named.items():
             if not isinstance(value, Tensor):
-                raise TypeError(f"Probe({name}=...) got {_kind(value)}; give a tensor.")
+                raise TypeError(f"Probe({name}=...) got {kind(value)}; give a tensor.")
             if value.layout != torch.strided:
-                kind = str(value.layout).removeprefix("torch.")
-                raise TypeError(f"Probe({name}=...) has the layout {kind}; give a dense tensor, made with to_dense().")
+                layout = str(value.layout).removeprefix("torch.")
+                raise TypeError(
+                    f"Probe({name}=...) has the layout {layout}; give a dense tensor, made with to_dense()."
+                )
             if value.ndim == 0 or len(value) != len(self):
                 raise ValueError(
                     f"Probe({name}=...) has shape {tuple(value.shape)}, but inputs have {len(self)} samples; "
                     f"give a tensor whose first dimension is {len(self)}."
                 )
-
         if self.sample_ids.ndim != 1 or self.sample_ids.is_floating_point() or self.sample_ids.is_complex():
             raise ValueError(
                 f"Probe(ids=...) is {self.sample_ids.dtype} {tuple(self.sample_ids.shape)}; give ({len(self)},) whole numbers."
             )
         if not isinstance(self.forward_args, (tuple, list)):
-            raise TypeError(f"Probe(forward_args=...) got {_kind(self.forward_args)}; give a tuple.")
+            raise TypeError(f"Probe(forward_args=...) got {kind(self.forward_args)}; give a tuple.")
         names = self.class_names
         if names is not None and (isinstance(names, (str, bytes)) or not isinstance(names, Sequence)):
-            raise TypeError(f"Probe(class_names=...) got {_kind(names)}; give a list of names.")
-
-    def _columns(self) -> Iterator[tuple[str, Any]]:
-        yield from ((f"inputs[{i}]", x) for i, x in enumerate(as_tuple(self.inputs)))
-        yield from ((k, getattr(self, k)) for k in ("targets", "ids", "masks") if getattr(self, k) is not None)
+            raise TypeError(f"Probe(class_names=...) got {kind(names)}; give a list of names.")
 
     def __len__(self) -> int:
         return len(as_tuple(self.inputs)[0])
@@ -126,7 +123,10 @@ class Probe:
         return self.sample_ids
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
+    """What a value is, for an error message: its type, and the types or keys in it."""
+    if isinstance(value, Mapping):
+        return f"mapping with the keys {list(value)}"
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of {[type(v).__name__ for v in value]}"
     return type(value).__name__
@@ -167,13 +167,9 @@ class Samples:
         return len(self.ids)
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Samples:
-        return Samples(
-            inputs=tuple(f(x) for x in self.inputs),
-            clean=tuple(f(x) for x in self.clean),
-            extra=tuple(f(x) if isinstance(x, Tensor) else x for x in self.extra),
-            ids=f(self.ids),
-            branches=f(self.branches),
-        )
+        inputs, clean = (tuple(map(f, tensors)) for tensors in (self.inputs, self.clean))
+        extra = tuple(f(x) if isinstance(x, Tensor) else x for x in self.extra)
+        return Samples(inputs, clean, extra, f(self.ids), f(self.branches))
 
     def split(self, size: int) -> Iterator[Samples]:
         """The samples in order, in groups of at most ``size``."""

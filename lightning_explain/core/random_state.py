@@ -77,9 +77,7 @@ def _global() -> Iterator[Callable[[], Any]]:
 def _rewind(generator: Any) -> Callable[[], Any]:
     if isinstance(generator, random.Random):
         return partial(generator.setstate, generator.getstate())
-    if isinstance(generator, torch.Generator):
-        return partial(generator.set_state, generator.get_state())
-    if isinstance(generator, np.random.RandomState):
+    if hasattr(generator, "set_state"):  # of torch, and NumPy's RandomState
         return partial(generator.set_state, generator.get_state())
     bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator
     return partial(setattr, bits, "state", bits.state)
@@ -101,7 +99,5 @@ def _generators(owners: tuple[object, ...]) -> list[object]:
 def _children(value: object) -> list[object]:
     if isinstance(value, (type, ModuleType, *_OWNED)):
         return []
-    inside: list[object] = []
-    if isinstance(value, (list, tuple, dict)) and len(value) <= _LONGEST:
-        inside = list(value.values()) if isinstance(value, dict) else list(value)
-    return [*inside, *getattr(value, "__dict__", {}).values()]
+    container = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [*(container if len(container) <= _LONGEST else ()), *getattr(value, "__dict__", {}).values()]

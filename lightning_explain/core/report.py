@@ -116,11 +116,11 @@ class Report:
 
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite."""
-        return {name: self.ids[~self._finite(name)].tolist() for name in self.attributions}
-
-    def _finite(self, method: str) -> Tensor:
-        scores = (by_method[method] for by_method in self.scores.values() if method in by_method)
-        return all_finite(*as_tuple(self.attributions[method]), *scores)
+        found = {}
+        for method, attribution in self.attributions.items():
+            scores = (by_method[method] for by_method in self.scores.values() if method in by_method)
+            found[method] = self.ids[~all_finite(*as_tuple(attribution), *scores)].tolist()
+        return found
 
     def scalars(self) -> dict[str, float]:
         """One number per metric and method, by tag.

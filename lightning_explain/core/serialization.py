@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -25,20 +25,22 @@ def fingerprint(probe: Probe) -> str:
     digest = hashlib.sha256()
     for name, value in _leaves({**columns(probe), "class_names": None}):
         if isinstance(value, Tensor):
-            head, body = f"{value.dtype} {tuple(value.shape)}", _bytes(value)
+            head, body = f"{value.dtype} {tuple(value.shape)}", bytes_of(value)
         else:
             head, body = f"{value!r}" if type(value) in _PLAIN else f"{type(value)}", b""
         digest.update(f"{name} {head} {len(body)}\n".encode() + body)
     return digest.hexdigest()
 
 
-def _bytes(value: Tensor) -> bytes:
-    # As bytes, because NumPy has no bfloat16.
+def bytes_of(value: Tensor) -> bytes:
+    """The numbers of a tensor as bytes, whatever its dtype: NumPy has no bfloat16."""
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def probe_state(probe: Probe) -> dict[str, Any]:
-    """A probe as a dictionary that ``torch.load(weights_only=True)`` can load; its tensors are copies on the CPU.
+    """A probe as a dictionary that ``torch.load(weights_only=True)`` can load; ``Probe(**state)`` is the same probe again.
+
+    Its tensors are copies on the CPU.
 
     Raises:
         TypeError: If a forward argument is not a tensor, number, string, ``None``, or a tuple, list or dictionary of
@@ -48,15 +50,10 @@ def probe_state(probe: Probe) -> dict[str, Any]:
     for name, value in _leaves(state):
         if not (isinstance(value, Tensor) or type(value) in _PLAIN):
             raise TypeError(
-                f"Probe({name}=...) is a {type(value).__name__}, which a checkpoint cannot hold; allowed are tensors, "
-                "numbers, text, None, and tuples, lists or dictionaries of them. Give those, or use save_probe=False."
+                f"Probe({name}=...) is a {type(value).__name__}, which a checkpoint cannot hold; give tensors, numbers, text, "
+                "None, and tuples, lists or dictionaries of them, or use save_probe=False."
             )
     return dict(copied(state))
-
-
-def probe_from_state(state: Mapping[str, Any]) -> Probe:
-    """The probe of a dictionary that :func:`probe_state` made."""
-    return Probe(**state)
 
 
 def columns(probe: Probe) -> dict[str, Any]:

@@ -147,6 +147,5 @@ def check_monitor_names(names: Sequence[str]) -> None:
         alike = [other for other in names[:i] if other.casefold() == name.casefold()]
         if alike:
             raise ValueError(
-                f"ExplanationMonitor(name={name!r}) and ExplanationMonitor(name={alike[0]!r}) would write to the same folder; "
-                "give them different names."
+                f"Monitors named {name!r} and {alike[0]!r} would write to the same folder; give other names."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -122,13 +122,10 @@ def collectives_called() -> int:
     """How many collectives this process has called in all of its groups, as far as their backends count them."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0
-    groups = distributed.distributed_c10d._world.pg_map
-    return sum(map(_counted, groups))
-
-
-def _counted(group: Any) -> int:
-    try:
-        return int(group._get_sequence_number_for_group())
-    except RuntimeError:
+    groups: Any = distributed.distributed_c10d._world.pg_map
+    called = 0
+    for group in groups:
         # Not all backends count.
-        return 0
+        with suppress(RuntimeError):
+            called += group._get_sequence_number_for_group()
+    return called

@@ -220,8 +220,7 @@ class Ranks:
         everywhere = self.gather(forms)
         first = _first_with_each(everywhere)
         return {
-            name: f"Rank {first[name]} found {everywhere[first[name]][name]} and rank {self.rank} {form}, which "
-            "cannot be put together."
+            name: f"Rank {first[name]} found {everywhere[first[name]][name]}, which cannot be joined with {form} of rank {self.rank}."
             for name, form in forms.items()
             if form != everywhere[first[name]][name]
         }

@@ -45,6 +45,5 @@ def check_entries(tree: Any, count: int) -> None:
     for tensor in tree_leaves(tree):
         if isinstance(tensor, Tensor) and (tensor.ndim == 0 or len(tensor) != count):
             raise ValueError(
-                f"It gives {tuple(tensor.shape)} for {count} samples; where several ranks share the samples, the first dimension "
-                "must be the samples."
+                f"It gives {tuple(tensor.shape)} for {count} samples; where ranks share samples, the first dimension must be the samples."
             )

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.serialization import fingerprint, probe_from_state, probe_state
+from lightning_explain.core.serialization import fingerprint, probe_state
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
@@ -130,7 +130,7 @@ class FixedSamples:
         if self.probe is not None and len(set(ranks.gather(fingerprint(self.probe)))) > 1:
             with ranks.agree("packing the samples"):
                 state = probe_state(self.probe)
-            shared = probe_from_state(ranks.first(state))
+            shared = Probe(**ranks.first(state))
             self._trained = shared if self._trained is self.probe else self._trained
             self.probe = shared
 
@@ -183,7 +183,7 @@ class FixedSamples:
         """
         if state.get("probe") is None:
             return
-        probe, selection = probe_from_state(state["probe"]), dict(state.get("selection", self._asked))
+        probe, selection = Probe(**state["probe"]), dict(state.get("selection", self._asked))
         other = selection != self._asked if self._given is None else fingerprint(self._given) != fingerprint(probe)
         if other:
             asked = _shown(self._asked) if self._given is None else "other ones"

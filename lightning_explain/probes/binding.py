@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_explain.core.probe import Attribution, Probe
+from lightning_explain.core.probe import Attribution, Probe, kind
 
 BatchFn = Callable[[Any], "tuple[Attribution, Tensor | None] | Probe"]
 
@@ -46,8 +46,7 @@ def samples_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
             found = batch_fn(batch)
         except (LookupError, AttributeError, TypeError) as error:
             raise TypeError(
-                f"batch_fn failed on a batch, {_described(batch)}: {type(error).__name__}: {error}. "
-                "Change batch_fn so that it reads such a batch."
+                f"batch_fn failed on a batch, a {kind(batch)}: {type(error).__name__}: {error}. Change it to read such a batch."
             ) from error
         return _by_user(found)
     if isinstance(batch, Tensor):
@@ -57,14 +56,6 @@ def samples_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
     if isinstance(batch, (tuple, list)):
         return _from_sequence(batch)
     raise TypeError(f"Cannot read a batch of type {type(batch).__name__}. {FIX}")
-
-
-def _described(batch: Any) -> str:
-    if isinstance(batch, Mapping):
-        return f"a mapping with the keys {list(batch)}"
-    if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {[type(part).__name__ for part in batch]}"
-    return f"a {type(batch).__name__}"
 
 
 def _probe(what: str, inputs: tuple[Any, ...], targets: Tensor | None, forward_args: tuple[Tensor, ...] = ()) -> Probe:
@@ -81,7 +72,7 @@ def _by_user(found: Any) -> Probe:
         return found
     if not isinstance(found, tuple) or len(found) != 2 or not (found[1] is None or isinstance(found[1], Tensor)):
         raise TypeError(
-            f"batch_fn returned {_described(found)}; return a tuple (inputs, targets), inputs a tensor "
+            f"batch_fn returned a {kind(found)}; return a tuple (inputs, targets), inputs a tensor "
             "or a tuple of tensors and targets a tensor or None, or return a Probe."
         )
     inputs, targets = found
@@ -93,8 +84,7 @@ def _from_sequence(batch: tuple[Any, ...] | list[Any]) -> Probe:
     if not batch or not (isinstance(batch[0], Tensor) or _are_tensors(batch[0])):
         first = type(batch[0]).__name__ if batch else "nothing"
         raise TypeError(
-            f"Cannot read a {type(batch).__name__} batch that starts with {first}; it must start with a tensor, or "
-            f"a tuple or list of tensors. {FIX}"
+            f"Cannot read a {type(batch).__name__} batch that starts with {first}, not with a tensor or a tuple of them. {FIX}"
         )
     parts = [part for part in batch if isinstance(part, Tensor) or _are_tensors(part)]
     targets = parts.pop() if len(parts) > 1 else None
@@ -118,8 +108,7 @@ def _from_mapping(batch: Mapping[Any, Any]) -> Probe:
     targets = tensors.pop(labels[0]) if labels else None
     inputs = tuple(x for x in tensors.values() if x.is_floating_point())
     if not inputs:
-        kinds = {key: str(x.dtype) for key, x in tensors.items()}
-        raise TypeError(f"A batch has no floating-point tensor to explain, only {kinds}. {FIX}")
-    return _probe(
-        f"A batch with {list(batch)}", inputs, targets, tuple(x for x in tensors.values() if not x.is_floating_point())
-    )
+        dtypes = {key: str(x.dtype) for key, x in tensors.items()}
+        raise TypeError(f"A batch has no floating-point tensor to explain, only {dtypes}. {FIX}")
+    others = tuple(x for x in tensors.values() if not x.is_floating_point())
+    return _probe(f"A batch with {list(batch)}", inputs, targets, others)

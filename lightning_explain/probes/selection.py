@@ -187,8 +187,7 @@ def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) ->
     length = len(loader.dataset)
     if length == 0:
         raise ValueError(
-            f"ProbeSelection(source={selection.source!r}) finds no samples: {where} is empty. Choose another source, or give a "
-            "Probe."
+            f"ProbeSelection(source={selection.source!r}) finds no samples: {where} is empty. Use another source or a Probe."
         )
     if selection.indices is not None:
         outside = [i for i in selection.indices if i >= length]
@@ -218,13 +217,11 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any],
     what = f"what the {selection.source} loader reads ({type(loader if dataset is None else dataset).__name__}) is a stream"
     if selection.indices is not None or selection.per_class:
         raise ValueError(
-            f"ProbeSelection with indices or per_class needs a dataset with __getitem__ and __len__; {what}. "
-            "Give count alone, or a Probe."
+            f"indices and per_class need a dataset with __getitem__ and __len__; {what}. Give count alone, or a Probe."
         )
     warn_or_log(
-        f"The first {selection.count} samples are explained, because {what}. If the stream keeps its position it cannot be "
-        "rewound, and training continues after these samples. Give a Probe, or a dataset with __getitem__ and __len__, to avoid "
-        "that."
+        f"The first {selection.count} samples are explained, because {what}. If it keeps its position, training continues after "
+        "these samples. Give a Probe, or a dataset with __getitem__ and __len__, to avoid that."
     )
     parts: list[Probe] = []
     for batch in _stream(loader, selection):

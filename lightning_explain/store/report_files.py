@@ -82,7 +82,10 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
     paths = [directory] if directory.is_file() else sorted(directory.glob(f"*{SUFFIX}"))
     found = [report for path in paths if (report := _load(path)) is not None]
     if not found:
-        raise FileNotFoundError(f"No reports in '{directory}'; {_elsewhere(directory)}")
+        others = sorted({str(p.parent) for p in directory.rglob(f"*{SUFFIX}") if p.parent != directory})
+        named = f"did you mean {' or '.join(map(repr, others[:5]))}?"
+        fix = named if others else "give the folder <run>/explain/<name> of a run, or one report's file."
+        raise FileNotFoundError(f"No reports in '{directory}'; {fix}")
     return sorted(found, key=_place)
 
 
@@ -186,12 +189,3 @@ def _load(path: Path) -> Report | None:
         return Report(**{**content, "passes": PassCount(**content["passes"])})
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Report '{path}' is broken ({error}); delete it to read the others.") from error
-
-
-def _elsewhere(directory: Path) -> str:
-    """The end of an error: the folders below ``directory`` that have safetensors files."""
-    folders = sorted({str(p.parent) for p in directory.rglob(f"*{SUFFIX}") if p.parent != directory})
-    named = " or ".join(map(repr, folders[:5]))
-    return (
-        f"did you mean {named}?" if folders else "give the folder <run>/explain/<name> of a run, or one report's file."
-    )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.serialization import fingerprint, probe_from_state, probe_state
+from lightning_explain.core.serialization import fingerprint, probe_state
 
 X = torch.rand(4, 3, 5, 5)
 FULL = Probe(
@@ -28,7 +28,7 @@ def through_a_file(probe: Probe) -> Probe:
     file = io.BytesIO()
     torch.save(probe_state(probe), file)
     file.seek(0)
-    return probe_from_state(torch.load(file, weights_only=True))
+    return Probe(**torch.load(file, weights_only=True))
 
 
 def same(a: Any, b: Any) -> bool:

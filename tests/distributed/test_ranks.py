@@ -150,7 +150,7 @@ def test_what_is_of_another_form_on_one_rank_is_left_out_on_all_and_alone(found:
     assert list(zero["scores"]["infidelity"]) == ["saliency"]
     assert_close(zero, one)
     assert zero["failures"] == {}
-    said = "Rank 0 found float64 (N, 1, 8, 8) and rank 1 float64 (N, 1, 8, 7), which cannot be put together."
+    said = "Rank 0 found float64 (N, 1, 8, 8), which cannot be joined with float64 (N, 1, 8, 7) of rank 1."
     assert one["failures"]["bad"] == said
     assert "rank 1 float32 (N, 1, 8, 8)" in one["failures"]["worse"]
 

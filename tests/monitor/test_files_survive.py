@@ -144,9 +144,7 @@ def test_names_for_one_place_are_refused(given: dict[str, Any], message: str) ->
 
 
 def test_monitors_whose_folders_may_be_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"name='Late'\) and ExplanationMonitor\(name='late'\) would write to the same folder"
-    ):
+    with pytest.raises(ValueError, match=r"Monitors named 'Late' and 'late' would write to the same folder"):
         fit(tmp_path, monitor(name="late"), monitor(name="Late"))
 
 
