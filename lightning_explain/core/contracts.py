@@ -203,7 +203,7 @@ class Method:
             return self
         if layer is None:
             raise ValueError(
-                "it names no layer, and no module of this model returns a map on the input; give layer=..."
+                "it names no layer, and no module of this model returns a map on the input; give layer=... or leave it out."
             )
         return replace(self, layer=layer)  # type: ignore[type-var]
 

@@ -67,8 +67,9 @@ class TargetFunction(nn.Module):
         """
         outputs = self._chosen(self._call(*map(_own, arguments)))
         if outputs.ndim == 0 or len(outputs) != len(arguments[0]):
-            samples = f"{len(outputs)} samples for {len(arguments[0])}"
-            came = samples if outputs.ndim else "one number for all samples, such as a loss"
+            came = "one number for all samples, such as a loss"
+            if outputs.ndim > 0:
+                came = f"{len(outputs)} samples for {len(arguments[0])}"
             raise ValueError(
                 f"The model returned {came}; its output must be (N, ...). Give output_fn=lambda output: ..., which picks that."
             )

@@ -93,7 +93,7 @@ def instantiated(config: Mapping[str, Any], key: str) -> Any:
     from hydra.errors import HydraException
     from hydra.utils import instantiate
 
-    node = config.get(key)
+    node: Any = config.get(key)
     if (not isinstance(node, Mapping) and not OmegaConf.is_dict(node)) or "_target_" not in node:
         raise ValueError(
             f"{key}={node!r} names no class; write {key}: {{_target_: package.module.Class, argument: value}}."
