@@ -152,10 +152,15 @@ def _usable(inventory: ModuleInventory) -> Iterator[None]:
 @contextmanager
 def _kept(containers: Iterable[Container]) -> Iterator[None]:
     """Restores which objects are in some containers."""
-    with ExitStack() as stack:
-        for container in containers:
-            stack.callback(_restore, container, dict(container) if isinstance(container, dict) else list(container))
+    saved = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in containers]
+    try:
         yield
+    finally:
+        with ExitStack() as stack:
+            for container, content in saved:
+                # Nearly all containers, above all those of hooks, are empty and stay so.
+                if container or content:
+                    stack.callback(_restore, container, content)
 
 
 def _restore(container: Any, saved: Any) -> None:
