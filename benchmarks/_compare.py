@@ -13,10 +13,10 @@ from _limits import found as found_at_limit
 from _limits import limits
 from lightning_explain import Probe, explain
 from lightning_explain import metrics as q
-from lightning_explain.checks.preflight import doctor
 from lightning_explain.core.contracts import Method
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.verdict import Verdict
+from lightning_explain.explainer.explainer import Explainer
 from repairing import all_rules
 
 EQUAL, COMPLETE = 1e-5, 1e-3
@@ -82,7 +82,8 @@ def completeness(bench: Bench, method: Method) -> float | None:
 def lines(bench: Bench, wanted: Iterable[str]) -> list[Line]:
     """One line per method, sorted by name; methods that miss the limit are computed again in float64."""
     chosen = {pair.name: pair for pair in comparisons(bench) if pair.name in wanted}
-    verdicts = doctor(bench.model, {name: pair.method for name, pair in chosen.items()}, Probe(bench.x, bench.y))
+    methods = {name: pair.method for name, pair in chosen.items()}
+    verdicts = Explainer(methods, {}).verdicts(bench.model, Probe(bench.x, bench.y))
     found = {v.method: _line(bench, chosen[v.method], v) for v in verdicts}
     missed = {name for name, line in found.items() if line.differs}
     if missed:

@@ -1,12 +1,17 @@
-"""Maps and functions that are known beforehand, to test metrics on."""
+"""Maps and functions that are known beforehand, to test metrics on, and the doctor's verdicts on methods."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Method, Reference
-from lightning_explain.core.probe import Samples
+from lightning_explain.core.probe import Probe, Samples
+from lightning_explain.core.verdict import Verdict
+from lightning_explain.explainer.explainer import Explainer
 
 
 class Linear(nn.Module):
@@ -34,3 +39,10 @@ class Given(Method):
     def attribute(self, explained: object, samples: Samples) -> Tensor | tuple[Tensor, ...]:
         found = tuple(v[samples.ids] if self.by_sample else v.expand(len(samples), *v.shape) for v in self.values)
         return found if len(found) > 1 else found[0]
+
+
+def doctor(
+    model: nn.Module, methods: Mapping[str, Method], probe: Probe, limit: int = 32, **options: Any
+) -> list[Verdict]:
+    """The verdicts on methods, in their order."""
+    return Explainer(methods, {}, limit=limit, **options).verdicts(model, probe)

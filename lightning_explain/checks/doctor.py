@@ -70,14 +70,6 @@ class DoctorContext:
         """The default layer of layer methods; ``None`` if there is none."""
         return default_layer(self.model, self.record, self.explained.modalities)
 
-    def at(self, method: Method) -> Method:
-        """The method, at the default layer if it needs one and names none.
-
-        Raises:
-            ValueError: If there is no default layer.
-        """
-        return method.at(self.layer)
-
     def has_map(self, method: Method) -> bool:
         """Whether the method's map has a place in input space.
 
@@ -98,7 +90,7 @@ class DoctorContext:
         """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""
         findings = list(self.whole)
         try:
-            placed = self.at(method)
+            placed = method.at(self.layer)
             for check in (self._layer, self._samples, self._gradient, self._rule, self._arguments):
                 if not any(finding.state == "refused" for finding in findings):
                     findings += check(placed if check == self._samples else placed.innermost)

@@ -84,27 +84,15 @@ def lrp(model: nn.Module, record: Record) -> list[Finding]:
     reused = [repr(n) for n, m in ran.items() if record.calls[id(m)] > 1 and not isinstance(m, TRANSPARENT)]
     outside = [op for op in record.ops if not (op.name in _MOVES or op.idle or is_layer(op.module))]
     mixed = [str(name) for name, m in ran.items() if _is_ruled(m) and _goes_past(m, record)]
-    fix = "set module.rule to one of captum.attr._utils.lrp_rules, or " + INSTEAD
     known = listed((c.__name__ for c in SUPPORTED_LAYERS_WITH_RULES), most=9)
-    return [
-        Finding("refused", f"LRP {what}: {listed(found)}", fix)
-        for what, found, fix in (
-            ("has no rule for layers", unknown, fix),
-            ("does not see what is computed outside of layers", outside, f"use layers ({known}), or {INSTEAD}"),
-            (
-                "cannot handle a layer that is used more than once",
-                reused,
-                "use a separate layer for each call, or " + INSTEAD,
-            ),
-            (
-                "mistakes relevance for a gradient where a tensor enters a layer and also bypasses it (in a concatenation, a "
-                "slice, an activation)",
-                mixed,
-                "begin both branches with a layer, or " + INSTEAD,
-            ),
-        )
-        if found
-    ]
+    wrong: dict[str, tuple[Sequence[Any], str]] = {
+        "has no rule for layers": (unknown, "set module.rule to one of captum.attr._utils.lrp_rules"),
+        "does not see what is computed outside of layers": (outside, f"use layers ({known})"),
+        "cannot handle a layer that is used more than once": (reused, "use a separate layer for each call"),
+        "mistakes relevance for a gradient where a tensor enters a layer and also bypasses it (in a concatenation, a slice, an "
+        "activation)": (mixed, "begin both branches with a layer"),
+    }
+    return [refused(f"LRP {what}: {listed(on)}", f"{fix}, or {INSTEAD}") for what, (on, fix) in wrong.items() if on]
 
 
 def _has_rule(module: nn.Module) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,10 +23,8 @@ from lightning_explain.core.record import Record
 from lightning_explain.core.verdict import RefusedError, Verdict
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.ranks import ELSEWHERE
-from lightning_explain.engine.explained import explained_function
 from lightning_explain.engine.pass_size import within_memory
-from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
-from lightning_explain.model.isolation import explaining
+from lightning_explain.model.function import TargetFunction
 from lightning_explain.model.targets import OutputError, Target, choose, target_indices
 
 SAMPLES = 3
@@ -36,41 +33,6 @@ SAMPLES = 3
 
 class UncheckedError(RuntimeError):
     """The checks themselves failed on a model that runs, so the methods are unchecked."""
-
-
-def doctor(
-    model: nn.Module,
-    methods: Mapping[str, Method],
-    probe: Probe,
-    *,
-    target: Target = "label",
-    forward_fn: ForwardFn = None,
-    output_fn: OutputFn = None,
-    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    limit: int = 32,
-) -> list[Verdict]:
-    """Examines methods on a model and returns a verdict for each: whether its map is right, why, and what to change.
-
-    Leaves the model as it was.
-
-    Args:
-        model: The module, as it is trained.
-        methods: Methods by name; those without a layer get the default one.
-        probe: The samples that will be explained.
-        target: Which output is explained.
-        forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
-        output_fn: Selects the tensor in what the model returns.
-        forward_context: Entered around each forward, such as autocast.
-        limit: Most samples in one call of the model; at least two are needed.
-
-    Returns:
-        The verdicts, in the order of the methods.
-    """
-    with explaining(model, forward_context) as run:
-        function = TargetFunction(model, run, target, forward_fn, output_fn)
-        explained = explained_function(model, function, samples_for(model, probe), limit)
-        context = preflight(explained, model, probe, target, limit)
-        return [context.verdict(name, method) for name, method in methods.items()]
 
 
 def preflight(
@@ -158,32 +120,17 @@ def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit
 # -- what of the request can be carried out ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Granted:
-    """The part of a request that can be carried out on the model.
-
-    Args:
-        methods: Methods by name, with their layers.
-        metrics: Metrics by name, fitted to the inputs.
-        scored: For each metric, the methods that it will score.
-    """
-
-    methods: Mapping[str, Method]
-    metrics: Mapping[str, Metric]
-    scored: Mapping[str, tuple[str, ...]]
-
-
 def granted(
     context: DoctorContext,
     methods: Mapping[str, Method],
     metrics: Mapping[str, Metric],
     probe: Probe,
+    wrong: Sequence[str],
+    others: Callable[[nn.Module], Mapping[str, Method]],
     *,
     default_methods: bool,
     default_metrics: bool,
-    wrong: Sequence[str] = (),
-    others: Callable[[], Mapping[str, Method]] = dict,
-) -> Granted:
+) -> tuple[dict[str, Method], dict[str, Metric], dict[str, tuple[str, ...]]]:
     """Judges each method and metric by itself. What was asked for by name is refused; defaults are left out.
 
     Args:
@@ -191,17 +138,21 @@ def granted(
         methods: Methods by name.
         metrics: Metrics by name.
         probe: The samples as the user gave them.
+        wrong: What else is wrong; sentences that end with the fix.
+        others: Returns methods to propose for a model on which none of the user's can be used.
         default_methods: Whether the user named no methods.
         default_metrics: Whether the user named no metrics.
-        wrong: What else is wrong; sentences that end with the fix.
-        others: Methods to propose if none of the user's can be used.
+
+    Returns:
+        What can be carried out on the model: methods with their layers, metrics fitted to the inputs, and for each metric the
+        methods that it will score.
 
     Raises:
         RefusedError: If anything is refused; one message names all of it, and ends with a configuration that would run.
     """
     verdicts = [context.verdict(name, method) for name, method in methods.items()]
     refused = [verdict for verdict in verdicts if verdict.state == "refused"]
-    usable = {n: context.at(m) for n, m in methods.items() if n not in {verdict.method for verdict in refused}}
+    usable = {n: m.at(context.layer) for n, m in methods.items() if n not in {verdict.method for verdict in refused}}
     scores, unfit = dict[str, Metric](), list[Verdict]()
     for name, metric in metrics.items():
         try:
@@ -211,7 +162,9 @@ def granted(
     lines = [*wrong, *lines_of([] if default_methods else refused, methods)]
     lines += lines_of([] if default_metrics else unfit, metrics)
     if lines:
-        proposed = usable or {n: m for n, m in others().items() if context.verdict(n, m).state != "refused"}
+        proposed = usable or {
+            n: m for n, m in others(context.model).items() if context.verdict(n, m).state != "refused"
+        }
         raise RefusedError(
             "\n".join(["These requests cannot be carried out on this model:", *lines, _runs(proposed, scores)])
         )
@@ -228,8 +181,7 @@ def granted(
         if verdict.state == "warned":
             warn_or_log(lines_of([verdict], methods)[0])
     maps = [name for name, method in usable.items() if context.has_map(method)]
-    scored = scored_by(scores, usable, maps) if usable else {}
-    return Granted(usable, scores, scored)
+    return usable, scores, scored_by(scores, usable, maps) if usable else {}
 
 
 def _runs(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Method, Metric, Reference
+from lightning_explain.core.contracts import Method, Metric
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.warn import warn_or_log
@@ -83,12 +83,14 @@ def scored_by(
     """
     references = {name: method.completeness for name, method in methods.items()}
     promising = {name: reference for name, reference in references.items() if reference is not None}
-    found = {name: _scored(metric, list(methods), maps, promising) for name, metric in metrics.items()}
-    for name, scored in found.items():
-        if not scored:
+    found: dict[str, tuple[str, ...]] = {}
+    for name, metric in metrics.items():
+        own = [method for method in maps if metric.methods is None or method in metric.methods]
+        found[name] = tuple(metric.scored(list(methods), own, promising))
+        if not found[name]:
             warn_or_log(
-                f"The metric {name!r} will score none of the methods; it needs "
-                f"{metrics[name].needs}. Add such a method, or leave the metric out."
+                f"The metric {name!r} will score none of the methods; it needs {metric.needs}. Add such a method, or leave the "
+                "metric out."
             )
     for name in methods if all(found.values()) else ():
         if metrics and name not in maps and not any(name in scored for scored in found.values()):
@@ -96,13 +98,6 @@ def scored_by(
                 f"No metric will score {name!r}: its map has no place on the image; to score it, name a layer whose map has."
             )
     return found
-
-
-def _scored(
-    metric: Metric, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]
-) -> tuple[str, ...]:
-    maps = [name for name in maps if metric.methods is None or name in metric.methods]
-    return tuple(metric.scored(methods, maps, references))
 
 
 def check_explained(chosen: Tensor, probe: Probe) -> None:

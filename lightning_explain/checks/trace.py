@@ -66,8 +66,7 @@ class _Recorder(TorchFunctionMode):
             self._note_consumers(depending(arguments), module)
         self._inside.append(module)
         self.record.calls[id(module)] += 1
-        first, last = self.record.spans.get(id(module), (len(self.record.ops), 0))
-        self.record.spans[id(module)] = (first, last)
+        self.record.spans.setdefault(id(module), (len(self.record.ops), 0))
         self._note_passed(self.record.received, module, arguments)
 
     def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
@@ -117,11 +116,7 @@ def record(model: nn.Module, forward: Callable[..., Tensor], found: Record) -> N
         found.outputs = forward(*found.points, *found.samples.extra)
 
 
-_PROBABILITIES = {
-    "Softmax": ("softmax",),
-    "LogSoftmax": ("log_softmax",),
-    "Sigmoid": ("sigmoid", "expit"),
-}
+_PROBABILITIES = {"Softmax": ("softmax",), "LogSoftmax": ("log_softmax",), "Sigmoid": ("sigmoid", "expit")}
 
 
 def probabilities(last: Any) -> tuple[str, ...] | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,18 +32,18 @@ class Share:
     Args:
         names: Names of the methods or of the metric; empty if the points only serve to choose the targets.
         path: The class names of the path, from the outermost to the innermost; ``"runs by itself"``, or ``"score"``.
-        passes: Samples sent through the model, for all explained samples.
-        seconds: How long that takes at most.
         points: Number of points on the path; ``None`` if there is none.
         layers: Layers that are read at each point.
+        passes: Samples sent through the model, for all explained samples.
+        seconds: How long that takes at most.
     """
 
     names: tuple[str, ...]
     path: str
-    passes: PassCount = field(default_factory=PassCount)
-    seconds: float = 0.0
     points: int | None = None
     layers: tuple[str, ...] = ()
+    passes: PassCount = field(default_factory=PassCount)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,12 @@ class Forecast:
     shares: tuple[Share, ...]
     largest: int
     memory: int
-    hints: tuple[str, ...] = ()
+    hints: tuple[str, ...]
 
     @property
     def passes(self) -> PassCount:
         """Samples sent through the model."""
         return sum((share.passes for share in self.shares), PassCount())
-
-    @property
-    def seconds(self) -> float:
-        """How long the explanation takes at most."""
-        return sum(share.seconds for share in self.shares)
 
     def table(self) -> Table:
         """A table with a line for each part; it counts samples sent through the model, per explained sample."""
@@ -83,89 +77,77 @@ class Forecast:
         columns = ("methods", "path", "points", "forward", "backward", "seconds", "layers")
         table = Table(*columns, title="Passes and seconds for each explained sample")
         for share in self.shares:
-            costs = (share.passes.forward, share.passes.backward)
-            table.add_row(
-                Text(", ".join(share.names) or "the choice of targets"),
-                share.path,
-                "" if share.points is None else str(share.points),
-                *(f"{cost / self.samples:.6g}" for cost in costs),
-                f"{share.seconds / self.samples:.2g}",
-                Text(", ".join(share.layers)),
-            )
+            costs = (f"{cost / self.samples:.6g}" for cost in (share.passes.forward, share.passes.backward))
+            names, points = ", ".join(share.names) or "the choice of targets", str(share.points or "")
+            seconds, layers = f"{share.seconds / self.samples:.2g}", Text(", ".join(share.layers))
+            table.add_row(Text(names), share.path, points, *costs, seconds, layers)
         return table
 
     def __str__(self) -> str:
         return (
             f"{self.samples} samples: {self.passes.forward} forward, {self.passes.backward} backward, at most about "
-            f"{self.seconds:.1f} seconds, judging by the first {min(2, self.samples)}. "
-            f"Memory of the largest shared pass ({self.largest} samples): "
-            f"about {self.memory / 2**20:.3g} MiB beside the model."
+            f"{sum(share.seconds for share in self.shares):.1f} seconds, judging by the first {min(2, self.samples)}. Memory of "
+            f"the largest shared pass ({self.largest} samples): about {self.memory / 2**20:.3g} MiB beside the model."
         )
 
 
-def forecast(explanation: Explanation, sent: Callable[[], PassCount]) -> Forecast:
+def forecast(explanation: Explanation) -> Forecast:
     """Forecasts the cost of an explanation by explaining the first two samples, and the first alone.
 
     Each further sample is taken to cost as much as the second, so what is paid once, whatever their number, counts once.
 
     Args:
         explanation: The explanation, on this process alone.
-        sent: Returns how many samples went through the model so far.
     """
-    planned = plan(explanation.decided.methods)
+    planned, metrics = plan(explanation.decided.methods), explanation.decided.metrics
     outputs, _ = explanation.with_targets(plan({}))
     explained, samples = explanation.explained, explanation.samples
     two, one = (
-        within_memory(partial(_measured, explanation, planned, outputs, sent, count), explained.limit)[0]
-        for count in (2, 1)
+        within_memory(partial(_measured, explanation, planned, outputs, count), explained.limit)[0] for count in (2, 1)
     )
     totals = one + (two - one) * (len(samples) - 1)
     parts = [
-        *(
-            Share(
-                tuple(s.methods), _class_names(s.path), points=_count(s.path, explained, samples[:1]), layers=s.layers
-            )
-            for s in planned.paths
-        ),
-        *(Share((name,), "runs by itself") for name in planned.apart),
-        *(Share((name,), "score") for name in explanation.decided.metrics),
+        Share(tuple(s.methods), _class_names(s.path), _count(s.path, explained, samples[:1]), s.layers)
+        for s in planned.paths
+    ]
+    parts += [Share((name,), "runs by itself") for name in planned.apart] + [
+        Share((name,), "score") for name in metrics
     ]
     shares = tuple(
         replace(part, passes=PassCount(int(forward), int(backward)), seconds=seconds * len(samples))
         for part, (forward, backward, _), seconds in zip(parts, totals, one[:, 2], strict=True)
     )
-    together = shares[: len(planned.paths)]
-    differentiated = sum(share.passes.forward for share in together if share.passes.backward)
-    largest = min(explained.limit, differentiated or sum(share.passes.forward for share in together))
-    saved = _saved(explained, samples) if differentiated else 0
+    together = [share.passes for share in shares[: len(planned.paths)]]
+    differentiated = sum(passes.forward for passes in together if passes.backward)
+    largest = min(explained.limit, differentiated or sum(passes.forward for passes in together))
+    # What a second sample adds, because weights are kept anyway.
+    kept = [_kept(explained, samples[:1].repeat(times)) for times in (1, 2)] if differentiated else [0, 0]
     inputs = sum(x[0].numel() * x.element_size() for x in samples.inputs)
-    return Forecast(len(samples), shares, largest, largest * (saved + 2 * inputs), tuple(planned.hints()))
+    return Forecast(
+        len(samples), shares, largest, largest * (max(0, kept[1] - kept[0]) + 2 * inputs), tuple(planned.hints())
+    )
 
 
-def _measured(
-    explanation: Explanation, planned: Plan, outputs: Tensor, sent: Callable[[], PassCount], count: int, limit: int
-) -> NDArray[np.float64]:
+def _measured(explanation: Explanation, planned: Plan, outputs: Tensor, count: int, limit: int) -> NDArray[np.float64]:
     """Explains the first samples; for each part, forward and backward samples, and seconds: ``(parts, 3)``."""
     explanation.restrict(count)
-    explained = replace(explanation.explained, limit=limit, memory={})
-    execution = PlanExecution(explained, planned, explanation.samples)
-    readings = []
+    explanation.explained = explained = replace(explanation.explained, limit=limit, memory={})
+    execution, readings = PlanExecution(explained, planned, explanation.samples), []
+    function: Any = explained.forward
 
     def read(name: str = "") -> None:
         synchronize(outputs.device)
-        readings.append((sent().forward, sent().backward, time.perf_counter()))
+        readings.append((function.passes.forward, function.passes.backward, time.perf_counter()))
 
+    explanation.progress = read
     read()
     found = execution.at_samples()
-    read()
     for shared_path in planned.shared_paths:
-        found |= execution.together([shared_path])
         read()
-    explanation.explained, explanation.progress = explained, read
+        found |= execution.together([shared_path])
     explanation.completed(outputs[:count], {name: bare(parts) for name, parts in found.items()})
     read()
-    # Between the shared paths and the next part nothing runs.
-    return np.delete(np.diff(readings, axis=0), len(planned.paths), axis=0)
+    return np.diff(readings, axis=0)
 
 
 def _count(path: Path, explained: ExplainedFunction, sample: Samples) -> int:
@@ -178,13 +160,8 @@ def _class_names(path: Path) -> str:
     return type(path).__name__ + (f" of {_class_names(around)}" if around is not None else "")
 
 
-def _saved(explained: ExplainedFunction, samples: Samples) -> int:
-    """Bytes that autograd keeps for a sample: what a second one adds, because weights are kept anyway."""
-    one, two = (_kept(explained, samples[:1].repeat(times)) for times in (1, 2))
-    return max(0, two - one)
-
-
 def _kept(explained: ExplainedFunction, samples: Samples) -> int:
+    """Returns the bytes that autograd keeps of a forward pass."""
     # The storages themselves, so that none is freed and its address reused.
     storages: dict[int, torch.UntypedStorage] = {}
 

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
-from lightning_explain.checks.preflight import Granted, granted, preflight
+from lightning_explain.checks.preflight import granted, preflight
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Probe, Samples
@@ -39,11 +39,7 @@ from lightning_explain.explainer.registry import (
 from lightning_explain.explainer.run import Decisions, Explanation, Progress
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
-from lightning_explain.model.targets import (
-    Choice,
-    Target,
-    check_target,
-)
+from lightning_explain.model.targets import Choice, Target, check_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +93,19 @@ class Explainer(Decisions):
             with self.ranks.agree("the check of the model"):
                 run, called = stack.enter_context(explaining(model, self.forward_context)), collectives_called()
                 context = self._preflight(model, probe, run)
-                found = self._granted(context, probe)
+                methods, metrics, scored = granted(
+                    context,
+                    self.methods,
+                    self.metrics,
+                    probe,
+                    wrong=list(faults(self.methods, self.metrics, probe, self.normalization)),
+                    others=alternatives,
+                    default_methods=self.default_methods,
+                    default_metrics=self.default_metrics,
+                )
                 needs_others = collectives_called() > called
-            ready = replace(self, **vars(found), ranks=self.ranks.in_company(needs_others))
+            ranks = self.ranks.in_company(needs_others)
+            ready = replace(self, methods=methods, metrics=metrics, scored=scored, ranks=ranks)
             return ready._measured(context, probe) if measure_limit else ready
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
@@ -109,22 +115,9 @@ class Explainer(Decisions):
             return [context.verdict(name, method) for name, method in self.methods.items()]
 
     def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
-        target_function, samples = self._start(model, probe, run)
-        explained = self._explained(model, target_function, samples)
+        explained = self._explained(model, probe, run)
         at_once = 4 * self.limit if self.auto_limit else self.limit
         return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
-
-    def _granted(self, context: DoctorContext, probe: Probe) -> Granted:
-        return granted(
-            context,
-            self.methods,
-            self.metrics,
-            probe,
-            default_methods=self.default_methods,
-            default_metrics=self.default_metrics,
-            wrong=list(faults(self.methods, self.metrics, probe, self.normalization)),
-            others=partial(alternatives, context.model),
-        )
 
     def _measured(self, context: DoctorContext, probe: Probe) -> Explainer:
         """Lowers the limit to the fastest number of samples per pass."""
@@ -160,49 +153,43 @@ class Explainer(Decisions):
         started, own = time.perf_counter(), fingerprint(probe)
         with ExitStack() as stack:
             with self.ranks.agree("the preparation of the model"):
-                explanation, target_function = self._begun(stack, model, probe, progress)
+                explanation = self._begun(stack, model, probe, progress)
             if history is not None:
                 explanation.past = partial(history.of, own)
             with reporting_failures(explanation.failures):
                 self.ranks.share_buffers(model)
                 report = explanation.run()
-                sent = target_function.passes
-                passes = PassCount(*self.ranks.total(sent.forward, sent.backward))
-        return replace(
-            report,
-            passes=passes,
-            seconds=time.perf_counter() - started,
-            fingerprint=own,
-        )
+                function: Any = explanation.explained.forward
+                passes = PassCount(*self.ranks.total(function.passes.forward, function.passes.backward))
+        return replace(report, passes=passes, seconds=time.perf_counter() - started, fingerprint=own)
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
         with ExitStack() as stack:
-            explanation, target_function = self._begun(stack, model, probe, lambda step: None)
-            return forecast(explanation, lambda: target_function.passes)
+            return forecast(self._begun(stack, model, probe, lambda step: None))
 
-    def _begun(
-        self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress
-    ) -> tuple[Explanation, TargetFunction]:
-        """Enters the isolation on the stack, and returns the explanation and the function that it explains."""
+    def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
+        """Enters the isolation on the stack, and returns the explanation."""
         run = stack.enter_context(explaining(model, self.forward_context))
-        target_function, samples = self._start(model, probe, run, self.ranks.synchronized)
         labels = None if probe.targets is None else probe.targets.cpu()
-        explained = self._explained(model, target_function, replace(samples, extra=(*samples.extra, labels)))
-        return Explanation(self, explained, probe, progress), target_function
-
-    def _start(
-        self, model: nn.Module, probe: Probe, run: Run, synchronized: Callable[..., Any] = lambda run: run
-    ) -> tuple[TargetFunction, Samples]:
-        return TargetFunction(model, run, self.target, self.forward_fn, self.output_fn, synchronized), samples_for(
-            model, probe
+        return Explanation(
+            self, self._explained(model, probe, run, (labels,), self.ranks.synchronized), probe, progress
         )
 
-    def _explained(self, model: nn.Module, target_function: TargetFunction, samples: Samples) -> ExplainedFunction:
+    def _explained(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        run: Run,
+        labels: tuple[Tensor | None, ...] = (),
+        synchronized: Callable[..., Any] = lambda run: run,
+    ) -> ExplainedFunction:
+        target_function = TargetFunction(model, run, self.target, self.forward_fn, self.output_fn, synchronized)
+        samples = samples_for(model, probe)
         return explained_function(
             model,
             target_function,
-            samples,
+            replace(samples, extra=(*samples.extra, *labels)),
             self.limit,
             seed=self.seed,
             normalization=self.normalization,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
 from lightning_explain.core.points import CENTER, widened
@@ -156,27 +157,29 @@ class Explanation:
         scores: Mapping[str, Mapping[str, Score]],
     ) -> dict[str, Any]:
         """Returns the fields of the report for the samples of this rank."""
-        return {
-            "attributions": {name: _on_cpu(value) for name, value in found.items()},
-            "scores": {key: {m: value.cpu() for m, (value, _) in score.items()} for key, score in scores.items()},
-            "standard_errors": _errors(scores),
-            "outputs": _kept(outputs).cpu(),
-            "predictions": predictions_of(outputs).cpu(),
-            "values": self.values.cpu(),
+        steps = {name: steps_taken(self.decided.methods[name], self.explained, self.samples) for name in found}
+        errors = {key: {m: e for m, (_, e) in score.items() if e is not None} for key, score in scores.items()}
+        parts: dict[str, Any] = {
+            "attributions": dict(found),
+            "scores": {key: {m: value for m, (value, _) in score.items()} for key, score in scores.items()},
+            "standard_errors": {key: by_method for key, by_method in errors.items() if by_method},
+            "outputs": _kept(outputs),
+            "predictions": predictions_of(outputs),
+            "values": self.values,
             "maps": explicit_maps(found, arranged, self.samples.inputs, self.explained.modalities),
-            "n_steps": {name: steps for name in found if (steps := self._steps(name)) is not None},
-            "checks": {name: torch.stack(check, 1).cpu() for name, check in self._checks.items() if name in found},
+            "n_steps": {name: taken for name, taken in steps.items() if taken is not None},
+            "checks": {name: torch.stack(check, 1) for name, check in self._checks.items() if name in found},
         }
+        on_cpu: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, parts)
+        return on_cpu
 
     def _first_execution(self) -> tuple[Tensor, dict[str, Attribution]]:
         """Returns all outputs of these samples, and their attributions by all methods that share passes."""
         methods, ranks = self.decided.methods, self.decided.ranks
         try:
             return self.with_targets(plan(methods))
-        except LostRanksError:
-            raise
         except Exception as error:
-            if self.decided.raising or any(ranks.gather(self._refused)):
+            if self.decided.raising or isinstance(error, LostRanksError) or any(ranks.gather(self._refused)):
                 raise
             # Reported on the rank that failed only; the other ranks stopped because of it.
             reason = "" if isinstance(error, ELSEWHERE) else traceback.format_exc()
@@ -252,16 +255,11 @@ class Explanation:
                 found[name] = self._within(partial(work, name))
                 if self.decided.ranks.world > 1:
                     check_entries(found[name], len(self.samples))
-            except LostRanksError:
-                raise
-            except ELSEWHERE:
-                if self.decided.raising:
+            except Exception as error:
+                if self.decided.raising or isinstance(error, LostRanksError):
                     raise
-                yield name
-            except Exception:
-                if self.decided.raising:
-                    raise
-                self.failures[name] = traceback.format_exc()
+                if not isinstance(error, ELSEWHERE):
+                    self.failures[name] = traceback.format_exc()
                 yield name
 
     def _leave_out_unlike(self, found: dict[str, Any]) -> None:
@@ -320,9 +318,6 @@ class Explanation:
         how = self.decided.methods[name].innermost.arrangement(self.explained, found)
         return arrange(as_tuple(found), samples.inputs, self.explained.modalities, how)
 
-    def _steps(self, name: str) -> Tensor | None:
-        return steps_taken(self.decided.methods[name], self.explained, self.samples)
-
     def _score(
         self, name: str, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]
     ) -> dict[str, Mapping[str, Score]]:
@@ -361,16 +356,12 @@ class Explanation:
             outputs=self.values if explained is self.explained else explained.evaluate(self.samples),
             maps=maps,
             explain=again,
-            masks=self._masks(),
+            masks=None if self.probe.masks is None else self.probe.masks[self._places],
             attributions=found,
             attribute=lambda samples: self._attributions(found, samples),
             references={key: reference for key, reference in references.items() if reference is not None},
             history=self.past(self.samples),
         )
-
-    def _masks(self) -> Tensor | None:
-        masks = self.probe.masks
-        return masks if masks is None else masks[self._places]
 
 
 def _kept(outputs: Tensor) -> Tensor:
@@ -385,14 +376,3 @@ def _check_score(score: Mapping[str, Score]) -> None:
                 f"The score of {method!r} is ({type(value).__name__}, {type(error).__name__}); return two tensors (N,), the "
                 "values and their standard errors, or a tensor and None."
             )
-
-
-def _errors(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Tensor]]:
-    found = {
-        key: {m: error.cpu() for m, (_, error) in score.items() if error is not None} for key, score in scores.items()
-    }
-    return {key: by_method for key, by_method in found.items() if by_method}
-
-
-def _on_cpu(value: Attribution) -> Attribution:
-    return bare(tuple(v.cpu() for v in as_tuple(value)))

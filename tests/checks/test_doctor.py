@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from given import doctor
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.checks.preflight import doctor
 from lightning_explain.checks.verdicts import table as table
 from lightning_explain.core.contracts import Method
 from lightning_explain.core.verdict import Verdict

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from given import doctor
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.checks.preflight import doctor
 from lightning_explain.core.contracts import Method
 from lightning_explain.core.verdict import Verdict
 from repairing import Own

@@ -13,9 +13,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from captum_reference import layers, primary
 from comparing import distance
+from given import doctor
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.checks.preflight import doctor
 from lightning_explain.core.contracts import Method
 
 INTO_THE_INPUT = [

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from comparing import distance
+from given import doctor
 from lightning_explain import Probe, explain, load_reports
 from lightning_explain import methods as m
-from lightning_explain.checks.preflight import doctor
 from lightning_explain.core.contracts import Method
 from lightning_explain.store.report_files import save_report
 from repairing import Copy, warmed

@@ -58,7 +58,6 @@ def test_the_forecast_says_what_each_shared_path_each_method_and_each_metric_cos
     ]
     assert found.passes == PassCount(106, 40)
     assert found.hints == ()
-    assert found.seconds == pytest.approx(sum(share.seconds for share in found.shares))
     assert all(share.seconds > 0 for share in found.shares)
 
 

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from given import doctor
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.checks.preflight import doctor
 from networks import digits, samples, trained
 from training import QUIET, DigitModule, loader, monitor, trainer
 
