@@ -60,10 +60,9 @@ class DoctorContext:
     _hidden: dict[Any, bool] = field(default_factory=dict)
 
     @cached_property
-    def sample(self) -> Samples:
-        """One sample, with its target."""
-        few = self.record.samples
-        return replace(few, extra=(*few.extra, self.record.indices))[:1]
+    def few(self) -> Samples:
+        """The recorded samples, with their targets."""
+        return replace(self.record.samples, extra=(*self.record.samples.extra, self.record.indices))
 
     @cached_property
     def layer(self) -> str | None:
@@ -270,16 +269,16 @@ class DoctorContext:
         if place == "neuron":
             explained = replace(method, neuron_selector=_all_units).focused(explained)  # type: ignore[type-var]
         site = LayerSite(str(method.layer), method.of_input) if place == "layer" else None
-        few, reads = self.record.samples, frozenset({(f"{DEEPLIFT}:1e-10", site)})
+        reads = frozenset({(f"{DEEPLIFT}:1e-10", site)})
 
         def measured(pairs: int) -> list[SumCheck]:
-            samples = replace(few, extra=(*few.extra, self.record.indices))[:pairs]
+            samples = self.few[:pairs]
             halved = tuple(x.roll(1, 0) * (0.5 if x.is_floating_point() else 1) for x in samples.inputs)
             baselines = (tuple(map(torch.zeros_like, samples.inputs)), halved)
             passes = [rescaled(explained, samples, baseline, reads) for baseline in baselines]
             return [check for found in passes for check in found.checks.values()]
 
-        return within_memory(measured, max(1, min(explained.limit // 2, len(few))))[0]
+        return within_memory(measured, max(1, min(explained.limit // 2, len(self.few))))[0]
 
     def _arguments(self, method: Method) -> Iterator[Finding]:
         """Checks that arguments fit a sample, by building its baselines, features and first points."""
@@ -293,7 +292,7 @@ class DoctorContext:
             yield refused(reason, f"check its arguments: {str(method)[:500]}")
 
     def _try_out(self, method: Method) -> None:
-        explained, sample = self.explained, self.sample
+        explained, sample = self.explained, self.few[:1]
         (explained.distribution if method.takes_distribution else explained.baseline)(method.baselines, sample)
         if method.feature_mask is not None:
             features_of(method.feature_mask, explained, sample)

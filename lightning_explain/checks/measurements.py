@@ -52,8 +52,9 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
             return []
         again = _difference(function.outputs(*samples.inputs, *samples.extra), seen)
         if again > tolerance:
-            what = f"two forward passes on the same samples in eval mode differ by {again:.1%}"
-            return [refused(what + _RANDOM[0], _RANDOM[1])]
+            what = f"two forward passes on the same samples in eval mode differ by {again:.1%}; the model draws random numbers"
+            fix = "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ..."
+            return [refused(f"{what}, as F.dropout(x) does without training=self.training", fix)]
         if worst < float("inf"):
             # Where large numbers cancel, rounding alone differs by as much; not so in float64.
             alone = slice(0, len(samples))
@@ -62,7 +63,11 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
         return []
     found = "cannot be computed" if worst == float("inf") else f"differs by {worst:.1%} when computed"
     what = f"samples influence each other in eval mode: a sample's output {found} alone"
-    return [refused(what + _MIXED[0], _MIXED[1])]
+    fix = (
+        "use the training statistics in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm), and set "
+        "batch_first=True on layers that expect time or tokens first"
+    )
+    return [refused(f"{what}; methods perturb one sample and rely on the outputs of the others staying the same", fix)]
 
 
 def _alone(function: TargetFunction, samples: Samples, outputs: Tensor, which: slice) -> float:
@@ -84,17 +89,6 @@ def _measured(measure: Callable[[], float]) -> float:
 
 def _double(x: Any) -> Any:
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
-
-
-_RANDOM = (
-    "; the model draws random numbers, as F.dropout(x) does without training=self.training",
-    "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ...",
-)
-_MIXED = (
-    "; methods perturb one sample and rely on the outputs of the others staying the same",
-    "use the training statistics in eval mode (BatchNorm with track_running_stats=True, LayerNorm, GroupNorm), and set "
-    "batch_first=True on layers that expect time or tokens first",
-)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -56,8 +56,7 @@ class History:
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint must hold; it loads with ``weights_only=True``."""
-        maps = {"first": dict(self.first), "previous": dict(self.previous)}
-        return {**maps, "ids": self.ids, "fingerprint": self.fingerprint}
+        return dict(vars(self))
 
 
 def history_of(reports: Sequence[Report], probe: Probe) -> History:

@@ -14,8 +14,6 @@ from lightning_explain.loggers.files import FilesSink
 from lightning_explain.loggers.tensorboard import TensorBoardSink
 from lightning_explain.loggers.wandb import WandbSink
 
-__all__ = ["FilesSink", "ScalarSink", "TensorBoardSink", "WandbSink", "sinks_for"]
-
 
 class ScalarSink(Sink):
     """Writes only the scalars, to a logger of a type that may not take pictures."""

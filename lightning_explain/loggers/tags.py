@@ -53,14 +53,12 @@ def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]
     def kept(named: Mapping[str, Any], gone: set[str] = failed) -> dict[str, Any]:
         return {name: value for name, value in named.items() if name not in gone}
 
-    maps: dict[str, Any] = {
+    left: dict[str, Any] = {
         kind: kept(getattr(report, kind)) for kind in ("attributions", "maps", "n_steps", "completeness_errors")
     }
-    scores = {kind: kept(getattr(report, kind), lost) for kind in ("scores", "standard_errors")}
-    left: dict[str, Any] = {
-        kind: {score: kept(found) for score, found in by_score.items()} for kind, by_score in scores.items()
-    }
-    return replace(report, **maps, **left)
+    for kind in ("scores", "standard_errors"):
+        left[kind] = {score: kept(found) for score, found in kept(getattr(report, kind), lost).items()}
+    return replace(report, **left)
 
 
 def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures, metrics: Metrics) -> Publication:

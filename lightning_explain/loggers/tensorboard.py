@@ -28,12 +28,12 @@ class TensorBoardSink(Sink):
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Adds one category for each monitor, with one chart for each score."""
-        self._logger.experiment.add_custom_scalars(
-            {
-                name: {metric: ["Multiline", [_only(tag) for tag in tags]] for metric, tags in by_metric.items()}
-                for name, by_metric in charts.items()
-            }
-        )
+        # TensorBoard matches regular expressions from a tag's start; these match one tag each.
+        pages = {
+            name: {metric: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for metric, tags in by_metric.items()}
+            for name, by_metric in charts.items()
+        }
+        self._logger.experiment.add_custom_scalars(pages)
 
     def write(self, publication: Publication) -> None:
         """Adds one point for each tag, at the step of the explanation."""
@@ -44,8 +44,3 @@ class TensorBoardSink(Sink):
             writer.add_image(tag, picture, step, dataformats="HWC")
         writer.add_text(f"{publication.name}/caption", publication.caption, step)
         writer.flush()
-
-
-def _only(tag: str) -> str:
-    """A regular expression for this tag only: TensorBoard matches the expressions of charts from a tag's start."""
-    return f"^{re.escape(tag)}$"

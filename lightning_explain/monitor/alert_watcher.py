@@ -107,40 +107,37 @@ class Alerts:
                 f'Alert({asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use action="log".'
             )
 
-    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> list[Alert]:
+    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> None:
         """Checks the scalars of one explanation, and acts on every alert that fires.
 
         Args:
             trainer: The Trainer.
             scalars: Equal on all ranks; by name, without the monitor's name.
             epoch: The epoch that was explained; ``None``: the current one.
-
-        Returns:
-            The alerts that fired.
         """
-        new = [watch for watch in self._watches if watch.first is None]
-        fired = [watch for watch in self._watches if watch.sees(scalars.get(watch.alert.metric))]
-        for watch in new:
-            if watch.alert.times is not None and watch.first is not None and watch.first <= 0:
+        when = f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step})"
+        for watch in self._watches:
+            alert, new = watch.alert, watch.first is None
+            fires = watch.sees(scalars.get(alert.metric))
+            if new and alert.times is not None and watch.first is not None and watch.first <= 0:
                 rank_zero_warn_or_log(
-                    f"Alert({watch.alert.metric!r}, times={watch.alert.times!r}) will never fire: the first value is "
+                    f"Alert({alert.metric!r}, times={alert.times!r}) will never fire: the first value is "
                     f"{watch.first:.6g}, which is not above 0. Use above=... or below=... instead."
                 )
-        for watch in fired:
-            alert, value = watch.alert, scalars[watch.alert.metric]
-            times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
-            patience = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
-            text = (
-                f"{self._name}/{alert.metric} is {value:.6g}, which is {alert.condition}{times}{patience} "
-                f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step})"
-                f"{'; training stops' if alert.action == 'stop' else ''}."
-            )
-            rank_zero_warn_or_log(text)
-            if alert.action == "stop":
-                trainer.should_stop = True
-            if alert.action == "wandb" and trainer.is_global_zero:
-                self._send(trainer, f"{self._name}/{alert.metric} {alert.condition}", text)
-        return [watch.alert for watch in fired]
+            if fires:
+                times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
+                patience = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
+                self._act(
+                    trainer, alert, f"{scalars[alert.metric]:.6g}, which is {alert.condition}{times}{patience} {when}"
+                )
+
+    def _act(self, trainer: pl.Trainer, alert: Alert, found: str) -> None:
+        text = f"{self._name}/{alert.metric} is {found}{'; training stops' if alert.action == 'stop' else ''}."
+        rank_zero_warn_or_log(text)
+        if alert.action == "stop":
+            trainer.should_stop = True
+        if alert.action == "wandb" and trainer.is_global_zero:
+            self._send(trainer, f"{self._name}/{alert.metric} {alert.condition}", text)
 
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
         try:
@@ -157,10 +154,6 @@ class Alerts:
         """Lets alerts that have fired fire again. Called when training resumes."""
         for watch in self._watches:
             watch.count = min(watch.count, watch.alert.patience - 1)
-
-    def begin_again(self) -> None:
-        """Resets all alerts for another training."""
-        self._watches = [Watch(watch.alert) for watch in self._watches]
 
     def state(self) -> dict[str, Any]:
         """The state to save in a checkpoint, by alert; loads with ``weights_only=True``."""

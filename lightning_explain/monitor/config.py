@@ -68,10 +68,11 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ImportError: If Hydra is not installed.
         ValueError: If Hydra cannot compose the file, or it is not a mapping.
     """
-    _needs_hydra()
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
+    try:
+        from hydra import compose, initialize_config_dir
+        from hydra.errors import HydraException
+    except ImportError as error:
+        raise ImportError("Models are built from files by Hydra: pip install 'lightning-explain[hydra]'") from error
     try:
         with initialize_config_dir(str(path.resolve().parent), version_base="1.3"):
             config = compose(path.name, list(overrides))
@@ -89,7 +90,6 @@ def instantiated(config: Mapping[str, Any], key: str) -> Any:
         ImportError: If Hydra is not installed.
         ValueError: If there is no ``_target_``, or its class cannot be found or built.
     """
-    _needs_hydra()
     from hydra.errors import HydraException
     from hydra.utils import instantiate
 
@@ -107,13 +107,6 @@ def instantiated(config: Mapping[str, Any], key: str) -> Any:
             f"{key} cannot be built: {' '.join(reason.split())}{cause}. Give _target_ an import path, and arguments "
             "that it takes."
         ) from error
-
-
-def _needs_hydra() -> None:
-    try:
-        import hydra  # noqa: F401
-    except ImportError as error:
-        raise ImportError("Models are built from files by Hydra: pip install 'lightning-explain[hydra]'") from error
 
 
 def _plain(value: Any) -> Any:

@@ -143,12 +143,11 @@ def _is_foreign(callback: pl.Callback) -> bool:
 
 def batch_size(trainer: pl.Trainer) -> int | None:
     """The batch size of the first loader of the run that declares one; ``None``: no loader does."""
-    for loaders in (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders):
-        for loader in _listed(loaders):
-            sampler = getattr(loader, "batch_sampler", None)
-            size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
-            if isinstance(size, int) and size > 0:
-                return size
+    for loader in _listed([trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders]):
+        sampler = getattr(loader, "batch_sampler", None)
+        size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+        if isinstance(size, int) and size > 0:
+            return size
     return None
 
 

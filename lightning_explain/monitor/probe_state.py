@@ -55,7 +55,6 @@ class FixedSamples:
     def __init__(
         self, probe: Probe | None, selection: ProbeSelection, batch_fn: Callable[[Any], Any] | None, save: bool
     ) -> None:
-        self.probe = probe
         self._given = probe
         self._selection = selection
         self._batch_fn = batch_fn
@@ -65,20 +64,19 @@ class FixedSamples:
 
     def begin_again(self) -> None:
         """Forgets the chosen samples, because another training begins."""
-        self.probe = self._given
+        self.probe: Probe | None = self._given
         self._trained: Probe | None = None
         self._expected: Expected = None
         self._notice = ""
         self._saved = False
 
-    def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
-        """The samples of this run: given, restored, from the training so far, or read from the loader."""
+    def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
+        """Decides on the samples of this run: given, restored, from the training so far, or read from the loader."""
         if trainer.state.fn == "fit":
             self.probe = self._trained = self._of_training(trainer, pl_module, source)
             self._expected, self._notice, self._saved = None, "", False
         else:
             self.probe = self._alone(trainer, pl_module, source)
-        return self.probe
 
     def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
         if self._notice:

@@ -49,7 +49,7 @@ class Memory:
     def begin_again(self) -> None:
         """Resets everything, because another training begins."""
         self.schedule = Schedule(self.schedule.every, self.schedule.max_overhead)
-        self.alerts.begin_again()
+        self.alerts.load({})
         self.history = History()
         self.follows = False
 

@@ -284,8 +284,9 @@ def test_an_alert_that_cannot_be_sent_does_not_end_the_training(
 def test_all_alerts_are_looked_at_and_say_which_fired() -> None:
     alerts = Alerts("explain", [Alert("a/x", above=1), Alert("b/x", below=1)], FailureLog("explain", raising=False))
     run = trainer(Path())
-    with pytest.warns(UserWarning, match="explain/b/x is 0, which is below 1"):
-        assert alerts.watch(run, {"a/x": 0.5, "b/x": 0.0}) == [Alert("b/x", below=1)]
+    with pytest.warns(UserWarning, match="explain/b/x is 0, which is below 1") as warned:
+        alerts.watch(run, {"a/x": 0.5, "b/x": 0.0})
+    assert len(warned) == 1
     assert alerts.state() == {
         "a/x above 1 for 1": {"count": 0, "first": 0.5},
         "b/x below 1 for 1": {"count": 1, "first": 0.0},
