@@ -20,8 +20,6 @@ Requests = Mapping[str, Any] | Sequence[Any] | None
 
 
 METHODS: dict[str, type] = {name: getattr(method_classes, name) for name in method_classes.__all__}
-
-
 METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metric_classes.__all__}
 
 

@@ -20,7 +20,7 @@ from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks
 from lightning_explain.distributed.trees import check_entries
-from lightning_explain.engine.executor import PlanExecution, execute, joined
+from lightning_explain.engine.executor import Found, PlanExecution, execute, joined
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.plan import Plan, batches, plan
 from lightning_explain.engine.rules import INSTEAD
@@ -34,6 +34,7 @@ T = TypeVar("T")
 # The most numbers for each sample that a report keeps of outputs with more than two dimensions.
 _MOST_OUTPUTS = 1000
 Progress = Callable[[str], None]
+Work = Callable[[str], Any]
 Placed = tuple[Tensor, ...]
 
 
@@ -223,7 +224,7 @@ class Explanation:
 
     def _begun(
         self, explained: ExplainedFunction, planned: Plan, samples: Samples
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
+    ) -> tuple[Tensor, Tensor, Tensor, Found]:
         choice, batch = Choice(self.decided.target, samples.extra[-1]), PlanExecution(explained, planned, samples)
         try:
             found = batch.run(choice)
@@ -231,9 +232,7 @@ class Explanation:
             self._refused = choice.refused
         return choice.outputs, choice.indices, batch.outputs[CENTER], found
 
-    def _attempt(
-        self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any], shown: bool = True
-    ) -> None:
+    def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Work, shown: bool = True) -> None:
         """Puts the result of ``work(name)`` into ``found`` for each name; ``shown``: as a step of the progress.
 
         A failure is raised, or recorded on the rank where it happened and left out on all ranks.
@@ -244,9 +243,7 @@ class Explanation:
         for name in ranks.failing(failed):
             found.pop(name, None)
 
-    def _each(
-        self, found: dict[str, Any], names: Iterable[str], work: Callable[[str], Any], shown: bool
-    ) -> Iterator[str]:
+    def _each(self, found: dict[str, Any], names: Iterable[str], work: Work, shown: bool) -> Iterator[str]:
         """Runs ``work`` for each name, and yields the names that failed."""
         for name in names:
             if shown:
@@ -318,17 +315,13 @@ class Explanation:
         how = self.decided.methods[name].innermost.arrangement(self.explained, found)
         return arrange(as_tuple(found), samples.inputs, self.explained.modalities, how)
 
-    def _score(
-        self, name: str, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]
-    ) -> dict[str, Mapping[str, Score]]:
+    def _score(self, name: str, found: Mapping[str, Attribution], maps: Found) -> dict[str, Mapping[str, Score]]:
         metric: Metric = self.decided.metrics[name]
         scored: dict[str, dict[str, Score]] = {}
         wanted = metric.methods
         for explained, names in self.functions(name for name in found if wanted is None or name in wanted):
-            metric_inputs = self._metric_inputs(
-                explained, {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps}
-            )
-            for suffix, score in metric.score(metric_inputs).items():
+            explanations, placed = {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps}
+            for suffix, score in metric.score(self._metric_inputs(explained, explanations, placed)).items():
                 _check_score(score)
                 scored.setdefault(f"{name}_{suffix}" if suffix else name, {}).update(score)
         return dict(scored)
@@ -341,9 +334,9 @@ class Explanation:
         return [(self.explained, together), *alone] if together or not alone else alone
 
     def _metric_inputs(
-        self, explained: ExplainedFunction, found: Mapping[str, Attribution], maps: Mapping[str, tuple[Tensor, ...]]
+        self, explained: ExplainedFunction, found: Mapping[str, Attribution], maps: Found
     ) -> MetricInputs:
-        def again(samples: Samples) -> dict[str, tuple[Tensor, ...]]:
+        def again(samples: Samples) -> Found:
             moved = self._attributions(maps, samples)
             arranged = {key: self._arranged(key, value, samples) for key, value in moved.items()}
             modalities = self.explained.modalities
