@@ -110,21 +110,6 @@ def one_for_each(name: str, given: Any, count: int) -> tuple[Any, ...]:
     return values
 
 
-def check_methods(metric: Any) -> None:
-    """Checks that ``metric.methods`` lists names of methods, or is ``None`` for all; turns a list into a tuple.
-
-    Raises:
-        TypeError: If ``metric.methods`` is anything else.
-    """
-    names = metric.methods
-    if names is None:
-        return
-    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
-        allowed = "None (all methods) or a list of names of methods"
-        raise refused(type(metric).__name__, "methods", names, allowed, TypeError)
-    object.__setattr__(metric, "methods", tuple(names))
-
-
 def check_name(name: object) -> None:
     """Checks that a monitor's name can be a tag prefix and the name of a folder.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain.core.contracts import Method, Metric
 from lightning_explain.core.naming import _either, nearest, snake_case, unwritable
-from lightning_explain.core.validation import check_flag, check_whole, refused
+from lightning_explain.core.validation import check_whole
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
 
@@ -52,19 +52,6 @@ def build_metrics(requests: Requests) -> dict[str, Metric]:
     if requests is None:
         requests = [metric_classes.Infidelity(), metric_classes.SensitivityMax()]
     return build(requests, METRICS, "metric", Metric)
-
-
-def _check_kinds(instance: Any, where: str) -> None:
-    """Checks flags and layer names in our own classes, and in methods inside them."""
-    owner = f"{where}: {type(instance).__name__}"
-    for field in fields(instance) if type(instance) in (*METHODS.values(), *METRICS.values()) else ():
-        value = getattr(instance, field.name)
-        if field.type == "bool":
-            check_flag(owner, field.name, value)
-        if field.name == "layer" and value is not None and not isinstance(value, str):
-            raise refused(owner, "layer", value, "a module's name, such as 'layer4'", TypeError)
-        if field.name == "attribution_method":
-            _check_kinds(value, f"{where}.attribution_method")
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
@@ -145,7 +132,6 @@ def _instance(request: Any, where: str, kind: _Kind) -> Any:
         request = {"name": request}
     found = _made(request, where, kind) if isinstance(request, Mapping) else request
     if isinstance(found, kind.base) and not isinstance(found, type):
-        _check_kinds(found, where)
         return found
     name = type(found).__name__
     if isinstance(found, method_classes.CaptumAttribution):

@@ -12,17 +12,14 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Read, Reducer
 from lightning_explain.core.probe import Samples
+from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.engine.paths import AtInput
-from lightning_explain.methods._arguments import check_arguments
 
 AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
 
 
-class CaptumMethod(Method):
+class CaptumMethod(CheckedArguments, Method):
     """Base class of all built-in methods: their arguments are Captum's, and are checked as soon as they are given."""
-
-    def __post_init__(self) -> None:
-        check_arguments(self)
 
 
 class SumsUp(CaptumMethod):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
-from lightning_explain.core.validation import check_flag
+from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._ranking import relevance, scores, spearman
 
 
@@ -34,7 +34,7 @@ def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Agreement(Metric):
+class Agreement(CheckedArguments, Metric):
     """Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
 
     Ranks pixels by their relevance, summed over channels. There is no score with fewer than two methods.
@@ -59,9 +59,6 @@ class Agreement(Metric):
     abs: bool = False
 
     needs: ClassVar[str] = "two methods whose maps have a place on the image"
-
-    def __post_init__(self) -> None:
-        check_flag("Agreement", "abs", self.abs)
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
         """All methods with a map in input space, if there are at least two."""

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.core.probe import Baseline, Samples
-from lightning_explain.core.validation import check_flag, check_whole
-from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._common import table
 from lightning_explain.metrics._ranking import relevance, scores, spread
 
@@ -39,7 +38,7 @@ def area(curve: Tensor, at: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Curve(Metric):
+class _Curve(CheckedArguments, Metric):
     """Base class of Deletion and Insertion; ``removes`` says whether the units are deleted or inserted."""
 
     n_steps: int = 20
@@ -47,12 +46,6 @@ class _Curve(Metric):
     normalize: bool = True
 
     removes: ClassVar[bool]
-
-    def __post_init__(self) -> None:
-        owner = type(self).__name__
-        check_whole(owner, "n_steps", self.n_steps)
-        check_baseline(owner, self.baselines)
-        check_flag(owner, "normalize", self.normalize)
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; in units of output without ``normalize``. Not finite where f(x) = f(baseline)."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lightning_explain.core.contracts import Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import all_finite, flat
-from lightning_explain.core.validation import check_flag, check_methods
+from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.engine.noise import wide
 from lightning_explain.metrics._ranking import relevance, scores, spearman
 
@@ -64,7 +64,7 @@ def _scaled(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Drift(Metric):
+class Drift(CheckedArguments, Metric):
     """Similarity of each map to the previous and to the first explanation's map of the sample (Adebayo et al. 2018).
 
     Compares pixels, summed over channels, by cosine similarity, by Spearman's rank correlation and, for images of at
@@ -97,11 +97,6 @@ class Drift(Metric):
     methods: tuple[str, ...] | None = None
 
     needs_history: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_flag("Drift", "abs", self.abs)
-        check_flag("Drift", "ssim", self.ssim)
-        check_methods(self)
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricIn
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, flat
-from lightning_explain.core.validation import check_methods, check_number, check_whole
-from lightning_explain.engine.baselines import check_baseline
+from lightning_explain.core.validation import check_number, check_whole
+from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._common import by_user, joined, needs_floating, table
 
 PerturbFunc = Callable[..., Any]
@@ -60,7 +60,7 @@ def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tens
 
 
 @dataclass(frozen=True)
-class Infidelity(Metric):
+class Infidelity(CheckedArguments, Metric):
     """Error of a map's prediction of output changes under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
 
     Cost: n_perturb_samples forward, 0 backward; once for all methods.
@@ -99,15 +99,13 @@ class Infidelity(Metric):
     higher_is_better: ClassVar[bool | None] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not callable(self.perturb_func) and self.perturb_func not in _KINDS:
             raise ValueError(
                 f"Infidelity(perturb_func={self.perturb_func!r}): {nearest(str(self.perturb_func), _KINDS)} Or a callable."
             )
         check_whole("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
         check_number("Infidelity", "stdevs", self.stdevs)
-        check_baseline("Infidelity", self.baselines)
-        check_whole("Infidelity", "size", self.size, also=(None,))
-        check_methods(self)
 
     def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Infidelity:
         """Itself, if these inputs can be perturbed.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, as_tuple, flat
-from lightning_explain.core.validation import check_flag, check_methods, check_whole
+from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._ranking import mean_over, spearman
 from lightning_explain.model.reinitialize import randomized, top_down
 
@@ -26,7 +26,7 @@ def depths(layers: int, count: int | None) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Randomization(Metric):
+class Randomization(CheckedArguments, Metric):
     """Rank correlation with the maps of randomized networks (Adebayo et al. 2018; Quantus' MPRT).
 
     Randomizes the layers from the top down, each stage on top of the former (cascading). The score is the mean over the
@@ -62,12 +62,6 @@ class Randomization(Metric):
 
     higher_is_better: ClassVar[bool | None] = False
     suffixes = ("", "top", "full")
-
-    def __post_init__(self) -> None:
-        check_whole("Randomization", "n_layers", self.n_layers, also=(None,))
-        check_whole("Randomization", "n_draws", self.n_draws)
-        check_flag("Randomization", "abs", self.abs)
-        check_methods(self)
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
         """All methods: maps without a place on the image are compared in their own shape."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import Attribution, Samples, flat
-from lightning_explain.core.validation import check_callable, check_methods, check_number, check_whole
+from lightning_explain.core.validation import check_number
+from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._common import by_user, joined, needs_floating, table
 
 PerturbFunc = Callable[..., Attribution]
@@ -39,7 +40,7 @@ def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Te
 
 
 @dataclass(frozen=True)
-class SensitivityMax(Metric):
+class SensitivityMax(CheckedArguments, Metric):
     """Largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
 
     Recomputes all methods at the same perturbed samples.
@@ -77,12 +78,9 @@ class SensitivityMax(Metric):
     higher_is_better: ClassVar[bool | None] = False
 
     def __post_init__(self) -> None:
-        check_number("SensitivityMax", "perturb_radius", self.perturb_radius)
-        check_whole("SensitivityMax", "n_perturb_samples", self.n_perturb_samples)
+        super().__post_init__()
         if self.norm_ord not in ("fro", "inf"):
             check_number("SensitivityMax", "norm_ord", self.norm_ord)
-        check_callable("SensitivityMax", "perturb_func", self.perturb_func)
-        check_methods(self)
 
     def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> SensitivityMax:
         """Itself, if these inputs can be perturbed.
