@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Reference, Score
+from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, flat
 from lightning_explain.engine.noise import wide
 from lightning_explain.metrics._ranking import scores
@@ -59,7 +59,7 @@ class Completeness(Metric):
 
         Where f(x) = f(baseline) the relative error is infinite, or NaN for a map that sums to zero.
         """
-        known: dict[bytes, Tensor] = {}
+        known: dict[Hashable, Tensor] = {}
         deltas, relative = {}, {}
         for name, reference in metric_inputs.references.items():
             gaps = metric_inputs.outputs - _at_reference(metric_inputs, reference, known)
@@ -72,7 +72,7 @@ class Completeness(Metric):
         return list(references)
 
 
-def _at_reference(metric_inputs: MetricInputs, reference: Reference, known: dict[bytes, Tensor]) -> Tensor:
+def _at_reference(metric_inputs: MetricInputs, reference: Reference, known: dict[Hashable, Tensor]) -> Tensor:
     """F at the baseline of each sample, ``(N,)``; the mean over a set of baselines."""
     explained, samples = metric_inputs.explained, metric_inputs.samples
     if not reference.distribution:
@@ -83,7 +83,7 @@ def _at_reference(metric_inputs: MetricInputs, reference: Reference, known: dict
     return torch.stack([evaluate_once(explained, samples.at(end), known) for end in ends]).mean(0)
 
 
-def evaluate_once(explained: ExplainedFunction, samples: Samples, known: dict[bytes, Tensor]) -> Tensor:
+def evaluate_once(explained: ExplainedFunction, samples: Samples, known: dict[Hashable, Tensor]) -> Tensor:
     """F at the samples, ``(N,)``; equal samples and samples already known run through the model once.
 
     Args:
@@ -91,17 +91,10 @@ def evaluate_once(explained: ExplainedFunction, samples: Samples, known: dict[by
         samples: Where to evaluate it.
         known: Known outputs, by a digest of a sample's inputs and further arguments; new ones are added.
     """
-    keys = _digests(samples)
+    columns = [x.detach().cpu() for x in (*samples.inputs, *samples.extra) if isinstance(x, Tensor)]
+    keys = [value_of(values) for values in zip(*columns, strict=True)]
     new = {key: i for i, key in enumerate(keys) if key not in known}
     if new:
         found = explained.evaluate(samples[torch.tensor(list(new.values()))])
         known.update(zip(new, found, strict=True))
     return torch.stack([known[key] for key in keys])
-
-
-def _digests(samples: Samples) -> list[bytes]:
-    digests = [blake2b(digest_size=16) for _ in range(len(samples))]
-    for column in (x for x in (*samples.inputs, *samples.extra) if isinstance(x, Tensor)):
-        for digest, value in zip(digests, column.detach().cpu(), strict=True):
-            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return [digest.digest() for digest in digests]
