@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -36,22 +35,35 @@ def table(cmap: ColorMap) -> Tensor:
         cmap: A matplotlib name, a matplotlib ``Colormap``, or ``(position, color)`` pairs from position 0 to 1.
 
     Returns:
-        ``(256, 3)`` float32 in [0, 1], red, green, blue. Treat it as read-only: it is shared between calls.
+        ``(256, 3)`` float32 in [0, 1], red, green, blue.
 
     Raises:
         ValueError: If the name is unknown, or the pairs do not describe a color map.
         TypeError: If ``cmap`` has another type.
     """
+    import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
+
+    found: Any = cmap
     if isinstance(cmap, str):
-        return _named(cmap)
-    if isinstance(cmap, Sequence):
-        return _listed(frozen_pairs(cmap))
-    if callable(cmap):
-        return _sample(cmap)
-    raise TypeError(
-        f"cmap={cmap!r} is {type(cmap).__name__}; give a matplotlib name such as 'viridis', a Colormap, "
-        "or (position, color) pairs such as [(0, 'white'), (1, 'black')]."
-    )
+        if cmap not in matplotlib.colormaps:
+            raise ValueError(f"cmap={cmap!r} is not a matplotlib color map: {nearest(cmap, matplotlib.colormaps)}")
+        found = matplotlib.colormaps[cmap]
+    elif isinstance(cmap, Sequence):
+        try:
+            found = LinearSegmentedColormap.from_list("custom", list(frozen_pairs(cmap)))
+            # Checked at the first call.
+            found(0)
+        except (ValueError, IndexError) as error:
+            raise _no_map(cmap) from error
+    elif not callable(cmap):
+        raise TypeError(
+            f"cmap={cmap!r} is {type(cmap).__name__}; give a matplotlib name such as 'viridis', a Colormap, "
+            "or (position, color) pairs such as [(0, 'white'), (1, 'black')]."
+        )
+    # Sampled in the middle of each of 256 bins, so that a map of 256 colors yields each color once.
+    rgba = np.asarray(found((np.arange(256) + 0.5) / 256))
+    return torch.from_numpy(rgba[:, :3].astype(np.float32))
 
 
 def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
@@ -80,28 +92,3 @@ def _no_map(pairs: object) -> ValueError:
         f"cmap={pairs!r} does not describe a color map; give (position, color) pairs with positions rising from 0 to 1, "
         "such as [(0, '#ffffff'), (0.25, '#000000'), (1, '#000000')]."
     )
-
-
-@lru_cache(maxsize=64)
-def _named(name: str) -> Tensor:
-    import matplotlib
-
-    if name not in matplotlib.colormaps:
-        raise ValueError(f"cmap={name!r} is not a matplotlib color map: {nearest(name, matplotlib.colormaps)}")
-    return _sample(matplotlib.colormaps[name])
-
-
-@lru_cache(maxsize=64)
-def _listed(pairs: tuple[tuple[float, str], ...]) -> Tensor:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    try:
-        return _sample(LinearSegmentedColormap.from_list("custom", list(pairs)))
-    except (ValueError, IndexError) as error:
-        raise _no_map(pairs) from error
-
-
-def _sample(cmap: Any) -> Tensor:
-    # Sampled in the middle of each of 256 bins, so that a map of 256 colors yields each color once.
-    rgba = np.asarray(cmap((np.arange(256) + 0.5) / 256))
-    return torch.from_numpy(rgba[:, :3].astype(np.float32))

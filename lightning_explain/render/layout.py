@@ -76,12 +76,6 @@ class Sheet:
         lines = 1 + max(map(len, (c.lines for c in self.titles)), default=0) if self.titles else 0
         return max(self.size[0], lines * text.line_height(BODY)) + GAP
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape ``(H, W, 3)`` of the whole picture."""
-        width = self.column(len(self.headers)) + self.right - GAP + MARGIN
-        return self.top + self.rows * self.pitch - GAP + MARGIN, width, 3
-
     def page(self, name: str, finite: Sequence[bool]) -> Image:
         """A white page with name, note, headers and titles, but without the panels.
 
@@ -89,7 +83,8 @@ class Sheet:
             name: The method's name.
             finite: For each row whether its map is finite; other rows are marked.
         """
-        canvas = np.full(self.shape, 255, dtype=np.uint8)
+        width = self.column(len(self.headers)) + self.right - GAP + MARGIN
+        canvas = np.full((self.top + self.rows * self.pitch - GAP + MARGIN, width, 3), 255, dtype=np.uint8)
         self._write_header(canvas, name)
         self._write_titles(canvas, finite)
         return canvas

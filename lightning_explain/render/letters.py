@@ -1,4 +1,4 @@
-"""Text in, pixels out; each distinct string is rasterized once and cached."""
+"""Text in, pixels out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
@@ -15,8 +14,6 @@ from lightning_explain.core.report import Image
 Color = tuple[int, int, int]
 
 _ELLIPSIS = "..."
-# Small, because text that changes with every epoch is never drawn again.
-_LINES = 128
 
 
 @lru_cache(maxsize=16)
@@ -43,7 +40,7 @@ def shorten(text: str, size: int, limit: int) -> str:
     return text[:kept].rstrip() + _ELLIPSIS
 
 
-@lru_cache(maxsize=_LINES)
+@lru_cache(maxsize=128)
 def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
     """A text broken between words into at most ``lines`` lines of ``limit`` pixels; lines that are too long are cut."""
     broken: list[str] = []
@@ -56,16 +53,10 @@ def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
     return tuple(shorten(line, size, limit) for line in broken)
 
 
-@lru_cache(maxsize=_LINES)
-def coverage(text: str, size: int) -> NDArray[np.float32]:
-    """The opacity of each pixel of a line of text, ``(h, w, 1)`` in [0, 1]. Cached: treat it as read-only."""
-    bitmap = PillowImage.new("L", (max(1, width(text, size)), line_height(size)))
-    ImageDraw.Draw(bitmap).text((0, 0), text, fill=255, font=_font(size))
-    return np.asarray(bitmap, dtype=np.float32)[..., None] / np.float32(255)
-
-
 def write(canvas: Image, text: str, x: int, y: int, size: int, color: Color) -> None:
     """Draws a line of text on a canvas ``(H, W, 3)``, top left corner at (x, y); what lies outside is cut off."""
     region = canvas[max(0, y) : y + line_height(size), max(0, x) : x + width(text, size)]
-    ink = coverage(text, size)[max(0, -y) :, max(0, -x) :][: region.shape[0], : region.shape[1]]
-    region[:] = (region * (1 - ink) + np.asarray(color, dtype=np.float32) * ink).round().astype(np.uint8)
+    if region.size:
+        drawn = PillowImage.fromarray(region)
+        ImageDraw.Draw(drawn).text((min(0, x), min(0, y)), text, fill=color, font=_font(size))
+        region[:] = np.asarray(drawn)

@@ -36,10 +36,6 @@ def test_a_cut_line_shows_the_part_that_is_inside() -> None:
     assert np.array_equal(cut[:30, :60], whole[6:36, 60:120])
 
 
-def test_a_distinct_string_is_drawn_once() -> None:
-    assert text.coverage("the same words", 13) is text.coverage("the same words", 13)
-
-
 def test_nothing_can_be_written() -> None:
     canvas = blank()
     text.write(canvas, "", 3, 3, 13, (0, 0, 0))
