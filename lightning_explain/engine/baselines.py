@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import one_for_each, refused
+from lightning_explain.modalities.image import Normalization
 
 NAMES = ("zero", "black", "mean", "blur")
 DISTRIBUTIONS = (*NAMES, "probe")
-Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
 
 
 def check_baseline(owner: str, spec: Baseline, names: Sequence[str] = NAMES) -> None:

@@ -7,9 +7,10 @@ from torch import nn
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Samples
-from lightning_explain.engine.baselines import Baselines, Normalization
+from lightning_explain.engine.baselines import Baselines
 from lightning_explain.engine.executor import execute
 from lightning_explain.modalities import guess
+from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import TargetFunction
 from lightning_explain.model.layers import find_layer
 

@@ -22,7 +22,6 @@ from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
-from lightning_explain.engine.baselines import Normalization
 from lightning_explain.engine.explained import explained_function
 from lightning_explain.engine.pass_size import fastest
 from lightning_explain.explainer.cost import Forecast, forecast
@@ -37,6 +36,7 @@ from lightning_explain.explainer.registry import (
     warn_of_unsigned,
 )
 from lightning_explain.explainer.run import Decisions, Explanation, Progress
+from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
 from lightning_explain.model.targets import Choice, Target, check_target

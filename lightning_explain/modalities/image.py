@@ -27,6 +27,9 @@ Reshape: TypeAlias = "None | str | tuple[int, int] | Callable[[Tensor], Tensor]"
 - A function ``(N, ...) -> (N, C, h, w)``, from Python only.
 """
 
+Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
+"""``(mean, std)`` of the images, each one number or one number per channel."""
+
 LAYOUTS = ("channels_first", "channels_last", "tokens", "none")
 _WAYS = (
     f"give None, {', '.join(map(repr, LAYOUTS))}, a pair (h, w) of patches, or (from Python) a function "

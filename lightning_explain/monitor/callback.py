@@ -17,9 +17,9 @@ from lightning_explain.core.alert import Alert
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.validation import check_monitor_names
-from lightning_explain.engine.baselines import Normalization
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import Requests, build_methods, build_metrics, check_limit, warn_of_unsigned
+from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn
 from lightning_explain.model.targets import Target
 from lightning_explain.monitor import arguments

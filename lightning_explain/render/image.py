@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.modalities.image import Normalization
 from lightning_explain.render.color import SIGNS, ColorMap, sign_table
-
-Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
-"""``(mean, std)``, each one number or one number per channel."""
 
 KINDS = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
 """Captum's ``method`` argument of ``visualize_image_attr``."""

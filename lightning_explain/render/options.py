@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import check_flag, check_range, check_whole, refused
+from lightning_explain.modalities.image import Normalization
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
-from lightning_explain.render.image import Normalization, check_panel
+from lightning_explain.render.image import check_panel
 
 Panels: TypeAlias = "tuple[tuple[str, str], ...]"
 
@@ -81,8 +82,8 @@ class Options:
     max_rows: int = 16
 
     def __post_init__(self) -> None:
-        for name, (check, default) in _BY_METHOD.items():
-            object.__setattr__(self, name, _each(name, getattr(self, name), check, default))
+        for name, check in _BY_METHOD.items():
+            object.__setattr__(self, name, _each(name, getattr(self, name), check))
         object.__setattr__(self, "normalization", _normalization(self.normalization))
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(map(str, _sequence("class_names", self.class_names))))
@@ -112,7 +113,7 @@ class Options:
                     raise ValueError(f"{option} names a method {method!r}: {nearest(method, [*known, DEFAULT])}")
 
 
-def _each(option: str, value: Any, check: Callable[[Any], Any], default: Any) -> Any:
+def _each(option: str, value: Any, check: Callable[[Any], Any]) -> Any:
     """The checked value, or a ``PerMethod`` of the checked values of a mapping."""
     if not isinstance(value, Mapping):
         return check(value)
@@ -122,7 +123,7 @@ def _each(option: str, value: Any, check: Callable[[Any], Any], default: Any) ->
         if key is not None and not isinstance(key, str):
             raise TypeError(f"{option} has the key {key!r} of type {type(key).__name__}; give names of methods.")
     checked = {DEFAULT if key is None else key: check(part) for key, part in value.items()}
-    return PerMethod({DEFAULT: default, **checked})
+    return PerMethod({DEFAULT: getattr(Options, option), **checked})
 
 
 def _cmap(value: Any) -> Any:
@@ -172,9 +173,5 @@ def _sequence(name: str, value: Any) -> Sequence[Any]:
     return value
 
 
-_BY_METHOD: dict[str, tuple[Callable[[Any], Any], Any]] = {
-    "panels": (_panels, DEFAULT_PANELS),
-    "cmap": (_cmap, None),
-    "outlier_perc": (_outlier_perc, 2.0),
-}
-"""The options that can differ by method, with their check and their default."""
+_BY_METHOD = {"panels": _panels, "cmap": _cmap, "outlier_perc": _outlier_perc}
+"""The options that can differ by method, with their check."""
