@@ -66,7 +66,9 @@ def normalize(attribution: Tensor, sign: str, outlier_perc: float = 2.0) -> Tens
     selected = _SELECT[sign](summed)
     scale = _threshold(selected.abs().flatten(1), 100.0 - outlier_perc).clamp(min=torch.finfo(torch.float64).tiny)
     scaled = (selected / scale[:, None, None]).clamp(-1, 1)
-    return (scaled * _has_contrast(summed)[:, None, None]).float()
+    low, high = summed.amin((1, 2)), summed.amax((1, 2))
+    has_contrast = high - low > _CONSTANT_TOLERANCE * summed.abs().amax((1, 2))
+    return (scaled * has_contrast[:, None, None]).float()
 
 
 def _threshold(magnitudes: Tensor, percentile: float) -> Tensor:
@@ -77,11 +79,6 @@ def _threshold(magnitudes: Tensor, percentile: float) -> Tensor:
     below = (sums < level).sum(1, keepdim=True)
     # Clamped, because rounding can put the level of 100 percent just above the total.
     return ordered.gather(1, below.clamp(max=ordered.shape[1] - 1))[:, 0]
-
-
-def _has_contrast(maps: Tensor) -> Tensor:
-    flat = maps.flatten(1)
-    return flat.amax(1) - flat.amin(1) > _CONSTANT_TOLERANCE * flat.abs().amax(1)
 
 
 def to_display(inputs: Tensor, normalization: Normalization | None = None) -> Tensor:
@@ -108,7 +105,8 @@ def to_display(inputs: Tensor, normalization: Normalization | None = None) -> Te
     elif inputs.dtype == torch.uint8:
         values = values / 255
     elif values.amin() < -_RANGE_TOLERANCE or values.amax() > 1 + _RANGE_TOLERANCE:
-        values = _stretch(values)
+        low, high = values.amin((1, 2, 3), keepdim=True), values.amax((1, 2, 3), keepdim=True)
+        values = (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
     gray_or_rgb = values if values.shape[1] == 3 else values.mean(1, keepdim=True)
     return gray_or_rgb.clamp(0, 1).expand(-1, 3, -1, -1)
 
@@ -122,11 +120,6 @@ def _per_channel(value: float | Sequence[float], images: Tensor) -> Tensor:
             f"give (mean, std) with one value or {channels} values each."
         )
     return numbers.view(1, -1, 1, 1)
-
-
-def _stretch(images: Tensor) -> Tensor:
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp(min=torch.finfo(images.dtype).tiny)
 
 
 def colorize(normalized_map: Tensor, sign: str, cmap: ColorMap | None = None) -> Tensor:
