@@ -18,24 +18,9 @@ if TYPE_CHECKING:
     from lightning_explain.probes.selection import ProbeSelection
     from lightning_explain.store.report_files import load_reports
 
-__all__ = [
-    "Alert",
-    "ExplanationMonitor",
-    "Method",
-    "Metric",
-    "Modality",
-    "Probe",
-    "ProbeSelection",
-    "Report",
-    "Sink",
-    "Target",
-    "__version__",
-    "explain",
-    "load_reports",
-    "methods",
-    "metrics",
-    "modalities",
-]
+__all__ = ["ExplanationMonitor", "Probe", "ProbeSelection", "Report", "__version__", "explain", "load_reports"]
+__all__ += ["Alert", "Method", "Metric", "Modality", "Sink", "Target"]
+__all__ += ["methods", "metrics", "modalities"]
 
 _HOMES = {
     **dict.fromkeys(("Method", "Metric", "Modality", "Sink", "Target"), "core.contracts"),

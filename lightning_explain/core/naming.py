@@ -40,14 +40,15 @@ def nearest(word: str, options: Iterable[str]) -> str:
     close = [plain[key] for key in difflib.get_close_matches(_plain(word), plain, n=3, cutoff=0.6)]
     more = f" and {len(allowed) - _LISTED} more" if len(allowed) > _LISTED else ""
     listed = ", ".join(map(repr, allowed[:_LISTED])) + more
-    return f"did you mean {_either(close)}? Use one of {listed}." if close else f"use one of {listed}."
+    return f"did you mean {either(close)}? Use one of {listed}." if close else f"use one of {listed}."
 
 
 def _plain(word: str) -> str:
     return word.lower().replace("_", "")
 
 
-def _either(words: Sequence[str]) -> str:
+def either(words: Sequence[str]) -> str:
+    """Words as a choice: ``'a', 'b' or 'c'``."""
     *head, last = map(repr, words)
     return f"{', '.join(head)} or {last}" if head else last
 

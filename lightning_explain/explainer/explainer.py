@@ -16,13 +16,15 @@ from lightning_explain.checks.doctor import DoctorContext
 from lightning_explain.checks.preflight import granted, preflight
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
-from lightning_explain.engine.explained import explained_function
+from lightning_explain.engine.baselines import Baselines
+from lightning_explain.engine.executor import execute
 from lightning_explain.engine.pass_size import fastest
 from lightning_explain.explainer.cost import Forecast, forecast
 from lightning_explain.explainer.history import History, history_of
@@ -36,9 +38,11 @@ from lightning_explain.explainer.registry import (
     warn_of_unsigned,
 )
 from lightning_explain.explainer.run import Decisions, Explanation, Progress
+from lightning_explain.modalities import guess
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
+from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Choice, Target, check_target
 
 
@@ -186,14 +190,21 @@ class Explainer(Decisions):
     ) -> ExplainedFunction:
         target_function = TargetFunction(model, run, self.target, self.forward_fn, self.output_fn, synchronized)
         samples = samples_for(model, probe)
-        return explained_function(
-            model,
-            target_function,
-            replace(samples, extra=(*samples.extra, *labels)),
-            self.limit,
-            seed=self.seed,
-            normalization=self.normalization,
+        # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
+        order = samples.ids.argsort(stable=True)
+        inputs, modalities = tuple(x[order.to(x.device)] for x in samples.inputs), guess(samples.inputs)
+        baselines = Baselines(inputs, self.normalization, samples.ids, modalities)
+        return ExplainedFunction(
+            forward=target_function,
+            layer=lambda name: find_layer(model, str(name)),
+            baseline=baselines.points,
+            distribution=baselines.distribution,
+            draws=KeyedDraws(self.seed),
+            limit=self.limit,
+            probe=replace(samples, extra=(*samples.extra, *labels)),
+            execute=execute,
             channels_last=self.channels_last,
+            modalities=modalities,
         )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain.core.contracts import Method, Metric
-from lightning_explain.core.naming import _either, nearest, snake_case, unwritable
+from lightning_explain.core.naming import either, nearest, snake_case, unwritable
 from lightning_explain.core.validation import check_whole
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
@@ -194,5 +194,5 @@ def construct(cls: type, arguments: Mapping[Any, Any], where: str) -> Any:
     ]
     if missing:
         call = ", ".join(f"{name}=..." for name in missing)
-        raise TypeError(f"{where}: {cls.__name__} needs {_either(missing)}; write {cls.__name__}({call}).")
+        raise TypeError(f"{where}: {cls.__name__} needs {either(missing)}; write {cls.__name__}({call}).")
     return cls(**arguments)

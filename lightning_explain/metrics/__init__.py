@@ -16,17 +16,5 @@ from lightning_explain.metrics.localisation import PointingGame, RelevanceMass, 
 from lightning_explain.metrics.randomization import Randomization
 from lightning_explain.metrics.sensitivity import SensitivityMax
 
-__all__ = [
-    "Agreement",
-    "Completeness",
-    "Concentration",
-    "Deletion",
-    "Drift",
-    "Infidelity",
-    "Insertion",
-    "PointingGame",
-    "Randomization",
-    "RelevanceMass",
-    "RelevanceRank",
-    "SensitivityMax",
-]
+__all__ = ["Agreement", "Completeness", "Concentration", "Deletion", "Drift", "Infidelity", "Insertion"]
+__all__ += ["PointingGame", "Randomization", "RelevanceMass", "RelevanceRank", "SensitivityMax"]
