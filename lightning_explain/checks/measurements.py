@@ -77,13 +77,24 @@ def _alone(function: TargetFunction, samples: Samples, outputs: Tensor, which: s
 
 
 def _measured(measure: Callable[[], float]) -> float:
-    """Returns what is measured; infinity if the model fails on a single sample, which also answers the question."""
-    try:
-        return measure()
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        raise_if_lost(error)
+    """Returns what is measured; infinity if the model fails on single samples, which also answers the question.
+
+    Raises:
+        RuntimeError: If it fails only the first time, which says nothing of samples.
+    """
+    failed: Exception | None = None
+    for _ in range(2):
+        try:
+            found = measure()
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            raise_if_lost(error)
+            failed = error
+            continue
+        if failed is not None:
+            raise RuntimeError(f"the model failed on a single sample, but not again: {failed}") from failed
+        return found
     return float("inf")
 
 

@@ -121,7 +121,8 @@ class Explainer(Decisions):
     def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
         explained = self._explained(model, probe, run)
         at_once = 4 * self.limit if self.auto_limit else self.limit
-        return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
+        backward = any(method.innermost.backward_rule != "none" for method in self.methods.values())
+        return preflight(explained, model, probe, self.target, at_once, backward, self.ranks.in_step)
 
     def _measured(self, context: DoctorContext, probe: Probe) -> Explainer:
         """Lowers the limit to the fastest number of samples per pass."""

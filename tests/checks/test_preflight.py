@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,3 +210,30 @@ def test_a_large_probe_is_not_sent_through_the_model_at_once(limit: Any, largest
     many = Probe(x.repeat(50, 1, 1, 1), y.repeat(50))
     explain(model, many, {"it": m.LayerActivation("head")}, [], max_examples_per_pass=limit)
     assert max(sizes) == largest
+
+
+class Fails(nn.Module):
+    """Fails in one call, forward or backward."""
+
+    def __init__(self, call: int, back: bool) -> None:
+        super().__init__()
+        self.net, self.call, self.back = trained(), call, back
+        self.calls = itertools.count(1)  # Not a container, which the isolation would put back.
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.net(x)
+        if next(self.calls) == self.call and not self.back:
+            raise RuntimeError("not this time")
+        if self.back and out.requires_grad and not self.training:
+            out.register_hook(lambda gradient: 1 / 0)
+        return out
+
+
+@pytest.mark.parametrize("model", [Fails(3, back=False), Fails(0, back=True)], ids=["alone, once", "backward"])
+def test_a_failure_of_the_model_in_the_look_at_it_ends_no_training(model: nn.Module, tmp_path: Path) -> None:
+    watch = ExplanationMonitor(methods=["InputXGradient"], metrics=[], max_examples_per_pass=16)
+    run = trainer(tmp_path, watch, max_epochs=1, num_sanity_val_steps=0)
+    with pytest.warns(RuntimeWarning, match="The methods cannot be checked on this model"):
+        run.fit(DigitModule(model), loader(0, 16), loader(100, 16))
+    assert run.state.finished
+    assert watch.last_report is None
