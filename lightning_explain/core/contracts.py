@@ -332,8 +332,7 @@ class Modality(ABC):
 
     Example:
         >>> from lightning_explain import Modality
-        >>> from lightning_explain.core.draws import KeyedDraws
-    from lightning_explain.core.panels import Panel
+        >>> from lightning_explain.core.panels import Panel
         >>> class Series(Modality):
         ...     def units(self, x):
         ...         return x[:, :1].shape

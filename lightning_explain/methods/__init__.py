@@ -2,7 +2,7 @@
 
 In: an ``ExplainedFunction`` and samples. Out: one attribution per sample, input-shaped or in the shape of a layer.
 Most methods declare a path, what they read on it, and a reducer (``_base.py``); the others run through Captum. An argument
-has the same name, meaning and check in all of them (``_arguments.py``).
+has the same name, meaning and check in all of them (``CheckedArguments``).
 Must not import ``metrics``, ``checks``, ``explainer`` or anything above them.
 Start reading at ``gradient.py``, then ``path.py``.
 """

@@ -414,7 +414,7 @@ def test_further_arguments_go_along_with_their_samples() -> None:
 
 def test_blocks_of_a_sweep_are_the_samples_in_order() -> None:
     with ExitStack() as stack:
-        explanation, _ = Explainer({}, {}, limit=3)._begun(stack, trained(), probe(), lambda step: None)
+        explanation = Explainer({}, {}, limit=3)._begun(stack, trained(), probe(), lambda step: None)
         explanation.with_targets(plan({}))
         explained = explanation.explained
         whole = execute(explained, {"it": STREAMED["saliency"]}, explanation.samples)["it"]

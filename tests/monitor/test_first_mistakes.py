@@ -233,7 +233,7 @@ def test_layers_that_lead_on_are_not_accused() -> None:
     [
         (lambda found: found["logit"], "output_fn failed on what the model returned, a tuple: TypeError"),
         (lambda found: found[7], "output_fn failed on what the model returned, a tuple: IndexError"),
-        (lambda found: 3, "output_fn returned int; it must return a tensor"),
+        (lambda found: 3, "output_fn returned int; change it to return a tensor"),
     ],
     ids=["key", "index", "number"],
 )

@@ -57,6 +57,6 @@ def test_dir_lists_the_public_names_and_they_are_few() -> None:
 def test_an_unknown_name_is_an_attribute_error_that_lists_the_names() -> None:
     with pytest.raises(
         AttributeError,
-        match="no attribute 'ExplainMonitor'; it has Alert, ExplanationMonitor, Method, Metric, Modality, Probe",
+        match="no attribute 'ExplainMonitor'; it has ExplanationMonitor, Probe, ProbeSelection, Report",
     ):
         lightning_explain.ExplainMonitor  # noqa: B018
