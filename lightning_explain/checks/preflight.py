@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_explain.checks.doctor import DoctorContext
 from lightning_explain.checks.measurements import alike
 from lightning_explain.checks.requests import check_explained, fitted, scored_by
-from lightning_explain.checks.trace import record, reentrant
+from lightning_explain.checks.trace import record
 from lightning_explain.checks.verdicts import as_written, lines_of
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
 from lightning_explain.core.probe import Probe, Samples, as_tuple
@@ -41,7 +41,6 @@ def preflight(
     probe: Probe,
     target: Target,
     at_once: int,
-    backward: bool,
     in_step: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> DoctorContext:
     """Runs the model, and returns what is known of it; call it inside the isolation.
@@ -52,7 +51,6 @@ def preflight(
         probe: The samples as the user gave them.
         target: Which output is explained.
         at_once: Most samples in the run without a graph.
-        backward: Whether a method takes gradients.
         in_step: Entered around the recorded runs, such that ranks of a sharded model fail together.
 
     Raises:
@@ -71,10 +69,6 @@ def preflight(
             record(model, function.outputs, found)
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target)
-            starts = [point for point in found.points if backward and point.requires_grad]
-            if starts and found.chosen.requires_grad and not reentrant(found.chosen.grad_fn):
-                # Whether the model can be differentiated at all shows only when it is.
-                torch.autograd.grad(found.chosen.sum(), starts, retain_graph=True, allow_unused=True)
             whole = alike(function, found, outputs) if count > 1 else []
         return DoctorContext(model, explained, found, whole, len(probe), count > 1)
 

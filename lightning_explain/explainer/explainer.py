@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
-from lightning_explain.checks.preflight import granted, preflight
+from lightning_explain.checks.preflight import UncheckedError, granted, preflight
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.draws import KeyedDraws
@@ -23,6 +23,7 @@ from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
+from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.baselines import Baselines
 from lightning_explain.engine.executor import execute
 from lightning_explain.engine.pass_size import fastest
@@ -97,16 +98,21 @@ class Explainer(Decisions):
             with self.ranks.agree("the check of the model"):
                 run, called = stack.enter_context(explaining(model, self.forward_context)), collectives_called()
                 context = self._preflight(model, probe, run)
-                methods, metrics, scored = granted(
-                    context,
-                    self.methods,
-                    self.metrics,
-                    probe,
-                    wrong=list(faults(self.methods, self.metrics, probe, self.normalization)),
-                    others=alternatives,
-                    default_methods=self.default_methods,
-                    default_metrics=self.default_metrics,
-                )
+                try:
+                    methods, metrics, scored = granted(
+                        context,
+                        self.methods,
+                        self.metrics,
+                        probe,
+                        wrong=list(faults(self.methods, self.metrics, probe, self.normalization)),
+                        others=alternatives,
+                        default_methods=self.default_methods,
+                        default_metrics=self.default_metrics,
+                    )
+                except Exception as error:
+                    if self.raising or isinstance(error, (ValueError, TypeError, torch.OutOfMemoryError, *ELSEWHERE)):
+                        raise
+                    raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
             ready = replace(self, methods=methods, metrics=metrics, scored=scored, ranks=ranks)
@@ -121,8 +127,7 @@ class Explainer(Decisions):
     def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
         explained = self._explained(model, probe, run)
         at_once = 4 * self.limit if self.auto_limit else self.limit
-        backward = any(method.innermost.backward_rule != "none" for method in self.methods.values())
-        return preflight(explained, model, probe, self.target, at_once, backward, self.ranks.in_step)
+        return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
 
     def _measured(self, context: DoctorContext, probe: Probe) -> Explainer:
         """Lowers the limit to the fastest number of samples per pass."""

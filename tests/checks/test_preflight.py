@@ -231,7 +231,8 @@ class Fails(nn.Module):
 
 @pytest.mark.parametrize("model", [Fails(3, back=False), Fails(0, back=True)], ids=["alone, once", "backward"])
 def test_a_failure_of_the_model_in_the_look_at_it_ends_no_training(model: nn.Module, tmp_path: Path) -> None:
-    watch = ExplanationMonitor(methods=["InputXGradient"], metrics=[], max_examples_per_pass=16)
+    # Whether something acts as a ReLU without being called one is measured, forward and backward.
+    watch = ExplanationMonitor(methods=["GuidedBackprop"], metrics=[], max_examples_per_pass=16)
     run = trainer(tmp_path, watch, max_epochs=1, num_sanity_val_steps=0)
     with pytest.warns(RuntimeWarning, match="The methods cannot be checked on this model"):
         run.fit(DigitModule(model), loader(0, 16), loader(100, 16))

@@ -63,7 +63,6 @@ def model() -> Iterator[Fault]:
     for n in (2, 3):
         yield Fault("doctor", f"forward raises at call {n}", trapped(raising, n, before=True))
         yield Fault("doctor", f"out of memory at call {n}", trapped(out_of_memory, n, before=True), raises=False)
-    yield Fault("doctor", "backward raises", trapped(going_back, 2, always, before=True))
 
 
 class Unreadable(Dataset[tuple[Tensor, Tensor]]):
