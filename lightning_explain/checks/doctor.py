@@ -22,7 +22,7 @@ from lightning_explain.checks.trace import probabilities, reentrant
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method
 from lightning_explain.core.points import DEEPLIFT, LayerSite, path_of
 from lightning_explain.core.probe import Samples
-from lightning_explain.core.record import Op, Record, node_of
+from lightning_explain.core.record import Op, Passed, Record, node_of
 from lightning_explain.core.report import SumCheck
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.engine.evaluate import check_length
@@ -79,11 +79,9 @@ class DoctorContext:
         return not inner.layer_shaped or inner.layer is None or self._is_placed(inner)
 
     def _is_placed(self, inner: Method) -> bool:
-        layer, of_input = self._module(inner), inner.of_input
-        passed = self.record.passed(layer, of_input)
+        passed, how = self._passed(inner), Arrangement(inner.reshape, self._module(inner), inner.of_input)
         tensors = tuple(t.detach() for t in passed.tensors) if passed else ()
-        inputs, modalities = self.record.samples.inputs, self.explained.modalities
-        return arrange(tensors, inputs, modalities, Arrangement(inner.reshape, layer, of_input)) is not None
+        return arrange(tensors, self.record.samples.inputs, self.explained.modalities, how) is not None
 
     def verdict(self, name: str, method: Method) -> Verdict:
         """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""
@@ -113,7 +111,7 @@ class DoctorContext:
         except ValueError as error:
             yield refused(str(error).rstrip("."), "name another layer")
             return
-        calls, passed = self.record.calls[id(layer)], self.record.passed(layer, method.of_input)
+        calls, passed = self.record.calls[id(layer)], self._passed(method)
         if passed is None:
             reason = f"the layer {name!r} does not run for this input"
             yield refused(reason, "name a layer that the model's forward calls as a module")
@@ -129,7 +127,8 @@ class DoctorContext:
             check_length(LayerSite(name, method.of_input), tensor, len(self.record.samples))
         # An auxiliary head, or a branch that is discarded.
         ends_there = (method.backward_rule != "none" and method.place == "layer") or method.through_neuron
-        if calls == 1 and ends_there and not method.of_input and self._leads_nowhere(layer):
+        differentiable = passed.floating and self.record.chosen.requires_grad and not method.of_input
+        if calls == 1 and ends_there and differentiable and not self.record.leads_on(layer):
             reason = f"no gradient flows from the explained output back to the layer {name!r}"
             yield refused(reason, "name another layer, or select another output with output_fn")
         reason = f"the layer {name!r} runs {calls} times in one forward pass, "
@@ -142,9 +141,9 @@ class DoctorContext:
         """Returns the layer that the method names."""
         return find_layer(self.model, str(method.layer))
 
-    def _leads_nowhere(self, layer: nn.Module) -> bool:
-        floating = any(t.is_floating_point() for t in self.record.returned[id(layer)].tensors)
-        return floating and self.record.chosen.requires_grad and not self.record.leads_on(layer)
+    def _passed(self, method: Method) -> Passed | None:
+        """Returns what the method's layer received or returned; ``None`` if it did not run."""
+        return self.record.passed(self._module(method), method.of_input)
 
     def _samples(self, method: Method) -> Iterator[Finding]:
         inner = method.innermost
@@ -199,7 +198,7 @@ class DoctorContext:
         if not method.differentiates_input:
             return []
         unit = self._module(method) if method.place == "neuron" else None
-        if unit is not None and not any(t.is_floating_point() for t in self.record.returned[id(unit)].tensors):
+        if unit is not None and not self.record.returned[id(unit)].floating:
             return []
         return self.record.unread(unit)
 
@@ -219,13 +218,13 @@ class DoctorContext:
         elif rule == "deeplift":
             yield from self._deeplift(method)
         else:
-            ops = self._passed(method)
+            ops = self._ops(method)
             found = rules.guided(ops)
             yield from found
             if not any(f.state == "warned" for f in found) and rules.is_exact(ops) and self._hides_activation(method):
                 yield rules.UNGUIDED
 
-    def _passed(self, method: Method) -> list[Op]:
+    def _ops(self, method: Method) -> list[Op]:
         """Returns the calls on the method's backward pass: all, those after its layer, or those before its neuron."""
         place = method.ends_at
         if place == "input":
@@ -239,13 +238,13 @@ class DoctorContext:
         """Finds what DeepLIFT has no rule for on the method's backward pass."""
         place, record = method.ends_at, self.record
         begins = [node_of(x) for x in record.points if x.requires_grad]
-        passed = None if place == "input" else record.passed(self._module(method), method.of_input)
+        passed = None if place == "input" else self._passed(method)
         at = [] if passed is None else passed.nodes
         starts, ends = (at, begins) if place == "neuron" else ([record.chosen.grad_fn], at or begins)
         try:
             check_precision(self.explained.forward)
             check_softmax(starts, ends)
-            if any(op.name == "grad" for op in self._passed(method)):
+            if any(op.name == "grad" for op in self._ops(method)):
                 # Whether a rule is needed inside a gradient that the model takes itself shows only when it runs.
                 self._sums(method)
         except NoRuleError as error:
@@ -253,8 +252,7 @@ class DoctorContext:
 
     def _hides_activation(self, method: Method) -> bool:
         """Whether the method's backward pass meets an activation that is not called as one: DeepLIFT's sum is wrong."""
-        place = method.ends_at
-        key = (place, None if place == "input" else self._module(method), method.of_input)
+        key = (method.ends_at, method.ends_at != "input" and method.layer, method.of_input)
         if key not in self._hidden:
             checks = self._sums(method) if self.examined else []
             wrong = ((c.error.abs() > 1e-2 * c.change.abs() + 1e-4 * c.size).any() for c in checks)
@@ -311,7 +309,7 @@ class DoctorContext:
 
     def _activation(self, method: Method) -> Any:
         """What the method's layer received or returned for one sample; ``None`` without a layer."""
-        passed = None if method.layer is None else self.record.passed(self._module(method), method.of_input)
+        passed = None if method.layer is None else self._passed(method)
         value = None if passed is None else passed.value
         value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
         return tree_map_only(Tensor, lambda t: t.detach()[:1] if t.ndim else t, value)

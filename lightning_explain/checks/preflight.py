@@ -103,7 +103,7 @@ def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit
             return torch.cat([function.outputs(*s.inputs, *s.extra).cpu() for s in samples.split(limit)])
 
     try:
-        found, _ = within_memory(outputs, limit)
+        return within_memory(outputs, limit)[0]
     except (torch.OutOfMemoryError, OutputError):
         raise
     except (RuntimeError, IndexError, TypeError) as error:
@@ -114,7 +114,6 @@ def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit
             f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; "
             "for samples that are chosen from a loader, give batch_fn=...."
         ) from error
-    return found
 
 
 # -- what of the request can be carried out ------------------------------------------------------------------------------
@@ -152,11 +151,11 @@ def granted(
     """
     verdicts = [context.verdict(name, method) for name, method in methods.items()]
     refused = [verdict for verdict in verdicts if verdict.state == "refused"]
-    usable = {n: m.at(context.layer) for n, m in methods.items() if n not in {verdict.method for verdict in refused}}
+    usable = {v.method: methods[v.method].at(context.layer) for v in verdicts if v.state != "refused"}
     scores, unfit = dict[str, Metric](), list[Verdict]()
     for name, metric in metrics.items():
         try:
-            scores[name] = fitted(name, metric, methods, probe)
+            scores[name] = fitted(metric, methods, probe)
         except ValueError as error:
             unfit.append(Verdict(name, "refused", str(error).rstrip(".")))
     lines = [*wrong, *lines_of([] if default_methods else refused, methods)]

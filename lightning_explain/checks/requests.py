@@ -21,8 +21,7 @@ def faults(
     """Says what is wrong with the probe and the names, whatever the model; warns of samples that are not finite."""
     if len(probe.sample_ids.unique()) < len(probe):
         yield "Probe(ids=...) has an id twice, but draws and history are keyed by id; give each sample its own id."
-    inputs = as_tuple(probe.inputs)
-    channels = [x.shape[1] for x, modality in zip(inputs, guess(inputs), strict=True) if modality.pixels(x)]
+    channels = [x.shape[1] for x, _ in _images(probe)]
     for part in normalization or ():
         count = len(part) if isinstance(part, Sequence) else 1
         if channels and count not in (1, *channels):
@@ -39,7 +38,7 @@ def faults(
         warn_or_log(f"The probe samples {named} contain NaN or infinite values; choose other samples.")
 
 
-def fitted(name: str, metric: Metric, methods: Mapping[str, Method], probe: Probe) -> Metric:
+def fitted(metric: Metric, methods: Mapping[str, Method], probe: Probe) -> Metric:
     """Returns the metric fitted to the inputs.
 
     Raises:
@@ -60,8 +59,7 @@ def _check_masks(metric: Metric, probe: Probe) -> None:
     masks = probe.masks
     if masks is None:
         raise ValueError("it needs masks; give Probe(masks=...), boolean regions (N, H, W), or leave the metric out.")
-    inputs = as_tuple(probe.inputs)
-    sizes = [size for x, modality in zip(inputs, guess(inputs), strict=True) if (size := modality.pixels(x))]
+    sizes = [size for _, size in _images(probe)]
     if not sizes:
         raise ValueError("it needs images (N, C, H, W), of which masks are regions; leave the metric out.")
     if tuple(masks.shape[1:]) not in sizes:
@@ -69,6 +67,12 @@ def _check_masks(metric: Metric, probe: Probe) -> None:
         raise ValueError(f"it got Probe(masks=...) of shape {tuple(masks.shape)}; give masks of shape {allowed}.")
     if not ((masks == 0) | (masks == 1)).all():
         raise ValueError("it got Probe(masks=...) with values other than 0 and 1; give boolean masks.")
+
+
+def _images(probe: Probe) -> list[tuple[Tensor, tuple[int, int]]]:
+    """The inputs that are images, with their sizes ``(H, W)``."""
+    inputs = as_tuple(probe.inputs)
+    return [(x, size) for x, modality in zip(inputs, guess(inputs), strict=True) if (size := modality.pixels(x))]
 
 
 def scored_by(

@@ -78,17 +78,16 @@ class _Recorder(TorchFunctionMode):
             if module in self.record.consumers.get(id(tensor), []):
                 self.record.consumers[id(tensor)].remove(module)
 
-    def _note_passed(self, passed: dict[int, Passed], module: nn.Module, value: Any) -> list[Tensor]:
+    def _note_passed(self, passed: dict[int, Passed], module: nn.Module, value: Any) -> tuple[Tensor, ...]:
         """Notes what a module received or returned, as the last; returns its floating-point tensors."""
         earlier = passed.pop(id(module), Passed(None))
         passed[id(module)] = new = Passed(value, earlier.nodes)
-        floating = [tensor for tensor in new.tensors if tensor.is_floating_point()]
-        for tensor in floating:
+        for tensor in new.floating:
             # Integer inputs cannot carry a gradient; the graph starts at the first floating-point tensor.
             if self._begin and passed is self.record.returned and not tensor.requires_grad:
                 tensor.requires_grad_()
-        new.nodes += [node_of(tensor) for tensor in floating if tensor.requires_grad]
-        return floating
+        new.nodes += [node_of(tensor) for tensor in new.floating if tensor.requires_grad]
+        return new.floating
 
 
 def _quietly(note: Callable[..., None]) -> Callable[..., None]:

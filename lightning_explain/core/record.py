@@ -57,6 +57,11 @@ class Passed:
         return tuple(part for part in self._parts if isinstance(part, Tensor))
 
     @property
+    def floating(self) -> tuple[Tensor, ...]:
+        """The floating-point tensors in it, which alone can have a gradient."""
+        return tuple(tensor for tensor in self.tensors if tensor.is_floating_point())
+
+    @property
     def plain(self) -> bool:
         """Whether it is a tensor or a plain tuple of tensors."""
         return all(isinstance(part, Tensor) for part in self._parts) and not hasattr(self.value, "_fields")

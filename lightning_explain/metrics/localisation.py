@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -80,9 +81,9 @@ class _Localised(Metric):
 
     needs_masks: ClassVar[bool] = True
 
+    @abstractmethod
     def measure(self, found: Tensor, masks: Tensor) -> Tensor:
         """The score ``(N,)`` of a map ``(N, C, H, W)`` with masks ``(N, H, W)``."""
-        raise NotImplementedError
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In 0..1, without unit."""

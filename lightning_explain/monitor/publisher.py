@@ -81,7 +81,7 @@ class Publisher:
         self.failure_log.failures = ranks.first(self.failure_log.failures)
 
     def _remarks(self, report: Report) -> dict[str, str]:
-        """What to tell about the numbers of a report, each under a key under which it is told once."""
+        """Warnings about the numbers of a report, each under a key for which it is reported once."""
         remarks = {
             f"nonfinite/{method}": f"{method!r} has a map or score that is NaN or infinite on samples {samples}; they are "
             f"counted in {self.name}/nonfinite/{method} and left out of means. Check the model's outputs on them."
