@@ -24,7 +24,7 @@ pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::UserWarning")]
 # How far a sample's map may be from that in float32, over the size of the latter; bfloat16 has 8 bits.
 PRECISIONS = {"bf16-mixed": 0.2, "bf16-true": 0.2, "64-true": 1e-4}
 # One neuron is looked at through a maximum and a ReLU, whose choice 8 bits may turn.
-ROUGH = {"NeuronGradientShap": 0.3, "NeuronConductance": 0.5}
+ROUGH = {"NeuronGradientShap": 0.3}
 CLOSE = ("Agreement", "Concentration", "Deletion", "Infidelity", "RelevanceMass", "SensitivityMax")
 PATCHES = {"feature_mask": {"grid": 4}}
 NEEDED: dict[str, dict[str, Any]] = {
@@ -47,6 +47,8 @@ def probe() -> Probe:
 def after_training(root: Path, precision: str, methods: Any, metrics: Any, epochs: int = 1) -> tuple[Report, Report]:
     """What the monitor found after the last epoch, and what there is to find in float32."""
     watch = ExplanationMonitor(methods=methods, metrics=metrics, probe=probe(), on_error="raise")
+    # The dropout of these two steps decides how near to its ReLU's turn a neuron comes to lie.
+    torch.manual_seed(0)
     module = DigitModule(trained(Added, Layered))
     run = trainer(root, watch, max_epochs=epochs, precision=precision, limit_train_batches=2)
     run.fit(module, loader(0, 16), loader(100, 8))
