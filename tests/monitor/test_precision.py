@@ -47,9 +47,9 @@ def probe() -> Probe:
 def after_training(root: Path, precision: str, methods: Any, metrics: Any, epochs: int = 1) -> tuple[Report, Report]:
     """What the monitor found after the last epoch, and what there is to find in float32."""
     watch = ExplanationMonitor(methods=methods, metrics=metrics, probe=probe(), on_error="raise")
-    # The dropout of these two steps decides how near to its ReLU's turn a neuron comes to lie.
-    torch.manual_seed(0)
     module = DigitModule(trained(Added, Layered))
+    # Behind the first use of the network, which may train it: dropout decides how near to its ReLU's turn a neuron comes to lie.
+    torch.manual_seed(0)
     run = trainer(root, watch, max_epochs=epochs, precision=precision, limit_train_batches=2)
     run.fit(module, loader(0, 16), loader(100, 8))
     single = explain(copy.deepcopy(module).float().eval(), probe(), methods, metrics)
