@@ -56,6 +56,9 @@ class Probe:
         forward_args: Further arguments of ``forward``, which are passed on but not explained. Tensors with first
             dimension N are split by sample; everything else is the same for all samples. If a tensor has first
             dimension N by coincidence and is the same for all samples, pass it to the model in ``forward_fn`` instead.
+        stds: The standard deviation of each number of each input over many samples, one tensor ``(1, ...)`` per input: the
+            unit of noise that is given as ``"std"``. A monitor takes them from up to 1,024 samples. Default: those of the
+            probe's own samples, if there are at least 16.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -75,6 +78,7 @@ class Probe:
     masks: Tensor | None = None
     class_names: Sequence[str] | None = None
     forward_args: tuple[Any, ...] = ()
+    stds: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
@@ -107,6 +111,16 @@ class Probe:
         names = self.class_names
         if names is not None and (isinstance(names, (str, bytes)) or not isinstance(names, Sequence)):
             raise TypeError(f"Probe(class_names=...) got {kind(names)}; give a list of names.")
+        self._check_stds()
+
+    def _check_stds(self) -> None:
+        object.__setattr__(self, "stds", as_tuple(self.stds))
+        shapes = [tuple(x.shape[1:]) for x in as_tuple(self.inputs)]
+        if self.stds and [tuple(s.shape[1:]) for s in self.stds if isinstance(s, Tensor) and len(s) == 1] != shapes:
+            allowed = ", ".join(str((1, *shape)) for shape in shapes)
+            raise ValueError(
+                f"Probe(stds=...) got {kind(self.stds)}; give one tensor for each input, of shape {allowed}."
+            )
 
     def __len__(self) -> int:
         return len(as_tuple(self.inputs)[0])

@@ -23,7 +23,7 @@ def fingerprint(probe: Probe) -> str:
     type only.
     """
     digest = hashlib.sha256()
-    for name, value in _leaves({**columns(probe), "class_names": None}):
+    for name, value in _leaves({**columns(probe), "class_names": None, "stds": ()}):
         if isinstance(value, Tensor):
             head, body = f"{value.dtype} {tuple(value.shape)}", bytes_of(value)
         else:

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.serialization import fingerprint, probe_state
+from lightning_explain.core.serialization import bytes_of, fingerprint, probe_state
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
@@ -125,7 +125,10 @@ class FixedSamples:
         Raises:
             TypeError: If they differ, and a forward argument cannot be sent to the other ranks.
         """
-        if self.probe is not None and len(set(ranks.gather(fingerprint(self.probe)))) > 1:
+        if self.probe is None:
+            return
+        own = (fingerprint(self.probe), *map(bytes_of, self.probe.stds))
+        if len(set(ranks.gather(own))) > 1:
             with ranks.agree("packing the samples"):
                 state = probe_state(self.probe)
             shared = Probe(**ranks.first(state))

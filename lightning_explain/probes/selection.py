@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from lightning_explain.core.probe import Probe
+from lightning_explain.core.deviations import MOST, measured, standard_deviations
+from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.random_state import seed_generators, seeded_random_state
 from lightning_explain.core.serialization import columns, copied
 from lightning_explain.core.validation import check_choice, check_flag, check_whole, is_whole, refused
@@ -135,8 +136,7 @@ def collect(
         if not _is_map_style(dataset):
             return _first_samples(loader, selection, read)
         chosen = _choose(loader, selection, batch_fn)
-        (batch,) = _batches(loader, len(chosen), selection.seed, chosen)
-        probe = read(batch)
+        probe = _with_deviations(loader, selection.seed, chosen, read)
     if len(probe) != len(chosen):
         raise ValueError(
             f"{len(chosen)} samples of the dataset became {len(probe)} samples of a batch; collate_fn and batch_fn must keep "
@@ -169,6 +169,25 @@ def _batches(loader: Any, size: int | None, seed: int, samples: Sequence[int] | 
             generator=torch.Generator().manual_seed(seed),
         )
     )
+
+
+def _with_deviations(loader: Any, seed: int, chosen: Sequence[int], read: Callable[[Any], Probe]) -> Probe:
+    """The chosen samples, with the standard deviations over up to 1,024 samples if these are tables or series."""
+    length = len(loader.dataset)
+    many = random.Random(seed).sample(range(length), min(MOST, length))
+    batches = _batches(loader, len(chosen), seed, [*chosen, *many])
+    probe = read(next(batches))
+    floating = [x for x in as_tuple(probe.inputs) if x.is_floating_point()]
+    if not (floating and all(map(measured, floating))):
+        return probe
+    try:
+        return replace(probe, stds=standard_deviations(as_tuple(read(batch).inputs) for batch in batches))
+    except Exception as error:
+        warn_or_log(
+            "Standard deviations are of the probe's own samples, because others of the dataset cannot be read: "
+            f"{type(error).__name__}: {error}"
+        )
+        return probe
 
 
 def _start_worker(init: Callable[[int], Any] | None, seed: int, worker: int) -> None:

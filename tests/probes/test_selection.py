@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch.utils.data import (
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import preserved_random_state
-from lightning_explain.core.serialization import fingerprint
+from lightning_explain.core.serialization import fingerprint, probe_state
 from lightning_explain.probes.selection import ProbeSelection, collect
 
 N = 100
@@ -269,19 +269,19 @@ def test_known_labels_are_not_read_from_samples() -> None:
     dataset = Mappings()
     dataset.targets = Y  # type: ignore[attr-defined]
     collect(DataLoader(dataset), BY_CLASS)
-    assert dataset.reads == 8
+    assert dataset.reads == 8 + N  # and once for the standard deviations
 
 
 def test_unknown_labels_are_never_looked_for_in_the_whole_dataset() -> None:
     dataset = Mappings(size=10_000)
     collect(DataLoader(dataset), BY_CLASS)
-    assert dataset.reads == 1008
+    assert dataset.reads == 1008 + 1024  # and those for the standard deviations
 
 
 def test_labels_are_read_until_there_are_as_many_classes_as_samples() -> None:
     dataset = Mappings(labels=torch.arange(N))
     collect(DataLoader(dataset), BY_CLASS)
-    assert dataset.reads == 16
+    assert dataset.reads == 16 + N  # and once for the standard deviations
 
 
 def test_a_class_with_few_samples_leaves_its_place_to_others() -> None:
@@ -340,9 +340,9 @@ def test_samples_are_transferred_once_and_come_to_the_cpu_without_gradients() ->
         calls.append(batch)
         return [(batch[0] + 1).requires_grad_(), batch[1]]
 
-    probe = collect(DataLoader(SORTED), BY_CLASS, transfer=transfer)
+    probe = collect(DataLoader(TensorDataset(X[:, :, None, None], Y)), BY_CLASS, transfer=transfer)
     assert len(calls) == 1
-    assert torch.equal(probe.inputs, X[ids(probe)] + 1)  # type: ignore[arg-type]
+    assert torch.equal(probe.inputs.flatten(1), X[ids(probe)] + 1)  # type: ignore[arg-type]
     assert not probe.inputs.requires_grad  # type: ignore[union-attr]
 
 
@@ -519,3 +519,31 @@ def test_choosing_from_a_dataset_says_nothing() -> None:
         warnings.simplefilter("always")
         collect(DataLoader(SORTED), BY_CLASS)
     assert not caught
+
+
+# -- standard deviations -------------------------------------------------------------------------------------------
+
+
+def test_standard_deviations_are_those_of_the_dataset_and_stay_with_the_probe() -> None:
+    scaled = TensorDataset(torch.stack([X[:, 0] * 1e6 + 1e9, X[:, 1] / 1e6, torch.full((N,), 1e9)], 1).double(), Y)
+    for loader in (DataLoader(scaled, 3, shuffle=True), DataLoader(scaled, num_workers=1)):
+        probe = collect(loader, FOUR)
+        assert torch.allclose(probe.stds[0][0], scaled.tensors[0].std(0), rtol=1e-12)
+        assert probe.stds[0][0, 2] == 0
+    again = Probe(**probe_state(probe))
+    assert torch.equal(again.stds[0], probe.stds[0])
+    assert fingerprint(probe) == fingerprint(replace(probe, stds=()))
+
+
+def test_only_tables_and_series_are_read_for_standard_deviations() -> None:
+    dataset = Augmented()
+    images = collect(DataLoader(dataset), FOUR, transfer=lambda batch: [batch[0][:, :, None, None], batch[1]])
+    assert images.stds == ()
+    assert dataset.reads == 4
+    tokens = TensorDataset(torch.arange(N)[:, None] + torch.arange(5), Y)
+    assert collect(DataLoader(tokens), FOUR, lambda batch: (batch[0], batch[1])).stds == ()
+
+
+def test_a_sample_that_cannot_be_read_leaves_the_standard_deviations_out() -> None:
+    with pytest.warns(UserWarning, match=r"probe's own samples.*sample 13 is broken"):
+        assert collect(DataLoader(Augmented(fail=True)), FOUR).stds == ()
