@@ -150,7 +150,7 @@ def metrics() -> dict[str, Metric]:
     """Infidelity of all methods; sensitivity of all methods but occlusion."""
     moved = tuple(name for name in methods() if name != "occlusion")
     return {
-        "infidelity": q.Infidelity(n_perturb_samples=DRAWS, stdevs=NOISE),
+        "infidelity": q.Infidelity(perturb_func="gaussian", n_perturb_samples=DRAWS, stdevs=NOISE),
         "sensitivity": q.SensitivityMax(n_perturb_samples=DRAWS, methods=moved),
     }
 

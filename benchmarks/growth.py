@@ -28,7 +28,7 @@ def cases(model: nn.Module) -> Iterator[tuple[str, int, Callable[[], Report]]]:
     chosen = methods()
     del chosen["occlusion"]
     base = {"saliency": chosen["saliency"], "integrated_gradients": chosen["integrated_gradients"]}
-    both = {"infidelity": q.Infidelity(), "sensitivity": q.SensitivityMax(n_perturb_samples=2)}
+    both = {"infidelity": q.Infidelity("gaussian", 10), "sensitivity": q.SensitivityMax(n_perturb_samples=2)}
     for n in SAMPLES:
         yield "samples", n, explainer(model, first_samples(samples, n), base, both)
     for n in METHODS:
@@ -37,7 +37,7 @@ def cases(model: nn.Module) -> Iterator[tuple[str, int, Callable[[], Report]]]:
         yield "steps", n, explainer(model, few, {"ig": m.IntegratedGradients(n_steps=n)})
     for n in DRAWS:
         metrics = {
-            "infidelity": q.Infidelity(n_perturb_samples=n),
+            "infidelity": q.Infidelity("gaussian", n),
             "sensitivity": q.SensitivityMax(n_perturb_samples=n),
         }
         yield "draws", n, explainer(model, few, {"saliency": chosen["saliency"]}, metrics)

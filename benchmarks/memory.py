@@ -60,7 +60,7 @@ def ours(name: str, n: int, model: nn.Module, samples: Probe) -> Action:
     elif name == "DeepLift":
         methods = {"deep_lift": m.DeepLift()}
     elif name.startswith("infidelity"):
-        metrics = {"infidelity": q.Infidelity(n_perturb_samples=n)}
+        metrics = {"infidelity": q.Infidelity("gaussian", n)}
     else:
         metrics = {"sensitivity": q.SensitivityMax(n_perturb_samples=n)}
     return explainer(model, samples, methods, metrics, auto_limit(PASS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -78,7 +78,7 @@ class ExplainedFunction:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The reference point of a complete method: its map sums to f(x) - f(baseline).
+    """The reference point of a method; the map of a complete one sums to f(x) - f(baseline).
 
     Args:
         baselines: The method's ``baselines`` argument.
@@ -157,9 +157,28 @@ class Method:
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether the map already contains input minus baseline."""
+        """Whether the map already contains input minus baseline, or a layer's activation.
+
+        Its sum over a part of the input then predicts what removing that part changes. A map that is like a gradient has to be
+        multiplied by input minus baseline first.
+        """
         work = self.innermost.applied
         return self.multiply_by_inputs if work is self else work.multiplies_by_inputs
+
+    @property
+    def own_baseline(self) -> Reference | None:
+        """The point that its map is measured from; ``None``: it has none of its own.
+
+        Its ``baselines``, if it has that argument; zero for other maps of the input that are multiplied by it.
+        """
+        work = self.innermost.applied
+        if work is not self:
+            return work.own_baseline
+        declared = is_dataclass(self) and any(part.name == "baselines" for part in fields(self))
+        times_input = self.multiplies_by_inputs and self.place == "input"
+        if declared or times_input or self.baselines is not None:
+            return Reference(self.baselines, self.takes_distribution)
+        return None
 
     @property
     def completeness(self) -> Reference | None:
@@ -245,6 +264,7 @@ class MetricInputs:
             space.
         attribute: Recomputes the attributions of every method.
         references: Method name to its :class:`Reference`, for the methods whose map is complete.
+        methods: Method name to the method.
         history: ``"previous"`` and ``"first"`` to the maps of the same samples in those explanations, in the form of
             ``maps`` with the channels of an image summed. An explanation or a method that did not exist is missing.
     """
@@ -258,6 +278,7 @@ class MetricInputs:
     attributions: Mapping[str, Attribution]
     attribute: Callable[[Samples], Mapping[str, Attribution]]
     references: Mapping[str, Reference]
+    methods: Mapping[str, Method]
     history: Mapping[str, Mapping[str, tuple[Tensor, ...]]] = field(default_factory=dict)
 
 
@@ -277,8 +298,8 @@ class Metric(ABC):
     """Which end is the better one; ``None``: neither."""
     bounds: ClassVar[tuple[float | None, float | None]] = (None, None)
     """The lowest and the highest score; ``None``: there is no such bound."""
-    comparable: ClassVar[bool] = True
-    """Whether scores of different epochs and runs can be compared: they have no unit of the output."""
+    undefined: ClassVar[Mapping[str, str]] = {}
+    """For each suffix whose score may be undefined, which is NaN for a finite map: why. Such a sample has not failed."""
     needs_masks: ClassVar[bool] = False
     needs_history: ClassVar[bool] = False
     """Whether it compares with maps of earlier explanations."""
@@ -291,6 +312,21 @@ class Metric(ABC):
     def suffixes(self) -> tuple[str, ...]:
         """What is appended to the metric's name, one for each score that it returns."""
         return ("",)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether scores of different epochs and runs can be compared: they have no unit of the output."""
+        return True
+
+    @property
+    def incomparable(self) -> tuple[str, ...]:
+        """The suffixes of scores that cannot be compared; their charts say so."""
+        return () if self.comparable else self.suffixes
+
+    @property
+    def uncharted(self) -> tuple[str, ...]:
+        """The suffixes of scores that are in reports and can be monitored, but have no chart, because another one has."""
+        return ()
 
     def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Metric:
         """The metric for these inputs, by what they are.

@@ -128,6 +128,12 @@ class Explanation:
             ids=probe.ids,
             failures=self.failures,
             completeness_errors={name: check.error for name, check in checks.items()},
+            undefined_reasons={
+                f"{name}_{suffix}" if suffix else name: reason
+                for name, metric in self.decided.metrics.items()
+                for suffix, reason in metric.undefined.items()
+                if suffix in metric.suffixes
+            },
         )
 
     def _warn_of_misses(self, checks: Mapping[str, SumCheck]) -> None:
@@ -353,6 +359,7 @@ class Explanation:
             attributions=found,
             attribute=lambda samples: self._attributions(found, samples),
             references={key: reference for key, reference in references.items() if reference is not None},
+            methods={key: self.decided.methods[key] for key in found},
             history=self.past(self.samples),
         )
 

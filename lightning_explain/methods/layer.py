@@ -59,6 +59,7 @@ class LayerGradCam(AtLayer, OnPath):
     """
 
     at_sample = True
+    multiplies_by_inputs = True
 
     attribute_to_layer_input: bool = False
     relu_attributions: bool = False
@@ -132,6 +133,7 @@ class LayerActivation(AtLayer, AtOnce):
     """
 
     backward_rule = "none"
+    multiplies_by_inputs = True
 
     attribute_to_layer_input: bool = False
     reshape: Reshape = None

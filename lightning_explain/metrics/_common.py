@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
 from lightning_explain.core.probe import Samples, bare
+from lightning_explain.engine.noise import wide
 
 
 def table(
@@ -17,6 +18,7 @@ def table(
     count: int,
     names: Sequence[str],
     evaluate: Callable[[Samples, Tensor, Tensor], Mapping[str, Tensor]],
+    exact: bool = False,
 ) -> dict[str, Tensor]:
     """What ``evaluate`` returns for each of ``count`` draws of each sample, ``(N, count)`` for each name.
 
@@ -26,8 +28,10 @@ def table(
         names: The names in what ``evaluate`` returns.
         evaluate: Receives repeated samples, the position of each among all samples, and its draw; returns a number for
             each.
+        exact: Keep the numbers in float64, or the most that the device has, instead of the precision of the outputs.
     """
     samples, like, limit = metric_inputs.samples, metric_inputs.outputs, metric_inputs.explained.limit
+    like = wide(like) if exact else like
     found = {name: like.new_empty(len(samples), count) for name in names}
     for start in range(0, len(samples), limit):
         stop = min(start + limit, len(samples))

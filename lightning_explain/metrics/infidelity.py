@@ -1,4 +1,4 @@
-"""Infidelity: maps and perturbed inputs in, the error of the output change each map predicts out."""
+"""Infidelity: maps and perturbed inputs in, how wrong the output changes are that each map predicts out."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Score
+from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Reference, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, flat
 from lightning_explain.core.validation import check_number, check_whole
 from lightning_explain.engine.arguments import CheckedArguments
+from lightning_explain.engine.baselines import settled
+from lightning_explain.engine.noise import wide
 from lightning_explain.metrics._common import by_user, joined, needs_floating, table
+from lightning_explain.metrics._perturbed import Perturbed, Tensors, exact, half, origin
 
 PerturbFunc = Callable[..., Any]
-_KINDS = ("gaussian", "square")
+_KINDS = ("remove", "square", "gaussian")
+# The fewest draws of which a correlation says more than chance does.
+_ENOUGH = 16
 # No method has this name.
 _CHANGES = ""
 
@@ -52,30 +57,94 @@ def jackknife(products: Tensor, changes: Tensor, normalize: bool = True) -> Tens
     if n < 2:
         return None
     # Sums over all draws but one, in float64 because they are differences of sums.
-    a, b = products.double(), changes.double()
+    a, b = wide(products), wide(changes)
     aa, ab, bb = (total.sum(1, keepdim=True) - total for total in (a * a, a * b, b * b))
     factor = torch.where(aa == 0, torch.zeros_like(aa), ab / aa) if normalize else torch.ones_like(aa)
     left_out = (factor.square() * aa - 2 * factor * ab + bb).clamp(min=0) / (n - 1)
-    return ((n - 1) * left_out.var(1, unbiased=False)).sqrt().to(products.dtype)
+    return _spread(left_out).to(products.dtype)
+
+
+def relative_infidelity(
+    products: Tensor, changes: Tensor, resolution: Tensor | float = 0.0, normalize: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Share of the variance of the output changes that the map does not predict, with its standard error.
+
+    1 - r^2, with r the correlation over the draws between the change that the map predicts and the actual one; 1 if the
+    predictions do not vary. A map without information has 1 - 1 / (draws - 1) on average. Without ``normalize``
+    :func:`infidelity` divided by the mean square of the changes, which is unbounded.
+
+    Args:
+        products: Sum of map times perturbation, ``(N, draws)``.
+        changes: f(x) - f(x - perturbation), ``(N, draws)``.
+        resolution: The smallest change that is no rounding, ``(N,)``, in units of output.
+        normalize: Let the map be scaled and shifted to fit.
+
+    Returns:
+        ``(N,)``, without unit; NaN where the changes vary no more (without ``normalize``: are no larger) than
+        ``resolution``. Then its standard error, ``(N,)``, by leaving out each draw in turn.
+    """
+    a, b, n = wide(products), wide(changes), products.shape[1]
+    if normalize:
+        a, b = (part - part.mean(1, keepdim=True) for part in (a, b))
+    # Leaving one draw out of centered sums moves the mean as well.
+    moved = n / (n - 1) if normalize else 1.0
+    totals = [part.sum(1, keepdim=True) for part in (a * a, a * b, b * b)]
+    left_out = [t - moved * part for t, part in zip(totals, (a * a, a * b, b * b), strict=True)]
+    rounding = 64 * torch.finfo(a.dtype).eps * wide(products).abs().amax(1, keepdim=True)
+    flat_map = n * rounding.square()
+    value, others = (_unexplained(aa, ab, bb, flat_map, normalize) for aa, ab, bb in (totals, left_out))
+    known = ~(totals[2][:, 0] / n <= wide(torch.as_tensor(resolution, device=b.device)).square())
+    found = torch.stack([value[:, 0], _spread(others)])
+    return tuple(torch.where(known, part, torch.nan).to(changes.dtype) for part in found)  # type: ignore[return-value]
+
+
+def _unexplained(aa: Tensor, ab: Tensor, bb: Tensor, least: Tensor, normalize: bool) -> Tensor:
+    """What the predictions leave of ``bb``, as a share of it."""
+    if not normalize:
+        return (aa - 2 * ab + bb).clamp(min=0) / bb
+    explained = torch.where((aa <= least) | (bb <= 0), torch.zeros_like(ab), ab.square() / (aa * bb))
+    return (1 - explained).clamp(0, 1)
+
+
+def _spread(left_out: Tensor) -> Tensor:
+    """The jackknife's standard error ``(N,)`` from the scores without each draw, ``(N, draws)``."""
+    return ((left_out.shape[1] - 1) * left_out.var(1, unbiased=False)).sqrt()
 
 
 @dataclass(frozen=True)
 class Infidelity(CheckedArguments, Metric):
     """Error of a map's prediction of output changes under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
 
-    Cost: n_perturb_samples forward, 0 backward; once for all methods.
-    Not for: maps without a sign (``Saliency()``); curves while the scale of the output grows: the score is in squared
-        units of output.
+    ``_relative`` is the score to watch: 1 - r^2, with r the correlation over the draws of a sample between the change
+    that the map predicts and the actual one. It has no unit and does not depend on the scale of the output or the map: 0
+    where the map predicts every change, 1 for a map whose predictions do not vary, and ``1 - 1 / (n_perturb_samples - 1)``
+    (0.93 for 16 draws) on average for a map without information. It needs at least 16 draws; compare only scores with
+    equally many. Without ``normalize`` it is the plain score divided by the mean square of the changes, is not bounded,
+    and means something for complete maps only.
+
+    A map like a gradient predicts ``sum(map * (x - perturbed x))``. A map that contains x - baseline already, such as
+    IntegratedGradients or Occlusion, is divided by it, as by Captum's ``infidelity_perturb_func_decorator``: where units
+    are removed, the prediction is the sum of the map over these units. So are CAMs and other layer maps that contain the
+    activation.
+
+    Cost: n_perturb_samples * M forward, 0 backward; M methods with different baselines: equal ones count once, and so do
+        all methods with noise or a function.
+    Not for: maps without a sign (``Saliency()``); maps of features of many units (``feature_mask``), which repeat the value
+        of the feature in each; the plain score as a curve: it is in squared units of output, and grows with the
+        confidence of any network.
 
     Args:
-        perturb_func: ``"gaussian"`` (noise around the input, local), ``"square"`` (replaces a random square by the
-            baseline, global), or a function in Captum's form that takes the inputs and returns (perturbation, perturbed
-            inputs). It receives one sample at a time, with the global generators seeded for that sample and draw.
+        perturb_func: ``"remove"`` (replaces units by the baseline: a random square of an image, a random half of the units
+            of other inputs), ``"square"`` (the same for images alone, and for modalities with regions of their own),
+            ``"gaussian"`` (noise around the input, local), or a function in Captum's form that takes the inputs and returns
+            (perturbation, perturbed inputs); the prediction is then ``sum(map * perturbation)`` for every map. The function
+            receives one sample at a time, with the global generators seeded for that sample and draw.
         n_perturb_samples: Draws for each sample.
         stdevs: Standard deviation of the noise, in units of the input.
         size: Side of the square in pixels. Default: a quarter of the shorter side of the image.
-        baselines: Value that replaces the square: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
-            ``"blur"``.
+        baselines: Value that replaces what is removed, for methods without a baseline of their own: ``None`` (zero), a
+            number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``. Other maps are compared with their own baseline, or the
+            mean of their set of baselines.
         normalize: Scale the map by the best-fitting factor first. Otherwise the score depends on the map's scale.
         methods: Names of the methods to score. Default: all.
 
@@ -84,12 +153,12 @@ class Infidelity(CheckedArguments, Metric):
 
     Example:
         >>> report = explain(model, probe, methods=[m.Saliency(abs=False)], metrics=[q.Infidelity()])
-        >>> report.scores["infidelity"]["saliency"].shape
+        >>> report.scores["infidelity_relative"]["saliency"].shape
         torch.Size([2])
     """
 
-    perturb_func: str | PerturbFunc = "gaussian"
-    n_perturb_samples: int = 10
+    perturb_func: str | PerturbFunc = "remove"
+    n_perturb_samples: int = 16
     stdevs: float = 0.1
     size: int | None = None
     baselines: Baseline = None
@@ -97,6 +166,11 @@ class Infidelity(CheckedArguments, Metric):
     methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
+    comparable = False
+    incomparable = ("",)
+    undefined: ClassVar[Mapping[str, str]] = {
+        "relative": "the output changes no more than by rounding, or the sample has a single unit"
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,77 +181,147 @@ class Infidelity(CheckedArguments, Metric):
         check_whole("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
         check_number("Infidelity", "stdevs", self.stdevs)
 
-    def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Infidelity:
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The plain score and, from 16 draws on, ``relative``."""
+        return ("", "relative") if self.n_perturb_samples >= _ENOUGH else ("",)
+
+    @property
+    def uncharted(self) -> tuple[str, ...]:
+        """The plain score, where ``relative`` is there."""
+        return ("",) if "relative" in self.suffixes else ()
+
+    def fitted(self, inputs: Tensors, modalities: tuple[Modality, ...]) -> Infidelity:
         """Itself, if these inputs can be perturbed.
 
         Raises:
             ValueError: If they cannot.
         """
-        if not callable(self.perturb_func):
-            needs_floating("Infidelity", inputs)
-        if self.perturb_func == "square":
-            for x, modality in zip(inputs, modalities, strict=True):
-                self._square(modality, x, torch.zeros_like)
+        if self.perturb_func == "gaussian":
+            needs_floating('Infidelity(perturb_func="gaussian")', inputs)
+        for x, modality in zip(inputs, modalities, strict=True):
+            if self.perturb_func == "square" or (self.perturb_func == "remove" and modality.pixels(x)):
+                self._square(modality, x, lambda like: torch.zeros_like(like))
         return self
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """In squared units of output, with the jackknife over draws as standard error. Lower is better."""
-        products, changes = self._collect(metric_inputs)
-        return {
-            "": {
-                name: (infidelity(p, changes, self.normalize), jackknife(p, changes, self.normalize))
-                for name, p in products.items()
-            }
-        }
+        """In squared units of output; ``_relative`` in 0..1, without unit. Lower is better.
 
-    def _collect(self, metric_inputs: MetricInputs) -> tuple[dict[str, Tensor], Tensor]:
-        explained, maps = metric_inputs.explained, metric_inputs.maps
+        Both have the jackknife over draws as standard error. ``_relative`` is NaN where no more than rounding changes, or
+        the sample has a single unit.
+        """
+        outputs, found = metric_inputs.outputs, dict[str, dict[str, Score]]({s: {} for s in self.suffixes})
+        for name, products, changes in self._collected(metric_inputs):
+            error = jackknife(products, changes, self.normalize)
+            plain = infidelity(products, changes, self.normalize).to(outputs)
+            found[""][name] = plain, None if error is None else error.to(outputs)
+            if "relative" in found:
+                resolution = _resolution(metric_inputs, changes)
+                value, error = relative_infidelity(products, changes, resolution, self.normalize)
+                found["relative"][name] = value.to(outputs), error.to(outputs)
+        return found
+
+    def _collected(self, metric_inputs: MetricInputs) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """For each method the changes that its map predicts, and the actual ones, each ``(N, draws)``."""
+        by_baseline: dict[Any, tuple[Reference, list[str]]] = {}
+        for name in metric_inputs.maps:
+            own = metric_inputs.methods[name].own_baseline or Reference(self.baselines)
+            key = value_of((settled(own.baselines), own.distribution))
+            by_baseline.setdefault(key, (own, []))[1].append(name)
+        for key, (reference, names) in by_baseline.items():
+            changes, products = self._compared(metric_inputs, key, reference, names)
+            yield from ((name, products[name], changes) for name in names)
+
+    def _compared(
+        self, metric_inputs: MetricInputs, baseline: Any, reference: Reference, names: list[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        explained, methods = metric_inputs.explained, metric_inputs.methods
         # Metrics with equal perturbations, normalized or not, share the outputs there.
-        drawn = (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size, self.baselines)
-        key = ("infidelity", value_of(drawn), explained.forward)
+        removes = self.perturb_func in ("remove", "square")
+        drawn = (self.perturb_func, self.n_perturb_samples, self.stdevs, self.size)
+        key = ("infidelity", value_of(drawn), baseline if removes else None, explained.forward)
         known: dict[str, Tensor] = explained.memory.get(key, {})
 
         def evaluate(samples: Samples, places: Tensor, draws: Tensor) -> dict[str, Tensor]:
-            noise, points = self._perturb(explained, samples, draws)
-            found = {name: _dot([m[places] for m in parts], noise) for name, parts in maps.items()}
+            perturbed = self._perturb(explained, samples, draws, reference)
+            found = {}
+            for name in names:
+                factors = perturbed.share if methods[name].multiplies_by_inputs else perturbed.change
+                found[name] = _dot([part[places] for part in metric_inputs.maps[name]], factors)
             if not known:
-                found[_CHANGES] = metric_inputs.outputs[places] - explained.evaluate(samples.at(points))
+                found[_CHANGES] = wide(metric_inputs.outputs[places]) - wide(
+                    explained.evaluate(samples.at(perturbed.points))
+                )
             return found
 
-        found = known | table(metric_inputs, self.n_perturb_samples, [*maps, *{_CHANGES} - known.keys()], evaluate)
+        wanted = [*names, *{_CHANGES} - known.keys()]
+        found = known | table(metric_inputs, self.n_perturb_samples, wanted, evaluate, exact=True)
         explained.memory[key] = {_CHANGES: found[_CHANGES]}
-        return {name: found[name] for name in maps}, found[_CHANGES]
+        return found[_CHANGES], found
 
     def _perturb(
-        self, explained: ExplainedFunction, samples: Samples, indices: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        self, explained: ExplainedFunction, samples: Samples, indices: Tensor, reference: Reference
+    ) -> Perturbed:
         if callable(self.perturb_func):
-            pairs = by_user("infidelity", self.perturb_func, explained, samples, indices)
-            if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-                raise TypeError(
-                    "Infidelity(perturb_func=...) must return two values: return a tuple (perturbation, perturbed inputs)."
-                )
-            return joined([pair[0] for pair in pairs]), joined([pair[1] for pair in pairs])
-        noise = tuple(self._noise(explained, samples, indices))
-        return noise, tuple(x - n for x, n in zip(samples.inputs, noise, strict=True))
+            change, points = self._by_function(explained, samples, indices)
+            return Perturbed(change, change, points)
+        baselines = origin(explained, reference, samples)
+        gap = tuple(exact(x) - exact(b) for x, b in zip(samples.inputs, baselines, strict=True))
+        if self.perturb_func == "gaussian":
+            noise = self._noise(explained, samples, indices)
+            # As Captum divides: by 1 where there is no difference.
+            share = tuple(n / torch.where(g == 0, torch.ones_like(g), g) for n, g in zip(noise, gap, strict=True))
+            return Perturbed(noise, share, tuple(x - n for x, n in zip(samples.inputs, noise, strict=True)))
+        removed = self._removed(explained, samples, indices)
+        columns = zip(removed, baselines, samples.inputs, strict=True)
+        points = tuple(torch.where(one, b, x) for one, b, x in columns)
+        return Perturbed(tuple(g * one for g, one in zip(gap, removed, strict=True)), removed, points)
 
-    def _noise(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> Iterator[Tensor]:
-        draws = explained.draws
-        for i, (x, modality) in enumerate(zip(samples.inputs, explained.modalities, strict=True)):
-            if self.perturb_func == "square":
-                square = self._square(modality, x, partial(draws.uniform, "square", samples, indices))
-                yield (x - explained.baseline(self.baselines, samples)[i]) * square
-            else:
-                yield draws.normal(f"infidelity/{i}", samples, indices, x) * self.stdevs
+    def _by_function(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensors, Tensors]:
+        assert callable(self.perturb_func)
+        pairs = by_user("infidelity", self.perturb_func, explained, samples, indices)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise TypeError(
+                "Infidelity(perturb_func=...) must return two values: return a tuple (perturbation, perturbed inputs)."
+            )
+        return joined([pair[0] for pair in pairs]), joined([pair[1] for pair in pairs])
+
+    def _noise(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> Tensors:
+        draws = [explained.draws.normal(f"infidelity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
+        return tuple(noise * self.stdevs for noise in draws)
+
+    def _removed(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> Tensors:
+        """Whether each unit is removed, one boolean tensor for each input, which it broadcasts to."""
+        columns = list(zip(samples.inputs, explained.modalities, strict=True))
+        regional = [self.perturb_func == "square" or modality.pixels(x) is not None for x, modality in columns]
+        draw = partial(explained.draws.uniform, "square", samples, indices)
+        squares = [
+            self._square(mod, exact(x), draw).bool() for (x, mod), has in zip(columns, regional, strict=True) if has
+        ]
+        others = [column for column, has in zip(columns, regional, strict=True) if not has]
+        halves = list(half(explained, samples, indices, others)) if others else []
+        return tuple((squares if has else halves).pop(0) for has in regional)
 
     def _square(self, modality: Modality, x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """1 inside a random square and 0 elsewhere, broadcastable to the input."""
         try:
             return modality.region(x, self.size, draw)
         except ValueError as error:
-            owner = f'Infidelity(perturb_func="square", size={self.size})'
+            owner = f'Infidelity(perturb_func="{self.perturb_func}", size={self.size})'
             raise ValueError(f"{owner} {error}; give those, or a perturb_func of your own.") from None
 
 
-def _dot(maps: list[Tensor], noise: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([flat(m * n).sum(1) for m, n in zip(maps, noise, strict=True)]).sum(0)
+def _resolution(metric_inputs: MetricInputs, changes: Tensor) -> Tensor:
+    """The smallest change ``(N,)`` that is no rounding of f; infinite for samples of a single unit."""
+    explained, outputs = metric_inputs.explained, wide(metric_inputs.outputs)
+    dtypes = (metric_inputs.outputs.dtype, getattr(explained.forward, "dtype", torch.float32))
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point)
+    largest = torch.maximum(outputs.abs(), (outputs[:, None] - changes).abs().amax(1))
+    columns = zip(metric_inputs.samples.inputs, explained.modalities, strict=True)
+    alone = sum(modality.units(x)[1:].numel() for x, modality in columns) < 2
+    return torch.full_like(largest, torch.inf) if alone else 4 * eps * largest
+
+
+def _dot(maps: list[Tensor], factors: Tensors) -> Tensor:
+    products = [flat(m * f) for m, f in zip(maps, factors, strict=True)]
+    return torch.stack([p.sum(1, dtype=wide(p[:0]).dtype) for p in products]).sum(0)

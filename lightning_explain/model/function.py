@@ -25,7 +25,7 @@ class TargetFunction(nn.Module):
 
     It is a module, so that Captum can hook the layers in it. It exists only inside the isolation of one explanation.
     ``choices`` is the number of tensors in the model's return value from which the first was taken by default; 1 if
-    there was no choice.
+    there was no choice. ``dtype`` is the precision in which the model last returned its output.
 
     Args:
         model: The module.
@@ -51,6 +51,7 @@ class TargetFunction(nn.Module):
         self._target = target
         self._output_fn = output_fn
         self.choices = 1
+        self.dtype = torch.float32
         self._forward = self._backward = 0
 
     @property
@@ -73,6 +74,7 @@ class TargetFunction(nn.Module):
             raise ValueError(
                 f"The model returned {came}; its output must be (N, ...). Give output_fn=lambda output: ..., which picks that."
             )
+        self.dtype = outputs.dtype
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         self._forward += len(outputs)
         if outputs.requires_grad:

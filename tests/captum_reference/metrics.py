@@ -9,14 +9,23 @@ from torch import Tensor, nn
 
 
 def infidelity(
-    model: nn.Module, x: Tensor, y: Tensor, attribution: Tensor, perturbations: Tensor, normalize: bool
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None,
+    attribution: Tensor,
+    perturbations: Tensor,
+    normalize: bool,
+    divided: bool = False,
 ) -> Tensor:
-    """``captum.metrics.infidelity`` with given perturbations ``(N, draws, ...)``."""
+    """``captum.metrics.infidelity`` with given perturbations ``(N, draws, ...)``.
+
+    ``divided``: with ``infidelity_perturb_func_decorator``, which divides the perturbations by the input.
+    """
     n, count = perturbations.shape[:2]
 
-    def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
-        drawn = perturbations.reshape(n * count, *x.shape[1:])
-        return drawn, inputs - drawn
+    @cm.infidelity_perturb_func_decorator(divided)
+    def perturb(inputs: Tensor) -> Tensor:
+        return inputs - perturbations.reshape(n * count, *x.shape[1:])
 
     return cm.infidelity(model, perturb, x, attribution, target=y, n_perturb_samples=count, normalize=normalize)
 

@@ -123,7 +123,7 @@ def test_scores_of_a_neuron_method_are_about_the_neuron() -> None:
         "tunnel": m.NoiseTunnel(m.NeuronGradient("stem.0", (2, 3, 3)), nt_samples=2),
         "output": m.Saliency(abs=False),
     }
-    report = explain(trained(), Probe(x, y), methods, [q.Infidelity(n_perturb_samples=8, stdevs=0.5, normalize=False)])
+    report = explain(trained(), Probe(x, y), methods, [q.Infidelity("gaussian", 8, 0.5, normalize=False)])
     scores = {name: values.max().item() for name, values in report.scores["infidelity"].items()}
     assert scores["neuron"] <= 1e-8
     assert scores["tunnel"] <= 1e-8

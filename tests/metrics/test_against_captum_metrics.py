@@ -20,6 +20,8 @@ METHODS = {
     "saliency": m.Saliency(abs=False),
     "ig": m.IntegratedGradients(n_steps=7),
     "cam": m.LayerGradCam("block.relu2"),
+    "guided": m.GuidedBackprop(),
+    "occlusion": m.Occlusion((1, 4, 4)),
 }
 
 
@@ -39,16 +41,18 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> bool:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("limit", [1, 3, 64])
+@pytest.mark.parametrize("limit", [3, 64])
 def test_infidelity_equals_captum_on_the_same_perturbations(normalize: bool, limit: int) -> None:
     x, y = samples()
-    metric = q.Infidelity(n_perturb_samples=8, stdevs=0.2, normalize=normalize)
+    metric = q.Infidelity("gaussian", n_perturb_samples=8, stdevs=0.2, normalize=normalize)
     report = explain(trained().double(), Probe(x, y), METHODS, [metric], max_examples_per_pass=limit)
     noise = draws("normal", "infidelity/0", x.double(), 8) * 0.2
     model = trained(OutOfPlace).double().eval()
+    assert sum(method.multiplies_by_inputs for method in METHODS.values()) == 3
     for name, found in report.attributions.items():
         placed = upsample(found, (8, 8)) if name == "cam" else found
-        theirs = metrics.infidelity(model, x.double(), y, placed.detach(), noise, normalize)
+        divided = METHODS[name].multiplies_by_inputs
+        theirs = metrics.infidelity(model, x.double(), y, placed.detach(), noise, normalize, divided)
         assert close(report.scores["infidelity"][name], theirs, 1e-8)
 
 
@@ -124,8 +128,8 @@ def test_infidelity_of_a_linear_model_has_its_closed_form() -> None:
     maps = {"exact": Constant(w), "zero": Constant(0 * w), "double": Constant(2 * w)}
     probe = Probe(torch.randn(4, 3))
     metrics = {
-        "raw": q.Infidelity(n_perturb_samples=4000, stdevs=s, normalize=False),
-        "normalised": q.Infidelity(n_perturb_samples=50, stdevs=s),
+        "raw": q.Infidelity("gaussian", n_perturb_samples=4000, stdevs=s, normalize=False),
+        "normalised": q.Infidelity("gaussian", n_perturb_samples=50, stdevs=s),
     }
     report = explain(Linear(), probe, maps, metrics)
     raw, normalised = report.scores["raw"], report.scores["normalised"]
@@ -139,7 +143,7 @@ def test_infidelity_of_a_linear_model_has_its_closed_form() -> None:
 def test_the_standard_error_of_infidelity_is_the_spread_over_independent_seeds() -> None:
     x, y = samples(3)
     runs = [
-        explain(trained(), Probe(x, y), [m.Saliency(abs=False)], [q.Infidelity(n_perturb_samples=20)], seed=seed)
+        explain(trained(), Probe(x, y), [m.Saliency(abs=False)], [q.Infidelity("gaussian", 20)], seed=seed)
         for seed in range(30)
     ]
     spread = torch.stack([r.scores["infidelity"]["saliency"] for r in runs]).std(0)

@@ -1,0 +1,53 @@
+"""Samples and draws in, the samples perturbed out, with what maps are multiplied by to predict what that changes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.contracts import ExplainedFunction, Modality, Reference
+from lightning_explain.core.probe import Samples
+from lightning_explain.metrics._ranking import spread
+
+Tensors = tuple[Tensor, ...]
+
+
+class Perturbed(NamedTuple):
+    """Perturbed samples; each a tensor ``(N, ...)`` for each input, or one that broadcasts to it.
+
+    Args:
+        change: x minus the perturbed x, what maps like a gradient are multiplied by.
+        share: What maps that contain x minus the baseline are multiplied by: ``change`` divided by that difference.
+        points: The perturbed samples.
+    """
+
+    change: Tensors
+    share: Tensors
+    points: Tensors
+
+
+def half(
+    explained: ExplainedFunction, samples: Samples, indices: Tensor, columns: list[tuple[Tensor, Modality]]
+) -> Tensors:
+    """A random half of all units of some inputs, exactly as many in each draw."""
+    inputs, modalities = zip(*columns, strict=True)
+    units = sum(modality.units(x)[1:].numel() for x, modality in columns)
+    like = torch.empty(len(samples), units, device=inputs[0].device)
+    lowest = explained.draws.uniform("half", samples, indices, like).topk(units // 2, sorted=False).indices
+    return spread(torch.zeros_like(like, dtype=torch.bool).scatter(1, lowest, True), inputs, modalities)
+
+
+def origin(explained: ExplainedFunction, reference: Reference, samples: Samples) -> Tensors:
+    """The baseline of each sample, shaped as its inputs; the mean of a set of baselines."""
+    if not reference.distribution:
+        return explained.baseline(reference.baselines, samples)
+    sets = explained.distribution(reference.baselines, samples)
+    means = (exact(b).mean(0, keepdim=True).expand_as(x) for b, x in zip(sets, samples.inputs, strict=True))
+    return tuple(m.to(x.dtype) if x.is_floating_point() else m for m, x in zip(means, samples.inputs, strict=True))
+
+
+def exact(value: Tensor) -> Tensor:
+    """In float32 or higher, so that a difference is not rounded, and is defined for whole numbers."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
