@@ -84,6 +84,7 @@ class Report:
             f(x) - f(baseline); signed, in units of output, averaged over the baselines if there are several. Layers that
             other connections bypass have no entry.
         values: ``(N,)`` the explained output f of each sample; empty in reports that were saved by version 0.1.0.
+        undefined_reasons: For each score that may be undefined, which is NaN: why.
 
     Example:
         >>> import torch
@@ -113,20 +114,49 @@ class Report:
     stage: str | None = None
     completeness_errors: Mapping[str, Tensor] = field(default_factory=dict)
     values: Tensor = field(default_factory=lambda: torch.empty(0))
+    undefined_reasons: Mapping[str, str] = field(default_factory=dict)
 
     def nonfinite(self) -> dict[str, list[int]]:
-        """Method name to the ids of the samples whose map or score is NaN or infinite."""
+        """Method name to the ids of the samples whose map or score is NaN or infinite, and not merely undefined."""
+        return {method: self.ids[self._failed(method)].tolist() for method in self.attributions}
+
+    def undefined(self) -> dict[str, dict[str, list[int]]]:
+        """Score and method to the ids of the samples that have no such score, where there are any.
+
+        ``undefined_reasons`` says why: a mask is empty, for example. Samples in :meth:`nonfinite` are left out.
+        """
+        found: dict[str, dict[str, list[int]]] = {}
+        for score in self.undefined_reasons:
+            for method, values in self.scores.get(score, {}).items():
+                samples = self.ids[values.isnan() & ~self._failed(method)].tolist()
+                if samples:
+                    found.setdefault(score, {})[method] = samples
+        return found
+
+    def _failed(self, method: str) -> Tensor:
+        """Whether the map or a score of each sample is not finite without a reason, ``(N,)``."""
+        parts = list(as_tuple(self.attributions[method])) if method in self.attributions else []
+        for score, by_method in self.scores.items():
+            values = by_method.get(method, torch.zeros(len(self.ids)))
+            parts.append(values.nan_to_num(0.0, torch.inf, -torch.inf) if score in self.undefined_reasons else values)
+        return ~all_finite(*parts, torch.zeros(len(self.ids)))
+
+    def mean_errors(self) -> dict[str, float]:
+        """Standard error of each mean in :meth:`scalars`, given these samples: sqrt(sum of squared errors) / N."""
         found = {}
-        for method, attribution in self.attributions.items():
-            scores = (by_method[method] for by_method in self.scores.values() if method in by_method)
-            found[method] = self.ids[~all_finite(*as_tuple(attribution), *scores)].tolist()
+        for score, by_method in self.standard_errors.items():
+            for method, errors in by_method.items():
+                finite = errors[torch.isfinite(self.scores[score][method])].double()
+                if len(finite):
+                    found[f"{score}/{method}"] = finite.square().sum().sqrt().item() / len(finite)
         return found
 
     def scalars(self) -> dict[str, float]:
         """One number per metric and method, by tag.
 
         ``<metric>/<method>`` is the mean over samples with a finite score, ``nonfinite/<method>`` the number of samples
-        with a non-finite map or score, ``n_steps/<method>`` the mean number of points.
+        with a non-finite map or score, ``undefined/<metric>/<method>`` that of samples for which the score is undefined, where
+        there are any, ``n_steps/<method>`` the mean number of points.
         """
         found = {f"n_steps/{method}": steps.double().mean().item() for method, steps in self.n_steps.items()}
         for metric, by_method in self.scores.items():
@@ -135,6 +165,8 @@ class Report:
                 if len(finite):
                     found[f"{metric}/{method}"] = finite.double().mean().item()
         found.update({f"nonfinite/{k}": float(len(v)) for k, v in self.nonfinite().items()})
+        undefined = self.undefined().items()
+        found.update({f"undefined/{s}/{k}": float(len(v)) for s, by_method in undefined for k, v in by_method.items()})
         return found
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
@@ -161,6 +193,7 @@ class Publication:
         pictures: Full tag (``explain/ig``) to a picture ``(H, W, 3)``.
         directions: Full tag to ``"min"``, ``"max"`` or ``"last"``: which value summarizes the curve.
         report: The report that the scalars and pictures were made from.
+        uncharted: Full tags of scalars that dashboards do not get, because another score says it in a comparable way.
     """
 
     name: str
@@ -170,6 +203,12 @@ class Publication:
     pictures: Mapping[str, Image]
     directions: Mapping[str, str]
     report: Report
+    uncharted: frozenset[str] = frozenset()
+
+    @property
+    def charted(self) -> dict[str, float]:
+        """The scalars that dashboards get."""
+        return {tag: value for tag, value in self.scalars.items() if tag not in self.uncharted}
 
     @property
     def stage(self) -> str:

@@ -58,6 +58,8 @@ class Agreement(CheckedArguments, Metric):
 
     abs: bool = False
 
+    comparable = True
+    undefined: ClassVar[Mapping[str, str]] = {"": "the map, or every other map, is constant"}
     needs: ClassVar[str] = "two methods whose maps have a place on the image"
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:

@@ -52,19 +52,22 @@ class Completeness(Metric):
 
     higher_is_better: ClassVar[bool | None] = False
     suffixes = ("", "delta")
+    comparable = True
+    incomparable = ("delta",)
+    undefined: ClassVar[Mapping[str, str]] = {"": "f(x) equals f(baseline)"}
     needs: ClassVar[str] = "a method whose map promises a sum, such as IntegratedGradients"
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Relative error without unit; ``_delta`` in units of output. Lower is better.
 
-        Where f(x) = f(baseline) the relative error is infinite, or NaN for a map that sums to zero.
+        Where f(x) = f(baseline) the relative error is undefined, which is NaN.
         """
         known: dict[Hashable, Tensor] = {}
         deltas, relative = {}, {}
         for name, reference in metric_inputs.references.items():
             gaps = metric_inputs.outputs - _at_reference(metric_inputs, reference, known)
             deltas[name] = convergence_delta(metric_inputs.attributions[name], gaps).abs()
-            relative[name] = deltas[name] / wide(gaps).abs()
+            relative[name] = torch.where(gaps == 0, torch.nan, deltas[name] / wide(gaps).abs())
         return {"": scores(relative, metric_inputs.outputs), "delta": scores(deltas, metric_inputs.outputs)}
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:

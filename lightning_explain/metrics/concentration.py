@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Concentration(Metric):
     """
 
     suffixes = ("", "entropy")
+    comparable = True
+    undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(suffixes, "the map is zero everywhere, or has a single unit")
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Both in 0..1, without unit: high Gini and low entropy mean a concentrated map. A map of zeros gives NaN."""

@@ -46,9 +46,15 @@ class _Curve(CheckedArguments, Metric):
     normalize: bool = True
 
     removes: ClassVar[bool]
+    undefined: ClassVar[Mapping[str, str]] = {"": "f(x) equals f(baseline)"}
+
+    @property
+    def comparable(self) -> bool:
+        """With ``normalize``; otherwise in units of output."""
+        return self.normalize
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Without unit; in units of output without ``normalize``. Not finite where f(x) = f(baseline)."""
+        """Without unit; in units of output without ``normalize``. NaN where f(x) = f(baseline)."""
         explained, samples, outputs = metric_inputs.explained, metric_inputs.samples, metric_inputs.outputs
         end = explained.evaluate(samples.at(explained.baseline(self.baselines, samples)))
         found = {}
@@ -57,8 +63,12 @@ class _Curve(CheckedArguments, Metric):
             curve = self._curve(metric_inputs, places(units), at, end)
             if self.normalize:
                 curve = (curve - end[:, None]) / (outputs - end).abs()[:, None]
+            under = area(curve, at)
+            if self.normalize:
+                # Undefined where there is nothing to divide by; what else is no number has failed.
+                under = torch.where(outputs == end, torch.nan, torch.where(under.isnan(), torch.inf, under))
             # A map with NaN has no ranking.
-            found[name] = torch.where(units.isnan().any(1), torch.nan, area(curve, at))
+            found[name] = torch.where(units.isnan().any(1), torch.nan, under)
         return {"": scores(found, outputs)}
 
     def _curve(self, metric_inputs: MetricInputs, ranks: Tensor, at: Tensor, end: Tensor) -> Tensor:
@@ -92,7 +102,8 @@ class Deletion(_Curve):
         n_steps: Steps from the sample to its baseline; at most the number of pixels.
         baselines: Value that replaces the pixels: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
             ``"blur"``.
-        normalize: Divide by the size of f(x) - f(baseline). Otherwise the score changes with the scale of the output.
+        normalize: Divide by the size of f(x) - f(baseline). Otherwise the score changes with the scale of the output, and is
+            not comparable between epochs.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -123,7 +134,8 @@ class Insertion(_Curve):
         n_steps: Steps from the baseline to the sample; at most the number of pixels.
         baselines: Value that the pixels replace: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
             ``"blur"``.
-        normalize: Divide by the size of f(x) - f(baseline). Otherwise the score changes with the scale of the output.
+        normalize: Divide by the size of f(x) - f(baseline). Otherwise the score changes with the scale of the output, and is
+            not comparable between epochs.
 
     Raises:
         ValueError: If an argument is not allowed.

@@ -96,6 +96,12 @@ class Drift(CheckedArguments, Metric):
     ssim: bool = True
     methods: tuple[str, ...] | None = None
 
+    comparable = True
+    undefined: ClassVar[Mapping[str, str]] = {
+        f"{kind}_{since}": "this map or the earlier one is constant"
+        for kind in _KINDS
+        for since in ("previous", "first")
+    }
     needs_history: ClassVar[bool] = True
 
     @property

@@ -23,10 +23,10 @@ def relevance_mass(found: Tensor, masks: Tensor) -> Tensor:
         masks: ``(N, H, W)`` boolean.
 
     Returns:
-        ``(N,)`` in 0..1; NaN where the map has no positive part.
+        ``(N,)`` in 0..1; NaN where the mask is empty, or the map has no positive part.
     """
-    positive = found.sum(1).clamp(min=0).flatten(1)
-    return (positive * masks.flatten(1)).sum(1) / positive.sum(1)
+    positive, inside = found.sum(1).clamp(min=0).flatten(1), masks.flatten(1)
+    return torch.where(inside.any(1), (positive * inside).sum(1) / positive.sum(1), torch.nan)
 
 
 def relevance_rank(found: Tensor, masks: Tensor) -> Tensor:
@@ -80,6 +80,8 @@ class _Localised(Metric):
     """Base class of metrics that compare each map with its sample's mask."""
 
     needs_masks: ClassVar[bool] = True
+    comparable = True
+    undefined: ClassVar[Mapping[str, str]] = {"": "the mask is empty, or the map is constant"}
 
     @abstractmethod
     def measure(self, found: Tensor, masks: Tensor) -> Tensor:
@@ -87,20 +89,25 @@ class _Localised(Metric):
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In 0..1, without unit."""
-        masks = metric_inputs.masks
-        # Checked before the first explanation, as is that they fit an image.
-        assert masks is not None
-        masks = masks.to(metric_inputs.outputs.device).bool()
+        masks = _masks(metric_inputs)
         columns = zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
         index = next(i for i, (x, modality) in enumerate(columns) if modality.pixels(x) == masks.shape[1:])
         return {"": {name: (self.measure(found[index], masks), None) for name, found in metric_inputs.maps.items()}}
 
 
+def _masks(metric_inputs: MetricInputs) -> Tensor:
+    # Checked before the first explanation, as is that they fit an image.
+    assert metric_inputs.masks is not None
+    return metric_inputs.masks.to(metric_inputs.outputs.device).bool()
+
+
 @dataclass(frozen=True)
 class RelevanceMass(_Localised):
-    """Share of the positive map inside the probe's masks (Arras et al. 2022; Quantus' RelevanceMassAccuracy).
+    """Share of the positive map inside the mask (Arras et al. 2022; Quantus' RelevanceMassAccuracy of maps without negative parts).
 
-    Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
+    Needs ``Probe(masks=...)``. Takes the positive part of the map, as Arras et al. do; Quantus divides signed sums.
+    ``_over_chance`` is the score divided by the mask's share of the image: 1 is chance, that of a map that is equal
+    everywhere. Whether high is good depends on what the mask marks: an object or a shortcut.
 
     Cost: 0 forward, 0 backward.
     Not for: masks that cover most of the image: any map scores high; evidence against the output: negative parts do not
@@ -114,9 +121,20 @@ class RelevanceMass(_Localised):
         torch.Size([2])
     """
 
+    suffixes = ("", "over_chance")
+    undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        suffixes, "the mask is empty, or the map has no positive part"
+    )
+
     def measure(self, found: Tensor, masks: Tensor) -> Tensor:
-        """In 0..1, without unit; NaN for samples without a positive part."""
+        """In 0..1, ``_over_chance`` from 0, without unit; NaN for samples with an empty mask or without a positive part."""
         return relevance_mass(found, masks)
+
+    def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+        """In 0..1; ``_over_chance`` from 0. Both without unit."""
+        mass = super().score(metric_inputs)[""]
+        share = _masks(metric_inputs).flatten(1).double().mean(1)
+        return {"": mass, "over_chance": {name: ((one / share).to(one), None) for name, (one, _) in mass.items()}}
 
 
 @dataclass(frozen=True)

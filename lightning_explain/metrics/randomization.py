@@ -62,6 +62,10 @@ class Randomization(CheckedArguments, Metric):
 
     higher_is_better: ClassVar[bool | None] = False
     suffixes = ("", "top", "full")
+    comparable = True
+    undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        suffixes, "the map, or every map it is compared with, is constant"
+    )
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
         """All methods: maps without a place on the image are compared in their own shape."""

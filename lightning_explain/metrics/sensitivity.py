@@ -76,6 +76,7 @@ class SensitivityMax(CheckedArguments, Metric):
     methods: tuple[str, ...] | None = None
 
     higher_is_better: ClassVar[bool | None] = False
+    comparable = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

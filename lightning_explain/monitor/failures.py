@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.warn import warn_or_log
@@ -38,6 +38,12 @@ class FailureLog:
         if key not in self._reported:
             self._reported.add(key)
             warn_or_log(f"ExplanationMonitor {self._name!r}: {text}", RuntimeWarning)
+
+    def note_once(self, key: str, text: str) -> None:
+        """Logs the text, which tells of no failure, unless it has already done so for this key."""
+        if key not in self._reported:
+            self._reported.add(key)
+            rank_zero_info(f"ExplanationMonitor {self._name!r}: {text}")
 
     def survive(self, work: Callable[[], T], what: str) -> T | None:
         """Returns the result of the work; ``None`` if it is switched off or fails, which is reported and counted."""

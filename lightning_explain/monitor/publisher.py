@@ -64,6 +64,8 @@ class Publisher:
             if writes:
                 for key, text in self._remarks(report).items():
                     self.failure_log.report_once(key, text)
+                for key, text in self._undefined(report).items():
+                    self.failure_log.note_once(key, text)
                 pictures = self.failure_log.survive(partial(draw, report, probe, self.options), "Drawing pictures")
                 found = publication(self.name, report, scalars, pictures or {}, metrics)
                 if self.save_reports and self._sinks:
@@ -100,6 +102,15 @@ class Publisher:
             count = f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs"
             remarks["class_names"] = f"{count}; give one for each."
         return remarks
+
+    def _undefined(self, report: Report) -> dict[str, str]:
+        """A line for each score that is undefined on some samples: why, and where they are counted."""
+        return {
+            f"undefined/{score}": f"{score!r} is undefined on some samples, because {report.undefined_reasons[score]}: "
+            + "; ".join(f"{samples} for {method!r}" for method, samples in by_method.items())
+            + f". They are counted in {self.name}/undefined/{score} and left out of the mean; nothing has failed."
+            for score, by_method in report.undefined().items()
+        }
 
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:
