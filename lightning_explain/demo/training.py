@@ -96,7 +96,7 @@ def _table(reports: dict[str, Report], probe: Probe) -> Table:
     for what, classes in {"the digit": probe.targets, "the mark's class": wrong_class(probe.targets)}.items():
         hits = [int((report.predictions == classes).sum()) for report in found]
         table.add_row(f"predicts {what}", *(f"{count} of {len(classes)}" for count in hits))
-    for score, form in {"relevance_mass": ".0%", "infidelity": ".3f", "sensitivity_max": ".3f"}.items():
+    for score, form in {"relevance_mass": ".0%", "infidelity_relative": ".3f", "sensitivity_max": ".3f"}.items():
         what = "relevance on the mark" if score == "relevance_mass" else score
         for method in found[0].attributions:
             means = (float(report.scores[score][method].nanmean()) for report in found)

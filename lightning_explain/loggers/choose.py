@@ -23,7 +23,7 @@ class ScalarSink(Sink):
 
     def write(self, publication: Publication) -> None:
         """Logs the scalars at the step of the explanation."""
-        self._logger.log_metrics(dict(publication.scalars), step=publication.step)
+        self._logger.log_metrics(publication.charted, step=publication.step)
 
 
 def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:

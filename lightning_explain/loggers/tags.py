@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -13,6 +13,8 @@ Charts: TypeAlias = "dict[str, dict[str, list[str]]]"
 Metrics: TypeAlias = "Mapping[str, Metric]"
 Pictures: TypeAlias = "Mapping[str, Image]"
 Scalars: TypeAlias = "Mapping[str, float]"
+NOT_COMPARABLE = "not comparable between epochs"
+"""What the chart of a score says that has a unit of the output."""
 
 
 def score_names(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -20,10 +22,15 @@ def score_names(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     return {f"{name}_{s}" if s else name: metric for name, metric in metrics.items() for s in metric.suffixes}
 
 
-def charts(
+def with_suffix(metrics: Mapping[str, Metric], which: Callable[[Metric], Iterable[str]]) -> set[str]:
+    """The names of the scores with those suffixes that ``which`` returns for each metric."""
+    return {f"{name}_{s}" if s else name for name, metric in metrics.items() for s in which(metric)}
+
+
+def tags(
     name: str, methods: Iterable[str], metrics: Mapping[str, Metric], scored: Mapping[str, Iterable[str]] | None = None
-) -> Charts:
-    """One chart for each score, with a curve for each method that has it: ``{name: {score: [tags]}}``.
+) -> dict[str, list[str]]:
+    """The tags of each score, one for each method that has it: ``{score: [tags]}``.
 
     Args:
         name: The monitor's name.
@@ -36,7 +43,28 @@ def charts(
         by = (scored or {}).get(key, methods)
         for score in score_names({key: metric}) if by else ():
             found[score] = [f"{name}/{score}/{method}" for method in by]
-    return {name: found}
+    return found
+
+
+def charts(
+    name: str, methods: Iterable[str], metrics: Mapping[str, Metric], scored: Mapping[str, Iterable[str]] | None = None
+) -> Charts:
+    """One chart for each score that is charted, with a curve for each method that has it: ``{name: {score: [tags]}}``.
+
+    Further arguments: :func:`tags`.
+    """
+    left_out = with_suffix(metrics, lambda metric: metric.uncharted)
+    known = tags(name, methods, metrics, scored)
+    return {name: {score: found for score, found in known.items() if score not in left_out}}
+
+
+def titled(found: Charts, metrics: Mapping[str, Metric]) -> Charts:
+    """The charts with a title for each: the score, and a remark if its values cannot be compared between epochs."""
+    odd = with_suffix(metrics, lambda metric: metric.incomparable)
+    return {
+        name: {f"{score} ({NOT_COMPARABLE})" if score in odd else score: tags for score, tags in by_score.items()}
+        for name, by_score in found.items()
+    }
 
 
 def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]) -> Report:
@@ -69,12 +97,13 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
         report: The report, with epoch and step.
         scalars: Values by ``<score>/<method>``, ``seconds`` and the like.
         pictures: Pictures by method.
-        metrics: By name; ``higher_is_better`` decides which value summarizes a curve.
+        metrics: By name; ``higher_is_better`` decides which value summarizes a curve that can be compared.
     """
     ends = {None: "last", True: "max", False: "min"}
     better = {score: ends[metric.higher_is_better] for score, metric in score_names(metrics).items()}
-    by_score = charts(name, report.attributions, metrics)[name]
-    known = {tag: better[score] for score, tags in by_score.items() for tag in tags}
+    better |= dict.fromkeys(with_suffix(metrics, lambda metric: metric.incomparable), "last")
+    by_score, left_out = tags(name, report.attributions, metrics), with_suffix(metrics, lambda metric: metric.uncharted)
+    known = {tag: better[score] for score, found in by_score.items() for tag in found}
     tagged = {f"{name}/{key}": value for key, value in scalars.items()}
     return Publication(
         name=name,
@@ -84,4 +113,5 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
         pictures={f"{name}/{method}": image for method, image in pictures.items()},
         directions={tag: known.get(tag, "last") for tag in tagged},
         report=report,
+        uncharted=frozenset(tag for score in left_out for tag in by_score.get(score, ())),
     )

@@ -38,7 +38,7 @@ class TensorBoardSink(Sink):
     def write(self, publication: Publication) -> None:
         """Adds one point for each tag, at the step of the explanation."""
         writer, step = self._logger.experiment, publication.step
-        for tag, value in publication.scalars.items():
+        for tag, value in publication.charted.items():
             writer.add_scalar(tag, value, step)
         for tag, picture in publication.pictures.items():
             writer.add_image(tag, picture, step, dataformats="HWC")

@@ -36,13 +36,13 @@ class WandbSink(Sink):
         import wandb
 
         run = self._logger.experiment
-        for tag in (tag for tag in publication.scalars if tag not in self._defined):
+        for tag in (tag for tag in publication.charted if tag not in self._defined):
             run.define_metric(_key(tag), step_metric=_STEP, summary=publication.directions.get(tag, "last"))
-        self._defined |= publication.scalars.keys()
+        self._defined |= publication.charted.keys()
         columns, lines = publication.report.table()
         run.log(
             {
-                **{_key(tag): value for tag, value in publication.scalars.items()},
+                **{_key(tag): value for tag, value in publication.charted.items()},
                 **_pictures(publication),
                 _file_key(f"{publication.name}/table"): wandb.Table(columns=[*columns], data=lines),
                 _STEP: publication.step,

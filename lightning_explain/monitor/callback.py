@@ -84,7 +84,7 @@ class ExplanationMonitor(MonitorBase):
         >>> from lightning_explain import ExplanationMonitor
         >>> monitor = ExplanationMonitor(methods=["IntegratedGradients"], metrics=["Infidelity"], every_n_epochs=5)
         >>> monitor.charts
-        {'explain': {'infidelity': ['explain/infidelity/integrated_gradients']}}
+        {'explain': {'infidelity_relative': ['explain/infidelity_relative/integrated_gradients']}}
     """
 
     def __init__(

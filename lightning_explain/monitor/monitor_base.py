@@ -22,7 +22,7 @@ from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit, check_limit
-from lightning_explain.loggers.tags import charts, score_names, without
+from lightning_explain.loggers.tags import charts, score_names, tags, titled, with_suffix, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
@@ -62,7 +62,11 @@ class MonitorBase(pl.Callback):
 
     @property
     def charts(self) -> dict[str, dict[str, list[str]]]:
-        """The charts of this monitor: ``{name: {score: [tags of all methods with that score]}}``."""
+        """The charts of this monitor: ``{name: {score: [tags of all methods with that score]}}``.
+
+        A score with a unit of the output is in reports and can be monitored, but has no chart if another one says the same
+        without a unit: ``infidelity`` beside ``infidelity_relative``.
+        """
         return charts(self.name, self._ready.methods, self._ready.metrics, self._ready.scored)
 
     def switch_on(self, what: str | None = None) -> None:
@@ -74,9 +78,18 @@ class MonitorBase(pl.Callback):
 
     def _keys(self) -> list[str]:
         """Every logged key."""
-        scores = [tag for tags in self.charts[self.name].values() for tag in tags]
-        others = [*(f"nonfinite/{method}" for method in self._ready.methods), "seconds", "overhead"]
-        return [*scores, *(f"{self.name}/{other}" for other in others)]
+        ready = self._ready
+        found = tags(self.name, ready.methods, ready.metrics, ready.scored)
+        undefined = with_suffix(ready.metrics, lambda metric: metric.undefined.keys() & {*metric.suffixes})
+        counts = [
+            tag.replace(self.name, f"{self.name}/undefined", 1) for s in sorted(undefined) for tag in found.get(s, ())
+        ]
+        others = [*(f"nonfinite/{method}" for method in ready.methods), "seconds", "overhead"]
+        return [
+            *(tag for of_score in found.values() for tag in of_score),
+            *(f"{self.name}/{o}" for o in others),
+            *counts,
+        ]
 
     def _watchers(self, trainer: pl.Trainer) -> watchers.Watchers:
         return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
@@ -113,7 +126,8 @@ class MonitorBase(pl.Callback):
         monitors = monitors_of(trainer)
         # A dashboard has one layout, so the last monitor writes that of all: by then each one knows its layers.
         last = monitors[-1] is self
-        layout = {name: chart for monitor in monitors for name, chart in monitor.charts.items()} if last else {}
+        titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors] if last else []
+        layout = {name: chart for found in titles for name, chart in found.items()}
         self._publisher.open(trainer, layout)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
@@ -256,8 +270,13 @@ def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
     """Methods without a finite map on any sample, and metrics without a finite score for any of the other methods."""
     empty = {name for name, value in report.attributions.items() if not all_finite(*as_tuple(value)).any()}
     for name, metric in metrics.items():
-        by_method = [report.scores.get(score, {}) for score in score_names({name: metric})]
-        found = [values for scores in by_method for method, values in scores.items() if method not in empty]
-        if found and not any(bool(torch.isfinite(values).any()) for values in found):
+        found = [
+            values[~values.isnan()] if score in report.undefined_reasons else values
+            for score in score_names({name: metric})
+            for method, values in report.scores.get(score, {}).items()
+            if method not in empty
+        ]
+        # Undefined is not failed.
+        if any(len(values) for values in found) and not any(bool(torch.isfinite(values).any()) for values in found):
             empty = empty | {name}
     return empty

@@ -12,7 +12,8 @@ import torch
 from lightning_explain import Report
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
-from lightning_explain.loggers.tags import charts, publication, score_names, without
+from lightning_explain.explainer.registry import METRICS as METRIC_CLASSES
+from lightning_explain.loggers.tags import charts, publication, score_names, titled, without
 
 
 class Drift(Metric):
@@ -45,21 +46,58 @@ def report(*methods: str) -> Report:
 
 
 def test_a_metric_of_several_scores_has_several_names() -> None:
-    assert list(score_names(METRICS)) == ["infidelity", "drift_cosine", "drift_rank"]
+    assert list(score_names(METRICS)) == ["infidelity", "infidelity_relative", "drift_cosine", "drift_rank"]
 
 
 def test_a_chart_holds_all_methods_of_one_score() -> None:
     assert charts("explain", ["ig", "cam"], {"infidelity": q.Infidelity()}) == {
-        "explain": {"infidelity": ["explain/infidelity/ig", "explain/infidelity/cam"]}
+        "explain": {"infidelity_relative": ["explain/infidelity_relative/ig", "explain/infidelity_relative/cam"]}
     }
+
+
+def test_a_score_with_a_unit_says_so_on_its_chart_or_has_none_beside_one_without() -> None:
+    class Sum(Metric):
+        """In units of output, as its author declares."""
+
+        comparable: ClassVar[bool] = False
+
+        def score(self, case: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
+            return {}
+
+    metrics = {
+        "a": q.Completeness(),
+        "b": q.Deletion(normalize=False),
+        "c": q.Infidelity(),
+        "d": q.Infidelity(n_perturb_samples=4),
+    }
+    found = titled(charts("explain", ["ig"], {**metrics, "e": Sum(), "f": q.Insertion()}), {**metrics, "e": Sum()})
+    note = "(not comparable between epochs)"
+    assert list(found["explain"]) == ["a", f"a_delta {note}", f"b {note}", "c_relative", f"d {note}", f"e {note}", "f"]
+    directions = publication("explain", report("ig"), {"d/ig": 1.0, "a/ig": 1.0}, {}, metrics).directions
+    assert directions == {"explain/d/ig": "last", "explain/a/ig": "min"}
+
+
+@pytest.mark.parametrize("name", METRIC_CLASSES)
+def test_every_metric_declares_whether_its_scores_can_be_compared(name: str) -> None:
+    cls = METRIC_CLASSES[name]
+    assert any("comparable" in vars(base) for base in cls.__mro__[: cls.__mro__.index(Metric)])
+    assert isinstance(cls().comparable, bool)
+    assert {*cls().incomparable, *cls().uncharted} <= {*cls().suffixes}
+    assert {*cls.undefined} <= {*cls().suffixes}
 
 
 def test_a_publication_has_the_monitors_name_before_every_tag() -> None:
     picture = np.zeros((4, 4, 3), dtype=np.uint8)
     found = publication("late", report("ig"), {"seconds": 2.0}, {"ig": picture}, METRICS)
-    assert found.scalars == {"late/seconds": 2.0}
+    assert found.scalars == found.charted == {"late/seconds": 2.0}
     assert list(found.pictures) == ["late/ig"]
     assert (found.epoch, found.step) == (2, 30)
+
+
+def test_dashboards_get_no_score_with_a_unit_beside_one_without() -> None:
+    found = publication("late", report("ig"), report("ig").scalars(), {}, METRICS)
+    assert found.scalars.keys() - found.charted.keys() == {"late/infidelity/ig"}
+    assert "late/infidelity_relative/ig" in found.charted
 
 
 @pytest.mark.parametrize("name", ["explain", "a/b"])
@@ -69,7 +107,8 @@ def test_a_curve_is_summarized_by_its_better_end_whatever_the_names(name: str, m
     scalars = {**found.scalars(), "seconds": 1.0, "overhead": 0.1}
     directions = publication(name, found, scalars, {}, METRICS).directions
     assert directions == {
-        f"{name}/infidelity/{method}": "min",
+        f"{name}/infidelity/{method}": "last",
+        f"{name}/infidelity_relative/{method}": "min",
         f"{name}/drift_cosine/{method}": "max",
         f"{name}/drift_rank/{method}": "max",
         f"{name}/nonfinite/{method}": "last",
@@ -87,7 +126,7 @@ def test_nothing_is_left_of_a_failed_method() -> None:
 
 def test_nothing_is_left_of_a_failed_metric() -> None:
     left = without(report("ig"), ["drift"], METRICS)
-    assert list(left.scores) == ["infidelity"]
+    assert list(left.scores) == ["infidelity", "infidelity_relative"]
     assert list(without(report("ig"), ["infidelity"], METRICS).standard_errors) == []
 
 
