@@ -72,6 +72,14 @@ class Alert:
         """The bound in words, such as ``above 0.3``."""
         return next(f"{name} {float(getattr(self, name)):g}" for name in _BOUNDS if getattr(self, name) is not None)
 
+    def found(self, value: float, first: float) -> str:
+        """A value that is out of bounds, in words: ``0.4, which is above 0.3``."""
+        if self.times is None:
+            return f"{value:.6g}, which is {self.condition}"
+        return (
+            f"{value:.6g}, which is {value / first:.3g} times its first value {first:.6g} (bound: {self.times:g} times)"
+        )
+
     def out(self, value: float, first: float) -> bool:
         """Whether ``value`` is out of bounds; ``first`` is the score's first value in this run, used by ``times``."""
         if self.above is not None:

@@ -125,11 +125,9 @@ class Alerts:
                     f"{watch.first:.6g}, which is not above 0. Use above=... or below=... instead."
                 )
             if fires:
-                times = f" its first value {watch.first:.6g}" if alert.times is not None else ""
+                found = alert.found(scalars[alert.metric], watch.first or 0.0)
                 patience = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
-                self._act(
-                    trainer, alert, f"{scalars[alert.metric]:.6g}, which is {alert.condition}{times}{patience} {when}"
-                )
+                self._act(trainer, alert, f"{found}{patience} {when}")
 
     def _act(self, trainer: pl.Trainer, alert: Alert, found: str) -> None:
         text = f"{self._name}/{alert.metric} is {found}{'; training stops' if alert.action == 'stop' else ''}."

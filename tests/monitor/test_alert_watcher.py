@@ -90,12 +90,28 @@ def test_an_alert_is_told_once_per_firing_with_the_number_and_the_bound(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("alert", "value", "first", "words"),
+    [
+        (Alert(KEY, times=2), 1000.0, 1.0, "1000, which is 1e+03 times its first value 1 (bound: 2 times)"),
+        (Alert(KEY, times=0.5), 0.25, 2.0, "0.25, which is 0.125 times its first value 2 (bound: 0.5 times)"),
+        (Alert(KEY, times=3), 0.9, 0.3, "0.9, which is 3 times its first value 0.3 (bound: 3 times)"),
+        (Alert(KEY, below=0.3), 0.1, 9.0, "0.1, which is below 0.3"),
+    ],
+)
+def test_an_alert_says_how_far_the_value_is(alert: Alert, value: float, first: float, words: str) -> None:
+    assert alert.out(value, first)
+    assert alert.found(value, first) == words
+
+
+@pytest.mark.parametrize(
     "options", [{}, {"every_n_train_steps": 4}, {"hook": "validation_epoch_end"}, {"at_start": True}]
 )
 def test_an_alert_stops_the_training(options: dict[str, Any], tmp_path: Path) -> None:
     alert = Alert(KEY, times=2, patience=2, action="stop")
     watch = reporting_failures(1.0, 2.0, 2.5, 3.0, 4.0, alerts=[alert], **options)
-    with pytest.warns(UserWarning, match=r"is 2\.5, which is times 2 its first value 1 in 2 .* training stops"):
+    with pytest.warns(
+        UserWarning, match=r"is 2\.5, which is 2\.5 times its first value 1 \(bound: 2 times\) in 2 .* training stops"
+    ):
         finished = fit(tmp_path, watch, max_epochs=9)
     assert finished.global_step == (8 if "at_start" in options else 12)
 
@@ -120,7 +136,8 @@ def test_patience_and_first_values_survive_in_a_checkpoint(tmp_path: Path) -> No
     first.save_checkpoint(tmp_path / "last.ckpt")
     told = resumed(tmp_path, tmp_path / "last.ckpt", reporting_failures(2.1, 2.2, alerts=alerts), 5)
     assert told == [
-        "explain/told/saliency is 2.1, which is times 2 its first value 1 in 3 explanations in a row (epoch 3, step 16)."
+        "explain/told/saliency is 2.1, which is 2.1 times its first value 1 (bound: 2 times) in 3 explanations in a row "
+        "(epoch 3, step 16)."
     ]
 
 
@@ -166,7 +183,7 @@ def test_an_alert_that_was_not_in_the_checkpoint_begins_anew(tmp_path: Path) -> 
     first.save_checkpoint(tmp_path / "last.ckpt")
     watch = reporting_failures(4.0, 12.0, alerts=[Alert(KEY, times=3)])
     (told,) = resumed(tmp_path, tmp_path / "last.ckpt", watch, 3)
-    assert "times 3 its first value 4" in told
+    assert "is 12, which is 3 times its first value 4" in told
 
 
 def test_a_second_training_begins_anew(tmp_path: Path) -> None:
