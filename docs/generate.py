@@ -282,8 +282,26 @@ def _needs_masks(cls: type) -> str:
 
 def _metric(cls: Any) -> Iterator[str]:
     e = entry(cls)
-    scores = [f"``_{suffix}``" if suffix else "the plain name" for suffix in cls().suffixes]
-    return _parts("##", e, {"Scores": ", ".join(scores) if len(scores) > 1 else "", "Same as": e.twin})
+    scores = [_score(suffix) for suffix in cls().suffixes]
+    further = {
+        "Scores": ", ".join(scores) if len(scores) > 1 else "",
+        "Comparable": _comparable(cls()),
+        "Same as": e.twin,
+    }
+    undefined = {_score(suffix): reason for suffix, reason in cls.undefined.items()}
+    reasons = {reason: [score for score in undefined if undefined[score] == reason] for reason in undefined.values()}
+    further["Undefined"] = "; ".join(f"{', '.join(scores)} where {reason}" for reason, scores in reasons.items())
+    return _parts("##", e, further)
+
+
+def _score(suffix: str) -> str:
+    return f"``_{suffix}``" if suffix else "the plain name"
+
+
+def _comparable(metric: Any) -> str:
+    """Which of a metric's scores can be compared between epochs and runs."""
+    with_unit = ", ".join(_score(suffix) for suffix in metric.incomparable)
+    return f"between epochs and runs, except {with_unit}" if with_unit else "between epochs and runs"
 
 
 def _parts(heading: str, e: Entry, further: Mapping[str, str]) -> Iterator[str]:

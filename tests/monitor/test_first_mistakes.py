@@ -100,13 +100,16 @@ def bytes_probe(count: int = 3) -> Probe:
 def test_default_scores_that_whole_numbers_have_not_are_left_out_and_told() -> None:
     with pytest.warns(UserWarning, match="is left out") as told:
         report = explain(Bytes(), bytes_probe(), {"it": m.FeatureAblation(feature_mask={"grid": 2})})
-    assert report.scores == {}
-    texts = [str(w.message) for w in told]
-    for name in ("infidelity", "sensitivity_max"):
-        assert any(f"'{name}' (" in text and ") is left out: " in text and "torch.uint8" in text for text in texts)
+    assert set(report.scores) == {"infidelity", "infidelity_relative"}, "units of whole numbers can be removed"
+    (text,) = (str(w.message) for w in told)
+    assert "'sensitivity_max' (" in text
+    assert ") is left out: " in text
+    assert "torch.uint8" in text
 
 
-@pytest.mark.parametrize("metric", [q.Infidelity(), q.SensitivityMax()], ids=lambda metric: type(metric).__name__)
+@pytest.mark.parametrize(
+    "metric", [q.Infidelity("gaussian"), q.SensitivityMax()], ids=lambda metric: type(metric).__name__
+)
 def test_scores_that_whole_numbers_have_not_are_refused_if_asked_for(metric: Any) -> None:
     with pytest.raises(
         ValueError, match=r"perturbs floating-point inputs, but these are torch.uint8; leave it out, or give"

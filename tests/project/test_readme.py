@@ -10,11 +10,15 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from cat_or_dog import CatOrDog, data
-from lightning_explain import ExplanationMonitor
+from lightning_explain import ExplanationMonitor, load_reports
 from training import QUIET
 
 pytestmark = QUIET
@@ -26,9 +30,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def trainer(root: Path, **arguments: Any) -> L.Trainer:
+def trainer(root: Path, epochs: int = 4, **arguments: Any) -> L.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    return L.Trainer(default_root_dir=root, accelerator="cpu", max_epochs=4, log_every_n_steps=1, **quiet, **arguments)
+    return L.Trainer(
+        default_root_dir=root, accelerator="cpu", max_epochs=epochs, log_every_n_steps=1, **quiet, **arguments
+    )
 
 
 def test_all_blocks_are_run_here() -> None:
@@ -51,7 +57,69 @@ def test_python_runs(number: int, tmp_path: Path) -> None:
         here["trainer"].fit(CatOrDog(), data(), data())
         watch = next(c for c in here["trainer"].callbacks if isinstance(c, ExplanationMonitor))
         assert watch.last_report.epoch == 3
-        assert set(watch.last_report.scores) >= {"infidelity", "sensitivity_max"}
+        assert set(watch.last_report.scores) >= {"infidelity", "infidelity_relative", "sensitivity_max"}
+
+
+class Reader(CatOrDog):
+    """Reads digits in color; keeps its validation accuracy after each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+        self.layer4 = nn.Sequential(first, nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        self.head = nn.Linear(32, 10)
+        self.accuracies: list[float] = []
+
+    def on_validation_epoch_end(self) -> None:
+        self.accuracies.append(self.accuracy())
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        x, y = colored(VALIDATION)
+        return float((self(x).argmax(1) == y).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+
+TRAINING, VALIDATION = slice(0, 1300), slice(1300, None)
+
+
+def colored(which: slice) -> tuple[Tensor, Tensor]:
+    """Digits ``(N, 3, 8, 8)``, normalized as README's images are."""
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images[which], dtype=torch.float32).reshape(-1, 1, 8, 8).expand(-1, 3, -1, -1) / 16
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (x - mean[:, None, None]) / std[:, None, None], torch.tensor(labels[which])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_what_readme_watches_stops_no_healthy_training_and_keeps_good_weights(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(seed)
+    here: dict[str, Any] = {
+        "L": SimpleNamespace(Trainer=partial(trainer, tmp_path, epochs=10)),
+        "ModelCheckpoint": partial(ModelCheckpoint, tmp_path),
+    }
+    code = next(block for block in blocks("python") if "alerts=" in block)
+    exec(code.replace('["cat", "dog"]', "list(map(str, range(10)))"), here)
+    module, fitted = Reader(), here["trainer"]
+    fitted.fit(
+        module,
+        DataLoader(TensorDataset(*colored(TRAINING)), 50, shuffle=True),
+        DataLoader(TensorDataset(*colored(VALIDATION)), 500),
+    )
+    assert (fitted.current_epoch, len(module.accuracies)) == (10, 10), "not stopped"
+    assert max(module.accuracies) > 0.93
+    scores = [report.scalars()["infidelity_relative/ig"] for report in load_reports(tmp_path / "explain" / "explain")]
+    assert len(scores) == 5
+    assert max(scores) < 0.7
+    kept = Reader()
+    kept.load_state_dict(torch.load(here["best"].best_model_path, weights_only=True)["state_dict"])
+    assert kept.eval().accuracy() >= max(module.accuracies) - 0.01
 
 
 def test_yaml_runs(tmp_path: Path) -> None:
