@@ -85,11 +85,11 @@ def select(activation: Any, selector: Selector) -> Tensor:
         raise ValueError("neuron_selector: the layer has several tensors; give a callable that selects from them.")
     else:
         value = _indexed(activation, selector if isinstance(selector, tuple) else (selector,))
-    if not isinstance(value, Tensor) or value.ndim != 1:
+    if not isinstance(value, Tensor) or value.ndim == 0 or value.numel() != len(value):
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in (activation, value)]
         fix = "one number for each sample: give an int, a tuple of ints and slices like (channel, row, column), or a callable"
         raise ValueError(f"neuron_selector={selector!r} chose {shapes[1]} from an activation {shapes[0]}, not {fix}.")
-    return value
+    return value.reshape(len(value))
 
 
 def _indexed(activation: Tensor, index: tuple[Any, ...]) -> Tensor:

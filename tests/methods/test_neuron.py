@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_reference import layers, neurons, perturbation
 from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
@@ -97,6 +97,17 @@ def test_the_default_neuron_is_the_strongest_on_the_whole_probe(limit: int) -> N
     named, _ = together({"flow": m.NeuronConductance(LAYER, unit)}, limit)
     # Where the unit is cut off by a ReLU nothing flows, so that there is no relative difference.
     assert (mixed.attributions["flow"] - named.attributions["flow"][ORDER]).abs().max() <= 1e-6
+
+
+def test_one_index_is_enough_where_the_others_have_one_value() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Unflatten(1, (4, 1, 1)), nn.Flatten(), nn.Linear(4, 2))
+    whole = {
+        "one": m.NeuronGradient("2", 3),
+        "all": m.NeuronGradient("2", (3, 0, 0)),
+        "callable": m.NeuronGradient("2", lambda activation: activation[:, 3, :, 0]),
+    }
+    found = explain(net, Probe(samples()[0]), whole, [], target=0).attributions
+    assert all(torch.equal(value, found["all"]) for value in found.values())
 
 
 def test_gradients_of_neurons_are_counted() -> None:
