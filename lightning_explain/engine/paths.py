@@ -153,7 +153,7 @@ class Windows(FromBaseline):
                 yield which, inside
 
     def _formatted(self, inputs: tuple[Tensor, ...]) -> tuple[list[Shape], list[Shape]]:
-        several = isinstance(self.shapes[0], tuple)
+        several = bool(self.shapes) and isinstance(self.shapes[0], tuple)
         shapes: Any = self.shapes if several else (self.shapes,)
         strides: Any = self.strides if several and isinstance(self.strides, tuple) else (self.strides,) * len(shapes)
         given = f"Occlusion(sliding_window_shapes={self.shapes!r}, strides={self.strides!r})"

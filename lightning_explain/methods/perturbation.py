@@ -189,5 +189,6 @@ def _zeros(samples: Samples) -> list[Tensor]:
 
 def _positive(value: object) -> bool:
     if isinstance(value, tuple):
-        return bool(value) and all(_positive(v) for v in value)
+        # () is the window of samples that are one number.
+        return all(_positive(v) for v in value)
     return is_whole(value, 1)

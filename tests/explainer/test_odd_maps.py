@@ -124,6 +124,7 @@ CHANGES = {
     "deeplift": m.DeepLift(),
     "ablation": m.FeatureAblation(),
     "x": m.InputXGradient(),
+    "occlusion": m.Occlusion(()),
     "shapley": m.ShapleyValues(),
     "sampled": m.ShapleyValueSampling(n_samples=2),
 }
