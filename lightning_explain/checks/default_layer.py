@@ -41,7 +41,7 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
             continue
         placed = value if len(inputs) > 1 and value.ndim == 4 else None
         if len(inputs) == 1:
-            placed = place(value, inputs, modalities, Arrangement(layer=module))
+            placed = place(value, inputs, modalities, Arrangement(layer=module, model=model))
         too_late = value.ndim == 3 and end is not None and record.spans[key][1] > end
         if placed is None or placed[0, 0].numel() < 2 or too_late:
             continue

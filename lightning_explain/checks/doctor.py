@@ -25,12 +25,13 @@ from lightning_explain.core.probe import Samples
 from lightning_explain.core.record import Op, Passed, Record, node_of
 from lightning_explain.core.report import SumCheck
 from lightning_explain.core.verdict import Verdict
+from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.engine.evaluate import check_length
 from lightning_explain.engine.features import features_of
 from lightning_explain.engine.pairs import rescaled
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.rules import INSTEAD, NoRuleError, check_precision, check_softmax
-from lightning_explain.modalities.placement import arrange
+from lightning_explain.modalities.placement import arrange, place
 from lightning_explain.model.layers import find_layer
 
 _ORDER = ("fine", "canonized", "warned", "refused")
@@ -79,7 +80,7 @@ class DoctorContext:
         return not inner.layer_shaped or inner.layer is None or self._is_placed(inner)
 
     def _is_placed(self, inner: Method) -> bool:
-        passed, how = self._passed(inner), Arrangement(inner.reshape, self._module(inner), inner.of_input)
+        passed, how = self._passed(inner), Arrangement(inner.reshape, self._module(inner), inner.of_input, self.model)
         tensors = tuple(t.detach() for t in passed.tensors) if passed else ()
         return arrange(tensors, self.record.samples.inputs, self.explained.modalities, how) is not None
 
@@ -131,11 +132,27 @@ class DoctorContext:
         if calls == 1 and ends_there and differentiable and not self.record.leads_on(layer):
             reason = f"no gradient flows from the explained output back to the layer {name!r}"
             yield refused(reason, "name another layer, or select another output with output_fn")
+        elif calls == 1 and differentiable and method.at_sample and self._reads_other_tokens(method, passed):
+            reason = (
+                f"behind the layer {name!r} the output reads none of the patches, only a class token: the map is zero"
+            )
+            yield Finding("warned", reason, "name an earlier layer, before the last attention")
         reason = f"the layer {name!r} runs {calls} times in one forward pass, "
         if calls > 1 and method.replaces_layer:
             yield refused(f"{reason}and every run would be replaced", "name a layer that runs once")
         elif calls > 1:
             yield Finding("warned", f"{reason}and only the last run is explained", "name a layer that runs once")
+
+    def _reads_other_tokens(self, method: Method, passed: Passed) -> bool:
+        """Whether the output depends on tokens of the layer that lie nowhere on the image, and on no others."""
+        tokens = passed.value
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not tokens.requires_grad or is_sharded(self.model):
+            return False
+        how = Arrangement(method.reshape, self._module(method), method.of_input, self.model)
+        (found,) = torch.autograd.grad(self.record.chosen.sum(), tokens, retain_graph=True, allow_unused=True)
+        samples, modalities = self.record.samples, self.explained.modalities
+        placed = None if found is None else place(found, samples.inputs, modalities, how)
+        return placed is not None and bool(found.any()) and not placed.any()
 
     def _module(self, method: Method) -> nn.Module:
         """Returns the layer that the method names."""

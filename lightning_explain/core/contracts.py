@@ -233,7 +233,7 @@ class Method:
         """How its map ``found`` is to be arranged on the input: as its layer, if it is shaped as one."""
         if not self.layer_shaped or self.layer is None:
             return Arrangement()
-        return Arrangement(self.reshape, explained.layer(self.layer), self.of_input)
+        return Arrangement(self.reshape, explained.layer(self.layer), self.of_input, explained.forward)
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
         """The function that it explains: a neuron, for a neuron method; otherwise the one that it is given."""
@@ -352,11 +352,13 @@ class Arrangement(NamedTuple):
         reshape: The method's argument ``reshape``; ``None``: inferred from the shape.
         layer: The layer that the tensor belongs to; it decides where the shape is ambiguous.
         of_input: Whether the tensor belongs to the layer's input rather than its output.
+        model: The module that the layer is in; it says how an image is cut into patches.
     """
 
     reshape: Any = None
     layer: nn.Module | None = None
     of_input: bool = False
+    model: nn.Module | None = None
 
 
 class Modality(ABC):

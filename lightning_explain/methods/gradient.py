@@ -191,7 +191,7 @@ def grad_cam(
         reshape: How to arrange the layer's map on the image.
         summed: Sum over the channels.
     """
-    how = Arrangement(reshape, explained.layer(site.layer), site.of_input)
+    how = Arrangement(reshape, explained.layer(site.layer), site.of_input, explained.forward)
 
     def placed(value: Tensor) -> Tensor:
         grid = place(value, evaluation.point.samples.inputs, explained.modalities, how)

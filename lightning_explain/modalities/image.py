@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -125,7 +125,7 @@ def _grid(value: Tensor, image: tuple[int, int], how: Arrangement) -> Tensor | N
         return _called(reshape, value)
     if isinstance(reshape, tuple):
         return _sized(value, reshape, how)
-    size = _patches(value.shape[1], image) if value.ndim == 3 and reshape in (None, "tokens") else None
+    size = _patches(value.shape[1], image, how.model) if value.ndim == 3 and reshape in (None, "tokens") else None
     if size is not None:
         return _from_tokens(value, size)
     if value.ndim == 4 and reshape in (None, "channels_first", "channels_last"):
@@ -165,16 +165,26 @@ def _from_tokens(value: Tensor, size: tuple[int, int]) -> Tensor:
     return patches.transpose(1, 2).reshape(len(value), value.shape[2], *size)
 
 
-def _patches(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
+def _patches(tokens: int, image: tuple[int, int], model: nn.Module | None) -> tuple[int, int] | None:
     """The grid of patches ``(h, w)`` for a number of tokens, with or without a class token; ``None`` if none fits.
 
-    Tried in this order: square patches that cover the image exactly, square patches that leave or exceed a border, any
-    square grid.
+    Tried in this order: patches that a convolution of the model cuts, square patches that cover the image exactly, square
+    patches that leave or exceed a border, any square grid.
     """
     counts = [count for count in (tokens - 1, tokens) if count > 1]
-    grids = [*_coverings(image), *_coverings(image, exact=False)]
+    grids = [*_cut(image, model), *_coverings(image), *_coverings(image, exact=False)]
     squares = [(math.isqrt(count),) * 2 for count in counts]
     return next((grid for grid in (*grids, *squares) if grid[0] * grid[1] in counts), None)
+
+
+def _cut(image: tuple[int, int], model: nn.Module | None) -> Iterator[tuple[int, int]]:
+    """The grid ``(h, w)`` that each convolution with a stride makes of the image; patches may overlap, and need not be square."""
+    for conv in () if model is None else model.modules():
+        if isinstance(conv, nn.Conv2d) and max(conv.stride) > 1:
+            border = (0, 0) if isinstance(conv.padding, str) else conv.padding
+            sides = zip(image, conv.kernel_size, conv.stride, border, conv.dilation, strict=True)
+            height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
+            yield height, width
 
 
 def _coverings(image: tuple[int, int], exact: bool = True) -> list[tuple[int, int]]:
