@@ -19,7 +19,9 @@ from lightning_explain.explainer.registry import AUTO_LIMIT, METHODS, build_meth
 from lightning_explain.monitor.arguments import selection_of
 from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.monitor.config import instantiated, monitor_arguments, read
+from lightning_explain.probes.binding import bound
 from lightning_explain.probes.selection import ProbeSelection, collect
+from lightning_explain.probes.signature import Signature, signature_of
 
 _SAMPLES = 4
 _WAYS = "input_shape: [3, 64, 64] (random samples), or data: {_target_: ...} (a data module, a loader or a dataset)"
@@ -84,7 +86,7 @@ def configured_model(
         raise TypeError(f"model is a {type(model).__name__}; give a _target_ that returns a torch.nn.Module.")
     selection = selection_of(arguments.get("probe"))
     count = _SAMPLES if examined else len(selection.indices or ()) or selection.count
-    return model, _explainer(arguments, examined), _probe(config, selection, count)
+    return model, _explainer(arguments, examined), _probe(config, selection, count, signature_of(model))
 
 
 def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
@@ -104,14 +106,16 @@ def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
 # -- samples ----------------------------------------------------------------------------------------------------------
 
 
-def _probe(config: Mapping[str, Any], selection: ProbeSelection, count: int) -> Probe:
+def _probe(config: Mapping[str, Any], selection: ProbeSelection, count: int, forward: Signature | None) -> Probe:
     shape, data = config.get("input_shape"), config.get("data")
     if shape is not None:
         return Probe(_random_inputs(shape, count))
     if data is None:
         raise ValueError(f"The configuration has no samples for the model; write {_WAYS}.")
     found = instantiated(config, "data")
-    return found if isinstance(found, Probe) else collect(_loader(found, selection), selection)
+    if isinstance(found, Probe):
+        return bound(found, forward)
+    return collect(_loader(found, selection), selection, forward=forward)
 
 
 def _random_inputs(shape: Any, count: int) -> tuple[Tensor, ...]:

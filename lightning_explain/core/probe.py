@@ -6,14 +6,19 @@ In shapes, N is the number of samples, C of classes or channels, and H x W are p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from lightning_explain.core.call import Place, by_position, divided, leaves
+
 Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """What Captum's ``attribute`` returns: one tensor, or a tuple of tensors for several inputs."""
+
+Inputs: TypeAlias = "Attribution | Any"
+"""Inputs as the user gives them: a tensor, a tuple of tensors, or a mapping of parameter names to tensors."""
 
 Baseline: TypeAlias = "None | float | str | Tensor | Sequence[Any]"
 """A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them, one per input.
@@ -47,7 +52,9 @@ class Probe:
     """Holds N fixed samples, with labels if there are any; every explanation explains exactly these.
 
     Args:
-        inputs: The model's inputs: one tensor ``(N, ...)`` or a tuple of them, in the order of the model's ``forward``.
+        inputs: The model's inputs: one tensor ``(N, ...)`` or a tuple of them, in the order of the model's ``forward``. Or
+            everything that the model is called with, as a mapping of parameter names to values: its floating-point tensors are
+            explained (the first tensor, if there are none), all others become ``forward_args``.
         targets: Labels ``(N, ...)``, or ``None`` if there are none.
         ids: ``(N,)`` integers that name the samples, such as dataset indices; random draws are keyed by them. Default
             ``0..N-1``.
@@ -59,6 +66,11 @@ class Probe:
         stds: The standard deviation of each number of each input over many samples, one tensor ``(1, ...)`` per input: the
             unit of noise that is given as ``"std"``. A monitor takes them from up to 1,024 samples. Default: those of the
             probe's own samples, if there are at least 16.
+        parameters: Where each of the inputs, and then each of the ``forward_args``, goes in the call of the model: ``(0,)`` is
+            the first positional argument, ``("mask",)`` the argument ``mask``, ``("batch", "mask")`` an entry of the mapping
+            ``batch``. Default: in their order. Set if inputs are a mapping.
+        meta: Text about the samples that the model does not see, such as file names: a list of N strings for each name. It
+            is kept in reports.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -70,17 +82,24 @@ class Probe:
         >>> probe = Probe(torch.zeros(2, 3, 8, 8), targets=torch.tensor([1, 0]), class_names=["cat", "dog"])
         >>> len(probe), probe.sample_ids.tolist()
         (2, [0, 1])
+        >>> text = Probe({"input_ids": torch.ones(2, 5, dtype=torch.long), "attention_mask": torch.ones(2, 5, dtype=torch.long)})
+        >>> text.inputs.shape, text.parameters
+        (torch.Size([2, 5]), (('input_ids',), ('attention_mask',)))
     """
 
-    inputs: Attribution
+    inputs: Inputs
     targets: Tensor | None = None
     ids: Tensor | None = None
     masks: Tensor | None = None
     class_names: Sequence[str] | None = None
     forward_args: tuple[Any, ...] = ()
     stds: tuple[Tensor, ...] = ()
+    parameters: tuple[Place, ...] = ()
+    meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.inputs, Mapping):
+            self._divide(self.inputs)
         if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
             raise TypeError(f"Probe(inputs=...) got {kind(self.inputs)}; give a tensor (N, ...) or a tuple of them.")
         if len(self) == 0:
@@ -106,8 +125,7 @@ class Probe:
             raise ValueError(
                 f"Probe(ids=...) is {self.sample_ids.dtype} {tuple(self.sample_ids.shape)}; give ({len(self)},) whole numbers."
             )
-        if not isinstance(self.forward_args, (tuple, list)):
-            raise TypeError(f"Probe(forward_args=...) got {kind(self.forward_args)}; give a tuple.")
+        self._check_call()
         names = self.class_names
         if names is not None and (isinstance(names, (str, bytes)) or not isinstance(names, Sequence)):
             raise TypeError(f"Probe(class_names=...) got {kind(names)}; give a list of names.")
@@ -121,6 +139,37 @@ class Probe:
             raise ValueError(
                 f"Probe(stds=...) got {kind(self.stds)}; give one tensor for each input, of shape {allowed}."
             )
+
+    def _divide(self, given: Mapping[str, Any]) -> None:
+        """Divides a mapping into what is explained and what is not."""
+        if self.forward_args or self.parameters:
+            raise TypeError(
+                "Probe(inputs={...}, forward_args=...): give all arguments of the model in the one mapping."
+            )
+        inputs, forward_args, parameters = divided(dict(leaves(given)))
+        if inputs:
+            object.__setattr__(self, "inputs", bare(inputs))
+            object.__setattr__(self, "forward_args", forward_args)
+            object.__setattr__(self, "parameters", parameters)
+
+    def _check_call(self) -> None:
+        if not isinstance(self.forward_args, (tuple, list)):
+            raise TypeError(f"Probe(forward_args=...) got {kind(self.forward_args)}; give a tuple.")
+        count = len(as_tuple(self.inputs)) + len(self.forward_args)
+        if self.parameters and len(self.parameters) != count:
+            raise ValueError(
+                f"Probe(parameters=...) has {len(self.parameters)} places for {count} inputs and forward_args; give one for each."
+            )
+        for name, texts in self.meta.items():
+            if len(texts) != len(self):
+                raise ValueError(
+                    f"Probe(meta=...) has {len(texts)} texts under {name!r} for {len(self)} samples; give one for each."
+                )
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where each of the inputs and then each of the ``forward_args`` goes in the call of the model."""
+        return self.parameters or by_position(len(as_tuple(self.inputs)) + len(self.forward_args))
 
     def __len__(self) -> int:
         return len(as_tuple(self.inputs)[0])

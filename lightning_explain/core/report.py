@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -85,6 +85,7 @@ class Report:
             other connections bypass have no entry.
         values: ``(N,)`` the explained output f of each sample; empty in reports that were saved by version 0.1.0.
         undefined_reasons: For each score that may be undefined, which is NaN: why.
+        meta: Text about the samples that the batches held, such as file names: N strings for each name.
 
     Example:
         >>> import torch
@@ -115,6 +116,7 @@ class Report:
     completeness_errors: Mapping[str, Tensor] = field(default_factory=dict)
     values: Tensor = field(default_factory=lambda: torch.empty(0))
     undefined_reasons: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite, and not merely undefined."""

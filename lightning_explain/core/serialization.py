@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.probe import Probe
 
@@ -23,7 +24,8 @@ def fingerprint(probe: Probe) -> str:
     type only.
     """
     digest = hashlib.sha256()
-    for name, value in _leaves({**columns(probe), "class_names": None, "stds": ()}):
+    others = {"class_names": None, "stds": (), "parameters": (), "meta": {}}
+    for name, value in _leaves({**columns(probe), **others}):
         if isinstance(value, Tensor):
             head, body = f"{value.dtype} {tuple(value.shape)}", bytes_of(value)
         else:
@@ -59,8 +61,17 @@ def probe_state(probe: Probe) -> dict[str, Any]:
 def columns(probe: Probe) -> dict[str, Any]:
     """The probe's fields by name; class names as a tuple of strings."""
     found = {field.name: getattr(probe, field.name) for field in fields(probe)}
-    names = found["class_names"]
-    return {**found, "class_names": None if names is None else tuple(map(str, names))}
+    names, meta = found["class_names"], {str(key): tuple(map(str, texts)) for key, texts in probe.meta.items()}
+    return {**found, "class_names": None if names is None else tuple(map(str, names)), "meta": meta}
+
+
+def without_inference(probe: Probe) -> Probe:
+    """The same probe with copies of tensors that were made in inference mode, which cannot be saved for a backward pass."""
+    named = columns(probe)
+    if not any(isinstance(x, Tensor) and x.is_inference() for _, x in _leaves(named)):
+        return probe
+    with torch.inference_mode(False):
+        return replace(probe, **tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, named))
 
 
 def copied(value: Any) -> Any:

@@ -166,13 +166,13 @@ class Ranks:
     def synchronized(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """For a sharded model: calls it on all ranks or on none, so that no rank waits in it for one that failed."""
 
-        def together(*arguments: Any) -> Any:
+        def together(*arguments: Any, **keywords: Any) -> Any:
             if self._exchanged is None:
                 statuses = self.gather(_CALLS)
                 self._exchanged = None if set(statuses) == {_CALLS} else statuses
             if self._exchanged is not None and (failure := self._failure("a pass", self._exchanged)):
                 raise failure
-            return call(*arguments)
+            return call(*arguments, **keywords)
 
         return together if self.sharded else call
 

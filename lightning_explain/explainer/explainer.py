@@ -19,9 +19,10 @@ from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
-from lightning_explain.core.serialization import fingerprint
+from lightning_explain.core.serialization import fingerprint, without_inference
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
 from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.baselines import Baselines
@@ -45,6 +46,8 @@ from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction
 from lightning_explain.model.isolation import Run, explaining
 from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Choice, Target, check_target
+from lightning_explain.probes.binding import bound
+from lightning_explain.probes.signature import signature_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +174,8 @@ class Explainer(Decisions):
                 report = explanation.run()
                 function: Any = explanation.explained.forward
                 passes = PassCount(*self.ranks.total(function.passes.forward, function.passes.backward))
-        return replace(report, passes=passes, seconds=time.perf_counter() - started, fingerprint=own)
+        seconds = time.perf_counter() - started
+        return replace(report, passes=passes, seconds=seconds, fingerprint=own, meta=probe.meta)
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
@@ -194,7 +198,9 @@ class Explainer(Decisions):
         labels: tuple[Tensor | None, ...] = (),
         synchronized: Callable[..., Any] = lambda run: run,
     ) -> ExplainedFunction:
-        target_function = TargetFunction(model, run, self.target, self.forward_fn, self.output_fn, synchronized)
+        target_function = TargetFunction(
+            model, run, self.target, self.forward_fn, self.output_fn, synchronized, probe.parameters
+        )
         samples = samples_for(model, probe)
         # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
         order = samples.ids.argsort(stable=True)
@@ -275,6 +281,7 @@ def explain(
         )
     check_target(target)
     check_whole("", "seed", seed, least=0)
+    probe = bound(without_inference(probe), signature_of(model, forward_fn), warn_or_log)
     explainer = Explainer(
         methods=build_methods(methods),
         metrics=build_metrics(metrics),

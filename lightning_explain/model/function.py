@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lightning_explain.core.call import Place, arguments
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.model.isolation import Run
@@ -34,6 +35,7 @@ class TargetFunction(nn.Module):
         forward_fn: Called as ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: Picks the output tensor from what the model returns, instead of :func:`output_tensor`.
         synchronized: Wraps the run in a call that stays in step with the other ranks.
+        places: Where each of the inputs and forward arguments goes in the call; empty: in their order.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class TargetFunction(nn.Module):
         forward_fn: ForwardFn = None,
         output_fn: OutputFn = None,
         synchronized: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
+        places: tuple[Place, ...] = (),
     ) -> None:
         super().__init__()
         self.model = model
+        self._places = places
         self._call = partial(synchronized(run), forward_fn, model) if forward_fn else partial(synchronized(run), model)
         self._target = target
         self._output_fn = output_fn
@@ -59,18 +63,20 @@ class TargetFunction(nn.Module):
         """How many samples went forward and backward so far."""
         return PassCount(self._forward, self._backward)
 
-    def outputs(self, *arguments: Any) -> Tensor:
-        """All outputs of the model, ``(N, ...)``, in float32 or higher; the arguments are those of the model.
+    def outputs(self, *values: Any) -> Tensor:
+        """All outputs of the model, ``(N, ...)``, in float32 or higher; the values are its inputs and forward arguments.
 
         Raises:
             ValueError: If the model did not return one entry for each sample.
             OutputError: If there is no tensor to explain in what it returned.
         """
-        outputs = self._chosen(self._call(*map(_own, arguments)))
-        if outputs.ndim == 0 or len(outputs) != len(arguments[0]):
+        copies = list(map(_own, values))
+        positional, keywords = arguments(self._places, copies) if self._places else (copies, {})
+        outputs = self._chosen(self._call(*positional, **keywords))
+        if outputs.ndim == 0 or len(outputs) != len(values[0]):
             came = "one number for all samples, such as a loss"
             if outputs.ndim > 0:
-                came = f"{len(outputs)} samples for {len(arguments[0])}"
+                came = f"{len(outputs)} samples for {len(values[0])}"
             raise ValueError(
                 f"The model returned {came}; its output must be (N, ...). Give output_fn=lambda output: ..., which picks that."
             )
@@ -103,9 +109,9 @@ class TargetFunction(nn.Module):
         """Adds the N samples of a gradient ``(N, ...)`` to the backward count; a hook on the outputs."""
         self._backward += len(gradient)
 
-    def forward(self, *arguments: Any) -> Tensor:
-        """The explained outputs ``(N,)``; the last argument is the target indices ``(N,)``, or a ``Choice``."""
-        *inputs, indices = arguments
+    def forward(self, *values: Any) -> Tensor:
+        """The explained outputs ``(N,)``; the last value is the target indices ``(N,)``, or a ``Choice``."""
+        *inputs, indices = values
         outputs = self.outputs(*inputs)
         return choose(outputs, indices(outputs) if callable(indices) else indices, self._target)
 

@@ -24,7 +24,7 @@ from lightning_explain.model.inventory import Container, ModuleInventory
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 StateSaver = Callable[[ModuleInventory], AbstractContextManager[None]]
 Run: TypeAlias = "Callable[..., Any]"
-"""Calls the model inside the isolation: ``run(function, *arguments)`` returns ``function(*arguments)``."""
+"""Calls the model inside the isolation: ``run(function, *arguments, **keywords)`` returns ``function(*arguments, **keywords)``."""
 
 
 @contextmanager
@@ -247,12 +247,12 @@ def explaining(model: nn.Module, forward_context: Context = nullcontext) -> Iter
         forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
 
     Yields:
-        ``run(function, *arguments)``, which calls the function inside ``forward_context``.
+        ``run(function, *arguments, **keywords)``, which calls the function inside ``forward_context``.
     """
 
-    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         with forward_context():
-            return function(*arguments)
+            return function(*arguments, **keywords)
 
     with ExitStack() as stack:
         inventory = ModuleInventory(model)

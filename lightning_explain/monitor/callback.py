@@ -152,7 +152,7 @@ class ExplanationMonitor(MonitorBase):
         scores = self._ready.metrics
         warn_of_unsigned(requested, scores)
         arguments.check_tags(requested, scores)
-        self._samples = FixedSamples(probe if isinstance(probe, Probe) else None, self._selection, batch_fn, save_probe)
+        self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe, forward_fn)
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
         self._publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks))
@@ -211,6 +211,16 @@ class ExplanationMonitor(MonitorBase):
             raise ValueError(
                 f'hook={self.hook!r}, but this run does not validate; use hook="train_epoch_end", or give a validation loader.'
             )
+        self._prepare_training(trainer, pl_module)
+        self._memory.start(self._count(trainer))
+        if self._lazy:
+            return
+        self._catch_up(trainer, pl_module)
+        looks_back = self.probe is not None and self._memory.lacks_history(self.probe)
+        if self.at_start and (trainer.global_step == 0 or looks_back):
+            self._explain(trainer, pl_module)
+
+    def _prepare_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._prepare(trainer, pl_module, self._selection.source)
         # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
         found = self._watchers(trainer)
@@ -218,11 +228,6 @@ class ExplanationMonitor(MonitorBase):
         for key in watchers.missing(found):
             trainer.callback_metrics[key] = torch.tensor(math.nan)
         self._memory.alerts.check(self._keys())
-        self._memory.start(self._count(trainer))
-        self._catch_up(trainer, pl_module)
-        looks_back = self.probe is not None and self._memory.lacks_history(self.probe)
-        if self.at_start and (trainer.global_step == 0 or looks_back):
-            self._explain(trainer, pl_module)
 
     def _count(self, trainer: pl.Trainer) -> int:
         """The schedule's count before a batch: optimizer steps or epochs."""
@@ -265,6 +270,9 @@ class ExplanationMonitor(MonitorBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Explains after an optimizer step, if the schedule counts steps."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.enabled and self._lazy:
+            self._prepare_training(trainer, pl_module)
         if self.by_steps:
             self._explain_if_due(trainer, pl_module, trainer.global_step)
 

@@ -55,7 +55,8 @@ def forward_of(trainer: pl.Trainer) -> ForwardFn:
     FSDP1 gathers the weights of the outermost module only when its wrapper is called.
     """
     wrapper: Any = trainer.model
-    return (lambda module, *inputs: wrapper(*inputs)) if isinstance(trainer.strategy, FSDPStrategy) else None
+    sharded = isinstance(trainer.strategy, FSDPStrategy)
+    return (lambda module, *inputs, **named: wrapper(*inputs, **named)) if sharded else None
 
 
 def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:

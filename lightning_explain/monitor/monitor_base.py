@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch.nn.parameter import is_lazy
 
 from lightning_explain.checks.preflight import UncheckedError
 from lightning_explain.core.contracts import Metric
@@ -26,6 +28,7 @@ from lightning_explain.loggers.tags import charts, score_names, tags, titled, wi
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
+from lightning_explain.monitor.first_forward import FirstForward
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import VERSION, Memory, restore
@@ -53,7 +56,13 @@ class MonitorBase(pl.Callback):
     _memory: Memory
     _publisher: Publisher
     _failure_log: FailureLog
+    _mismatch = ""  # what the first forward showed about the binding of batches
+    _lazy = False  # the model has parameters without a shape, so it is prepared after the first batch
     _idle = False  # the samples or the model could not be prepared
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first_forward = FirstForward(self._end_on_mismatch)
 
     @property
     def probe(self) -> Probe | None:
@@ -101,6 +110,13 @@ class MonitorBase(pl.Callback):
 
         A mistake on any rank is raised on all. An accident, such as a full memory, is reported, and no rank explains.
         """
+        self._lazy = self._idle = any(map(is_lazy, (*pl_module.parameters(), *pl_module.buffers())))
+        if self._lazy:
+            rank_zero_warn_or_log(
+                f"ExplanationMonitor {self.name!r}: the model has lazy layers without weights yet, so methods are checked after the "
+                "first training batch instead of before it. To check them before, let the Trainer run num_sanity_val_steps."
+            )
+            return
         ranks, log = trainers.ranks_of(trainer, pl_module), self._failure_log
         with (
             preserved_random_state(),
@@ -117,7 +133,8 @@ class MonitorBase(pl.Callback):
                 f"training continues. Fix the cause, and resume or start a run again:\n{ready.reason}"
             )
             log.report_once("ready", text)
-        self._idle = ready.failed_rank is not None
+        self._idle, self._mismatch = ready.failed_rank is not None, ""
+        self._first_forward.begin_again()
         if self._pass_size is not None and not self._idle:
             # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
             # numbers.
@@ -132,6 +149,11 @@ class MonitorBase(pl.Callback):
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
+        if self._explainer.target == "label" and self.probe.targets is None and not self._samples.given:
+            rank_zero_warn_or_log(
+                'target="label", but no labels can be read in the batches: if the model has several outputs, the predicted one is '
+                'explained. Give batch_fn=..., which returns (inputs, targets), or write target="predicted".'
+            )
         measuring = self._limit is None and self._pass_size is None
         self._ready = replace(
             self._explainer,
@@ -148,6 +170,57 @@ class MonitorBase(pl.Callback):
         if measuring:
             self._pass_size = self._ready.limit
             rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as timed.")
+
+    # -- the first forward of the user's own ------------------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Compares the first forward with how its batch is bound."""
+        self._watch_forward(trainer, pl_module, batch)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """The same for a validation."""
+        if dataloader_idx == self._samples.dataloader_idx:
+            self._watch_forward(trainer, pl_module, batch)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends the comparison."""
+        self._first_forward.leave()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """The same for a validation."""
+        self._first_forward.leave()
+
+    on_test_batch_end = on_validation_batch_end
+
+    def _watch_forward(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        ready = self.enabled and not self._idle and not trainer.sanity_checking
+        if ready and self.probe is not None and self._explainer.forward_fn is None:
+            stage = str(trainer.state.stage)
+            self._first_forward.watch(stage, module, batch, self.probe, partial(self._samples.read, module))
+
+    def _end_on_mismatch(self, text: str) -> None:
+        self._mismatch = (
+            f"{text}: batches are not bound as your step binds them, so nothing is explained in this run, and training continues. "
+            "Give batch_fn=lambda batch: ..., which returns (inputs, targets) with the inputs as the step passes them."
+        )
+        if not self._failure_log.raising:
+            self._failure_log.report_once("binding", self._mismatch)
 
     # -- one explanation -------------------------------------------------------------------------------------------
 
@@ -189,6 +262,10 @@ class MonitorBase(pl.Callback):
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> Report | None:
         """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
         log, metrics = self._failure_log, self._failure_log.without_off(self._ready.metrics)
+        mismatches = [text for text in trainers.everyone(trainer).gather(self._mismatch) if text]
+        if mismatches and log.raising:
+            raise ValueError(mismatches[0])
+        self._idle = self._idle or bool(mismatches)
         explainer = replace(self._ready, methods=log.without_off(self._ready.methods), metrics=metrics)
         if self._idle or self.probe is None or log.is_off(_WHOLE) or not explainer.methods:
             return None

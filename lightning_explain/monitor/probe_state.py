@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.serialization import bytes_of, fingerprint, probe_state
+from lightning_explain.core.serialization import bytes_of, columns, fingerprint, probe_state, without_inference
 from lightning_explain.distributed.ranks import Ranks
+from lightning_explain.model.function import ForwardFn
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
+from lightning_explain.probes.binding import bound, samples_of
+from lightning_explain.probes.parts import tensors_in
 from lightning_explain.probes.selection import ProbeSelection, collect
+from lightning_explain.probes.signature import signature_of
 
 Expected: TypeAlias = "tuple[Tensor, str] | None"
 """Indices and fingerprint of the samples that a checkpoint or the training so far has."""
@@ -46,21 +52,34 @@ class FixedSamples:
     of ``fit`` takes samples from its own loader.
 
     Args:
-        probe: The samples; ``None``: choose them.
+        probe: The samples, if a ``Probe``; otherwise they are chosen.
         selection: How to choose them.
         batch_fn: Takes a collated batch, and returns ``(inputs, targets)`` or a ``Probe``.
         save: Keep the samples in checkpoints; otherwise only their indices and fingerprint.
+        forward_fn: What is called instead of the module, if anything: batches are bound to what it takes.
     """
 
     def __init__(
-        self, probe: Probe | None, selection: ProbeSelection, batch_fn: Callable[[Any], Any] | None, save: bool
+        self,
+        probe: object,
+        selection: ProbeSelection,
+        batch_fn: Callable[[Any], Any] | None,
+        save: bool,
+        forward_fn: ForwardFn = None,
     ) -> None:
-        self._given = probe
+        self._given = without_inference(probe) if isinstance(probe, Probe) else None
         self._selection = selection
         self._batch_fn = batch_fn
+        self._forward_fn = forward_fn
         self._save = save
-        self._asked = {} if probe is not None else _asked(selection)
+        self.dataloader_idx = selection.dataloader_idx
+        self._asked = _asked(selection) if self._given is None else {}
         self.begin_again()
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave the samples themselves."""
+        return self._given is not None
 
     def begin_again(self) -> None:
         """Forgets the chosen samples, because another training begins."""
@@ -72,6 +91,8 @@ class FixedSamples:
 
     def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         """Decides on the samples of this run: given, restored, from the training so far, or read from the loader."""
+        if self._given is not None:
+            self._given = bound(self._given, signature_of(pl_module, self._forward_fn), rank_zero_warn_or_log)
         if trainer.state.fn == "fit":
             self.probe = self._trained = self._of_training(trainer, pl_module, source)
             self._expected, self._notice, self._saved = None, "", False
@@ -90,6 +111,9 @@ class FixedSamples:
         try:
             found = self._given or self._collect(trainer, pl_module, source, expected)
             now = fingerprint(found)[:12]
+            if kept is not None and not kept.parameters and now == fingerprint(kept)[:12]:
+                # Version 0.1 did not bind samples by name.
+                kept = replace(kept, parameters=found.parameters, meta=found.meta)
         except Exception as error:
             if kept is None:
                 raise
@@ -146,7 +170,19 @@ class FixedSamples:
         if expected is not None and not trainers.is_stream(loader):
             selection = _of_indices(selection, expected[0].tolist(), loader)
         transfer = trainers.transferred(trainer, module, selection.dataloader_idx)
-        return collect(loader, selection, self._batch_fn, transfer)
+        return collect(loader, selection, self._batch_fn, transfer, signature_of(module, self._forward_fn))
+
+    def read(self, module: pl.LightningModule, batch: Any) -> Probe:
+        """The samples of a batch of the training, with its own tensors, bound as those of the loader are."""
+        signature = signature_of(module)
+        if self._batch_fn is None:
+            return samples_of(batch, None, signature)
+        # The user's function gets a copy, which it may change.
+        twin = deepcopy(batch)
+        copies = tensors_in(twin)
+        probe = samples_of(twin, self._batch_fn, signature)
+        originals = {id(copy): x for (_, copy), (_, x) in zip(copies, tensors_in(batch), strict=True)}
+        return replace(probe, **tree_map_only(Tensor, lambda x: originals.get(id(x), x), columns(probe)))
 
     def state(self) -> dict[str, Any]:
         """The state to save in a checkpoint; loads with ``weights_only=True``."""

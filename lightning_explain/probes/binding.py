@@ -1,73 +1,101 @@
-"""A batch in, a ``Probe`` out: which tensors are inputs, which are targets, and which are further forward arguments."""
+"""A batch and the signature of ``forward`` in, a ``Probe`` out: what is explained, what goes on as an argument, what are labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from lightning_explain.core.probe import Attribution, Probe, kind
+from lightning_explain.core.call import Place, by_position, divided, leaves, named
+from lightning_explain.core.probe import Attribution, Probe, as_tuple, bare, kind
+from lightning_explain.probes.parts import are_tensors, count_of, holds_tensors, is_label, names_in, one_each, texts
+from lightning_explain.probes.signature import Signature, fitted, misfit
 
-BatchFn = Callable[[Any], "tuple[Attribution, Tensor | None] | Probe"]
+BatchFn = Callable[[Any], "tuple[Attribution | Mapping[str, Any], Tensor | None] | Probe"]
+Say: TypeAlias = "Callable[[str], None]"
 
 FIX = "Give batch_fn=..., a function of a batch that returns (inputs, targets) or a Probe."
 
-_LABEL_KEYS = ("label", "labels", "target", "targets", "y")
+_PLAIN = (bool, int, float, str, type(None))
 
 
-def samples_of(batch: Any, batch_fn: BatchFn | None = None) -> Probe:
-    """The N samples of a batch as a probe.
+def _silent(text: str) -> None:
+    """Says nothing."""
 
-    - A tensor: inputs without targets.
-    - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: if there are several tensors, the
-      last is the targets. Tensors between the last floating-point one and the targets (lengths, masks) are forward
-      arguments.
-    - A mapping: the tensor with the key label, labels, target, targets or y (in any case) is the targets;
-      floating-point tensors are the inputs, in the order of their keys; other tensors (``attention_mask``) are forward
-      arguments.
 
-    Anything that is not a tensor (file names) is left out. Integer targets ``(N, 1)`` become ``(N,)``.
+def samples_of(
+    batch: Any, batch_fn: BatchFn | None = None, forward: Signature | None = None, say: Say = _silent
+) -> Probe:
+    """The N samples of a batch as a probe, bound to the arguments of the model.
+
+    - A tensor: the input, without targets.
+    - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: if there are several tensors, the last is
+      the targets; the others are bound by position. A tuple in it is one argument if ``forward`` does not take as many.
+    - A mapping, a dataclass, or a named tuple with such a field: the tensor under label, labels, target, targets or y (in any
+      case) is the targets; the others are bound by name. If one is left over, and ``forward`` has one required argument, it is
+      that one.
+    - ``({...}, y)``: the mapping is bound by name, or is one argument, if its names do not fit and ``forward`` takes one.
+
+    Floating-point tensors are explained (the first tensor, if there are none); others go on as forward arguments. Lists of N
+    strings become ``Probe.meta``. Integer targets ``(N, 1)`` become ``(N,)``.
 
     Args:
         batch: A batch as the loader yields it.
-        batch_fn: Reads the batch instead. It returns ``(inputs, targets)``, where inputs is a tensor or a tuple of
-            tensors and targets a tensor or ``None``; or it returns a ``Probe``.
+        batch_fn: Reads the batch instead. It returns ``(inputs, targets)``, where inputs is a tensor, a tuple of tensors or a
+            mapping of names, and targets a tensor or ``None``; or it returns a ``Probe``.
+        forward: What the model takes; ``None``: not known, so nothing is checked.
+        say: Receives the line that names what is not explained, if there is any.
 
     Returns:
         The samples, on the batch's device, with ids ``0..N-1`` unless ``batch_fn`` sets others.
 
     Raises:
-        TypeError: If the batch, or what ``batch_fn`` returns, has another form.
+        TypeError: If the batch, or what ``batch_fn`` returns, has another form, or does not fit ``forward``.
         ValueError: If the tensors do not have the same number of samples.
     """
     if batch_fn is not None:
-        try:
-            found = batch_fn(batch)
-        except (LookupError, AttributeError, TypeError) as error:
-            raise TypeError(
-                f"batch_fn failed on a batch, a {kind(batch)}: {type(error).__name__}: {error}. Change it to read such a batch."
-            ) from error
-        return _by_user(found)
-    if isinstance(batch, Tensor):
-        return _probe("A tensor", (batch,), None)
-    if isinstance(batch, Mapping):
-        return _from_mapping(batch)
-    if isinstance(batch, (tuple, list)):
-        return _from_sequence(batch)
+        return bound(_by_user(batch, batch_fn), forward, say)
+    by_name = names_in(batch, forward)
+    if by_name is not None:
+        return _from_mapping(by_name, forward, say)
+    if isinstance(batch, (Tensor, tuple, list)):
+        return _from_sequence(batch, forward, say)
     raise TypeError(f"Cannot read a batch of type {type(batch).__name__}. {FIX}")
 
 
-def _probe(what: str, inputs: tuple[Any, ...], targets: Tensor | None, forward_args: tuple[Tensor, ...] = ()) -> Probe:
-    if targets is not None and not targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == 1:
-        targets = targets.squeeze(1)
+def bound(probe: Probe, forward: Signature | None, say: Say = _silent) -> Probe:
+    """The probe with its names checked against those that ``forward`` takes; a probe without names as it is.
+
+    Raises:
+        TypeError: If they do not fit.
+    """
+    if forward is None or not all(isinstance(place[0], str) for place in probe.places):
+        return probe
+    what, given = "Probe(inputs={...})", dict(zip(probe.places, _values(probe), strict=True))
+    found, left_out = fitted(given, forward, what)
+    if left_out:
+        raise TypeError(misfit(what, given, forward))
+    inputs, forward_args, places = divided(found)
+    say_unexplained(places, inputs, forward_args, [], forward, say)
+    # In their new order.
+    own = [id(x) for x in as_tuple(probe.inputs)]
+    stds = tuple(probe.stds[own.index(id(x))] for x in inputs if id(x) in own) if probe.stds else ()
+    return replace(probe, inputs=bare(inputs), forward_args=forward_args, parameters=places, stds=stds)
+
+
+def _values(probe: Probe) -> tuple[Any, ...]:
+    return (*as_tuple(probe.inputs), *probe.forward_args)
+
+
+def _by_user(batch: Any, batch_fn: BatchFn) -> Probe:
     try:
-        return Probe(inputs[0] if len(inputs) == 1 else inputs, targets, forward_args=forward_args)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{what} does not read as samples. {error} {FIX}") from error
-
-
-def _by_user(found: Any) -> Probe:
+        found: Any = batch_fn(batch)
+    except (LookupError, AttributeError, TypeError) as error:
+        raise TypeError(
+            f"batch_fn failed on a batch, a {kind(batch)}: {type(error).__name__}: {error}. Change it to read such a batch."
+        ) from error
     if isinstance(found, Probe):
         return found
     if not isinstance(found, tuple) or len(found) != 2 or not (found[1] is None or isinstance(found[1], Tensor)):
@@ -76,39 +104,170 @@ def _by_user(found: Any) -> Probe:
             "or a tuple of tensors and targets a tensor or None, or return a Probe."
         )
     inputs, targets = found
-    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-    return _probe("What batch_fn returned", inputs if isinstance(inputs, tuple) else (inputs,), targets)
+    return _probe("What batch_fn returned", tuple(inputs) if isinstance(inputs, list) else inputs, targets)
 
 
-def _from_sequence(batch: tuple[Any, ...] | list[Any]) -> Probe:
-    if not batch or not (isinstance(batch[0], Tensor) or _are_tensors(batch[0])):
-        first = type(batch[0]).__name__ if batch else "nothing"
-        raise TypeError(
-            f"Cannot read a {type(batch).__name__} batch that starts with {first}, not with a tensor or a tuple of them. {FIX}"
+def _probe(what: str, inputs: Any, targets: Tensor | None, **rest: Any) -> Probe:
+    if targets is not None and not targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets.squeeze(1)
+    try:
+        return Probe(bare(inputs) if isinstance(inputs, tuple) and inputs else inputs, targets, **rest)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what} does not read as samples. {error} {FIX}") from error
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """What a batch has beside the arguments of the model.
+
+    Args:
+        targets: The labels.
+        meta: Texts, by name.
+        left_out: Names of what the model does not take.
+    """
+
+    targets: Tensor | None
+    meta: Mapping[str, Sequence[str]]
+    left_out: list[str]
+
+
+def _bound_probe(what: str, found: Mapping[Place, Any], rest: _Rest, forward: Signature | None, say: Say) -> Probe:
+    inputs, forward_args, places = divided(found)
+    say_unexplained(places, inputs, forward_args, rest.left_out, forward, say)
+    parameters = () if places == by_position(len(places)) else places
+    return _probe(what, inputs, rest.targets, forward_args=forward_args, parameters=parameters, meta=rest.meta)
+
+
+def say_unexplained(
+    places: Sequence[Place],
+    inputs: Sequence[Tensor],
+    others: Sequence[Any],
+    left_out: Sequence[str],
+    forward: Signature | None,
+    say: Say,
+) -> None:
+    """Says which tensors are not explained, in one line; nothing if all are."""
+    count = len(inputs)
+    passed = [
+        f"{named(place)} ({str(value.dtype).removeprefix('torch.')})"
+        for place, value in zip(places[count:], others, strict=True)
+        if isinstance(value, Tensor)
+    ]
+    if not passed and not left_out:
+        return
+    called = "the model" if forward is None else forward.text
+    lines = [f"Explained: {', '.join(map(named, places[:count]))}."]
+    lines += [f"Passed to the model, but not explained: {', '.join(passed)}."] if passed else []
+    lines += [f"Left out, because {called} does not take it: {', '.join(left_out)}."] if left_out else []
+    say(
+        " ".join(
+            [
+                *lines,
+                "To choose otherwise, give Probe(inputs=..., forward_args=...), or batch_fn=..., which returns it.",
+            ]
         )
-    parts = [part for part in batch if isinstance(part, Tensor) or _are_tensors(part)]
-    targets = parts.pop() if len(parts) > 1 else None
+    )
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+def _from_mapping(batch: dict[str, Any], forward: Signature | None, say: Say) -> Probe:
+    what = f"A batch with {list(batch)}"
+    required = set() if forward is None else set(forward.required)
+    targets = _labels_in(batch, required)
+    parts = {key: value for key, value in batch.items() if key in required or not is_label(key)}
+    lists, count = list(batch.values()), count_of(targets, batch.values())
+    odd = [key for key, value in parts.items() if one_each(value, lists, count)]
+    found = _arguments_in({key: value for key, value in parts.items() if key not in odd}, forward)
+    if not any(isinstance(value, Tensor) for value in found.values()):
+        kinds = {key: kind(value) for key, value in parts.items()}
+        raise TypeError(f"{what} has no tensor to explain, only {kinds}. {FIX}")
+    found, left_out = (found, []) if forward is None else fitted(found, forward, what)
+    rest = _Rest(targets, texts(batch, count), [repr(name) for name in (*left_out, *odd)])
+    return _bound_probe(what, found, rest, forward, say)
+
+
+def _labels_in(batch: Mapping[str, Any], required: set[str]) -> Tensor | None:
+    """The labels in a mapping: the tensor under such a name, preferably one that ``forward`` does not require."""
+    found: dict[str, Tensor] = {}
+    for key in filter(is_label, batch):
+        inner = [value for _, value in leaves(batch[key]) if isinstance(value, Tensor)]
+        if isinstance(batch[key], (Tensor, Mapping)) and len(inner) == 1:
+            found[key] = inner[0]
+    free = {key: value for key, value in found.items() if key not in required} or found
+    if len(free) > 1:
+        raise ValueError(f"Cannot infer which of {list(free)} in a batch is the targets. {FIX}")
+    return next(iter(free.values()), None)
+
+
+def _arguments_in(parts: Mapping[str, Any], forward: Signature | None) -> dict[Place, Any]:
+    """What a call may take of the parts, by its place: tensors, containers of tensors, and plain values that have a name for it."""
+    takes = set() if forward is None else set(forward.names)
+    found: dict[Place, Any] = {}
+    for key, value in parts.items():
+        if isinstance(value, Mapping) and key not in takes and takes and set(value) <= takes:
+            found.update(leaves(value))
+        elif isinstance(value, _PLAIN) and key in takes:
+            found[(key,)] = value
+        elif isinstance(value, Tensor) or any(isinstance(x, Tensor) for _, x in leaves(value)):
+            found.update(leaves(value, (key,)))
+    return found
+
+
+# -- by position -------------------------------------------------------------------------------------------------------
+
+
+def _from_sequence(batch: Any, forward: Signature | None, say: Say) -> Probe:
+    what = "A tensor" if isinstance(batch, Tensor) else f"A {type(batch).__name__} batch"
+    parts = [batch] if isinstance(batch, Tensor) else list(batch)
+    if not parts or not (isinstance(parts[0], Tensor) or are_tensors(parts[0]) or names_in(parts[0], forward)):
+        first = type(parts[0]).__name__ if parts else "nothing"
+        raise TypeError(
+            f"Cannot read a {type(batch).__name__} batch that starts with {first}, not with a tensor, or a tuple or mapping of "
+            f"them. {FIX}"
+        )
+    last = max((i for i, part in enumerate(parts) if isinstance(part, Tensor) or are_tensors(part)), default=0)
+    targets = parts[last] if last else None
+    count = count_of(targets, parts)
+    if one_each(parts[0], parts, count):
+        shapes = ", ".join(str(tuple(x.shape)) for x in parts[0][:3])
+        raise TypeError(
+            f"{what} starts with {len(parts[0])} tensors of the shapes {shapes}, ...: one for each sample, not several inputs. "
+            f"Samples must have one shape: pad or resize them. {FIX}"
+        )
     if not (targets is None or isinstance(targets, Tensor)):
         raise TypeError(f"Cannot infer which of the last {len(targets)} tensors of a batch is the targets. {FIX}")
-    tensors = [x for part in parts for x in (part if _are_tensors(part) else [part])]
-    # In the order of the batch, which is the order of the arguments of forward.
-    last = max((i for i, x in enumerate(tensors) if x.is_floating_point()), default=len(tensors) - 1)
-    return _probe(f"A {type(batch).__name__} batch", tuple(tensors[: last + 1]), targets, tuple(tensors[last + 1 :]))
+    inner = {i: part for i, part in enumerate(parts) if i < max(last, 1)}
+    odd = [i for i, part in inner.items() if i and not _is_argument(i, part, parts, count, forward)]
+    found, left_out = _in_positions([part for i, part in inner.items() if i not in odd], what, forward)
+    left_out += [f"part {i}" for i in odd if holds_tensors(parts[i])]
+    meta = texts({str(i): part for i, part in enumerate(parts)}, count)
+    return _bound_probe(what, found, _Rest(targets, meta, left_out), forward, say)
 
 
-def _are_tensors(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) > 0 and all(isinstance(x, Tensor) for x in value)
+def _is_argument(i: int, part: Any, parts: Sequence[Any], count: int | None, forward: Signature | None) -> bool:
+    """Whether a part that is not the first may go on to the model."""
+    if isinstance(part, Mapping):
+        return holds_tensors(part) and forward is not None and forward.takes(i + 1)
+    return holds_tensors(part) and not one_each(part, parts, count)
 
 
-def _from_mapping(batch: Mapping[Any, Any]) -> Probe:
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-    labels = [key for key in tensors if str(key).lower() in _LABEL_KEYS]
-    if len(labels) > 1:
-        raise ValueError(f"Cannot infer which of {labels} in a batch is the targets. {FIX}")
-    targets = tensors.pop(labels[0]) if labels else None
-    inputs = tuple(x for x in tensors.values() if x.is_floating_point())
-    if not inputs:
-        dtypes = {key: str(x.dtype) for key, x in tensors.items()}
-        raise TypeError(f"A batch has no floating-point tensor to explain, only {dtypes}. {FIX}")
-    others = tuple(x for x in tensors.values() if not x.is_floating_point())
-    return _probe(f"A batch with {list(batch)}", inputs, targets, others)
+def _in_positions(parts: Sequence[Any], what: str, forward: Signature | None) -> tuple[dict[Place, Any], list[str]]:
+    """Values by their places in the call, for the parts of a sequence; and the names of what does not go there."""
+    names = names_in(parts[0], forward)
+    if names is not None and len(parts) == 1:
+        found = _arguments_in(names, forward)
+        if forward is None:
+            return found, []
+        if set(names) <= set(forward.names) or len(found) == 1 or forward.only is None:
+            return fitted(found, forward, what)
+    whole = [names_in(part, forward) or part for part in parts]
+    spread = [x for part in whole for x in (part if are_tensors(part) else [part])]
+    placed = spread if forward is None or forward.takes(len(spread)) else whole
+    if forward is not None and not forward.takes(len(placed)):
+        raise TypeError(
+            f"{what} does not fit {forward.text}: it has {len(placed)} tensors before the last one, which is read as the targets. "
+            f"{FIX}"
+        )
+    return {place: x for i, part in enumerate(placed) for place, x in leaves(part, (i,))}, []

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, zip_longest
-from typing import Any, Literal, get_args
+from itertools import islice, takewhile, zip_longest
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from lightning_explain.core.serialization import columns, copied
 from lightning_explain.core.validation import check_choice, check_flag, check_whole, is_whole, refused
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.probes.binding import BatchFn, samples_of
+from lightning_explain.probes.signature import Signature
 
 Source = Literal["val", "train", "test"]
+Read: TypeAlias = "Callable[[Any], Probe]"
 
 
 _MOST_CANDIDATES = 1000
@@ -103,6 +105,7 @@ def collect(
     selection: ProbeSelection,
     batch_fn: BatchFn | None = None,
     transfer: Callable[[Any], Any] | None = None,
+    forward: Signature | None = None,
 ) -> Probe:
     """The selected samples of a loader's dataset, read once, as a probe; every random generator is restored.
 
@@ -118,6 +121,7 @@ def collect(
         selection: Which samples.
         batch_fn: Reads a batch (after ``transfer``); see :func:`samples_of`. It must keep the samples and their order.
         transfer: Applied to the collated batch, such as Lightning's batch-transfer hooks.
+        forward: What the model takes, by which batches are bound.
 
     Returns:
         The samples on the CPU, with the dataset's indices as ids.
@@ -127,22 +131,30 @@ def collect(
         ValueError: If the dataset has no such samples, or there are no labels for ``per_class``.
     """
     dataset = getattr(loader, "dataset", None)
+    said: dict[str, None] = {}
 
     def read(batch: Any) -> Probe:
-        probe = samples_of(batch if transfer is None else transfer(batch), batch_fn)
-        return Probe(**copied(columns(probe)))
+        return samples_of(batch, batch_fn, forward, lambda line: said.update({line: None}))
+
+    def kept(batch: Any) -> Probe:
+        return Probe(**copied(columns(read(batch if transfer is None else transfer(batch)))))
 
     with torch.inference_mode(False), seeded_random_state(selection.seed, loader):
         if not _is_map_style(dataset):
-            return _first_samples(loader, selection, read)
-        chosen = _choose(loader, selection, batch_fn)
-        probe = _with_deviations(loader, selection.seed, chosen, read)
+            probe = _first_samples(loader, selection, kept)
+            chosen: Sequence[int] = range(len(probe))
+        else:
+            chosen = _choose(loader, selection, read)
+            said.clear()
+            probe = _with_deviations(loader, selection.seed, chosen, kept)
+    for line in said:
+        warn_or_log(line)
     if len(probe) != len(chosen):
         raise ValueError(
             f"{len(chosen)} samples of the dataset became {len(probe)} samples of a batch; collate_fn and batch_fn must keep "
             "every sample. Change them, or give a Probe."
         )
-    return replace(probe, ids=torch.tensor(chosen))
+    return replace(probe, ids=torch.tensor(list(chosen)))
 
 
 def _is_map_style(dataset: Any) -> bool:
@@ -171,7 +183,7 @@ def _batches(loader: Any, size: int | None, seed: int, samples: Sequence[int] | 
     )
 
 
-def _with_deviations(loader: Any, seed: int, chosen: Sequence[int], read: Callable[[Any], Probe]) -> Probe:
+def _with_deviations(loader: Any, seed: int, chosen: Sequence[int], read: Read) -> Probe:
     """The chosen samples, with the standard deviations over up to 1,024 samples if these are tables or series."""
     length = len(loader.dataset)
     many = random.Random(seed).sample(range(length), min(MOST, length))
@@ -201,7 +213,7 @@ def _collate_each(collate: Callable[[Any], Any], samples: list[Any]) -> Any:
     return default_collate([collate(sample) for sample in samples])
 
 
-def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) -> Sequence[int]:
+def _choose(loader: Any, selection: ProbeSelection, read: Read) -> Sequence[int]:
     where = f"the dataset behind the {selection.source} loader ({type(loader.dataset).__name__})"
     length = len(loader.dataset)
     if length == 0:
@@ -215,7 +227,7 @@ def _choose(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) ->
         return selection.indices
     _warn_if_short(length, selection)
     if selection.per_class:
-        return sorted(_balanced(loader, selection, batch_fn))
+        return sorted(_balanced(loader, selection, read))
     # Not the first ones, which in a sorted dataset are all of one class.
     return sorted(random.Random(selection.seed).sample(range(length), min(selection.count, length)))
 
@@ -231,7 +243,7 @@ def _warn_if_short(found: int, selection: ProbeSelection) -> None:
 # -- streams -------------------------------------------------------------------------------------------------------
 
 
-def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any], Probe]) -> Probe:
+def _first_samples(loader: Any, selection: ProbeSelection, read: Read) -> Probe:
     dataset = getattr(loader, "dataset", None)
     what = f"what the {selection.source} loader reads ({type(loader if dataset is None else dataset).__name__}) is a stream"
     if selection.indices is not None or selection.per_class:
@@ -251,9 +263,16 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Callable[[Any],
         raise ValueError(
             f"ProbeSelection(source={selection.source!r}) finds no samples: {what}, and it gave none. Give a Probe."
         )
-    probe = _joined(parts, selection.count)
-    _warn_if_short(len(probe), selection)
-    return replace(probe, ids=torch.arange(len(probe)))
+    alike = _alike(parts)
+    probe = _joined(alike, selection.count)
+    if len(alike) < len(parts):
+        warn_or_log(
+            f"The batches of the stream are not alike (padded to different lengths?): only the {len(probe)} samples of the first "
+            "ones, which are, are explained. To explain more, pad all samples to one length, or give a Probe."
+        )
+    else:
+        _warn_if_short(len(probe), selection)
+    return probe
 
 
 def _stream(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
@@ -265,24 +284,38 @@ def _stream(loader: Any, selection: ProbeSelection) -> Iterator[Any]:
 
 
 def _joined(parts: list[Probe], count: int) -> Probe:
-    def join(first: Any, *others: Any) -> Any:
-        by_sample = isinstance(first, Tensor) and first.ndim > 0 and len(first) == len(parts[0])
-        return torch.cat([first, *others])[:count] if by_sample else first
+    """The first ``count`` samples of several batches."""
 
-    return Probe(**tree_map(join, *map(columns, parts)))
+    def join(value: Any, *others: Any) -> Any:
+        by_sample = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(parts[0])
+        return torch.cat([value, *others])[:count] if by_sample else value
+
+    tensors = tree_map(join, *({**columns(part), "meta": {}} for part in parts))
+    meta = {name: [text for part in parts for text in part.meta[name]][:count] for name in parts[0].meta}
+    return Probe(**{**tensors, "meta": meta})
+
+
+def _alike(parts: list[Probe]) -> list[Probe]:
+    """The batches up to the first whose samples have another form than those of the first batch."""
+
+    def form(probe: Probe) -> list[Any]:
+        values = [*as_tuple(probe.inputs), *probe.forward_args, probe.targets, probe.masks]
+        return [probe.meta.keys(), *(x.shape[1:] if isinstance(x, Tensor) else None for x in values)]
+
+    return list(takewhile(lambda part: form(part) == form(parts[0]), parts))
 
 
 # -- classes -------------------------------------------------------------------------------------------------------
 
 
-def _balanced(loader: Any, selection: ProbeSelection, batch_fn: BatchFn | None) -> list[int]:
+def _balanced(loader: Any, selection: ProbeSelection, read: Read) -> list[int]:
     labels = _known_labels(loader.dataset)
     samples: Sequence[int] = range(len(loader.dataset))
     if labels is None:
         samples = random.Random(selection.seed).sample(
             samples, min(len(samples), max(_MOST_CANDIDATES, selection.count))
         )
-        labels = _read_labels(loader, selection, samples, batch_fn)
+        labels = _read_labels(loader, selection, samples, read)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(selection.seed))
     classes: dict[int, list[int]] = {}
     for i, label in zip(order.tolist(), labels[order].tolist(), strict=True):
@@ -315,10 +348,10 @@ def _labels(value: Any, count: int) -> Tensor | None:
     return torch.from_numpy(whole) if (whole == found).all() else None
 
 
-def _read_labels(loader: Any, selection: ProbeSelection, samples: Sequence[int], batch_fn: BatchFn | None) -> Tensor:
+def _read_labels(loader: Any, selection: ProbeSelection, samples: Sequence[int], read: Read) -> Tensor:
     found: list[int] = []
     for batch in _batches(loader, 1, selection.seed, samples):
-        label = _labels(samples_of(batch, batch_fn).targets, 1)
+        label = _labels(read(batch).targets, 1)
         if label is None:
             raise ValueError(
                 f"ProbeSelection(per_class=True) finds no labels: {type(loader.dataset).__name__} has no targets or "

@@ -22,7 +22,7 @@ from lightning_explain.core.report import PassCount, Publication, Report
 
 SUFFIX = ".safetensors"
 _KEY = "lightning_explain_report"
-_PLAIN_FIELDS = ("passes", "seconds", "failures", "epoch", "step", "fingerprint", "stage", "undefined_reasons")
+_PLAIN_FIELDS = ("passes", "seconds", "failures", "epoch", "step", "fingerprint", "stage", "undefined_reasons", "meta")
 _TENSOR_FIELDS = [field.name for field in fields(Report) if field.name not in _PLAIN_FIELDS]
 # The most bytes of a file name's part; file systems allow 255.
 _LONGEST = 200
@@ -48,7 +48,7 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
     tensors: dict[str, Tensor] = {}
     content = {name: getattr(report, name) for name in _PLAIN_FIELDS}
     content.update({name: _pack(getattr(report, name), name, tensors) for name in _TENSOR_FIELDS})
-    content.update(passes=asdict(report.passes), failures=dict(report.failures))
+    content.update(passes=asdict(report.passes), failures=dict(report.failures), meta=dict(report.meta))
     content.update(undefined_reasons=dict(report.undefined_reasons))
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
