@@ -24,6 +24,10 @@ def objective(metrics: Mapping[str, Tensor], score: str, explanation: str, weigh
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(config: DictConfig) -> float:
+    if config.trainer.max_epochs % (config.monitor.every_n_epochs or 1):
+        raise ValueError(
+            "The last epoch would not be explained; choose monitor.every_n_epochs so that it divides the epochs."
+        )
     L.seed_everything(config.seed, workers=True)
     data, model = instantiate(config.data), instantiate(config.model)
     # These samples have masks, which YAML cannot hold. Without masks: ExplanationMonitor.from_config(config.monitor).

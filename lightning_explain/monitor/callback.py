@@ -196,8 +196,6 @@ class ExplanationMonitor(MonitorBase):
             found, schedule = self._watchers(trainer), self._memory.schedule
             watchers.check_keys(found, self._keys())
             watchers.warn_of_times(found, schedule, self.by_steps)
-            if not self.at_start:
-                watchers.warn_if_never(trainer, self.name, schedule, self.by_steps)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the samples, runs every check that needs the model, and explains if ``at_start`` asks for it.
@@ -211,6 +209,7 @@ class ExplanationMonitor(MonitorBase):
             raise ValueError(
                 f'hook={self.hook!r}, but this run does not validate; use hook="train_epoch_end", or give a validation loader.'
             )
+        watchers.announce_end(trainer, self.name, self._memory.schedule, self.by_steps, self.hook, self.at_start)
         self._prepare_training(trainer, pl_module)
         self._memory.start(self._count(trainer))
         if self._lazy:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_explain.core.naming import nearest
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
@@ -55,15 +57,43 @@ def warn_of_times(watchers: Watchers, schedule: Schedule, by_steps: bool) -> Non
             )
 
 
-def warn_if_never(trainer: pl.Trainer, name: str, schedule: Schedule, by_steps: bool) -> None:
-    """Warns if the training ends before the monitor's first explanation."""
-    last = trainer.max_steps if by_steps else trainer.max_epochs
-    if last is not None and 0 < last < schedule.every:
-        unit = "steps" if by_steps else "epochs"
+def announce_end(trainer: pl.Trainer, name: str, schedule: Schedule, by_steps: bool, hook: str, at_start: bool) -> None:
+    """Says before the training if its end will not be explained, so that scores read there are of earlier weights, or missing.
+
+    Args:
+        trainer: The Trainer, at the start of a training.
+        name: The monitor's name.
+        schedule: When the monitor explains.
+        by_steps: Whether it counts optimizer steps.
+        hook: The hook in which it explains.
+        at_start: Whether it also explains before the first step.
+    """
+    end, unit = _end_of(trainer, by_steps), "step" if by_steps else "epoch"
+    between = trainer.check_val_every_n_epoch if hook == "validation_epoch_end" else 1
+    if end is None or between is None:
+        return
+    last = 0
+    for count in range(0, end + 1, schedule.every if by_steps else between):
+        last = count if count // schedule.every > last // schedule.every else last
+    what = f"ExplanationMonitor {name!r} explains after every {schedule.every} {unit}s"
+    if last == 0 and not at_start:
         rank_zero_warn_or_log(
-            f"ExplanationMonitor {name!r} explains after every {schedule.every} {unit}, but this training ends after "
-            f"{last}: nothing will be explained. Explain more often, or pass at_start=True."
+            f"{what}, but this training ends after {end}: nothing will be explained. Explain more often, or pass at_start=True."
         )
+    elif last < end:
+        rank_zero_info(
+            f"{what}, so this training, which ends after {unit} {end}, is explained for the last time after {unit} {last}; scores "
+            f"that are read at its end are of that {unit}."
+        )
+
+
+def _end_of(trainer: pl.Trainer, by_steps: bool) -> int | None:
+    """How many epochs or optimizer steps the training has in all; ``None`` if that is not known."""
+    end: float | None = trainer.max_epochs
+    if by_steps:
+        automatic = trainer.lightning_module.automatic_optimization and len(trainer.optimizers) == 1
+        end = trainer.estimated_stepping_batches if automatic else trainer.max_steps
+    return int(end) if end is not None and 0 < end < math.inf else None
 
 
 def missing(watchers: Watchers) -> list[str]:

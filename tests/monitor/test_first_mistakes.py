@@ -15,7 +15,7 @@ from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from networks import digits, samples, trained
-from training import QUIET, DigitModule, loader, monitor, trainer
+from training import QUIET, DigitModule, loader, monitor, report_of, trainer
 
 pytestmark = QUIET
 
@@ -290,16 +290,48 @@ def test_a_map_that_is_zero_everywhere_is_told(tmp_path: Path) -> None:
             "explains after every 3 epochs, but this training ends after 2: nothing will be explained",
         ),
         ({"every_n_train_steps": 9}, "explains after every 9 steps, but this training ends after 4"),
+        (
+            {"hook": "validation_epoch_end", "every_n_epochs": 2},
+            "explains after every 2 epochs, but this training ends after 2",
+        ),
     ],
-    ids=["epochs", "steps"],
+    ids=["epochs", "steps", "rare validations"],
 )
 def test_a_training_that_ends_before_the_first_explanation_is_told(
     given: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    run = {"max_steps": 4} if "every_n_train_steps" in given else {}
+    run = {"check_val_every_n_epoch": 3} if "hook" in given else {}
     with pytest.warns(UserWarning, match=told):
         fit(tmp_path, monitor(**given), None, max_epochs=2, **run)
     fit(tmp_path, monitor(**given, at_start=True), None, max_epochs=2, **run)
+
+
+@pytest.mark.parametrize(
+    ("given", "run", "told"),
+    [
+        ({"every_n_epochs": 2}, {}, "ends after epoch 3, is explained for the last time after epoch 2"),
+        (
+            {"every_n_train_steps": 2},
+            {"max_steps": 5},
+            "ends after step 5, is explained for the last time after step 4",
+        ),
+        (
+            {"hook": "validation_epoch_end"},
+            {"check_val_every_n_epoch": 2},
+            "ends after epoch 3, is explained for the last time after epoch 2",
+        ),
+        ({}, {}, None),
+    ],
+    ids=str,
+)
+def test_an_end_that_is_not_explained_is_told_before_the_training(
+    given: dict[str, Any], run: dict[str, Any], told: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(tmp_path, watch := monitor(**given, metrics=[]), max_epochs=3, **run)
+    assert (told in caplog.text) if told else ("explained for the last time" not in caplog.text)
+    last = report_of(watch)
+    assert told is None or told.endswith(f"epoch {last.epoch + 1}" if "epoch" in told else f"step {last.step}")
 
 
 def test_names_that_are_too_few_are_told(tmp_path: Path) -> None:

@@ -69,11 +69,10 @@ def test_the_objective_is_the_score_minus_the_explanation(job: tuple[float, Path
     assert value == pytest.approx(score - mass, abs=1e-6)
 
 
-def test_an_objective_of_two_different_epochs_is_refused(train: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(
-        RuntimeError, match=r"The last epoch was not explained.*choose monitor\.every_n_epochs so that it is"
-    ):
+def test_an_objective_of_two_different_epochs_is_refused_before_the_training(train: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"The last epoch would not be explained.*monitor\.every_n_epochs"):
         run(train, tmp_path, "trainer.max_epochs=3", "monitor.every_n_epochs=2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_runs_its_jobs_in_directories_and_wandb_runs_of_their_own(
