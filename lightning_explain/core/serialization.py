@@ -24,7 +24,7 @@ def fingerprint(probe: Probe) -> str:
     type only.
     """
     digest = hashlib.sha256()
-    others = {"class_names": None, "stds": (), "parameters": (), "meta": {}}
+    others: dict[str, Any] = {"class_names": None, "stds": (), "parameters": (), "meta": {}}
     for name, value in _leaves({**columns(probe), **others}):
         if isinstance(value, Tensor):
             head, body = f"{value.dtype} {tuple(value.shape)}", bytes_of(value)

@@ -81,7 +81,8 @@ def bound(probe: Probe, forward: Signature | None, say: Say = _silent) -> Probe:
     say_unexplained(places, inputs, forward_args, [], forward, say)
     # In their new order.
     own = [id(x) for x in as_tuple(probe.inputs)]
-    stds = tuple(probe.stds[own.index(id(x))] for x in inputs if id(x) in own) if probe.stds else ()
+    kept = probe.stds and {id(x) for x in inputs} == set(own)
+    stds = tuple(probe.stds[own.index(id(x))] for x in inputs) if kept else ()
     return replace(probe, inputs=bare(inputs), forward_args=forward_args, parameters=places, stds=stds)
 
 
