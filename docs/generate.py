@@ -233,7 +233,8 @@ def methods_page() -> str:
     return _page(
         "Methods",
         "Cost counts the samples sent through the model for each explained sample, forward and backward; each entry explains "
-        "its letters. Layers have a default: the last layer with a feature map. "
+        "its letters. Layers have a default: the last layer with a feature map. A map that contains the input minus the baseline, or "
+        "a layer's activation, is in units of the output; others are gradients, which Infidelity multiplies by that difference. "
         "`m` in the examples is `lightning_explain.methods`.",
         _table(("method", "cost forward", "cost backward", "signed?", "needs a layer"), rows),
         *(part for chapter in chapters for part in chapter),
@@ -253,7 +254,16 @@ def _needs_layer(cls: type) -> str:
 
 def _method(cls: type) -> Iterator[str]:
     e = entry(cls)
-    return _parts("###", e, {"Captum's class": e.twin})
+    return _parts("###", e, {"Contains the input": _contains_input(cls), "Captum's class": e.twin})
+
+
+def _contains_input(cls: Any) -> str:
+    """Whether the map contains input minus baseline, or a layer's activation, which scores have to know."""
+    if "attribution_method" in _names(cls):
+        return "as the method inside"
+    if "multiply_by_inputs" in _names(cls):
+        return "with ``multiply_by_inputs``"
+    return "yes" if cls().multiplies_by_inputs else "no"
 
 
 def metrics_page() -> str:

@@ -225,7 +225,9 @@ class Infidelity(CheckedArguments, Metric):
         """For each method the changes that its map predicts, and the actual ones, each ``(N, draws)``."""
         by_baseline: dict[Any, tuple[Reference, list[str]]] = {}
         for name in metric_inputs.maps:
-            own = metric_inputs.methods[name].own_baseline or Reference(self.baselines)
+            # A function decides alone what it perturbs, for all methods at once.
+            known = None if callable(self.perturb_func) else metric_inputs.methods[name].own_baseline
+            own = known or Reference(self.baselines)
             key = value_of((settled(own.baselines), own.distribution))
             by_baseline.setdefault(key, (own, []))[1].append(name)
         for key, (reference, names) in by_baseline.items():

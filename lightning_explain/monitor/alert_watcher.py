@@ -94,6 +94,10 @@ class Alerts:
             if metric not in known:
                 raise ValueError(f"Alert({metric!r}) names a score that is not logged: {nearest(metric, known)}")
 
+    def watched(self) -> dict[str, str]:
+        """Each alert in words, and the tag of its score."""
+        return {f"Alert({w.alert.metric!r})": f"{self._name}/{w.alert.metric}" for w in self._watches}
+
     def check_loggers(self, trainer: pl.Trainer) -> None:
         """Refuses W&B alerts if the Trainer has no W&B logger, except in a ``fast_dev_run``, which has no loggers.
 

@@ -118,12 +118,12 @@ def check_tags(methods: Iterable[str], metrics: Mapping[str, Metric]) -> None:
     named = [(place, f"what the monitor itself writes as {place!r}") for place in _RESERVED]
     named += [(method, f"the method {method!r}") for method in methods]
     named += [(f"nonfinite/{m}", f"what the monitor itself writes as 'nonfinite/{m}'") for m in methods]
+    named += [(f"{score}/{method}", f"the score {score!r} of {method!r}") for score in scores for method in methods]
     named += [
         (f"undefined/{s}/{m}", f"what the monitor itself writes as 'undefined/{s}/{m}'")
         for s in scores
         for m in methods
     ]
-    named += [(f"{score}/{method}", f"the score {score!r} of {method!r}") for score in scores for method in methods]
     places: dict[str, str] = {}
     for place, owner in named:
         if place.casefold() in places:

@@ -196,6 +196,8 @@ class ExplanationMonitor(MonitorBase):
             found, schedule = self._watchers(trainer), self._memory.schedule
             watchers.check_keys(found, self._keys())
             watchers.warn_of_times(found, schedule, self.by_steps)
+            watched = {watchers.called(watcher, key): key for watcher, key in found} | self._memory.alerts.watched()
+            watchers.note_units(watched, self._tags_with_unit())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the samples, runs every check that needs the model, and explains if ``at_start`` asks for it.

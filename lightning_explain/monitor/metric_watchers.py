@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
@@ -42,7 +42,22 @@ def check_keys(watchers: Watchers, keys: Collection[str]) -> None:
     """
     for watcher, key in watchers:
         if key not in keys:
-            raise ValueError(f"{_called(watcher, key)} watches a score that is not logged: {nearest(key, keys)}")
+            raise ValueError(f"{called(watcher, key)} watches a score that is not logged: {nearest(key, keys)}")
+
+
+def note_units(watched: Mapping[str, str], tags: Collection[str]) -> None:
+    """Logs what watches a score in units of the output, which rises as the network becomes confident.
+
+    Args:
+        watched: What watches, in words, to the key of the score.
+        tags: The keys of such scores.
+    """
+    for what, key in watched.items():
+        if key in tags:
+            rank_zero_info(
+                f"ExplanationMonitor: {what} watches a score in units of the output, which changes with the confidence of any network, "
+                "so its values cannot be compared between epochs; a score without unit, such as infidelity_relative, can."
+            )
 
 
 def warn_of_times(watchers: Watchers, schedule: Schedule, by_steps: bool) -> None:
@@ -51,7 +66,7 @@ def warn_of_times(watchers: Watchers, schedule: Schedule, by_steps: bool) -> Non
         every = getattr(watcher, "_every_n_train_steps", 0) if by_steps else getattr(watcher, "_every_n_epochs", 1)
         if not every or every % schedule.every or schedule.max_overhead is not None:
             rank_zero_warn_or_log(
-                f"{_called(watcher, key)} runs more often than ExplanationMonitor explains, or at other times: before "
+                f"{called(watcher, key)} runs more often than ExplanationMonitor explains, or at other times: before "
                 "the first explanation it finds no value, unless at_start=True, and between explanations a value of "
                 "earlier weights. Explain as often as it runs, or let it run less often."
             )
@@ -107,5 +122,6 @@ def missing(watchers: Watchers) -> list[str]:
     return [key for _, key in watchers if key not in others]
 
 
-def _called(watcher: Any, key: str) -> str:
+def called(watcher: Any, key: str) -> str:
+    """What watches, in words: ``ModelCheckpoint(monitor='explain/infidelity/ig')``."""
     return f"{type(watcher).__name__}(monitor={key!r})"

@@ -100,6 +100,11 @@ class MonitorBase(pl.Callback):
             *counts,
         ]
 
+    def _tags_with_unit(self) -> list[str]:
+        """Tags of scores whose values cannot be compared between epochs."""
+        scores = with_suffix(self._ready.metrics, lambda metric: metric.incomparable)
+        return [f"{self.name}/{score}/{method}" for score in scores for method in self._ready.methods]
+
     def _watchers(self, trainer: pl.Trainer) -> watchers.Watchers:
         return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
 

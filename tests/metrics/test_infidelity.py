@@ -162,6 +162,23 @@ def test_it_is_one_minus_the_squared_correlation_and_its_error_leaves_out_each_d
     assert torch.equal(zero, torch.ones(4, dtype=torch.float64))
 
 
+def test_only_the_plain_score_grows_with_the_output() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    probe = Probe(torch.randn(3, 1, 6, 6).double())
+    metrics = {kind: q.Infidelity(kind) for kind in ("remove", "gaussian")}
+    maps = {"ig": m.IntegratedGradients(n_steps=20), "saliency": m.Saliency(abs=False)}
+    before = explain(net, probe, maps, metrics).scores
+    net[3].weight.data *= 10
+    net[3].bias.data *= 10
+    after = explain(net, probe, maps, metrics).scores
+    for kind in metrics:
+        for name in maps:
+            assert torch.allclose(after[kind][name], 100 * before[kind][name])
+            assert torch.allclose(after[f"{kind}_relative"][name], before[f"{kind}_relative"][name])
+            assert after[f"{kind}_relative"][name].min() > 1e-6
+
+
 class Bf16(Linear):
     def forward(self, *inputs: Tensor) -> Tensor:
         return super().forward(*inputs).bfloat16()

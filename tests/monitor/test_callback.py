@@ -45,7 +45,8 @@ def test_without_arguments_an_image_classifier_gets_saliency_ig_and_cam(tmp_path
     watch = ExplanationMonitor(max_examples_per_pass=64)
     finished = fit(tmp_path, watch)
     methods = ("saliency", "ig", "cam")
-    scores = {f"explain/{score}/{name}" for score in ("infidelity", "sensitivity_max", "nonfinite") for name in methods}
+    kinds = ("infidelity", "infidelity_relative", "sensitivity_max", "nonfinite")
+    scores = {f"explain/{kind}/{name}" for kind in kinds for name in methods}
     assert keys(finished) == scores | {"explain/seconds", "explain/overhead"}
     assert tuple(report_of(watch).attributions) == methods
     assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(24), 16))

@@ -17,12 +17,14 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 
-from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
+from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, load_reports
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.model.isolation import LARGE
 from lightning_explain.monitor import publisher
+from networks import samples
 from training import (
     QUIET,
     DigitModule,
@@ -193,6 +195,26 @@ def test_a_method_that_finds_no_number_on_any_sample_is_switched_off_and_metrics
     assert NotANumberAnywhere.calls == 3
     assert watch.state_dict()["failures"] == {"nan": 3}
     assert "explain/infidelity/good" in keys(finished)
+
+
+def test_a_score_that_is_undefined_on_every_sample_has_not_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, y = samples(4)
+    probe = Probe(x, y, masks=torch.zeros(4, 8, 8, dtype=torch.bool))
+    watch = monitor(metrics=[q.RelevanceMass(), q.PointingGame()], probe=probe)
+    with caplog.at_level("INFO"):
+        finished = fit(tmp_path, watch, max_epochs=4)
+    assert watch.state_dict()["failures"] == {}
+    (line,) = (record.message for record in caplog.records if "'relevance_mass' is undefined" in record.message)
+    assert (
+        "because the mask is empty, or the map has no positive part: [0, 1, 2, 3] for 'saliency'. They are counted"
+        in line
+    )
+    assert "nothing has failed" in line
+    assert float(finished.callback_metrics["explain/undefined/relevance_mass/saliency"]) == 4
+    assert float(finished.callback_metrics["explain/nonfinite/saliency"]) == 0
+    assert "explain/relevance_mass/saliency" not in finished.callback_metrics
 
 
 def test_an_explanation_that_fails_as_a_whole_is_told_once_and_tried_three_times(tmp_path: Path) -> None:

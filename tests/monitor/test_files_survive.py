@@ -125,6 +125,10 @@ ALIKE: dict[str, tuple[dict[str, Any], str]] = {
         "score 'infidelity' of 'it' and the method 'infidelity/it'",
     ),
     "a count": ({"metrics": {"nonfinite": q.Concentration()}}, "'nonfinite/saliency'"),
+    "a count of undefined scores": (
+        {"metrics": {"gini": q.Concentration(), "undefined/gini": q.Concentration()}},
+        "what the monitor itself writes as 'undefined/gini/saliency' and the score 'undefined/gini' of 'saliency'",
+    ),
     "metrics in other cases": (
         {"metrics": {"Gini": q.Concentration(), "gini": q.Concentration()}},
         "score 'gini' of 'saliency' and the score 'Gini' of 'saliency'",

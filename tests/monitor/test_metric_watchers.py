@@ -88,6 +88,22 @@ def test_what_else_is_logged_can_be_watched(key: str, tmp_path: Path) -> None:
     assert stop.best_score.isfinite()
 
 
+def test_what_watches_a_score_with_a_unit_is_told_which_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = {
+        "metrics": [q.Infidelity(n_perturb_samples=16)],
+        "alerts": [{"metric": "infidelity/saliency", "above": 1e9}],
+    }
+    for key, told in ((KEY, 2), ("explain/infidelity_relative/saliency", 1)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            fit(tmp_path, monitor(**whole), ModelCheckpoint(tmp_path / "best", monitor=key))
+        texts = [record.message for record in caplog.records if "in units of the output" in record.message]
+        assert len(texts) == told
+        assert all("a score without unit, such as infidelity_relative, can" in text for text in texts)
+
+
 # -- those that run at other times ---------------------------------------------------------------------------------
 
 Timing = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]

@@ -42,7 +42,8 @@ def test_all_blocks_are_run_here() -> None:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_python_runs(number: int, tmp_path: Path) -> None:
+def test_python_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     x, y = next(iter(data()))
     here: dict[str, Any] = {
         "L": SimpleNamespace(Trainer=partial(trainer, tmp_path)),

@@ -251,3 +251,12 @@ def test_ordinary_names_stay_readable() -> None:
         "guided_gradcam-2",
         "重要度",
     ]
+
+
+@pytest.mark.parametrize(("folders", "end"), [(0, "or one report's file."), (1, "0'?"), (2, "1'?"), (7, "4'?")])
+def test_the_message_about_a_folder_without_reports_ends_once(folders: int, end: str, tmp_path: Path) -> None:
+    for number in range(folders):
+        save_report(make_report(), tmp_path / f"run{number}")
+    with pytest.raises(FileNotFoundError) as raised:
+        load_reports(tmp_path)
+    assert str(raised.value).endswith(end)
