@@ -93,7 +93,11 @@ def test_the_forecast_of_every_metric_is_what_it_costs(name: str) -> None:
 
 
 def test_infidelities_of_the_same_draws_share_what_the_model_says() -> None:
-    metrics = {"a": q.Infidelity(), "b": q.Infidelity(normalize=False), "c": q.Infidelity(stdevs=0.5)}
+    metrics = {
+        "a": q.Infidelity("gaussian", 10),
+        "b": q.Infidelity("gaussian", 10, normalize=False),
+        "c": q.Infidelity("gaussian", 10, stdevs=0.5),
+    }
     probe, methods = Probe(*samples(3)), {"s": m.Saliency(abs=False), "i": m.InputXGradient()}
     explainer = Explainer(methods, metrics)
     report = explainer.explain(trained(), probe)
@@ -254,7 +258,7 @@ def test_without_methods_the_plan_is_that_of_the_monitor() -> None:
     found = cells(output({"model": model, "input_shape": [1, 8, 8], "monitor": {"target": 3}}))
     assert found["saliency, cam"] == ["AtInput", "1", "1", "1"]
     assert found["ig"][1:4] == ["32", "32", "32"]
-    assert found["infidelity"][2:4] == ["10", "0"]
+    assert found["infidelity"][2:4] == ["16", "0"]
     assert found["sensitivity_max"][2:4] == ["330", "330"]
 
 
