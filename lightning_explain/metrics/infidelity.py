@@ -116,11 +116,11 @@ class Infidelity(CheckedArguments, Metric):
     """Error of a map's prediction of output changes under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
 
     ``_relative`` is the score to watch: 1 - r^2, with r the correlation over the draws of a sample between the change
-    that the map predicts and the actual one. It has no unit and does not depend on the scale of the output or the map: 0
-    where the map predicts every change, 1 for a map whose predictions do not vary, and ``1 - 1 / (n_perturb_samples - 1)``
-    (0.93 for 16 draws) on average for a map without information; for squares, which overlap, 0.85 to 0.9. It needs at least
-    16 draws; compare only scores with equally many. Without ``normalize`` it is the plain score divided by the mean square of the changes, is not bounded,
-    and means something for complete maps only.
+    that the map predicts and the actual one. It has no unit and does not depend on the scale of the output or the map. It
+    is 0 where the map predicts every change, 1 for a map whose predictions do not vary, and on average
+    ``1 - 1 / (n_perturb_samples - 1)`` (0.93 for 16 draws) for a map without information; for squares, which overlap, 0.85 to
+    0.9. It needs at least 16 draws; compare only scores with equally many. Without ``normalize`` it is the plain score divided
+    by the mean square of the changes, is not bounded, and means something for complete maps only.
 
     A map like a gradient predicts ``sum(map * (x - perturbed x))``. A map that contains x - baseline already, such as
     IntegratedGradients or Occlusion, is divided by it, as by Captum's ``infidelity_perturb_func_decorator``: where units
