@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_SAVED = ("last", "not_before", "explain_seconds", "train_seconds", "lengthened")
+_SAVED = ("first", "last", "not_before", "explain_seconds", "train_seconds", "lengthened")
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Schedule:
     Args:
         every: Explain at every multiple of this count.
         max_overhead: Largest share of training time that explanations may take, e.g. 0.05; ``None``: no limit.
+        first: Count at which the seconds below begin; more than 0 in a training that no saved schedule follows.
         last: Count at the last explanation.
         not_before: Count before which no explanation is due, because of ``max_overhead``.
         explain_seconds: Seconds spent explaining so far.
@@ -29,6 +30,7 @@ class Schedule:
 
     every: int = 1
     max_overhead: float | None = None
+    first: int = 0
     last: int = 0
     not_before: int = 0
     explain_seconds: float = 0.0
@@ -52,6 +54,12 @@ class Schedule:
         """Skips every explanation due up to this count."""
         self.last = max(self.last, count)
 
+    def begin_at(self, count: int) -> None:
+        """Begins in the middle of a training: skips what was due before, and knows no seconds of it."""
+        self.pass_over(count)
+        if self.train_seconds == 0:
+            self.first = count
+
     def due(self, count: int) -> bool:
         """Whether to explain at this count; a count is explained only once."""
         # A checkpoint may hold ``not_before`` from a run with a limit that this run does not have.
@@ -70,11 +78,12 @@ class Schedule:
         self.last = max(self.last, count)
         self.train_seconds = self.trained(started)
         self.explain_seconds += seconds
-        if self.max_overhead is None or count < 1:
+        trained = count - self.first
+        if self.max_overhead is None or trained < 1:
             return
         # Assume the next explanation takes as long as this one: by then its time must fit into the allowed share.
-        wanted = (self.explain_seconds + seconds) / (self.max_overhead * max(self.train_seconds, 1e-9) / count)
-        self.not_before = math.ceil(wanted / self.every) * self.every
+        wanted = (self.explain_seconds + seconds) / (self.max_overhead * max(self.train_seconds, 1e-9) / trained)
+        self.not_before = math.ceil((self.first + wanted) / self.every) * self.every
         self.lengthened = self.lengthened or self.not_before > count + self.every
 
     def overhead(self, started: float, now: float) -> float | None:

@@ -62,7 +62,7 @@ class Memory:
         self.schedule.start(time.perf_counter())
         self.alerts.arm()
         if not self.follows:
-            self.schedule.pass_over(count)
+            self.schedule.begin_at(count)
         self.follows = True
 
     def lacks_history(self, probe: Probe) -> bool:

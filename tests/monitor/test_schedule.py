@@ -143,3 +143,32 @@ def test_there_is_no_overhead_before_any_training() -> None:
     schedule.done(0, 50.0, 51.0)
     assert schedule.overhead(51.0, 52.0) is None
     assert schedule.overhead(61.0, 62.0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("begun", "every"), [(100_000, 100), (50, 1), (7, 5)])
+def test_a_schedule_that_no_checkpoint_restored_counts_its_seconds_from_where_they_begin(
+    begun: int, every: int
+) -> None:
+    """Ten seconds of a count allow one second of explaining in ten counts, wherever the training was resumed."""
+    fresh, late, now = Schedule(every, 0.1), Schedule(every, 0.1), 0.0
+    late.begin_at(begun)
+    expected = explained_at(fresh, list(range(1, 50 * every)), seconds=20.0 * every)
+    found = explained_at(late, list(range(begun + 1, begun + 50 * every)), seconds=20.0 * every)
+    assert len(found) == len(expected) > 1
+    assert all(abs(at - begun - as_fresh) < 2 * every for at, as_fresh in zip(found, expected, strict=True))
+    # Saved and loaded again, and interrupted once more, it goes on in the same way.
+    second = Schedule(every, 0.1)
+    second.load(json.loads(json.dumps(late.state())))
+    second.begin_at(found[-1])
+    assert (second.first, second.not_before) == (begun, late.not_before)
+    second.start(now)
+    assert second.trained(now) == late.train_seconds
+
+
+def test_what_is_passed_over_is_not_explained_and_nothing_is_explained_twice() -> None:
+    schedule = Schedule(3)
+    schedule.pass_over(7)
+    assert [count for count in range(1, 13) if schedule.due(count)] == [9, 10, 11, 12]
+    schedule.pass_over(2)
+    assert schedule.last == 7, "an earlier count takes nothing back"
+    assert explained_at(schedule, list(range(1, 13))) == [9, 12]
