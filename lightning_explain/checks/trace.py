@@ -64,6 +64,7 @@ class _Recorder(TorchFunctionMode):
     def enter(self, module: nn.Module, arguments: Any) -> None:
         if is_layer(module) and not any(is_layer(outer) for outer in self._inside[1:]):
             self._note_consumers(depending(arguments), module)
+        self.record.callers[id(module)] = id(self._inside[-1])
         self._inside.append(module)
         self.record.calls[id(module)] += 1
         self.record.spans.setdefault(id(module), (len(self.record.ops), 0))

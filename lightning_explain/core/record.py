@@ -84,6 +84,7 @@ class Record:
         ops: The calls, in order.
         calls: How often each module ran.
         spans: For each module, the range of ``ops`` from the start of its first run to the end of its last.
+        callers: For each module, the module in whose forward it ran last.
         received: What each module received.
         returned: What each module returned, in the order in which they returned last.
         low_precision: Whether something was computed in 16 bits.
@@ -98,6 +99,7 @@ class Record:
     ops: list[Op] = field(default_factory=list)
     calls: Counter[int] = field(default_factory=Counter)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    callers: dict[int, int] = field(default_factory=dict)
     received: dict[int, Passed] = field(default_factory=dict)
     returned: dict[int, Passed] = field(default_factory=dict)
     low_precision: bool = False

@@ -21,7 +21,8 @@ Reshape: TypeAlias = "None | str | tuple[int, int] | Callable[[Tensor], Tensor]"
 - ``None``: inferred from the map's shape and the layer.
 - ``"channels_first"``: the map already is ``(N, C, h, w)``.
 - ``"channels_last"``: the map is ``(N, h, w, C)``.
-- ``"tokens"``: the map is ``(N, T, C)``: patches of a square grid, possibly after one class token.
+- ``"tokens"``: the map is ``(N, T, C)``: patches of a square grid, possibly after a class token
+  and registers.
 - ``(h, w)``: h rows and w columns of patches, after up to 6 other tokens (class token, registers).
 - ``"none"``: the map has no place on the image.
 - A function ``(N, ...) -> (N, C, h, w)``, from Python only.
@@ -37,8 +38,10 @@ _WAYS = (
 )
 # The most tokens that are no patches: a class token, a distillation token, registers.
 _OTHER_TOKENS = 6
+# How many there are in networks that have more than one.
+_SEVERAL = (2, 4, 5)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, *_POOLS)
+_FIRST = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, *_POOLS)
 
 
 def upsample(layer_map: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -152,7 +155,7 @@ def _sized(value: Tensor, size: tuple[int, int], how: Arrangement) -> Tensor:
     last, first = (value.ndim == 4 and value.shape[i : i + 2] == size for i in (1, 2))
     if not last and not first:
         raise _unfit(size, value)
-    return value.movedim(-1, 1) if last and (not first or _layout(how, value.shape[3]) == "channels_last") else value
+    return value.movedim(-1, 1) if last and (not first or _layout(how, value.shape) == "channels_last") else value
 
 
 def _unfit(reshape: object, value: Tensor) -> ValueError:
@@ -169,12 +172,16 @@ def _patches(tokens: int, image: tuple[int, int], model: nn.Module | None) -> tu
     """The grid of patches ``(h, w)`` for a number of tokens, with or without a class token; ``None`` if none fits.
 
     Tried in this order: patches that a convolution of the model cuts, square patches that cover the image exactly, square
-    patches that leave or exceed a border, any square grid.
+    patches that leave or exceed a border, any square grid; the first two of these after two class tokens, or four registers with
+    or without a class token.
     """
     counts = [count for count in (tokens - 1, tokens) if count > 1]
-    grids = [*_cut(image, model), *_coverings(image), *_coverings(image, exact=False)]
+    sure = [*_cut(image, model), *_coverings(image)]
+    grids = [*sure, *_coverings(image, exact=False)]
     squares = [(math.isqrt(count),) * 2 for count in counts]
-    return next((grid for grid in (*grids, *squares) if grid[0] * grid[1] in counts), None)
+    several = [tokens - others for others in _SEVERAL]
+    found = [grid for grid in (*grids, *squares) if grid[0] * grid[1] in counts]
+    return next(iter([*found, *(grid for grid in sure if grid[0] * grid[1] in several)]), None)
 
 
 def _cut(image: tuple[int, int], model: nn.Module | None) -> Iterator[tuple[int, int]]:
@@ -198,31 +205,35 @@ def _coverings(image: tuple[int, int], exact: bool = True) -> list[tuple[int, in
 
 def _is_channels_last(value: Tensor, image: tuple[int, int], how: Arrangement) -> bool:
     a, b, c = value.shape[1:]
-    declared = _layout(how, c)
-    first, last = (_is_grid(pair, image) for pair in ((b, c), (a, b)))
+    declared = _layout(how, value.shape)
+    first, last = (is_grid(pair, image) for pair in ((b, c), (a, b)))
     return last and declared != "channels_first" and (not first or declared == "channels_last")
 
 
-def _is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
+def is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether rows and columns of a map are in proportion to those of an image, or those of patches that cover it."""
     return pair[0] * image[1] == pair[1] * image[0] or pair in _coverings(image, exact=False)
 
 
-def _layout(how: Arrangement, channels: int) -> str | None:
+def _layout(how: Arrangement, shape: torch.Size) -> str | None:
     """The layout that a layer's modules declare: the first one for the layer's input, the last for its output."""
     modules = [] if how.layer is None else list(how.layer.modules())
-    declared = [(module, found) for module in modules if (found := _declared_layout(module, channels, how.of_input))]
+    declared = [(module, found) for module in modules if (found := _declared_layout(module, shape, how.of_input))]
     # Linear layers count only if nothing else declares a layout: squeeze-and-excitation has them beside convolutions.
     sure = [found for module, found in declared if not isinstance(module, nn.Linear)] or [f for _, f in declared]
     return sure[0 if how.of_input else -1] if sure else None
 
 
-def _declared_layout(module: nn.Module, channels: int, of_input: bool) -> str | None:
-    dims = getattr(module, "dims", None)
+def _declared_layout(module: nn.Module, shape: torch.Size, of_input: bool) -> str | None:
+    dims, channels = getattr(module, "dims", None), shape[3]
     if isinstance(dims, (list, tuple)) and sorted(dims) == [0, 1, 2, 3]:
         # torchvision's Permute, which Swin and ConvNeXt use to change between the two layouts.
         return "channels_first" if (list(dims) == [0, 3, 1, 2]) != of_input else "channels_last"
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        # One with other channels makes something else, such as the patches of a transformer.
+        return "channels_first" if (module.in_channels if of_input else module.out_channels) == shape[1] else None
     if isinstance(module, _FIRST):
         return "channels_first"
-    normalized = isinstance(module, nn.LayerNorm) and tuple(module.normalized_shape) == (channels,)
+    normalized = isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and tuple(module.normalized_shape) == (channels,)
     linear = isinstance(module, nn.Linear) and channels == (module.in_features if of_input else module.out_features)
     return "channels_last" if normalized or linear else None

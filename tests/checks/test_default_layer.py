@@ -66,6 +66,51 @@ class Tokens(nn.Module):
         return self.head(x.mean(1) if self.mean else x[:, 0])
 
 
+class Flat(nn.Module):
+    """Attention in the model's own forward, whose softmax module and norms return heads and pairs of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.norm, self.qkv = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 48)
+        self.q_norm, self.softmax, self.drop, self.head = (
+            nn.LayerNorm(4),
+            nn.Softmax(-1),
+            nn.Dropout(),
+            nn.Linear(16, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        q, k, v = self.qkv(x).unflatten(2, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+        weights = self.drop(self.softmax(self.q_norm(q) @ k.transpose(-2, -1)))
+        return self.head((weights @ v).transpose(1, 2).flatten(2).mean(1))
+
+
+class Shared(nn.Module):
+    """Blocks of attention that call one module of the whole model, which returns heads (as CoaT's position encoding)."""
+
+    class Attention(nn.Module):
+        def __init__(self, mixing: nn.Module) -> None:
+            super().__init__()
+            self.qkv, self.mixing = nn.Linear(16, 48), mixing
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).unflatten(2, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+            return (q @ (k.softmax(2).transpose(-2, -1) @ v) + self.mixing(v)).transpose(1, 2).flatten(2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mixing, self.patches, self.norm = nn.Linear(4, 4), nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
+        self.blocks = nn.Sequential(*(self.Attention(self.mixing) for _ in range(2)))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        return self.head(self.blocks(x).mean(1))
+
+
 class Biased(nn.Module):
     """Adds a bias that a module of its own makes for all samples together."""
 
@@ -126,6 +171,8 @@ NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
         torch.randn(4, 3, 16, 16),
         "permute",
     ),
+    "attention in the model's own forward": (Flat(), IMAGES, "qkv"),
+    "a module that attention shares": (Shared(), IMAGES, "blocks.0"),
     "a bias of its own": (Biased(), IMAGES, "first"),
     "frames": (Frames(), IMAGES, "early"),
     "a series": (Series(), torch.randn(4, 7, 5), None),
