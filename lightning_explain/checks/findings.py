@@ -65,12 +65,17 @@ def is_exact(ops: Iterable[Op]) -> bool:
     return not any((op.name in _PRODUCTS and op.activations > 1) or op.name in _WITHOUT_RULE for op in ops)
 
 
-def guided(ops: Sequence[Op]) -> list[Finding]:
-    """Returns what guided backpropagation and deconvolution leave unguided; their rules are for ReLU alone."""
+def guided(ops: Sequence[Op], part: str = "the model") -> list[Finding]:
+    """Returns what guided backpropagation and deconvolution leave unguided; their rules are for ReLU alone.
+
+    Args:
+        ops: The calls that the backward pass meets.
+        part: The part of the model in which they are made, in words.
+    """
     others = listed(op.name for op in ops if op.family == "elementwise")
     if not any(op.family == "relu" for op in ops):
-        has = f"its activations are {others}" if others else "it has no activation"
-        reason = f"the model has no ReLU ({has}), so this is the plain gradient"
+        has = f"its activations are {others}" if others else "and no other activation"
+        reason = f"{part} has no ReLU ({has}), so this is the plain gradient"
         return [Finding("warned", reason, "use Saliency(abs=False)")]
     if any(op.family == "elementwise" and op.name in _BOUNDS for op in ops):
         return [UNGUIDED]

@@ -8,15 +8,19 @@ from functools import partial
 from math import isnan
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only
 
-from lightning_explain.checks.findings import Finding, refused
+from lightning_explain.checks.findings import Finding, listed, refused
 from lightning_explain.core.probe import Samples
+from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.record import Record
 from lightning_explain.distributed.collectives import raise_if_lost
 from lightning_explain.engine.rules import in_precision
 from lightning_explain.model.function import TargetFunction
+from lightning_explain.model.inventory import is_hooks
 
 _DIFFERENT = 1e-3
 # Factor on tolerances in 16 bits, which hold 2 to 3 digits.
@@ -50,11 +54,11 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
         worst = max(apart, _difference(outputs[:count].to(seen.device), seen[:count]))
         if worst <= tolerance:
             return []
-        again = _difference(function.outputs(*samples.inputs, *samples.extra), seen)
+        again = _measured(lambda: _difference(function.outputs(*samples.inputs, *samples.extra), seen))
         if again > tolerance:
-            what = f"two forward passes on the same samples in eval mode differ by {again:.1%}; the model draws random numbers"
-            fix = "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ..."
-            return [refused(f"{what}, as F.dropout(x) does without training=self.training", fix)]
+            differ = f"differ by {again:.1%}" if again < float("inf") else "do not both succeed"
+            why, fix = _cause(function, samples, tolerance)
+            return [refused(f"two forward passes on the same samples in eval mode {differ}; {why}", fix)]
         if worst < float("inf"):
             # Where large numbers cancel, rounding alone differs by as much; not so in float64.
             alone = slice(0, len(samples))
@@ -68,6 +72,57 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
         "batch_first=True on layers that expect time or tokens first"
     )
     return [refused(f"{what}; methods perturb one sample and rely on the outputs of the others staying the same", fix)]
+
+
+def _cause(function: TargetFunction, samples: Samples, tolerance: float) -> tuple[str, str]:
+    """Why two forward passes on the same samples differ, and the fix: random numbers, or what the model keeps."""
+    model, before = function.model, _state(function.model)
+
+    def outputs(part: Samples) -> Tensor:
+        with preserved_random_state(*model.modules()):
+            return function.outputs(*part.inputs, *part.extra)
+
+    try:
+        first, second = outputs(samples), outputs(samples)
+    except RuntimeError as error:
+        raise_if_lost(error)
+        # What it keeps is of a pass on a single sample.
+        first, second = outputs(samples[:1]), outputs(samples[:1]) + float("inf")
+    if _difference(second, first) <= tolerance:
+        fix = "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ..."
+        return "the model draws random numbers, as F.dropout(x) does without training=self.training", fix
+    after, fix = (
+        _state(model),
+        "explain a function that begins anew: forward_fn=lambda model, x: (model.reset(), model(x))[1]",
+    )
+    changed = [name for name in after if name not in before or not _same(before[name], after[name])]
+    if changed:
+        return f"the model keeps what it computes for the next pass: {listed(map(repr, changed))} changes", fix
+    return (
+        "with equal random numbers, and although no attribute of a module changes, so the model keeps something elsewhere",
+        fix,
+    )
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    """A copy of every attribute of every module, by dotted name; without parameters, modules and hooks."""
+    return {
+        f"{name}.{key}".removeprefix("."): tree_map_only(Tensor, torch.clone, value)
+        for name, module in model.named_modules()
+        for key, value in {**vars(module), **module._buffers}.items()
+        if not (key in ("_parameters", "_modules", "_buffers") or is_hooks(key))
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    (parts, form), (others, other_form) = tree_flatten(a), tree_flatten(b)
+    return form == other_form and all(map(_equal, parts, others))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    return a is b or bool(np.array_equal(a, b))
 
 
 def _alone(function: TargetFunction, samples: Samples, outputs: Tensor, which: slice) -> float:

@@ -40,7 +40,7 @@ class ModuleInventory:
     def containers(self) -> list[Container]:
         """The attribute dictionaries of all modules and the containers in them, outermost first; without the hooks."""
         found: dict[int, Container] = {id(vars(module)): vars(module) for module in self.modules}
-        level = [v for module in self.modules for name, v in vars(module).items() if not _is_hooks(name)]
+        level = [v for module in self.modules for name, v in vars(module).items() if not is_hooks(name)]
         while level:
             new = {id(v): v for v in level if _sort(type(v)) == "container" and id(v) not in found}
             found.update(new)
@@ -60,7 +60,7 @@ class ModuleInventory:
     @property
     def hooks(self) -> list[Container]:
         """The containers that hold the hooks of modules."""
-        found = [v for module in self.modules for name, v in vars(module).items() if _is_hooks(name)]
+        found = [v for module in self.modules for name, v in vars(module).items() if is_hooks(name)]
         return [value for value in found if _sort(type(value)) == "container"]
 
     @property
@@ -86,7 +86,8 @@ _sort: Callable[[type], str] = cache(_sort_of)
 
 
 @cache
-def _is_hooks(name: str) -> bool:
+def is_hooks(name: str) -> bool:
+    """Whether an attribute of a module with this name holds its hooks."""
     return name.startswith("_") and "_hooks" in name
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from captum.attr._utils.custom_modules import Addition_Module
@@ -561,3 +563,76 @@ def test_a_function_whose_name_begins_like_relu_is_not_guided() -> None:
             model, Probe(IMAGES), {"it": m.GuidedBackprop(), "plain": m.Saliency(abs=False)}, [], target=0
         ).attributions
     assert torch.equal(found["it"], found["plain"])
+
+
+# -- why two passes differ ---------------------------------------------------------------------------------------------
+
+
+class Keeping(nn.Module):
+    """Adds what it kept of the pass before, in some way, to its output."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.inner, self.passes, self.earlier = how, nn.Linear(192, 3), 0, []
+        self.cell = nn.GRUCell(3, 3)
+        self.cell.state = None
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x.flatten(1))
+        if self.how == "a counter":
+            self.passes += 1
+            return out * self.passes
+        if self.how == "a list":
+            self.earlier.append(out.detach())
+            return out + len(self.earlier)
+        if self.how == "a buffer":
+            self.mean.add_(1 + out.detach().abs().mean(0))
+            return out + self.mean
+        if self.how == "a cell":
+            state = out.detach() if self.cell.state is None else self.cell.state
+            self.cell.state = self.cell(out.detach(), state.mean(0).expand_as(out) + 1)
+            return out + self.cell.state
+        _ELSEWHERE.append(1)
+        return out + len(_ELSEWHERE)
+
+
+_ELSEWHERE: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    {
+        "a counter": "keeps what it computes for the next pass: 'passes' changes",
+        "a list": "keeps what it computes for the next pass: 'earlier' changes",
+        "a buffer": "keeps what it computes for the next pass: 'mean' changes",
+        "a cell": "keeps what it computes for the next pass: 'cell.state' changes",
+        "elsewhere": "no attribute of a module changes",
+    }.items(),
+)
+def test_two_passes_that_differ_are_blamed_on_what_the_model_keeps(how: str, told: str) -> None:
+    verdict = judged(Keeping(how), m.Saliency(abs=False))
+    assert verdict.state == "refused"
+    assert "two forward passes on the same samples in eval mode" in verdict.reason
+    assert told in verdict.reason
+    assert "random numbers, as" not in verdict.reason
+    assert "begins anew" in verdict.fix
+
+
+@pytest.mark.parametrize("draw", [torch.rand_like, lambda x: x * random.random(), lambda x: x * np.random.rand()])
+def test_two_passes_that_differ_are_blamed_on_random_numbers_of_any_generator(draw: Callable[[Tensor], Tensor]) -> None:
+    net = nn.Linear(192, 3)
+    verdict = judged(Function(lambda x: net(x.flatten(1)) * (1 + draw(x[:, 0, 0, :1]))), m.Saliency(abs=False))
+    assert "the model draws random numbers" in verdict.reason
+
+
+def test_a_model_without_relus_is_told_of_the_part_that_is_meant() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 3))
+    parts = {
+        "the model has no ReLU (its activations are gelu)": m.GuidedBackprop(),
+        "what comes before the layer '0' has no ReLU (and no other activation)": m.NeuronGuidedBackprop("0", (0, 0, 0)),
+        "what comes before the layer '1' has no ReLU (its activations are gelu)": m.NeuronDeconvolution("1", (0, 0, 0)),
+    }
+    for text, method in parts.items():
+        assert text in judged(model, method).reason
