@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, Modality
 from lightning_explain.core.record import Record, nodes
+from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.modalities.image import is_grid
 from lightning_explain.modalities.placement import place
 from lightning_explain.model.activations import words
@@ -43,7 +44,8 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
     leading = [one for one in _candidates(model, record, modalities) if ahead is None or ahead.intersection(one.nodes)]
     if not leading:
         return None
-    if leading[0].value.ndim == 3 and ahead is not None:
+    # Ranks of a sharded model would have to go back together.
+    if leading[0].value.ndim == 3 and ahead is not None and not is_sharded(model):
         leading = _of_use(leading[:_MOST], model, record, modalities) or leading
     return plain(leading[0].name)
 

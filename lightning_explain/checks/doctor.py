@@ -20,13 +20,13 @@ from lightning_explain.checks.default_layer import default_layer
 from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.checks.trace import probabilities, reentrant
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method
-from lightning_explain.core.points import DEEPLIFT, LayerSite, path_of
+from lightning_explain.core.points import DEEPLIFT, PLAIN, LayerSite, path_of
 from lightning_explain.core.probe import Samples
-from lightning_explain.core.record import Op, Passed, Record, node_of
+from lightning_explain.core.record import Op, Passed, Record, meet, node_of
 from lightning_explain.core.report import SumCheck
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.fsdp import is_sharded
-from lightning_explain.engine.evaluate import check_length
+from lightning_explain.engine.evaluate import check_length, watching
 from lightning_explain.engine.features import features_of
 from lightning_explain.engine.pairs import rescaled
 from lightning_explain.engine.pass_size import within_memory
@@ -49,6 +49,7 @@ class DoctorContext:
         record: The record of one forward pass on a few samples.
         whole: What refuses every method.
         probe_size: Samples in the probe.
+        seconds: Measured time of a forward pass, for each sample.
         examined: Whether two samples at once fit into memory.
     """
 
@@ -57,8 +58,10 @@ class DoctorContext:
     record: Record
     whole: list[Finding]
     probe_size: int
+    seconds: float
     examined: bool = True
     _hidden: dict[Any, bool] = field(default_factory=dict)
+    _led: dict[LayerSite, bool] = field(default_factory=dict)
 
     @cached_property
     def few(self) -> Samples:
@@ -129,7 +132,7 @@ class DoctorContext:
         # An auxiliary head, or a branch that is discarded.
         ends_there = (method.backward_rule != "none" and method.place == "layer") or method.through_neuron
         differentiable = passed.floating and self.record.chosen.requires_grad and not method.of_input
-        if calls == 1 and ends_there and differentiable and not self.record.leads_on(layer):
+        if calls == 1 and ends_there and differentiable and not self._leads_on(method):
             reason = f"no gradient flows from the explained output back to the layer {name!r}"
             yield refused(reason, "name another layer, or select another output with output_fn")
         elif calls == 1 and differentiable and method.at_sample and self._reads_other_tokens(method, passed):
@@ -153,6 +156,19 @@ class DoctorContext:
         samples, modalities = self.record.samples, self.explained.modalities
         placed = None if found is None else place(found, samples.inputs, modalities, how)
         return placed is not None and bool(found.any()) and not placed.any()
+
+    def _leads_on(self, method: Method) -> bool:
+        """Whether gradients flow from the explained output back to the method's layer."""
+        if not method.of_input and self.record.leads_on(self._module(method)):
+            return True
+        # Behind integers, as at an embedding, the graph begins at the layer itself.
+        site, few = LayerSite(str(method.layer), method.of_input), self.few
+        if site not in self._led:
+            with torch.enable_grad(), watching(self.explained.layer, [(PLAIN, site)]) as caught:
+                value = self.explained.forward(*few.inputs, *few.extra)
+            begins = [place.edge.node for place in caught.places.get(site, ()) if place.edge is not None]
+            self._led[site] = meet([value.grad_fn], begins)
+        return self._led[site]
 
     def _module(self, method: Method) -> nn.Module:
         """Returns the layer that the method names."""
@@ -183,11 +199,13 @@ class DoctorContext:
         if method.backward_rule == "none":
             return
         record = self.record
-        if not record.outputs.requires_grad:
+        at_layer = method.place == "layer" and self._leads_on(method)
+        if not record.outputs.requires_grad and not at_layer:
             fix = "remove what blocks it (torch.no_grad(), detach(), argmax, rounding), or use Occlusion"
             yield refused("no gradient flows from the output back to the input", fix)
             return
-        if not record.chosen.requires_grad and (method.place != "neuron" or method.through_neuron):
+        needs_target = method.place != "neuron" or method.through_neuron
+        if not record.chosen.requires_grad and needs_target and not at_layer:
             fix = "select it without detach(), item(), argmax or rounding: target=lambda output: output[:, 0]; or use Occlusion"
             yield refused("no gradient flows from what target selects back to the outputs", fix)
             return
@@ -212,7 +230,8 @@ class DoctorContext:
 
     def _unread(self, method: Method) -> list[int]:
         """Finds inputs without a gradient: as in Captum, the gradient is taken at all inputs or at none."""
-        if not method.differentiates_input:
+        at_layer = method.place == "layer" and not any(rule and site is None for rule, site in method.reads)
+        if not method.differentiates_input or at_layer:
             return []
         unit = self._module(method) if method.place == "neuron" else None
         if unit is not None and not self.record.returned[id(unit)].floating:
@@ -235,8 +254,9 @@ class DoctorContext:
         elif rule == "deeplift":
             yield from self._deeplift(method)
         else:
-            ops = self._ops(method)
-            found = rules.guided(ops)
+            ops, layer = self._ops(method), repr(method.layer)
+            parts = {"layer": f"what comes after the layer {layer}", "neuron": f"what comes before the layer {layer}"}
+            found = rules.guided(ops, parts.get(method.ends_at, "the model"))
             yield from found
             if not any(f.state == "warned" for f in found) and rules.is_exact(ops) and self._hides_activation(method):
                 yield rules.UNGUIDED

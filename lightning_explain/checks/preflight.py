@@ -5,6 +5,7 @@ All samples are run forward, a few are run once more with a graph that is record
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
 from lightning_explain.checks.measurements import alike
-from lightning_explain.checks.requests import check_explained, fitted, scored_by
+from lightning_explain.checks.requests import check_explained, check_ordinal, fitted, scored_by
 from lightning_explain.checks.trace import record
 from lightning_explain.checks.verdicts import as_written, lines_of
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
@@ -58,9 +59,10 @@ def preflight(
     """
     function: Any = explained.forward
     samples = explained.probe
-    outputs = _run_forward(function, samples, probe, at_once)
+    outputs, seconds = _run_forward(function, samples, probe, at_once)
     indices = target_indices(outputs, target, probe.targets)
     check_explained(choose(outputs, indices, target), probe)
+    check_ordinal(outputs, target, probe)
 
     def recorded(count: int) -> DoctorContext:
         place = torch.arange(count).clamp(max=len(samples) - 1)
@@ -70,7 +72,7 @@ def preflight(
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target)
             whole = alike(function, found, outputs) if count > 1 else []
-        return DoctorContext(model, explained, found, whole, len(probe), count > 1)
+        return DoctorContext(model, explained, found, whole, len(probe), seconds, count > 1)
 
     try:
         # Three, two, one.
@@ -95,12 +97,19 @@ def _different(samples: Samples, own: int) -> Samples:
     return samples
 
 
-def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit: int) -> Tensor:
-    """Runs the model on all samples, at most ``limit`` at a time; returns its outputs ``(N, ...)``, on the CPU."""
+def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit: int) -> tuple[Tensor, float]:
+    """Runs the model on all samples, at most ``limit`` at a time.
 
-    def outputs(limit: int) -> Tensor:
+    Returns:
+        Its outputs ``(N, ...)``, on the CPU, and the seconds that it took for each sample.
+    """
+
+    def outputs(limit: int) -> tuple[Tensor, float]:
+        started = time.perf_counter()
         with torch.no_grad():
-            return torch.cat([function.outputs(*s.inputs, *s.extra).cpu() for s in samples.split(limit)])
+            # On the CPU, so an accelerator has finished.
+            found = torch.cat([function.outputs(*s.inputs, *s.extra).cpu() for s in samples.split(limit)])
+        return found, (time.perf_counter() - started) / len(samples)
 
     try:
         return within_memory(outputs, limit)[0]

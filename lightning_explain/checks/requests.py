@@ -115,6 +115,16 @@ def check_explained(chosen: Tensor, probe: Probe) -> None:
         )
 
 
+def check_ordinal(outputs: Tensor, target: Any, probe: Probe) -> None:
+    """Warns of labels that are one more than the outputs ``(N, C)`` have indices, as those of ordinal models are."""
+    classes = outputs.shape[1] if outputs.ndim == 2 else 0
+    if target == "label" and classes > 1 and probe.targets is not None and bool((probe.targets == classes).any()):
+        warn_or_log(
+            f"The label {classes} is the highest, but the model has only {classes} outputs, as an ordinal model (CORAL) has; its samples "
+            f"are explained by the last output, {classes - 1}. If labels begin at 1, subtract 1 (batch_fn=...)."
+        )
+
+
 def _odd_samples(probe: Probe) -> Tensor:
     """Returns ``(N,)``: whether each sample contains a value that is not finite."""
     odd = [~torch.isfinite(x).flatten(1).all(1) for x in as_tuple(probe.inputs) if x.is_floating_point() and x.ndim > 1]

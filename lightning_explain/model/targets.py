@@ -114,6 +114,8 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
                 f'target="label" needs integer labels ({n},), got {came}; give such labels (batch_fn=...), or use {_OTHER_WAYS}.'
             )
         indices = labels.long().cpu()
+        # Outputs of an ordinal model stand for "more than this class"; the highest class has none, and reads the last.
+        indices = indices.where(indices != classes, classes - 1)
     # Not every int fits into a tensor.
     lowest, highest = (target, target) if isinstance(target, int) else (int(indices.min()), int(indices.max()))
     if lowest < 0 or highest >= classes:

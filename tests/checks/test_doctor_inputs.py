@@ -8,6 +8,7 @@ from collections.abc import Callable
 import lightning as L
 import pytest
 import torch
+from captum import attr as ca
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -105,3 +106,90 @@ def test_lrp_passes_by_arithmetic_that_changes_nothing(idle: Callable[[Tensor], 
 def test_lrp_does_not_pass_by_arithmetic_that_changes_something(what: Callable[[Tensor], Tensor]) -> None:
     (verdict,) = doctor(Idle(what), {"it": m.LRP()}, Probe(torch.randn(4, 6)), target=0)
     assert "LRP does not see what is computed outside of layers" in verdict.reason
+
+
+class Mixed(nn.Module):
+    """An embedding behind whole numbers, beside floating inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.hidden, self.head = nn.Embedding(7, 4), nn.Linear(17, 8), nn.Linear(8, 3)
+
+    def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
+        found = torch.cat([self.embedding(categories).flatten(1), numbers], 1)
+        return self.head(torch.tanh(self.hidden(found)))
+
+
+class Rounded(Mixed):
+    """The whole numbers are the first columns of one floating table."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x[:, :3].long(), x[:, 3:].round())
+
+
+class Positions(nn.Module):
+    """An embedding of places, which no input reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(6, 4), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh((x + self.embedding(torch.arange(6).expand(len(x), 6))).flatten(1)))
+
+
+class Detached(Mixed):
+    """The embedding does not matter through anything that has a gradient."""
+
+    def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
+        found = torch.cat([self.embedding(categories).detach().flatten(1), numbers], 1)
+        return self.head(torch.tanh(self.hidden(found)))
+
+
+CATEGORIES, NUMBERS = torch.tensor([[0, 3, 6], [1, 1, 2], [5, 4, 0], [2, 6, 6]]), torch.randn(4, 5)
+BEHIND_INTEGERS = {
+    "beside floating inputs": (Mixed(), (CATEGORIES, NUMBERS)),
+    "integers in a floating table": (Rounded(), (torch.cat([CATEGORIES.float(), NUMBERS], 1),)),
+    "no input": (Positions(), (torch.randn(4, 6, 4),)),
+}
+
+
+@pytest.mark.parametrize(("model", "inputs"), BEHIND_INTEGERS.values(), ids=BEHIND_INTEGERS)
+@pytest.mark.filterwarnings("ignore:(Setting|Input Tensor):UserWarning", "ignore:No metric will score")
+def test_a_layer_that_no_gradient_of_the_inputs_reaches_is_explained_as_by_captum(
+    model: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    y, layer = torch.tensor([0, 1, 2, 1]), model.embedding
+    methods = {"gxa": m.LayerGradientXActivation("embedding"), "ig": m.LayerIntegratedGradients("embedding", 5)}
+    methods["activation"], methods["ablation"] = m.LayerActivation("embedding"), m.LayerFeatureAblation("embedding")
+    found = explain(model, Probe(inputs if len(inputs) > 1 else inputs[0], y), methods, []).attributions
+    expected = {
+        "gxa": ca.LayerGradientXActivation(model, layer).attribute(inputs, target=y),
+        "ig": ca.LayerIntegratedGradients(model, layer).attribute(inputs, target=y, n_steps=5),
+        "activation": layer(inputs[0][:, :3].long()) if isinstance(model, Mixed) else found["activation"],
+        "ablation": ca.LayerFeatureAblation(model, layer).attribute(inputs, target=y),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_does_not_matter_is_refused_with_the_true_reason() -> None:
+    probe = Probe((CATEGORIES, NUMBERS), torch.zeros(4, dtype=torch.long))
+    (verdict,) = doctor(Detached(), {"it": m.LayerGradientXActivation("embedding")}, probe)
+    assert verdict.reason == "no gradient flows from the explained output back to the layer 'embedding'"
+
+
+def test_an_ordinal_model_is_explained_whichever_classes_the_probe_has() -> None:
+    """K - 1 outputs for K classes, as CORAL has: the highest class is explained by the last output."""
+    model, x, y = nn.Linear(5, 3), torch.randn(4, 5), torch.tensor([3, 0, 1, 3])
+    with pytest.warns(
+        UserWarning, match="label 3 is the highest, but the model has only 3 outputs.* by the last output, 2"
+    ):
+        report = explain(model, Probe(x, y), [m.Saliency(abs=False)], [])
+    assert report.targets.tolist() == [2, 0, 1, 2]
+    assert torch.equal(report.attributions["saliency"], model.weight[report.targets].detach())
+    assert explain(model, Probe(x, y - (y == 3).long()), [m.Saliency()], []).targets.tolist() == [2, 0, 1, 2]
+    with pytest.raises(ValueError, match="gives indices 0 to 4 of 3 outputs"):
+        explain(model, Probe(x, torch.tensor([4, 0, 1, 2])), [m.Saliency()], [])

@@ -223,7 +223,7 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
             r"target=10 gives indices 10 to 10 of 10 outputs; use indices from 0 to 9",
         ),
         (None, "own", -1, "target=-1 gives indices -1 to -1"),
-        (None, torch.arange(4, 11), "label", "target='label' gives indices 4 to 10"),
+        (None, torch.arange(5, 12), "label", "target='label' gives indices 5 to 11"),
         (None, torch.full((7,), -100), "label", "indices -100 to -100"),
         (None, torch.rand(7), "label", r"needs integer labels \(7,\), got torch.float32 \(7,\)"),
         (
