@@ -94,7 +94,7 @@ def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
     requests = arguments.get("methods")
     return Explainer(
         methods=build_methods(list(METHODS) if requests is None and examined else requests),
-        metrics={} if examined else build_metrics(arguments.get("metrics")),
+        metrics={} if examined else build_metrics(arguments.get("metrics"), arguments.get("methods") is None),
         target=tuple(target) if isinstance(target, list) else target,
         limit=check_limit(arguments.get("max_examples_per_pass", "auto")) or AUTO_LIMIT,
         normalization=arguments.get("normalization"),

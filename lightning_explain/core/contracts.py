@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Attribution, Baseline, Samples
-from lightning_explain.core.report import Publication, SumCheck
+from lightning_explain.core.report import PassCount, Publication, SumCheck
 
 T = TypeVar("T")
 
@@ -148,6 +148,11 @@ class Method:
     @property
     def path(self) -> Any:
         """Where the model is evaluated; ``None``: the method runs by itself."""
+        return None
+
+    @property
+    def evaluations(self) -> PassCount | None:
+        """What it sends through the model for each sample, if it has no path; ``None``: that is not known beforehand."""
         return None
 
     @property
@@ -300,6 +305,8 @@ class Metric(ABC):
     """The lowest and the highest score; ``None``: there is no such bound."""
     undefined: ClassVar[Mapping[str, str]] = {}
     """For each suffix whose score may be undefined, which is NaN for a finite map: why. Such a sample has not failed."""
+    maps_only: ClassVar[bool] = False
+    """Whether it looks at maps alone, and never runs the model."""
     needs_masks: ClassVar[bool] = False
     needs_history: ClassVar[bool] = False
     """Whether it compares with maps of earlier explanations."""
@@ -339,6 +346,15 @@ class Metric(ABC):
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:
         """Names of the methods that it will score: of all, of those with a map in input space, of those that promise a sum."""
         return maps
+
+    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount | None:
+        """What it sends through the model for each sample, at most; ``None``: that is not known beforehand.
+
+        Args:
+            methods: The methods that it scores, by name.
+            again: What explaining one sample by all of them sends through the model.
+        """
+        return PassCount() if self.maps_only else None
 
     @abstractmethod
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:

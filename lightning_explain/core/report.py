@@ -29,6 +29,9 @@ class PassCount:
     forward: int = 0
     backward: int = 0
 
+    def __mul__(self, times: int) -> PassCount:
+        return PassCount(self.forward * times, self.backward * times)
+
     def __add__(self, other: PassCount) -> PassCount:
         return PassCount(self.forward + other.forward, self.backward + other.backward)
 

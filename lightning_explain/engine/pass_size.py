@@ -23,8 +23,10 @@ GAIN = 0.95
 """A smaller pass is chosen only if it takes less than this fraction of the time; smaller gains are noise."""
 
 
-def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], limit: int) -> int:
-    """Returns the pass size with the least time per sample, forward and backward; the limit if none is clearly faster.
+def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], limit: int) -> tuple[int, float]:
+    """Returns the pass size with the least time per sample, forward and backward, and that time in seconds.
+
+    It is the limit if no size is clearly faster. The time is infinite if there is no choice, and nothing is timed.
 
     Args:
         explained: The explained function.
@@ -33,14 +35,15 @@ def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], lim
     """
     sizes = candidates(limit, samples(1))
     if len(sizes) < 2:
-        return limit
+        return limit, float("inf")
     started, seconds = time.perf_counter(), dict.fromkeys(sizes, float("inf"))
     # The first pass warms up, and is timed again; then every size is timed twice, in turn, and its best time counts.
     for size in (limit, *sizes, *sizes):
         if time.perf_counter() - started < BUDGET:
             seconds[size] = min(seconds[size], _seconds_per_sample(explained, samples(size)))
     best = min(sizes, key=seconds.__getitem__)
-    return best if seconds[best] < GAIN * seconds[limit] else limit
+    best = best if seconds[best] < GAIN * seconds[limit] else limit
+    return best, seconds[best]
 
 
 def candidates(limit: int, sample: Samples) -> list[int]:

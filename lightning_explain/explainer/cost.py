@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import Path
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
+from lightning_explain.core.points import CENTER, DEEPLIFT, Path
 from lightning_explain.core.probe import Samples, bare
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.executor import PlanExecution
@@ -91,6 +92,78 @@ class Forecast:
         )
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What an explanation will cost, from what its parts declare.
+
+    Args:
+        passes: Evaluations of the model for each explained sample.
+        besides: Methods and metrics whose evaluations are not known beforehand, and are not counted.
+        seconds: Measured time of one forward and backward evaluation.
+    """
+
+    passes: PassCount
+    besides: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def time(self, samples: int) -> float:
+        """Seconds for so many samples. A forward pass alone is taken to cost a third of one with its backward pass."""
+        alone = max(0, self.passes.forward - self.passes.backward)
+        return self.seconds * samples * (self.passes.backward + alone / 3)
+
+
+def estimate(
+    explained: ExplainedFunction,
+    sample: Samples,
+    methods: Mapping[str, Method],
+    metrics: Mapping[str, Metric],
+    scored: Mapping[str, Sequence[str]],
+) -> Estimate:
+    """Counts the evaluations for each sample without running the model.
+
+    Args:
+        explained: The explained function.
+        sample: One sample, whose points are counted.
+        methods: Methods by name, with their layers.
+        metrics: Metrics by name.
+        scored: For each metric, the methods that it scores.
+    """
+    total, unknown = _of_methods(explained, sample, methods, CENTER)
+    if not plan(methods).center.methods:
+        total += PassCount(1)  # The choice of the targets.
+    for name, metric in metrics.items():
+        scores = {n: methods[n] for n in scored.get(name, ())}
+        again, besides = _of_methods(explained, sample, scores)
+        found = metric.evaluations(scores, again)
+        if found is None or (besides and found != metric.evaluations(scores, PassCount())):
+            unknown.append(name)
+        total += found or PassCount()
+    return Estimate(total, tuple(dict.fromkeys(unknown)))
+
+
+def _of_methods(
+    explained: ExplainedFunction, sample: Samples, methods: Mapping[str, Method], *begun: Hashable
+) -> tuple[PassCount, list[str]]:
+    """The evaluations for each sample of methods that share passes, and the names of those that are not counted.
+
+    ``begun`` are keys of points that are evaluated in any case.
+    """
+    planned, total, known = plan(methods), PassCount(), set(begun)
+    unknown: list[str] = []
+    for shared in planned.paths:
+        keys = _keys(shared.path, explained, sample) if shared.methods else []
+        # Of points where nothing is read but the output, each is evaluated once.
+        new = [key for key in keys if shared.reads or key is None or key not in known]
+        known.update(keys)
+        # DeepLIFT sends samples and baselines.
+        times = len(new) * (2 if any(rule.startswith(DEEPLIFT) for rule in shared.rules) else 1)
+        total += PassCount(times, times * len(shared.rules))
+    for name in planned.apart:
+        found = methods[name].evaluations
+        total, unknown = total + (found or PassCount()), unknown + [name] * (found is None)
+    return total, unknown
+
+
 def forecast(explanation: Explanation) -> Forecast:
     """Forecasts the cost of an explanation by explaining the first two samples, and the first alone.
 
@@ -107,7 +180,7 @@ def forecast(explanation: Explanation) -> Forecast:
     )
     totals = one + (two - one) * (len(samples) - 1)
     parts = [
-        Share(tuple(s.methods), _class_names(s.path), _count(s.path, explained, samples[:1]), s.layers)
+        Share(tuple(s.methods), _class_names(s.path), len(_keys(s.path, explained, samples[:1])), s.layers)
         for s in planned.paths
     ]
     parts += [Share((name,), "runs by itself") for name in planned.apart] + [
@@ -150,9 +223,10 @@ def _measured(explanation: Explanation, planned: Plan, outputs: Tensor, count: i
     return np.diff(readings, axis=0)
 
 
-def _count(path: Path, explained: ExplainedFunction, sample: Samples) -> int:
+def _keys(path: Path, explained: ExplainedFunction, sample: Samples) -> list[Hashable]:
+    """The key of each point."""
     with torch.no_grad():
-        return sum(1 for _ in path.points(explained, sample))
+        return [point.key for point in path.points(explained, sample)]
 
 
 def _class_names(path: Path) -> str:

@@ -28,7 +28,7 @@ from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.baselines import Baselines
 from lightning_explain.engine.executor import execute
 from lightning_explain.engine.pass_size import fastest
-from lightning_explain.explainer.cost import Forecast, forecast
+from lightning_explain.explainer.cost import Estimate, Forecast, estimate, forecast
 from lightning_explain.explainer.history import History, history_of
 from lightning_explain.explainer.registry import (
     AUTO_LIMIT,
@@ -68,6 +68,7 @@ class Explainer(Decisions):
         default_methods: Whether the user named no methods: what cannot be used is left out, with a warning, instead of raising.
         default_metrics: The same for metrics.
         scored: For each metric, the methods that it will score; filled in by :meth:`check`.
+        estimate: What an explanation will cost; filled in by :meth:`check` where passes are timed.
     """
 
     seed: int = 0
@@ -81,8 +82,9 @@ class Explainer(Decisions):
     default_methods: bool = False
     default_metrics: bool = False
     scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    estimate: Estimate | None = None
 
-    def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False) -> Explainer:
+    def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
 
         Enters the isolation once, and runs the model at most three times. With several ranks, call it on all of them: it also
@@ -92,6 +94,7 @@ class Explainer(Decisions):
             model: The module.
             probe: The samples.
             measure_limit: Whether to lower ``limit`` to the fastest number of samples per pass, which takes further runs.
+            timed: Whether to estimate the cost of an explanation.
 
         Raises:
             ValueError: If the target, a layer or a metric does not fit the model or the probe.
@@ -119,7 +122,7 @@ class Explainer(Decisions):
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
             ready = replace(self, methods=methods, metrics=metrics, scored=scored, ranks=ranks)
-            return ready._measured(context, probe) if measure_limit else ready
+            return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
         """Returns the doctor's verdicts on the methods on this model."""
@@ -132,19 +135,22 @@ class Explainer(Decisions):
         at_once = 4 * self.limit if self.auto_limit else self.limit
         return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
 
-    def _measured(self, context: DoctorContext, probe: Probe) -> Explainer:
-        """Lowers the limit to the fastest number of samples per pass."""
-        if self.ranks.sharded:
-            # Not timed: ranks of a sharded model would have to run the same number of passes.
-            return self
-        samples = context.explained.probe
+    def _timed(self, context: DoctorContext, probe: Probe, choose: bool) -> Explainer:
+        """Estimates the cost, and lowers the limit to the fastest number of samples per pass if there is a choice."""
+        samples, limit, seconds = context.explained.probe, self.limit, float("inf")
 
         def some(count: int) -> Samples:
             chosen = torch.arange(count) % len(samples)
             labels = None if probe.targets is None else probe.targets.cpu()[chosen]
             return replace(samples[chosen], extra=(*samples[chosen].extra, Choice(self.target, labels)))
 
-        return replace(self, limit=fastest(context.explained, some, self.limit))
+        # Ranks of a sharded model would have to run the same number of passes.
+        if choose and not self.ranks.sharded:
+            limit, seconds = fastest(context.explained, some, limit)
+        expected = estimate(context.explained, context.few[:1], self.methods, self.metrics, self.scored)
+        # A backward pass is taken to cost twice the forward pass.
+        seconds = seconds if seconds < float("inf") else 3 * context.seconds
+        return replace(self, limit=limit, estimate=replace(expected, seconds=seconds))
 
     def explain(
         self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None
@@ -241,7 +247,7 @@ def explain(
         model: Any module; it is explained on the device of its weights.
         probe: N samples, with their labels if there are any.
         methods: A mapping of names to methods, or a list of methods or class names. Default: saliency, ig, cam.
-        metrics: The same for metrics. Default: Infidelity and SensitivityMax.
+        metrics: The same for metrics. Default: Infidelity and SensitivityMax, as in ``ExplanationMonitor``.
         target: The explained output: ``"label"`` (the prediction where there are no labels), ``"predicted"``, an int, a
             tuple such as (class, row, column), or a callable ``(N, ...) -> (N,)``.
         seed: Key of all random draws. Draws belong to a sample: equal seeds give equal numbers in any order and chunk.
@@ -284,7 +290,7 @@ def explain(
     probe = bound(without_inference(probe), signature_of(model, forward_fn), warn_or_log)
     explainer = Explainer(
         methods=build_methods(methods),
-        metrics=build_metrics(metrics),
+        metrics=build_metrics(metrics, methods is None),
         target=target,
         seed=seed,
         limit=check_limit(max_examples_per_pass) or AUTO_LIMIT,

@@ -24,6 +24,8 @@ METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metr
 
 
 AUTO_LIMIT = 64
+# Chosen by benchmarks/default_cost.py: 81 forward and backward evaluations for each sample.
+DEFAULT_STEPS, DEFAULT_DRAWS = 16, 4
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -32,7 +34,7 @@ def build_methods(requests: Requests) -> dict[str, Method]:
     if requests is None:
         requests = {
             "saliency": method_classes.Saliency(abs=False),
-            "ig": method_classes.IntegratedGradients(n_steps=32),
+            "ig": method_classes.IntegratedGradients(n_steps=DEFAULT_STEPS),
             "cam": method_classes.LayerGradCam(),
         }
     if not requests:
@@ -47,10 +49,16 @@ def alternatives(model: nn.Module) -> dict[str, Method]:
     return {**build_methods(None), **found, "feature_ablation": method_classes.FeatureAblation()}
 
 
-def build_metrics(requests: Requests) -> dict[str, Metric]:
-    """Builds named metrics from what the user writes; ``None`` gives infidelity and sensitivity."""
+def build_metrics(requests: Requests, default_methods: bool = False) -> dict[str, Metric]:
+    """Builds named metrics from what the user writes; ``None`` gives infidelity and sensitivity.
+
+    Beside the default methods, sensitivity is that of the integrated gradients: a gradient alone jumps at the kinks of a network, so
+    that few draws say little of it.
+    """
     if requests is None:
-        requests = [metric_classes.Infidelity(), metric_classes.SensitivityMax()]
+        smooth = ("ig",) if default_methods else None
+        sensitivity = metric_classes.SensitivityMax(n_perturb_samples=DEFAULT_DRAWS, methods=smooth)
+        requests = [metric_classes.Infidelity(), sensitivity]
     return build(requests, METRICS, "metric", Metric)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
+from lightning_explain.core.report import PassCount
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
 from lightning_explain.engine.noise import Stdevs, mean_over_draws, narrowed, wide
@@ -148,6 +149,11 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
     multiply_by_inputs: bool = True
     reshape: Reshape = None
     tolerance: float = 0.01
+
+    @property
+    def evaluations(self) -> PassCount | None:
+        """The path and its ends; not known with ``n_steps="auto"``."""
+        return PassCount(self.n_steps + 2, self.n_steps) if isinstance(self.n_steps, int) else None
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""

@@ -14,6 +14,7 @@ from captum import attr as captum
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple
+from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_whole
 from lightning_explain.engine.features import FeatureMask, features_of
 from lightning_explain.methods.shapley import OneByOne, ShapleyValues
@@ -33,6 +34,11 @@ class Surrogate(OneByOne):
         if self.interpretable_model is None and importlib.util.find_spec("sklearn") is None:
             otherwise = "; or give an interpretable_model" if isinstance(self, Lime) else ""
             raise ImportError(f"{owner} fits its model with scikit-learn: pip install scikit-learn{otherwise}.")
+
+    @property
+    def evaluations(self) -> PassCount:
+        """The random feature sets."""
+        return PassCount(self.n_samples)
 
     def attribute_one(self, explained: ExplainedFunction, sample: Samples, **further: Any) -> Attribution:
         """The coefficients of one sample, input-shaped, or ``(1, features)``."""

@@ -62,6 +62,8 @@ class Agreement(CheckedArguments, Metric):
     undefined: ClassVar[Mapping[str, str]] = {"": "the map, or every other map, is constant"}
     needs: ClassVar[str] = "two methods whose maps have a place on the image"
 
+    maps_only = True
+
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
         """All methods with a map in input space, if there are at least two."""
         return maps if len(maps) > 1 else ()

@@ -65,6 +65,8 @@ class Concentration(Metric):
     comparable = True
     undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(suffixes, "the map is zero everywhere, or has a single unit")
 
+    maps_only = True
+
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Both in 0..1, without unit: high Gini and low entropy mean a concentrated map. A map of zeros gives NaN."""
         units = relevance(metric_inputs.maps, metric_inputs)

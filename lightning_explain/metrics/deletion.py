@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Metric, MetricInputs, Score
+from lightning_explain.core.contracts import Method, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Baseline, Samples
+from lightning_explain.core.report import PassCount
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._common import table
 from lightning_explain.metrics._ranking import relevance, scores, spread
@@ -52,6 +53,10 @@ class _Curve(CheckedArguments, Metric):
     def comparable(self) -> bool:
         """With ``normalize``; otherwise in units of output."""
         return self.normalize
+
+    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
+        """Every step but the last of each method, and the sample or baseline once."""
+        return PassCount(1 + len(methods) * (self.n_steps - 1))
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; in units of output without ``normalize``. NaN where f(x) = f(baseline)."""

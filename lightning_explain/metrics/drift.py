@@ -104,6 +104,8 @@ class Drift(CheckedArguments, Metric):
     }
     needs_history: ClassVar[bool] = True
 
+    maps_only = True
+
     @property
     def suffixes(self) -> tuple[str, ...]:
         """``cosine_previous``, ``cosine_first`` and so on, one for each similarity and earlier explanation."""

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Reference, Score
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Modality, Reference, Score
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, flat
+from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_number, check_whole
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.engine.baselines import settled
@@ -204,6 +205,17 @@ class Infidelity(CheckedArguments, Metric):
                 self._square(modality, x, lambda like: torch.zeros_like(like))
         return self
 
+    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
+        """The draws, forward; where units are removed, for each baseline."""
+        removes = self.perturb_func in ("remove", "square")
+        return PassCount(self.n_perturb_samples) * (len({self._own(m)[0] for m in methods.values()}) if removes else 1)
+
+    def _own(self, method: Method) -> tuple[Any, Reference]:
+        """The baseline that a method is compared with, and a key for it."""
+        # A function decides alone what it perturbs, for all methods at once.
+        own = (None if callable(self.perturb_func) else method.own_baseline) or Reference(self.baselines)
+        return value_of((settled(own.baselines), own.distribution)), own
+
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In squared units of output; ``_relative`` in 0..1, without unit. Lower is better.
 
@@ -225,10 +237,7 @@ class Infidelity(CheckedArguments, Metric):
         """For each method the changes that its map predicts, and the actual ones, each ``(N, draws)``."""
         by_baseline: dict[Any, tuple[Reference, list[str]]] = {}
         for name in metric_inputs.maps:
-            # A function decides alone what it perturbs, for all methods at once.
-            known = None if callable(self.perturb_func) else metric_inputs.methods[name].own_baseline
-            own = known or Reference(self.baselines)
-            key = value_of((settled(own.baselines), own.distribution))
+            key, own = self._own(metric_inputs.methods[name])
             by_baseline.setdefault(key, (own, []))[1].append(name)
         for key, (reference, names) in by_baseline.items():
             changes, products = self._compared(metric_inputs, key, reference, names)

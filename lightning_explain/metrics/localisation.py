@@ -83,6 +83,8 @@ class _Localised(Metric):
     comparable = True
     undefined: ClassVar[Mapping[str, str]] = {"": "the mask is empty, or the map is constant"}
 
+    maps_only = True
+
     @abstractmethod
     def measure(self, found: Tensor, masks: Tensor) -> Tensor:
         """The score ``(N,)`` of a map ``(N, C, H, W)`` with masks ``(N, H, W)``."""

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.contracts import Metric, MetricInputs, Score
+from lightning_explain.core.contracts import Method, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, as_tuple, flat
+from lightning_explain.core.report import PassCount
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._ranking import mean_over, spearman
 from lightning_explain.model.reinitialize import randomized, top_down
@@ -70,6 +71,10 @@ class Randomization(CheckedArguments, Metric):
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
         """All methods: maps without a place on the image are compared in their own shape."""
         return methods
+
+    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount | None:
+        """The maps again for every random network; not known if there is one for every layer."""
+        return None if self.n_layers is None else again * (self.n_layers * self.n_draws)
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit, with the standard error over random networks. Lower is better.

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Metric, MetricInputs, Modality, Score
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import Attribution, Samples, flat
+from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_number
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._common import by_user, joined, needs_floating, table
@@ -92,6 +93,10 @@ class SensitivityMax(CheckedArguments, Metric):
         if self.perturb_func is None:
             needs_floating("SensitivityMax", inputs)
         return self
+
+    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
+        """The maps again at every draw."""
+        return again * self.n_perturb_samples
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; a maximum has no standard error. Lower is better."""

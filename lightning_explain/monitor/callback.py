@@ -43,8 +43,8 @@ class ExplanationMonitor(MonitorBase):
 
     Args:
         methods: A mapping of names to methods (instances, class names, or mappings with ``name``), or a list of them.
-            Default: saliency, integrated gradients, Grad-CAM of the last feature map.
-        metrics: The same for metrics. Default: Infidelity and SensitivityMax.
+            Default: saliency, integrated gradients (16 steps), Grad-CAM of the last layer whose places lie on the input.
+        metrics: The same for metrics. Default: Infidelity, and SensitivityMax (4 draws) of the default integrated gradients.
         probe: ``ProbeSelection``, a ``Probe``, or dataset indices. Default: 16 samples of the validation data.
         target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``,
             or a callable ``(N, ...) -> (N,)``.
@@ -138,7 +138,7 @@ class ExplanationMonitor(MonitorBase):
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")
         self._explainer = self._ready = Explainer(
             methods=requested,
-            metrics=build_metrics(metrics),
+            metrics=build_metrics(metrics, methods is None),
             target=tuple(target) if isinstance(target, list) else target,
             seed=seed,
             channels_last=channels_last,

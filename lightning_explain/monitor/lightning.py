@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,6 +151,12 @@ def batch_size(trainer: pl.Trainer) -> int | None:
         if isinstance(size, int) and size > 0:
             return size
     return None
+
+
+def samples_in_epoch(trainer: pl.Trainer) -> int | None:
+    """Samples in the batches of a training epoch, of all ranks; ``None`` if that is not known beforehand."""
+    batches, size = trainer.num_training_batches, batch_size(trainer)
+    return int(batches * size * trainer.world_size) if size and math.isfinite(batches) else None
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from lightning_explain.core.report import Report
 from lightning_explain.core.validation import check_whole
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import Ranks
+from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit, check_limit
 from lightning_explain.loggers.tags import charts, score_names, tags, titled, with_suffix, without
@@ -34,6 +35,8 @@ from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import VERSION, Memory, restore
 
 _WHOLE = "the whole explanation"
+MUCH = 0.2
+"""Share of the training so far from which on the first explanation is worth a hint."""
 
 # Failures of the machine, which may pass, as opposed to mistakes in arguments or code.
 _ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
@@ -151,6 +154,26 @@ class MonitorBase(pl.Callback):
         titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors] if last else []
         layout = {name: chart for found in titles for name, chart in found.items()}
         self._publisher.open(trainer, layout)
+        if not self._idle and self.probe is not None and self._ready.estimate is not None:
+            rank_zero_info(
+                f"ExplanationMonitor {self.name!r}: {self._cost(trainer, self._ready.estimate, len(self.probe))}."
+            )
+
+    def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
+        """What an explanation of so many samples will cost, in words."""
+        each, seconds, epoch = expected.passes, expected.time(samples), trainers.samples_in_epoch(trainer)
+        parts = [
+            f"an explanation of {samples} samples takes {each.forward} forward and {each.backward} backward evaluations of the "
+            f"model for each, {each.forward * samples:,} and {each.backward * samples:,} in all"
+        ]
+        if expected.besides:
+            parts.append(
+                f"besides those of {', '.join(map(repr, expected.besides))}, whose number is not known beforehand"
+            )
+        parts.append(f"about {seconds / self._ready.ranks.world:.2g} seconds, as measured, without drawing")
+        if epoch and trainer.state.fn == "fit":
+            parts.append(f"as many as {each.forward * samples / epoch:.0%} of a training epoch has")
+        return ", ".join(parts)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
@@ -167,7 +190,7 @@ class MonitorBase(pl.Callback):
             forward_context=trainer.precision_plugin.forward_context,
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
-        ).check(pl_module, self.probe, measure_limit=measuring)
+        ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
         for name, method in self._ready.methods.items():
             if self._explainer.methods[name].innermost.needs_layer:
                 layer = method.innermost.layer
@@ -248,6 +271,8 @@ class MonitorBase(pl.Callback):
             if report is not None:
                 overhead = memory.schedule.overhead(started, time.perf_counter()) if count else None
                 measured = {"seconds": report.seconds} | ({} if overhead is None else {"overhead": overhead})
+                if overhead is not None and fitting and memory.schedule.explain_seconds == 0:
+                    self._hint(overhead, time.perf_counter() - started)
                 # Those of rank zero, so that keys and numbers are equal on all ranks.
                 scalars = everyone.first({**report.scalars(), **measured})
             missing = watchers.missing(self._watchers(trainer)) if fitting else []
@@ -263,6 +288,15 @@ class MonitorBase(pl.Callback):
                     memory.alerts.watch(trainer, scalars, report.epoch)
             if fitting:
                 memory.note_time(count, started, everyone.first)
+
+    def _hint(self, overhead: float, seconds: float) -> None:
+        """Says, after the first explanation, how to spend less, if it took much of the training so far."""
+        if overhead > MUCH and self._memory.schedule.max_overhead is None:
+            rank_zero_info(
+                f"ExplanationMonitor {self.name!r}: the first explanation took {seconds:.2g} seconds, {overhead:.0%} of the training so "
+                "far. To spend less: max_overhead=0.1, a larger every_n_epochs, fewer samples (ProbeSelection(count=...)), or "
+                "cheaper methods and metrics, which `lightning-explain methods --plan` compares."
+            )
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> Report | None:
         """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""

@@ -18,10 +18,48 @@ from lightning_explain.cli.main import app
 from lightning_explain.core.report import PassCount
 from lightning_explain.explainer.cost import Forecast
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.explainer.registry import METRICS
+from lightning_explain.explainer.registry import METRICS, build_methods, build_metrics
 from networks import samples, trained
 
 LAYER = "block.bn2"
+
+
+def assert_estimated(explainer: Explainer, probe: Probe) -> None:
+    """What is said before the first batch is what it costs, unless it says that a part is not known."""
+    ready = explainer.check(trained(), probe, timed=True)
+    expected, found = ready.estimate, ready.explain(trained(), probe).passes
+    assert expected is not None
+    assert expected.seconds > 0
+    counted = [expected.passes.forward, expected.passes.backward]
+    taken = [found.forward / len(probe), found.backward / len(probe)]
+    if expected.besides:
+        assert all(c <= t for c, t in zip(counted, taken, strict=True))
+    else:
+        # One sample more in an explanation, by which the layers of a model are put in order.
+        assert taken == [pytest.approx(counted[0], abs=1 / len(probe) + 1e-9), counted[1]]
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        None,
+        {"deeplift": m.DeepLift(), "guided": m.GuidedBackprop(), "plain": m.InputXGradient()},
+        {"shap": m.DeepLiftShap(baselines=torch.zeros(3, 1, 8, 8)), "occlusion": m.Occlusion((1, 4, 4), 4)},
+        {"smooth": m.NoiseTunnel(m.IntegratedGradients(3), nt_samples=2), "cam": m.LayerGradCam(LAYER)},
+        {"layer": m.LayerIntegratedGradients(LAYER, 3), "lime": m.Lime(n_samples=9), "deep": m.LayerDeepLift(LAYER)},
+    ],
+)
+def test_the_estimate_is_what_an_explanation_takes(methods: dict[str, Any] | None) -> None:
+    explainer = Explainer(build_methods(methods), build_metrics(None, methods is None), limit=8)
+    assert_estimated(explainer, Probe(*samples(3)))
+
+
+def test_a_default_explanation_takes_at_most_a_hundred_evaluations_of_each_sample() -> None:
+    probe = Probe(*samples(4))
+    ready = Explainer(build_methods(None), build_metrics(None, True)).check(trained(), probe)
+    found = ready.explain(trained(), probe).passes
+    assert found.backward <= 100 * 4
+    assert found.forward - found.backward <= 20 * 4, "passes without a gradient"
 
 
 def forecast(
@@ -90,6 +128,7 @@ def test_the_forecast_of_every_metric_is_what_it_costs(name: str) -> None:
     report = explainer.explain(trained(), probe)
     assert not report.failures
     assert explainer.forecast(trained(), probe).passes == report.passes
+    assert_estimated(explainer, probe)
 
 
 def test_infidelities_of_the_same_draws_share_what_the_model_says() -> None:
@@ -101,7 +140,7 @@ def test_infidelities_of_the_same_draws_share_what_the_model_says() -> None:
     probe, methods = Probe(*samples(3)), {"s": m.Saliency(abs=False), "i": m.InputXGradient()}
     explainer = Explainer(methods, metrics)
     report = explainer.explain(trained(), probe)
-    assert report.passes == explainer.forecast(trained(), probe).passes == PassCount(3 + 2 * 30, 3)
+    assert report.passes == explainer.forecast(trained(), probe).passes == PassCount(3 + 2 * 48, 3)
     for name in metrics:
         alone = Explainer(methods, {name: metrics[name]}).explain(trained(), probe)
         for method in methods:
@@ -128,6 +167,8 @@ def test_methods_that_share_no_passes_and_metrics_that_run_them_again_are_foreca
     )
     explainer = Explainer({"saliency": m.Saliency(abs=False), name: ALONE[name]}, metrics)
     assert explainer.forecast(trained(), probe).passes == explainer.explain(trained(), probe).passes
+    if name not in ("lrp", "smooth"):  # Refused on this network.
+        assert_estimated(explainer, probe)
 
 
 class Twice(Method):
@@ -257,9 +298,9 @@ def test_without_methods_the_plan_is_that_of_the_monitor() -> None:
     model = {"_target_": "networks.DigitNet"}
     found = cells(output({"model": model, "input_shape": [1, 8, 8], "monitor": {"target": 3}}))
     assert found["saliency, cam"] == ["AtInput", "1", "1", "1"]
-    assert found["ig"][1:4] == ["32", "32", "32"]
+    assert found["ig"][1:4] == ["16", "16", "16"]
     assert found["infidelity"][2:4] == ["16", "0"]
-    assert found["sensitivity_max"][2:4] == ["330", "330"]
+    assert found["sensitivity_max"][2:4] == ["64", "64"]
 
 
 def test_an_error_is_a_sentence() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ def test_without_arguments_an_image_classifier_gets_saliency_ig_and_cam(tmp_path
     watch = ExplanationMonitor(max_examples_per_pass=64)
     finished = fit(tmp_path, watch)
     methods = ("saliency", "ig", "cam")
-    kinds = ("infidelity", "infidelity_relative", "sensitivity_max", "nonfinite")
-    scores = {f"explain/{kind}/{name}" for kind in kinds for name in methods}
+    kinds = ("infidelity", "infidelity_relative", "nonfinite")
+    scores = {f"explain/{kind}/{name}" for kind in kinds for name in methods} | {"explain/sensitivity_max/ig"}
     assert keys(finished) == scores | {"explain/seconds", "explain/overhead"}
     assert tuple(report_of(watch).attributions) == methods
     assert report_of(watch).ids.tolist() == sorted(random.Random(0).sample(range(24), 16))
@@ -347,3 +348,27 @@ def test_what_was_counted_in_steps_says_nothing_about_epochs() -> None:
     again.load_state_dict(by_steps.state_dict())
     assert by_epochs._memory.schedule.due(1)
     assert not again._memory.schedule.due(300)
+
+
+def test_one_line_at_the_start_says_what_an_explanation_costs_and_one_hint_that_it_was_much(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = {"methods": {"saliency": m.Saliency(abs=False), "ig": m.IntegratedGradients(n_steps=40)}, "metrics": []}
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, monitor(**slow), max_epochs=3)
+    (line,) = [r.message for r in caplog.records if "evaluations of the model for each" in r.message]
+    assert "'explain': an explanation of 4 samples takes 41 forward and 41 backward evaluations" in line
+    assert "164 and 164 in all" in line
+    assert re.search(r"about [\d.e-]+ seconds, as measured", line)
+    assert "as many as 512% of a training epoch has" in line, "164 of 32"
+    hints = [r.message for r in caplog.records if "To spend less: max_overhead=0.1" in r.message]
+    assert len(hints) <= 1
+
+
+@pytest.mark.parametrize(("took", "limit", "hints"), [(1.0, None, 1), (0.1, None, 0), (1.0, 0.5, 0)])
+def test_the_hint_comes_above_a_fifth_of_the_training_and_without_a_limit(
+    took: float, limit: float | None, hints: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        monitor(max_overhead=limit)._hint(took, 3.0)
+    assert sum("the first explanation took 3 seconds, 100% of" in r.message for r in caplog.records) == hints
