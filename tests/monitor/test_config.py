@@ -29,7 +29,8 @@ def built(config: Any) -> tuple[Any, Any, Any]:
     """Methods, metrics and probe of a monitor that takes the configuration."""
     ExplanationMonitor.from_config(config)
     arguments = monitor_arguments(config, ExplanationMonitor)
-    return build_methods(arguments.get("methods")), build_metrics(arguments.get("metrics")), arguments.get("probe")
+    methods, metrics = arguments.get("methods"), arguments.get("metrics")
+    return build_methods(methods), build_metrics(metrics, methods is None), arguments.get("probe")
 
 
 # -- from a mapping ------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert built(OmegaConf.load(tmp_path / "monitor.yaml")) == ({"saliency": m.Saliency(abs=False)}, {}, [3, 1])
 
 
-DEFAULT = (build_methods(None), build_metrics(None), None)
+DEFAULT = (build_methods(None), build_metrics(None, True), None)
 
 
 @pytest.mark.parametrize("config", [{}, {"probe": None, "forward_fn": None}], ids=["empty", "nothing said"])
