@@ -79,8 +79,9 @@ class Reader(CatOrDog):
         x, y = colored(VALIDATION)
         return float((self(x).argmax(1) == y).float().mean())
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 0.01)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), 0.01)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)]
 
 
 TRAINING, VALIDATION = slice(0, 1300), slice(1300, None)
