@@ -263,7 +263,7 @@ def test_lightning_3668_a_mapping_has_as_many_samples_as_its_tensors(tmp_path: P
         def _loss(self, batch: Any) -> Tensor:
             return self(batch["a"], batch["b"]).square().mean()
 
-    data = [{"a": torch.zeros(4), "b": torch.full((4,), float(i))} for i in range(5)]
+    data = [{"b": torch.full((4,), float(i)), "a": torch.zeros(4)} for i in range(5)]
     loader = DataLoader(data, batch_size=5)  # type: ignore[arg-type]
     watch = ExplanationMonitor(methods={"it": m.InputXGradient()}, metrics=[], target=0, on_error="raise")
     trainer(tmp_path, watch).fit(Pair(nn.Linear(4, 2)), loader, loader)
