@@ -3,13 +3,14 @@
     pip install "lightning-explain[demo]"
     python benchmarks/default_cost.py
 
-The networks: a CNN on digits, a CNN with BatchNorm on colored squares, and a multilayer perceptron on the breast-cancer table.
+The networks: a CNN on digits, a residual CNN with BatchNorm on their parity, and a multilayer perceptron on the breast-cancer table.
 For each, on 16 samples:
 
 - evaluations: samples sent forward and backward, for each explained sample;
 - maps: Spearman's correlation of the default integrated gradients with those of 200 steps, mean and worst sample;
 - scores: the standard error of the probe's mean score, relative to that mean, the largest over the methods. It is measured as the
-  standard deviation over eight seeds, so it covers scores that have no standard error of their own.
+  standard deviation over eight seeds, so it covers scores that have no standard error of their own. The plain infidelity, which
+  is not charted, is left out.
 
 The benchmark fails if a default explanation takes more than 100 evaluations with a gradient, if a mean correlation is below
 0.95, or if a relative standard error is above 20%.
@@ -24,7 +25,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from default_layers import images
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -47,12 +47,28 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10)), x.float().reshape(-1, 1, 8, 8) / 16, y
 
 
-def squares() -> tuple[nn.Module, Tensor, Tensor]:
-    x, y, _ = images(600, 32, 0)
-    layers: list[nn.Module] = []
-    for before, after in ((3, 16), (16, 32), (32, 32)):
-        layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3)), x, y
+class Residual(nn.Module):
+    """Two convolutions with BatchNorm beside a skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norms[1](self.second(F.relu(self.norms[0](self.first(x))))))
+
+
+def parity() -> tuple[nn.Module, Tensor, Tensor]:
+    _, x, y = digits()
+    layers = [
+        nn.Conv2d(1, 16, 3, 2, 1),
+        Residual(16),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        Residual(32),
+        nn.AdaptiveAvgPool2d(1),
+    ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32, 2)), F.interpolate(x, scale_factor=2), y % 2
 
 
 def table() -> tuple[nn.Module, Tensor, Tensor]:
@@ -88,6 +104,8 @@ def errors(reports: list[Report]) -> dict[str, float]:
     """For each metric the standard deviation, over seeds, of the probe's mean score over that mean; the largest of the methods."""
     found = {}
     for metric, by_method in reports[0].scores.items():
+        if metric == "infidelity":
+            continue
         means = torch.stack([torch.stack([r.scores[metric][n].nanmean() for n in by_method]) for r in reports])
         found[metric] = (means.std(0) / means.mean(0).abs()).max().item()
     return found
@@ -100,7 +118,7 @@ def main() -> int:
         Table("network", "accuracy", "evaluations", "maps (worst)", "scores", title="The default explanation"),
         [],
     )
-    for make in (digits, squares, table):
+    for make in (digits, parity, table):
         torch.manual_seed(0)
         model, x, y = make()
         trained(model, x, y)

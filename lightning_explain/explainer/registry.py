@@ -24,8 +24,8 @@ METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metr
 
 
 AUTO_LIMIT = 64
-# Chosen by benchmarks/default_cost.py: 81 forward and backward evaluations for each sample.
-DEFAULT_STEPS, DEFAULT_DRAWS = 16, 4
+# Chosen by benchmarks/default_cost.py: 65 forward and backward evaluations of each sample, and 32 forward ones.
+DEFAULT_STEPS, DEFAULT_DRAWS, REMOVALS = 16, 3, 32
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -58,7 +58,7 @@ def build_metrics(requests: Requests, default_methods: bool = False) -> dict[str
     if requests is None:
         smooth = ("ig",) if default_methods else None
         sensitivity = metric_classes.SensitivityMax(n_perturb_samples=DEFAULT_DRAWS, methods=smooth)
-        requests = [metric_classes.Infidelity(), sensitivity]
+        requests = [metric_classes.Infidelity(n_perturb_samples=REMOVALS), sensitivity]
     return build(requests, METRICS, "metric", Metric)
 
 
