@@ -271,8 +271,6 @@ class MonitorBase(pl.Callback):
             if report is not None:
                 overhead = memory.schedule.overhead(started, time.perf_counter()) if count else None
                 measured = {"seconds": report.seconds} | ({} if overhead is None else {"overhead": overhead})
-                if overhead is not None and fitting and memory.schedule.explain_seconds == 0:
-                    self._hint(overhead, time.perf_counter() - started)
                 # Those of rank zero, so that keys and numbers are equal on all ranks.
                 scalars = everyone.first({**report.scalars(), **measured})
             missing = watchers.missing(self._watchers(trainer)) if fitting else []
@@ -287,15 +285,21 @@ class MonitorBase(pl.Callback):
                     memory.keep(report, self.probe, everyone.first)
                     memory.alerts.watch(trainer, scalars, report.epoch)
             if fitting:
+                first = count > 0 and memory.schedule.last <= memory.schedule.first
                 memory.note_time(count, started, everyone.first)
+                if first:
+                    self._hint()
 
-    def _hint(self, overhead: float, seconds: float) -> None:
-        """Says, after the first explanation, how to spend less, if it took much of the training so far."""
-        if overhead > MUCH and self._memory.schedule.max_overhead is None:
+    def _hint(self) -> None:
+        """Says, after the first explanation, how to spend less, if that took much of the training so far."""
+        schedule = self._memory.schedule
+        spent, trained = schedule.explain_seconds, schedule.train_seconds
+        if spent > MUCH * trained and schedule.max_overhead is None:
             rank_zero_info(
-                f"ExplanationMonitor {self.name!r}: the first explanation took {seconds:.2g} seconds, {overhead:.0%} of the training so "
-                "far. To spend less: max_overhead=0.1, a larger every_n_epochs, fewer samples (ProbeSelection(count=...)), or "
-                "cheaper methods and metrics, which `lightning-explain methods --plan` compares."
+                f"ExplanationMonitor {self.name!r}: explaining, with drawing and writing, took {spent:.2g} seconds so far, "
+                f"{spent / max(trained, 1e-9):.0%} of the time of training. To spend less: max_overhead=0.1, a larger every_n_epochs, "
+                "fewer samples (ProbeSelection(count=...)), or cheaper methods and metrics, which `lightning-explain methods --plan` "
+                "compares."
             )
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> Report | None:
