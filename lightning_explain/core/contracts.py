@@ -471,6 +471,11 @@ class Sink(ABC):
         >>> monitor = ExplanationMonitor(sinks=[Printer()])
     """
 
+    @property
+    def pictures_go_to(self) -> str:
+        """Where its pictures can be seen, for the line at the start of a run; empty if it takes none."""
+        return type(self).__name__
+
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
         """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""
 

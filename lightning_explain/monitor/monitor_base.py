@@ -25,6 +25,7 @@ from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit, check_limit
+from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, score_names, tags, titled, with_suffix, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
@@ -64,6 +65,7 @@ class MonitorBase(pl.Callback):
     _idle = False  # the samples or the model could not be prepared
 
     def __init__(self) -> None:
+        _join_pytorch_lightning()
         super().__init__()
         self._first_forward = FirstForward(self._end_on_mismatch)
 
@@ -154,10 +156,10 @@ class MonitorBase(pl.Callback):
         titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors] if last else []
         layout = {name: chart for found in titles for name, chart in found.items()}
         self._publisher.open(trainer, layout)
-        if not self._idle and self.probe is not None and self._ready.estimate is not None:
-            rank_zero_info(
-                f"ExplanationMonitor {self.name!r}: {self._cost(trainer, self._ready.estimate, len(self.probe))}."
-            )
+        if not self._idle:
+            expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
+            cost = "" if expected is None else f"{self._cost(trainer, expected, count)}; "
+            rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{self._publisher.destination}.")
 
     def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
         """What an explanation of so many samples will cost, in words."""
@@ -379,6 +381,19 @@ class MonitorBase(pl.Callback):
     def _load_pass_size(self, state: Mapping[str, Any]) -> None:
         saved = check_limit(state.get("pace", "auto"))
         self._pass_size = saved if self._limit is None else None
+
+
+def _join_pytorch_lightning() -> None:
+    """Makes every monitor a callback of ``pytorch_lightning`` too, if that package is imported.
+
+    Its Trainer calls any object in a list of callbacks; its command line, and ``Trainer(callbacks=monitor)``, ask for the class.
+    """
+    added = [base for base in in_both(pl.Callback) if not issubclass(MonitorBase, base)]
+    if added:
+        MonitorBase.__bases__ = (*MonitorBase.__bases__, *added)
+
+
+_join_pytorch_lightning()
 
 
 def monitors_of(trainer: pl.Trainer) -> list[MonitorBase]:
