@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,10 @@ from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.validation import is_number, one_for_each, refused
 
-Stdevs: TypeAlias = "float | tuple[float, ...]"
+if TYPE_CHECKING:
+    Stdevs: TypeAlias = float | tuple[float, ...]
+else:
+    Stdevs = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 
 
 def check_stdevs(owner: str, stdevs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ from lightning_explain.metrics._common import by_user, joined, needs_floating, t
 from lightning_explain.metrics._perturbed import Perturbed, Tensors, exact, half, origin
 
 PerturbFunc = Callable[..., Any]
+if TYPE_CHECKING:
+    Perturbation: TypeAlias = str | PerturbFunc
+else:
+    Perturbation = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 _KINDS = ("remove", "square", "gaussian")
 # The fewest draws of which a correlation says more than chance does.
 _ENOUGH = 16
@@ -158,7 +162,7 @@ class Infidelity(CheckedArguments, Metric):
         torch.Size([2])
     """
 
-    perturb_func: str | PerturbFunc = "remove"
+    perturb_func: Perturbation = "remove"
     n_perturb_samples: int = 16
     stdevs: float = 0.1
     size: int | None = None
