@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -19,7 +19,6 @@ from lightning_explain.core.validation import (
     is_number,
     refused,
 )
-from lightning_explain.explainer.registry import construct
 from lightning_explain.model.targets import check_target
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
@@ -78,10 +77,8 @@ def selection_of(probe: Any) -> ProbeSelection:
     """The selection that the argument ``probe`` describes; the default one if it is ``None`` or a ``Probe``.
 
     Raises:
-        TypeError: If the argument is neither a selection (or a mapping of its arguments), a probe nor a list of indices.
+        TypeError: If the argument is neither a selection, a probe nor a list of indices.
     """
-    if isinstance(probe, Mapping):
-        return cast("ProbeSelection", construct(ProbeSelection, probe, "probe"))
     if probe is None or isinstance(probe, Probe):
         return ProbeSelection()
     if isinstance(probe, ProbeSelection):

@@ -92,7 +92,7 @@ class ExplanationMonitor(MonitorBase):
         self,
         methods: Requests = None,
         metrics: Requests = None,
-        probe: ProbeSelection | Probe | Mapping[str, Any] | Sequence[int] | None = None,
+        probe: ProbeSelection | Probe | Sequence[int] | None = None,
         target: Target = "label",
         every_n_epochs: int | None = None,
         every_n_train_steps: int | None = None,

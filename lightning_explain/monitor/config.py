@@ -16,7 +16,8 @@ from yaml import YAMLError
 
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.plain import plain
-from lightning_explain.monitor.arguments import selection_of
+from lightning_explain.explainer.registry import construct
+from lightning_explain.probes.selection import ProbeSelection
 
 Keys: TypeAlias = "tuple[str | int, ...]"
 
@@ -54,7 +55,7 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
         if key not in allowed:
             raise ValueError(f"Unknown key {key!r} in the configuration of the monitor: {nearest(str(key), allowed)}")
     probe = found.get("probe")
-    return {**found, "probe": selection_of(probe)} if isinstance(probe, Mapping) else found
+    return {**found, "probe": construct(ProbeSelection, probe, "probe")} if isinstance(probe, Mapping) else found
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
