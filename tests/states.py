@@ -70,8 +70,7 @@ class Recorder(pl.Callback):
             "modes": [part.training for part in module.modules()],
             "hooks": hook_ids(module),
             "metrics": [
-                ({key: deepcopy(getattr(metric, key)) for key in metric._defaults}, metric._update_count)
-                for metric in metrics
+                ({key: getattr(metric, key) for key in metric._defaults}, metric._update_count) for metric in metrics
             ],
             "logged": {k: v for k, v in trainer.callback_metrics.items() if not k.startswith("explain/")},
             "generators": generator_states(),
