@@ -175,7 +175,7 @@ def test_a_resumed_run_has_the_drift_of_an_uninterrupted_one(save_probe: bool, t
         torch.manual_seed(1)
         watch = drifting(save_probe=save_probe)
         run = trainer(root, watch, max_epochs=epochs)
-        resumed = {} if ckpt is None else {"ckpt_path": ckpt, "weights_only": True}
+        resumed = {} if ckpt is None else {"ckpt_path": ckpt, **SAFE}
         torch.manual_seed(1)
         module = DigitModule()
         module.net.dropout.p = 0.0
