@@ -5,7 +5,7 @@ Structure decides; only an activation that is not called as one has to be measur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -18,10 +18,10 @@ from torch.utils._pytree import tree_map_only
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks.default_layer import default_layer
 from lightning_explain.checks.findings import Finding, refused
-from lightning_explain.checks.trace import probabilities, reentrant
-from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method
+from lightning_explain.checks.trace import probabilities, reads_whole, reentrant
+from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method, Metric
 from lightning_explain.core.points import DEEPLIFT, PLAIN, LayerSite, path_of
-from lightning_explain.core.probe import Samples
+from lightning_explain.core.probe import Baseline, Samples, flat
 from lightning_explain.core.record import Op, Passed, Record, meet, node_of
 from lightning_explain.core.report import SumCheck
 from lightning_explain.core.verdict import Verdict
@@ -72,6 +72,32 @@ class DoctorContext:
     def layer(self) -> str | None:
         """The default layer of layer methods; ``None`` if there is none."""
         return default_layer(self.model, self.record, self.explained.modalities)
+
+    def check_metric(self, metric: Metric) -> None:
+        """Refuses a metric that cannot score the samples.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if metric.baselines is not None:
+            self._check_baselines(metric.baselines, self.explained.baseline)
+        metric.fits(self.explained, self.few[:1])
+
+    def _check_baselines(self, given: Baseline, make: Callable[[Baseline, Samples], tuple[Tensor, ...]]) -> None:
+        """Refuses fractions in the place of ids, and baselines that do not fit."""
+        inputs = self.few.inputs
+        if all(x.is_floating_point() for x in inputs):
+            make(given, self.few[:1])
+            return
+        for i, (x, points) in enumerate(zip(inputs, make(given, self.explained.probe), strict=True)):
+            if points.is_floating_point() and not x.is_floating_point():
+                where = int(flat(points.frac()).ne(0).any(1).int().argmax())
+                moved = self.few[:1].at((*inputs[:i], points[where : where + 1], *inputs[i + 1 :]))
+                if reads_whole(lambda moved=moved: self.explained.evaluate(moved)):  # type: ignore[misc]
+                    raise ValueError(
+                        f"baselines are no numbers of {x.dtype}, but the model reads inputs[{i}] as ids or other whole numbers; give whole "
+                        "numbers, such as the id of a mask or pad token"
+                    )
 
     def has_map(self, method: Method) -> bool:
         """Whether the method's map has a place in input space.
@@ -180,20 +206,24 @@ class DoctorContext:
 
     def _samples(self, method: Method) -> Iterator[Finding]:
         inner = method.innermost
+        if method.attribution_method is not None and all(x.is_floating_point() for x in self.record.samples.inputs):
+            method.fits(self.explained, self.few[:1], None)
         if inner.samples_needed > self.probe_size:
             yield refused(
                 "it permutes features across samples, but the probe has only one", "give at least two samples"
             )
-        if all(x.is_floating_point() for x in self.record.samples.inputs):
+        whole = [x for x in self.record.samples.inputs if not x.is_floating_point()]
+        if not whole:
             return
+        what = "they are " + ("booleans" if whole[0].dtype == torch.bool else "integers")
         if method.attribution_method is not None:
-            yield refused("it adds noise to the inputs, but they are integers", "use the method without NoiseTunnel")
+            yield refused(f"it adds noise to the inputs, but {what}", "use the method without NoiseTunnel")
         elif inner.differentiates_input:
             layers = "LayerIntegratedGradients or LayerGradientXActivation"
             fix = f"explain an embedding layer with {layers}"
             if not any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in self.model.modules()):
                 fix = f"convert the inputs to floating point (batch_fn), or explain a layer with {layers}"
-            yield refused("it takes the gradient at the inputs, but they are integers", fix)
+            yield refused(f"it takes the gradient at the inputs, but {what}", fix)
 
     def _gradient(self, method: Method) -> Iterator[Finding]:
         if method.backward_rule == "none":
@@ -328,7 +358,9 @@ class DoctorContext:
 
     def _try_out(self, method: Method) -> None:
         explained, sample = self.explained, self.few[:1]
-        (explained.distribution if method.takes_distribution else explained.baseline)(method.baselines, sample)
+        self._check_baselines(
+            method.baselines, explained.distribution if method.takes_distribution else explained.baseline
+        )
         if method.feature_mask is not None:
             features_of(method.feature_mask, explained, sample)
         method.fits(explained, sample, self._activation(method))
@@ -337,7 +369,7 @@ class DoctorContext:
                 f"it has reshape={method.reshape!r}, which needs a layer that returns one tensor, and a model whose only input is "
                 "an image (N, C, H, W); leave reshape out."
             )
-        path = path_of(method)
+        path = path_of(method.applied)
         floating = all(x.is_floating_point() for x in sample.inputs)
         for point in islice(path.points(explained, sample), _POINTS) if path is not None else ():
             if not (floating or method.reads):

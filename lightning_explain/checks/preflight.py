@@ -164,7 +164,9 @@ def granted(
     scores, unfit = dict[str, Metric](), list[Verdict]()
     for name, metric in metrics.items():
         try:
-            scores[name] = fitted(metric, methods, probe)
+            fit = fitted(metric, methods, probe)
+            context.check_metric(fit)
+            scores[name] = fit
         except ValueError as error:
             unfit.append(Verdict(name, "refused", str(error).rstrip(".")))
     lines = [*wrong, *lines_of([] if default_methods else refused, methods)]

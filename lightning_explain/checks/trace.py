@@ -116,6 +116,36 @@ def record(model: nn.Module, forward: Callable[..., Tensor], found: Record) -> N
         found.outputs = forward(*found.points, *found.samples.extra)
 
 
+_WHOLE = words("long int short char byte to type type_as")
+
+
+class _Casts(TorchFunctionMode):
+    """Notes whether floating-point numbers are made whole."""
+
+    found: bool = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if args and name_of(func) in _WHOLE and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            self.found |= not (out.is_floating_point() or out.is_complex() or out.dtype == torch.bool)
+        return out
+
+
+def reads_whole(run: Callable[[], object]) -> bool:
+    """Whether a model that is given fractions makes them whole, or cannot run on them."""
+    casts = _Casts()
+    with casts:
+        try:
+            run()
+        except (RuntimeError, IndexError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return True
+    return casts.found
+
+
 _PROBABILITIES = {"Softmax": ("softmax",), "LogSoftmax": ("log_softmax",), "Sigmoid": ("sigmoid", "expit")}
 
 

@@ -39,6 +39,7 @@ class ExplainedFunction:
         memory: Results cached for the duration of one explanation; see :meth:`remembered`.
         sum_checks: Collects, by method, the check of DeepLIFT's sum for each batch of samples; ``None``: nothing is collected.
         modalities: What the inputs are, one for each.
+        stds: Standard deviations of the inputs that came with the probe, one tensor ``(1, ...)`` for each; may be empty.
     """
 
     forward: nn.Module
@@ -53,6 +54,7 @@ class ExplainedFunction:
     memory: dict[Any, Any] = field(default_factory=dict)
     sum_checks: dict[str, list[SumCheck]] | None = None
     modalities: tuple[Modality, ...] = ()
+    stds: tuple[Tensor, ...] = ()
 
     def evaluate(self, samples: Samples) -> Tensor:
         """The values of f at the samples, ``(N,)``, computed without gradients, at most ``limit`` samples per call."""
@@ -314,6 +316,7 @@ class Metric(ABC):
     """What a method must have to be scored, in words."""
     methods: tuple[str, ...] | None = None
     """Names of the methods that it scores; ``None``: all that it can."""
+    baselines: Baseline = None
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -342,6 +345,9 @@ class Metric(ABC):
             ValueError: If it has no score of such inputs.
         """
         return self
+
+    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:  # noqa: B027 (optional)
+        """Raises ``ValueError`` if it cannot score these samples; called before the first explanation."""
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:
         """Names of the methods that it will score: of all, of those with a map in input space, of those that promise a sum."""
@@ -415,7 +421,8 @@ class Modality(ABC):
         """A layer's activation, gradient or map ``(N, ...)``, arranged as the units of the input ``(N, ...)`` lie.
 
         Returns:
-            ``value`` itself if it already lies so; ``None`` if it has no place on the input.
+            Its channels second, then its places: ``(N, C, ...)``. ``value`` itself if it already lies so; ``None`` if it has
+            no place on the input.
 
         Raises:
             ValueError: If ``how.reshape`` does not fit the tensor.
@@ -470,11 +477,6 @@ class Sink(ABC):
         ...         print(publication.step, publication.scalars)
         >>> monitor = ExplanationMonitor(sinks=[Printer()])
     """
-
-    @property
-    def pictures_go_to(self) -> str:
-        """Where its pictures can be seen, for the line at the start of a run; empty if it takes none."""
-        return type(self).__name__
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
         """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""

@@ -7,29 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.call import Place, by_position, divided, leaves
 
-if TYPE_CHECKING:
-    Attribution: TypeAlias = Tensor | tuple[Tensor, ...]
-else:
-    Attribution = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
+Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """What Captum's ``attribute`` returns: one tensor, or a tuple of tensors for several inputs."""
 
-if TYPE_CHECKING:
-    Inputs: TypeAlias = Attribution | Any
-else:
-    Inputs = Any
+Inputs: TypeAlias = "Attribution | Any"
 """Inputs as the user gives them: a tensor, a tuple of tensors, or a mapping of parameter names to tensors."""
 
-if TYPE_CHECKING:
-    Baseline: TypeAlias = None | float | str | Tensor | Sequence[Any]
-else:
-    Baseline = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
+Baseline: TypeAlias = "None | float | str | Tensor | Sequence[Any]"
 """A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them, one per input.
 
 A tensor either broadcasts to one sample or has one entry for each sample of the probe.
@@ -113,6 +104,10 @@ class Probe:
             raise TypeError(f"Probe(inputs=...) got {kind(self.inputs)}; give a tensor (N, ...) or a tuple of them.")
         if len(self) == 0:
             raise ValueError("Probe(inputs=...) has no samples; give at least one.")
+        for x in as_tuple(self.inputs):
+            if x.is_complex():
+                fix = "give real ones, such as torch.view_as_real(x), and convert them in the model or in forward_fn"
+                raise TypeError(f"Probe(inputs=...) has complex numbers ({x.dtype}); {fix}.")
         if self.ids is None:
             object.__setattr__(self, "ids", torch.arange(len(self)))
         named: dict[str, Any] = {f"inputs[{i}]": x for i, x in enumerate(as_tuple(self.inputs))}

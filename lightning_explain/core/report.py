@@ -89,6 +89,7 @@ class Report:
         values: ``(N,)`` the explained output f of each sample; empty in reports that were saved by version 0.1.0.
         undefined_reasons: For each score that may be undefined, which is NaN: why.
         meta: Text about the samples that the batches held, such as file names: N strings for each name.
+        stds: The standard deviations that came with the probe (``Probe.stds``).
 
     Example:
         >>> import torch
@@ -120,6 +121,7 @@ class Report:
     values: Tensor = field(default_factory=lambda: torch.empty(0))
     undefined_reasons: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stds: tuple[Tensor, ...] = ()
 
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite, and not merely undefined."""
@@ -175,16 +177,11 @@ class Report:
         return found
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, all metrics.
-
-        The prediction is the predicted class, or the output itself if that is one number.
-        """
+        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, all metrics."""
         metrics = list(self.scores)
         lines = []
         for i, sample in enumerate(self.ids.tolist()):
-            one = self.outputs[i].numel() == 1
-            predicted = float(self.outputs[i]) if one else int(self.predictions[i])
-            head = [self.epoch, sample, int(self.targets[i]), predicted]
+            head = [self.epoch, sample, int(self.targets[i]), int(self.predictions[i])]
             for method in self.attributions:
                 values = [self.scores[m][method][i].item() if method in self.scores[m] else None for m in metrics]
                 lines.append([*head, method, *values])

@@ -36,6 +36,8 @@ def fingerprint(probe: Probe) -> str:
 
 def bytes_of(value: Tensor) -> bytes:
     """The numbers of a tensor as bytes, whatever its dtype: NumPy has no bfloat16."""
+    if not value.numel():
+        return b""  # Its strides need not be contiguous, whatever it is asked for.
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 

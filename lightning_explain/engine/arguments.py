@@ -7,16 +7,15 @@ from typing import Any
 
 from lightning_explain.core import validation
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.plain import plain
 from lightning_explain.engine.baselines import DISTRIBUTIONS, NAMES, check_baseline
 from lightning_explain.engine.features import check_feature_mask
-from lightning_explain.engine.noise import check_stdevs
+from lightning_explain.engine.noise import check_scale
 from lightning_explain.modalities.image import check_reshape
 
 AUTO = "auto"
 _OURS = __package__.split(".")[0] + "."
 _COUNTS = ("n_steps", "n_samples", "nt_samples", "n_perturb_samples", "n_draws", "n_layers", "size")
-_SIZES = {"eps": "1e-10", "tolerance": "0.01", "perturb_radius": "0.02"}
+_SIZES = {"eps": "1e-10", "tolerance": "0.01"}
 _MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
 _CHOICES = {
     "method": ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre"),
@@ -27,7 +26,7 @@ _CHOICES = {
 class CheckedArguments:
     """Base class of dataclasses that check their arguments as soon as they are given.
 
-    Replaces the lists of YAML and Hydra by tuples, which can be hashed and compared. What a user's subclass adds is its own.
+    Replaces the lists of YAML by tuples, which can be hashed and compared. What a user's subclass adds is its own, whatever its name.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -38,7 +37,7 @@ class CheckedArguments:
         built_in = [cls for cls in type(self).__mro__ if is_dataclass(cls) and cls.__module__.startswith(_OURS)]
         kinds = {field.name: str(field.type) for cls in built_in for field in fields(cls)}
         for field in fields(self):
-            value = _tupled(plain(getattr(self, field.name)))
+            value = _tupled(getattr(self, field.name))
             object.__setattr__(self, field.name, value)
             if field.name in kinds:
                 _check(self, type(self).__name__, field.name, value, kinds[field.name])
@@ -56,7 +55,7 @@ def _check(instance: Any, owner: str, name: str, value: Any, kind: str) -> None:
         validation.check_whole(owner, name, value, also=also)
     elif name in _SIZES:
         validation.check_number(owner, name, value, _SIZES[name])
-    elif name.endswith("_func") and kind != "Perturbation":
+    elif name.endswith("_func") and not kind.startswith("str"):
         validation.check_callable(owner, name, value)
     elif name in _CHOICES:
         validation.check_choice(owner, name, value, _CHOICES[name])
@@ -66,11 +65,12 @@ def _check(instance: Any, owner: str, name: str, value: Any, kind: str) -> None:
         check_baseline(owner, value, DISTRIBUTIONS if getattr(instance, "takes_distribution", False) else NAMES)
     elif name == "feature_mask":
         check_feature_mask(f"{owner}(feature_mask", value)
-    elif name == "stdevs":
-        check_stdevs(owner, value)
+    elif name in ("stdevs", "perturb_radius"):
+        check_scale(owner, name, value)
     elif name == "reshape":
         check_reshape(owner, value)
     elif name == "layer" and not (value is None or isinstance(value, str)):
-        raise validation.refused(owner, name, value, "a module's name, such as 'layer4'", TypeError)
+        allowed = "the name of one module, such as 'layer4' (for several layers, one method for each)"
+        raise validation.refused(owner, name, value, allowed, TypeError)
     elif name == "methods" and value is not None and not (isinstance(value, tuple) and set(map(type, value)) == {str}):
         raise validation.refused(owner, name, value, "None (all methods) or a list of names of methods", TypeError)

@@ -81,19 +81,20 @@ class Baselines:
 
     def _point(self, spec: Any, index: int, clean: Tensor, samples: Samples) -> Tensor:
         if isinstance(spec, Tensor):
-            return fitted("baselines", spec, samples, clean, self.ids).to(clean).expand_as(clean)
+            return _held(fitted("baselines", spec, samples, clean, self.ids), clean)
         if spec == "mean":
-            return self.inputs[index].mean(0, keepdim=True).expand_as(clean)
+            return _held(_floating(self.inputs[index]).mean(0, keepdim=True), clean)
         if spec == "blur":
             try:
-                return self.modalities[index].blurred(clean)
+                return _held(self.modalities[index].blurred(_floating(clean)), clean)
             except ValueError as error:
                 raise ValueError(f'baselines="blur" {error}; give "zero" or "mean".') from None
         if spec != "black":
-            return torch.full_like(clean, 0.0 if spec in (None, "zero") else float(spec))
+            return _held(torch.tensor(0.0 if spec in (None, "zero") else float(spec), dtype=torch.float64), clean)
         if self.normalization is None:
             raise ValueError('baselines="black" is 0 after normalization; give normalization=(mean, std).')
-        mean, std = (torch.as_tensor(v, dtype=clean.dtype, device=clean.device) for v in self.normalization)
+        like = _floating(clean[:1])
+        mean, std = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in self.normalization)
         return self._point((-mean / std).reshape(1, -1, *(1,) * (clean.ndim - 2)), index, clean, samples)
 
     def distribution(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
@@ -101,23 +102,43 @@ class Baselines:
 
         A tensor ``(K, ...)`` is the set itself, and ``"probe"`` is all samples of the probe. A number or a name gives
         one reference (``"blur"`` gives every sample, blurred). A tuple gives the union of its entries. With several
-        inputs, each entry applies to all of them.
+        inputs, a tuple of tensors is one set, with a tensor ``(K, ...)`` for each input, as in Captum; each entry of any
+        other tuple applies to all inputs.
 
         Raises:
             ValueError: If the baseline does not fit the inputs.
         """
+        if isinstance(spec, Tensor):
+            return self._set((spec,))
         if isinstance(spec, (tuple, list)):
+            if len(self.inputs) > 1 and all(isinstance(part, Tensor) for part in spec):
+                return self._set(spec)
             parts = [self.distribution(part, samples) for part in spec]
             return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
         if isinstance(spec, str) and spec == "probe":
             return self.inputs
-        if isinstance(spec, Tensor):
-            if spec.shape[1:] != self.inputs[0].shape[1:] or len(spec) == 0:
-                shapes = tuple(spec.shape), tuple(self.inputs[0].shape[1:])
-                raise ValueError(f"baselines has shape {shapes[0]}; give (K, *{shapes[1]}), K >= 1.")
-            return (spec.to(self.inputs[0]),)
         count = len(self.inputs[0]) if spec == "blur" else 1
         return tuple(self._point(spec, i, x[:count], samples) for i, x in enumerate(self.inputs))
+
+    def _set(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        for value, x in zip(one_for_each("baselines", tuple(given), len(self.inputs)), self.inputs, strict=True):
+            if value.shape[1:] != x.shape[1:] or len(value) == 0 or len(value) != len(given[0]):
+                shapes, own = ", ".join(str(tuple(v.shape)) for v in given), tuple(x.shape[1:])
+                raise ValueError(f"baselines has shape {shapes}; give (K, *{own}), K >= 1, the same K for all inputs.")
+        return tuple(_held(value, x, len(value)) for value, x in zip(given, self.inputs, strict=True))
+
+
+def _floating(x: Tensor) -> Tensor:
+    """Whole numbers as floating-point ones; all others unchanged."""
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def _held(value: Tensor, x: Tensor, count: int | None = None) -> Tensor:
+    """A baseline for an input ``(N, ...)``: in its dtype, but fractions for whole numbers stay what they are, as floats."""
+    held = value.to(x.dtype)
+    if not (x.is_floating_point() or torch.equal(held.to(value.dtype), value)):
+        held = value.to(torch.get_default_dtype()) if value.is_floating_point() else value
+    return held.to(x.device).expand(len(x) if count is None else count, *x.shape[1:])
 
 
 def fitted(name: str, value: Tensor, samples: Samples, clean: Tensor, ids: Tensor) -> Tensor:

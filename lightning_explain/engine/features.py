@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,10 +16,7 @@ from lightning_explain.core.probe import Samples, flat
 from lightning_explain.core.validation import is_whole, one_for_each
 from lightning_explain.engine.baselines import fitted
 
-if TYPE_CHECKING:
-    FeatureMask: TypeAlias = None | Tensor | Mapping[str, int] | Sequence[Any]
-else:
-    FeatureMask = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
+FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
 
 KINDS = frozenset({"grid", "superpixels"})
 _WAYS = (
@@ -91,13 +87,13 @@ def features_of(spec: FeatureMask, explained: ExplainedFunction, samples: Sample
 
 def _raw(specs: Sequence[Any], explained: ExplainedFunction, samples: Samples) -> Iterator[Tensor]:
     """Yields masks with their original numbers; generated masks get numbers that no mask before them has."""
-    taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor)), default=0)
+    taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor) and s.numel()), default=0)
     for i, (spec, clean, modality) in enumerate(zip(specs, samples.clean, explained.modalities, strict=True)):
         if isinstance(spec, Tensor):
             yield fitted(f"feature_mask of input {i}", spec, samples, clean, explained.probe.ids).long()
             continue
         made = _made(spec, clean, modality, explained) + taken
-        taken = int(made.max()) + 1
+        taken = int(made.max()) + 1 if made.numel() else taken
         yield made
 
 
@@ -105,24 +101,14 @@ def _made(spec: Mapping[str, int] | None, clean: Tensor, modality: Modality, exp
     if spec is None:
         return torch.arange(clean[0].numel(), device=clean.device).reshape(1, *clean.shape[1:])
     ((kind, number),) = spec.items()
+    if (size := modality.pixels(clean)) is None:
+        what = "a grid needs" if kind == "grid" else "superpixels need"
+        raise ValueError(f"{what} images (N, C, H, W), got {tuple(clean.shape)}; give a tensor as feature_mask.")
     if kind == "grid":
-        return _grid(clean, modality, number)
-    if modality.pixels(clean) is None:
-        raise ValueError(
-            f"superpixels need images (N, C, H, W), got {tuple(clean.shape)}; give a tensor as feature_mask."
-        )
+        down, right = (torch.arange(n, device=clean.device) // number for n in size)
+        return (down[:, None] * (int(right[-1]) + 1) + right).expand(1, *clean.shape[1:])
     segments = [_superpixels(sample, number, explained) for sample in clean]
     return torch.stack([s.to(clean.device).expand(clean.shape[1:]) for s in segments])
-
-
-def _grid(clean: Tensor, modality: Modality, size: int) -> Tensor:
-    units = modality.units(clean)[1:]
-    if len(units) < 2 or math.prod(units[:-2]) != 1:
-        raise ValueError(
-            f"a grid needs images (N, H, W) or (N, C, H, W), got {tuple(clean.shape)}; give a tensor as feature_mask."
-        )
-    down, right = (torch.arange(n, device=clean.device) // size for n in units[-2:])
-    return (down[:, None] * (int(right[-1]) + 1) + right).expand(1, *clean.shape[1:])
 
 
 def _superpixels(sample: Tensor, count: int, explained: ExplainedFunction) -> Tensor:

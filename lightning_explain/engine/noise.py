@@ -2,40 +2,101 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.deviations import FEWEST, measured, standard_deviations
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.validation import is_number, one_for_each, refused
+from lightning_explain.engine.baselines import fitted
 
-if TYPE_CHECKING:
-    Stdevs: TypeAlias = float | tuple[float, ...]
-else:
-    Stdevs = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
+Scale: TypeAlias = "float | str | Tensor | tuple[float | str | Tensor, ...] | None"
+"""The size of noise as the user writes it.
+
+A number in units of the input; ``"std"``, the standard deviation of each number of the input (``"0.1 std"``: a tenth of it); a
+tensor that broadcasts to one sample, ``(1, ...)``; or a tuple with one of these for each input. ``None``: a number, times the
+standard deviation where the input is a table or a series.
+"""
+Stdevs: TypeAlias = Scale
+
+_IN_STD = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)\s*\*?\s*)?std")
+_WAYS = 'a number of at least 0, "std", "0.1 std", a tensor of these sizes, or a tuple of one of these for each input'
 
 
-def check_stdevs(owner: str, stdevs: Any) -> None:
-    """Checks standard deviations as the user writes them.
+def check_scale(owner: str, name: str, scale: Any) -> None:
+    """Checks the argument ``name``, the size of noise as the user writes it.
 
     Raises:
-        ValueError: If there is none, or one is not a number of at least 0.
+        ValueError: If it is not as :data:`Scale` says, or negative.
     """
-    values = stdevs if isinstance(stdevs, (tuple, list)) else (stdevs,)
-    if not values or not all(is_number(s) and s >= 0 for s in values):
-        raise refused(owner, "stdevs", stdevs, "a number of at least 0, or one for each input")
+    values = scale if isinstance(scale, (tuple, list)) and scale else (scale,)
+    for value in values:
+        number = is_number(value) and value >= 0
+        numbers = isinstance(value, Tensor) and not value.is_complex() and bool((value >= 0).all())
+        if not (value is None or number or numbers or (isinstance(value, str) and _IN_STD.fullmatch(value))):
+            raise refused(owner, name, scale, _WAYS)
+
+
+def scales(
+    explained: ExplainedFunction, samples: Samples, name: str, scale: Scale, default: float = 1.0
+) -> tuple[Any, ...]:
+    """The size of noise on each input: a number, or a tensor that broadcasts to the input ``(N, ...)``.
+
+    Args:
+        explained: The explained function, which knows the standard deviations.
+        samples: N samples.
+        name: Name of the argument, for errors.
+        scale: What the user gave.
+        default: The number for ``None``.
+
+    Raises:
+        ValueError: If it does not fit the inputs, or no standard deviations are known.
+    """
+    each = one_for_each(f"{name}={scale!r}", scale, len(samples.inputs))
+    return tuple(_scale(explained, samples, name, part, default, i) for i, part in enumerate(each))
+
+
+def _scale(
+    explained: ExplainedFunction, samples: Samples, name: str, part: Any, default: float, index: int
+) -> float | Tensor:
+    x = samples.inputs[index]
+    if isinstance(part, Tensor):
+        return fitted(name, part, samples, x, explained.probe.ids).to(x)
+    if part is not None and not isinstance(part, str):
+        return float(part)
+    deviations = _deviations(explained)
+    if part is None and not (deviations and measured(x)):
+        return default
+    if not deviations:
+        raise ValueError(
+            f'{name}="{part}" needs standard deviations, but {len(explained.probe)} samples are too few to take them from; give '
+            f"Probe(stds=...), at least {FEWEST} samples, or a number"
+        )
+    found = None if part is None else _IN_STD.fullmatch(part)
+    return deviations[index].to(x) * (default if found is None else float(found[1] or 1))
+
+
+def _deviations(explained: ExplainedFunction) -> tuple[Tensor, ...]:
+    """Those that come with the probe, or those of its own samples, in the order of their ids."""
+    if explained.stds:
+        return explained.stds
+    order = explained.probe.ids.argsort(stable=True)
+    inputs = (tuple(x[order.to(x.device)] for x in explained.probe.clean),)
+    return explained.remembered("standard deviations", lambda: standard_deviations(inputs))
 
 
 def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs) -> tuple[Tensor, ...]:
     """Returns the inputs plus normal noise; all methods that add noise to their input get the same noise.
 
     Raises:
-        ValueError: If there are several ``stdevs``, but not one for each input.
+        ValueError: If ``stdevs`` does not fit the inputs.
     """
-    each = one_for_each(f"stdevs={stdevs!r}", stdevs, len(samples.inputs))
+    each = scales(explained, samples, "stdevs", stdevs)
     draws = [explained.draws.normal(f"noise/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
     return tuple(x + n * s for x, n, s in zip(samples.inputs, draws, each, strict=True))
 

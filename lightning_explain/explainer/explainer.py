@@ -17,7 +17,6 @@ from lightning_explain.checks.preflight import UncheckedError, granted, prefligh
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.draws import KeyedDraws
-from lightning_explain.core.plain import plain
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.serialization import fingerprint, without_inference
@@ -182,7 +181,8 @@ class Explainer(Decisions):
                 function: Any = explanation.explained.forward
                 passes = PassCount(*self.ranks.total(function.passes.forward, function.passes.backward))
         seconds = time.perf_counter() - started
-        return replace(report, passes=passes, seconds=seconds, fingerprint=own, meta=probe.meta)
+        report = replace(report, meta=probe.meta, stds=probe.stds)
+        return replace(report, passes=passes, seconds=seconds, fingerprint=own)
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
@@ -224,6 +224,7 @@ class Explainer(Decisions):
             execute=execute,
             channels_last=self.channels_last,
             modalities=modalities,
+            stds=probe.stds,
         )
 
 
@@ -286,7 +287,6 @@ def explain(
             f"explain(model, probe, ...) got {type(model).__name__} and {type(probe).__name__}; "
             "give a torch.nn.Module and a Probe(inputs, targets)."
         )
-    methods, metrics, target, normalization = map(plain, (methods, metrics, target, normalization))
     check_target(target)
     check_whole("", "seed", seed, least=0)
     probe = bound(without_inference(probe), signature_of(model, forward_fn), warn_or_log)

@@ -54,8 +54,9 @@ def refined(
         taken[where.cpu()] += count
         count *= 2
     known = explained.memory.setdefault(_key(method, explained), {})
-    for sample, steps in zip(samples.ids.tolist(), taken.tolist(), strict=True):
-        known.setdefault(sample, steps)
+    for sample, branch, steps in zip(samples.ids.tolist(), samples.branches.tolist(), taken.tolist(), strict=True):
+        if branch == 0:  # Not a noisy copy of the sample.
+            known.setdefault(sample, steps)
     return each(torch.mul, tuple(total), change) if method.multiply_by_inputs else tuple(total)
 
 
@@ -71,4 +72,4 @@ def _key(method: Any, explained: ExplainedFunction) -> Hashable:
 def steps_taken(method: Any, explained: ExplainedFunction, samples: Samples) -> Tensor | None:
     """Number of points each sample took when it was first explained, ``(N,)``; ``None`` for a fixed number of steps."""
     known = explained.memory.get(_key(method.applied, method.focused(explained)))
-    return None if known is None else torch.tensor([known[sample] for sample in samples.ids.tolist()])
+    return None if not known else torch.tensor([known[sample] for sample in samples.ids.tolist()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Read, Reducer
-from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
+from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
 from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
@@ -160,7 +161,7 @@ class LayerFeatureAblation(AtLayer):
         layer_baselines: Value that replaces them: ``None`` (zero), a number, or a tensor that broadcasts to one
             sample's activation ``(1, ...)``; a tuple with one for each tensor of a layer that returns several.
         layer_mask: Tensor of whole numbers ``(1, ...)`` shaped as the activation, or a tuple of them; units with equal
-            numbers are replaced together. Default: each unit by itself.
+            numbers are replaced together, those of several tensors as well. Default: each unit by itself.
 
     Further arguments: :class:`LayerActivation`.
 
@@ -180,8 +181,8 @@ class LayerFeatureAblation(AtLayer):
     tensor_layers_only = True
     multiplies_by_inputs = True
 
-    layer_baselines: Baseline = None
-    layer_mask: Attribution | None = None
+    layer_baselines: float | Tensor | tuple[float | Tensor, ...] | None = None
+    layer_mask: Tensor | tuple[Tensor, ...] | None = None
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
 
@@ -205,6 +206,12 @@ class LayerFeatureAblation(AtLayer):
                 each of its tensors.
         """
         found = activation if isinstance(activation, (tuple, list)) else (activation,)
+        numbers = [set(mask.unique().tolist()) for mask in self._parts("layer_mask")]
+        if len(set().union(*numbers)) < sum(map(len, numbers)) and version("captum") < "0.9":
+            raise ValueError(
+                "layer_mask has one number in several tensors of the layer, which Captum before 0.9 takes for several features; "
+                "give each tensor numbers of its own, or install captum>=0.9"
+            )
         for name in ("layer_baselines", "layer_mask"):
             parts = self._parts(name)
             if len(parts) != len(found) and getattr(self, name) is not None:

@@ -13,7 +13,7 @@ from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.points import Path, Read, Reducer, path_of
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.core.validation import check_whole, refused
-from lightning_explain.engine.noise import Stdevs, add_noise, mean_over_draws, narrowed, wide
+from lightning_explain.engine.noise import Stdevs, add_noise, mean_over_draws, narrowed, scales, wide
 from lightning_explain.engine.paths import Cloud
 from lightning_explain.methods._base import OnPath, added, each
 from lightning_explain.methods.gradient import Saliency
@@ -39,7 +39,10 @@ class NoiseTunnel(OnPath):
         nt_samples: Noisy copies of each sample.
         nt_samples_batch_size: Noisy copies of a sample in one call, for a method inside that runs through Captum. Other
             methods fill passes up to ``max_examples_per_pass``; lower that to make their passes smaller.
-        stdevs: Standard deviation of the Gaussian noise, in units of the input: one number, or one for each input.
+        stdevs: Standard deviation of the Gaussian noise: a number in units of the input, ``"std"`` (the standard deviation
+            of each number of the input over the samples that ``Probe.stds`` tells; ``"0.1 std"`` for a tenth of it), a
+            tensor ``(1, ...)``, or a tuple with one of these for each input. Default: ``"std"`` for tables and series, if
+            it is known; otherwise 1.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -56,7 +59,7 @@ class NoiseTunnel(OnPath):
     nt_type: str = "smoothgrad"
     nt_samples: int = 5
     nt_samples_batch_size: int | None = None
-    stdevs: Stdevs = 1.0
+    stdevs: Stdevs = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +69,14 @@ class NoiseTunnel(OnPath):
         # The variance over a single copy is zero.
         check_whole("NoiseTunnel", "nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
         check_whole("NoiseTunnel", "nt_samples_batch_size", self.nt_samples_batch_size, also=(None,))
+
+    def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> None:
+        """Refuses noise whose size does not fit the inputs.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        scales(explained, samples, "stdevs", self.stdevs)
 
     @property
     def path(self) -> Path | None:

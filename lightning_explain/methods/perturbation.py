@@ -14,7 +14,7 @@ from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import is_whole
 from lightning_explain.engine.features import FeatureMask, features_of
 from lightning_explain.engine.noise import column
-from lightning_explain.engine.paths import Ablations, Shapes, Strides, Windows
+from lightning_explain.engine.paths import Ablations, Shape, Windows
 from lightning_explain.engine.permutations import Permutations
 from lightning_explain.methods._base import OnPath
 
@@ -53,8 +53,8 @@ class Occlusion(Ablating):
         torch.Size([2, 3, 8, 8])
     """
 
-    sliding_window_shapes: Shapes = (1, 4, 4)
-    strides: Strides = None
+    sliding_window_shapes: Shape | tuple[Shape, ...] = (1, 4, 4)
+    strides: int | Shape | tuple[Shape, ...] | None = None
     baselines: Baseline = None
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class FeatureAblation(Ablating):
             ``"blur"``.
         feature_mask: How input elements form features: ``None`` (each element is a feature), a tensor of whole numbers,
             ``{"grid": 8}`` (patches of 8 by 8 pixels), ``{"superpixels": 50}`` (segments of each sample), or one of
-            these for each input.
+            these for each input. One number in the tensors of several inputs is one feature, as in Captum from 0.9 on.
 
     Raises:
         ValueError: If ``baselines`` or ``feature_mask`` is not allowed.

@@ -36,11 +36,14 @@ class OneByOne(CaptumMethod):
 
     def attribute_one(self, explained: ExplainedFunction, sample: Samples, **further: Any) -> Attribution:
         """The attribution of one sample; ``further`` are arguments for Captum."""
+        baselines = explained.baseline(self.baselines, sample)
+        # Captum casts baselines to the dtype of whole numbers.
+        inputs = each(lambda x, b: x.to(torch.promote_types(x.dtype, b.dtype)), sample.inputs, baselines)
         return attribute(
             self.explainer(explained).attribute,
-            sample,
+            sample.at(inputs),
             n_samples=self.n_samples,
-            baselines=bare(explained.baseline(self.baselines, sample)),
+            baselines=bare(baselines),
             feature_mask=bare(features_of(self.feature_mask, explained, sample).masks),
             perturbations_per_eval=explained.limit,
             **further,
@@ -51,8 +54,13 @@ class OneByOne(CaptumMethod):
         found = []
         for sample in samples.split(1):
             with explained.draws.seeded("features", sample, torch.zeros(1, dtype=torch.long)):
-                found.append(as_tuple(self.attribute_one(explained, sample)))
+                one = as_tuple(self.attribute_one(explained, sample))
+            found.append(self.completed(explained, one))
         return bare(tuple(torch.cat(column) for column in zip(*found, strict=True)))
+
+    def completed(self, explained: ExplainedFunction, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The attribution of one sample in a shape that all samples of the probe have."""
+        return found
 
 
 @dataclass(frozen=True)

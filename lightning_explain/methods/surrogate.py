@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from captum import attr as captum
+from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple
@@ -45,6 +47,13 @@ class Surrogate(OneByOne):
         found = super().attribute_one(explained, sample, return_input_shape=self.return_input_shape, **further)
         return found if self.return_input_shape else as_tuple(found)[0].reshape(1, -1)
 
+    def completed(self, explained: ExplainedFunction, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Coefficients of features that a sample lacks are 0, as in Captum."""
+        if self.return_input_shape:
+            return found
+        count = features_of(self.feature_mask, explained, explained.probe).count
+        return (pad(found[0], (0, count - found[0].shape[1])),)
+
 
 @dataclass(frozen=True)
 class Lime(Surrogate):
@@ -63,7 +72,7 @@ class Lime(Surrogate):
         perturb_func: How feature sets are drawn, as in Captum, with the global generators seeded for the sample.
             Default: each feature with probability 1/2.
         return_input_shape: Return each element's coefficient in the input's shape; otherwise the coefficients ``(N,
-            features)``.
+            features)``, 0 for the last ones of a sample with fewer features than others.
 
     Further arguments: :class:`ShapleyValueSampling`.
 

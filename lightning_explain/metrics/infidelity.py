@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,21 +15,18 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, flat
 from lightning_explain.core.report import PassCount
-from lightning_explain.core.validation import check_number, check_whole
+from lightning_explain.core.validation import check_number, check_whole, is_number
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.engine.baselines import settled
-from lightning_explain.engine.noise import wide
+from lightning_explain.engine.noise import Scale, scales, wide
 from lightning_explain.metrics._common import by_user, joined, needs_floating, table
 from lightning_explain.metrics._perturbed import Perturbed, Tensors, exact, half, origin
 
 PerturbFunc = Callable[..., Any]
-if TYPE_CHECKING:
-    Perturbation: TypeAlias = str | PerturbFunc
-else:
-    Perturbation = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 _KINDS = ("remove", "square", "gaussian")
 # The fewest draws of which a correlation says more than chance does.
 _ENOUGH = 16
+_STDEV = 0.1
 # No method has this name.
 _CHANGES = ""
 
@@ -145,7 +142,8 @@ class Infidelity(CheckedArguments, Metric):
             (perturbation, perturbed inputs); the prediction is then ``sum(map * perturbation)`` for every map. The function
             receives one sample at a time, with the global generators seeded for that sample and draw.
         n_perturb_samples: Draws for each sample.
-        stdevs: Standard deviation of the noise, in units of the input.
+        stdevs: Standard deviation of the noise, as in :class:`NoiseTunnel`. Default: ``"0.1 std"`` for tables and series, if
+            it is known; otherwise 0.1.
         size: Side of the square in pixels. Default: a quarter of the shorter side of the image.
         baselines: Value that replaces what is removed, for methods without a baseline of their own: ``None`` (zero), a
             number, a tensor, ``"black"``, ``"mean"``, or ``"blur"``. Other maps are compared with their own baseline, or the
@@ -162,9 +160,9 @@ class Infidelity(CheckedArguments, Metric):
         torch.Size([2])
     """
 
-    perturb_func: Perturbation = "remove"
+    perturb_func: str | PerturbFunc = "remove"
     n_perturb_samples: int = 16
-    stdevs: float = 0.1
+    stdevs: Scale = None
     size: int | None = None
     baselines: Baseline = None
     normalize: bool = True
@@ -184,7 +182,8 @@ class Infidelity(CheckedArguments, Metric):
                 f"Infidelity(perturb_func={self.perturb_func!r}): {nearest(str(self.perturb_func), _KINDS)} Or a callable."
             )
         check_whole("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
-        check_number("Infidelity", "stdevs", self.stdevs)
+        if is_number(self.stdevs):
+            check_number("Infidelity", "stdevs", self.stdevs)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -219,6 +218,15 @@ class Infidelity(CheckedArguments, Metric):
         # A function decides alone what it perturbs, for all methods at once.
         own = (None if callable(self.perturb_func) else method.own_baseline) or Reference(self.baselines)
         return value_of((settled(own.baselines), own.distribution)), own
+
+    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:
+        """Refuses noise whose size does not fit the inputs.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        if self.perturb_func == "gaussian":
+            scales(explained, samples, "stdevs", self.stdevs)
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In squared units of output; ``_relative`` in 0..1, without unit. Lower is better.
@@ -290,7 +298,9 @@ class Infidelity(CheckedArguments, Metric):
         removed = self._removed(explained, samples, indices)
         columns = zip(removed, baselines, samples.inputs, strict=True)
         points = tuple(torch.where(one, b, x) for one, b, x in columns)
-        return Perturbed(tuple(g * one for g, one in zip(gap, removed, strict=True)), removed, points)
+        # Between ids there are no differences.
+        units = (g if x.is_floating_point() else torch.ones_like(g) for g, x in zip(gap, samples.inputs, strict=True))
+        return Perturbed(tuple(u * one for u, one in zip(units, removed, strict=True)), removed, points)
 
     def _by_function(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensors, Tensors]:
         assert callable(self.perturb_func)
@@ -303,7 +313,8 @@ class Infidelity(CheckedArguments, Metric):
 
     def _noise(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> Tensors:
         draws = [explained.draws.normal(f"infidelity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
-        return tuple(noise * self.stdevs for noise in draws)
+        sizes = scales(explained, samples, "stdevs", self.stdevs, _STDEV)
+        return tuple(noise * size for noise, size in zip(draws, sizes, strict=True))
 
     def _removed(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> Tensors:
         """Whether each unit is removed, one boolean tensor for each input, which it broadcasts to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,11 +13,13 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Modality, Score
 from lightning_explain.core.probe import Attribution, Samples, flat
 from lightning_explain.core.report import PassCount
-from lightning_explain.core.validation import check_number
+from lightning_explain.core.validation import check_number, is_number
 from lightning_explain.engine.arguments import CheckedArguments
+from lightning_explain.engine.noise import Scale, scales
 from lightning_explain.metrics._common import by_user, joined, needs_floating, table
 
 PerturbFunc = Callable[..., Attribution]
+_RADIUS = 0.02
 
 
 def sensitivity(clean: tuple[Tensor, ...], moved: tuple[Tensor, ...], norm_ord: str | float = "fro") -> Tensor:
@@ -47,14 +50,16 @@ class SensitivityMax(CheckedArguments, Metric):
     Recomputes all methods at the same perturbed samples.
 
     Cost: n_perturb_samples * methods forward, n_perturb_samples * methods backward; methods is the cost of all methods.
-    Not for: deciding which map is right: a constant map scores best; inputs of another scale than about 1 without a
+    Not for: deciding which map is right: a constant map scores best; images of another scale than about 1 without a
         matching ``perturb_radius``.
 
     Args:
-        perturb_radius: Radius of the L-infinity ball, in units of the input.
-        perturb_func: Function in Captum's form that takes (inputs, radius) and returns perturbed inputs. It receives
-            one sample at a time, with the global generators seeded for that sample and draw. Default: uniform in the
-            ball.
+        perturb_radius: Radius of the L-infinity ball: a number in units of the input, ``"std"`` (the standard deviation of
+            each number of the input; ``"0.02 std"`` for a fiftieth of it), a tensor ``(1, ...)``, or a tuple with one of
+            these for each input. Default: ``"0.02 std"`` for tables and series, if it is known; otherwise 0.02.
+        perturb_func: Function in Captum's form that takes (inputs, radius), or the inputs alone, and returns perturbed
+            inputs. It receives one sample at a time, with the global generators seeded for that sample and draw; the radius
+            is ``perturb_radius``. Default: uniform in the ball.
         n_perturb_samples: Draws for each sample.
         norm_ord: Norm of the maps: ``"fro"``, ``"inf"``, or a number.
         methods: Names of the methods to score. Default: all.
@@ -70,7 +75,7 @@ class SensitivityMax(CheckedArguments, Metric):
         torch.Size([2])
     """
 
-    perturb_radius: float = 0.02
+    perturb_radius: Scale = None
     perturb_func: PerturbFunc | None = None
     n_perturb_samples: int = 10
     norm_ord: str | float = "fro"
@@ -83,6 +88,8 @@ class SensitivityMax(CheckedArguments, Metric):
         super().__post_init__()
         if self.norm_ord not in ("fro", "inf"):
             check_number("SensitivityMax", "norm_ord", self.norm_ord)
+        if is_number(self.perturb_radius):
+            check_number("SensitivityMax", "perturb_radius", self.perturb_radius, "0.02")
 
     def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> SensitivityMax:
         """Itself, if these inputs can be perturbed.
@@ -97,6 +104,15 @@ class SensitivityMax(CheckedArguments, Metric):
     def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
         """The maps again at every draw."""
         return again * self.n_perturb_samples
+
+    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:
+        """Refuses a radius that does not fit the inputs.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        if self.perturb_func is None:
+            scales(explained, samples, "perturb_radius", self.perturb_radius)
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; a maximum has no standard error. Lower is better."""
@@ -113,7 +129,20 @@ class SensitivityMax(CheckedArguments, Metric):
     def _perturb(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> tuple[Tensor, ...]:
         function = self.perturb_func
         if function is not None:
-            moved = by_user("sensitivity", lambda x: function(x, self.perturb_radius), explained, samples, indices)
-            return joined(moved)
-        draws = (explained.draws.uniform(f"sensitivity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs))
-        return tuple(x + (2 * d - 1) * self.perturb_radius for x, d in zip(samples.inputs, draws, strict=True))
+            radius = _RADIUS if self.perturb_radius is None else self.perturb_radius
+            further = (radius,) if _takes_two(function) else ()
+            return joined(by_user("sensitivity", lambda x: function(x, *further), explained, samples, indices))
+        draws = [explained.draws.uniform(f"sensitivity/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
+        radii = scales(explained, samples, "perturb_radius", self.perturb_radius, _RADIUS)
+        return tuple(x + (2 * d - 1) * r for x, d, r in zip(samples.inputs, draws, radii, strict=True))
+
+
+def _takes_two(function: Callable[..., object]) -> bool:
+    """Whether it can be called with inputs and a radius; functions without a signature can."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True

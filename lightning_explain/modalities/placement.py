@@ -31,22 +31,38 @@ def arrange(
     Raises:
         ValueError: If ``how.reshape`` does not fit the map.
     """
-    if how.reshape is None and _like(found, inputs):
+    # Units of a layer as wide as a table are not its columns.
+    elsewhere = how.layer is not None and not how.of_input and modalities[0].pixels(inputs[0]) is None
+    if how.reshape is None and _like(found, inputs) and not elsewhere:
         return found
-    placed = place(found[0], inputs, modalities, how) if len(found) == 1 else None
+    index, placed = _placed(found[0], inputs, modalities, how) if len(found) == 1 else (0, None)
     if placed is None:
         return None
-    return found if placed is found[0] else (modalities[0].by_unit(placed),)
+    if placed is found[0] and len(inputs) == 1 and modalities[0].pixels(inputs[0]) is not None:
+        return found
+    # Nothing of it lies on the other inputs.
+    sizes = (modality.units(x) for x, modality in zip(inputs, modalities, strict=True))
+    return tuple(placed.sum(1, keepdim=True) if i == index else placed.new_zeros(s) for i, s in enumerate(sizes))
 
 
 def place(value: Tensor, inputs: Tensors, modalities: tuple[Modality, ...], how: Arrangement) -> Tensor | None:
-    """A layer's activation, gradient or map, arranged as the units of the only input lie (:meth:`Modality.place`)."""
-    return modalities[0].place(value, inputs[0], how) if len(inputs) == 1 else None
+    """A layer's activation, gradient or map, arranged as the units of the one input on which it has a place."""
+    return _placed(value, inputs, modalities, how)[1]
+
+
+def _placed(
+    value: Tensor, inputs: Tensors, modalities: tuple[Modality, ...], how: Arrangement
+) -> tuple[int, Tensor | None]:
+    """The index of the only input on which it has a place, and its arrangement there."""
+    found = [modality.place(value, x, how) for x, modality in zip(inputs, modalities, strict=True)]
+    fitting = [i for i, part in enumerate(found) if part is not None]
+    return (fitting[0], found[fitting[0]]) if len(fitting) == 1 else (0, None)
 
 
 def onto(arranged: Tensors, inputs: Tensors, modalities: tuple[Modality, ...]) -> Tensors:
     """A result of :func:`arrange` in input space, broadcastable to the inputs."""
-    return arranged if _like(arranged, inputs) else (modalities[0].onto(arranged[0], inputs[0]),)
+    columns = zip(arranged, inputs, modalities, strict=True)
+    return tuple(part if part.shape == x.shape else modality.onto(part, x) for part, x, modality in columns)
 
 
 def _like(found: Tensors, inputs: Tensors) -> bool:

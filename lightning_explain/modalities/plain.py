@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from lightning_explain.core.contracts import Modality
+from lightning_explain.core.contracts import Arrangement, Modality
 from lightning_explain.core.panels import MOST_BARS, Panel
 from lightning_explain.core.probe import flat
 
@@ -28,6 +29,24 @@ class Plain(Modality):
 
     on_input: ClassVar[bool] = False
 
+    def place(self, value: Tensor, x: Tensor, how: Arrangement) -> Tensor | None:
+        """A layer's tensor as ``(N, C, T)`` where the input is ids ``(N, T)``, or a series of T times in either order."""
+        if value.ndim != 3 or x.ndim != (3 if x.is_floating_point() else 2) or not _fits(how.reshape):
+            return None
+        axis = _places(value, x, how)
+        count = value.shape[axis]
+        if count < 2 or (x.ndim == 2 and count != x.shape[1]) or (x.ndim == 3 and count > max(x.shape[1:])):
+            return None
+        return value if axis == 2 else value.transpose(1, 2)
+
+    def onto(self, placed: Tensor, x: Tensor) -> Tensor:
+        """A layer's map ``(N, 1, t)`` over the T times of the input: ``(N, T)`` on ids, ``(N, 1, T)`` or ``(N, T, 1)``."""
+        if x.ndim == 2:
+            return placed.sum(1)
+        axis = _times(placed.shape[2], x)
+        resampled = interpolate(placed.sum(1, keepdim=True), x.shape[axis], mode="linear")
+        return resampled if axis == 2 else resampled.transpose(1, 2)
+
     def panels(
         self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
     ) -> tuple[Panel, ...]:
@@ -38,6 +57,34 @@ class Plain(Modality):
             return (Panel("all units", "bars", values, name=name),)
         strongest = Panel(f"the {MOST_BARS} strongest", "bars", values, name=name)
         return Panel(f"all {units:,} units", "profile", values), strongest
+
+
+_LAST_CHANNELS = (nn.Linear, nn.RNNBase, nn.LayerNorm, nn.MultiheadAttention, nn.Embedding)
+_FIRST_CHANNELS = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d)
+
+
+def _fits(reshape: object) -> bool:
+    return reshape is None or (isinstance(reshape, str) and reshape != "none")
+
+
+def _places(value: Tensor, x: Tensor, how: Arrangement) -> int:
+    """The dimension of a layer's tensor that runs over the times of the input."""
+    if how.reshape is not None:
+        return 2 if how.reshape == "channels_first" else 1
+    same = [axis for axis in (1, 2) if value.shape[axis] in x.shape[1:]]
+    if len(same) == 1 and not (x.ndim == 3 and value.shape[1:].numel() in x.shape[1:]):
+        return same[0]
+    modules = [] if how.layer is None else list(how.layer.modules())
+    declared = [m for m in modules if isinstance(m, (*_FIRST_CHANNELS, *_LAST_CHANNELS))]
+    if declared:
+        return 2 if isinstance(declared[0 if how.of_input else -1], _FIRST_CHANNELS) else 1
+    return 2 if how.layer is None else 1
+
+
+def _times(count: int, x: Tensor) -> int:
+    """The dimension of a series that ``count`` places of a layer run over: the one of that length, else the longer one."""
+    same = [axis for axis in (2, 1) if x.shape[axis] == count]
+    return same[0] if same else 2 if x.shape[2] >= x.shape[1] else 1
 
 
 def _name(found: tuple[Tensor, ...], unit: int) -> str:

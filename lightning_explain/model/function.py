@@ -123,7 +123,7 @@ def _own(argument: Any) -> Any:
 
 
 def samples_for(model: nn.Module, probe: Probe) -> Samples:
-    """The probe's samples, copied to the device of the model's parameters, and floating inputs to their dtype."""
+    """The probe's samples, copied to the device of the model's parameters, and floating inputs to their dtype; uint16 becomes int32."""
     like = next(model.parameters(), torch.empty(0))
     inputs = tuple(_moved(x, like) for x in as_tuple(probe.inputs))
     extra = tuple(_moved_argument(x, len(probe), like.device) for x in probe.forward_args)
@@ -131,8 +131,12 @@ def samples_for(model: nn.Module, probe: Probe) -> Samples:
     return Samples(inputs, inputs, extra, ids, torch.zeros_like(ids))
 
 
+# With the unsigned types, torch can do little but convert them.
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+
+
 def _moved(x: Tensor, like: Tensor) -> Tensor:
-    dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
+    dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else _WIDER.get(x.dtype, x.dtype)
     return x.detach().to(like.device, dtype, copy=True)
 
 

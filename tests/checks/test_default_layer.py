@@ -175,7 +175,8 @@ NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
     "a module that attention shares": (Shared(), IMAGES, "blocks.0"),
     "a bias of its own": (Biased(), IMAGES, "first"),
     "frames": (Frames(), IMAGES, "early"),
-    "a series": (Series(), torch.randn(4, 7, 5), None),
+    "a series": (Series(), torch.randn(4, 7, 5), "block.norm1"),
+    "a table": (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(4, 5), None),
     "a convolutional network": (resnet18(num_classes=3), torch.randn(4, 3, 64, 64), "layer4"),
 }
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +52,7 @@ def test_a_grid_has_square_patches_that_are_the_same_in_all_channels_and_smaller
 
 
 def test_patches_of_different_inputs_are_different_features() -> None:
-    found = features({"grid": 2}, torch.zeros(3, 2, 2), torch.zeros(3, 1, 2, 4))
+    found = features({"grid": 2}, torch.zeros(3, 1, 2, 2), torch.zeros(3, 1, 2, 4))
     assert [mask.unique().tolist() for mask in found.masks] == [[0], [1, 2]]
 
 
@@ -165,7 +167,8 @@ def test_what_is_no_mask_is_refused_at_once(spec: object, error: type, match: st
 @pytest.mark.parametrize(
     ("spec", "inputs", "match"),
     [
-        ({"grid": 2}, (torch.zeros(3, 4),), r"needs images \(N, H, W\) or \(N, C, H, W\), got \(3, 4\)"),
+        ({"grid": 2}, (torch.zeros(3, 4),), r"a grid needs images \(N, C, H, W\), got \(3, 4\)"),
+        ({"grid": 2}, (torch.zeros(3, 4, 6),), r"a grid needs images \(N, C, H, W\), got \(3, 4, 6\)"),
         ({"superpixels": 2}, (torch.zeros(3, 4, 4),), r"need images \(N, C, H, W\), got \(3, 4, 4\)"),
         (torch.zeros(2, 5).long(), (torch.zeros(3, 5),), r"shape \(2, 5\), which does not fit \(5,\); give"),
         (torch.zeros(5).long(), (torch.zeros(3, 4),), "does not fit"),
@@ -182,3 +185,55 @@ def test_a_mask_for_each_sample_needs_ids_that_tell_samples_apart() -> None:
     explained = subject_of(torch.zeros(2, 3), ids=torch.tensor([4, 4]))
     with pytest.raises(ValueError, match="give distinct Probe"):
         features_of(torch.zeros(2, 3).long(), explained, explained.probe)
+
+
+class Product(torch.nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x[:, 0] * y[:, 0] + x[:, 1] + 10 * y[:, 1]
+
+
+def test_one_number_in_the_masks_of_two_inputs_is_one_feature_to_every_method() -> None:
+    x, y = torch.tensor([[2.0, 3.0], [4.0, 5.0]]), torch.tensor([[5.0, 7.0], [1.0, 2.0]])
+    shared, apart = ((torch.tensor([0, 1]), torch.tensor(other)) for other in ([0, 2], [3, 2]))
+    product, half = x[:, 0] * y[:, 0], x[:, 0] * y[:, 0] / 2
+    methods: dict[str, Any] = {
+        "ablation": m.FeatureAblation,
+        "shapley": m.ShapleyValues,
+        "sampling": partial(m.ShapleyValueSampling, n_samples=100),
+        "kernel": partial(m.KernelShap, n_samples=400),
+    }
+    for name, method in methods.items():
+        given = {
+            "one": method(feature_mask=shared),
+            "two": method(feature_mask=apart),
+            "mixed": method(feature_mask=(shared[0], None)),
+        }
+        found = explain(Product(), Probe((x, y)), given, []).attributions
+        alone = product if name == "ablation" else half
+        for key, value in (("one", product), ("two", alone), ("mixed", alone)):
+            for part, rest in zip(found[key], (x[:, 1], 10 * y[:, 1]), strict=True):
+                expected = torch.stack([value, rest], 1)
+                assert torch.allclose(part, expected, rtol=0.2 if value is half else 1e-3, atol=0.01), (name, key)
+
+
+def test_coefficients_of_samples_with_fewer_features_are_filled_up_with_zeros() -> None:
+    x, mask = torch.rand(3, 4) + 1, torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0], [0, 0, 1, 1]])
+    methods: dict[str, Any] = {
+        kind.__name__: kind(n_samples=50, feature_mask=mask, return_input_shape=False)
+        for kind in (m.Lime, m.KernelShap)
+    }
+    model = torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.Flatten(0))
+    for limit in (1, 64):
+        found = explain(model, Probe(x), methods, [], max_examples_per_pass=limit).attributions
+        for name, value in found.items():
+            assert value.shape == (3, 4), name  # type: ignore[union-attr]
+            assert not value[1, 1:].any()  # type: ignore[call-overload,union-attr]
+            assert not value[2, 2:].any()  # type: ignore[call-overload,union-attr]
+            assert value[:, 0].all()  # type: ignore[call-overload,union-attr]
+
+
+def test_several_layers_are_refused_with_one_reason_by_every_method() -> None:
+    for kind in (m.LayerIntegratedGradients, m.LayerActivation, m.NeuronGradient, m.LayerGradCam):
+        for layers in (["a", "b"], ("a",)):
+            with pytest.raises(TypeError, match=r"the name of one module.*for several layers, one method for each"):
+                kind(layer=layers)  # type: ignore[arg-type]
