@@ -131,6 +131,7 @@ def test_a_score_that_may_be_missing_or_of_other_weights_is_told_and_training_go
     assert finished.current_epoch == 2
 
 
+@pytest.mark.filterwarnings("error:an error", "error:.*runs more often than", "error:.*this training ends after")
 def test_hints_do_not_end_a_training_where_warnings_are_errors(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
