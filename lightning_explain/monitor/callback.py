@@ -64,9 +64,11 @@ class ExplanationMonitor(MonitorBase):
         save_probe: Keep the samples in checkpoints; otherwise only their indices and fingerprint.
         save_reports: Save every report as a file in ``<run>/explain/<name>/``, to draw or compare again.
         name: Tag prefix, folder and state key; several monitors need several names.
-        forward_fn: Called as ``forward_fn(module, *inputs, *forward_args)`` instead of ``module(...)``.
+        forward_fn: Called as ``forward_fn(module, *inputs, *forward_args)`` instead of ``module(...)``; by name, if a batch
+            has the names of its arguments.
         output_fn: Takes what the module returns, and returns the tensor ``(N, ...)`` to explain.
-        batch_fn: Takes a collated batch, and returns ``(inputs, targets)`` or a ``Probe``.
+        batch_fn: Takes a collated batch, and returns ``(inputs, targets)`` or a ``Probe``; inputs are a tensor, a tuple in
+            the order of ``forward``, or a mapping of its argument names. Default: batches are bound by name or position.
         class_names: A name for each class index, for titles.
         normalization: ``(mean, std)`` for each channel; undone for display and for the black baseline.
         panels: ``(kind, sign)`` of each column of the pictures, in Captum's vocabulary; or a mapping from method names

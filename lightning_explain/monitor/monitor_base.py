@@ -120,9 +120,11 @@ class MonitorBase(pl.Callback):
         """
         self._lazy = self._idle = any(map(is_lazy, (*pl_module.parameters(), *pl_module.buffers())))
         if self._lazy:
+            when = "methods are checked after the first training batch instead of before it"
             rank_zero_warn_or_log(
-                f"ExplanationMonitor {self.name!r}: the model has lazy layers without weights yet, so methods are checked after the "
-                "first training batch instead of before it. To check them before, let the Trainer run num_sanity_val_steps."
+                f"ExplanationMonitor {self.name!r}: the model has lazy layers without weights yet, so "
+                f"{when if trainer.state.fn == 'fit' else 'nothing is explained'}. Run the model once before, for example by "
+                "num_sanity_val_steps of the Trainer."
             )
             return
         ranks, log = trainers.ranks_of(trainer, pl_module), self._failure_log

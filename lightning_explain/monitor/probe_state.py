@@ -111,9 +111,13 @@ class FixedSamples:
         try:
             found = self._given or self._collect(trainer, pl_module, source, expected)
             now = fingerprint(found)[:12]
-            if kept is not None and not kept.parameters and now == fingerprint(kept)[:12]:
-                # Version 0.1 did not bind samples by name.
-                kept = replace(kept, parameters=found.parameters, meta=found.meta)
+            if kept is not None and found.parameters and not kept.parameters:
+                if now != fingerprint(kept)[:12]:
+                    rank_zero_warn_or_log(
+                        f"The probe samples {kept.sample_ids.tolist()} of the checkpoint were bound by position, as version 0.1 did. "
+                        "The curves go on with the same samples, bound by name."
+                    )
+                kept, expected = found, (found.sample_ids, fingerprint(found))
         except Exception as error:
             if kept is None:
                 raise

@@ -185,3 +185,30 @@ def test_a_file_that_is_not_there_is_told() -> None:
 def test_without_hydra_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hydra", None)
     assert "pip install 'lightning-explain[hydra]'" in "\n".join(lines(EXAMPLE, code=2))
+
+
+class Two(nn.Module):
+    """The sum of what it gets, which shows where each part went."""
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        return torch.stack([image.sum(1), 10 * reference.sum(1)], 1)
+
+
+def named() -> list[dict[str, Any]]:
+    return [{"reference": torch.ones(2), "image": torch.zeros(3) + i, "label": i % 2, "path": str(i)} for i in range(6)]
+
+
+def test_batches_are_bound_by_name() -> None:
+    Path("config.yaml").write_text(
+        OmegaConf.to_yaml(
+            {
+                "model": {"_target_": f"{__name__}.Two"},
+                "data": {"_target_": f"{__name__}.named"},
+                "monitor": {"methods": ["InputXGradient"], "metrics": []},
+            }
+        )
+    )
+    model, explainer, probe = configured_model(Path("config.yaml"))
+    assert probe.parameters == (("image",), ("reference",))
+    report = explainer.check(model, probe).explain(model, probe)
+    assert torch.equal(report.outputs, model(*probe.inputs))

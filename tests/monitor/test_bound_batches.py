@@ -417,3 +417,35 @@ def test_from_config_binds_by_name_too(tmp_path: Path) -> None:
     resumed.load_state_dict(watch.state_dict())
     assert resumed.probe is not None
     assert (resumed.probe.parameters, resumed.probe.meta) == (watch.probe.parameters, watch.probe.meta)
+
+
+def test_samples_that_version_0_1_bound_by_position_are_bound_by_name_after_a_resume(tmp_path: Path) -> None:
+    module = ByName(FORMS["a mapping in another order"][2], lambda b: b["label"])
+    saved = trainer(tmp_path, watch := monitor(metrics=[]))
+    saved.fit(module, collated(without_types), collated(without_types))
+    saved.save_checkpoint(tmp_path / "old.ckpt")
+    content = torch.load(tmp_path / "old.ckpt", weights_only=True)
+    probe = content["callbacks"][watch.state_key]["probe"]
+    probe["inputs"] = probe["inputs"][::-1]
+    for new in ("parameters", "meta", "stds"):
+        probe.pop(new, None)
+    torch.save(content, tmp_path / "old.ckpt")
+    resumed = monitor(metrics=[])
+    with pytest.warns(UserWarning, match=r"bound by position, as version 0.1 did.*bound by name"):
+        trainer(tmp_path, resumed, max_epochs=2).fit(
+            module, collated(without_types), collated(without_types), ckpt_path=tmp_path / "old.ckpt"
+        )
+    assert resumed.probe is not None
+    assert resumed.probe.parameters == (("image",), ("reference",))
+    assert report_of(resumed).ids.tolist() == report_of(watch).ids.tolist()
+
+
+def test_a_given_probe_of_names_is_bound_in_the_order_of_forward(tmp_path: Path) -> None:
+    batch = default_collate([Samples()[i] for i in range(4)])
+    watch = monitor(metrics=[], probe=Probe(inputs(batch), batch["label"]))
+    module = ByName(FORMS["a mapping in another order"][2], lambda b: b["label"])
+    trainer(tmp_path, watch).fit(module, collated(without_types), collated(without_types))
+    torch.testing.assert_close(report_of(watch).outputs, module(batch["image"], batch["reference"]))
+    wrong = monitor(metrics=[], probe=Probe({"picture": batch["image"], "reference": batch["reference"]}))
+    with pytest.raises(TypeError, match=r"does not fit forward\(image, reference, types=None\).*'picture'"):
+        trainer(tmp_path, wrong).fit(module, collated(without_types), collated(without_types))
