@@ -240,7 +240,9 @@ class MonitorBase(pl.Callback):
 
     def _watch_forward(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         ready = self.enabled and not self._idle and not trainer.sanity_checking
-        if ready and self.probe is not None and self._explainer.forward_fn is None:
+        # What the user gives needs no comparison: it is bound as the user says.
+        bound = self._explainer.forward_fn is None and not self._samples.given
+        if ready and bound and self.probe is not None:
             stage = str(trainer.state.stage)
             self._first_forward.watch(stage, module, batch, self.probe, partial(self._samples.read, module))
 

@@ -446,6 +446,11 @@ def test_a_given_probe_of_names_is_bound_in_the_order_of_forward(tmp_path: Path)
     module = ByName(FORMS["a mapping in another order"][2], lambda b: b["label"])
     trainer(tmp_path, watch).fit(module, collated(without_types), collated(without_types))
     torch.testing.assert_close(report_of(watch).outputs, module(batch["image"], batch["reference"]))
+    other = ByName(swapped, lambda b: b["label"])
+    trainer(tmp_path, knows := monitor(metrics=[], probe=Probe((batch["reference"], batch["image"])))).fit(
+        other, collated(without_types), collated(without_types)
+    )
+    torch.testing.assert_close(report_of(knows).outputs, swapped(other, batch))
     wrong = monitor(metrics=[], probe=Probe({"picture": batch["image"], "reference": batch["reference"]}))
     with pytest.raises(TypeError, match=r"does not fit forward\(image, reference, types=None\).*'picture'"):
         trainer(tmp_path, wrong).fit(module, collated(without_types), collated(without_types))
