@@ -118,14 +118,7 @@ class MonitorBase(pl.Callback):
 
         A mistake on any rank is raised on all. An accident, such as a full memory, is reported, and no rank explains.
         """
-        self._lazy = self._idle = any(map(is_lazy, (*pl_module.parameters(), *pl_module.buffers())))
-        if self._lazy:
-            when = "methods are checked after the first training batch instead of before it"
-            rank_zero_warn_or_log(
-                f"ExplanationMonitor {self.name!r}: the model has lazy layers without weights yet, so "
-                f"{when if trainer.state.fn == 'fit' else 'nothing is explained'}. Run the model once before, for example by "
-                "num_sanity_val_steps of the Trainer."
-            )
+        if self._is_lazy(trainer, pl_module):
             return
         ranks, log = trainers.ranks_of(trainer, pl_module), self._failure_log
         with (
@@ -176,6 +169,18 @@ class MonitorBase(pl.Callback):
         if epoch and trainer.state.fn == "fit":
             parts.append(f"as many as {each.forward * samples / epoch:.0%} of a training epoch has")
         return ", ".join(parts)
+
+    def _is_lazy(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Whether the model cannot be prepared yet, because it has layers without weights; says so."""
+        self._lazy = self._idle = any(map(is_lazy, (*pl_module.parameters(), *pl_module.buffers())))
+        if self._lazy:
+            when = "methods are checked after the first training batch instead of before it"
+            rank_zero_warn_or_log(
+                f"ExplanationMonitor {self.name!r}: the model has lazy layers without weights yet, so "
+                f"{when if trainer.state.fn == 'fit' else 'nothing is explained'}. Run the model once before, for example by "
+                "num_sanity_val_steps of the Trainer."
+            )
+        return self._lazy
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
