@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
 from lightning_explain.core.probe import Attribution, Samples, bare
 
 # Captum warns about what the isolation does on purpose: inputs that require gradients, hooks on ReLU modules.
@@ -27,6 +30,8 @@ def attribute(call: Callable[..., Attribution], samples: Samples, **arguments: A
         arguments: Further arguments of the call.
     """
     inputs = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in samples.inputs)
+    # A baseline that is a parameter of the user's would give the outputs a graph.
+    arguments = tree_map_only(Tensor, Tensor.detach, arguments)
     with warnings.catch_warnings():
         for announcement in _ANNOUNCEMENTS:
             warnings.filterwarnings("ignore", message=announcement)

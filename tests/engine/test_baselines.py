@@ -65,3 +65,16 @@ def test_layer_baselines_are_for_all_samples() -> None:
 def test_an_unknown_way_of_upsampling_is_refused_when_it_is_given() -> None:
     with pytest.raises(ValueError, match=r"interpolate_mode='bilinaer'.*did you mean 'bilinear'"):
         m.GuidedGradCam(interpolate_mode="bilinaer")
+
+
+def test_a_baseline_that_requires_gradients_is_a_baseline() -> None:
+    net, start = torch.nn.Linear(3, 1), torch.zeros(1, 3, requires_grad=True)
+    methods = {
+        "kernel": m.KernelShap(baselines=start),
+        "lime": m.Lime(baselines=start),
+        "shapley": m.ShapleyValues(baselines=start),
+        "ablation": m.FeatureAblation(baselines=start),
+    }
+    found = explain(net, Probe(torch.ones(2, 3)), methods, [], target=0).attributions
+    torch.testing.assert_close(found["kernel"], found["shapley"], rtol=1e-3, atol=1e-4)
+    assert not any(value.requires_grad for value in found.values())
