@@ -233,7 +233,7 @@ def test_training_is_bit_identical_with_masks() -> None:
     x, y = samples(4)
     recorder, _ = fit(all_of_it(probe=Probe(x, y, masks=x[:, 0] > 0), metrics=[q.RelevanceMass()]))
     assert_undisturbed(recorder, alone())
-    assert_explained(recorder, 3, metrics=1)
+    assert_explained(recorder, 3, metrics=2)
 
 
 def validate(monitor: ExplanationMonitor | None) -> Recorder:
