@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from lightning_explain import Probe, Report, explain
@@ -16,6 +18,8 @@ from networks import DigitNet, OutOfPlace, samples, trained
 
 LAYER = "block.bn2"  # its output is changed in place by what follows
 LIMITS = (1, 3, 64)
+# Captum 0.8 rounds the steps of a path to float32.
+ROUNDED_STEPS = Version(version("captum")) < Version("0.9")
 ORDER = torch.tensor([3, 0, 6, 1, 5, 2, 4])
 
 

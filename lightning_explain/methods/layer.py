@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from captum import attr as captum
+from packaging.version import Version
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction
@@ -207,7 +208,7 @@ class LayerFeatureAblation(AtLayer):
         """
         found = activation if isinstance(activation, (tuple, list)) else (activation,)
         numbers = [set(mask.unique().tolist()) for mask in self._parts("layer_mask")]
-        if len(set().union(*numbers)) < sum(map(len, numbers)) and version("captum") < "0.9":
+        if len(set().union(*numbers)) < sum(map(len, numbers)) and Version(version("captum")) < Version("0.9"):
             raise ValueError(
                 "layer_mask has one number in several tensors of the layer, which Captum before 0.9 takes for several features; "
                 "give each tensor numbers of its own, or install captum>=0.9"
