@@ -81,7 +81,7 @@ class DoctorContext:
         """
         if metric.baselines is not None:
             self._check_baselines(metric.baselines, self.explained.baseline)
-        metric.fits(self.explained, self.few[:1])
+        metric.check_samples(self.explained, self.few[:1])
 
     def _check_baselines(self, given: Baseline, make: Callable[[Baseline, Samples], tuple[Tensor, ...]]) -> None:
         """Refuses fractions in the place of ids, and baselines that do not fit."""

@@ -346,7 +346,7 @@ class Metric(ABC):
         """
         return self
 
-    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:  # noqa: B027 (optional)
+    def check_samples(self, explained: ExplainedFunction, samples: Samples) -> None:  # noqa: B027 (optional)
         """Raises ``ValueError`` if it cannot score these samples; called before the first explanation."""
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:

@@ -219,7 +219,7 @@ class Infidelity(CheckedArguments, Metric):
         own = (None if callable(self.perturb_func) else method.own_baseline) or Reference(self.baselines)
         return value_of((settled(own.baselines), own.distribution)), own
 
-    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:
+    def check_samples(self, explained: ExplainedFunction, samples: Samples) -> None:
         """Refuses noise whose size does not fit the inputs.
 
         Raises:

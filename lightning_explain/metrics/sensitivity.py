@@ -105,7 +105,7 @@ class SensitivityMax(CheckedArguments, Metric):
         """The maps again at every draw."""
         return again * self.n_perturb_samples
 
-    def fits(self, explained: ExplainedFunction, samples: Samples) -> None:
+    def check_samples(self, explained: ExplainedFunction, samples: Samples) -> None:
         """Refuses a radius that does not fit the inputs.
 
         Raises:
