@@ -5,13 +5,19 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lightning-explain
+# The environment with the lowest supported versions.
+VENV_LOWEST ?= .venv-lowest
+STAMP_LOWEST := $(VENV_LOWEST)/.lightning-explain
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench faults docs
+.PHONY: help demo test lowest lint bench faults docs
 
 # An environment can serve several checkouts; the one installed last is the one that is imported.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
+endif
+ifneq ($(shell cat $(STAMP_LOWEST) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP_LOWEST)
 endif
 
 help: ## List the targets
@@ -23,6 +29,11 @@ demo: $(STAMP) ## Train a network that cheats, watch it being caught, and train 
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Old versions of other packages warn of what is new to them, so warnings are no errors here.
+lowest: $(STAMP_LOWEST) ## Test equality with Captum, non-interference and the callback with the lowest supported versions
+	$(VENV_LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -o filterwarnings=default \
+		-m "not slow and not ddp" tests/methods tests/metrics tests/monitor
 
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
@@ -45,5 +56,11 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
 	@echo "$(CURDIR)" > $@
 
-$(BIN)/python:
-	@$(PYTHON) -m venv $(VENV) || { echo "No environment could be made in $(VENV): install the venv module of $(PYTHON) (Debian: apt-get install python3-venv)." >&2; exit 1; }
+$(STAMP_LOWEST): pyproject.toml | $(VENV_LOWEST)/bin/python
+	sed -n '/^dependencies = \[/,/^\]/s/^  "\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml > $(VENV_LOWEST)/lowest.txt
+	$(VENV_LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV_LOWEST)/lowest.txt \
+		--editable '.[all]'
+	@echo "$(CURDIR)" > $@
+
+$(BIN)/python $(VENV_LOWEST)/bin/python: %/bin/python:
+	@$(PYTHON) -m venv $* || { echo "No environment could be made in $*: install the venv module of $(PYTHON) (Debian: apt-get install python3-venv)." >&2; exit 1; }

@@ -9,6 +9,8 @@
 - Completeness: |sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)| of DeepLIFT methods whose maps are
   complete; layer methods use a layer that all information passes through.
 - Limit: the difference of a random method to its exact result, with arguments that leave nothing to chance.
+- Captum: its version. For the lowest supported one, run it in the environment of `make lowest`:
+  `.venv-lowest/bin/python benchmarks/against_captum.py`.
 - Forward, backward: samples sent through the network, for all samples together.
 
 The benchmark fails if a difference is above 1e-5 or a completeness above 1e-3.
@@ -20,6 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 
 import skimage.data
 import torch
@@ -90,13 +93,14 @@ BENCHES: dict[str, tuple[Callable[[], Bench], set[str]]] = {
 
 
 def table(title: str, found: list[Line]) -> Table:
-    drawn = Table(
-        "method", "verdict", "difference", "completeness", "limit", "forward", "backward", "note", title=title
-    )
+    columns = ("method", "Captum", "verdict", "difference", "completeness", "limit", "forward", "backward", "note")
+    drawn = Table(*columns, title=title)
     for line in found:
         passes = ("", "") if line.passes is None else (str(line.passes.forward), str(line.passes.backward))
         style = "red" if line.failed else None
-        drawn.add_row(line.name, line.verdict.state, *_numbers(line), *passes, _note(line), style=style)
+        drawn.add_row(
+            line.name, version("captum"), line.verdict.state, *_numbers(line), *passes, _note(line), style=style
+        )
     return drawn
 
 

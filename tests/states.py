@@ -69,7 +69,9 @@ class Recorder(pl.Callback):
             "requires_grad": [p.requires_grad for p in module.parameters()],
             "modes": [part.training for part in module.modules()],
             "hooks": hook_ids(module),
-            "metrics": [(metric._copy_state_dict(), metric._update_count) for metric in metrics],
+            "metrics": [
+                ({key: getattr(metric, key) for key in metric._defaults}, metric._update_count) for metric in metrics
+            ],
             "logged": {k: v for k, v in trainer.callback_metrics.items() if not k.startswith("explain/")},
             "generators": generator_states(),
             "batch": batch,

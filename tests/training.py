@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ QUIET = [
         "The dirpath has changed",
     )
 ]
+
+
+# How ``fit`` reads a checkpoint safely; Lightning 2.5 has no such argument.
+SAFE: dict[str, Any] = {"weights_only": True} if "weights_only" in signature(pl.Trainer.fit).parameters else {}
 
 
 class DigitModule(pl.LightningModule):

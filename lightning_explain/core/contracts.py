@@ -353,7 +353,7 @@ class Metric(ABC):
         """Names of the methods that it will score: of all, of those with a map in input space, of those that promise a sum."""
         return maps
 
-    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount | None:
+    def evaluations_for(self, methods: Mapping[str, Method], again: PassCount) -> PassCount | None:
         """What it sends through the model for each sample, at most; ``None``: that is not known beforehand.
 
         Args:
@@ -477,6 +477,11 @@ class Sink(ABC):
         ...         print(publication.step, publication.scalars)
         >>> monitor = ExplanationMonitor(sinks=[Printer()])
     """
+
+    @property
+    def pictures_go_to(self) -> str:
+        """Where its pictures can be seen, for the line at the start of a run; empty if it takes none."""
+        return type(self).__name__
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
         """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""

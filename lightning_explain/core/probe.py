@@ -7,20 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.call import Place, by_position, divided, leaves
 
-Attribution: TypeAlias = "Tensor | tuple[Tensor, ...]"
+if TYPE_CHECKING:
+    Attribution: TypeAlias = Tensor | tuple[Tensor, ...]
+else:
+    Attribution = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 """What Captum's ``attribute`` returns: one tensor, or a tuple of tensors for several inputs."""
 
-Inputs: TypeAlias = "Attribution | Any"
+if TYPE_CHECKING:
+    Inputs: TypeAlias = Attribution | Any
+else:
+    Inputs = Any
 """Inputs as the user gives them: a tensor, a tuple of tensors, or a mapping of parameter names to tensors."""
 
-Baseline: TypeAlias = "None | float | str | Tensor | Sequence[Any]"
+if TYPE_CHECKING:
+    Baseline: TypeAlias = None | float | str | Tensor | Sequence[Any]
+else:
+    Baseline = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 """A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them, one per input.
 
 A tensor either broadcasts to one sample or has one entry for each sample of the probe.

@@ -177,11 +177,16 @@ class Report:
         return found
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, all metrics."""
+        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, all metrics.
+
+        The prediction is the predicted class, or the output itself if that is one number.
+        """
         metrics = list(self.scores)
         lines = []
         for i, sample in enumerate(self.ids.tolist()):
-            head = [self.epoch, sample, int(self.targets[i]), int(self.predictions[i])]
+            one = self.outputs[i].numel() == 1
+            predicted = float(self.outputs[i]) if one else int(self.predictions[i])
+            head = [self.epoch, sample, int(self.targets[i]), predicted]
             for method in self.attributions:
                 values = [self.scores[m][method][i].item() if method in self.scores[m] else None for m in metrics]
                 lines.append([*head, method, *values])

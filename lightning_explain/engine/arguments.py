@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_explain.core import validation
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.plain import plain
 from lightning_explain.engine.baselines import DISTRIBUTIONS, NAMES, check_baseline
 from lightning_explain.engine.features import check_feature_mask
 from lightning_explain.engine.noise import check_scale
@@ -26,7 +27,7 @@ _CHOICES = {
 class CheckedArguments:
     """Base class of dataclasses that check their arguments as soon as they are given.
 
-    Replaces the lists of YAML by tuples, which can be hashed and compared. What a user's subclass adds is its own, whatever its name.
+    Replaces the lists of YAML and Hydra by tuples, which can be hashed and compared. What a user's subclass adds is its own.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -37,7 +38,7 @@ class CheckedArguments:
         built_in = [cls for cls in type(self).__mro__ if is_dataclass(cls) and cls.__module__.startswith(_OURS)]
         kinds = {field.name: str(field.type) for cls in built_in for field in fields(cls)}
         for field in fields(self):
-            value = _tupled(getattr(self, field.name))
+            value = _tupled(plain(getattr(self, field.name)))
             object.__setattr__(self, field.name, value)
             if field.name in kinds:
                 _check(self, type(self).__name__, field.name, value, kinds[field.name])
@@ -55,7 +56,7 @@ def _check(instance: Any, owner: str, name: str, value: Any, kind: str) -> None:
         validation.check_whole(owner, name, value, also=also)
     elif name in _SIZES:
         validation.check_number(owner, name, value, _SIZES[name])
-    elif name.endswith("_func") and not kind.startswith("str"):
+    elif name.endswith("_func") and kind != "Perturbation":
         validation.check_callable(owner, name, value)
     elif name in _CHOICES:
         validation.check_choice(owner, name, value, _CHOICES[name])

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +16,10 @@ from lightning_explain.core.probe import Samples, flat
 from lightning_explain.core.validation import is_whole, one_for_each
 from lightning_explain.engine.baselines import fitted
 
-FeatureMask: TypeAlias = "None | Tensor | Mapping[str, int] | Sequence[Any]"
+if TYPE_CHECKING:
+    FeatureMask: TypeAlias = None | Tensor | Mapping[str, int] | Sequence[Any]
+else:
+    FeatureMask = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 
 KINDS = frozenset({"grid", "superpixels"})
 _WAYS = (

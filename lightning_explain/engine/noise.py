@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +15,10 @@ from lightning_explain.core.probe import Samples
 from lightning_explain.core.validation import is_number, one_for_each, refused
 from lightning_explain.engine.baselines import fitted
 
-Scale: TypeAlias = "float | str | Tensor | tuple[float | str | Tensor, ...] | None"
+if TYPE_CHECKING:
+    Scale: TypeAlias = float | str | Tensor | tuple[float | str | Tensor, ...] | None
+else:
+    Scale = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 """The size of noise as the user writes it.
 
 A number in units of the input; ``"std"``, the standard deviation of each number of the input (``"0.1 std"``: a tenth of it); a

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
@@ -20,6 +20,11 @@ from lightning_explain.engine.features import FeatureMask, features_of
 from lightning_explain.engine.noise import Stdevs, add_noise, column
 
 Shape = tuple[int, ...]
+if TYPE_CHECKING:
+    Shapes: TypeAlias = Shape | tuple[Shape, ...]
+    Strides: TypeAlias = None | int | Shape | tuple[int | Shape, ...]
+else:
+    Shapes = Strides = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ class Windows(FromBaseline):
         baselines: Replaces the window.
     """
 
-    shapes: Shape | tuple[Shape, ...]
-    strides: int | Shape | tuple[int | Shape, ...] | None
+    shapes: Shapes
+    strides: Strides
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:

@@ -134,8 +134,8 @@ def estimate(
     for name, metric in metrics.items():
         scores = {n: methods[n] for n in scored.get(name, ())}
         again, besides = _of_methods(explained, sample, scores)
-        found = metric.evaluations(scores, again)
-        if found is None or (besides and found != metric.evaluations(scores, PassCount())):
+        found = metric.evaluations_for(scores, again)
+        if found is None or (besides and found != metric.evaluations_for(scores, PassCount())):
             unknown.append(name)
         total += found or PassCount()
     return Estimate(total, tuple(dict.fromkeys(unknown)))

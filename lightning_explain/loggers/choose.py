@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
 from lightning_explain.loggers.files import FilesSink
+from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tensorboard import TensorBoardSink
 from lightning_explain.loggers.wandb import WandbSink
 
@@ -20,6 +21,11 @@ class ScalarSink(Sink):
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
+
+    @property
+    def pictures_go_to(self) -> str:
+        """Nowhere: it takes none."""
+        return ""
 
     def write(self, publication: Publication) -> None:
         """Logs the scalars at the step of the explanation."""
@@ -36,7 +42,7 @@ def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:
         loggers: ``trainer.loggers``.
         directory: Folder for the files, ``<run>/explain``.
     """
-    sinks = [_sink(logger) for logger in loggers if not isinstance(logger, DummyLogger)]
+    sinks = [_sink(logger) for logger in loggers if not isinstance(logger, in_both(DummyLogger))]
     if not loggers or any(isinstance(sink, ScalarSink) for sink in sinks):
         sinks.append(FilesSink(directory))
     return sinks
@@ -44,8 +50,8 @@ def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:
 
 def _sink(logger: Logger) -> Sink:
     # Chosen by type, because a DummyLogger and its experiment have every attribute.
-    if isinstance(logger, TensorBoardLogger):
+    if isinstance(logger, in_both(TensorBoardLogger)):
         return TensorBoardSink(logger)
-    if isinstance(logger, WandbLogger):
+    if isinstance(logger, in_both(WandbLogger)):
         return WandbSink(logger)
     return ScalarSink(logger)

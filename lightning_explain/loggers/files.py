@@ -31,6 +31,11 @@ class FilesSink(Sink):
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
 
+    @property
+    def pictures_go_to(self) -> str:
+        """PNG files in its folder."""
+        return f"PNG files in {self._directory}"
+
     def write(self, publication: Publication) -> None:
         """Appends to ``scalars.jsonl``, and writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""
         dated = PngInfo()

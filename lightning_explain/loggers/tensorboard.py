@@ -26,6 +26,11 @@ class TensorBoardSink(Sink):
     def __init__(self, logger: TensorBoardLogger) -> None:
         self._logger = logger
 
+    @property
+    def pictures_go_to(self) -> str:
+        """TensorBoard, and the folder of its run."""
+        return f"TensorBoard ({self._logger.log_dir})"
+
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Adds one category for each monitor, with one chart for each score."""
         # TensorBoard matches regular expressions from a tag's start; these match one tag each.

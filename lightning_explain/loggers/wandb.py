@@ -31,6 +31,11 @@ class WandbSink(Sink):
         self._logger = logger
         self._defined: set[str] = set()
 
+    @property
+    def pictures_go_to(self) -> str:
+        """W&B."""
+        return "W&B"
+
     def write(self, publication: Publication) -> None:
         """Logs everything in one call, because W&B counts each call as a step."""
         import wandb

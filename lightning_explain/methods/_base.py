@@ -15,7 +15,7 @@ from lightning_explain.core.probe import Samples
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.engine.paths import AtInput
 
-AttributionFunc: TypeAlias = "Callable[..., tuple[Tensor, ...]] | None"
+AttributionFunc: TypeAlias = Callable[..., tuple[Tensor, ...]] | None
 
 
 class CaptumMethod(CheckedArguments, Method):

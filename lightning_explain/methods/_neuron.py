@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,10 @@ from lightning_explain.methods._base import CaptumMethod
 from lightning_explain.methods.layer import LayerActivation
 from lightning_explain.model.hooks import at_layer
 
-Selector: TypeAlias = "None | int | tuple[int | slice, ...] | Callable[[Any], Tensor]"
+if TYPE_CHECKING:
+    Selector: TypeAlias = None | int | tuple[int | slice, ...] | Callable[[Any], Tensor]
+else:
+    Selector = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 
 
 class Neuron(nn.Module):

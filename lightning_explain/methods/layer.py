@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Read, Reducer
-from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
+from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
 from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
@@ -182,8 +182,8 @@ class LayerFeatureAblation(AtLayer):
     tensor_layers_only = True
     multiplies_by_inputs = True
 
-    layer_baselines: float | Tensor | tuple[float | Tensor, ...] | None = None
-    layer_mask: Tensor | tuple[Tensor, ...] | None = None
+    layer_baselines: Baseline = None
+    layer_mask: Attribution | None = None
     attribute_to_layer_input: bool = False
     reshape: Reshape = None
 

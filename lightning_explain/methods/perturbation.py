@@ -14,7 +14,7 @@ from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import is_whole
 from lightning_explain.engine.features import FeatureMask, features_of
 from lightning_explain.engine.noise import column
-from lightning_explain.engine.paths import Ablations, Shape, Windows
+from lightning_explain.engine.paths import Ablations, Shapes, Strides, Windows
 from lightning_explain.engine.permutations import Permutations
 from lightning_explain.methods._base import OnPath
 
@@ -53,8 +53,8 @@ class Occlusion(Ablating):
         torch.Size([2, 3, 8, 8])
     """
 
-    sliding_window_shapes: Shape | tuple[Shape, ...] = (1, 4, 4)
-    strides: int | Shape | tuple[Shape, ...] | None = None
+    sliding_window_shapes: Shapes = (1, 4, 4)
+    strides: Strides = None
     baselines: Baseline = None
 
     def __post_init__(self) -> None:

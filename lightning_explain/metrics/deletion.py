@@ -54,7 +54,7 @@ class _Curve(CheckedArguments, Metric):
         """With ``normalize``; otherwise in units of output."""
         return self.normalize
 
-    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
+    def evaluations_for(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
         """Every step but the last of each method, and the sample or baseline once."""
         return PassCount(1 + len(methods) * (self.n_steps - 1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ from lightning_explain.metrics._common import by_user, joined, needs_floating, t
 from lightning_explain.metrics._perturbed import Perturbed, Tensors, exact, half, origin
 
 PerturbFunc = Callable[..., Any]
+if TYPE_CHECKING:
+    Perturbation: TypeAlias = str | PerturbFunc
+else:
+    Perturbation = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 _KINDS = ("remove", "square", "gaussian")
 # The fewest draws of which a correlation says more than chance does.
 _ENOUGH = 16
@@ -160,7 +164,7 @@ class Infidelity(CheckedArguments, Metric):
         torch.Size([2])
     """
 
-    perturb_func: str | PerturbFunc = "remove"
+    perturb_func: Perturbation = "remove"
     n_perturb_samples: int = 16
     stdevs: Scale = None
     size: int | None = None
@@ -208,7 +212,7 @@ class Infidelity(CheckedArguments, Metric):
                 self._square(modality, x, lambda like: torch.zeros_like(like))
         return self
 
-    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
+    def evaluations_for(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
         """The draws, forward; where units are removed, for each baseline."""
         removes = self.perturb_func in ("remove", "square")
         return PassCount(self.n_perturb_samples) * (len({self._own(m)[0] for m in methods.values()}) if removes else 1)

@@ -72,7 +72,7 @@ class Randomization(CheckedArguments, Metric):
         """All methods: maps without a place on the image are compared in their own shape."""
         return methods
 
-    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount | None:
+    def evaluations_for(self, methods: Mapping[str, Method], again: PassCount) -> PassCount | None:
         """The maps again for every random network; not known if there is one for every layer."""
         return None if self.n_layers is None else again * (self.n_layers * self.n_draws)
 

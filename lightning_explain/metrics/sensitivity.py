@@ -101,7 +101,7 @@ class SensitivityMax(CheckedArguments, Metric):
             needs_floating("SensitivityMax", inputs)
         return self
 
-    def evaluations(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
+    def evaluations_for(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
         """The maps again at every draw."""
         return again * self.n_perturb_samples
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from lightning_explain.core.contracts import Arrangement, Modality
 from lightning_explain.core.panels import Panel
 
-Reshape: TypeAlias = "None | str | tuple[int, int] | Callable[[Tensor], Tensor]"
+if TYPE_CHECKING:
+    Reshape: TypeAlias = None | str | tuple[int, int] | Callable[[Tensor], Tensor]
+else:
+    Reshape = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 """How a layer's map is rearranged to ``(N, C, h, w)``.
 
 - ``None``: inferred from the map's shape and the layer.

@@ -14,6 +14,7 @@ from lightning_explain.core.alert import Alert
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import is_whole
 from lightning_explain.explainer.registry import construct
+from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
 
 
@@ -106,7 +107,7 @@ class Alerts:
         """
         asked = [w.alert for w in self._watches if w.alert.action == "wandb"]
         dry = getattr(trainer, "fast_dev_run", False)
-        if asked and not dry and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        if asked and not dry and not any(isinstance(logger, in_both(WandbLogger)) for logger in trainer.loggers):
             raise ValueError(
                 f'Alert({asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use action="log".'
             )
@@ -144,7 +145,7 @@ class Alerts:
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
         try:
             for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
+                if isinstance(logger, in_both(WandbLogger)):
                     logger.experiment.alert(title=title, text=text)
         except Exception as error:
             # Reported but never raised: only rank zero gets here, and the other ranks would wait for it.

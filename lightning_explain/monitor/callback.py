@@ -15,6 +15,7 @@ import torch
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.contracts import Sink
+from lightning_explain.core.plain import plain
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.validation import check_monitor_names
 from lightning_explain.explainer.explainer import Explainer
@@ -119,13 +120,13 @@ class ExplanationMonitor(MonitorBase):
         alerts: Sequence[Alert | Mapping[str, Any]] | None = None,
         sinks: Sequence[Sink] | str = "auto",
     ) -> None:
+        methods, metrics, probe, target, alerts, sinks = map(plain, (methods, metrics, probe, target, alerts, sinks))
         flags = {"at_start": at_start, "channels_last": channels_last, "enabled": enabled}
         flags |= {"save_probe": save_probe, "save_reports": save_reports}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
         arguments.check_plain(target, seed, hook, on_error, name, flags, functions)
         super().__init__()
-        self.name = name
-        self.enabled = enabled
+        self.name, self.enabled = name, enabled
         self.hook = hook
         self.at_start = at_start
         self.by_steps = every_n_train_steps is not None

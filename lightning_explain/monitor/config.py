@@ -1,6 +1,6 @@
 """Takes a configuration (a mapping, OmegaConf or a YAML file), and returns constructor arguments.
 
-Only this module imports OmegaConf and Hydra.
+Only this module imports OmegaConf and Hydra; ``core/plain.py`` asks for OmegaConf's containers where it is imported already.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.plain import plain
 from lightning_explain.explainer.registry import construct
 from lightning_explain.probes.selection import ProbeSelection
 
@@ -40,21 +41,21 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
         TypeError: If the configuration is not a mapping.
         ValueError: If a key is unknown, a value is missing or cannot be resolved, or a value asks for code.
     """
-    plain = _plain(config)
-    if not isinstance(plain, Mapping):
-        raise TypeError(f"The configuration is a {type(plain).__name__}; give a mapping of arguments to values.")
-    plain = {key: value for key, value in plain.items() if key not in _FUNCTIONS or value is not None}
-    missing = [_path(keys) for keys, value in _nodes(plain) if isinstance(value, str) and value == "???"]
+    found = plain(config)
+    if not isinstance(found, Mapping):
+        raise TypeError(f"The configuration is a {type(found).__name__}; give a mapping of arguments to values.")
+    found = {key: value for key, value in found.items() if key not in _FUNCTIONS or value is not None}
+    missing = [_path(keys) for keys, value in _nodes(found) if isinstance(value, str) and value == "???"]
     if missing:
         raise ValueError(f"The configuration has no value (???) for {', '.join(missing)}; give one for each.")
-    for keys, value in _nodes(plain):
+    for keys, value in _nodes(found):
         _check_is_data(keys, value)
     allowed = [name for name in inspect.signature(monitor).parameters if name not in _FUNCTIONS]
-    for key in plain:
+    for key in found:
         if key not in allowed:
             raise ValueError(f"Unknown key {key!r} in the configuration of the monitor: {nearest(str(key), allowed)}")
-    probe = plain.get("probe")
-    return {**plain, "probe": construct(ProbeSelection, probe, "probe")} if isinstance(probe, Mapping) else plain
+    probe = found.get("probe")
+    return {**found, "probe": construct(ProbeSelection, probe, "probe")} if isinstance(probe, Mapping) else found
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -109,25 +110,13 @@ def instantiated(config: Mapping[str, Any], key: str) -> Any:
         ) from error
 
 
-def _plain(value: Any) -> Any:
-    """The value with all OmegaConf containers resolved to dicts and lists, however deeply they are nested."""
-    if OmegaConf.is_config(value):
-        try:
-            return OmegaConf.to_container(value, resolve=True)
-        except OmegaConfBaseException as error:
-            raise ValueError(
-                f"{error.full_key!r} in the configuration cannot be resolved ({error.msg}); define what it refers to."
-            ) from error
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
 def _nodes(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """The path of keys and the value of every node in nested mappings and lists."""
     if keys:
         yield keys, value
-    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    parts = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    )
     for key, part in parts:
         yield from _nodes(part, (*keys, key))
 

@@ -23,11 +23,13 @@ from torch.utils.data import IterableDataset
 
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import ALONE, Ranks
+from lightning_explain.loggers.packages import in_both
 from lightning_explain.model.function import ForwardFn
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 
 # Lightning 2.5 has no such callback.
 _AVERAGING: tuple[type, ...] = (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
+_PACKAGES = ("lightning", "pytorch_lightning", "lightning_explain")
 _BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
 
 
@@ -38,7 +40,7 @@ def check_strategy(trainer: pl.Trainer) -> None:
         ValueError: If the strategy is DeepSpeed, or each rank holds one stage of a pipeline.
     """
     kind = type(trainer.strategy)
-    if issubclass(kind, DeepSpeedStrategy):
+    if issubclass(kind, in_both(DeepSpeedStrategy)):
         reason = "its engine owns the forward and the gradients"
     elif any("pipe" in base.__name__.lower() for base in kind.__mro__):
         reason = "each rank of a pipeline holds only a part of the model, and none can compute the output"
@@ -56,7 +58,7 @@ def forward_of(trainer: pl.Trainer) -> ForwardFn:
     FSDP1 gathers the weights of the outermost module only when its wrapper is called.
     """
     wrapper: Any = trainer.model
-    sharded = isinstance(trainer.strategy, FSDPStrategy)
+    sharded = isinstance(trainer.strategy, in_both(FSDPStrategy))
     return (lambda module, *inputs, **named: wrapper(*inputs, **named)) if sharded else None
 
 
@@ -114,7 +116,7 @@ def _val_loaders(trainer: pl.Trainer) -> Any:
 
 def _listed(loaders: Any) -> list[Any]:
     """All loaders in nested lists, mappings and combined loaders, as one flat list."""
-    found = tree_leaves(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders)
+    found = tree_leaves(loaders.iterables if isinstance(loaders, in_both(CombinedLoader)) else loaders)
     return [loader for loader in found if loader is not None]
 
 
@@ -134,13 +136,19 @@ def epoch_of_last_batch(trainer: pl.Trainer) -> int:
 def may_swap_weights(trainer: pl.Trainer) -> bool:
     """Whether something runs before validation and may swap the weights, for averages for example."""
     parts = [callback for callback in trainer.callbacks if _is_foreign(callback)]  # type: ignore[attr-defined]
-    return any(is_overridden(hook, part) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION)
+    return any(_overrides(part, hook) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION)
+
+
+def _overrides(part: object, hook: str) -> bool:
+    """Whether a module or callback of either package has this hook itself."""
+    parent = next(kind for kind in in_both(pl.LightningModule, pl.Callback) if isinstance(part, kind))
+    return is_overridden(hook, part, parent)
 
 
 def _is_foreign(callback: pl.Callback) -> bool:
     """Whether a callback is neither ours nor Lightning's; Lightning's ``WeightAveraging`` counts as foreign."""
-    ours = type(callback).__module__.partition(".")[0] in ("lightning", "lightning_explain")
-    return isinstance(callback, _AVERAGING) or not ours
+    ours = type(callback).__module__.partition(".")[0] in _PACKAGES
+    return isinstance(callback, in_both(*_AVERAGING)) or not ours
 
 
 def batch_size(trainer: pl.Trainer) -> int | None:
@@ -162,7 +170,9 @@ def samples_in_epoch(trainer: pl.Trainer) -> int | None:
 @contextmanager
 def silenced(module: pl.LightningModule) -> Iterator[None]:
     """Turns ``self.log`` off inside: it would log values of probe samples, or raise where a hook forbids logging."""
-    parts = [part for part in module.modules() if isinstance(part, pl.LightningModule) and "log" not in vars(part)]
+    parts = [
+        part for part in module.modules() if isinstance(part, in_both(pl.LightningModule)) and "log" not in vars(part)
+    ]
     for part in parts:
         vars(part)["log"] = lambda *args, **kwargs: None
     try:
@@ -184,7 +194,7 @@ def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> 
     def transfer(batch: Any) -> Any:
         stage = trainer.state.stage
         # Outside of training, so that the hooks do not augment the samples.
-        trainer.state.stage = RunningStage.VALIDATING if stage == RunningStage.TRAINING else stage
+        trainer.state.stage = type(stage).VALIDATING if stage == RunningStage.TRAINING else stage
         try:
             batch = module._on_before_batch_transfer(batch, dataloader_idx=index)
             return trainer.strategy.batch_to_device(batch, dataloader_idx=index)
@@ -197,7 +207,7 @@ def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> 
 def run_directory(trainer: pl.Trainer) -> Path:
     """The directory of this run, the same on every rank. Call it on all ranks."""
     first = trainer.logger
-    if first is None or isinstance(first, (TensorBoardLogger, CSVLogger)):
+    if first is None or isinstance(first, in_both(TensorBoardLogger, CSVLogger)):
         return Path(trainer.log_dir or trainer.default_root_dir)
     version = first.version if isinstance(first.version, str) else f"version_{first.version}"
     path = os.path.join(first.save_dir or trainer.default_root_dir, str(first.name), version)
@@ -233,8 +243,8 @@ def ranks_of(trainer: pl.Trainer, module: pl.LightningModule) -> Ranks:
     world, deadline = everyone(trainer).world, getattr(trainer.strategy, "_timeout", None)
     if world == 1:
         return ALONE
-    sharded = isinstance(trainer.strategy, FSDPStrategy) or is_sharded(module)
-    if not isinstance(trainer.strategy, ModelParallelStrategy):
+    sharded = isinstance(trainer.strategy, in_both(FSDPStrategy)) or is_sharded(module)
+    if not isinstance(trainer.strategy, in_both(ModelParallelStrategy)):
         return Ranks(world, sharded=sharded, deadline=deadline)
     mesh = trainer.strategy.device_mesh
     data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.monitor.schedule import Schedule
 
@@ -27,7 +28,7 @@ def watchers_of(trainer: pl.Trainer, name: str, names: Sequence[str]) -> Watcher
         names: The names of all monitors. With monitors named ``"explain"`` and ``"explain/late"``, a key belongs to the
             longest name that it starts with.
     """
-    callbacks = [c for c in trainer.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
+    callbacks = [c for c in trainer.callbacks if isinstance(c, in_both(ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
     found: Watchers = [(callback, str(callback.monitor)) for callback in callbacks]
     found += [(c.scheduler, str(c.monitor)) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
     owners = {key: [other for other in names if key.startswith(f"{other}/")] for _, key in found}
@@ -118,7 +119,7 @@ def missing(watchers: Watchers) -> list[str]:
     wrong ones; it treats NaN as the worst score. A score that anything else watches gets no NaN, which would stop the
     training: the ``strict`` argument of EarlyStopping and schedulers decides what a missing value does.
     """
-    others = {key for watcher, key in watchers if not isinstance(watcher, ModelCheckpoint)}
+    others = {key for watcher, key in watchers if not isinstance(watcher, in_both(ModelCheckpoint))}
     return [key for _, key in watchers if key not in others]
 
 

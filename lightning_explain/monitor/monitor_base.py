@@ -25,6 +25,7 @@ from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit, check_limit
+from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, score_names, tags, titled, with_suffix, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
@@ -64,6 +65,7 @@ class MonitorBase(pl.Callback):
     _idle = False  # the samples or the model could not be prepared
 
     def __init__(self) -> None:
+        _join_pytorch_lightning()
         super().__init__()
         self._first_forward = FirstForward(self._end_on_mismatch)
 
@@ -149,10 +151,10 @@ class MonitorBase(pl.Callback):
         titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors] if last else []
         layout = {name: chart for found in titles for name, chart in found.items()}
         self._publisher.open(trainer, layout)
-        if not self._idle and self.probe is not None and self._ready.estimate is not None:
-            rank_zero_info(
-                f"ExplanationMonitor {self.name!r}: {self._cost(trainer, self._ready.estimate, len(self.probe))}."
-            )
+        if not self._idle:
+            expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
+            cost = "" if expected is None else f"{self._cost(trainer, expected, count)}; "
+            rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{self._publisher.destination}.")
 
     def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
         """What an explanation of so many samples will cost, in words."""
@@ -280,8 +282,6 @@ class MonitorBase(pl.Callback):
             if report is not None:
                 overhead = memory.schedule.overhead(started, time.perf_counter()) if count else None
                 measured = {"seconds": report.seconds} | ({} if overhead is None else {"overhead": overhead})
-                if overhead is not None and fitting and memory.schedule.explain_seconds == 0:
-                    self._hint(overhead, time.perf_counter() - started)
                 # Those of rank zero, so that keys and numbers are equal on all ranks.
                 scalars = everyone.first({**report.scalars(), **measured})
             missing = watchers.missing(self._watchers(trainer)) if fitting else []
@@ -296,15 +296,21 @@ class MonitorBase(pl.Callback):
                     memory.keep(report, self.probe, everyone.first)
                     memory.alerts.watch(trainer, scalars, report.epoch)
             if fitting:
+                first = count > 0 and memory.schedule.last <= memory.schedule.first
                 memory.note_time(count, started, everyone.first)
+                if first:
+                    self._hint()
 
-    def _hint(self, overhead: float, seconds: float) -> None:
-        """Says, after the first explanation, how to spend less, if it took much of the training so far."""
-        if overhead > MUCH and self._memory.schedule.max_overhead is None:
+    def _hint(self) -> None:
+        """Says, after the first explanation, how to spend less, if that took much of the training so far."""
+        schedule = self._memory.schedule
+        spent, trained = schedule.explain_seconds, schedule.train_seconds
+        if spent > MUCH * trained and schedule.max_overhead is None:
             rank_zero_info(
-                f"ExplanationMonitor {self.name!r}: the first explanation took {seconds:.2g} seconds, {overhead:.0%} of the training so "
-                "far. To spend less: max_overhead=0.1, a larger every_n_epochs, fewer samples (ProbeSelection(count=...)), or "
-                "cheaper methods and metrics, which `lightning-explain methods --plan` compares."
+                f"ExplanationMonitor {self.name!r}: explaining, with drawing and writing, took {spent:.2g} seconds so far, "
+                f"{spent / max(trained, 1e-9):.0%} of the time of training. To spend less: max_overhead=0.1, a larger every_n_epochs, "
+                "fewer samples (ProbeSelection(count=...)), or cheaper methods and metrics, which `lightning-explain methods --plan` "
+                "compares."
             )
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> Report | None:
@@ -384,6 +390,19 @@ class MonitorBase(pl.Callback):
     def _load_pass_size(self, state: Mapping[str, Any]) -> None:
         saved = check_limit(state.get("pace", "auto"))
         self._pass_size = saved if self._limit is None else None
+
+
+def _join_pytorch_lightning() -> None:
+    """Makes every monitor a callback of ``pytorch_lightning`` too, if that package is imported.
+
+    Its Trainer calls any object in a list of callbacks; its command line, and ``Trainer(callbacks=monitor)``, ask for the class.
+    """
+    added = [base for base in in_both(pl.Callback) if not issubclass(MonitorBase, base)]
+    if added:
+        MonitorBase.__bases__ = (*MonitorBase.__bases__, *added)
+
+
+_join_pytorch_lightning()
 
 
 def monitors_of(trainer: pl.Trainer) -> list[MonitorBase]:

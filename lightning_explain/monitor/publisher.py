@@ -58,6 +58,15 @@ class Publisher:
             for name, sink in self._sinks.items() if layout else ():
                 log.survive(partial(sink.layout, layout), f"The layout of {name}")
 
+    @property
+    def destination(self) -> str:
+        """Where pictures and reports go, as one sentence; known on rank zero, once the sinks are open."""
+        if not self._sinks:
+            return "pictures and reports go nowhere, as in a fast_dev_run"
+        places = [place for sink in self._sinks.values() if (place := sink.pictures_go_to)]
+        reports = f", reports to {self._directory / safe_name(self.name)}" if self.save_reports else ""
+        return f"pictures go to {', '.join(places) or 'nowhere, because no sink takes any'}{reports}"
+
     def publish(self, trainer: pl.Trainer, report: Report, probe: Probe, scalars: Scalars, metrics: Metrics) -> None:
         """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
         with self._on_rank_zero(trainer) as writes:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
+from lightning_explain.model.targets import are_shares, task_of
+
+_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -27,59 +29,127 @@ class Caption:
 
 
 def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, rows: int) -> list[Caption]:
-    """The captions of the first ``rows`` samples.
+    """The captions of the first ``rows`` samples, in the words of the model's task (:func:`task_of`).
 
     Args:
         report: Provides outputs, predictions and explained outputs.
-        probe: Provides the labels, if its targets are one integer per sample; negative labels count as unknown.
+        probe: Provides the labels.
         class_names: One name per class index.
         rows: Number of samples.
 
     Returns:
         One caption per sample. A sample about which nothing is known is named by its id.
     """
-    labels, shares = _labels(probe), probabilities(report.outputs)
-    named = partial(_class, class_names)
-    return [_caption(report, shares, i, labels[i], named) for i in range(rows)]
+    outputs, labels = report.outputs, None if probe.targets is None else probe.targets.cpu()
+    sizes = (2,) if outputs.ndim == 1 or outputs.shape[1:] == (1,) else outputs.shape[1:]
+    task = task_of(outputs, labels, named=class_names is not None and sizes == (len(class_names),))
+    make = _BY_TASK.get(task, _other)
+    return [make(_Sample(report, labels, class_names, i)) for i in range(rows)]
 
 
-def _labels(probe: Probe) -> list[int | None]:
-    targets = probe.targets
-    if targets is None or targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
-        return [None] * len(probe)
-    return [int(t) if t >= 0 else None for t in targets.tolist()]
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Sample number ``index`` of a report."""
+
+    report: Report
+    labels: Tensor | None
+    class_names: Sequence[str] | None
+    index: int
+
+    @property
+    def label(self) -> int | None:
+        """Its class; ``None`` if the label is unknown or no class."""
+        if self.labels is None or self.labels.numel() != len(self.labels) or self.labels.is_complex():
+            return None
+        found = self.labels.reshape(-1)[self.index].item()
+        return int(found) if found >= 0 and float(found).is_integer() else None
+
+    @property
+    def explained(self) -> int:
+        """The index of the explained output; negative if it has none."""
+        return int(self.report.targets[self.index])
+
+    @property
+    def value(self) -> list[str]:
+        """The explained number as a line, if it is known."""
+        outputs, values = self.report.outputs, self.report.values
+        found = values if len(values) else outputs if outputs[:1].numel() == 1 else None
+        return [] if found is None else [f"f = {float(found[self.index]):.3g}"]
+
+    def named(self, index: int) -> str:
+        """The class with its name."""
+        names = self.class_names
+        name = names[index] if names is not None and 0 <= index < len(names) else index
+        return f"{index}" if str(name) == str(index) else f"{index} ({name})"
 
 
-def probabilities(outputs: Tensor) -> Tensor | None:
-    """Class probabilities ``(N, C)``: the outputs if they sum to 1, else their softmax; ``None`` for other shapes."""
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        return None
-    values = outputs.double()
-    sums = values.sum(1)
-    if bool((values >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
-        return values
-    return values.softmax(1)
-
-
-def _caption(report: Report, shares: Tensor | None, i: int, label: int | None, named: Callable[[int], str]) -> Caption:
-    lines = [] if label is None else [f"label {named(label)}"]
-    if shares is None:
-        if report.outputs[i].numel() == 1:
-            lines.append(f"f = {float(report.outputs[i]):.3g}")
-        return Caption(tuple(lines) or (f"sample {int(report.ids[i])}",))
-    predicted, explained = int(report.predictions[i]), int(report.targets[i])
-    share = f" {_percent(float(shares[i, predicted]))}" if 0 <= predicted < shares.shape[1] else ""
-    lines.append(f"predicted {named(predicted)}{share}")
+def _multiclass(sample: _Sample) -> Caption:
+    outputs, label, explained = sample.report.outputs.double(), sample.label, sample.explained
+    shares = (outputs if are_shares(outputs) else outputs.softmax(1))[sample.index]
+    predicted = int(sample.report.predictions[sample.index])
+    share = f" {_percent(float(shares[predicted]))}" if 0 <= predicted < len(shares) else ""
+    lines = [] if label is None else [f"label {sample.named(label)}"]
+    lines.append(f"predicted {sample.named(predicted)}{share}")
     if explained >= 0 and explained != (predicted if label is None else label):
-        lines.append(f"explained {named(explained)}")
+        lines.append(f"explained {sample.named(explained)}")
     return Caption(tuple(lines), wrong=label is not None and label != predicted)
 
 
-def _class(class_names: Sequence[str] | None, index: int) -> str:
-    name = class_names[index] if class_names is not None and 0 <= index < len(class_names) else index
-    return f"{index}" if str(name) == str(index) else f"{index} ({name})"
+def _binary(sample: _Sample) -> Caption:
+    share, label = float(_sigmoids(sample.report.outputs)[sample.index]), sample.label
+    lines = [] if label is None else [f"label {sample.named(label)}"]
+    return Caption((*lines, f"sigmoid {_percent(share)}"), wrong=label is not None and label != (share > 0.5))
+
+
+def _multilabel(sample: _Sample) -> Caption:
+    assert sample.labels is not None
+    shares, labels = _sigmoids(sample.report.outputs)[sample.index], sample.labels[sample.index].bool()
+    shown = torch.where(labels | (shares > 0.5), shares + 1, shares).argsort(descending=True, stable=True).tolist()
+    if sample.explained >= 0:
+        shown = sorted(shown, key=lambda k: k != sample.explained)
+    lines = [f"labels {_listed(map(sample.named, labels.nonzero()[:, 0].tolist())) or 'none'}"]
+    lines += [f"sigmoid {sample.named(k)} {_percent(float(shares[k]))}" for k in shown[:_MOST]]
+    return Caption(tuple(lines), wrong=bool((labels != (shares > 0.5)).any()))
+
+
+def _regression(sample: _Sample) -> Caption:
+    assert sample.labels is not None
+    pairs = {"true": sample.labels[sample.index], "predicted": sample.report.outputs[sample.index]}
+    lines = [f"{word} {_listed(f'{value:.3g}' for value in each.reshape(-1).tolist())}" for word, each in pairs.items()]
+    if sample.report.outputs[0].numel() > 1:
+        lines += [f"explained output {sample.explained}"] if sample.explained >= 0 else sample.value
+    return Caption(tuple(lines))
+
+
+def _embedding(sample: _Sample) -> Caption:
+    return Caption(("embedding", *sample.value))
+
+
+def _other(sample: _Sample) -> Caption:
+    lines = [*([] if sample.label is None else [f"label {sample.label}"]), *sample.value]
+    return Caption(tuple(lines) or (f"sample {int(sample.report.ids[sample.index])}",))
+
+
+_BY_TASK: dict[str, Callable[[_Sample], Caption]] = {
+    "multiclass": _multiclass,
+    "binary": _binary,
+    "multilabel": _multilabel,
+    "regression": _regression,
+    "embedding": _embedding,
+}
+
+
+def _sigmoids(outputs: Tensor) -> Tensor:
+    """The outputs if all of them lie in [0, 1], else their sigmoids."""
+    values = outputs.double()
+    return values if bool(((values >= 0) & (values <= 1)).all()) else values.sigmoid()
+
+
+def _listed(words: Iterable[str]) -> str:
+    found = list(words)
+    return ", ".join(found[:_MOST]) + (", ..." if len(found) > _MOST else "")
 
 
 def _percent(share: float) -> str:
-    # Not rounded to 100%, which would claim certainty.
-    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+    # Not rounded to 100% or 0%, which would claim certainty.
+    return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"

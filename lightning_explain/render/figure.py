@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -37,9 +37,10 @@ def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[s
     """Draws the maps of every method: one picture per method.
 
     A method whose map has a place on the image is drawn with the panels in ``options``; the image is the first input of
-    shape ``(N, C, H, W)``. Other methods (at a layer without spatial dimensions, or of a model without image input) are
-    drawn as bar charts. Samples whose map is not finite are drawn with an empty map and marked. If the probe has masks,
-    their outline is drawn on the original image. Wrong predictions have a red title.
+    shape ``(N, C, H, W)``. If the method explains several inputs, the others follow in columns of their own. Other
+    methods (at a layer without spatial dimensions, or of a model without image input) are drawn as bar charts. Samples
+    whose map is not finite are drawn with an empty map and marked. If the probe has masks, their outline is drawn on
+    the original image. Wrong predictions have a red title.
 
     Args:
         report: The maps and the model's outputs, samples in the probe's order.
@@ -58,45 +59,64 @@ def draw(report: Report, probe: Probe, options: Options | None = None) -> dict[s
             f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
         )
     options = options or Options()
-    drawn = _drawn(probe, options)
-    rows = len(drawn.inputs[0])
+    blocks = _blocks(probe, options)
+    rows = len(blocks[0].inputs[0])
     names = options.class_names if options.class_names is not None else probe.class_names
     titles = wrapped(captions(report, probe, names, rows)) if options.titles else ()
     sheet = partial(Sheet, rows, titles, note=note(report, rows, len(probe)))
-    return {name: _picture(name, report, drawn, sheet, options.of(name)) for name in report.attributions}
+    return {name: _picture(name, report, blocks, sheet, options.of(name)) for name in report.attributions}
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """The inputs of the samples that are drawn, what they are, and the index of the one that maps are drawn on.
+    """The inputs of the samples that are drawn, what they are, and the index of the one that a block of columns shows.
 
-    If that one has pixels: its images, their size in the picture, and the outline of their masks.
+    The first block also shows maps that have no place on an input. If the input has pixels: its images, their size in the
+    picture, and the outline of their masks.
     """
 
     inputs: tuple[Tensor, ...]
     modalities: tuple[Modality, ...]
     index: int | None
+    first: bool = True
     images: Tensor | None = None
     size: tuple[int, int] = (0, 0)
     outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
 
 
-def _drawn(probe: Probe, options: Options) -> _Drawn:
+def _blocks(probe: Probe, options: Options) -> list[_Drawn]:
+    """The input that maps are drawn on, if there is one; and after it, every other input."""
     inputs = tuple(x[: options.max_rows].cpu() for x in as_tuple(probe.inputs))
-    modalities, masks = guess(inputs), probe.masks
+    modalities = guess(inputs)
     index = next((i for i, modality in enumerate(modalities) if modality.on_input), None)
-    pixels = None if index is None else modalities[index].pixels(inputs[index])
-    if index is None or pixels is None:
-        return _Drawn(inputs, modalities, index)
-    size, images = _shown_size(pixels, options), to_display(inputs[index], options.normalization)
-    outline = None if masks is None else _outline(masks[: options.max_rows].cpu(), size)
-    return _Drawn(inputs, modalities, index, images, size, outline)
+    if index is None:
+        return [_Drawn(inputs, modalities, None)]
+    others = [i for i in range(len(inputs)) if i != index]
+    return [_block(probe, inputs, modalities, i, i == index, options) for i in (index, *others)]
 
 
-def _picture(name: str, report: Report, drawn: _Drawn, sheet: Callable[..., Sheet], style: PanelStyle) -> Image:
-    panels, finite = _panels(name, report, drawn, style)
-    normalized: dict[str, Tensor] = {}
-    columns = [_pixels(panel, drawn, normalized, style) for panel in panels]
+def _block(
+    probe: Probe, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...], i: int, first: bool, options: Options
+) -> _Drawn:
+    pixels = modalities[i].pixels(inputs[i])
+    if pixels is None:
+        return _Drawn(inputs, modalities, i, first)
+    # Further images need not be normalized as the first one is, nor be of its size.
+    size, images = _shown_size(pixels, options), to_display(inputs[i], options.normalization if first else None)
+    outline = None if probe.masks is None or not first else _outline(probe.masks[: options.max_rows].cpu(), size)
+    return _Drawn(inputs, modalities, i, first, images, size, outline)
+
+
+def _picture(name: str, report: Report, blocks: list[_Drawn], sheet: Callable[..., Sheet], style: PanelStyle) -> Image:
+    panels: list[Panel] = []
+    columns: list[NDArray[np.uint8]] = []
+    finite = torch.ones(len(blocks[0].inputs[0]), dtype=torch.bool)
+    for block in blocks:
+        mine, fine = _panels(name, report, block, style)
+        normalized: dict[str, Tensor] = {}
+        columns += [_pixels(panel, block, normalized, style) for panel in mine]
+        panels += [replace(p, title=f"input {block.index}: {p.title}") for p in mine] if len(blocks) > 1 else mine
+        finite &= fine
     signs = tuple(dict.fromkeys(p.sign for p in panels if p.kind in HEAT_KINDS)) if style.colorbar else ()
     headers = tuple(header(p.title, column.shape[2]) for p, column in zip(panels, columns, strict=True))
     size = (max(c.shape[1] for c in columns), max(c.shape[2] for c in columns))
@@ -116,12 +136,23 @@ def _panels(name: str, report: Report, drawn: _Drawn, style: PanelStyle) -> tupl
         for maps in (report.attributions, report.maps)
     )
     arranged = stored if name in report.maps else arrange(found, inputs, modalities)
+    if not drawn.first:
+        return _further(found, drawn, style)
     if index is None or not arranged:
         panels = Plain().panels(found, inputs, style.panels)
         return panels, all_finite(panels[0].values)
     whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
     shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
     return modalities[index].panels((shown,), (inputs[index],), style.panels), all_finite(shown)
+
+
+def _further(found: tuple[Tensor, ...], drawn: _Drawn, style: PanelStyle) -> tuple[tuple[Panel, ...], Tensor]:
+    """The panels of another input than the first that is drawn; none if the method has no map for it."""
+    i, own = drawn.index, drawn.inputs[drawn.index or 0]
+    if i is None or len(found) != len(drawn.inputs) or found[i].shape != own.shape:
+        return (), torch.ones(len(own), dtype=torch.bool)
+    modality = drawn.modalities[i] if drawn.modalities[i].on_input else Plain()
+    return modality.panels((found[i],), (own,), style.panels), all_finite(found[i])
 
 
 def _pixels(panel: Panel, drawn: _Drawn, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -17,8 +18,29 @@ _ELLIPSIS = "..."
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_file(), size)
+
+
+@lru_cache(maxsize=1)
+def _file() -> str:
+    # Pillow's own font has only ASCII letters; this one has Latin, Greek, Cyrillic, Arabic and Hebrew ones, too.
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+
+
+@lru_cache(maxsize=1)
+def _letters() -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(_file()).get_charmap())
+
+
+@lru_cache(maxsize=1024)
+def _drawable(text: str) -> str:
+    """The text, with the escaped code of each letter that the font does not have instead of a box."""
+    return "".join(c if ord(c) in _letters() else c.encode("ascii", "backslashreplace").decode() for c in text)
 
 
 def line_height(size: int) -> int:
@@ -29,7 +51,7 @@ def line_height(size: int) -> int:
 @lru_cache(maxsize=1024)
 def width(text: str, size: int) -> int:
     """The width of a line of text in pixels."""
-    return math.ceil(_font(size).getlength(text))
+    return math.ceil(_font(size).getlength(_drawable(text)))
 
 
 def shorten(text: str, size: int, limit: int) -> str:
@@ -58,5 +80,5 @@ def write(canvas: Image, text: str, x: int, y: int, size: int, color: Color) -> 
     region = canvas[max(0, y) : y + line_height(size), max(0, x) : x + width(text, size)]
     if region.size:
         drawn = PillowImage.fromarray(region)
-        ImageDraw.Draw(drawn).text((min(0, x), min(0, y)), text, fill=color, font=_font(size))
+        ImageDraw.Draw(drawn).text((min(0, x), min(0, y)), _drawable(text), fill=color, font=_font(size))
         region[:] = np.asarray(drawn)

@@ -73,7 +73,8 @@ def test_the_delta_is_captums() -> None:
     report = explain(trained().double(), Probe(x, y), {"ig": m.IntegratedGradients(n_steps=7)}, [q.Completeness()])
     explainer = ca.IntegratedGradients(trained().double().eval())
     _, theirs = explainer.attribute(x.double(), target=y, n_steps=7, return_convergence_delta=True)
-    assert torch.allclose(report.scores["completeness_delta"]["ig"], theirs.abs(), atol=1e-10)
+    # Captum 0.8 rounds its steps to float32.
+    assert torch.allclose(report.scores["completeness_delta"]["ig"], theirs.abs(), atol=1e-7)
 
 
 def test_layer_maps_add_up_in_their_own_shape() -> None:

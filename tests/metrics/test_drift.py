@@ -20,7 +20,7 @@ from lightning_explain.core.probe import Samples
 from lightning_explain.explainer.history import History
 from lightning_explain.metrics.drift import cosine, ssim
 from networks import samples, trained
-from training import QUIET, DigitModule, fit, keys, loader, loaders, monitor, report_of, trainer
+from training import QUIET, SAFE, DigitModule, fit, keys, loader, loaders, monitor, report_of, trainer
 
 pytestmark = QUIET
 
@@ -175,7 +175,7 @@ def test_a_resumed_run_has_the_drift_of_an_uninterrupted_one(save_probe: bool, t
         torch.manual_seed(1)
         watch = drifting(save_probe=save_probe)
         run = trainer(root, watch, max_epochs=epochs)
-        resumed = {} if ckpt is None else {"ckpt_path": ckpt, "weights_only": True}
+        resumed = {} if ckpt is None else {"ckpt_path": ckpt, **SAFE}
         torch.manual_seed(1)
         module = DigitModule()
         module.net.dropout.p = 0.0
@@ -254,5 +254,5 @@ def test_a_run_resumed_without_history_explains_at_the_start_again(tmp_path: Pat
     watch = drifting(at_start=True)
     stop = EarlyStopping(monitor=KEY, patience=9)
     run = trainer(tmp_path, watch, stop, max_epochs=2)
-    run.fit(DigitModule(), **loaders(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    run.fit(DigitModule(), **loaders(), ckpt_path=tmp_path / "last.ckpt", **SAFE)
     assert stop.best_score.isfinite()

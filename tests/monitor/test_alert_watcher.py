@@ -19,7 +19,7 @@ from lightning_explain import Alert, ExplanationMonitor
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.monitor.alert_watcher import Alerts, Watch
 from lightning_explain.monitor.failures import FailureLog
-from training import QUIET, DigitModule, fit, loaders, monitor, trainer
+from training import QUIET, SAFE, DigitModule, fit, loaders, monitor, trainer
 
 pytestmark = QUIET
 
@@ -126,7 +126,7 @@ def resumed(root: Path, ckpt: Path, watch: ExplanationMonitor, epochs: int) -> l
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = trainer(root, watch, max_epochs=epochs)
-        run.fit(DigitModule(), **loaders(), ckpt_path=ckpt, weights_only=True)
+        run.fit(DigitModule(), **loaders(), ckpt_path=ckpt, **SAFE)
     return [str(w.message) for w in caught if str(w.message).startswith("explain/told")]
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lightning_explain import ExplanationMonitor, Probe, ProbeSelection
+import lightning_explain as package
+from lightning_explain import Alert, ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.naming import snake_case
+from lightning_explain.core.plain import plain
 from lightning_explain.demo.digits import DigitsModel, MarkedDigits
 from lightning_explain.explainer.registry import METHODS, METRICS, build_methods, build_metrics
 from lightning_explain.monitor.config import _FUNCTIONS, monitor_arguments
@@ -200,6 +203,91 @@ def test_an_interpolation_in_a_plain_dict_is_refused() -> None:
 def test_values_are_checked_by_whom_they_are_for() -> None:
     with pytest.raises(TypeError, match=r"ProbeSelection\(count='many'\); give a whole number"):
         ExplanationMonitor.from_config({"probe": {"count": "many"}})
+
+
+# -- nested targets of Hydra ---------------------------------------------------------------------------------------
+
+PUBLIC = [
+    one
+    for one in (*METHODS.values(), *METRICS.values(), *(getattr(package, name) for name in package.__all__))
+    if is_dataclass(one)
+]
+
+
+@pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
+def test_the_annotations_of_every_public_dataclass_can_be_read(cls: type) -> None:
+    hints = get_type_hints(cls)
+    assert {field.name for field in fields(cls)} <= set(hints)  # type: ignore[arg-type]
+    if not any(f.init and f.default is f.default_factory is MISSING for f in fields(cls)):  # type: ignore[arg-type]
+        # As Hydra does with what stands below a _target_.
+        box = OmegaConf.create({}, flags={"allow_objects": True})
+        box["it"] = cls()
+        assert plain(box) == plain({"it": box["it"]}) == {"it": cls()}
+
+
+NESTED = """
+_target_: lightning_explain.ExplanationMonitor
+methods:
+  ig: {_target_: lightning_explain.methods.IntegratedGradients, n_steps: 8, baselines: [0.5]}
+  saliency: {_target_: lightning_explain.methods.Saliency, abs: false}
+  window: {_target_: lightning_explain.methods.Occlusion, sliding_window_shapes: [1, 2, 2], strides: [1, 2, 2]}
+  smooth:
+    _target_: lightning_explain.methods.NoiseTunnel
+    attribution_method: {_target_: lightning_explain.methods.GradientShap, stdevs: [0.1]}
+    stdevs: [0.2]
+  blocks: {_target_: lightning_explain.methods.FeatureAblation, feature_mask: {grid: 4}}
+  unit: {_target_: lightning_explain.methods.NeuronGradient, layer: conv1, neuron_selector: [0, 1, 1]}
+  named: {name: LayerGradCam, reshape: [4, 4]}
+metrics:
+  - {_target_: lightning_explain.metrics.Infidelity, perturb_func: square, methods: [ig]}
+  - Drift
+probe: {_target_: lightning_explain.ProbeSelection, indices: [3, 1]}
+target: [1, 2]
+alerts: [{_target_: lightning_explain.Alert, metric: infidelity/ig, above: 2}, {metric: infidelity_relative/smooth, above: 1}]
+panels: {default: [[heat_map, all]], ig: [[masked_image, positive]]}
+outlier_perc: {ig: 1}
+cmap: {default: [[0, white], [1, black]]}
+class_names: [cat, dog]
+normalization: [[0.5], [0.25]]
+"""
+
+
+@pytest.mark.parametrize("conversion", ["none", "partial", "object", "all"])
+def test_targets_nested_in_a_hydra_configuration_build_what_python_builds(conversion: str) -> None:
+    monitor = instantiate({**OmegaConf.create(NESTED), "_convert_": conversion})
+    assert monitor._explainer.methods == {
+        "ig": m.IntegratedGradients(n_steps=8, baselines=(0.5,)),
+        "saliency": m.Saliency(abs=False),
+        "window": m.Occlusion((1, 2, 2), strides=(1, 2, 2)),
+        "smooth": m.NoiseTunnel(m.GradientShap(stdevs=(0.1,)), stdevs=(0.2,)),
+        "blocks": m.FeatureAblation(feature_mask={"grid": 4}),
+        "unit": m.NeuronGradient("conv1", neuron_selector=(0, 1, 1)),
+        "named": m.LayerGradCam(reshape=(4, 4)),
+    }
+    assert monitor._explainer.metrics == {
+        "infidelity": q.Infidelity(perturb_func="square", methods=("ig",)),
+        "drift": q.Drift(),
+    }
+    assert monitor._selection == ProbeSelection(indices=(3, 1))
+    assert monitor._explainer.target == (1, 2)
+    assert [watch.alert for watch in monitor._memory.alerts._watches] == [
+        Alert("infidelity/ig", above=2),
+        Alert("infidelity_relative/smooth", above=1),
+    ]
+    options = monitor._publisher.options
+    assert options.of("ig").panels == (("masked_image", "positive"),)
+    assert (options.of("ig").outlier_perc, options.class_names) == (1, ("cat", "dog"))
+    assert options.normalization == ((0.5,), (0.25,))
+
+
+def test_explain_takes_configurations_too() -> None:
+    config = OmegaConf.create("{saliency: {_target_: lightning_explain.methods.Saliency, abs: false}}")
+    metrics = OmegaConf.create([{"name": "Concentration"}])
+    model, probe = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), Probe(torch.rand(2, 1, 2, 2))
+    report = package.explain(model, probe, instantiate(config), metrics, target=1)
+    expected = package.explain(model, probe, {"saliency": m.Saliency(abs=False)}, [q.Concentration()], target=1)
+    torch.testing.assert_close(report.attributions["saliency"], expected.attributions["saliency"])
+    assert list(report.scores) == list(expected.scores)
 
 
 # -- the Hydra tree ------------------------------------------------------------------------------------------------

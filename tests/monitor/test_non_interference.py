@@ -28,7 +28,7 @@ from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.model.isolation import STATE_SAVERS
 from networks import DigitNet, digits, samples
 from states import Recorder, assert_equal
-from training import NoTarget, told_in
+from training import SAFE, NoTarget, told_in
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers:UserWarning"),
@@ -150,7 +150,7 @@ def fit(
         DataLoader(Augmented(0, 64), batch_size=16, shuffle=True, num_workers=1),
         DataLoader(Augmented(1500, 32), batch_size=16, shuffle=True, num_workers=1),
         ckpt_path=ckpt_path,
-        **({} if ckpt_path is None else {"weights_only": True}),
+        **({} if ckpt_path is None else SAFE),
     )
     return recorder, trainer
 

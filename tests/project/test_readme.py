@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import lightning.pytorch
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -30,9 +29,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def trainer(root: Path, epochs: int = 4, **arguments: Any) -> L.Trainer:
+def trainer(root: Path, epochs: int = 4, **arguments: Any) -> lightning.pytorch.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    return L.Trainer(
+    return lightning.pytorch.Trainer(
         default_root_dir=root, accelerator="cpu", max_epochs=epochs, log_every_n_steps=1, **quiet, **arguments
     )
 
@@ -42,17 +41,12 @@ def test_all_blocks_are_run_here() -> None:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_python_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs_as_it_stands_in_an_empty_folder(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    x, y = next(iter(data()))
-    here: dict[str, Any] = {
-        "L": SimpleNamespace(Trainer=partial(trainer, tmp_path)),
-        "ModelCheckpoint": partial(ModelCheckpoint, tmp_path),
-        "ExplanationMonitor": ExplanationMonitor,
-        "model": CatOrDog(),
-        "images": x,
-        "labels": y,
-    }
+    monkeypatch.setattr(L, "Trainer", partial(trainer, tmp_path))
+    here: dict[str, Any] = {}
     exec(blocks("python")[number], here)
     if "trainer" in here:
         here["trainer"].fit(CatOrDog(), data(), data())
@@ -102,10 +96,8 @@ def test_what_readme_watches_stops_no_healthy_training_and_keeps_good_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(seed)
-    here: dict[str, Any] = {
-        "L": SimpleNamespace(Trainer=partial(trainer, tmp_path, epochs=10)),
-        "ModelCheckpoint": partial(ModelCheckpoint, tmp_path),
-    }
+    monkeypatch.setattr(L, "Trainer", partial(trainer, tmp_path, epochs=10))
+    here: dict[str, Any] = {}
     code = next(block for block in blocks("python") if "alerts=" in block)
     exec(code.replace('["cat", "dog"]', "list(map(str, range(10)))"), here)
     module, fitted = Reader(), here["trainer"]

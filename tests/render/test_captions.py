@@ -1,5 +1,6 @@
 """The caption of each sample."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
-from lightning_explain.render.captions import Caption, captions, probabilities
+from lightning_explain.model.targets import task_of
+from lightning_explain.render.captions import Caption, captions
 
 NAMES = ["zero", "one", "two"]
 
@@ -50,24 +52,13 @@ def test_a_target_without_an_index_is_not_named() -> None:
     assert one(torch.tensor([[0.2, 0.7, 0.1]]), -1, label=1).lines == ("label 1 (one)", "predicted 1 (one) 70%")
 
 
-@pytest.mark.parametrize("shape", [(1,), (1, 1)])
-def test_an_output_of_one_number_is_shown_as_f(shape: tuple[int, ...]) -> None:
-    outputs = torch.full(shape, 0.7341)
-    assert one(outputs, 0, predictions=[1]) == Caption(("f = 0.734",))
-    assert one(outputs, 0, label=0, predictions=[1]) == Caption(("label 0 (zero)", "f = 0.734"), wrong=False)
-
-
-@pytest.mark.parametrize("label", [0.5, [0, 1], -100])
-def test_targets_that_are_no_class_are_no_label(label: Any) -> None:
-    assert one(torch.tensor([[0.2, 0.7, 0.1]]), 1, label=label) == Caption(("predicted 1 (one) 70%",))
-
-
 def test_a_row_about_which_nothing_is_known_is_named_by_its_id() -> None:
     assert one(torch.zeros(1, 2, 4, 4), -1, predictions=[0]) == Caption(("sample 40",))
 
 
 def test_a_class_without_a_name_is_a_number() -> None:
-    found = captions(report(torch.tensor([[0.0, 0.0, 9.0]]), [2]), Probe(torch.zeros(1, 2)), ["a"], 1)
+    probe = Probe(torch.zeros(1, 2), torch.tensor([-1]))
+    found = captions(report(torch.tensor([[0.0, 0.01, 0.99]]), [2]), probe, ["a"], 1)
     assert found[0].lines[0].startswith("predicted 2 ")
     assert captions(report(torch.tensor([[9.0, 0.0]]), [0]), Probe(torch.zeros(1, 2)), ["0", "1"], 1)[0].lines == (
         "predicted 0 >99%",
@@ -79,21 +70,90 @@ def test_a_probability_is_rounded_to_certainty_only_when_it_is_one() -> None:
     assert one(torch.tensor([[0.0, 1.0, 0.0]]), 1).lines == ("predicted 1 (one) 100%",)
 
 
-def test_probabilities_of_logits_are_their_softmax() -> None:
-    logits = torch.randn(5, 3)
-    torch.testing.assert_close(probabilities(logits), logits.double().softmax(1))
+def many(outputs: Any, labels: Any, names: Any = NAMES, values: Any = (), targets: int = -1) -> list[tuple[str, ...]]:
+    """The lines of each caption."""
+    outputs = torch.as_tensor(outputs)
+    single = outputs.ndim == 1 or outputs.shape[1] == 1
+    predictions = [0] * len(outputs) if single or outputs.ndim > 2 else None
+    made = replace(report(outputs, [targets] * len(outputs), predictions), values=torch.as_tensor(values))
+    probe = Probe(torch.zeros(len(outputs), 2), None if labels is None else torch.as_tensor(labels))
+    return [found.lines for found in captions(made, probe, names, len(outputs))]
 
 
-def test_probabilities_stay_as_they_are() -> None:
-    shares = torch.rand(5, 3).softmax(1)
-    torch.testing.assert_close(probabilities(shares), shares.double())
+def test_only_whole_labels_of_classes_make_logits_a_softmax() -> None:
+    logits = [[2.0, 0.0, -1.0], [1.0, 3.0, 0.5]]
+    softmax = ["predicted 0 (zero) 84%", "predicted 1 (one) 82%"]
+    assert many(logits, [0, 1]) == [("label 0 (zero)", softmax[0]), ("label 1 (one)", softmax[1])]
+    assert many(logits, [0, -100])[1] == (softmax[1],)
+    # Without labels, names or shares say that the columns are classes.
+    assert many(logits, None) == [(line,) for line in softmax]
+    assert many([[0.1, 0.2, 0.7]], None, names=None) == [("predicted 2 70%",)]
 
 
-def test_positive_numbers_that_do_not_sum_to_one_are_logits() -> None:
-    logits = torch.tensor([[0.5, 0.5], [3.0, 1.0]])
-    torch.testing.assert_close(probabilities(logits), logits.double().softmax(1))
+@pytest.mark.parametrize("whole", [torch.float32, torch.int64, torch.bool])
+def test_independent_classes_have_sigmoids(whole: torch.dtype) -> None:
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0]]).to(whole)
+    first, second = many([[3.0, 1.0, -2.0], [-9.0, -1.0, -2.0]], labels)
+    assert first == ("labels 0 (zero), 2 (two)", "sigmoid 0 (zero) 95%", "sigmoid 1 (one) 73%", "sigmoid 2 (two) 12%")
+    assert second == ("labels none", "sigmoid 1 (one) 27%", "sigmoid 2 (two) 12%", "sigmoid 0 (zero) <1%")
+    # Sigmoids that the model has already taken stay as they are.
+    assert many([[0.9, 0.2, 0.3], [0.6, 0.1, 0.8]], labels)[0][1] == "sigmoid 0 (zero) 90%"
+    assert captions(
+        report(torch.tensor([[3.0, -1.0]]), [0]), Probe(torch.zeros(1, 2), torch.tensor([[1.0, 1.0]])), None, 1
+    )[0].wrong
 
 
-@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
-def test_other_outputs_have_no_probabilities(shape: tuple[int, ...]) -> None:
-    assert probabilities(torch.rand(shape)) is None
+@pytest.mark.parametrize("labels", [[1, 0, -100], [[1.0], [0.0], [-100.0]], [True, False, False]])
+def test_a_model_of_one_logit_shows_label_and_sigmoid(labels: Any) -> None:
+    first, second, third = many([[1.0], [0.5], [-1.0]], labels, names=["cat", "dog"])
+    assert first == ("label 1 (dog)", "sigmoid 73%")
+    assert second == ("label 0 (cat)", "sigmoid 62%")
+    assert third[-1] == "sigmoid 27%"
+    assert many([0.9, 0.2, 0.1], labels)[0] == ("label 1 (one)", "sigmoid 90%")
+    probe = Probe(torch.zeros(3, 2), torch.as_tensor(labels))
+    assert [c.wrong for c in captions(report(torch.tensor([1.0, 0.5, -1.0]), [0] * 3, [1, 1, 0]), probe, None, 3)] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_regression_shows_true_and_predicted_values() -> None:
+    assert many([0.7341, 2.0], [0.5, 3.25]) == [("true 0.5", "predicted 0.734"), ("true 3.25", "predicted 2")]
+    assert many([[0.7341], [2.0]], [[0.5], [3.0]])[0] == ("true 0.5", "predicted 0.734")
+    # Ages are whole numbers, but no classes; a horizon has several values; mean and deviation belong to one.
+    assert many([31.5, 40.0], [30, 41])[0] == ("true 30", "predicted 31.5")
+    horizon = many([[1.0, 2.0, 3.0, 4.0]], [[1.5, 2.5, 3.5, 4.5]], values=[10.0])
+    assert horizon == [("true 1.5, 2.5, 3.5, ...", "predicted 1, 2, 3, ...", "f = 10")]
+    assert many([[1.0, 0.5]], [1.25], targets=1) == [("true 1.25", "predicted 1, 0.5", "explained output 1")]
+
+
+def test_other_outputs_get_no_softmax() -> None:
+    sphere = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    sphere /= sphere.norm(dim=1, keepdim=True)
+    assert many(sphere * 3, None, names=None, values=[3.0] * 4)[0] == ("embedding", "f = 3")
+    assert many(sphere, [0, 1, 2, 3], names=None, values=[1.0] * 4)[0] == ("embedding", "f = 1")
+    # Ordinal: thresholds of one score (CORAL), and labels that count one class more than there are logits.
+    coral = torch.tensor([[0.5], [-2.0], [4.0], [1.0]]) + torch.tensor([2.0, 0.0, -2.0])
+    assert many(coral, [1, 0, 2, 1], names=None, values=[0.5] * 4)[0] == ("label 1", "f = 0.5")
+    assert many(sphere[:, :3], [1, 0, 3, 1], names=None, values=[0.5] * 4)[2] == ("label 3", "f = 0.5")
+    # Sums over pixels, with labels for each pixel.
+    assert many([[400.0, 20.0]], torch.zeros(1, 8, 8, dtype=torch.long), values=[400.0]) == [("f = 400",)]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "task"),
+    [
+        (torch.zeros(2, 3), torch.tensor([0, 1]), "multiclass"),
+        (torch.eye(3), torch.eye(3), "multilabel"),
+        (torch.zeros(2), torch.tensor([-1, 1]), "regression"),
+        (torch.zeros(2, 1), None, "other"),
+        (torch.zeros(2, 5, 7), torch.zeros(2, 5), "other"),
+        (torch.zeros(2, 0), torch.tensor([0, 1]), "other"),
+        (torch.zeros(2, 3), torch.zeros(2, 2), "other"),
+        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), "other"),
+        (torch.zeros(2, 3), torch.tensor([torch.nan, 1.0]), "regression"),
+    ],
+)
+def test_a_task_is_recognised_by_shapes_and_labels(outputs: Tensor, labels: Tensor | None, task: str) -> None:
+    assert task_of(outputs, labels) == task

@@ -122,11 +122,26 @@ def test_a_layer_map_is_drawn_upsampled_to_the_input() -> None:
         assert contains(canvas, part)
 
 
-def test_of_several_inputs_the_first_image_is_drawn() -> None:
-    inputs = (rand(2, 5), rand(2, 3, 128, 128), rand(2, 1, 64, 64))
+def test_each_of_several_inputs_has_columns_of_its_own() -> None:
+    inputs = (rand(2, 5), rand(2, 3, 128, 128), rand(2, 1, 128, 64))
     maps = tuple(x - 0.5 for x in inputs)
-    alone = picture(maps[1], Probe(inputs[1]), BARE)
-    assert np.array_equal(picture(maps, Probe(inputs), BARE), alone)
+    # The normalization is that of the first image; the other one has other channels.
+    canvas = picture(
+        maps, Probe(inputs, masks=rand(2, 8, 8) > 0.9), replace(HEAT, normalization=([0.0] * 3, [1.0] * 3))
+    )
+    expected = [*charts(maps[0])[0]]
+    for i, width in ((1, 128), (2, 64)):
+        values = normalize(maps[i].sum(1, keepdim=True), "all")
+        # A short side of 64 is enlarged to 128.
+        expected += enlarged(panel("heat_map", "all", to_display(inputs[i]), values), 128 // width)
+    assert [part for part in expected if not contains(canvas, part)] == []
+
+
+def test_a_sample_is_marked_if_any_of_its_maps_is_not_finite() -> None:
+    inputs = (rand(2, 3, 128, 128), rand(2, 5))
+    broken = (rand(2, 3, 128, 128), torch.tensor([[1.0] * 5, [torch.nan] * 5]))
+    assert (picture(broken, Probe(inputs)) == AMBER).all(-1).any()
+    assert not (picture((broken[0], broken[1].nan_to_num()), Probe(inputs)) == AMBER).all(-1).any()
 
 
 def test_a_map_without_a_place_in_the_image_is_drawn_as_bars() -> None:

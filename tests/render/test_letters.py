@@ -66,3 +66,23 @@ def test_a_word_wider_than_the_line_is_cut() -> None:
 
 def test_a_line_that_fits_is_not_shortened() -> None:
     assert text.shorten("ig", 18, 100) == "ig"
+
+
+@pytest.mark.parametrize("name", ["Möwe", "Ωμέγα", "кошка", "naïve ≥ ½", "قطة"])
+def test_letters_beyond_ascii_are_drawn_each_in_its_own_shape(name: str) -> None:
+    assert text._drawable(name) == name
+    shapes = set()
+    for letter in dict.fromkeys(name.replace(" ", "")):
+        canvas = blank()
+        text.write(canvas, letter, 5, 5, 24, (0, 0, 0))
+        shapes.add(canvas.tobytes())
+    assert len(shapes) == len(set(name.replace(" ", ""))), "two letters look alike, as boxes do"
+
+
+def test_a_letter_that_the_font_does_not_have_is_named_by_its_code() -> None:
+    coded, plain = blank(), blank()
+    text.write(coded, "猫", 2, 5, 13, (0, 0, 0))
+    text.write(plain, r"\u732b", 2, 5, 13, (0, 0, 0))
+    assert np.array_equal(coded, plain)
+    assert text.width("猫", 13) == text.width(r"\u732b", 13)
+    assert text.shorten("猫" * 9, 13, 60).endswith("...")
