@@ -57,7 +57,8 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	@echo "$(CURDIR)" > $@
 
 $(STAMP_LOWEST): pyproject.toml | $(VENV_LOWEST)/bin/python
-	sed -n '/^dependencies = \[/,/^\]/s/^  "\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml > $(VENV_LOWEST)/lowest.txt
+	sed -n -e '/^dependencies = \[/,/^\]/s/^  "\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' \
+		-e 's/^  "\(pytorch-lightning\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml > $(VENV_LOWEST)/lowest.txt
 	$(VENV_LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV_LOWEST)/lowest.txt \
 		--editable '.[all]'
 	@echo "$(CURDIR)" > $@

@@ -169,7 +169,9 @@ class MonitorBase(pl.Callback):
             )
         parts.append(f"about {seconds / self._ready.ranks.world:.2g} seconds, as measured, without drawing")
         if epoch and trainer.state.fn == "fit":
-            parts.append(f"as many as {each.forward * samples / epoch:.0%} of a training epoch has")
+            parts.append(
+                f"{each.forward * samples / epoch:.0%} of the samples that a training epoch sends through the model"
+            )
         return ", ".join(parts)
 
     def _is_lazy(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:

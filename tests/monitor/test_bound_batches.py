@@ -316,9 +316,18 @@ def test_types_and_masks_go_where_bert_takes_them() -> None:
     torch.testing.assert_close(again.attributions["ig"], report.attributions["ig"])
 
 
-def test_labels_that_cannot_be_read_are_said_to_be_missing(tmp_path: Path) -> None:
-    form = lambda b: (b["image"], ["cat"] * len(b["image"]))  # noqa: E731
-    module = Unlabeled(lambda net, b: net(b[0]), lambda b: torch.zeros(len(b[1]), dtype=torch.long))
+@pytest.mark.parametrize(
+    ("form", "image"),
+    [
+        (lambda b: (b["image"], ["cat"] * len(b["image"])), lambda b: b[0]),
+        (lambda b: {"image": b["image"], "category": b["label"]}, lambda b: b["image"]),
+        (lambda b: (b["image"],), lambda b: b[0]),
+    ],
+    ids=["texts", "another name", "none"],
+)
+@pytest.mark.filterwarnings("ignore:Explained. 'image'. Left out.*'category'")
+def test_labels_that_cannot_be_read_are_said_to_be_missing(form: Any, image: Any, tmp_path: Path) -> None:
+    module = Unlabeled(lambda net, b: net(image(b)), lambda b: torch.zeros(len(image(b)), dtype=torch.long))
     with pytest.warns(UserWarning, match="no labels can be read in the batches"):
         trainer(tmp_path, watch := monitor(metrics=[])).fit(module, collated(form), collated(form))
     report = report_of(watch)

@@ -360,7 +360,7 @@ def test_one_line_at_the_start_says_what_an_explanation_costs_and_one_hint_that_
     assert "'explain': an explanation of 4 samples takes 41 forward and 41 backward evaluations" in line
     assert "164 and 164 in all" in line
     assert re.search(r"about [\d.e-]+ seconds, as measured", line)
-    assert "as many as 512% of a training epoch has" in line, "164 of 32"
+    assert "512% of the samples that a training epoch sends through the model" in line, "164 of 32"
     hints = [r.message for r in caplog.records if "To spend less: max_overhead=0.1" in r.message]
     assert len(hints) == 1, "five times as many evaluations as in a training epoch, and files"
 

@@ -366,6 +366,7 @@ def test_methods_are_added_exchanged_and_taken_away_on_the_command_line() -> Non
         "+method@node.methods.window=occlusion",
         "node.methods.window.strides=[1,2,2]",
         "metric@node.metrics.infidelity=sensitivity_max",
+        "node.metrics.infidelity.n_perturb_samples=10",  # which the preset had set for the one before
         "~node.methods.cam",
         "probe@node.probe=per_class",
     )
