@@ -98,7 +98,7 @@ def test_a_fingerprint_does_not_know_names_layouts_or_gradients() -> None:
 
 def test_a_fingerprint_takes_any_dtype_and_any_argument() -> None:
     dtypes = [torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float64, torch.complex64]
-    found = {fingerprint(Probe(torch.zeros(2, 0, dtype=d), forward_args=(object(),))) for d in dtypes}
+    found = {fingerprint(Probe(torch.zeros(2, 0), forward_args=(torch.zeros(2, 0, dtype=d), object()))) for d in dtypes}
     assert len(found) == len(dtypes)
 
 
