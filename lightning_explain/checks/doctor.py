@@ -91,8 +91,8 @@ class DoctorContext:
             return
         for i, (x, points) in enumerate(zip(inputs, make(given, self.explained.probe), strict=True)):
             if points.is_floating_point() and not x.is_floating_point():
-                where = int(flat(points.frac()).ne(0).any(1).int().argmax())
-                moved = self.few[:1].at((*inputs[:i], points[where : where + 1], *inputs[i + 1 :]))
+                where, first = int(flat(points.frac()).ne(0).any(1).int().argmax()), self.few[:1]
+                moved = first.at((*first.inputs[:i], points[where : where + 1], *first.inputs[i + 1 :]))
                 if reads_whole(lambda moved=moved: self.explained.evaluate(moved)):  # type: ignore[misc]
                     raise ValueError(
                         f"baselines are no numbers of {x.dtype}, but the model reads inputs[{i}] as ids or other whole numbers; give whole "

@@ -9,6 +9,7 @@ from captum import attr as captum
 from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from networks import samples, trained
 
 WINDOW = (1, 2, 2)
@@ -31,7 +32,11 @@ def test_each_sample_has_its_own_baseline(name: str, limit: int) -> None:
     baselines = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
     method = ours(baselines=baselines, **options)
     found = explain(
-        model, Probe(x, y, ids=ids), {"it": method}, ["SensitivityMax"], max_examples_per_pass=limit
+        model,
+        Probe(x, y, ids=ids),
+        {"it": method},
+        [q.SensitivityMax(n_perturb_samples=2)],
+        max_examples_per_pass=limit,
     ).attributions["it"]
     expected = theirs(model.eval()).attribute(x, target=y, baselines=baselines, **options)
     assert distance(found, expected) <= 1e-5

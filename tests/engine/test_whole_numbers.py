@@ -175,3 +175,15 @@ def test_sets_of_baselines_have_a_tensor_for_each_input_as_in_captum() -> None:
     for wrong, match in (((sets[0], sets[1][:3]), "the same K for all inputs"), (sets[0], "1 entries for 2 inputs")):
         with pytest.raises(ValueError, match=match):
             explain(model, Probe(inputs), [m.GradientShap(baselines=wrong)], [], target=0)
+
+
+def test_the_fraction_of_one_of_several_inputs_is_not_cut_off() -> None:
+    class Sum(nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return torch.cat([x.flatten(1) for x in inputs], 1).sum(1)
+
+    inputs = X, torch.rand(2, 3, 2), X[:, :1].int()
+    method = m.FeatureAblation(baselines=(0.2, 3.1, 0.4))
+    found: Any = explain(Sum(), Probe(inputs), {"it": method}, []).attributions["it"]
+    for value, x, baseline in zip(found, inputs, (0.2, 3.1, 0.4), strict=True):
+        assert torch.allclose(value, x - baseline, atol=1e-5)

@@ -179,8 +179,8 @@ def test_scores_do_not_depend_on_the_order_of_samples_or_chunks(limit: int) -> N
         "local": q.Infidelity(),
         "square": q.Infidelity(perturb_func="square"),
         "own": q.Infidelity(perturb_func=lambda x: ((noise := torch.randn_like(x) * 0.1), x - noise)),
-        "sensitivity": q.SensitivityMax(perturb_radius=0.1),
-        "own_sensitivity": q.SensitivityMax(perturb_func=lambda x, r: x + torch.rand_like(x) * r),
+        "sensitivity": q.SensitivityMax(perturb_radius=0.1, n_perturb_samples=3),
+        "own_sensitivity": q.SensitivityMax(perturb_func=lambda x, r: x + torch.rand_like(x) * r, n_perturb_samples=3),
     }
     straight = explain(trained().double(), Probe(x, y), METHODS, metrics)
     mixed = explain(

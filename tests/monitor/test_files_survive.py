@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from disk import full_disk
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.store import report_files
 from lightning_explain.store.report_files import safe_name, save_report
 from training import QUIET, fit, monitor
 
@@ -63,27 +64,24 @@ def test_training_goes_on_when_the_disk_is_full_and_again_when_it_is_not(tmp_pat
     assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import lightning_explain.store.report_files as store
-sys.path.insert(0, sys.argv[2])
-from test_files_survive import report
-store.save_report(report(1), sys.argv[1])
-def cut(tensors, path, metadata):
-    Path(path).write_bytes(b"half a fi")
-    os.kill(os.getpid(), signal.SIGKILL)
-store.save_file = cut
-store.save_report(report(int(sys.argv[3])), sys.argv[1])
-"""
+def killed(root: Path, step: int) -> None:
+    """Writes a report, and dies while it writes the one of ``step``."""
+
+    def cut(tensors: Any, path: Any, metadata: Any) -> None:
+        Path(path).write_bytes(b"half a fi")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    save_report(report(1), root)
+    report_files.save_file = cut
+    save_report(report(step), root)
 
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_process_killed_while_it_writes_leaves_whole_files_only(step: int, tmp_path: Path) -> None:
-    paths = os.pathsep.join([str(PACKAGE.parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent), str(step)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(tmp_path, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     (found,) = load_reports(tmp_path)
     assert torch.equal(found.attributions["it"], report(1).attributions["it"])  # type: ignore[arg-type]
     save_report(report(step), tmp_path)
