@@ -88,9 +88,7 @@ def announce_end(trainer: pl.Trainer, name: str, schedule: Schedule, by_steps: b
     between = trainer.check_val_every_n_epoch if hook == "validation_epoch_end" else 1
     if end is None or between is None:
         return
-    last = 0
-    for count in range(0, end + 1, schedule.every if by_steps else between):
-        last = count if count // schedule.every > last // schedule.every else last
+    last = last_due(end, schedule.every, schedule.every if by_steps else between)
     what = f"ExplanationMonitor {name!r} explains after every {schedule.every} {unit}s"
     if last == 0 and not at_start:
         rank_zero_warn_or_log(
@@ -101,6 +99,12 @@ def announce_end(trainer: pl.Trainer, name: str, schedule: Schedule, by_steps: b
             f"{what}, so this training, which ends after {unit} {end}, is explained for the last time after {unit} {last}; scores "
             f"that are read at its end are of that {unit}."
         )
+
+
+def last_due(end: int, every: int, between: int) -> int:
+    """The last of the counts 0, ``between``, 2 * ``between``, ... up to ``end`` at which another ``every`` is full; 0: none is."""
+    full = end // between * between // every
+    return -(-full * every // between) * between
 
 
 def _end_of(trainer: pl.Trainer, by_steps: bool) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from given import doctor
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.monitor.metric_watchers import last_due
 from networks import digits, samples, trained
 from training import QUIET, DigitModule, loader, monitor, report_of, trainer
 
@@ -332,6 +334,15 @@ def test_an_end_that_is_not_explained_is_told_before_the_training(
     assert (told in caplog.text) if told else ("explained for the last time" not in caplog.text)
     last = report_of(watch)
     assert told is None or told.endswith(f"epoch {last.epoch + 1}" if "epoch" in told else f"step {last.step}")
+
+
+def test_the_last_count_that_is_due_is_that_of_counting_whatever_the_length() -> None:
+    for end, every, between in itertools.product(range(1, 30), range(1, 9), range(1, 9)):
+        last = 0
+        for count in range(0, end + 1, between):
+            last = count if count // every > last // every else last
+        assert last_due(end, every, between) == last, (end, every, between)
+    assert last_due(10**12, 7, 3) == 10**12 - 1
 
 
 def test_names_that_are_too_few_are_told(tmp_path: Path) -> None:
