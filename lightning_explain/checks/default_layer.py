@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -41,13 +42,14 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
         The name; ``None`` if there is no such layer.
     """
     ahead = None if record.chosen.grad_fn is None else set(nodes(record.chosen.grad_fn))
-    leading = [one for one in _candidates(model, record, modalities) if ahead is None or ahead.intersection(one.nodes)]
-    if not leading:
+    leading = (one for one in _candidates(model, record, modalities) if ahead is None or ahead.intersection(one.nodes))
+    last = next(leading, None)
+    if last is None:
         return None
     # Ranks of a sharded model would have to go back together.
-    if leading[0].value.ndim == 3 and ahead is not None and not is_sharded(model):
-        leading = _of_use(leading[:_MOST], model, record, modalities) or leading
-    return plain(leading[0].name)
+    if last.value.ndim == 3 and ahead is not None and not is_sharded(model):
+        last = next(iter(_of_use([last, *islice(leading, _MOST - 1)], model, record, modalities)), last)
+    return plain(last.name)
 
 
 class _Candidate(NamedTuple):
