@@ -168,7 +168,7 @@ class Probe:
     def _check_call(self) -> None:
         if not isinstance(self.forward_args, (tuple, list)):
             raise TypeError(f"Probe(forward_args=...) got {kind(self.forward_args)}; give a tuple.")
-        count = len(as_tuple(self.inputs)) + len(self.forward_args)
+        count = len(self.arguments)
         if self.parameters and len(self.parameters) != count:
             raise ValueError(
                 f"Probe(parameters=...) has {len(self.parameters)} places for {count} inputs and forward_args; give one for each."
@@ -180,9 +180,14 @@ class Probe:
                 )
 
     @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the model is called with: the inputs, and then the ``forward_args``."""
+        return (*as_tuple(self.inputs), *self.forward_args)
+
+    @property
     def places(self) -> tuple[Place, ...]:
-        """Where each of the inputs and then each of the ``forward_args`` goes in the call of the model."""
-        return self.parameters or by_position(len(as_tuple(self.inputs)) + len(self.forward_args))
+        """Where each of the ``arguments`` goes in the call of the model."""
+        return self.parameters or by_position(len(self.arguments))
 
     def __len__(self) -> int:
         return len(as_tuple(self.inputs)[0])

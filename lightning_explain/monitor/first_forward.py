@@ -80,7 +80,7 @@ class FirstForward:
         if not found:
             return
         self._compared = True
-        ours = {_by_name(place, signature): x for place, x in zip(own.places, _values(own), strict=True)}
+        ours = {_by_name(place, signature): x for place, x in zip(own.places, own.arguments, strict=True)}
         ours = {place: x for place, x in ours.items() if isinstance(x, Tensor)}
         known = {place: x for place, x in ours.items() if id(x) in names}
         other = [
@@ -91,10 +91,6 @@ class FirstForward:
             self._mismatch(
                 f"The module is called with {_shown(theirs, names)}, but the explanations call it with {_shown(ours, names)}"
             )
-
-
-def _values(probe: Probe) -> tuple[Any, ...]:
-    return (*as_tuple(probe.inputs), *probe.forward_args)
 
 
 def _is_step(positional: tuple[Any, ...], batch: Any) -> bool:

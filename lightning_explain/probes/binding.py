@@ -73,7 +73,7 @@ def bound(probe: Probe, forward: Signature | None, say: Say = _silent) -> Probe:
     """
     if forward is None or not all(isinstance(place[0], str) for place in probe.places):
         return probe
-    what, given = "Probe(inputs={...})", dict(zip(probe.places, _values(probe), strict=True))
+    what, given = "Probe(inputs={...})", dict(zip(probe.places, probe.arguments, strict=True))
     found, left_out = fitted(given, forward, what)
     if left_out:
         raise TypeError(misfit(what, given, forward))
@@ -84,10 +84,6 @@ def bound(probe: Probe, forward: Signature | None, say: Say = _silent) -> Probe:
     kept = probe.stds and {id(x) for x in inputs} == set(own)
     stds = tuple(probe.stds[own.index(id(x))] for x in inputs) if kept else ()
     return replace(probe, inputs=bare(inputs), forward_args=forward_args, parameters=places, stds=stds)
-
-
-def _values(probe: Probe) -> tuple[Any, ...]:
-    return (*as_tuple(probe.inputs), *probe.forward_args)
 
 
 def _by_user(batch: Any, batch_fn: BatchFn) -> Probe:

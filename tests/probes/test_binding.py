@@ -166,7 +166,7 @@ def called(batch: Any, forward: Callable[..., Any], **options: Any) -> Any:
     """What forward returns when it is called with a batch as it is bound."""
     net = _Made(forward)
     probe = samples_of(batch, forward=signature_of(net, options.get("forward_fn")))
-    positional, keywords = arguments(probe.places, (*as_tuple(probe.inputs), *probe.forward_args))
+    positional, keywords = arguments(probe.places, probe.arguments)
     return (options["forward_fn"] if options else lambda model, *a, **k: model(*a, **k))(net, *positional, **keywords)
 
 
