@@ -1,6 +1,6 @@
 """Takes a configuration (a mapping, OmegaConf or a YAML file), and returns constructor arguments.
 
-Only this module imports OmegaConf and Hydra; ``core/plain.py`` asks for OmegaConf's containers where it is imported already.
+Only this module imports OmegaConf and Hydra; ``core/containers.py`` asks for OmegaConf's containers where it is imported already.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lightning_explain.core.containers import without_containers
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.plain import plain
 from lightning_explain.explainer.registry import construct
 from lightning_explain.probes.selection import ProbeSelection
 
@@ -41,7 +41,7 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
         TypeError: If the configuration is not a mapping.
         ValueError: If a key is unknown, a value is missing or cannot be resolved, or a value asks for code.
     """
-    found = plain(config)
+    found = without_containers(config)
     if not isinstance(found, Mapping):
         raise TypeError(f"The configuration is a {type(found).__name__}; give a mapping of arguments to values.")
     found = {key: value for key, value in found.items() if key not in _FUNCTIONS or value is not None}

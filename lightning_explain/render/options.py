@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
+from lightning_explain.core.containers import without_containers
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.plain import plain
 from lightning_explain.core.validation import check_flag, check_range, check_whole, refused
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
@@ -84,10 +84,12 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, check in _BY_METHOD.items():
-            object.__setattr__(self, name, _each(name, plain(getattr(self, name)), check))
-        object.__setattr__(self, "normalization", _normalization(plain(self.normalization)))
+            object.__setattr__(self, name, _each(name, without_containers(getattr(self, name)), check))
+        object.__setattr__(self, "normalization", _normalization(without_containers(self.normalization)))
         if self.class_names is not None:
-            object.__setattr__(self, "class_names", tuple(map(str, _sequence("class_names", plain(self.class_names)))))
+            object.__setattr__(
+                self, "class_names", tuple(map(str, _sequence("class_names", without_containers(self.class_names))))
+            )
         check_range("", "alpha_overlay", self.alpha_overlay, 1)
         for name in ("min_pixels", "max_pixels", "max_rows"):
             check_whole("", name, getattr(self, name))
