@@ -25,7 +25,6 @@ A number in units of the input; ``"std"``, the standard deviation of each number
 tensor that broadcasts to one sample, ``(1, ...)``; or a tuple with one of these for each input. ``None``: a number, times the
 standard deviation where the input is a table or a series.
 """
-Stdevs: TypeAlias = Scale
 
 _IN_STD = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)\s*\*?\s*)?std")
 _WAYS = 'a number of at least 0, "std", "0.1 std", a tensor of these sizes, or a tuple of one of these for each input'
@@ -93,7 +92,7 @@ def _deviations(explained: ExplainedFunction) -> tuple[Tensor, ...]:
     return explained.remembered("standard deviations", lambda: standard_deviations(inputs))
 
 
-def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs) -> tuple[Tensor, ...]:
+def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Scale) -> tuple[Tensor, ...]:
     """Returns the inputs plus normal noise; all methods that add noise to their input get the same noise.
 
     Raises:

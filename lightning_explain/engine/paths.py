@@ -17,7 +17,7 @@ from lightning_explain.core.points import CENTER, Path, Point, value_of
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.engine.baselines import settled
 from lightning_explain.engine.features import FeatureMask, features_of
-from lightning_explain.engine.noise import Stdevs, add_noise, column
+from lightning_explain.engine.noise import Scale, add_noise, column
 
 Shape = tuple[int, ...]
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RandomLine(FromBaseline):
     """
 
     n_samples: int
-    stdevs: Stdevs
+    stdevs: Scale
     baselines: Baseline
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
@@ -104,7 +104,7 @@ class Cloud:
     """
 
     n_samples: int
-    stdevs: Stdevs
+    stdevs: Scale
     around: Path
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
@@ -230,7 +230,7 @@ class Pairs(FromBaseline):
 
 
 def random_line(
-    explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Stdevs, references: tuple[Tensor, ...]
+    explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Scale, references: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Returns, for each sample, a noisy input, a random baseline and a random point between them, as in GradientShap.
 

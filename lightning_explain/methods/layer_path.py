@@ -14,7 +14,7 @@ from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tupl
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
-from lightning_explain.engine.noise import Stdevs, mean_over_draws, narrowed, wide
+from lightning_explain.engine.noise import Scale, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Line, random_line
 from lightning_explain.methods._adaptive import FIRST, refined
 from lightning_explain.methods._base import AtLayer, OnPath, SumsUp, added, each, sum_of_evaluations
@@ -216,7 +216,7 @@ class LayerGradientShap(AtLayer, SumsUp):
     tensor_layers_only = True
 
     n_samples: int = 5
-    stdevs: Stdevs = 0.0
+    stdevs: Scale = 0.0
     baselines: Baseline = "probe"
     attribute_to_layer_input: bool = False
     multiply_by_inputs: bool = True

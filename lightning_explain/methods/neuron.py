@@ -11,7 +11,7 @@ from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, bare
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.features import FeatureMask
-from lightning_explain.engine.noise import Stdevs
+from lightning_explain.engine.noise import Scale
 from lightning_explain.methods._base import AttributionFunc
 from lightning_explain.methods._neuron import OfNeuron, OfUnit, counted, select
 from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap
@@ -137,7 +137,7 @@ class NeuronGradientShap(OfNeuron):
     takes_distribution = True
 
     n_samples: int = 5
-    stdevs: Stdevs = 0.0
+    stdevs: Scale = 0.0
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
 

@@ -13,7 +13,7 @@ from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.points import Path, Read, Reducer, path_of
 from lightning_explain.core.probe import Attribution, Samples, as_tuple, bare
 from lightning_explain.core.validation import check_whole, refused
-from lightning_explain.engine.noise import Stdevs, add_noise, mean_over_draws, narrowed, scales, wide
+from lightning_explain.engine.noise import Scale, add_noise, mean_over_draws, narrowed, scales, wide
 from lightning_explain.engine.paths import Cloud
 from lightning_explain.methods._base import OnPath, added, each
 from lightning_explain.methods.gradient import Saliency
@@ -59,7 +59,7 @@ class NoiseTunnel(OnPath):
     nt_type: str = "smoothgrad"
     nt_samples: int = 5
     nt_samples_batch_size: int | None = None
-    stdevs: Stdevs = None
+    stdevs: Scale = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import PLAIN, Evaluation, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
-from lightning_explain.engine.noise import Stdevs, narrowed, wide
+from lightning_explain.engine.noise import Scale, narrowed, wide
 from lightning_explain.engine.paths import Line, RandomLine
 from lightning_explain.methods._adaptive import FIRST, refined
 from lightning_explain.methods._base import OnPath, SumsUp, added, each, sum_of_evaluations
@@ -121,7 +121,7 @@ class GradientShap(SumsUp, OnPath):
     takes_distribution = True
 
     n_samples: int = 5
-    stdevs: Stdevs = 0.0
+    stdevs: Scale = 0.0
     baselines: Baseline = "probe"
     multiply_by_inputs: bool = True
 
