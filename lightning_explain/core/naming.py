@@ -22,6 +22,11 @@ def snake_case(name: str) -> str:
     return _WORD_STARTS.sub("_", name).lower()
 
 
+def score_name(metric: str, suffix: str) -> str:
+    """The name of one of a metric's scores: ``relevance_mass_over_chance``; that of the metric for an empty suffix."""
+    return f"{metric}_{suffix}" if suffix else metric
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
     """The end of an error about an unknown word: ``did you mean 'a' or 'b'? Use one of 'a', 'b', 'c'.``
 

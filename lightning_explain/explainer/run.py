@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
+from lightning_explain.core.naming import score_name
 from lightning_explain.core.points import CENTER, widened
 from lightning_explain.core.probe import Attribution, Probe, Samples, as_tuple, bare
 from lightning_explain.core.report import Report, SumCheck
@@ -129,7 +130,7 @@ class Explanation:
             failures=self.failures,
             completeness_errors={name: check.error for name, check in checks.items()},
             undefined_reasons={
-                f"{name}_{suffix}" if suffix else name: reason
+                score_name(name, suffix): reason
                 for name, metric in self.decided.metrics.items()
                 for suffix, reason in metric.undefined.items()
                 if suffix in metric.suffixes
@@ -329,7 +330,7 @@ class Explanation:
             explanations, placed = {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps}
             for suffix, score in metric.score(self._metric_inputs(explained, explanations, placed)).items():
                 _check_score(score)
-                scored.setdefault(f"{name}_{suffix}" if suffix else name, {}).update(score)
+                scored.setdefault(score_name(name, suffix), {}).update(score)
         return dict(scored)
 
     def functions(self, names: Iterable[str]) -> list[tuple[ExplainedFunction, list[str]]]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from lightning_explain.core.contracts import Metric
+from lightning_explain.core.naming import score_name
 from lightning_explain.core.report import Image, Publication, Report
 
 Charts: TypeAlias = "dict[str, dict[str, list[str]]]"
@@ -19,12 +20,12 @@ NOT_COMPARABLE = "not comparable between epochs"
 
 def score_names(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     """The metric of each score, by the score's name (the metric's name and suffix)."""
-    return {f"{name}_{s}" if s else name: metric for name, metric in metrics.items() for s in metric.suffixes}
+    return {score_name(name, s): metric for name, metric in metrics.items() for s in metric.suffixes}
 
 
 def with_suffix(metrics: Mapping[str, Metric], which: Callable[[Metric], Iterable[str]]) -> set[str]:
     """The names of the scores with those suffixes that ``which`` returns for each metric."""
-    return {f"{name}_{s}" if s else name for name, metric in metrics.items() for s in which(metric)}
+    return {score_name(name, s) for name, metric in metrics.items() for s in which(metric)}
 
 
 def tags(

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, Sink
+from lightning_explain.core.naming import score_name
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.validation import (
     check_callable,
@@ -114,7 +115,7 @@ def check_tags(methods: Iterable[str], metrics: Mapping[str, Metric]) -> None:
         ValueError: If two names collide.
     """
     methods = list(methods)
-    scores = [f"{name}_{suffix}" if suffix else name for name, metric in metrics.items() for suffix in metric.suffixes]
+    scores = [score_name(name, suffix) for name, metric in metrics.items() for suffix in metric.suffixes]
     named = [(place, f"what the monitor itself writes as {place!r}") for place in _RESERVED]
     named += [(method, f"the method {method!r}") for method in methods]
     named += [(f"nonfinite/{m}", f"what the monitor itself writes as 'nonfinite/{m}'") for m in methods]

@@ -93,11 +93,11 @@ class MonitorBase(pl.Callback):
     def _keys(self) -> list[str]:
         """Every logged key."""
         ready = self._ready
-        found = tags(self.name, ready.methods, ready.metrics, ready.scored)
+        found, counted = (
+            tags(name, ready.methods, ready.metrics, ready.scored) for name in (self.name, f"{self.name}/undefined")
+        )
         undefined = with_suffix(ready.metrics, lambda metric: metric.undefined.keys() & {*metric.suffixes})
-        counts = [
-            tag.replace(self.name, f"{self.name}/undefined", 1) for s in sorted(undefined) for tag in found.get(s, ())
-        ]
+        counts = [tag for score in sorted(undefined) for tag in counted.get(score, ())]
         others = [*(f"nonfinite/{method}" for method in ready.methods), "seconds", "overhead"]
         return [
             *(tag for of_score in found.values() for tag in of_score),
