@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def without_containers(value: Any) -> Any:
+def resolved(value: Any) -> Any:
     """The value without OmegaConf containers, however deeply they are nested in mappings, lists and tuples.
 
     Hydra passes what stands below a ``_target_`` as such containers, a method or metric among it too, unless
@@ -22,8 +22,8 @@ def without_containers(value: Any) -> Any:
     Example:
         >>> from omegaconf import OmegaConf
         >>> from lightning_explain import methods as m
-        >>> from lightning_explain.core.containers import without_containers
-        >>> without_containers([OmegaConf.create({"ig": m.IntegratedGradients(n_steps=8)})])
+        >>> from lightning_explain.core.containers import resolved
+        >>> resolved([OmegaConf.create({"ig": m.IntegratedGradients(n_steps=8)})])
         [{'ig': IntegratedGradients(...n_steps=8...)}]
     """
     omegaconf = sys.modules.get("omegaconf")
@@ -37,5 +37,5 @@ def without_containers(value: Any) -> Any:
                 f"{error.full_key!r} in the configuration cannot be resolved ({error.msg}); define what it refers to."
             ) from error
     if isinstance(value, Mapping):
-        return {key: without_containers(part) for key, part in value.items()}
-    return type(value)(map(without_containers, value)) if type(value) in (list, tuple) else value
+        return {key: resolved(part) for key, part in value.items()}
+    return type(value)(map(resolved, value)) if type(value) in (list, tuple) else value

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from lightning_explain.core import validation
-from lightning_explain.core.containers import without_containers
+from lightning_explain.core.containers import resolved
 from lightning_explain.core.naming import nearest
 from lightning_explain.engine.baselines import DISTRIBUTIONS, NAMES, check_baseline
 from lightning_explain.engine.features import check_feature_mask
@@ -38,7 +38,7 @@ class CheckedArguments:
         built_in = [cls for cls in type(self).__mro__ if is_dataclass(cls) and cls.__module__.startswith(_OURS)]
         kinds = {field.name: str(field.type) for cls in built_in for field in fields(cls)}
         for field in fields(self):
-            value = _tupled(without_containers(getattr(self, field.name)))
+            value = _tupled(resolved(getattr(self, field.name)))
             object.__setattr__(self, field.name, value)
             if field.name in kinds:
                 _check(self, type(self).__name__, field.name, value, kinds[field.name])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_explain.checks.doctor import DoctorContext
 from lightning_explain.checks.preflight import UncheckedError, granted, preflight
 from lightning_explain.checks.requests import faults
-from lightning_explain.core.containers import without_containers
+from lightning_explain.core.containers import resolved
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
@@ -288,7 +288,7 @@ def explain(
             f"explain(model, probe, ...) got {type(model).__name__} and {type(probe).__name__}; "
             "give a torch.nn.Module and a Probe(inputs, targets)."
         )
-    methods, metrics, target, normalization = map(without_containers, (methods, metrics, target, normalization))
+    methods, metrics, target, normalization = map(resolved, (methods, metrics, target, normalization))
     check_target(target)
     check_whole("", "seed", seed, least=0)
     probe = bound(without_inference(probe), signature_of(model, forward_fn), warn_or_log)

@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_explain.core.alert import Alert
-from lightning_explain.core.containers import without_containers
+from lightning_explain.core.containers import resolved
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.validation import check_monitor_names
@@ -120,9 +120,7 @@ class ExplanationMonitor(MonitorBase):
         alerts: Sequence[Alert | Mapping[str, Any]] | None = None,
         sinks: Sequence[Sink] | str = "auto",
     ) -> None:
-        methods, metrics, probe, target, alerts, sinks = map(
-            without_containers, (methods, metrics, probe, target, alerts, sinks)
-        )
+        methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
         flags = {"at_start": at_start, "channels_last": channels_last, "enabled": enabled}
         flags |= {"save_probe": save_probe, "save_reports": save_reports}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lightning_explain.core.containers import without_containers
+from lightning_explain.core.containers import resolved
 from lightning_explain.core.naming import nearest
 from lightning_explain.explainer.registry import construct
 from lightning_explain.probes.selection import ProbeSelection
@@ -41,7 +41,7 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
         TypeError: If the configuration is not a mapping.
         ValueError: If a key is unknown, a value is missing or cannot be resolved, or a value asks for code.
     """
-    found = without_containers(config)
+    found = resolved(config)
     if not isinstance(found, Mapping):
         raise TypeError(f"The configuration is a {type(found).__name__}; give a mapping of arguments to values.")
     found = {key: value for key, value in found.items() if key not in _FUNCTIONS or value is not None}

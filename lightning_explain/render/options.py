@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
-from lightning_explain.core.containers import without_containers
+from lightning_explain.core.containers import resolved
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import check_flag, check_range, check_whole, refused
 from lightning_explain.modalities.image import Normalization
@@ -84,11 +84,11 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, check in _BY_METHOD.items():
-            object.__setattr__(self, name, _each(name, without_containers(getattr(self, name)), check))
-        object.__setattr__(self, "normalization", _normalization(without_containers(self.normalization)))
+            object.__setattr__(self, name, _each(name, resolved(getattr(self, name)), check))
+        object.__setattr__(self, "normalization", _normalization(resolved(self.normalization)))
         if self.class_names is not None:
             object.__setattr__(
-                self, "class_names", tuple(map(str, _sequence("class_names", without_containers(self.class_names))))
+                self, "class_names", tuple(map(str, _sequence("class_names", resolved(self.class_names))))
             )
         check_range("", "alpha_overlay", self.alpha_overlay, 1)
         for name in ("min_pixels", "max_pixels", "max_rows"):

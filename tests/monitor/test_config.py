@@ -19,7 +19,7 @@ import lightning_explain as package
 from lightning_explain import Alert, ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.containers import without_containers
+from lightning_explain.core.containers import resolved
 from lightning_explain.core.naming import snake_case
 from lightning_explain.demo.digits import DigitsModel, MarkedDigits
 from lightning_explain.explainer.registry import METHODS, METRICS, build_methods, build_metrics
@@ -222,7 +222,7 @@ def test_the_annotations_of_every_public_dataclass_can_be_read(cls: type) -> Non
         # As Hydra does with what stands below a _target_.
         box = OmegaConf.create({}, flags={"allow_objects": True})
         box["it"] = cls()
-        assert without_containers(box) == without_containers({"it": box["it"]}) == {"it": cls()}
+        assert resolved(box) == resolved({"it": box["it"]}) == {"it": cls()}
 
 
 NESTED = """
