@@ -18,6 +18,9 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+# Before the files of tests are imported, some of which train a network: the number of threads decides its last digits.
+torch.set_num_threads(1)
+
 # What libraries set in their own process on purpose: they are put back, but are nobody's fault.
 _SET_BY_LIBRARIES = {
     "CUDA_MODULE_LOADING",
@@ -42,11 +45,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _threads_of_torch() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
