@@ -1,7 +1,7 @@
 """Which layer Grad-CAM explains by default, on every family of networks in timm and torchvision that is at hand.
 
     pip install timm torchvision
-    python benchmarks/default_layers.py [--seconds 15] [family ...]
+    python benchmarks/default_layers.py [--seconds 40] [family ...]
 
 Without timm, its families are skipped. Each family is tried with its smallest network, random weights and images of 128
 pixels (more, if it runs on no less). It learns for ``--seconds`` of processor time to tell the color of a bright square (a sixteenth of the
@@ -57,13 +57,16 @@ def images(count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, masks
 
 
-def learn(model: nn.Module, size: int, seconds: float, batch: int = 16) -> bool:
+def learn(model: nn.Module, size: int, seconds: float, batch: int = 8) -> bool:
     """Trains until the loss is small, or for so many seconds; returns whether there was time for enough steps."""
     optimizer, began, losses = torch.optim.AdamW(model.parameters(), 1e-3), time.process_time(), [9.0] * 5
-    model.train()
+    for module in model.train().modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            # What it has seen counts after a few steps already.
+            module.momentum = 0.3
     for step in range(1000):
         spent = time.process_time() - began
-        if spent > seconds or max(losses[-5:]) < 0.05:
+        if spent > seconds or (step > ENOUGH and max(losses[-5:]) < 0.05):
             break
         if step == 2 and spent > 2 * seconds / ENOUGH:
             return False
@@ -352,7 +355,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("families", nargs="*", help="families to try; parts of their names")
     parser.add_argument(
-        "--seconds", type=float, default=15.0, help="processor seconds of training for each network; 0 for none"
+        "--seconds", type=float, default=40.0, help="processor seconds of training for each network; 0 for none"
     )
     asked = parser.parse_args(arguments)
     warnings.simplefilter("ignore")

@@ -204,15 +204,9 @@ class LayerFeatureAblation(AtLayer):
 
         Raises:
             ValueError: If ``layer_baselines`` or ``layer_mask`` does not broadcast to it, or does not have an entry for
-                each of its tensors.
+                each of its tensors; with Captum before 0.9, if one number is in several masks.
         """
         found = activation if isinstance(activation, (tuple, list)) else (activation,)
-        numbers = [set(mask.unique().tolist()) for mask in self._parts("layer_mask")]
-        if len(set().union(*numbers)) < sum(map(len, numbers)) and Version(version("captum")) < Version("0.9"):
-            raise ValueError(
-                "layer_mask has one number in several tensors of the layer, which Captum before 0.9 takes for several features; "
-                "give each tensor numbers of its own, or install captum>=0.9"
-            )
         for name in ("layer_baselines", "layer_mask"):
             parts = self._parts(name)
             if len(parts) != len(found) and getattr(self, name) is not None:
@@ -225,6 +219,12 @@ class LayerFeatureAblation(AtLayer):
                 except RuntimeError as error:
                     shapes = f"shape {tuple(part.shape)}, which does not fit a sample of the layer, {tuple(like.shape)}"
                     raise ValueError(f"{name} has {shapes}; give one that broadcasts to it.") from error
+        numbers = [set(mask.unique().tolist()) for mask in self._parts("layer_mask")]
+        if len(set().union(*numbers)) < sum(map(len, numbers)) and Version(version("captum")) < Version("0.9"):
+            raise ValueError(
+                "layer_mask has one number in several tensors of the layer, which Captum before 0.9 takes for several features; "
+                "give each tensor numbers of its own, or install captum>=0.9"
+            )
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         """Shaped as the layer's output, in units of the explained output."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_reference import layers, perturbation
-from comparing import LAYER, LIMITS, ORDER, by_hand, distance, keyed, together
+from comparing import LAYER, LIMITS, ORDER, ROUNDED_STEPS, by_hand, distance, keyed, together
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from networks import Separate, samples
@@ -122,6 +122,8 @@ class Several(nn.Module):
 
 
 MASKS = (torch.tensor([[[0, 1]]]).expand(1, 3, 2), torch.tensor([[1, 2, 3, 1, 2, 3]]))
+# What is one feature in several tensors since Captum 0.9 is refused below it.
+COMPARED = (MASKS[0], MASKS[1] + 1) if ROUNDED_STEPS else MASKS
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -130,8 +132,8 @@ MASKS = (torch.tensor([[[0, 1]]]).expand(1, 3, 2), torch.tensor([[1, 2, 3, 1, 2,
     ("layer", "of_input", "arguments"),
     [
         ("parts", False, {}),
-        ("parts", False, {"layer_baselines": (0.4, torch.arange(6.0)[None]), "layer_mask": MASKS}),
-        ("joined", True, {"layer_baselines": (0.4, -1.0), "layer_mask": MASKS}),
+        ("parts", False, {"layer_baselines": (0.4, torch.arange(6.0)[None]), "layer_mask": COMPARED}),
+        ("joined", True, {"layer_baselines": (0.4, -1.0), "layer_mask": COMPARED}),
         ("attention", False, {}),
     ],
 )
@@ -177,6 +179,21 @@ def test_arguments_that_do_not_fit_several_tensors_are_refused(arguments: dict, 
     probe = Probe(torch.randn(5, 3, 4), torch.tensor([0, 1, 2, 0, 1]))
     with pytest.raises(ValueError, match=match):
         explain(Several().eval(), probe, {"it": m.LayerFeatureAblation("parts", **arguments)}, [])
+
+
+@pytest.mark.parametrize("captum", ["0.8.0", "0.8.0.post1", "0.9.0"])
+def test_one_number_in_several_tensors_is_refused_where_captum_takes_it_for_several_features(
+    captum: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_explain.methods.layer.version", lambda name: captum)
+    method, activation = m.LayerFeatureAblation("parts", layer_mask=MASKS), (torch.zeros(1, 3, 2), torch.zeros(1, 6))
+    own = m.LayerFeatureAblation("parts", layer_mask=(MASKS[0], MASKS[1] + 1))
+    own.fits(None, None, activation)
+    if captum >= "0.9":
+        method.fits(None, None, activation)
+    else:
+        with pytest.raises(ValueError, match=r"which Captum before 0.9 takes for several features; give each tensor"):
+            method.fits(None, None, activation)
 
 
 def test_the_default_layer_is_the_last_with_a_feature_map() -> None:
