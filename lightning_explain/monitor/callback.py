@@ -182,7 +182,7 @@ class ExplanationMonitor(MonitorBase):
     # -- before the first batch ------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Checks the strategy and the callbacks that watch scores."""
+        """Checks the strategy and the callbacks that watch scores, and opens the sinks."""
         if not self.enabled:
             return
         trainers.check_strategy(trainer)
@@ -201,6 +201,7 @@ class ExplanationMonitor(MonitorBase):
             watchers.warn_of_times(found, schedule, self.by_steps)
             watched = {watchers.called(watcher, key): key for watcher, key in found} | self._memory.alerts.watched()
             watchers.note_units(watched, self._tags_with_unit())
+        self._publisher.open(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the samples, runs every check that needs the model, and explains if ``at_start`` asks for it.

@@ -205,20 +205,28 @@ def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> 
 
 
 def run_directory(trainer: pl.Trainer) -> Path:
-    """The directory of this run, the same on every rank. Call it on all ranks."""
+    """The directory of this run, absolute, and the same on every rank. Call it on all ranks."""
     first = trainer.logger
     if first is None or isinstance(first, in_both(TensorBoardLogger, CSVLogger)):
-        return Path(trainer.log_dir or trainer.default_root_dir)
+        return Path(trainer.log_dir or trainer.default_root_dir).absolute()
     version = first.version if isinstance(first.version, str) else f"version_{first.version}"
     path = os.path.join(first.save_dir or trainer.default_root_dir, str(first.name), version)
-    return Path(trainer.strategy.broadcast(path))
+    return Path(trainer.strategy.broadcast(path)).absolute()
+
+
+class _Bar(Tqdm):
+    """Starts no thread: tqdm's own one, which looks after slow bars, would stay when the bar is gone."""
+
+    monitor_interval = 0
 
 
 @contextmanager
 def progress_bar(trainer: pl.Trainer, total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar like Lightning's, shown after two seconds, if the Trainer shows progress; yields what advances it."""
-    shown = getattr(trainer.progress_bar_callback, "is_enabled", False) and trainer.is_global_zero
-    with Tqdm(total=total, desc="Explaining", delay=2, leave=False, disable=not shown, dynamic_ncols=True) as bar:
+    if not (getattr(trainer.progress_bar_callback, "is_enabled", False) and trainer.is_global_zero):
+        yield lambda name: None
+        return
+    with _Bar(total=total, desc="Explaining", delay=2, leave=False, dynamic_ncols=True) as bar:
 
         def step(name: str) -> None:
             bar.set_postfix_str(name, refresh=False)

@@ -150,7 +150,7 @@ class MonitorBase(pl.Callback):
         last = monitors[-1] is self
         titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors] if last else []
         layout = {name: chart for found in titles for name, chart in found.items()}
-        self._publisher.open(trainer, layout)
+        self._publisher.begin(trainer, layout)
         if not self._idle:
             expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
             cost = "" if expected is None else f"{self._cost(trainer, expected, count)}; "

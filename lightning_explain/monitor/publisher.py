@@ -42,19 +42,24 @@ class Publisher:
     _directory: Path = Path()
     _sinks: dict[str, Sink] = field(default_factory=dict)
 
-    def open(self, trainer: pl.Trainer, layout: Charts) -> None:
-        """Opens the sinks on rank zero (none in a ``fast_dev_run``), and writes the layout of the charts.
+    def open(self, trainer: pl.Trainer) -> None:
+        """Opens the sinks on rank zero (none in a ``fast_dev_run``).
 
-        Call it on all ranks, because a failure may have to be raised on all of them.
+        Paths become absolute here, so that a training may change its working directory. Call it on all ranks, because a failure
+        may have to be raised on all of them.
         """
         self._directory, self._sinks = trainers.run_directory(trainer) / "explain", {}
+        with self._on_rank_zero(trainer) as writes:
+            if writes and not getattr(trainer, "fast_dev_run", False):
+                opening = partial(sinks_for, trainer.loggers, self._directory)
+                self._sinks = _named([*(self.failure_log.survive(opening, "Opening the sinks") or ()), *self.own])
+
+    def begin(self, trainer: pl.Trainer, layout: Charts) -> None:
+        """Reports on rank zero what is switched off, and writes the layout of the charts. Call it on all ranks."""
         log = self.failure_log
         with self._on_rank_zero(trainer) as writes:
             for what in list(log.failures) if writes else ():
                 log.report_switched_off(what)
-            if writes and not getattr(trainer, "fast_dev_run", False):
-                opened = log.survive(partial(sinks_for, trainer.loggers, self._directory), "Opening the sinks")
-                self._sinks = _named([*(opened or ()), *self.own])
             for name, sink in self._sinks.items() if layout else ():
                 log.survive(partial(sink.layout, layout), f"The layout of {name}")
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import random
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks.progress import tqdm_progress
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -214,6 +217,20 @@ def test_a_long_explanation_shows_a_bar_only_if_the_trainer_does(
 def test_a_short_explanation_shows_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, monitor(), enable_progress_bar=True, limit_train_batches=1, limit_val_batches=0)
     assert "Explaining" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("bar", ["none", "rich", "tqdm"])
+def test_a_bar_leaves_no_thread_behind_that_is_not_lightnings(bar: str, tmp_path: Path) -> None:
+    def left(*callbacks: pl.Callback) -> list[str]:
+        if (running := tqdm_progress.Tqdm.monitor) is not None:
+            running.exit()
+            tqdm_progress.Tqdm.monitor = None
+        before = {*threading.enumerate()}
+        bars = [pl.callbacks.RichProgressBar()] if bar == "rich" else []
+        fit(tmp_path, *callbacks, *bars, enable_progress_bar=bar != "none", limit_train_batches=1, limit_val_batches=0)
+        return sorted(type(thread).__name__ for thread in threading.enumerate() if thread not in before)
+
+    assert left(monitor()) == left()
 
 
 # -- precision, compilation, other calls ---------------------------------------------------------------------------

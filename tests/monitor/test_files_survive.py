@@ -9,8 +9,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 
 import lightning_explain
 from disk import full_disk
@@ -110,6 +112,45 @@ def test_a_run_with_names_that_lead_elsewhere_writes_into_its_own_directory(tmp_
     fit(root, monitor(name="../out", methods={"../../up": m.Saliency(abs=False), "/abs": m.InputXGradient()}))
     assert files(tmp_path) == {f"run/{name}" for name in files(root)}
     assert any(name.endswith(".png") for name in files(root))
+
+
+class Moving(pl.Callback):
+    """Goes to another working directory when a hook is called."""
+
+    def __init__(self, hook: str, folder: Path) -> None:
+        setattr(self, hook, lambda *arguments: os.chdir(folder))
+
+
+class Silent(Logger):
+    """A logger of a type that nobody knows."""
+
+    name, version, save_dir = "mine", "one", "runs"
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any, *arguments: Any, **more: Any) -> None:
+        pass
+
+
+LOGGERS: dict[str, Any] = {
+    "none": lambda: False,
+    "unknown": Silent,
+}
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_fit_start"])
+@pytest.mark.parametrize("kind", LOGGERS)
+def test_a_run_stays_in_one_tree_when_training_changes_the_working_directory(
+    kind: str, hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    fit(Path("run"), monitor(at_start=True), Moving(hook, tmp_path / "second"), logger=LOGGERS[kind](), max_epochs=2)
+    written = {name for name in files(tmp_path) if "hparams" not in name}
+    assert [name for name in written if not name.startswith("first/")] == []
+    assert len([name for name in written if name.endswith(".safetensors")]) == 3
 
 
 ALIKE: dict[str, tuple[dict[str, Any], str]] = {
