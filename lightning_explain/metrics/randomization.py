@@ -101,7 +101,7 @@ class Randomization(CheckedArguments, Metric):
         """Correlation of each method at each stage, ``(stages, N)``."""
         stages = []
         for depth in depths(len(layers), self.n_layers):
-            with randomized(metric_inputs.explained.forward, layers[:depth], metric_inputs.explained.draws, draw):
+            with randomized(layers[:depth], metric_inputs.explained.draws, draw):
                 moved = metric_inputs.attribute(metric_inputs.samples)
             names = metric_inputs.attributions
             stages.append({k: spearman(self._flat(v), self._flat(moved[k])) for k, v in names.items()})

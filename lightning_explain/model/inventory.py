@@ -35,6 +35,8 @@ class ModuleInventory:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.modules = list(model.modules())
+        self.copies: dict[int, Tensor] = {}
+        """By id, the copies of tensors that were made when the isolation began."""
 
     @cached_property
     def containers(self) -> list[Container]:

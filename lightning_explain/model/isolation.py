@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from operator import is_
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.random_state import preserved_random_state
+from lightning_explain.core.signals import HeldSignals, undone
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.model.inventory import Container, ModuleInventory
+from lightning_explain.model.state_dicts import training_state
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 StateSaver = Callable[[ModuleInventory], AbstractContextManager[None]]
@@ -35,10 +38,9 @@ def _set(things: Iterable[Any], name: str, value: object) -> Iterator[None]:
         if getattr(thing, name) is not what:
             setattr(thing, name, what)
 
-    # A stack finishes all that it has to do, and raises afterwards.
-    with ExitStack() as stack:
+    with undone() as actions:
         for thing in things:
-            stack.callback(give, thing, getattr(thing, name))
+            actions.append(partial(give, thing, getattr(thing, name)))
             give(thing, value)
         yield
 
@@ -61,10 +63,11 @@ def _tensors(inventory: ModuleInventory) -> Iterator[None]:
     """Restores the values of buffers and of tensors in plain attributes (metric states, caches)."""
     groups = _by_storage({id(tensor): tensor for tensor in _tensors_in(inventory)}.values())
     _mention_size(inventory, groups)
-    with ExitStack() as stack:
+    with undone() as actions:
         for group in groups:
             for tensor, value in _copies(group):
-                stack.callback(_put_back, tensor, value)
+                inventory.copies[id(tensor)] = value
+                actions.append(partial(_put_back, tensor, value))
         yield
 
 
@@ -152,21 +155,18 @@ def _usable(inventory: ModuleInventory) -> Iterator[None]:
 @contextmanager
 def _kept(containers: Iterable[Container]) -> Iterator[None]:
     """Restores which objects are in some containers."""
-    saved = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in containers]
-    try:
+    with undone() as actions:
+        actions += [partial(_restore, c, dict(c) if isinstance(c, dict) else list(c)) for c in containers]
         yield
-    finally:
-        with ExitStack() as stack:
-            for container, content in saved:
-                # Nearly all containers, above all those of hooks, are empty and stay so.
-                if container or content:
-                    stack.callback(_restore, container, content)
 
 
 def _restore(container: Any, saved: Any) -> None:
     # By identity: keys may be tensors, which are compared element by element.
-    same = len(container) == len(saved) and all(map(is_, container, saved))
-    if same and (not isinstance(container, dict) or all(map(is_, container.values(), saved.values()))):
+    if len(container) == len(saved) and all(map(is_, container, saved)):
+        # The size stays, because another thread may be reading the state of the model.
+        for key, value in saved.items() if isinstance(container, dict) else ():
+            if container[key] is not value:
+                container[key] = value
         return
     container.clear()
     (container.extend if isinstance(container, (list, deque)) else container.update)(saved)
@@ -187,8 +187,8 @@ def _recurrent(inventory: ModuleInventory) -> AbstractContextManager[None]:
 @contextmanager
 def _fast_path(inventory: ModuleInventory) -> Iterator[None]:
     """Turns torch's fast path of transformers off: without gradients it gives other outputs where padding is masked."""
-    with ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+    with undone() as actions:
+        actions.append(partial(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()))
         torch.backends.mha.set_fastpath_enabled(False)
         yield
 
@@ -203,18 +203,19 @@ def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
 @contextmanager
 def _sharded(inventory: ModuleInventory) -> Iterator[None]:
     """Reshards FSDP2 modules before and after: a forward leaves gathered weights where training needs sharded ones."""
-    with ExitStack() as stack:
+    with undone() as actions:
         for module in inventory.modules:
             # Recognized by their methods, because importing FSDP is slow.
             if hasattr(type(module), "reshard") and hasattr(type(module), "set_reshard_after_forward"):
                 reshard: Any = module.reshard
                 reshard()
-                stack.callback(reshard)
+                actions.append(reshard)
         yield
 
 
 # Entered in this order, so restored in reverse order.
 STATE_SAVERS: dict[str, StateSaver] = {
+    "state_dict": training_state,
     "sharded": _sharded,
     "random_state": lambda inventory: preserved_random_state(*inventory.generators),
     "grad_mode": _grad_mode,
@@ -249,13 +250,16 @@ def explaining(model: nn.Module, forward_context: Context = nullcontext) -> Iter
     Yields:
         ``run(function, *arguments, **keywords)``, which calls the function inside ``forward_context``.
     """
+    signals = HeldSignals()
 
     def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        with forward_context():
+        with signals.interruptible(), forward_context():
             return function(*arguments, **keywords)
 
-    with ExitStack() as stack:
+    with signals, undone() as actions:
         inventory = ModuleInventory(model)
         for saver in STATE_SAVERS.values():
-            stack.enter_context(saver(inventory))
+            context = saver(inventory)
+            context.__enter__()
+            actions.append(partial(context.__exit__, None, None, None))
         yield run

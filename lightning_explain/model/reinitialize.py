@@ -1,15 +1,17 @@
 """A model and some of its layers in; the same model with those layers untrained, for the duration of a context, out.
 
-The weights are not overwritten: new tensors take their places, and the originals are put back on exit.
+The weights stay in the model, where a checkpoint finds them: functions that are called with one compute with a new tensor instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Samples
@@ -42,7 +44,7 @@ def top_down(model: nn.Module, forward: Callable[[], object]) -> list[nn.Module]
 
 
 @contextmanager
-def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: KeyedDraws, draw: int) -> Iterator[None]:
+def randomized(layers: Sequence[nn.Module], draws: KeyedDraws, draw: int) -> Iterator[None]:
     """A context in which these layers have newly initialized parameters (model randomization, Adebayo et al. 2018).
 
     A layer's ``reset_parameters`` makes them, and resets its buffers (the statistics of a normalization). In a layer
@@ -50,29 +52,47 @@ def randomized(model: nn.Module, layers: Sequence[nn.Module], draws: KeyedDraws,
     layers, seed and draw give equal numbers. Modules that share a parameter share the new one.
 
     Args:
-        model: The module, inside the isolation.
-        layers: Modules of the model, in the order of :func:`top_down`; the first k of a longer list get the same
+        layers: Modules of a model inside the isolation, in the order of :func:`top_down`; the first k of a longer list get the same
             numbers as a list of k.
         draws: Random numbers keyed by the seed.
         draw: The index of the random model.
 
     Raises:
-        ValueError: If a parameter is sharded over several devices (DTensor).
+        ValueError: If a parameter is sharded over several devices (DTensor), or a layer is compiled (TorchScript).
     """
-    fresh: dict[int, Tensor] = {}
+    fresh: dict[int, tuple[Tensor, Tensor]] = {}
     for place, layer in enumerate(layers):
         key = torch.tensor([place])
         with draws.seeded("randomized", Samples((), (), (), key, torch.zeros_like(key)), torch.tensor([draw])):
             for old, new in _drawn(layer):
-                fresh.setdefault(id(old), new)
-    with ExitStack() as stack:
-        for module in model.modules():
-            # By setattr, because a recurrent layer keeps a second list of its weights and updates it there.
-            for name, value in [*module._parameters.items(), *module._buffers.items()]:
-                if id(value) in fresh:
-                    stack.callback(setattr, module, name, value)
-                    setattr(module, name, fresh[id(value)])
+                fresh.setdefault(id(old), (old, new))
+    with _Instead(fresh):
         yield
+
+
+class _Instead(TorchFunctionMode):
+    """Context in which every function that is called with one of some tensors gets another one instead.
+
+    Args:
+        instead: By the id of the one, both; as long as the one lives, its id is no other's.
+    """
+
+    def __init__(self, instead: dict[int, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self._instead = instead
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return func(*self._replaced(args), **self._replaced(kwargs or {}))
+
+    def _replaced(self, value: Any) -> Any:
+        if type(value) in (list, tuple):
+            # Recurrent layers give lists of their weights.
+            return type(value)(map(self._replaced, value))
+        if type(value) is dict:
+            return {key: self._replaced(inner) for key, inner in value.items()}
+        return self._instead.get(id(value), (value, value))[1]
 
 
 def _drawn(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -84,6 +104,11 @@ def _drawn(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
         raise ValueError(
             f"A parameter of {type(layer).__name__} is sharded over several devices (DTensor); only whole parameters can be "
             "randomized. Leave Randomization out of this run, and score a saved checkpoint instead."
+        )
+    if isinstance(layer, torch.jit.ScriptModule):
+        raise ValueError(
+            f"The weights of {layer.original_name} are in code that TorchScript has compiled, where they cannot be randomized. Leave "
+            "Randomization out of this run, or train the model as it was before torch.jit."
         )
     # Not by copy.copy(), which parametrized modules refuse.
     double: nn.Module = object.__new__(type(layer))

@@ -141,6 +141,16 @@ def tensors_in_place(fail: bool) -> None:
         assert torch.equal(tensor, torch.zeros(2)), "a tensor was changed in place"
 
 
+def saved_meanwhile(fail: bool) -> None:
+    def change(model: Side) -> None:
+        model.seen.add_(1)
+        found.append(model.state_dict()["seen"].tolist())
+
+    found: list[list[float]] = []
+    call(change, fail)
+    assert found == [[0, 0]], "a checkpoint holds what an explanation made of a buffer"
+
+
 def weights_of_an_embedding(fail: bool) -> None:
     embedding = nn.Embedding(3, 4, max_norm=0.5)
     before = embedding.weight.detach().clone()
@@ -401,6 +411,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 
 
 SYMPTOMS: list[tuple[str, Callable[[bool], None], str]] = [
+    ("state_dict", saved_meanwhile, "a checkpoint holds"),
     ("random_state", generators, "another state"),
     ("grad_mode", inference_mode, "(does not require grad|inference)"),
     ("attributes", assignments, "an attribute was reassigned"),
@@ -436,19 +447,22 @@ def test_everything_is_put_back(saver: str, check: Callable[[bool], None], sympt
 class Stubborn(dict[str, int]):
     """A container that cannot be put back."""
 
+    error: Exception
+
     def clear(self) -> None:
-        raise OSError("not today")
+        raise self.error
 
 
 def test_what_cannot_be_put_back_does_not_keep_the_rest_from_it() -> None:
     def change(model: Side) -> None:
-        for container in (model.numbers, model.stubborn, model.after):
-            container["calls"] += 1
+        for container in (model.numbers, model.stubborn, model.after, model.last):
+            container["more"] = 1
         model.seen.add_(1)
 
     model = Side(change)
-    model.stubborn, model.after = Stubborn(calls=0), {"calls": 0}
-    with pytest.raises(OSError, match="not today"):
+    model.stubborn, model.after, model.last = Stubborn(), {"calls": 0}, Stubborn()
+    model.stubborn.error, model.last.error = ValueError("put back later"), OSError("put back first")
+    with pytest.raises(OSError, match="put back first"):
         call(change, False, model)
     assert model.numbers == model.after == {"calls": 0}
     assert not model.seen.any()

@@ -58,7 +58,7 @@ def test_the_model_is_as_before_afterwards_also_after_an_exception(name: str) ->
     model, x = MODELS[name][0]().eval(), MODELS[name][1]()
     before, held, output = values(model), objects(model), model(x)
     layers = top_down(model, lambda: model(x))
-    with pytest.raises(RuntimeError, match="inside"), randomized(model, layers, DRAWS, 0):  # noqa: PT012
+    with pytest.raises(RuntimeError, match="inside"), randomized(layers, DRAWS, 0):  # noqa: PT012
         assert not torch.allclose(model(x), output)
         raise RuntimeError("inside")
     assert objects(model) == held, "the same tensors, which an optimizer holds"
@@ -72,7 +72,7 @@ def test_each_layer_is_random_alone_and_numbers_belong_to_seed_draw_and_place(na
     layers = top_down(model, lambda: model(x))
 
     def outputs(count: int, seed: int = 0, draw: int = 0) -> Tensor:
-        with randomized(model, layers[:count], KeyedDraws(seed), draw):
+        with randomized(layers[:count], KeyedDraws(seed), draw):
             return model(x)
 
     assert torch.equal(outputs(2), outputs(2))
@@ -83,16 +83,16 @@ def test_each_layer_is_random_alone_and_numbers_belong_to_seed_draw_and_place(na
 def test_more_layers_keep_what_fewer_have() -> None:
     model = trained()
     layers = top_down(model, lambda: model(digit_samples()))
-    with randomized(model, layers[:2], DRAWS, 0):
+    with randomized(layers[:2], DRAWS, 0):
         head = model.head.weight.clone()
-    with randomized(model, layers, DRAWS, 0):
+    with randomized(layers, DRAWS, 0):
         assert torch.equal(model.head.weight, head)
         assert torch.equal(model.stem[1].running_mean, torch.zeros(8)), "statistics are reset as well"
 
 
 def test_the_global_generator_is_not_moved() -> None:
     model, state = trained(), torch.get_rng_state()
-    with randomized(model, top_down(model, lambda: model.eval()(digit_samples())), DRAWS, 0):
+    with randomized(top_down(model, lambda: model.eval()(digit_samples())), DRAWS, 0):
         pass
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -113,14 +113,14 @@ def test_the_order_of_definition_does_not_matter_and_a_weight_that_another_uses_
 
 def test_who_shares_a_parameter_gets_the_same_new_one() -> None:
     model = Language()
-    with randomized(model, [model.head], DRAWS, 0):
+    with randomized([model.head], DRAWS, 0):
         assert model.head.weight is model.embedding.weight
 
 
 def test_a_parameter_without_a_way_to_reset_it_becomes_normal_of_its_size() -> None:
     model = Language()
     model.scale = nn.Parameter(torch.full((4000,), 3.0))
-    with randomized(model, [model], DRAWS, 0):
+    with randomized([model], DRAWS, 0):
         assert model.scale.std().item() == pytest.approx(3, rel=0.05)
         assert abs(model.scale.mean().item()) < 0.2
     assert torch.equal(model.scale, torch.full((4000,), 3.0))
