@@ -77,9 +77,9 @@ def without_inference(probe: Probe) -> Probe:
 
 
 def copied(value: Any) -> Any:
-    """A deep copy of tensors, and of tuples, lists and dictionaries of them, on the CPU and without gradients."""
+    """A deep copy of tensors, as plain ones, and of tuples, lists and dictionaries of them, on the CPU and without gradients."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach().to("cpu", copy=True).as_subclass(Tensor)
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
     if isinstance(value, (tuple, list)):

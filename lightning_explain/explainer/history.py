@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from lightning_explain.core.contracts import Modality
 from lightning_explain.core.probe import Probe, Samples, all_finite, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import guess
@@ -53,6 +54,28 @@ class History:
             return {}
         index = samples.places_in(self.ids)
         return {"previous": _placed(self.previous, index, samples), "first": _placed(self.first, index, samples)}
+
+    def misplaced(self, probe: Probe) -> list[str]:
+        """Returns the methods whose maps do not lie on these samples, as maps from elsewhere may not."""
+        samples = tuple(x[:1] for x in as_tuple(probe.inputs))
+        modalities = guess(samples)
+        inputs = _unit_shaped(samples, modalities)
+
+        def lies(maps: tuple[Tensor, ...]) -> bool:
+            try:
+                placed = onto(tuple(value[:1] for value in maps), inputs, modalities)
+                return all(
+                    torch.broadcast_shapes(m.shape, x.shape) == x.shape for m, x in zip(placed, inputs, strict=True)
+                )
+            except (RuntimeError, ValueError, IndexError):
+                return False
+
+        return sorted({name for maps in (self.first, self.previous) for name, value in maps.items() if not lies(value)})
+
+    def without(self, methods: Sequence[str]) -> History:
+        """Returns the history without the maps of these methods."""
+        first, previous = ({k: v for k, v in maps.items() if k not in methods} for maps in (self.first, self.previous))
+        return replace(self, first=first, previous=previous)
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint must hold; it loads with ``weights_only=True``."""
@@ -102,9 +125,13 @@ def _by_sample(value: Tensor, other: Tensor) -> Tensor:
 
 def _placed(maps: Maps, index: Tensor, samples: Samples) -> dict[str, tuple[Tensor, ...]]:
     device, modalities = samples.inputs[0].device, guess(samples.inputs)
-    # Maps have one number for each unit.
-    inputs = tuple(x.new_empty(modality.units(x)) for modality, x in zip(modalities, samples.inputs, strict=True))
+    inputs = _unit_shaped(samples.inputs, modalities)
     return {
         name: onto(tuple(value[index].to(device) for value in found), inputs, modalities)
         for name, found in maps.items()
     }
+
+
+def _unit_shaped(inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> tuple[Tensor, ...]:
+    """Returns tensors with one number for each unit of the inputs, as maps have."""
+    return tuple(x.new_empty(modality.units(x)) for modality, x in zip(modalities, inputs, strict=True))

@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.validation import is_whole
 from lightning_explain.explainer.registry import construct
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
@@ -54,10 +53,6 @@ class Watch:
     count: int = 0
     first: float | None = None
 
-    def __post_init__(self) -> None:
-        if not is_whole(self.count, 0) or not math.isfinite(self.first or 0):
-            raise TypeError(f"count={self.count!r}, first={self.first!r}")
-
     def sees(self, value: float | None) -> bool:
         """Updates the state with a value, and returns whether the alert fires; ``None``: there is no value."""
         if value is None or not math.isfinite(value):
@@ -77,7 +72,7 @@ class Alerts:
     """
 
     def __init__(self, name: str, alerts: Sequence[Alert], failure_log: FailureLog) -> None:
-        self._name = name
+        self.name = name
         self._failure_log = failure_log
         self._watches = [Watch(alert) for alert in alerts]
 
@@ -90,14 +85,14 @@ class Alerts:
         Raises:
             ValueError: If an alert names another score.
         """
-        known = [key.removeprefix(f"{self._name}/") for key in keys]
+        known = [key.removeprefix(f"{self.name}/") for key in keys]
         for metric in (watch.alert.metric for watch in self._watches):
             if metric not in known:
                 raise ValueError(f"Alert({metric!r}) names a score that is not logged: {nearest(metric, known)}")
 
     def watched(self) -> dict[str, str]:
         """Each alert in words, and the tag of its score."""
-        return {f"Alert({w.alert.metric!r})": f"{self._name}/{w.alert.metric}" for w in self._watches}
+        return {f"Alert({w.alert.metric!r})": f"{self.name}/{w.alert.metric}" for w in self._watches}
 
     def check_loggers(self, trainer: pl.Trainer) -> None:
         """Refuses W&B alerts if the Trainer has no W&B logger, except in a ``fast_dev_run``, which has no loggers.
@@ -135,12 +130,12 @@ class Alerts:
                 self._act(trainer, alert, f"{found}{patience} {when}")
 
     def _act(self, trainer: pl.Trainer, alert: Alert, found: str) -> None:
-        text = f"{self._name}/{alert.metric} is {found}{'; training stops' if alert.action == 'stop' else ''}."
+        text = f"{self.name}/{alert.metric} is {found}{'; training stops' if alert.action == 'stop' else ''}."
         rank_zero_warn_or_log(text)
         if alert.action == "stop":
             trainer.should_stop = True
         if alert.action == "wandb" and trainer.is_global_zero:
-            self._send(trainer, f"{self._name}/{alert.metric} {alert.condition}", text)
+            self._send(trainer, f"{self.name}/{alert.metric} {alert.condition}", text)
 
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
         try:
@@ -163,9 +158,5 @@ class Alerts:
         return {watch.alert.key: {"count": watch.count, "first": watch.first} for watch in self._watches}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restores a saved state; alerts that are not in it start from scratch.
-
-        Raises:
-            TypeError: If an entry is not the state of an alert.
-        """
+        """Restores a saved state; alerts that are not in it start from scratch."""
         self._watches = [Watch(watch.alert, **state.get(watch.alert.key, {})) for watch in self._watches]

@@ -217,7 +217,7 @@ class ExplanationMonitor(MonitorBase):
             )
         watchers.announce_end(trainer, self.name, self._memory.schedule, self.by_steps, self.hook, self.at_start)
         self._prepare_training(trainer, pl_module)
-        self._memory.start(self._count(trainer))
+        self._memory.start(self._count(trainer), self.probe)
         if self._lazy:
             return
         self._catch_up(trainer, pl_module)

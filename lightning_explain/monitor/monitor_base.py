@@ -19,12 +19,12 @@ from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
-from lightning_explain.core.validation import check_whole
+from lightning_explain.core.schema import brief, one_line
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.explainer.registry import auto_limit, check_limit
+from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, score_names, tags, titled, with_suffix, without
 from lightning_explain.monitor import lightning as trainers
@@ -128,10 +128,12 @@ class MonitorBase(pl.Callback):
             trainers.silenced(pl_module),
             ranks.agree("getting ready", () if log.raising else _ACCIDENTS) as ready,
         ):
-            with ranks.agree("reading the samples"):
-                self._samples.choose(trainer, pl_module, source)
-            self._samples.share(ranks)
-            self._check(trainer, pl_module, ranks)
+            restored = trainer.state.fn == "fit" and self._samples.restored
+            self._choose(trainer, pl_module, source, ranks)
+            with ranks.agree("checking the samples of the checkpoint", (Exception,) if restored else ()) as checked:
+                self._check(trainer, pl_module, ranks)
+            if checked.failed_rank is not None:
+                self._choose_others(trainer, pl_module, source, ranks, checked.reason)
         if ready.failed_rank == ranks.rank:
             text = (
                 f"The samples or the model could not be prepared (rank {ranks.rank}); nothing is explained in this run, and "
@@ -155,6 +157,27 @@ class MonitorBase(pl.Callback):
             expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
             cost = "" if expected is None else f"{self._cost(trainer, expected, count)}; "
             rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{self._publisher.destination}.")
+
+    def _choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, ranks: Ranks) -> None:
+        with ranks.agree("reading the samples"):
+            self._samples.choose(trainer, pl_module, source)
+        self._samples.share(ranks)
+
+    def _choose_others(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, ranks: Ranks, reason: str
+    ) -> None:
+        """Chooses samples anew where those of the checkpoint cannot be explained, if it is not the fault of something else."""
+        self._samples.begin_again()
+        self._choose(trainer, pl_module, source, ranks)
+        self._check(trainer, pl_module, ranks)
+        lines = reason.strip().splitlines()
+        why = f" ({lines[-1]})" if lines else ""
+        rank_zero_warn_or_log(
+            one_line(
+                f"ExplanationMonitor {brief(self.name)}: the probe samples saved in the checkpoint cannot be explained with this model, "
+                f"so others are chosen{why}."
+            )
+        )
 
     def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
         """What an explanation of so many samples will cost, in words."""
@@ -381,7 +404,6 @@ class MonitorBase(pl.Callback):
 
     def _load_seed(self, state: Mapping[str, Any]) -> None:
         seed, own = state["seed"], self._explainer.seed
-        check_whole("", "seed", seed, least=0)
         if seed != own:
             rank_zero_warn_or_log(
                 f"ExplanationMonitor keeps the seed {seed} of the checkpoint instead of {own}, so that its random draws "
@@ -390,8 +412,7 @@ class MonitorBase(pl.Callback):
             self._explainer = replace(self._explainer, seed=seed)
 
     def _load_pass_size(self, state: Mapping[str, Any]) -> None:
-        saved = check_limit(state.get("pace", "auto"))
-        self._pass_size = saved if self._limit is None else None
+        self._pass_size = state.get("pace") if self._limit is None else None
 
 
 def _join_pytorch_lightning() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -13,11 +12,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.serialization import bytes_of, columns, fingerprint, probe_state, without_inference
+from lightning_explain.core.schema import MalformedError, brief, listed_ids
+from lightning_explain.core.serialization import bytes_of, columns, copied, fingerprint, probe_state, without_inference
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.model.function import ForwardFn
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
+from lightning_explain.monitor.state import SAMPLES
 from lightning_explain.probes.binding import bound, samples_of
 from lightning_explain.probes.parts import tensors_in
 from lightning_explain.probes.selection import ProbeSelection, collect
@@ -35,7 +36,9 @@ def _asked(selection: ProbeSelection) -> dict[str, Any]:
 
 def _shown(asked: Mapping[str, Any]) -> str:
     given = {k: v for k, v in asked.items() if v != getattr(ProbeSelection(), k, None) or k == "count"}
-    return f"ProbeSelection({', '.join(f'{key}={value!r}' for key, value in given.items())})" if asked else "a Probe"
+    return (
+        f"ProbeSelection({', '.join(f'{key}={brief(value)}' for key, value in given.items())})" if asked else "a Probe"
+    )
 
 
 def _of_indices(selection: ProbeSelection, indices: list[int], loader: Any) -> ProbeSelection:
@@ -77,6 +80,11 @@ class FixedSamples:
         self.begin_again()
 
     @property
+    def restored(self) -> bool:
+        """Whether the samples are those saved in a checkpoint."""
+        return self._restored
+
+    @property
     def given(self) -> bool:
         """Whether the user gave the samples themselves."""
         return self._given is not None
@@ -87,7 +95,7 @@ class FixedSamples:
         self._trained: Probe | None = None
         self._expected: Expected = None
         self._notice = ""
-        self._saved = False
+        self._saved = self._restored = False
 
     def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         """Decides on the samples of this run: given, restored, from the training so far, or read from the loader."""
@@ -114,7 +122,7 @@ class FixedSamples:
             if kept is not None and found.parameters and not kept.parameters:
                 if now != fingerprint(kept)[:12]:
                     rank_zero_warn_or_log(
-                        f"The probe samples {kept.sample_ids.tolist()} of the checkpoint were bound by position, as version 0.1 did. "
+                        f"The probe samples {listed_ids(kept.sample_ids)} of the checkpoint were bound by position, as version 0.1 did. "
                         "The curves go on with the same samples, bound by name."
                     )
                 kept, expected = found, (found.sample_ids, fingerprint(found))
@@ -126,8 +134,8 @@ class FixedSamples:
         if expected is not None and now != expected[1][:12]:
             whose = "the checkpoint" if kept is None or self._saved else "the training so far"
             rank_zero_warn_or_log(
-                f"The data has changed under the probe samples {expected[0].tolist()}: fingerprint {expected[1][:12]} in "
-                f"{whose}, {now} now. The curves go on with the samples {found.sample_ids.tolist()} of "
+                f"The data has changed under the probe samples {listed_ids(expected[0])}: fingerprint {expected[1][:12]} in "
+                f"{whose}, {now} now. The curves go on with the samples {listed_ids(found.sample_ids)} of "
                 f"{'the data now' if kept is None else whose}. To keep samples in checkpoints, use save_probe=True; to "
                 "explain other ones, give the monitor another name."
             )
@@ -194,7 +202,7 @@ class FixedSamples:
         if probe is None:
             # Samples that this run could not read may be readable in the next one.
             return dict(zip(("ids", "fingerprint"), self._expected, strict=True)) if self._expected else {}
-        named = {"ids": probe.sample_ids, "fingerprint": fingerprint(probe), "selection": self._asked}
+        named = {"ids": copied(probe.sample_ids), "fingerprint": fingerprint(probe), "selection": self._asked}
         try:
             return {**named, "probe": probe_state(probe) if self._save else None}
         except TypeError as error:
@@ -206,32 +214,33 @@ class FixedSamples:
         """Takes the indices and the fingerprint of the samples to expect from a saved state.
 
         Raises:
-            TypeError: If they are not whole numbers and text.
+            MalformedError: If there are too many samples, or one twice.
         """
         if not {"ids", "fingerprint"} <= state.keys():
             return
-        ids, expected = state["ids"], state["fingerprint"]
-        if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point() or not isinstance(expected, str):
-            raise TypeError(f"ids={reprlib.repr(ids)}, fingerprint={expected!r}")
-        self._expected = ids, expected
+        ids = state["ids"]
+        if not 0 < len(ids) <= SAMPLES or len(ids.unique()) < len(ids):
+            raise MalformedError(f"ids names {len(ids)} samples instead of 1 to {SAMPLES} different ones")
+        self._expected = ids, state["fingerprint"]
 
     def load_probe(self, state: Mapping[str, Any]) -> None:
         """Restores the samples themselves from a saved state that has them.
 
         Raises:
-            TypeError: If they are not the state of a probe.
-            ValueError: If their shapes do not fit together.
+            ValueError: If they are not those whose fingerprint was saved, or their shapes do not fit together.
         """
         if state.get("probe") is None:
             return
         probe, selection = Probe(**state["probe"]), dict(state.get("selection", self._asked))
+        if self._expected is None or fingerprint(probe) != self._expected[1]:
+            raise MalformedError("these are not the samples whose fingerprint the checkpoint has")
         other = selection != self._asked if self._given is None else fingerprint(self._given) != fingerprint(probe)
         if other:
             asked = _shown(self._asked) if self._given is None else "other ones"
             self._notice = (
-                f"ExplanationMonitor keeps the probe samples {probe.sample_ids.tolist()} of the checkpoint, chosen by "
+                f"ExplanationMonitor keeps the probe samples {listed_ids(probe.sample_ids)} of the checkpoint, chosen by "
                 f"{_shown(selection)}; this run asks for {asked}. To explain other samples, give the monitor another "
                 "name."
             )
         self.probe = self._trained = probe
-        self._saved = True
+        self._saved = self._restored = True

@@ -62,9 +62,12 @@ class Schedule:
 
     def due(self, count: int) -> bool:
         """Whether to explain at this count; a count is explained only once."""
+        return count // self.every > self.last // self.every and not self.put_off(count)
+
+    def put_off(self, count: int) -> bool:
+        """Whether nothing is explained at this count because of ``max_overhead``."""
         # A checkpoint may hold ``not_before`` from a run with a limit that this run does not have.
-        put_off = self.max_overhead is not None and count < self.not_before
-        return count // self.every > self.last // self.every and not put_off
+        return self.max_overhead is not None and count < self.not_before
 
     def done(self, count: int, started: float, now: float) -> None:
         """Records an explanation, and postpones the next one as far as ``max_overhead`` requires.
@@ -82,9 +85,22 @@ class Schedule:
         if self.max_overhead is None or trained < 1:
             return
         # Assume the next explanation takes as long as this one: by then its time must fit into the allowed share.
-        wanted = (self.explain_seconds + seconds) / (self.max_overhead * max(self.train_seconds, 1e-9) / trained)
-        self.not_before = math.ceil((self.first + wanted) / self.every) * self.every
+        self.not_before = self._fits(self.explain_seconds + seconds, trained)
         self.lengthened = self.lengthened or self.not_before > count + self.every
+
+    def _fits(self, seconds: float, trained: int) -> int:
+        """The first multiple of ``every`` by which so many seconds are an allowed share of the training."""
+        assert self.max_overhead is not None
+        wanted = seconds / (self.max_overhead * max(self.train_seconds, 1e-9) / trained)
+        return math.ceil((self.first + wanted) / self.every) * self.every
+
+    def take_up(self, count: int) -> None:
+        """Goes on from a saved schedule; puts nothing off for longer than the limit of this run asks for.
+
+        The last explanation cannot have taken longer than all of them.
+        """
+        if self.put_off(count):
+            self.not_before = min(self.not_before, self._fits(2 * self.explain_seconds, max(count - self.first, 1)))
 
     def overhead(self, started: float, now: float) -> float | None:
         """Time explaining over time training, with the explanation in progress; ``None`` before any training."""
@@ -96,13 +112,5 @@ class Schedule:
         return {name: getattr(self, name) for name in _SAVED}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restores a saved state; entries that are missing keep their values.
-
-        Raises:
-            ValueError: If an entry is of another type, or not a finite number of at least 0.
-        """
-        found = {name: value for name, value in state.items() if name in _SAVED}
-        for name, value in found.items():
-            if type(value) is not type(getattr(self, name)) or not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value!r}")
-        vars(self).update(found)
+        """Restores a saved state; entries that are missing keep their values."""
+        vars(self).update({name: value for name, value in state.items() if name in _SAVED})

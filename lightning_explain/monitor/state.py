@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ from typing import Any, TypeAlias
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_explain.core import schema
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
+from lightning_explain.core.schema import MalformedError, brief, one_line
 from lightning_explain.core.serialization import fingerprint
-from lightning_explain.core.validation import check_flag
 from lightning_explain.explainer.history import History
 from lightning_explain.monitor.alert_watcher import Alerts
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
@@ -24,6 +24,50 @@ State: TypeAlias = "Mapping[str, Any]"
 
 VERSION = 3
 """That of lightning_explain 0.1.0; older ones were never released."""
+
+SEEDS = 2**64
+SAMPLES = 100_000
+"""The most samples that a checkpoint may name."""
+
+_CENTURY = 100 * 365 * 24 * 3600.0
+_SECONDS, _MAPS = schema.number(0, _CENTURY), schema.mapped(schema.listed(schema.tensor()))
+_SCHEDULE = {"first": schema.whole(), "last": schema.whole(), "not_before": schema.whole(), "every": schema.whole(1)}
+_SCHEDULE |= {"explain_seconds": _SECONDS, "train_seconds": _SECONDS, "lengthened": schema.flag}
+_ALERT = {"count": schema.whole(), "first": schema.nothing_or(schema.number())}
+_HISTORY = {"first": _MAPS, "previous": _MAPS, "ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)}
+_COLUMN, _TEXTS = schema.nothing_or(schema.tensor()), schema.listed(schema.text(), SAMPLES)
+_PLACE = schema.listed(lambda value, where: (schema.text() if isinstance(value, str) else schema.whole())(value, where))
+_PROBE = {
+    "inputs": schema.tensors,
+    "targets": _COLUMN,
+    "ids": schema.nothing_or(schema.tensor(1, of_whole=True)),
+    "masks": _COLUMN,
+    "class_names": schema.nothing_or(_TEXTS),
+    "forward_args": schema.tree,
+    "stds": schema.listed(schema.tensor()),
+    "parameters": schema.listed(_PLACE),
+    "meta": schema.mapped(_TEXTS),
+}
+_INDICES = schema.nothing_or(schema.listed(schema.whole(), SAMPLES))
+
+
+def _selection(value: Any, where: str) -> None:
+    schema.mapped(lambda part, place: (_INDICES if isinstance(part, (list, tuple)) else schema.plain)(part, place))(
+        value, where
+    )
+
+
+_FORM: Mapping[str, Mapping[str, schema.Check]] = {
+    "seed": {"seed": schema.whole(0, SEEDS - 1)},
+    "failures": {"failures": schema.mapped(schema.whole())},
+    "schedule": {"schedule": schema.fields(_SCHEDULE), "by_steps": schema.flag},
+    "alerts": {"alerts": schema.mapped(schema.fields(_ALERT))},
+    "history": {"history": schema.fields(_HISTORY)},
+    "pace": {"pace": schema.whole(1)},
+    "ids": {"ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)},
+    "probe": {"probe": schema.nothing_or(schema.fields(_PROBE, ("inputs",))), "selection": _selection},
+}
+"""By part of a state: the form of each of its entries."""
 
 
 @dataclass
@@ -53,17 +97,46 @@ class Memory:
         self.history = History()
         self.follows = False
 
-    def start(self, count: int) -> None:
+    def start(self, count: int, probe: Probe | None) -> None:
         """Starts the clock and arms the alerts. A schedule that no checkpoint restored skips what was due before.
 
         Args:
             count: Epochs or steps so far, as the schedule counts them.
+            probe: The samples of this training.
         """
-        self.schedule.start(time.perf_counter())
+        if (
+            probe is not None
+            and self.looks_back
+            and not self.lacks_history(probe)
+            and (lost := self.history.misplaced(probe))
+        ):
+            rank_zero_warn_or_log(
+                f"ExplanationMonitor {brief(self.alerts.name)}: the earlier maps of {brief(lost)} in the checkpoint do not lie on the "
+                "probe samples; they are left out."
+            )
+            self.history = self.history.without(lost)
+        schedule = self.schedule
+        # A checkpoint that is saved in the middle of an epoch may have explained it already.
+        if self.follows and schedule.last > count + 1:
+            unit = "steps" if self.by_steps else "epochs"
+            rank_zero_warn_or_log(
+                f"ExplanationMonitor {self.alerts.name!r}: the schedule in the checkpoint has explained after {schedule.last} {unit}, "
+                f"but this training begins after {count}; the schedule begins anew."
+            )
+            self.schedule = schedule = Schedule(schedule.every, schedule.max_overhead)
+            self.follows = False
+        schedule.start(time.perf_counter())
         self.alerts.arm()
         if not self.follows:
-            self.schedule.begin_at(count)
+            schedule.begin_at(count)
+        schedule.take_up(count)
+        if schedule.put_off(count):
+            self._announce_next()
         self.follows = True
+
+    def _announce_next(self) -> None:
+        until = f"{self.schedule.not_before} {'steps' if self.by_steps else 'epochs'}"
+        rank_zero_info(f"ExplanationMonitor explains less often because of max_overhead: next after {until}.")
 
     def lacks_history(self, probe: Probe) -> bool:
         """Whether a metric needs earlier maps, and there are none of these samples."""
@@ -89,8 +162,7 @@ class Memory:
         self.schedule.done(count, started, time.perf_counter())
         self.schedule.load(broadcast(self.schedule.state()))
         if self.schedule.lengthened and not lengthened:
-            until = f"{self.schedule.not_before} {'steps' if self.by_steps else 'epochs'}"
-            rank_zero_info(f"ExplanationMonitor explains less often because of max_overhead: next after {until}.")
+            self._announce_next()
 
     def state(self) -> dict[str, Any]:
         """The state to save in a checkpoint; loads with ``weights_only=True``."""
@@ -106,7 +178,6 @@ class Memory:
     def load_schedule(self, state: State) -> None:
         """Restores the schedule, unless it counts something else: steps say nothing about epochs, and the reverse."""
         saved, by_steps = state["schedule"], state["by_steps"]
-        check_flag("", "by_steps", by_steps)
         if by_steps == self.by_steps:
             self.schedule.load(saved)
             self.follows = "last" in saved and saved.get("every", self.schedule.every) == self.schedule.every
@@ -115,13 +186,13 @@ class Memory:
         """Restores the maps of earlier explanations, if a metric needs them."""
         found = History(**state["history"])
         kept = [part for maps in (found.first, found.previous) for parts in maps.values() for part in parts]
-        if found.ids.is_floating_point() or any(part.shape[0] != len(found.ids) for part in kept):
-            raise ValueError(f"its maps are not of the samples {reprlib.repr(found.ids)}")
+        if any(part.ndim == 0 or len(part) != len(found.ids) for part in kept):
+            raise MalformedError(f"its maps are not of {len(found.ids)} samples")
         self.history = found if self.looks_back else History()
 
 
 def restore(state: Any, parts: Mapping[str, Callable[[State], None]], name: str, raising: bool = False) -> None:
-    """Restores each part of a saved state that can be read, and says in one line which ones cannot.
+    """Restores each part of a saved state that has its declared form, and says in one line which ones have not.
 
     Args:
         state: The monitor's state in the checkpoint.
@@ -136,21 +207,22 @@ def restore(state: Any, parts: Mapping[str, Callable[[State], None]], name: str,
     version, lost, invalid = found.get("version"), [], False
     for part, read in parts.items():
         try:
+            for key, check in _FORM[part].items():
+                if key in found:
+                    check(found[key], key)
             read(found)
         except KeyError as error:
             lost.append(f"{part} (lacks {error})")
         except Exception as error:
-            lost.append(f"{part} (invalid: {error})")
+            # The first reason leaves room for the names of all others.
+            lost.append(part if invalid else f"{part} (invalid: {one_line(str(error), 90)})")
             invalid = True
     if not lost and version == VERSION:
         return
     text = (
-        f"ExplanationMonitor {name!r}: of its state in the checkpoint (version {reprlib.repr(version)}, this is "
+        f"ExplanationMonitor {brief(name)}: of its state in the checkpoint (version {brief(version)}, this is "
         f"{VERSION}), it cannot restore {', '.join(lost) or 'what it does not know'}"
     )
     if raising and invalid:
-        raise ValueError(f'{text}. Resume another checkpoint, or use on_error="warn" to restore the rest.')
-    rank_zero_warn_or_log(
-        f"{text}, which starts from scratch. To restore everything, resume an intact checkpoint with the version of "
-        "lightning_explain that saved it."
-    )
+        raise ValueError(one_line(f'{text}. Resume another checkpoint, or use on_error="warn" to restore the rest.'))
+    rank_zero_warn_or_log(one_line(f"{text}, which starts from scratch. To keep it, resume an intact checkpoint."))

@@ -91,7 +91,7 @@ def test_a_checkpoint_keeps_the_pass_size_unless_the_user_says_one() -> None:
 @pytest.mark.parametrize("damaged", [0, -2, 2.5, True, "two", [2], {}, None])
 def test_a_damaged_pass_size_in_a_checkpoint_is_ignored_with_one_line(damaged: object) -> None:
     watch = ExplanationMonitor()
-    with pytest.warns(UserWarning, match=r"cannot restore pace \(invalid: .*give a whole number") as caught:
+    with pytest.warns(UserWarning, match=r"cannot restore pace \(invalid: .*instead of a whole number") as caught:
         watch.load_state_dict({**watch.state_dict(), "pace": damaged})
     assert len(caught) == 1
     assert "pace" not in watch.state_dict()

@@ -205,12 +205,15 @@ ODD: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "no schedule": (without("schedule"), r"cannot restore schedule \(lacks 'schedule'\)"),
     "no failures": (without("failures", "by_steps"), r"failures \(lacks 'failures'\), schedule \(lacks 'by_steps'\)"),
-    "nearly empty": (lambda _: {"version": 3}, r"seed \(lacks 'seed'\), failures .*, schedule .*, alerts .*, history"),
+    "nearly empty": (lambda _: {"version": 3}, r"seed \(lacks 'seed'\), failures .*, schedule .*, alerts "),
     "probe of another version": (
         lambda s: {**s, "probe": {**s["probe"], "weights": torch.ones(4)}},
-        r"probe \(invalid: .*unexpected keyword argument 'weights'",
+        r"probe \(invalid: a name in probe is 'weights' instead of one that is known",
     ),
-    "no inputs": (lambda s: {**s, "probe": without("inputs")(s["probe"])}, r"probe \(invalid: .*'inputs'"),
+    "no inputs": (
+        lambda s: {**s, "probe": without("inputs")(s["probe"])},
+        r"probe \(invalid: .*a dictionary with inputs",
+    ),
     "foreign": (lambda _: ["state"], r"\(version None, this is 3\), it cannot restore seed \(lacks 'seed'\), failures"),  # type: ignore[arg-type, return-value]
 }
 
@@ -225,61 +228,23 @@ def test_an_odd_state_is_told_and_the_rest_of_it_taken_up(change: Any, message: 
     assert len(report_of(watch).ids) == 4
 
 
-def scheduled(**changed: Any) -> Callable[[State], State]:
-    return lambda state: {**state, "schedule": {**state["schedule"], **changed}}
-
-
-IMPOSSIBLE: dict[str, tuple[Callable[[State], State], str]] = {
-    "last": (scheduled(last="x"), r"schedule \(invalid: last='x'\)"),
-    "not before": (scheduled(not_before=None), r"schedule \(invalid: not_before=None\)"),
-    "seconds": (
-        scheduled(explain_seconds=float("nan"), train_seconds="1"),
-        r"schedule \(invalid: explain_seconds=nan\)",
-    ),
-    "lengthened": (scheduled(lengthened=2), r"schedule \(invalid: lengthened=2\)"),
-    "schedule": (lambda s: {**s, "schedule": [1]}, r"schedule \(invalid: .*list"),
-    "by steps": (lambda s: {**s, "by_steps": "no"}, r"schedule \(invalid: by_steps='no'; give True or False"),
-    "seed": (lambda s: {**s, "seed": -1}, r"seed \(invalid: seed=-1; give"),
-    "failures": (
-        lambda s: {**s, "failures": {"saliency": "often"}},
-        r"failures \(invalid: failures of saliency='often'; give a whole",
-    ),
-    "failures, a list": (lambda s: {**s, "failures": ["saliency"]}, r"failures \(invalid: .*list"),
-    "pace": (lambda s: {**s, "pace": -1}, r"pace \(invalid: .*=-1"),
-    "pace of version 2": (lambda s: {**s, "version": 2, "pace": [7, True]}, r"pace \(invalid: .*=\[7, True\]"),
-    "alerts": (lambda s: {**s, "alerts": {ALERT.key: {"count": "two"}}}, r"alerts \(invalid: count='two'"),
-    "alerts, more": (lambda s: {**s, "alerts": {ALERT.key: {"mood": 1}}}, r"alerts \(invalid: .*'mood'"),
-    "history": (lambda s: {**s, "history": {"first": {"saliency": "x"}}}, r"history \(invalid: "),
-    "history of other samples": (
-        lambda s: {**s, "history": {**s["history"], "previous": {"saliency": (torch.ones(9, 1),)}}},
-        r"history \(invalid: its maps are not of the samples",
-    ),
-    "rows": (lambda s: {**s, "ids": None, "probe": None}, r"ids \(invalid: ids=None"),
-    "fingerprint": (lambda s: {**s, "fingerprint": 7, "probe": None}, r"ids \(invalid: .*fingerprint=7"),
-    "probe": (lambda s: {**s, "probe": 7}, r"probe \(invalid: "),
-    "selection": (lambda s: {**s, "selection": None}, r"probe \(invalid: .*NoneType"),
-}
-ALERT = Alert("drift_cosine_first/saliency", below=-2)
-
-
-@pytest.mark.parametrize(("change", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
-def test_what_cannot_be_in_a_state_is_told_and_begins_anew(change: Any, message: str, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"metrics": [q.Concentration(), q.Drift()], "alerts": [ALERT]}
-    path = checkpoint(tmp_path / "one", change, **given)
+def test_all_that_cannot_be_in_a_state_begins_anew(tmp_path: Path) -> None:
+    """Each kind alone: ``test_hostile_checkpoints.py``."""
+    alert = Alert("drift_cosine_first/saliency", below=-2)
+    given: dict[str, Any] = {"metrics": [q.Concentration(), q.Drift()], "alerts": [alert]}
+    wrong = {
+        "schedule": [1],
+        "failures": ["saliency"],
+        "history": {"first": 1},
+        "alerts": {alert.key: {"count": "two"}},
+    }
+    path = checkpoint(tmp_path / "one", lambda state: {**state, **wrong, "probe": 7}, **given)
     watch = monitor(**given)
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=r"restore failures \(invalid: .*, schedule, alerts, history, probe, which"):
         resumed(tmp_path / "two", watch, path)
     assert steps_in(tmp_path / "two") == [12, 16]
     assert len(report_of(watch).ids) == 4
     assert torch.isfinite(report_of(watch).scores["drift_cosine_previous"]["saliency"]).all()
-
-
-def test_what_cannot_be_in_a_state_is_raised_if_asked_for(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "one", scheduled(last="x"))
-    with pytest.raises(
-        ValueError, match=r"its state in the checkpoint .* cannot restore schedule \(invalid: last='x'\)"
-    ):
-        resumed(tmp_path / "two", monitor(on_error="raise"), path)
 
 
 # -- data that moved -----------------------------------------------------------------------------------------------
