@@ -39,6 +39,7 @@ METHODS = {
     "ig": m.IntegratedGradients(n_steps=4, baselines="mean"),
     "shap": m.GradientShap(3, 0.1, "probe"),
     "tunnel": m.NoiseTunnel(m.InputXGradient(), nt_samples=2, stdevs=0.1),
+    "std": m.NoiseTunnel(m.Saliency(abs=False), nt_samples=2, stdevs="0.5 std"),
     "cam": m.LayerGradCam(LAYER),
     "deeplift": m.DeepLiftShap(baselines="probe"),
     "permutation": m.FeaturePermutation(feature_mask=GRID),
@@ -72,7 +73,8 @@ def network(folder: Path, rank: int) -> nn.Module:
 def probe(count: int) -> Probe:
     x, y = samples(count)
     masks = torch.arange(8).remainder(3).gt(0).expand(count, 8, 8) & (torch.arange(count)[:, None, None] % 2 == 0)
-    return Probe(x.double(), y, ids=torch.arange(count) + 10, masks=masks | (torch.arange(8) < 4))
+    stds = (samples(64)[0].double().std(0, keepdim=True),)
+    return Probe(x.double(), y, ids=torch.arange(count) + 10, masks=masks | (torch.arange(8) < 4), stds=stds)
 
 
 def seen(report: Report) -> dict[str, Any]:
