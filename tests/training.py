@@ -171,8 +171,8 @@ def report_of(watch: ExplanationMonitor) -> Report:
 
 def points(root: Path) -> dict[str, list[int]]:
     """The steps of every scalar in the one TensorBoard run below a folder."""
-    (events,) = root.rglob("events.out.tfevents.*")
-    found = EventAccumulator(str(events.parent)).Reload()
+    (folder,) = {events.parent for events in root.rglob("events.out.tfevents.*")}
+    found = EventAccumulator(str(folder)).Reload()
     return {tag: [event.step for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 

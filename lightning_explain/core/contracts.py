@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -470,6 +471,8 @@ class Modality(ABC):
 class Sink(ABC):
     """Base class of sinks, each of which writes explanations to one logger. Only called on global rank zero.
 
+    ``most_pictures`` is the most pictures of an explanation that it takes; no more are drawn than a sink takes.
+
     Example:
         >>> from lightning_explain import ExplanationMonitor, Sink
         >>> class Printer(Sink):
@@ -478,6 +481,8 @@ class Sink(ABC):
         >>> monitor = ExplanationMonitor(sinks=[Printer()])
     """
 
+    most_pictures: ClassVar[int] = sys.maxsize
+
     @property
     def pictures_go_to(self) -> str:
         """Where its pictures can be seen, for the line at the start of a run; empty if it takes none."""
@@ -485,6 +490,12 @@ class Sink(ABC):
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
         """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""
+
+    def prepare(self, publication: Publication) -> None:  # noqa: B027 (optional)
+        """What takes long before an explanation can be written, such as encoding pictures; ``seconds`` and ``overhead`` are not known yet.
+
+        What :meth:`write` takes is counted in the seconds of the next explanation.
+        """
 
     @abstractmethod
     def write(self, publication: Publication) -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Attribution, all_finite, as_tuple
 
 Image: TypeAlias = "NDArray[np.uint8]"
@@ -74,7 +75,8 @@ class Report:
             single index names it (a tuple or a callable chose it).
         ids: ``(N,)`` sample ids.
         passes: How many samples went through the model.
-        seconds: Wall time of the explanation, in seconds.
+        seconds: Wall time of the explanation, in seconds; in a monitor's ``last_report``, and as ``explain/seconds``, with drawing
+            and writing.
         failures: Each method or metric that failed, and why.
         epoch: Epoch of the training run, if any.
         step: Optimizer step of the training run, if any.
@@ -206,6 +208,7 @@ class Publication:
         directions: Full tag to ``"min"``, ``"max"`` or ``"last"``: which value summarizes the curve.
         report: The report that the scalars and pictures were made from.
         uncharted: Full tags of scalars that dashboards do not get, because another score says it in a comparable way.
+        png: Full tag to the PNG file of a picture, as far as :meth:`files` has made them.
     """
 
     name: str
@@ -216,6 +219,13 @@ class Publication:
     directions: Mapping[str, str]
     report: Report
     uncharted: frozenset[str] = frozenset()
+    png: dict[str, bytes] = field(default_factory=dict)
+
+    def files(self) -> dict[str, bytes]:
+        """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""
+        for tag in self.pictures.keys() - self.png.keys():
+            self.png[tag] = to_png(self.pictures[tag], {"epoch": str(self.epoch)})
+        return {tag: self.png[tag] for tag in self.pictures}
 
     @property
     def charted(self) -> dict[str, float]:

@@ -19,6 +19,8 @@ from lightning_explain.loggers.wandb import WandbSink
 class ScalarSink(Sink):
     """Writes only the scalars, to a logger of a type that may not take pictures."""
 
+    most_pictures = 0
+
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
 

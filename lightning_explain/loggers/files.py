@@ -9,13 +9,11 @@ import os
 from pathlib import Path
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
+from lightning_explain.store.disk import check_room
 from lightning_explain.store.report_files import replacing, safe_name, step_path
-
-_EPOCH = "epoch"
 
 
 class FilesSink(Sink):
@@ -36,15 +34,19 @@ class FilesSink(Sink):
         """PNG files in its folder."""
         return f"PNG files in {self._directory}"
 
+    def prepare(self, publication: Publication) -> None:
+        """Encodes the pictures."""
+        publication.files()
+
     def write(self, publication: Publication) -> None:
         """Appends to ``scalars.jsonl``, and writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""
-        dated = PngInfo()
-        dated.add_text(_EPOCH, str(publication.epoch))
-        for tag, picture in publication.pictures.items():
+        found = publication.files()
+        check_room(self._directory, sum(map(len, found.values())))
+        for tag, content in found.items():
             method = tag.removeprefix(f"{publication.name}/")
             folder = self._directory / safe_name(publication.name) / safe_name(method)
             with replacing(step_path(folder, publication, ".png", _epoch_in)) as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG", pnginfo=dated)
+                temporary.write_bytes(content)
         _append_line(self._directory / "scalars.jsonl", _line(publication))
 
 
@@ -52,7 +54,7 @@ def _epoch_in(path: Path) -> int | None:
     """The epoch stored in a picture file; ``None`` if there is none."""
     try:
         with Image.open(path) as picture:
-            return int(picture.info[_EPOCH])
+            return int(picture.info["epoch"])
     except (OSError, KeyError, ValueError, SyntaxError):
         return None
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
+from lightning_explain.loggers.event_file import EventFile
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class TensorBoardSink(Sink):
-    """Writes scalars, pictures and a custom-scalars page.
+    """Writes scalars, pictures and a custom-scalars page to an event file of its own in the run of a logger.
 
     TensorBoard keeps one description for all steps of a picture, so the caption is logged as the text
     ``<name>/caption``.
@@ -24,12 +26,12 @@ class TensorBoardSink(Sink):
     """
 
     def __init__(self, logger: TensorBoardLogger) -> None:
-        self._logger = logger
+        self._events = EventFile(logger.log_dir)
 
     @property
     def pictures_go_to(self) -> str:
         """TensorBoard, and the folder of its run."""
-        return f"TensorBoard ({self._logger.log_dir})"
+        return f"TensorBoard ({self._events.folder})"
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Adds one category for each monitor, with one chart for each score."""
@@ -38,14 +40,27 @@ class TensorBoardSink(Sink):
             name: {metric: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for metric, tags in by_metric.items()}
             for name, by_metric in charts.items()
         }
-        self._logger.experiment.add_custom_scalars(pages)
+        self._events.append([_summaries().custom_scalars(pages)])
+
+    def prepare(self, publication: Publication) -> None:
+        """Encodes the pictures."""
+        publication.files()
 
     def write(self, publication: Publication) -> None:
         """Adds one point for each tag, at the step of the explanation."""
-        writer, step = self._logger.experiment, publication.step
-        for tag, value in publication.charted.items():
-            writer.add_scalar(tag, value, step)
-        for tag, picture in publication.pictures.items():
-            writer.add_image(tag, picture, step, dataformats="HWC")
-        writer.add_text(f"{publication.name}/caption", publication.caption, step)
-        writer.flush()
+        make = _summaries()
+        found = [make.scalar(tag, value) for tag, value in publication.charted.items()]
+        for tag, content in publication.files().items():
+            height, width = publication.pictures[tag].shape[:2]
+            image = make.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+            found.append(make.Summary(value=[make.Summary.Value(tag=tag, image=image)]))
+        found.append(make.text(f"{publication.name}/caption", publication.caption))
+        self._events.append(found, publication.step)
+
+
+def _summaries() -> Any:
+    """The functions that make summaries, of the package that Lightning's logger writes with."""
+    try:
+        return import_module("torch.utils.tensorboard.summary")
+    except ImportError:
+        return import_module("tensorboardX.summary")

@@ -9,6 +9,7 @@ from typing import TypeVar
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_explain.core.warn import warn_or_log
+from lightning_explain.store.disk import is_full
 
 T = TypeVar("T")
 
@@ -55,7 +56,8 @@ class FailureLog:
                 raise
             # Only rank zero writes, so only rank zero can fail here.
             self.report_once(what, f"{what} failed; training continues (rank 0). Fix the cause:\n{text_of(error)}")
-            self.count(what, failed=True)
+            # What failed for lack of room is tried again, because there may be room again.
+            self.count(what, failed=not is_full(error))
             return None
         self.count(what, failed=False)
         return found

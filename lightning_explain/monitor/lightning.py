@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch.utils.data import IterableDataset
 
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import ALONE, Ranks
+from lightning_explain.engine.pass_size import synchronize
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.model.function import ForwardFn
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
@@ -202,6 +204,12 @@ def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> 
             trainer.state.stage = stage
 
     return transfer
+
+
+def now(module: pl.LightningModule) -> float:
+    """The clock in seconds, once the module's device has done what it was given."""
+    synchronize(module.device)
+    return time.perf_counter()
 
 
 def run_directory(trainer: pl.Trainer) -> Path:

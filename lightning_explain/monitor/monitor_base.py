@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -299,30 +298,32 @@ class MonitorBase(pl.Callback):
             count: The schedule's count (epochs or steps); 0 outside the schedule.
             epoch: The epoch to report; ``None``: the current one.
         """
-        started, everyone, memory = time.perf_counter(), trainers.everyone(trainer), self._memory
-        fitting = trainer.state.fn == "fit"
+        started, everyone, memory = trainers.now(module), trainers.everyone(trainer), self._memory
+        fitting, metrics = trainer.state.fn == "fit", self._ready.metrics
         with preserved_random_state():
             report = self._report(trainer, module, epoch)
             scalars: dict[str, float] = {}
-            if report is not None:
-                overhead = memory.schedule.overhead(started, time.perf_counter()) if count else None
-                measured = {"seconds": report.seconds} | ({} if overhead is None else {"overhead": overhead})
+            if report is not None and self.probe is not None:
+                self._publisher.prepare(trainer, report, self.probe, metrics)
+                if fitting:
+                    memory.keep(report, self.probe, everyone.first)
+                now = trainers.now(module)
+                measured = memory.schedule.measured(started, now) if count else {"seconds": now - started}
                 # Those of rank zero, so that keys and numbers are equal on all ranks.
                 scalars = everyone.first({**report.scalars(), **measured})
+                self.last_report = report = replace(report, seconds=scalars["seconds"])
             missing = watchers.missing(self._watchers(trainer)) if fitting else []
             tagged = {f"{self.name}/{key}": value for key, value in scalars.items()}
             for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
                 # For checkpoints, early stopping and sweeps; loggers get theirs from the sinks.
                 trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
-            if report is not None and self.probe is not None:
-                self.last_report = report
-                self._publisher.publish(trainer, report, self.probe, scalars, self._ready.metrics)
+            if report is not None:
+                self._publisher.write(trainer, scalars, metrics)
                 if fitting:
-                    memory.keep(report, self.probe, everyone.first)
                     memory.alerts.watch(trainer, scalars, report.epoch)
             if fitting:
                 first = count > 0 and memory.schedule.last <= memory.schedule.first
-                memory.note_time(count, started, everyone.first)
+                memory.note_time(count, started, trainers.now(module), everyone.first)
                 if first:
                     self._hint()
 

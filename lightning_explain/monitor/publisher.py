@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import lightning.pytorch as pl
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe, as_tuple
-from lightning_explain.core.report import Report
+from lightning_explain.core.report import Publication, Report
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Charts, Metrics, Scalars, publication
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw
 from lightning_explain.render.options import Options
+from lightning_explain.store.disk import check_room
 from lightning_explain.store.report_files import safe_name, save_report
 
 
@@ -41,6 +45,7 @@ class Publisher:
     own: Sequence[Sink] = ()
     _directory: Path = Path()
     _sinks: dict[str, Sink] = field(default_factory=dict)
+    _draft: Publication | None = None  # what is to be written, but for the seconds that it took
 
     def open(self, trainer: pl.Trainer) -> None:
         """Opens the sinks on rank zero (none in a ``fast_dev_run``).
@@ -72,21 +77,43 @@ class Publisher:
         reports = f", reports to {self._directory / safe_name(self.name)}" if self.save_reports else ""
         return f"pictures go to {', '.join(places) or 'nowhere, because no sink takes any'}{reports}"
 
-    def publish(self, trainer: pl.Trainer, report: Report, probe: Probe, scalars: Scalars, metrics: Metrics) -> None:
-        """Draws and writes one report. Call it on all ranks, because a failure may have to be raised on all of them."""
+    def prepare(self, trainer: pl.Trainer, report: Report, probe: Probe, metrics: Metrics) -> None:
+        """Saves and draws one report, and lets the sinks prepare: all that takes long, before the clock is read.
+
+        Call it on all ranks, because a failure may have to be raised on all of them.
+        """
+        log, self._draft = self.failure_log, None
         with self._on_rank_zero(trainer) as writes:
-            if writes:
-                for key, text in self._remarks(report).items():
-                    self.failure_log.report_once(key, text)
-                for key, text in self._undefined(report).items():
-                    self.failure_log.note_once(key, text)
-                pictures = self.failure_log.survive(partial(draw, report, probe, self.options), "Drawing pictures")
-                found = publication(self.name, report, scalars, pictures or {}, metrics)
-                if self.save_reports and self._sinks:
-                    folder = self._directory / safe_name(self.name)
-                    self.failure_log.survive(partial(save_report, report, folder), "Saving the report")
+            if not writes:
+                return
+            for key, text in self._remarks(report).items():
+                log.report_once(key, text)
+            for key, text in self._undefined(report).items():
+                log.note_once(key, text)
+            if self.save_reports and self._sinks:
+                log.survive(partial(self._save, report), "Saving the report")
+            most = max((sink.most_pictures for name, sink in self._sinks.items() if not log.is_off(name)), default=0)
+            shown = replace(report, attributions=dict(islice(report.attributions.items(), most)))
+            pictures = log.survive(partial(draw, shown, probe, self.options), "Drawing pictures") if most else None
+            self._draft = publication(self.name, report, report.scalars(), pictures or {}, metrics)
+            for name, sink in self._sinks.items():
+                if not log.is_off(name):
+                    log.survive(partial(sink.prepare, self._draft), f"Preparing {name}")
+
+    def write(self, trainer: pl.Trainer, scalars: Scalars, metrics: Metrics) -> None:
+        """Writes what was prepared, with these scalars. Call it on all ranks."""
+        with self._on_rank_zero(trainer) as writes:
+            if writes and self._draft is not None:
+                draft, self._draft = self._draft, None
+                found = publication(self.name, draft.report, scalars, {}, metrics)
+                found = replace(found, pictures=draft.pictures, png=draft.png)
                 for name, sink in self._sinks.items():
                     self.failure_log.survive(partial(sink.write, found), name)
+
+    def _save(self, report: Report) -> None:
+        folder, tensors = self._directory / safe_name(self.name), tree_leaves(list(vars(report).values()))
+        check_room(folder, sum(part.nbytes for part in tensors if isinstance(part, Tensor)))
+        save_report(report, folder)
 
     @contextmanager
     def _on_rank_zero(self, trainer: pl.Trainer) -> Iterator[bool]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_SAVED = ("first", "last", "not_before", "explain_seconds", "train_seconds", "lengthened")
+_SAVED = ("first", "last", "not_before", "explain_seconds", "train_seconds", "lengthened", "later_seconds")
 
 
 @dataclass
@@ -25,6 +25,8 @@ class Schedule:
         explain_seconds: Seconds spent explaining so far.
         train_seconds: Seconds spent training so far, without explaining.
         lengthened: Whether ``max_overhead`` has ever postponed an explanation.
+        later_seconds: Seconds of the last explanation after those that were given for it, because it was still being written.
+        measured_at: Clock reading up to which those of the explanation in progress have been given.
         origin: Clock reading at which an uninterrupted training would have begun; ``None``: the clock is stopped.
     """
 
@@ -36,6 +38,8 @@ class Schedule:
     explain_seconds: float = 0.0
     train_seconds: float = 0.0
     lengthened: bool = False
+    later_seconds: float = 0.0
+    measured_at: float | None = None
     origin: float | None = None
 
     def start(self, now: float) -> None:
@@ -81,6 +85,8 @@ class Schedule:
         self.last = max(self.last, count)
         self.train_seconds = self.trained(started)
         self.explain_seconds += seconds
+        if self.measured_at is not None:
+            self.later_seconds, self.measured_at = now - self.measured_at, None
         trained = count - self.first
         if self.max_overhead is None or trained < 1:
             return
@@ -106,6 +112,15 @@ class Schedule:
         """Time explaining over time training, with the explanation in progress; ``None`` before any training."""
         trained = self.trained(started)
         return (self.explain_seconds + now - started) / trained if trained > 0 else None
+
+    def measured(self, started: float, now: float) -> dict[str, float]:
+        """What is given for the explanation in progress: its ``seconds`` until now, and its ``overhead`` if there is one.
+
+        The seconds are with those of the last explanation that were not given with it, so that their sum is right.
+        """
+        self.measured_at, overhead = now, self.overhead(started, now)
+        seconds = {"seconds": now - started + self.later_seconds}
+        return seconds if overhead is None else {**seconds, "overhead": overhead}
 
     def state(self) -> dict[str, Any]:
         """The state to save in a checkpoint."""

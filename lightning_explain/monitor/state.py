@@ -150,16 +150,17 @@ class Memory:
         if self.looks_back:
             self.history = History(**broadcast(self.history.followed_by(report, probe).state()))
 
-    def note_time(self, count: int, started: float, broadcast: Broadcast) -> None:
+    def note_time(self, count: int, started: float, now: float, broadcast: Broadcast) -> None:
         """Records the time an explanation took. Rank zero's clock decides, so that no rank explains alone.
 
         Args:
             count: Epochs or steps so far, as the schedule counts them.
             started: Clock reading when the explanation began, in seconds.
+            now: Clock reading when it ended.
             broadcast: Returns rank zero's value on every rank.
         """
         lengthened = self.schedule.lengthened
-        self.schedule.done(count, started, time.perf_counter())
+        self.schedule.done(count, started, now)
         self.schedule.load(broadcast(self.schedule.state()))
         if self.schedule.lengthened and not lengthened:
             self._announce_next()

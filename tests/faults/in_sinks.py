@@ -68,34 +68,6 @@ def csv(scene: Scene) -> None:
     scene.loggers.scene = scene
 
 
-class Cut:
-    """A writer of which one method fails."""
-
-    def __init__(self, scene: Scene, inner: Any, name: str) -> None:
-        self.scene, self.inner, self.name = scene, inner, name
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self.name:
-            return fails(ConnectionError("connection reset by peer"), self.scene)
-        return getattr(self.inner, name)
-
-
-class CutTensorBoard(TensorBoardLogger):
-    """``cut`` names what fails of its writer while ``armed``; ``"experiment"`` is the writer itself."""
-
-    scene: Scene
-    cut: str = ""
-    armed = False
-
-    @property
-    def experiment(self) -> Any:
-        if not self.armed:
-            return super().experiment
-        if self.cut == "experiment":
-            fails(ConnectionError("no route to host"), self.scene)()
-        return Cut(self.scene, super().experiment, self.cut)
-
-
 class CutWandb(WandbLogger):
     """Its run cannot be had while ``armed``, as when the server is gone."""
 
@@ -115,27 +87,40 @@ def armed(scene: Scene) -> None:
     scene.after.append(Around(lambda trainer: setattr(scene.loggers, "armed", False)))
 
 
-def tensorboard(scene: Scene, cut: str) -> None:
-    scene.loggers = CutTensorBoard(scene.root)
-    scene.loggers.scene, scene.loggers.cut = scene, cut
-    armed(scene)
+class Homeless(TensorBoardLogger):
+    """Does not say where it writes, once the monitor asks."""
+
+    scene: Scene
+    armed = False
+
+    @property
+    def log_dir(self) -> str:
+        if self.armed:
+            fails(ConnectionError("no route to host"), self.scene)()
+        return super().log_dir
 
 
-class AtStart(pl.Callback):
+class AtSetup(pl.Callback):
     """Arms a logger while the monitor opens its sinks."""
 
     def __init__(self, scene: Scene, value: bool) -> None:
         self.scene, self.value = scene, value
 
-    def on_train_start(self, *arguments: Any) -> None:
-        self.scene.loggers.armed = self.value
+    def setup(self, *arguments: Any, **named: Any) -> None:
+        self.scene.loggers[1].armed = self.value
 
 
-def layout(scene: Scene) -> None:
-    scene.loggers = CutTensorBoard(scene.root)
-    scene.loggers.scene, scene.loggers.cut = scene, "add_custom_scalars"
-    scene.before.append(AtStart(scene, True))
-    scene.after.append(AtStart(scene, False))
+def homeless(scene: Scene) -> None:
+    scene.loggers = [CSVLogger(scene.root), Homeless(scene.root)]
+    scene.loggers[1].scene = scene
+    scene.before.append(AtSetup(scene, True))
+    scene.after.append(AtSetup(scene, False))
+
+
+def tensorboard(scene: Scene, work: Callable[[Path], None], undo: Callable[[Path], None]) -> None:
+    """What strikes our own event file; that of the logger is written outside of our turn."""
+    scene.loggers = TensorBoardLogger(scene.root, name="", version="run")
+    on_zero(work, undo)(scene)
 
 
 def wandb_gone(scene: Scene) -> None:
@@ -149,9 +134,10 @@ def loggers() -> Iterator[Fault]:
     """The faults of this kind."""
     yield Fault("sink", "a logger raises", csv, writing=True)
     yield Fault("sink", "W&B cannot be reached", wandb_gone, writing=True)
-    yield Fault("sink", "TensorBoard: no layout", layout, writing=True)
-    for cut in ("experiment", "add_scalar", "add_image", "add_text", "flush"):
-        yield Fault("sink", f"TensorBoard: {cut} raises", partial(tensorboard, cut=cut), writing=True)
+    yield Fault("sink", "TensorBoard: no folder", homeless, writing=True)
+    full, none = partial(tensorboard, work=limited, undo=unlimited), partial(tensorboard, work=closed, undo=unlimited)
+    yield Fault("sink", "TensorBoard: the disk is full (limit of file sizes)", full, writing=True)
+    yield Fault("sink", "TensorBoard: no file can be opened", none, writing=True)
 
 
 def on_zero(work: Callable[[Path], None], undo: Callable[[Path], None] | None = None) -> Inject:
@@ -212,6 +198,15 @@ def limited(path: Path) -> None:
 
 def unlimited(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, OPEN)
+
+
+OPEN = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def closed(path: Path) -> None:
+    """No further file may be opened."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, OPEN[1]))
 
 
 def files() -> Iterator[Fault]:

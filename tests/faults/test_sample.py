@@ -24,7 +24,7 @@ SAMPLE = (
     "metric: SensitivityMax: perturb_func raises",
     "gather: a map of fewer samples",
     "render: the color map raises",
-    "sink: TensorBoard: add_image raises",
+    "sink: TensorBoard: no file can be opened",
     "sink: the disk is full for scalars",
     "checkpoint: a schedule that is a word",
 )

@@ -1,8 +1,11 @@
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -11,14 +14,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+import pytorch_lightning
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
+from disk import full_disk
 from lightning_explain.core.report import Publication
+from lightning_explain.loggers.event_file import crc32c
 from lightning_explain.loggers.tensorboard import TensorBoardSink
 
 CHARTS = {
@@ -33,7 +41,7 @@ STEPS = (0, 10, 2**33)
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory, publish: Callable[..., Publication]) -> Iterator[SimpleNamespace]:
+def written(tmp_path_factory: pytest.TempPathFactory, publish: Callable[..., Publication]) -> SimpleNamespace:
     """A run in which one monitor wrote three explanations and another one."""
     directory = tmp_path_factory.mktemp("tensorboard")
     logger = TensorBoardLogger(directory, name="", version="run")
@@ -48,9 +56,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, publish: Callable[..., Pub
     )
     for publication in [*publications, second]:
         sink.write(publication)
-    # Not finalized: a run that is killed here must have everything on disk.
-    yield SimpleNamespace(directory=directory, publications=publications, second=second)
-    logger.experiment.close()
+    return SimpleNamespace(directory=directory, publications=publications, second=second)
 
 
 @pytest.fixture(scope="module")
@@ -166,24 +172,111 @@ def test_each_chart_shows_exactly_its_tags(server: str) -> None:
             assert sorted(found["tag_to_events"]) == sorted(CHARTS[category["title"]][chart["title"]])
 
 
-def test_what_is_written_is_on_disk_at_once(tmp_path: Path, publish: Callable[..., Publication]) -> None:
+def test_what_is_written_is_on_disk_at_once_and_nothing_stays_open(
+    tmp_path: Path, publish: Callable[..., Publication]
+) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="run")
-    sink = TensorBoardSink(logger)
+    sink, before = TensorBoardSink(logger), (threading.active_count(), len(os.listdir("/proc/self/fd")))
     for step in range(20):
         sink.write(publish(step=step))
-        (file,) = (tmp_path / "run").glob("events*")
-        size = file.stat().st_size
-        logger.experiment.flush()
-        assert file.stat().st_size == size
-    logger.experiment.close()
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    (file,) = (tmp_path / "run").iterdir()
+    assert [e.step for e in read(tmp_path / "run").Images("explain/ig")] == [*range(20)]
+    assert file.name < "events.out.tfevents.1", "what reads one file after the other ends at the logger's own"
+
+
+def read(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance=dict.fromkeys(["scalars", "images", "tensors"], 0)).Reload()
 
 
 def test_writing_goes_on_after_the_logger_was_closed(tmp_path: Path, publish: Callable[..., Publication]) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="run")
     sink = TensorBoardSink(logger)
     sink.write(publish(step=1))
+    logger.log_metrics({"loss": 1.0}, step=1)
     logger.finalize("success")
     sink.write(publish(step=2))
-    logger.experiment.close()
-    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0}).Reload()
-    assert [e.step for e in events.Images("explain/ig")] == [1, 2]
+    assert [e.step for e in read(tmp_path / "run").Images("explain/ig")] == [1, 2]
+
+
+WHERE: dict[str, dict[str, Any]] = {
+    "a version": {"name": "some"},
+    "a folder below": {"name": "some", "version": "three", "sub_dir": "deeper"},
+    "no name": {"name": "", "version": 7},
+}
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, pytorch_lightning.loggers.TensorBoardLogger])
+@pytest.mark.parametrize("given", WHERE.values(), ids=WHERE.keys())
+def test_what_a_logger_writes_and_what_we_write_is_one_run(
+    kind: Any, given: dict[str, Any], tmp_path: Path, publish: Callable[..., Publication]
+) -> None:
+    logger = kind(tmp_path, **given)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    sink = TensorBoardSink(logger)
+    sink.write(publish(step=1))
+    logger.log_metrics({"loss": 2.0}, step=2)
+    logger.finalize("success")
+    # The run is resumed.
+    logger = kind(tmp_path, **{**given, "version": logger.version})
+    TensorBoardSink(logger).write(publish(step=3))
+    (folder,) = {path.parent for path in tmp_path.rglob("events*")}
+    found = read(folder)
+    assert [e.step for e in found.Scalars("loss")] == [1, 2]
+    assert [e.step for e in found.Scalars("explain/nonfinite/ig")] == [1, 3]
+    assert [e.step for e in found.Images("explain/ig")] == [1, 3]
+
+
+def test_a_remote_run_has_a_file_for_each_explanation(tmp_path: Path, publish: Callable[..., Publication]) -> None:
+    remote = fsspec.filesystem("memory")
+    sink = TensorBoardSink(TensorBoardLogger("memory://bucket", version="one"))
+    for step in (1, 2):
+        sink.write(publish(step=step))
+    files = remote.ls("/bucket/lightning_logs/one", detail=False)
+    assert len(files) == 2
+    for file in files:
+        (tmp_path / Path(file).name).write_bytes(remote.cat(file))
+    assert [e.step for e in read(tmp_path).Images("explain/ig")] == [1, 2]
+
+
+def test_a_failed_write_leaves_whole_records_and_the_next_one_begins_another_file(
+    tmp_path: Path, publish: Callable[..., Publication]
+) -> None:
+    sink = TensorBoardSink(TensorBoardLogger(tmp_path, name="", version="run"))
+    sink.write(publish(step=1))
+    (first,) = (tmp_path / "run").iterdir()
+    before = first.read_bytes()
+    with (
+        full_disk(len(before) + 100),
+        pytest.raises(OSError, match=r"File too large|100 of \d+ bytes could be written"),
+    ):
+        sink.write(publish(step=2))
+    assert first.read_bytes() == before
+    with full_disk(100), pytest.raises(OSError, match=r"File too large|100 of \d+ bytes could be written"):
+        sink.write(publish(step=3))
+    assert [*(tmp_path / "run").iterdir()] == [first], "nothing of a file that has nothing whole"
+    sink.write(publish(step=4))
+    assert len([*(tmp_path / "run").iterdir()]) == 2
+    first.unlink()
+    sink.write(publish(step=5))
+    assert [e.step for e in read(tmp_path / "run").Images("explain/ig")] == [4, 5]
+
+
+def test_the_last_bytes_of_a_disk_are_left_to_the_training(
+    tmp_path: Path, publish: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = TensorBoardSink(TensorBoardLogger(tmp_path, name="", version="run"))
+    for total, left in ((2**40, 64 * 2**20), (2**24, 2**21)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, t=total, f=left: SimpleNamespace(total=t, free=f + 100))
+        with pytest.raises(OSError, match=f"{left + 100:,} bytes are free, of which {left:,} are left to the training"):
+            sink.write(publish(step=2))
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, free=0))
+    sink.write(publish(step=3))
+    assert [e.step for e in read(tmp_path / "run").Images("explain/ig")] == [3]
+
+
+@pytest.mark.parametrize("count", [4, 255, 256, 257, 1000])
+def test_the_checksum_is_that_of_tensorboard(count: int) -> None:
+    data = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8).tobytes()
+    assert crc32c(data) == pywrap_tensorflow.crc32c(data)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import lightning_explain
 from disk import full_disk
@@ -21,7 +24,7 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.store import report_files
 from lightning_explain.store.report_files import safe_name, save_report
-from training import QUIET, fit, monitor
+from training import QUIET, DigitModule, fit, monitor, points, steps_in, told_in
 
 pytestmark = QUIET
 
@@ -64,6 +67,56 @@ def test_training_goes_on_when_the_disk_is_full_and_again_when_it_is_not(tmp_pat
     reports = load_reports(tmp_path / "explain" / "explain")
     assert [r.step for r in reports] == [4, 12]
     assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
+
+
+def test_what_was_not_written_for_lack_of_room_is_not_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage
+
+    class Filling(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            full = 1 <= trainer.current_epoch <= 4
+            monkeypatch.setattr(
+                shutil, "disk_usage", lambda path: usage(path)._replace(free=2**20) if full else usage(path)
+            )
+
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    with pytest.warns(RuntimeWarning, match="are left to the training") as told:
+        fit(tmp_path, Filling(), monitor(), logger=logger, max_epochs=6, limit_train_batches=1, limit_val_batches=0)
+    assert [text.split(" failed")[0].split(": ")[1] for text in told_in(told)] == [
+        "Saving the report",
+        "TensorBoardSink",
+    ]
+    assert points(tmp_path)["explain/seconds"] == steps_in(tmp_path / "run") == [1, 6]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 300 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", folder], check=False).returncode:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
+def test_a_training_on_a_disk_that_we_fill_reaches_its_end_with_the_weights_it_would_have_had(
+    kind: Any, small_disk: Path, tmp_path: Path
+) -> None:
+    def trained_in(root: Path, *callbacks: pl.Callback) -> dict[str, torch.Tensor]:
+        pl.seed_everything(0)
+        module = DigitModule()
+        few = {"limit_train_batches": 1, "limit_val_batches": 1, "max_epochs": 25}
+        assert fit(root, *callbacks, module=module, logger=kind(root), **few).current_epoch == 25
+        return module.state_dict()
+
+    expected = trained_in(tmp_path / "alone")
+    with pytest.warns(RuntimeWarning, match="are left to the training"):
+        found = trained_in(small_disk, monitor())
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def killed(root: Path, step: int) -> None:
