@@ -494,7 +494,8 @@ class Sink(ABC):
     def prepare(self, publication: Publication) -> None:  # noqa: B027 (optional)
         """What takes long before an explanation can be written, such as encoding pictures; ``seconds`` and ``overhead`` are not known yet.
 
-        What :meth:`write` takes is counted in the seconds of the next explanation.
+        What fails here is not reported: :meth:`write` must be able to do without, and fail then. The time that :meth:`write` takes
+        is counted in the seconds of the next explanation.
         """
 
     @abstractmethod

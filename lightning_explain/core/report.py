@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -223,8 +226,12 @@ class Publication:
 
     def files(self) -> dict[str, bytes]:
         """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""
-        for tag in self.pictures.keys() - self.png.keys():
-            self.png[tag] = to_png(self.pictures[tag], {"epoch": str(self.epoch)})
+        missing = [tag for tag in self.pictures if tag not in self.png]
+        if missing:
+            encode = partial(to_png, texts={"epoch": str(self.epoch)})
+            # Compressing releases Python's lock.
+            with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+                self.png.update(zip(missing, pool.map(encode, map(self.pictures.__getitem__, missing)), strict=True))
         return {tag: self.png[tag] for tag in self.pictures}
 
     @property

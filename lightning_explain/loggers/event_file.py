@@ -40,7 +40,7 @@ class EventFile:
         >>> import tempfile
         >>> from torch.utils.tensorboard.summary import scalar
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     EventFile(folder).append([scalar("explain/infidelity/ig", 0.5)], step=120)
+        ...     EventFile(folder).append(records([scalar("explain/infidelity/ig", 0.5)], step=120))
         ...     print(len(list(Path(folder).iterdir())))
         1
     """
@@ -57,19 +57,13 @@ class EventFile:
         """The folder of the run, absolute."""
         return self._folder
 
-    def append(self, summaries: Iterable[Any], step: int | None = None) -> None:
-        """Writes ``Summary`` messages, such as those of ``torch.utils.tensorboard.summary``.
-
-        Args:
-            summaries: The messages.
-            step: The step at which they appear.
+    def append(self, content: bytes) -> None:
+        """Writes records, as :func:`records` makes them.
 
         Raises:
             OSError: If they cannot be written; the file keeps what it had.
         """
-        event = _event_class()
-        content = b"".join(_record(event(wall_time=time.time(), step=step, summary=summary)) for summary in summaries)
-        first = _record(event(wall_time=time.time(), file_version="brain.Event:2"))
+        first = _record(_event_class()(wall_time=time.time(), file_version="brain.Event:2"))
         if self._remote:
             import fsspec  # type: ignore[import-untyped]
 
@@ -94,6 +88,17 @@ class EventFile:
                 os.truncate(path, self._size) if self._size else os.unlink(path)
             raise
         self._size += len(content)
+
+
+def records(summaries: Iterable[Any], step: int | None = None) -> bytes:
+    """The records of ``Summary`` messages, such as those of ``torch.utils.tensorboard.summary``.
+
+    Args:
+        summaries: The messages.
+        step: The step at which they appear.
+    """
+    event = _event_class()
+    return b"".join(_record(event(wall_time=time.time(), step=step, summary=summary)) for summary in summaries)
 
 
 def _name() -> str:

@@ -28,6 +28,7 @@ class FilesSink(Sink):
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
+        self._prepared: object = None  # whose pictures are written
 
     @property
     def pictures_go_to(self) -> str:
@@ -35,11 +36,7 @@ class FilesSink(Sink):
         return f"PNG files in {self._directory}"
 
     def prepare(self, publication: Publication) -> None:
-        """Encodes the pictures."""
-        publication.files()
-
-    def write(self, publication: Publication) -> None:
-        """Appends to ``scalars.jsonl``, and writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""
+        """Writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""
         found = publication.files()
         check_room(self._directory, sum(map(len, found.values())))
         for tag, content in found.items():
@@ -47,6 +44,13 @@ class FilesSink(Sink):
             folder = self._directory / safe_name(publication.name) / safe_name(method)
             with replacing(step_path(folder, publication, ".png", _epoch_in)) as temporary:
                 temporary.write_bytes(content)
+        self._prepared = publication.png
+
+    def write(self, publication: Publication) -> None:
+        """Writes the pictures, if that is not done, and appends to ``scalars.jsonl``."""
+        if self._prepared is not publication.png:
+            self.prepare(publication)
+        self._prepared = None
         _append_line(self._directory / "scalars.jsonl", _line(publication))
 
 

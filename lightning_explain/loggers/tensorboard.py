@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
-from lightning_explain.loggers.event_file import EventFile
+from lightning_explain.loggers.event_file import EventFile, records
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -27,6 +27,7 @@ class TensorBoardSink(Sink):
 
     def __init__(self, logger: TensorBoardLogger) -> None:
         self._events = EventFile(logger.log_dir)
+        self._prepared: tuple[object, bytes] = (None, b"")  # whose pictures, and their records
 
     @property
     def pictures_go_to(self) -> str:
@@ -40,22 +41,26 @@ class TensorBoardSink(Sink):
             name: {metric: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for metric, tags in by_metric.items()}
             for name, by_metric in charts.items()
         }
-        self._events.append([_summaries().custom_scalars(pages)])
+        self._events.append(records([_summaries().custom_scalars(pages)]))
 
     def prepare(self, publication: Publication) -> None:
         """Encodes the pictures."""
-        publication.files()
-
-    def write(self, publication: Publication) -> None:
-        """Adds one point for each tag, at the step of the explanation."""
-        make = _summaries()
-        found = [make.scalar(tag, value) for tag, value in publication.charted.items()]
+        make, found = _summaries(), []
         for tag, content in publication.files().items():
             height, width = publication.pictures[tag].shape[:2]
             image = make.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
             found.append(make.Summary(value=[make.Summary.Value(tag=tag, image=image)]))
+        self._prepared = publication.png, records(found, publication.step)
+
+    def write(self, publication: Publication) -> None:
+        """Adds one point for each tag, at the step of the explanation."""
+        if self._prepared[0] is not publication.png:
+            self.prepare(publication)
+        make, pictures = _summaries(), self._prepared[1]
+        self._prepared = None, b""
+        found = [make.scalar(tag, value) for tag, value in publication.charted.items()]
         found.append(make.text(f"{publication.name}/caption", publication.caption))
-        self._events.append(found, publication.step)
+        self._events.append(pictures + records(found, publication.step))
 
 
 def _summaries() -> Any:

@@ -304,13 +304,14 @@ class MonitorBase(pl.Callback):
             report = self._report(trainer, module, epoch)
             scalars: dict[str, float] = {}
             if report is not None and self.probe is not None:
-                self._publisher.prepare(trainer, report, self.probe, metrics)
+                scores = report.scalars()
+                self._publisher.prepare(trainer, report, self.probe, scores, metrics)
                 if fitting:
                     memory.keep(report, self.probe, everyone.first)
                 now = trainers.now(module)
                 measured = memory.schedule.measured(started, now) if count else {"seconds": now - started}
                 # Those of rank zero, so that keys and numbers are equal on all ranks.
-                scalars = everyone.first({**report.scalars(), **measured})
+                scalars = everyone.first({**scores, **measured})
                 self.last_report = report = replace(report, seconds=scalars["seconds"])
             missing = watchers.missing(self._watchers(trainer)) if fitting else []
             tagged = {f"{self.name}/{key}": value for key, value in scalars.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -77,7 +77,7 @@ class Publisher:
         reports = f", reports to {self._directory / safe_name(self.name)}" if self.save_reports else ""
         return f"pictures go to {', '.join(places) or 'nowhere, because no sink takes any'}{reports}"
 
-    def prepare(self, trainer: pl.Trainer, report: Report, probe: Probe, metrics: Metrics) -> None:
+    def prepare(self, trainer: pl.Trainer, report: Report, probe: Probe, scalars: Scalars, metrics: Metrics) -> None:
         """Saves and draws one report, and lets the sinks prepare: all that takes long, before the clock is read.
 
         Call it on all ranks, because a failure may have to be raised on all of them.
@@ -95,10 +95,12 @@ class Publisher:
             most = max((sink.most_pictures for name, sink in self._sinks.items() if not log.is_off(name)), default=0)
             shown = replace(report, attributions=dict(islice(report.attributions.items(), most)))
             pictures = log.survive(partial(draw, shown, probe, self.options), "Drawing pictures") if most else None
-            self._draft = publication(self.name, report, report.scalars(), pictures or {}, metrics)
+            self._draft = publication(self.name, report, scalars, pictures or {}, metrics)
             for name, sink in self._sinks.items():
-                if not log.is_off(name):
-                    log.survive(partial(sink.prepare, self._draft), f"Preparing {name}")
+                # What fails here fails again when it writes, which is reported.
+                with suppress(Exception):
+                    if not log.is_off(name):
+                        sink.prepare(self._draft)
 
     def write(self, trainer: pl.Trainer, scalars: Scalars, metrics: Metrics) -> None:
         """Writes what was prepared, with these scalars. Call it on all ranks."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_SAVED = ("first", "last", "not_before", "explain_seconds", "train_seconds", "lengthened", "later_seconds")
+_SAVED = ("first", "last", "not_before", "explain_seconds", "train_seconds", "lengthened")
 
 
 @dataclass

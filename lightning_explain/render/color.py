@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -72,7 +73,13 @@ def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
     Captum's defaults (``visualize_image_attr``): red to white to green for ``"all"``, ``Greens``, ``Reds`` and
     ``Blues`` for ``"positive"``, ``"negative"`` and ``"absolute_value"``.
     """
-    return table(_DEFAULTS[sign] if cmap is None else cmap)
+    chosen = _DEFAULTS[sign] if cmap is None else cmap
+    return _known(chosen) if isinstance(chosen, (str, tuple)) else table(chosen)
+
+
+@lru_cache(maxsize=64)
+def _known(cmap: ColorMap) -> Tensor:
+    return table(cmap)
 
 
 def frozen_pairs(pairs: Sequence[Any]) -> tuple[tuple[float, Any], ...]:

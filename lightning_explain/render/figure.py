@@ -196,7 +196,8 @@ def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = panels.shape[2:]
     if size[0] >= height and size[1] >= width:
         pixels = panels.permute(0, 2, 3, 1).contiguous().numpy()
-        return pixels.repeat(size[0] // height, axis=1).repeat(size[1] // width, axis=2)
+        # Lines are repeated last, because whole lines are copied faster than single pixels.
+        return pixels.repeat(size[1] // width, axis=2).repeat(size[0] // height, axis=1)
     reduced = interpolate(panels.float(), size, mode="bilinear", antialias=True).round()
     return reduced.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 

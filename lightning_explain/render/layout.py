@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Sheet:
         """The width of a column."""
         return max(self.size[1], _NARROWEST)
 
-    @property
+    @cached_property
     def left(self) -> int:
         """The x at which the first column begins."""
         widest = max((text.width(line, BODY) for c in self.titles for line in (*c.lines, _NOT_FINITE)), default=0)
@@ -65,12 +66,12 @@ class Sheet:
         """The y at which the headers begin."""
         return MARGIN + text.line_height(HEADING) + (text.line_height(SMALL) if self.note else 0) + GAP // 2
 
-    @property
+    @cached_property
     def top(self) -> int:
         """The y at which the first row begins."""
         return self.header_top + max(map(len, self.headers)) * text.line_height(BODY) + GAP // 2
 
-    @property
+    @cached_property
     def pitch(self) -> int:
         """The distance from one row to the next; titles have room for the line "not finite"."""
         lines = 1 + max(map(len, (c.lines for c in self.titles)), default=0) if self.titles else 0
