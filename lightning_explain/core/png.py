@@ -24,8 +24,9 @@ def to_png(picture: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
         TypeError: If it is no such picture of bytes.
 
     Example:
-        >>> import io
+        >>> import io, numpy as np
         >>> from PIL import Image
+        >>> from lightning_explain.core.png import to_png
         >>> Image.open(io.BytesIO(to_png(np.full((4, 6, 3), 7, dtype=np.uint8), {"epoch": "3"}))).info
         {'epoch': '3'}
     """
