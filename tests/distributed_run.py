@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +19,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, IterableDataset
@@ -81,7 +82,7 @@ def plain() -> DigitModule:
 
 def run(
     root: Path,
-    watch: ExplanationMonitor,
+    watch: pl.Callback,
     module: DigitModule,
     *others: pl.Callback,
     epochs: int = 1,
@@ -284,6 +285,58 @@ def raised(
     return scenario
 
 
+def double(outputs: Tensor) -> Tensor:
+    return 2 * outputs[:, 0]
+
+
+UNLIKE: dict[str, Any] = {
+    # What rank 1 is given beside what rank 0 is given.
+    "methods": {"methods": {"saliency": m.Saliency()}},
+    "method_argument": {"methods": {"ig": m.IntegratedGradients(baselines=torch.ones(1, 1, 8, 8))}},
+    "metrics": {"metrics": [q.Drift()]},
+    "probe": {"probe": ProbeSelection(count=4, seed=1)},
+    "seed_and_schedule": {"seed": 3, "every_n_epochs": 2},
+    "enabled": {"enabled": False},
+    "target": {"target": 1},
+    "the_same_function": {"target": double},
+    "class_names": {"class_names": ["x", "y"]},
+    "alerts": {"alerts": [{"metric": "infidelity/ig", "below": 1}]},
+    "name": {"name": "other"},
+    "on_error": {"on_error": "raise"},
+    "nothing": {},
+}
+
+
+def unlike(root: Path) -> dict[str, Any]:
+    """Monitors whose arguments differ between the ranks: in a training, and at the beginning of others."""
+    given = {"methods": {"ig": m.IntegratedGradients(baselines=torch.zeros(1, 1, 8, 8))}, "target": double}
+    given = {**given, "metrics": [q.Infidelity(n_perturb_samples=2)], "probe": ProbeSelection(count=4)}
+    found: dict[str, Any] = {}
+    trainer = run(root, ExplanationMonitor(**given, enabled=False), module := plain())
+    for name, other in UNLIKE.items():
+        watch = ExplanationMonitor(**{**given, **(other if rank() == 1 else {})})
+        trainer.callbacks = (
+            [ExplanationMonitor(**given, name="first"), watch] if name == "seed_and_schedule" else [watch]
+        )
+        begun = time.monotonic()
+        found[name] = "agreed"
+        try:
+            trainer.callbacks[0].setup(trainer, module, "validate")
+        except ValueError as error:
+            found[name] = str(error)
+        found[f"{name}, seconds"] = time.monotonic() - begun
+    seen_batches = Notes()
+    try:
+        run(root, ExplanationMonitor(**given, seed=rank()), plain(), seen_batches)
+    except ValueError as error:
+        found["training"] = str(error)
+    found["batches"] = hasattr(seen_batches, "weights")
+    strategy = DDPStrategy(timeout=timedelta(seconds=3))
+    watch, others = monitor(), [Notes()]
+    trainer = run(root, watch if rank() == 0 else others[0], plain(), *others[: 1 - rank()], strategy=strategy)
+    return {**found, "alone": (trainer.global_step, watch.enabled, watch.last_report is None)}
+
+
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "fine": fine,
     "batch_statistics": batch_statistics,
@@ -299,6 +352,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "warnings_as_errors": warnings_as_errors,
     "closed_sinks": closed_sinks,
     "closed_sinks_raising": raised({"on_error": "raise"}, no_sinks),
+    "unlike": unlike,
     "no_rows": raised({"batch_fn": no_samples}),
 }
 

@@ -91,6 +91,31 @@ def broadcast(value: T, deadline: timedelta | None = None) -> T:
         return found[0]  # type: ignore[return-value]
 
 
+def all_arrive(deadline: timedelta) -> bool:
+    """Whether every rank calls this within the deadline; those that do all get the same answer.
+
+    It takes a few words with the store and no collective, in which a rank would be stuck if another one never comes.
+
+    Raises:
+        LostRanksError: If the process that keeps the store is gone.
+    """
+    store = distributed.distributed_c10d._get_default_store()
+    with _lost_ranks():
+        # Counted by the store, because ranks that did not come last time have not counted.
+        key = f"lightning_explain/arrival/{store.add('lightning_explain/arrivals', 0)}"
+        complete = store.add(f"{key}/ranks", 1) == distributed.get_world_size()
+        late = not complete
+        if late:
+            with suppress(RuntimeError):
+                store.wait([f"{key}/answer"], deadline)
+                late = False
+        # Of the last rank to come and those that have waited for long enough, the first one decides.
+        if (complete or late) and store.add(f"{key}/decisions", 1) == 1:
+            store.add("lightning_explain/arrivals", 1)
+            store.set(f"{key}/answer", "all" if complete else "some")
+        return bool(store.get(f"{key}/answer") == b"all")
+
+
 @contextmanager
 def _lost_ranks() -> Iterator[None]:
     """Turns the errors of a collective into ``LostRanksError``."""

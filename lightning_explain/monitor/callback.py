@@ -121,14 +121,14 @@ class ExplanationMonitor(MonitorBase):
         sinks: Sequence[Sink] | str = "auto",
     ) -> None:
         methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
+        self._given = {name: value for name, value in list(locals().items()) if name not in ("self", "__class__")}
         flags = {"at_start": at_start, "channels_last": channels_last, "enabled": enabled}
         flags |= {"save_probe": save_probe, "save_reports": save_reports}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
         arguments.check_plain(target, seed, hook, on_error, name, flags, functions)
         super().__init__()
         self.name, self.enabled = name, enabled
-        self.hook = hook
-        self.at_start = at_start
+        self.hook, self.at_start = hook, at_start
         self.by_steps = every_n_train_steps is not None
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         self._selection = arguments.selection_of(probe)
@@ -182,7 +182,8 @@ class ExplanationMonitor(MonitorBase):
     # -- before the first batch ------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Checks the strategy and the callbacks that watch scores, and opens the sinks."""
+        """Checks that the ranks agree, the strategy, and the callbacks that watch scores, and opens the sinks."""
+        self._check_alike(trainer)
         if not self.enabled:
             return
         trainers.check_strategy(trainer)

@@ -19,6 +19,7 @@ from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief, one_line
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.cost import Estimate
@@ -28,6 +29,7 @@ from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, score_names, tags, titled, with_suffix, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
+from lightning_explain.monitor.alike import check_alike
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
 from lightning_explain.monitor.first_forward import FirstForward
 from lightning_explain.monitor.probe_state import FixedSamples
@@ -51,6 +53,7 @@ class MonitorBase(pl.Callback):
     """``False`` switches everything off."""
     last_report: Report | None = None
     """The latest report, of this rank."""
+    _given: dict[str, Any]  # all arguments, by name
     _explainer: Explainer  # methods, metrics and target, not yet checked against a model
     _ready: Explainer  # the same, checked
     _limit: int | None  # samples the model may see in one call; None: measured
@@ -113,6 +116,25 @@ class MonitorBase(pl.Callback):
         return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
 
     # -- before the first batch ------------------------------------------------------------------------------------
+
+    def _check_alike(self, trainer: pl.Trainer) -> None:
+        """Checks, once for all monitors, that every rank has them, enabled or not, with the same arguments.
+
+        Where a rank has none, nothing can be explained: the monitors of the others are switched off.
+        """
+        monitors = [c for c in trainer.callbacks if isinstance(c, MonitorBase)]  # type: ignore[attr-defined]
+        given = {monitor.name: {**monitor._given, "enabled": monitor.enabled} for monitor in monitors}
+        if self not in monitors[:1] or check_alike(trainer, given):
+            return
+        text = (
+            f"ExplanationMonitor {brief(self.name)} is not in the Trainer of all ranks, or one of them did not come to setup in time. "
+            "Nothing is explained (enabled=False); training continues. Give every rank the same callbacks."
+        )
+        if self._failure_log.raising:
+            raise RuntimeError(text)
+        warn_or_log(text)
+        for monitor in monitors:
+            monitor.enabled = False
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         """Chooses the samples from a loader, checks methods and metrics against the model, and opens the sinks.

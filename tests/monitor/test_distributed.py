@@ -238,3 +238,38 @@ def test_sinks_that_cannot_be_opened_are_an_error_on_all_ranks_if_asked_for(rank
         one["error"]
         == "FailedElsewhereError: Gave up because writing failed on rank 0; read the traceback printed there."
     )
+
+
+UNLIKE = {
+    "methods": "methods on rank 1",
+    "method_argument": "methods on rank 1",
+    "metrics": "metrics on rank 1",
+    "probe": "probe on rank 1",
+    "seed_and_schedule": "every_n_epochs of 'explain' on rank 1; seed of 'explain' on rank 1",
+    "enabled": "enabled on rank 1",
+    "target": "target on rank 1",
+    "the_same_function": "agreed",
+    "class_names": "class_names on rank 1",
+    "alerts": "alerts on rank 1",
+    "name": "the names of the monitors (['other']) on rank 1",
+    "on_error": "on_error on rank 1",
+    "nothing": "agreed",
+    "training": "seed on rank 1",
+}
+
+
+@scenario("ranks", ["unlike"], indirect=True)
+def test_arguments_that_differ_between_ranks_are_named_on_all_before_the_first_batch(ranks: Ranks) -> None:
+    for rank in ranks:
+        for name, expected in UNLIKE.items():
+            assert expected in rank[name], name
+            assert len(rank[name]) <= 300
+            assert rank.get(f"{name}, seconds", 0) < 1
+        assert not rank["batches"]
+
+
+@scenario("ranks", ["unlike"], indirect=True)
+def test_a_monitor_on_one_rank_alone_is_switched_off_with_a_line_and_training_goes_on(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["alone"] == (2, False, True)
+    assert one["alone"][0] == 2
