@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -25,10 +25,8 @@ Here = Mapping[str, Callable[..., Any]]
 
 PATIENCE = 60.0
 """Seconds without a message and nearly without computing, after which a child hangs."""
-_LONGEST = 60
-"""So many times as long, if it computes in between."""
-_COMPUTING = 0.01
-"""The least share of the time for that."""
+_LONGEST = 60  # times as long, if it computes in between
+_COMPUTING = 0.01  # of the time, at least
 
 # Failures of the machine, not of the dataset's code; it must be possible to make each from a text.
 _ACCIDENTS = (OSError, MemoryError)
@@ -71,29 +69,36 @@ def in_child(
         (42, [])
     """
     try:
-        try:
-            found, moved = _served(_forked(work, here), here, retries)
-        except _ForkError as reason:
-            if portable is None:
-                raise
-            found, moved = _served(_spawned(portable, here, reason), here, retries)
-    except _UnusableError as reason:
-        result = work(**here)
-        warn_or_log(
-            f"The probe samples were read in the training process, because {reason}. What reading moves in the dataset, such as "
-            "counters, caches and random generators of its own, has moved: training may differ from one without the monitor. To avoid "
-            "that, give a Probe."
-        )
-        return result
-    if moved:
-        warn_or_log(
-            "Reading the probe samples has moved what cannot be put back, because it is outside of the process: "
-            f"{'; '.join(moved)}. Training may differ from one without the monitor. To avoid that, give a Probe."
-        )
-    return cast(T, found)
+        found, moved = _elsewhere(work, here, retries, portable)
+    except _UnusableError as error:
+        reason = str(error)
+    else:
+        if moved:
+            warn_or_log(
+                "Reading the probe samples has moved what cannot be put back, because it is outside of the process: "
+                f"{'; '.join(moved)}. Training may differ from one without the monitor. To avoid that, give a Probe."
+            )
+        return cast(T, found)
+    result = work(**here)
+    warn_or_log(
+        f"The probe samples were read in the training process, because {reason}. What reading moves in the dataset, such as "
+        "counters, caches and random generators of its own, has moved: training may differ from one without the monitor. To avoid that, "
+        "give a Probe."
+    )
+    return result
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------
+
+
+def _elsewhere(work: Callable[..., Any], here: Here, retries: bool, portable: Callable[[], Any] | None) -> list[Any]:
+    try:
+        return _served(_forked(work, here), here, retries)
+    except _ForkError as reason:
+        if portable is None:
+            raise
+        child = _spawned(portable, here, reason)
+    return _served(child, here, retries)
 
 
 def _forked(work: Callable[..., Any], here: Here) -> _Child:
@@ -137,7 +142,7 @@ def _spawned(portable: Callable[[], Any], here: Here, reason: _ForkError) -> _Ch
 
 def _served(child: _Child, here: Here, retries: bool) -> list[Any]:
     """Does what the child asks for until it is done; returns its result, and what it has moved."""
-    with child:
+    with closing(child):
         while True:
             kind, *rest = child.message()
             if kind == "done":
@@ -174,12 +179,7 @@ class _Child:
         self._status: int | None = None
 
     def message(self) -> Any:
-        """The next message.
-
-        Raises:
-            ChildDiedError: If the process is gone.
-            _UnusableError: If it hangs, or sends what cannot be read.
-        """
+        """The next message; an error if there is none, or it cannot be read."""
         started, computed = time.monotonic(), _seconds(self._process)
         try:
             while not self._pipe.poll(PATIENCE):
@@ -202,10 +202,7 @@ class _Child:
         with suppress(ConnectionError):
             self._pipe.send_bytes(content)
 
-    def __enter__(self) -> None:
-        """Begins to listen."""
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         """Ends the process."""
         self._pipe.close()
         if self._status is None:
