@@ -160,11 +160,18 @@ def test_where_no_process_can_be_started_samples_are_read_here(monkeypatch: pyte
         (lambda: os._exit(3), "ended with code 3"),
     ],
 )
-def test_a_child_that_dies_is_an_accident(ends: Callable[[], None], text: str) -> None:
+def test_a_child_that_dies_is_an_accident(ends: Callable[[], None], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forked, fork = [], os.fork
+
+    def noted() -> int:
+        forked.append(fork())
+        return forked[-1]
+
+    monkeypatch.setattr(os, "fork", noted)
     with pytest.raises(ChildDiedError, match=text):
         in_child(ends, {})
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # Nobody is left.
+        os.waitpid(forked[0], os.WNOHANG)  # No zombie is left.
 
 
 # -- what a child leaves as it was -------------------------------------------------------------------------------------
