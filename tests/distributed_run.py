@@ -249,12 +249,12 @@ def warnings_as_errors(root: Path) -> dict[str, Any]:
     target = NoTarget(ArithmeticError("no target on rank 1"), ranks=[1])
     alerts = [{"metric": "infidelity/saliency", "above": -1}]
     methods = {"bad": FailsOnOne(), "saliency": m.Saliency(abs=False)}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as warned:
         for start in ("ExplanationMonitor", "explain/", "'bad'"):
             warnings.filterwarnings("error", start)
         one = seen(watch := monitor(methods=methods, alerts=alerts), run(root / "one", watch, plain(), epochs=4))
         two = seen(watch := monitor(target=target), run(root / "two", watch, plain(), target, epochs=4))
-    return {"one": one, "two": two}
+    return {"one": one, "two": two, "warned": [str(w.message) for w in warned]}
 
 
 def unreachable(*arguments: Any) -> Any:

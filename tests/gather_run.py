@@ -28,7 +28,7 @@ from lightning_explain.core.contracts import ExplainedFunction, Method, MetricIn
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.fsdp import is_sharded
-from lightning_explain.distributed.ranks import Ranks
+from lightning_explain.distributed.ranks import Agreement, Ranks
 from lightning_explain.explainer.explainer import Explainer
 from networks import DigitNet, samples
 
@@ -260,6 +260,15 @@ def exchange(rank: int) -> dict[str, Any]:
     }
 
 
+def is_accident(error: Exception) -> bool:
+    return isinstance(error, (OSError, torch.OutOfMemoryError))
+
+
+def reason(agreement: Agreement) -> str:
+    """The type and text of this rank's own error."""
+    return "" if agreement.error is None else f"{type(agreement.error).__name__}: {agreement.error}"
+
+
 SECTIONS: dict[str, tuple[dict[int, Exception], dict[str, Any]]] = {
     "fine": ({}, {}),
     "one": ({1: ArithmeticError("on 1")}, {}),
@@ -270,9 +279,9 @@ SECTIONS: dict[str, tuple[dict[int, Exception], dict[str, Any]]] = {
         {0: ArithmeticError("on 0"), 1: torch.OutOfMemoryError("on 1")},
         {"retries": True},
     ),
-    "survived": ({1: OSError("on 1"), 2: OSError("on 2")}, {"survives": (OSError,)}),
-    "survived and another": ({1: OSError("on 1"), 2: KeyError("on 2")}, {"survives": (OSError,)}),
-    "survived memory": ({2: torch.OutOfMemoryError("on 2")}, {"survives": (torch.OutOfMemoryError,)}),
+    "survived": ({1: OSError("on 1"), 2: OSError("on 2")}, {"survives": is_accident}),
+    "survived and another": ({1: OSError("on 1"), 2: KeyError("on 2")}, {"survives": is_accident}),
+    "survived memory": ({2: torch.OutOfMemoryError("on 2")}, {"survives": is_accident}),
 }
 
 
@@ -284,13 +293,54 @@ def agreements(ranks: Ranks, rank: int) -> dict[str, Any]:
             with ranks.agree("the work", **options) as agreement:
                 if rank in errors:
                     raise errors[rank]
-            found[name] = [agreement.failed_rank, "Traceback" in agreement.reason and f"on {rank}" in agreement.reason]
+            found[name] = [agreement.failed_rank, f"on {rank}" in reason(agreement)]
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
-    with ranks.agree("the whole", (OSError,)) as agreement, ranks.agree("a part"):
+    with ranks.agree("the whole", is_accident) as agreement, ranks.agree("a part"):
         if rank == 1:
             raise OSError("inside")
-    return {**found, "nested": [agreement.failed_rank, "OSError: inside" in agreement.reason]}
+    found["nested"] = [agreement.failed_rank, "OSError: inside" in reason(agreement)]
+    return {**found, **{f"between, {name}": left_between(ranks, rank, name) for name in BETWEEN}}
+
+
+BETWEEN: dict[str, Callable[[Ranks], Any]] = {
+    "gather": lambda ranks: ranks.gather("something"),
+    "first": lambda ranks: ranks.first({"x": torch.zeros(2)}),
+    "together": lambda ranks: ranks.together({"x": torch.zeros(1)}, 1),
+    "total": lambda ranks: ranks.total(1),
+    "failing": lambda ranks: ranks.failing(["a"]),
+    "a part": lambda ranks: part(ranks, lambda: None),
+    "a part with an exchange": lambda ranks: part(ranks, lambda: ranks.gather(1)),
+    "a part that is survived": lambda ranks: part(ranks, lambda: ranks.gather(1), is_accident),
+    "what is caught inside": lambda ranks: [error_of(lambda: ranks.gather(1)), ranks.gather(2)],
+    "nothing": lambda ranks: None,
+}
+
+
+def part(ranks: Ranks, work: Callable[[], Any], survives: Callable[[Exception], bool] = lambda error: False) -> None:
+    with ranks.agree("a part", survives):
+        work()
+
+
+def left_between(ranks: Ranks, rank: int, name: str) -> list[Any]:
+    """How a section ended that one rank leaves where the others exchange something, and whether they agree afterwards."""
+    try:
+        with ranks.agree("the whole", is_accident) as agreement:
+            if rank == 1:
+                raise OSError("inside")
+            BETWEEN[name](ranks)
+        survived: Any = agreement.failed_rank
+    except Exception as error:
+        survived = repr(error)
+    try:
+        with ranks.agree("the whole"), ranks.agree("a part"):
+            if rank == 1:
+                raise KeyError("inside")
+            BETWEEN[name](ranks)
+        raised = "nothing"
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}"
+    return [survived, "OSError: inside" in reason(agreement), raised, ranks.gather(rank)]
 
 
 def buffers(ranks: Ranks, rank: int) -> dict[str, Any]:

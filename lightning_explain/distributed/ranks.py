@@ -1,14 +1,17 @@
-"""Divides samples over ranks and puts the results together; ranks agree on what failed."""
+"""Divides samples over ranks and puts the results together; ranks agree on what failed.
+
+A rank that leaves a section with an error says so in its next exchange, whatever the other ranks exchange there. They leave the
+section too, so that no rank waits for one that does not come.
+"""
 
 from __future__ import annotations
 
 import copy
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -32,10 +35,40 @@ class MemoryElsewhereError(torch.OutOfMemoryError):
 ELSEWHERE = (FailedElsewhereError, MemoryElsewhereError)
 """Errors whose reason another rank reports."""
 
-# How a section ended on a rank. "calls": not yet, for it is about to call a model that needs all ranks; "elsewhere": it failed
-# because another rank did.
-_DONE, _CALLS, _SURVIVED, _ELSEWHERE, _FAILED, _MEMORY = "done", "calls", "survived", "elsewhere", "failed", "memory"
+# How a section ended on a rank. "inside": not yet, for it exchanges something; "elsewhere": it failed because another rank did.
+_DONE, _INSIDE, _SURVIVED, _ELSEWHERE, _FAILED, _MEMORY = "done", "inside", "survived", "elsewhere", "failed", "memory"
 
+Survives: TypeAlias = "Callable[[Exception], bool]"
+"""Whether a section survives an error."""
+
+
+@dataclass(frozen=True)
+class _Statuses:
+    """What a rank that leaves a section sends: its status in each open section, the outermost first."""
+
+    of: tuple[str, ...]
+
+
+# The sections that this process is in, the outermost first.
+_OPEN: list[Survives] = []
+# The section that the last exchange ended, by its place above, and how it ended on each rank.
+_ended: tuple[int, list[str]] | None = None
+
+
+@contextmanager
+def _opened(survives: Survives) -> Iterator[None]:
+    """Puts a section into the list of open ones; behind the outermost one nothing is left to be settled."""
+    global _ended
+    level = len(_OPEN)
+    _OPEN.append(survives)
+    try:
+        yield
+    finally:
+        del _OPEN[level:]
+        _ended = _ended if _OPEN else None
+
+
+_GAVE_UP = "Gave up because another rank did; read the traceback printed there."
 _UNEVEN = (
     "The ranks call the model, which needs all of them, different numbers of times, because their samples ask for different "
     "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the sample, or, if it is for its "
@@ -49,11 +82,11 @@ class Agreement:
 
     Args:
         failed_rank: The first rank on which the section failed; ``None``: it succeeded on all.
-        reason: This rank's own error with its traceback; empty if there is none.
+        error: This rank's own error, if there is one.
     """
 
     failed_rank: int | None = None
-    reason: str = ""
+    error: Exception | None = None
 
 
 class Ranks:
@@ -91,7 +124,6 @@ class Ranks:
         self.speaks = speaks
         self.sharded = sharded and world > 1
         self._deadline = deadline
-        self._exchanged: list[str] | None = None
 
     @property
     def rank(self) -> int:
@@ -118,14 +150,12 @@ class Ranks:
     # -- agreement -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def agree(
-        self, what: str, survives: tuple[type[Exception], ...] = (), retries: bool = False
-    ) -> Iterator[Agreement]:
-        """A section that succeeds on all ranks or fails on all of them.
+    def agree(self, what: str, survives: Survives = lambda error: False, retries: bool = False) -> Iterator[Agreement]:
+        """A section that succeeds on all ranks or fails on all of them, wherever in it a rank fails.
 
         Args:
             what: What the section does, for the message on the other ranks.
-            survives: Errors that the section does not raise if all errors on all ranks are of these types; the yielded
+            survives: Whether the section does not raise an error, if this is so for all errors on all ranks; the yielded
                 agreement then names the rank.
             retries: All ranks will try again in smaller passes if one runs out of memory, those with another error too.
 
@@ -136,14 +166,15 @@ class Ranks:
             RuntimeError: If the ranks call a sharded model different numbers of times.
         """
         agreement = Agreement()
-        try:
-            yield agreement
-        except Exception as error:
-            raise_if_lost(error)
-            # Inside the handler, so that the traceback of ranks that lose each other here begins with the error.
-            self._settle(agreement, what, _status_of(error, survives), retries, error)
-        else:
-            self._settle(agreement, what, _DONE, retries)
+        with _opened(survives):
+            try:
+                yield agreement
+            except Exception as error:
+                raise_if_lost(error)
+                # Inside the handler, so that the traceback of ranks that lose each other here begins with the error.
+                self._settle(agreement, what, retries, error)
+            else:
+                self._settle(agreement, what, retries)
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
@@ -167,43 +198,58 @@ class Ranks:
         """For a sharded model: calls it on all ranks or on none, so that no rank waits in it for one that failed."""
 
         def together(*arguments: Any, **keywords: Any) -> Any:
-            if self._exchanged is None:
-                statuses = self.gather(_CALLS)
-                self._exchanged = None if set(statuses) == {_CALLS} else statuses
-            if self._exchanged is not None and (failure := self._failure("a pass", self._exchanged)):
-                raise failure
+            self.gather(_INSIDE)
             return call(*arguments, **keywords)
 
         return together if self.sharded else call
 
-    def _settle(
-        self, agreement: Agreement, what: str, mine: str, retries: bool, error: Exception | None = None
-    ) -> None:
-        """Exchanges how the section ended, unless a rank that could not call the model has done so, and raises or notes it."""
-        statuses, self._exchanged = self._exchanged or self.gather(mine), None
+    def _settle(self, agreement: Agreement, what: str, retries: bool, error: Exception | None = None) -> None:
+        """Exchanges how the section ended, unless an exchange inside has ended it, and raises or notes it."""
+        global _ended
+        *around, last = (_INSIDE if error is None else _status_of(error, survives) for survives in _OPEN)
+        statuses = [_DONE if error is None else last]
+        if self.world > 1:
+            if _ended is None:
+                self._exchange(_Statuses((*around, *statuses)))
+            assert _ended is not None
+            place, statuses = _ended
+            if place < len(around):
+                # It is for the section around this one to say how.
+                raise error or FailedElsewhereError(_GAVE_UP)
+            _ended = None
         failure = self._failure(what, statuses, retries, error)
         if failure is not None:
             raise failure
         agreement.failed_rank = statuses.index(_SURVIVED) if _SURVIVED in statuses else None
-        agreement.reason = "" if error is None else "".join(traceback.format_exception(error))
+        agreement.error = error
 
     def _failure(
         self, what: str, statuses: list[str], retries: bool = False, error: Exception | None = None
     ) -> Exception | None:
         """What a section raises on this rank, if anything."""
         kinds, own = set(statuses), statuses[self.rank]
-        if kinds == {_DONE} or (_SURVIVED in kinds and kinds <= {_DONE, _SURVIVED, _ELSEWHERE}):
+        if kinds == {_DONE} or (_SURVIVED in kinds and kinds <= {_DONE, _INSIDE, _SURVIVED, _ELSEWHERE}):
             return None
-        if error is not None and own != _CALLS and not (retries and _MEMORY in kinds and own != _MEMORY):
+        if error is not None and own != _INSIDE and not (retries and _MEMORY in kinds and own != _MEMORY):
             return error
         if _MEMORY in kinds:
             return MemoryElsewhereError(
                 f"Rank {statuses.index(_MEMORY)} ran out of memory in {what}; lower max_examples_per_pass."
             )
-        if kinds == {_DONE, _CALLS}:
+        if kinds == {_DONE, _INSIDE}:
             return RuntimeError(_UNEVEN)
         rank = next(statuses.index(kind) for kind in (_FAILED, _SURVIVED, _ELSEWHERE) if kind in kinds)
         return FailedElsewhereError(f"Gave up because {what} failed on rank {rank}; read the traceback printed there.")
+
+    def _exchange(self, value: Any) -> list[Any]:
+        """The values of all ranks; if any of them leaves a section, notes which one, and how it ended on each rank."""
+        global _ended
+        found = collectives.gather(value, self._deadline)
+        left = [x.of for x in found if isinstance(x, _Statuses)]
+        if left:
+            place = min(map(len, left)) - 1
+            _ended = place, [x.of[place] if isinstance(x, _Statuses) else _INSIDE for x in found]
+        return found
 
     def failing(self, failed: Iterable[str]) -> dict[str, int]:
         """For each name that failed on any rank, the first rank on which it did. ``failed``: the names that did on this rank."""
@@ -228,14 +274,26 @@ class Ranks:
     # -- exchange --------------------------------------------------------------------------------------------------
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in order; anything that can be pickled, with tensors on the CPU."""
-        return [value] if self.world == 1 else collectives.gather(value, self._deadline)
+        """The values of all ranks, in order; anything that can be pickled, with tensors on the CPU.
+
+        Raises:
+            FailedElsewhereError: If another rank has left a section that this one is in.
+        """
+        if self.world == 1:
+            return [value]
+        found = self._exchange(value) if _ended is None else []
+        if _ended is not None:
+            raise FailedElsewhereError(_GAVE_UP)
+        return found
 
     def first(self, tree: Any) -> Any:
         """What rank zero has; tensors in dictionaries, tuples and lists arrive on the CPU."""
         if self.world == 1:
             return tree
-        return collectives.broadcast(tree_map_only(Tensor, sent, tree) if self.rank == 0 else None, self._deadline)
+        found = tree_map_only(Tensor, sent, tree) if self.rank == 0 else None
+        # Whoever does not come says so in an exchange of this kind.
+        self.gather(None)
+        return collectives.broadcast(found, self._deadline)
 
     def together(self, tree: Any, own: int) -> Any:
         """The samples of all ranks in order.
@@ -297,9 +355,9 @@ def _first_with_each(everywhere: Sequence[Iterable[str]]) -> dict[str, int]:
     return first
 
 
-def _status_of(error: Exception, survives: tuple[type[Exception], ...]) -> str:
+def _status_of(error: Exception, survives: Survives) -> str:
     if isinstance(error, ELSEWHERE):
         return _ELSEWHERE
-    if isinstance(error, survives):
+    if survives(error):
         return _SURVIVED
     return _MEMORY if isinstance(error, torch.OutOfMemoryError) else _FAILED

@@ -17,8 +17,8 @@ from lightning_explain.core.alert import Alert
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.schema import short_errors
 from lightning_explain.core.validation import check_monitor_names
+from lightning_explain.distributed.ranks import ALONE
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import Requests, build_methods, build_metrics, check_limit, warn_of_unsigned
 from lightning_explain.modalities.image import Normalization
@@ -29,7 +29,7 @@ from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alert_watcher import Alerts, alerts_of
 from lightning_explain.monitor.config import monitor_arguments
-from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
+from lightning_explain.monitor.failures import FailureLog, anything, hook, no_refusal, rank_zero_warn_or_log
 from lightning_explain.monitor.monitor_base import MonitorBase, monitors_of
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
@@ -128,8 +128,7 @@ class ExplanationMonitor(MonitorBase):
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
         arguments.check_plain(target, seed, hook, on_error, name, flags, functions)
         super().__init__()
-        self.name, self.enabled = name, enabled
-        self.hook, self.at_start = hook, at_start
+        self.name, self.enabled, self.hook, self.at_start = name, enabled, hook, at_start
         self.by_steps = every_n_train_steps is not None
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         self._selection = arguments.selection_of(probe)
@@ -156,6 +155,7 @@ class ExplanationMonitor(MonitorBase):
         scores = self._ready.metrics
         warn_of_unsigned(requested, scores)
         arguments.check_tags(requested, scores)
+        self._asked = arguments.asked(target, methods, metrics, probe, alerts, *functions.values())
         self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe, forward_fn)
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
@@ -173,8 +173,7 @@ class ExplanationMonitor(MonitorBase):
         Raises:
             ValueError: If a key, a method or a metric is unknown; the message lists the nearest valid names.
         """
-        with short_errors():
-            return cls(**{**monitor_arguments(config, cls), **arguments})
+        return cls(**{**monitor_arguments(config, cls), **arguments})
 
     @property
     def state_key(self) -> str:
@@ -183,12 +182,19 @@ class ExplanationMonitor(MonitorBase):
 
     # -- before the first batch ------------------------------------------------------------------------------------
 
+    @hook
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that the ranks agree, the strategy, and the callbacks that watch scores, and opens the sinks."""
-        self._check_alike(trainer)
+        log, everyone = self._failure_log, trainers.everyone(trainer)
+        # Some ranks may have no monitor, and cannot agree; those that have see the same arguments, and refuse them together.
+        with log.guard("The arguments of the ranks could not be compared", ALONE, no_refusal):
+            self._check_alike(trainer)
         if not self.enabled:
             return
-        trainers.check_strategy(trainer)
+        survives = no_refusal if self._asked else anything
+        with log.preparing("The strategy does not fit", everyone, survives) as fits:
+            trainers.check_strategy(trainer)
+        self._unfit = fits.failed_rank is not None
         if trainer.global_step == 0:
             # Measured in an earlier training with another model; the size in a checkpoint is restored after this.
             self._pass_size = None
@@ -197,15 +203,21 @@ class ExplanationMonitor(MonitorBase):
                 self._memory.begin_again()
                 self._failure_log.failures = {}
         if stage == "fit":
-            self._memory.alerts.check_loggers(trainer)
-            check_monitor_names([monitor.name for monitor in monitors_of(trainer)])
-            found, schedule = self._watchers(trainer), self._memory.schedule
-            watchers.check_keys(found, self._keys())
-            watchers.warn_of_times(found, schedule, self.by_steps)
-            watched = {watchers.called(watcher, key): key for watcher, key in found} | self._memory.alerts.watched()
-            watchers.note_units(watched, self._tags_with_unit())
-        self._publisher.open(trainer)
+            with log.guard("What watches scores could not be checked", everyone, no_refusal):
+                self._check_watchers(trainer)
+        with log.guard("The sinks could not be opened", everyone):
+            self._publisher.open(trainer)
 
+    def _check_watchers(self, trainer: pl.Trainer) -> None:
+        self._memory.alerts.check_loggers(trainer)
+        check_monitor_names([monitor.name for monitor in monitors_of(trainer)])
+        found, schedule = self._watchers(trainer), self._memory.schedule
+        watchers.check_keys(found, self._keys())
+        watchers.warn_of_times(found, schedule, self.by_steps)
+        watched = {watchers.called(watcher, key): key for watcher, key in found} | self._memory.alerts.watched()
+        watchers.note_units(watched, self._tags_with_unit())
+
+    @hook
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the samples, runs every check that needs the model, and explains if ``at_start`` asks for it.
 
@@ -214,13 +226,16 @@ class ExplanationMonitor(MonitorBase):
         """
         if not self.enabled:
             return
-        if self.hook == "validation_epoch_end" and not trainer.enable_validation:
-            raise ValueError(
-                f'hook={self.hook!r}, but this run does not validate; use hook="train_epoch_end", or give a validation loader.'
-            )
-        watchers.announce_end(trainer, self.name, self._memory.schedule, self.by_steps, self.hook, self.at_start)
+        log, everyone = self._failure_log, trainers.everyone(trainer)
+        with log.guard("The end of the training is not known", everyone, no_refusal):
+            if self.hook == "validation_epoch_end" and not trainer.enable_validation:
+                raise ValueError(
+                    f'hook={self.hook!r}, but this run does not validate; use hook="train_epoch_end", or give a validation loader.'
+                )
+            watchers.announce_end(trainer, self.name, self._memory.schedule, self.by_steps, self.hook, self.at_start)
         self._prepare_training(trainer, pl_module)
-        self._memory.start(self._count(trainer), self.probe)
+        with log.guard("The clock could not be started", everyone):
+            self._memory.start(self._count(trainer), self.probe)
         if self._lazy:
             return
         self._catch_up(trainer, pl_module)
@@ -230,12 +245,13 @@ class ExplanationMonitor(MonitorBase):
 
     def _prepare_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._prepare(trainer, pl_module, self._selection.source)
-        # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
-        found = self._watchers(trainer)
-        watchers.check_keys(found, self._keys())
-        for key in watchers.missing(found):
-            trainer.callback_metrics[key] = torch.tensor(math.nan)
-        self._memory.alerts.check(self._keys())
+        with self._failure_log.guard("What watches scores is not known", trainers.everyone(trainer), no_refusal):
+            # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
+            found = self._watchers(trainer)
+            watchers.check_keys(found, self._keys())
+            for key in watchers.missing(found):
+                trainer.callback_metrics[key] = torch.tensor(math.nan)
+            self._memory.alerts.check(self._keys())
 
     def _count(self, trainer: pl.Trainer) -> int:
         """The schedule's count before a batch: optimizer steps or epochs."""
@@ -258,15 +274,18 @@ class ExplanationMonitor(MonitorBase):
             self._explain(trainer, pl_module, count, epoch)
         schedule.pass_over(count)
 
+    @hook
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the clock."""
         self._memory.schedule.stop(time.perf_counter())
 
+    @hook
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses and checks the samples of a validation that runs outside of ``fit``."""
         if self.enabled and trainer.state.fn == "validate":
             self._prepare(trainer, pl_module, "val")
 
+    @hook
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses and checks the samples of the test."""
         if self.enabled:
@@ -274,6 +293,7 @@ class ExplanationMonitor(MonitorBase):
 
     # -- when ------------------------------------------------------------------------------------------------------
 
+    @hook
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -284,6 +304,7 @@ class ExplanationMonitor(MonitorBase):
         if self.by_steps:
             self._explain_if_due(trainer, pl_module, trainer.global_step)
 
+    @hook
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explains after a training epoch, if the schedule counts epochs."""
         if self.by_steps and self.enabled and trainer.global_step == 0 and trainer.is_global_zero:
@@ -295,12 +316,14 @@ class ExplanationMonitor(MonitorBase):
         if not self.by_steps and self.hook == "train_epoch_end":
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)
 
+    @hook
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explains after a validation, but never after the sanity check."""
         asked = trainer.state.fn == "validate" or self.hook == "validation_epoch_end"
         if asked and not trainer.sanity_checking:
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)
 
+    @hook
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explains after the test."""
         self._explain_if_due(trainer, pl_module)

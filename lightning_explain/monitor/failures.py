@@ -1,22 +1,87 @@
-"""Takes failures that must not end a training; reports each once, and switches off what keeps failing."""
+"""Takes failures that must not end a training; reports each once, and switches off what keeps failing.
+
+Every method that Lightning calls is a :func:`hook`. What it does on all ranks together is in sections of :meth:`FailureLog.guard`. Only
+an error that such a section raises on all ranks, to refuse what the user asked for, comes out of a hook.
+"""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from lightning_explain.core.warn import warn_or_log
+from lightning_explain.checks.preflight import UncheckedError
+from lightning_explain.core.warn import shown_warnings, warn_or_log
+from lightning_explain.distributed.collectives import LostRanksError
+from lightning_explain.distributed.ranks import ELSEWHERE, Agreement, Ranks, Survives
 from lightning_explain.store.disk import is_full
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 IN_A_ROW = 3
 """Consecutive failures after which a method, a metric or a sink is switched off."""
+NOTHING = "nothing is explained in this run, and training continues"
 
 rank_zero_warn_or_log = rank_zero_only(warn_or_log)
+
+# Marks errors that a section has raised on all ranks.
+_AGREED = "_raised_on_all_ranks"
+
+
+def anything(error: Exception) -> bool:
+    """Whether a section survives the error: it always does."""
+    return True
+
+
+def nothing(error: Exception) -> bool:
+    """Whether a section survives the error: it never does."""
+    return False
+
+
+def no_refusal(error: Exception) -> bool:
+    """Whether the error is none that our checks raise, to refuse what the user asked for."""
+    return not isinstance(error, (ValueError, TypeError))
+
+
+def accident(error: Exception) -> bool:
+    """Whether the error is a failure of the machine, which may pass, as opposed to a mistake in arguments or code."""
+    return isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError))
+
+
+class _HasLog(Protocol):
+    _failure_log: FailureLog
+
+
+M = TypeVar("M", bound=_HasLog)
+
+
+def hook(function: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
+    """Makes a method one that Lightning calls: its failures are reported once, and the training goes on.
+
+    Warnings are no errors inside, whatever the user's filters. Raised are errors that a section raised on all ranks, all errors with
+    ``on_error="raise"``, and the loss of the other ranks.
+    """
+
+    @wraps(function)
+    def guarded(monitor: M, /, *arguments: P.args, **named: P.kwargs) -> None:
+        try:
+            with shown_warnings():
+                function(monitor, *arguments, **named)
+        except (LostRanksError, *ELSEWHERE):
+            raise
+        except Exception as error:
+            log = monitor._failure_log
+            if log.raising or hasattr(error, _AGREED):
+                raise
+            log.report_once(function.__name__, f"{function.__name__} failed; training continues. {_cause(error)}")
+
+    return guarded
 
 
 class FailureLog:
@@ -45,6 +110,39 @@ class FailureLog:
             self._reported.add(key)
             rank_zero_info(f"ExplanationMonitor {self._name!r}: {text}")
 
+    @contextmanager
+    def guard(self, what: str, ranks: Ranks, survives: Survives = anything) -> Iterator[Agreement]:
+        """A section that all ranks leave together if it fails on any of them, which is reported once on the rank where it did.
+
+        Args:
+            what: What it means that the section failed, such as ``"No explanation"``.
+            ranks: The processes that are in it.
+            survives: The errors that end the section only; others are raised on all ranks.
+        """
+        with self._agreed(what, ranks, survives) as agreement:
+            yield agreement
+        if agreement.failed_rank == ranks.rank and agreement.error is not None:
+            self.report_once(what, f"{what} (rank {ranks.rank}); training continues. {_cause(agreement.error)}")
+
+    @contextmanager
+    def preparing(self, what: str, ranks: Ranks, survives: Survives) -> Iterator[Agreement]:
+        """The same for a section without which nothing can be explained; a refusal of what nobody asked for is reported by its text."""
+        with self._agreed(what, ranks, survives) as agreement:
+            yield agreement
+        error = agreement.error
+        if agreement.failed_rank == ranks.rank and error is not None:
+            cause = _cause(error) if no_refusal(error) else str(error)
+            self.report_once(what, f"{what} (rank {ranks.rank}); {NOTHING}. {cause}")
+
+    @contextmanager
+    def _agreed(self, what: str, ranks: Ranks, survives: Survives) -> Iterator[Agreement]:
+        try:
+            with ranks.agree(what, nothing if self.raising else survives) as agreement:
+                yield agreement
+        except Exception as error:
+            setattr(error, _AGREED, True)
+            raise
+
     def survive(self, work: Callable[[], T], what: str) -> T | None:
         """Returns the result of the work; ``None`` if it is switched off or fails, which is reported and counted."""
         if self.is_off(what):
@@ -55,7 +153,7 @@ class FailureLog:
             if self.raising:
                 raise
             # Only rank zero writes, so only rank zero can fail here.
-            self.report_once(what, f"{what} failed; training continues (rank 0). Fix the cause:\n{text_of(error)}")
+            self.report_once(what, f"{what} failed; training continues (rank 0). {_cause(error)}")
             # What failed for lack of room is tried again, because there may be room again.
             self.count(what, failed=not is_full(error))
             return None
@@ -98,6 +196,10 @@ class FailureLog:
         for key in gone:
             self.failures.pop(key, None)
         self._reported -= {*gone, *(f"off/{key}" for key in gone)}
+
+
+def _cause(error: BaseException) -> str:
+    return f"Fix the cause:\n{text_of(error)}"
 
 
 def text_of(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_explain.core.call import Place, leaves
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
+from lightning_explain.core.warn import shown_warnings
 from lightning_explain.probes.parts import is_label, tensors_in
 from lightning_explain.probes.signature import Signature, signature_of
 
@@ -62,9 +64,11 @@ class FirstForward:
         if forms[0] == forms[1]:
 
             def compare(module: nn.Module, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-                if not _is_step(positional, batch):
-                    self.leave()
-                    self._compare(_passed(positional, keywords, signature), own, batch, signature)
+                # It runs inside of the user's own step, which goes on whatever is passed in whatever containers.
+                with suppress(Exception), shown_warnings():
+                    if not _is_step(positional, batch):
+                        self.leave()
+                        self._compare(_passed(positional, keywords, signature), own, batch, signature)
 
             self._handle = module.register_forward_pre_hook(compare, with_kwargs=True)
 

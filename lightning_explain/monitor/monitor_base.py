@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import is_lazy
 
-from lightning_explain.checks.preflight import UncheckedError
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
@@ -26,22 +25,27 @@ from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.packages import in_both
-from lightning_explain.loggers.tags import charts, score_names, tags, titled, with_suffix, without
+from lightning_explain.loggers.tags import Charts, charts, score_names, tags, titled, with_suffix, without
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alike import check_alike
-from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
+from lightning_explain.monitor.failures import (
+    NOTHING,
+    FailureLog,
+    accident,
+    anything,
+    hook,
+    nothing,
+    rank_zero_warn_or_log,
+)
 from lightning_explain.monitor.first_forward import FirstForward
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
-from lightning_explain.monitor.state import VERSION, Memory, restore
+from lightning_explain.monitor.state import Broadcast, Memory, restore, saved
 
 _WHOLE = "the whole explanation"
 MUCH = 0.2
 """Share of the training so far from which on the first explanation is worth a hint."""
-
-# Failures of the machine, which may pass, as opposed to mistakes in arguments or code.
-_ACCIDENTS = (OSError, MemoryError, torch.OutOfMemoryError, UncheckedError)
 
 
 class MonitorBase(pl.Callback):
@@ -65,6 +69,8 @@ class MonitorBase(pl.Callback):
     _mismatch = ""  # what the first forward showed about the binding of batches
     _lazy = False  # the model has parameters without a shape, so it is prepared after the first batch
     _idle = False  # the samples or the model could not be prepared
+    _unfit = False  # the strategy is none under which one can explain
+    _asked: bool  # the user named what to explain, so that it is refused if it cannot be
 
     def __init__(self) -> None:
         _join_pytorch_lightning()
@@ -137,47 +143,56 @@ class MonitorBase(pl.Callback):
             monitor.enabled = False
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
-        """Chooses the samples from a loader, checks methods and metrics against the model, and opens the sinks.
+        """Chooses the samples from a loader, checks methods and metrics against the model, and writes what charts there will be.
 
-        A mistake on any rank is raised on all. An accident, such as a full memory, is reported, and no rank explains.
+        A mistake in what the user asked for is raised on all ranks. Anything else is reported, and no rank explains.
         """
-        if self._is_lazy(trainer, pl_module):
+        log, everyone = self._failure_log, trainers.everyone(trainer)
+        self._mismatch, self._idle = "", True
+        if self._unfit:
             return
-        ranks, log = trainers.ranks_of(trainer, pl_module), self._failure_log
-        with (
-            preserved_random_state(),
-            trainers.silenced(pl_module),
-            ranks.agree("getting ready", () if log.raising else _ACCIDENTS) as ready,
-        ):
-            restored = trainer.state.fn == "fit" and self._samples.restored
-            self._choose(trainer, pl_module, source, ranks)
-            with ranks.agree("checking the samples of the checkpoint", (Exception,) if restored else ()) as checked:
-                self._check(trainer, pl_module, ranks)
-            if checked.failed_rank is not None:
-                self._choose_others(trainer, pl_module, source, ranks, checked.reason)
-        if ready.failed_rank == ranks.rank:
-            text = (
-                f"The samples or the model could not be prepared (rank {ranks.rank}); nothing is explained in this run, and "
-                f"training continues. Fix the cause, and resume or start a run again:\n{ready.reason}"
-            )
-            log.report_once("ready", text)
-        self._idle, self._mismatch = ready.failed_rank is not None, ""
-        self._first_forward.begin_again()
-        if self._pass_size is not None and not self._idle:
-            # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
-            # numbers.
-            self._pass_size = int(ranks.first(self._pass_size))
-            self._ready = replace(self._ready, limit=min(self._pass_size, self._ready.limit))
+        what, survives = "The samples or the model could not be prepared", accident if self._asked else anything
+        with preserved_random_state():
+            with log.preparing(what, everyone, survives) as ready:
+                self._lazy = self._is_lazy(trainer, pl_module)
+                if not self._lazy:
+                    self._get_ready(trainer, pl_module, source)
+            self._idle = self._lazy or ready.failed_rank is not None
+            if self._lazy:
+                return
+            self._first_forward.begin_again()
+            with log.guard("The charts could not be laid out", everyone):
+                self._publisher.begin(trainer, self._layout(trainer))
+            with log.guard("The cost of an explanation could not be said", everyone):
+                self._say_cost(trainer)
+
+    def _layout(self, trainer: pl.Trainer) -> Charts:
+        """The charts of all monitors from the last one, which by then know their layers: a dashboard has one layout."""
         monitors = monitors_of(trainer)
-        # A dashboard has one layout, so the last monitor writes that of all: by then each one knows its layers.
-        last = monitors[-1] is self
-        titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors] if last else []
-        layout = {name: chart for found in titles for name, chart in found.items()}
-        self._publisher.begin(trainer, layout)
+        titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors if monitors[-1] is self]
+        return {name: chart for found in titles for name, chart in found.items()}
+
+    def _say_cost(self, trainer: pl.Trainer) -> None:
         if not self._idle:
             expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
             cost = "" if expected is None else f"{self._cost(trainer, expected, count)}; "
             rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{self._publisher.destination}.")
+
+    def _get_ready(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
+        """Chooses the samples, and checks methods and metrics; chooses others if those of a checkpoint cannot be explained."""
+        ranks, restored = trainers.ranks_of(trainer, pl_module), trainer.state.fn == "fit" and self._samples.restored
+        with trainers.silenced(pl_module):
+            self._choose(trainer, pl_module, source, ranks)
+            survives = anything if restored else nothing
+            with ranks.agree("checking the samples of the checkpoint", survives) as checked:
+                self._check(trainer, pl_module, ranks)
+            if checked.failed_rank is not None:
+                self._choose_others(trainer, pl_module, source, ranks, checked.error)
+        if self._pass_size is not None:
+            # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
+            # numbers.
+            self._pass_size = int(ranks.first(self._pass_size))
+            self._ready = replace(self._ready, limit=min(self._pass_size, self._ready.limit))
 
     def _choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, ranks: Ranks) -> None:
         with ranks.agree("reading the samples"):
@@ -185,14 +200,13 @@ class MonitorBase(pl.Callback):
         self._samples.share(ranks)
 
     def _choose_others(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, ranks: Ranks, reason: str
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, ranks: Ranks, error: Exception | None
     ) -> None:
         """Chooses samples anew where those of the checkpoint cannot be explained, if it is not the fault of something else."""
         self._samples.begin_again()
         self._choose(trainer, pl_module, source, ranks)
         self._check(trainer, pl_module, ranks)
-        lines = reason.strip().splitlines()
-        why = f" ({lines[-1]})" if lines else ""
+        why = "" if error is None else f" ({type(error).__name__}: {error})"
         rank_zero_warn_or_log(
             one_line(
                 f"ExplanationMonitor {brief(self.name)}: the probe samples saved in the checkpoint cannot be explained with this model, "
@@ -220,15 +234,15 @@ class MonitorBase(pl.Callback):
 
     def _is_lazy(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         """Whether the model cannot be prepared yet, because it has layers without weights; says so."""
-        self._lazy = self._idle = any(map(is_lazy, (*pl_module.parameters(), *pl_module.buffers())))
-        if self._lazy:
+        lazy = any(map(is_lazy, (*pl_module.parameters(), *pl_module.buffers())))
+        if lazy:
             when = "methods are checked after the first training batch instead of before it"
             rank_zero_warn_or_log(
                 f"ExplanationMonitor {self.name!r}: the model has lazy layers without weights yet, so "
                 f"{when if trainer.state.fn == 'fit' else 'nothing is explained'}. Run the model once before, for example by "
                 "num_sanity_val_steps of the Trainer."
             )
-        return self._lazy
+        return lazy
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
@@ -250,18 +264,25 @@ class MonitorBase(pl.Callback):
             if self._explainer.methods[name].innermost.needs_layer:
                 layer = method.innermost.layer
                 rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, the last feature map.")
+        if not self._ready.methods:
+            rank_zero_warn_or_log(
+                f"ExplanationMonitor {self.name!r}: none of the default methods can be used on this model, so {NOTHING}. To explain it, "
+                "name methods that can: methods=..."
+            )
         if measuring:
             self._pass_size = self._ready.limit
             rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as timed.")
 
     # -- the first forward of the user's own ------------------------------------------------------------------------
 
+    @hook
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Compares the first forward with how its batch is bound."""
         self._watch_forward(trainer, pl_module, batch)
 
+    @hook
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -271,12 +292,14 @@ class MonitorBase(pl.Callback):
 
     on_test_batch_start = on_validation_batch_start
 
+    @hook
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Ends the comparison."""
         self._first_forward.leave()
 
+    @hook
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -301,7 +324,7 @@ class MonitorBase(pl.Callback):
 
     def _end_on_mismatch(self, text: str) -> None:
         self._mismatch = (
-            f"{text}: batches are not bound as your step binds them, so nothing is explained in this run, and training continues. "
+            f"{text}: batches are not bound as your step binds them, so {NOTHING}. "
             "Give batch_fn=lambda batch: ..., which returns (inputs, targets) with the inputs as the step passes them."
         )
         if not self._failure_log.raising:
@@ -320,35 +343,59 @@ class MonitorBase(pl.Callback):
             count: The schedule's count (epochs or steps); 0 outside the schedule.
             epoch: The epoch to report; ``None``: the current one.
         """
-        started, everyone, memory = trainers.now(module), trainers.everyone(trainer), self._memory
-        fitting, metrics = trainer.state.fn == "fit", self._ready.metrics
+        started, everyone, log = trainers.now(module), trainers.everyone(trainer), self._failure_log
+        report: Report | None = None
         with preserved_random_state():
-            report = self._report(trainer, module, epoch)
-            scalars: dict[str, float] = {}
-            if report is not None and self.probe is not None:
-                scores = report.scalars()
-                self._publisher.prepare(trainer, report, self.probe, scores, metrics)
-                if fitting:
-                    memory.keep(report, self.probe, everyone.first)
-                now = trainers.now(module)
-                measured = memory.schedule.measured(started, now) if count else {"seconds": now - started}
-                # Those of rank zero, so that keys and numbers are equal on all ranks.
-                scalars = everyone.first({**scores, **measured})
-                self.last_report = report = replace(report, seconds=scalars["seconds"])
-            missing = watchers.missing(self._watchers(trainer)) if fitting else []
-            tagged = {f"{self.name}/{key}": value for key, value in scalars.items()}
-            for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
-                # For checkpoints, early stopping and sweeps; loggers get theirs from the sinks.
-                trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
+            with log.guard("No explanation", everyone) as made:
+                report = self._report(trainer, module, epoch)
+            report = report if made.failed_rank is None else None
+            scalars = {} if report is None else self._scalars(trainer, module, report, count, started)
+            with log.guard("The scores of an explanation did not reach the Trainer", everyone):
+                self._hand_over(trainer, module, scalars)
             if report is not None:
-                self._publisher.write(trainer, scalars, metrics)
-                if fitting:
-                    memory.alerts.watch(trainer, scalars, report.epoch)
-            if fitting:
-                first = count > 0 and memory.schedule.last <= memory.schedule.first
-                memory.note_time(count, started, trainers.now(module), everyone.first)
-                if first:
-                    self._hint()
+                with log.guard("A report could not be written", everyone):
+                    self._publisher.write(trainer, scalars, self._ready.metrics)
+            if trainer.state.fn == "fit":
+                with log.guard("The alerts could not be checked", everyone):
+                    if report is not None:
+                        self._memory.alerts.watch(trainer, scalars, report.epoch)
+                with log.guard("The time of an explanation could not be noted", everyone):
+                    self._note_time(module, count, started, everyone.first)
+
+    def _scalars(
+        self, trainer: pl.Trainer, module: pl.LightningModule, report: Report, count: int, started: float
+    ) -> dict[str, float]:
+        """The means of all scores, and what the explanation took, with all that takes long about a report: drawing and keeping."""
+        everyone, log, memory = trainers.everyone(trainer), self._failure_log, self._memory
+        assert self.probe is not None
+        self.last_report, found = report, dict[str, float]()
+        with log.guard("A report could not be drawn and saved", everyone):
+            found = report.scalars()
+            self._publisher.prepare(trainer, report, self.probe, found, self._ready.metrics)
+        with log.guard("The maps of an explanation could not be kept", everyone):
+            if trainer.state.fn == "fit":
+                memory.keep(report, self.probe, everyone.first)
+        with log.guard("The time of an explanation could not be measured", everyone):
+            now = trainers.now(module)
+            found |= memory.schedule.measured(started, now) if count else {"seconds": now - started}
+            self.last_report = replace(report, seconds=found["seconds"])
+        with log.guard("The scores of an explanation are not known on all ranks", everyone):
+            # Those of rank zero, so that keys and numbers are equal on all ranks.
+            found.update(everyone.first(found))
+        return found
+
+    def _hand_over(self, trainer: pl.Trainer, module: pl.LightningModule, scalars: Mapping[str, float]) -> None:
+        """Gives the Trainer what checkpoints, early stopping and sweeps read; loggers get theirs from the sinks."""
+        missing = watchers.missing(self._watchers(trainer)) if trainer.state.fn == "fit" else []
+        tagged = {f"{self.name}/{key}": value for key, value in scalars.items()}
+        for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
+            trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
+
+    def _note_time(self, module: pl.LightningModule, count: int, started: float, first: Broadcast) -> None:
+        early = count > 0 and self._memory.schedule.last <= self._memory.schedule.first
+        self._memory.note_time(count, started, trainers.now(module), first)
+        if early:
+            self._hint()
 
     def _hint(self) -> None:
         """Says, after the first explanation, how to spend less, if that took much of the training so far."""
@@ -374,16 +421,13 @@ class MonitorBase(pl.Callback):
             return None
         names, ranks, report = [*explainer.methods, *metrics], trainers.everyone(trainer), None
         with (
-            ranks.agree(_WHOLE, () if log.raising else (Exception,)) as whole,
+            log.guard("No explanation", ranks) as whole,
             trainers.silenced(module),
             trainers.progress_bar(trainer, len(names)) as progress,
         ):
             report = explainer.explain(module, self.probe, progress, self._memory.history)
             report.scalars()  # If its scores cannot be averaged, the explanation has failed.
         if report is None or whole.failed_rank is not None:
-            if whole.failed_rank == ranks.rank:
-                text = f"No explanation (rank {ranks.rank}); training continues. Fix the cause:\n{whole.reason}"
-                log.report_once(_WHOLE, text)
             # Nothing is known about single methods and metrics.
             log.count(_WHOLE, True, speaks=trainer.is_global_zero)
             return None
@@ -407,9 +451,15 @@ class MonitorBase(pl.Callback):
         Loads with ``weights_only=True``.
         """
         pass_size = {} if self._pass_size is None else {"pace": self._pass_size}
-        known = {"seed": self._explainer.seed, "failures": dict(self._failure_log.failures)}
-        return {"version": VERSION, **known, **self._memory.state(), **pass_size, **self._samples.state()}
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "seed": lambda: {"seed": self._explainer.seed, **pass_size},
+            "failures": lambda: {"failures": dict(self._failure_log.failures)},
+            **self._memory.parts(),
+            "samples": self._samples.state,
+        }
+        return saved(parts, self._failure_log)
 
+    @hook
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state from a checkpoint of this or another version, so that the curves continue."""
         memory, samples = self._memory, self._samples

@@ -14,9 +14,11 @@ from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import MalformedError, brief, one_line
 from lightning_explain.core.serialization import fingerprint
+from lightning_explain.core.warn import shown_warnings
+from lightning_explain.distributed.ranks import ALONE
 from lightning_explain.explainer.history import History
 from lightning_explain.monitor.alert_watcher import Alerts
-from lightning_explain.monitor.failures import rank_zero_warn_or_log
+from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
 from lightning_explain.monitor.schedule import Schedule
 
 Broadcast: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
@@ -25,6 +27,7 @@ State: TypeAlias = "Mapping[str, Any]"
 VERSION = 3
 """That of lightning_explain 0.1.0; older ones were never released."""
 
+SEEDS = 2**64
 SAMPLES = 100_000
 """The most samples that a checkpoint may name."""
 
@@ -57,7 +60,7 @@ def _selection(value: Any, where: str) -> None:
 
 
 _FORM: Mapping[str, Mapping[str, schema.Check]] = {
-    "seed": {"seed": schema.whole(0, schema.LARGEST_SEED)},
+    "seed": {"seed": schema.whole(0, SEEDS - 1)},
     "failures": {"failures": schema.mapped(schema.whole())},
     "schedule": {"schedule": schema.fields(_SCHEDULE), "by_steps": schema.flag},
     "alerts": {"alerts": schema.mapped(schema.fields(_ALERT))},
@@ -164,15 +167,20 @@ class Memory:
         if self.schedule.lengthened and not lengthened:
             self._announce_next()
 
-    def state(self) -> dict[str, Any]:
-        """The state to save in a checkpoint; loads with ``weights_only=True``."""
+    def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        """The parts of the state to save in a checkpoint, as functions that return them; all load with ``weights_only=True``."""
+        return {
+            "schedule": self._schedule_state,
+            "alerts": lambda: {"alerts": self.alerts.state()},
+            "history": lambda: {"history": self.history.state()},
+        }
+
+    def _schedule_state(self) -> dict[str, Any]:
         # Includes the training since the last explanation: a checkpoint may be saved right before the next one.
         trained = {"train_seconds": self.schedule.trained(time.perf_counter())}
         return {
             "by_steps": self.by_steps,
             "schedule": {**self.schedule.state(), **trained, "every": self.schedule.every},
-            "alerts": self.alerts.state(),
-            "history": self.history.state(),
         }
 
     def load_schedule(self, state: State) -> None:
@@ -189,6 +197,15 @@ class Memory:
         if any(part.ndim == 0 or len(part) != len(found.ids) for part in kept):
             raise MalformedError(f"its maps are not of {len(found.ids)} samples")
         self.history = found if self.looks_back else History()
+
+
+def saved(parts: Mapping[str, Callable[[], Mapping[str, Any]]], log: FailureLog) -> dict[str, Any]:
+    """The state to save in a checkpoint, without what fails: a checkpoint that lacks it is better than none."""
+    state: dict[str, Any] = {"version": VERSION}
+    for part, read in parts.items():
+        with shown_warnings(), log.guard(f"A checkpoint is saved without the monitor's {part}", ALONE):
+            state |= read()
+    return state
 
 
 def restore(state: Any, parts: Mapping[str, Callable[[State], None]], name: str, raising: bool = False) -> None:

@@ -1,0 +1,128 @@
+"""Whatever the callback does for Lightning is inside the agreed survival: every hook, and what is computed about a report."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_explain import ExplanationMonitor
+from lightning_explain import metrics as q
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.monitor import lightning, metric_watchers, monitor_base, publisher
+from lightning_explain.monitor.alert_watcher import Alerts
+from lightning_explain.monitor.first_forward import FirstForward
+from lightning_explain.monitor.monitor_base import MonitorBase
+from lightning_explain.monitor.probe_state import FixedSamples
+from lightning_explain.monitor.publisher import Publisher
+from lightning_explain.monitor.schedule import Schedule
+from lightning_explain.monitor.state import Memory
+from training import QUIET, DigitModule, loader, trainer
+
+pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")]
+
+HOOKS = [name for name, value in vars(pl.Callback).items() if inspect.isfunction(value)]
+
+
+def test_every_hook_of_lightnings_goes_through_the_guard() -> None:
+    own = {name: getattr(ExplanationMonitor, name) for name in HOOKS}
+    own = {name: value for name, value in own.items() if value is not getattr(pl.Callback, name)}
+    assert {"setup", "on_train_start", "on_train_batch_end", "load_state_dict"} <= own.keys()
+    # It returns something, and guards each part of it.
+    assert [name for name, value in own.items() if not hasattr(value, "__wrapped__")] == ["state_dict"]
+
+
+# What fails where: everything that a hook calls outside of the explanation itself.
+INSIDE: dict[str, tuple[Any, str]] = {
+    "ranks": (lightning, "everyone"),
+    "the strategy": (lightning, "check_strategy"),
+    "watchers": (metric_watchers, "watchers_of"),
+    "hints about watchers": (metric_watchers, "warn_of_times"),
+    "units": (metric_watchers, "note_units"),
+    "the end of the training": (metric_watchers, "announce_end"),
+    "NaN for watchers": (metric_watchers, "missing"),
+    "the run's directory": (lightning, "run_directory"),
+    "the choice of sinks": (publisher, "sinks_for"),
+    "where pictures go": (Publisher, "destination"),
+    "cost lines": (MonitorBase, "_cost"),
+    "the layout": (monitor_base, "titled"),
+    "the progress bar": (lightning, "progress_bar"),
+    "the history": (Memory, "keep"),
+    "samples without history": (Memory, "lacks_history"),
+    "the clock": (Memory, "start"),
+    "notes of time": (Memory, "note_time"),
+    "overhead": (Schedule, "measured"),
+    "what is due": (Schedule, "due"),
+    "the end of the clock": (Schedule, "stop"),
+    "alerts": (Alerts, "watch"),
+    "the state of alerts": (Alerts, "state"),
+    "the state of samples": (FixedSamples, "state"),
+    "the hint": (MonitorBase, "_hint"),
+    "remarks": (Publisher, "_remarks"),
+    "undefined scores": (Publisher, "_undefined"),
+    "charts and captions": (publisher, "publication"),
+    "pictures": (publisher, "draw"),
+    "reports": (publisher, "save_report"),
+    "the first forward": (FirstForward, "watch"),
+    "the comparison": (FirstForward, "_compare"),
+    "its end": (FirstForward, "leave"),
+    "a lazy model": (monitor_base, "is_lazy"),
+    "the check": (Explainer, "check"),
+    "reading the batch": (FixedSamples, "read"),
+    "counting": (ExplanationMonitor, "_count"),
+    "catching up": (ExplanationMonitor, "_catch_up"),
+    "counts of failures": (monitor_base, "_numberless"),
+}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, torch.Tensor]:
+    """The weights of a training that nobody watches."""
+    return weights(Path())
+
+
+def weights(root: Path, *callbacks: pl.Callback, **arguments: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    module = DigitModule(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
+    run = trainer(root, *callbacks, max_epochs=1, **arguments)
+    run.fit(module, loader(0, 16), loader(100, 8))
+    assert run.current_epoch == 1
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("what", INSIDE)
+def test_whatever_fails_around_an_explanation_the_training_goes_on_and_is_saved(
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected: dict[str, torch.Tensor],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    place, name = INSIDE[what]
+    failed = []
+
+    def fails(*arguments: Any, **named: Any) -> Any:
+        failed.append(name)
+        raise ArithmeticError("nothing works")
+
+    old = vars(place)[name]
+    monkeypatch.setattr(place, name, property(fails) if isinstance(old, property) else fails)
+    drift = {"metric": "drift_cosine_first/input_x_gradient", "above": 9}
+    named = {"methods": ["InputXGradient"], "metrics": [q.Drift()], "alerts": [drift], "probe": [0, 1]}
+    # What the user names is refused if it cannot be prepared.
+    watch = ExplanationMonitor(at_start=True, **({} if what in ("a lazy model", "the check") else named))
+    saved = ModelCheckpoint(tmp_path, filename="it")
+    found = weights(tmp_path, watch, saved)
+    assert failed
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    assert any("nothing works" in str(w.message) for w in recwarn) or what in (
+        "the comparison",
+        "reading the batch",
+        "its end",
+    )
+    assert "state_dict" in torch.load(tmp_path / "it.ckpt", weights_only=True)
