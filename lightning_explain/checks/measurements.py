@@ -20,7 +20,8 @@ from lightning_explain.core.record import Record
 from lightning_explain.distributed.collectives import raise_if_lost
 from lightning_explain.engine.rules import in_precision
 from lightning_explain.model.function import TargetFunction
-from lightning_explain.model.inventory import is_hooks
+from lightning_explain.model.inventory import ModuleInventory
+from lightning_explain.model.reachable import is_hooks
 
 _DIFFERENT = 1e-3
 # Factor on tolerances in 16 bits, which hold 2 to 3 digits.
@@ -79,7 +80,7 @@ def _cause(function: TargetFunction, samples: Samples, tolerance: float) -> tupl
     model, before = function.model, _state(function.model)
 
     def outputs(part: Samples) -> Tensor:
-        with preserved_random_state(*model.modules()):
+        with preserved_random_state(*ModuleInventory(model).generators):
             return function.outputs(*part.inputs, *part.extra)
 
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.schema import short_errors
 from lightning_explain.core.verdict import RefusedError, Verdict
 from lightning_explain.explainer.cost import Forecast
 from lightning_explain.explainer.explainer import Explainer
@@ -63,6 +64,7 @@ def _explaining_errors(probe: Probe) -> Iterator[None]:
         ) from error
 
 
+@short_errors()
 def configured_model(
     path: Path, overrides: Sequence[str] = (), examined: bool = True
 ) -> tuple[nn.Module, Explainer, Probe]:

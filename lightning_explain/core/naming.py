@@ -42,7 +42,9 @@ def nearest(word: str, options: Iterable[str]) -> str:
     plain: dict[str, str] = {}
     for option in allowed:
         plain.setdefault(_plain(option), option)
-    close = [plain[key] for key in difflib.get_close_matches(_plain(word), plain, n=3, cutoff=0.6)]
+    # Longer words resemble none, and comparing takes the square of their length.
+    compared = _plain(word[:LONGEST])
+    close = [plain[key] for key in difflib.get_close_matches(compared, plain, n=3, cutoff=0.6)]
     more = f" and {len(allowed) - _LISTED} more" if len(allowed) > _LISTED else ""
     listed = ", ".join(map(repr, allowed[:_LISTED])) + more
     return f"did you mean {either(close)}? Use one of {listed}." if close else f"use one of {listed}."

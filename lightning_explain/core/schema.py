@@ -8,7 +8,8 @@ from __future__ import annotations
 import builtins
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +19,7 @@ Check: TypeAlias = "Callable[[Any, str], None]"
 
 MOST = 2**53
 """The largest whole number that is expected anywhere: of steps, ids, or bytes."""
+LARGEST_SEED = 2**64 - 1
 LONGEST = 300
 """The most characters of an answer to what cannot be read."""
 DEEPEST = 20
@@ -30,12 +32,15 @@ class MalformedError(ValueError):
 class _Brief(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
+        self.maxlevel, self.maxstring, self.maxother = 4, 60, 60
+        self.maxlist = self.maxtuple = self.maxdict = 8
 
     def repr_int(self, x: int, level: int) -> str:
         return builtins.repr(x) if x.bit_length() < 128 else f"an int of {x.bit_length()} bits"
 
     def repr_Tensor(self, x: Tensor, level: int) -> str:  # noqa: N802 (found by the name of the type)
+        if x.numel() <= 8 and x.device.type == "cpu" and x.layout == torch.strided:
+            return self.repr_instance(x, level)
         return f"a tensor {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
 
 
@@ -50,6 +55,21 @@ def one_line(text: str, longest: int = LONGEST) -> str:
         text = f"{text[: 4 * longest]} ... {text[-4 * longest :]}"
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     return shown if len(shown) <= longest else f"{shown[: longest * 2 // 3 - 5]} ... {shown[-longest // 3 :]}"
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """Errors about what a user's file or mapping holds, in one line of at most 300 characters."""
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("The configuration is nested too deeply, or refers to itself.") from error
+    except (ImportError, TypeError, ValueError) as error:
+        text = str(error)
+        if len(text) <= LONGEST and text.isprintable():
+            raise
+        kind = next(base for base in (ImportError, TypeError, ValueError) if isinstance(error, base))
+        raise kind(one_line(text)) from error
 
 
 def listed_ids(ids: Tensor) -> str:

@@ -10,6 +10,10 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from lightning_explain.core.naming import unwritable
+from lightning_explain.core.schema import brief
+
+MANY = 10**6
+"""The most that any count of steps, samples or draws may be."""
 
 
 def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
@@ -24,7 +28,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def refused(owner: str, name: str, value: object, allowed: str, error: type[Exception] = ValueError) -> Exception:
     """The error for an argument with a value that is not allowed: ``OWNER(NAME=VALUE); give ALLOWED.``"""
-    given = f"{name}={value!r}"
+    given = f"{name}={brief(value)}"
     return error(f"{f'{owner}({given})' if owner else given}; give {allowed}.")
 
 
@@ -35,13 +39,16 @@ def check_whole(
     least: int = 1,
     also: Sequence[str | None] = (),
     wrong_type: type[Exception] = ValueError,
+    most: int = MANY,
 ) -> None:
-    """Checks for a whole number of at least ``least``, or one of the values ``also``.
+    """Checks for a whole number from ``least`` to ``most``, or one of the values ``also``.
 
     Raises:
-        ValueError: If the number is smaller.
+        ValueError: If the number is smaller or larger.
         wrong_type: If the value is anything else.
     """
+    if is_whole(value, least) and value > most:
+        raise refused(owner, name, value, f"a whole number of at most {most}")
     if is_whole(value, least) or ((value is None or isinstance(value, str)) and value in also):
         return
     allowed = ", or ".join([f"a whole number of at least {least}", *map(repr, also)])

@@ -20,6 +20,7 @@ from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
+from lightning_explain.core.schema import LARGEST_SEED
 from lightning_explain.core.serialization import fingerprint, without_inference
 from lightning_explain.core.validation import check_whole
 from lightning_explain.core.verdict import Verdict
@@ -290,7 +291,7 @@ def explain(
         )
     methods, metrics, target, normalization = map(resolved, (methods, metrics, target, normalization))
     check_target(target)
-    check_whole("", "seed", seed, least=0)
+    check_whole("", "seed", seed, least=0, most=LARGEST_SEED)
     probe = bound(without_inference(probe), signature_of(model, forward_fn), warn_or_log)
     explainer = Explainer(
         methods=build_methods(methods),

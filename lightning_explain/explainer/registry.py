@@ -14,6 +14,7 @@ from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain.core.contracts import Method, Metric
 from lightning_explain.core.naming import either, nearest, snake_case, unwritable
+from lightning_explain.core.schema import brief
 from lightning_explain.core.validation import check_whole
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
@@ -23,6 +24,8 @@ METHODS: dict[str, type] = {name: getattr(method_classes, name) for name in meth
 METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metric_classes.__all__}
 
 
+MOST = 1_000
+"""The most methods, and the most metrics."""
 AUTO_LIMIT = 64
 # Chosen by benchmarks/default_cost.py: 65 forward and backward evaluations of each sample, and 32 forward ones.
 DEFAULT_STEPS, DEFAULT_DRAWS, REMOVALS = 16, 3, 32
@@ -108,12 +111,14 @@ def build(requests: Requests, classes: Mapping[str, type], kind: str, base: type
         ValueError: If a class or argument is unknown, a class is listed twice, or a name is empty or cannot be written to files.
     """
     found = _Kind(kind, classes, base)
+    if isinstance(requests, (Mapping, Sequence)) and not isinstance(requests, (str, bytes)) and len(requests) > MOST:
+        raise ValueError(f"{kind}s names {len(requests)} of them; give at most {MOST}.")
     if isinstance(requests, Mapping):
         return {_key(key, kind): _instance(request, f"{kind}s[{key!r}]", found) for key, request in requests.items()}
     if isinstance(requests, (str, bytes)) or not isinstance(requests, Sequence):
         raise TypeError(
-            f"{kind}s={requests!r} is of type {type(requests).__name__}; write a list of {kind}s, such as "
-            f"[{requests!r}], or a mapping from names to {kind}s."
+            f"{kind}s={brief(requests)} is of type {type(requests).__name__}; write a list of {kind}s, such as "
+            f"[{brief(requests)}], or a mapping from names to {kind}s."
         )
     named: dict[str, Any] = {}
     for i, request in enumerate(requests):
@@ -148,7 +153,7 @@ def _instance(request: Any, where: str, kind: _Kind) -> Any:
             f"lightning_explain.methods.{name}(...), which takes the arguments of its attribute()."
         )
     raise TypeError(
-        f"{where} is {found!r} of type {name}, which is not a {kind.name}; give an instance, "
+        f"{where} is {brief(found)} of type {name}, which is not a {kind.name}; give an instance, "
         f"a class, the name of a class, or a mapping with 'name' and arguments. Names: {', '.join(kind.classes)}."
     )
 
@@ -156,14 +161,14 @@ def _instance(request: Any, where: str, kind: _Kind) -> Any:
 def _made(request: Mapping[Any, Any], where: str, kind: _Kind) -> Any:
     if "name" not in request:
         raise ValueError(
-            f"{where}={dict(request)!r} has no 'name'; write {{'name': ClassName, ...arguments}} "
+            f"{where}={brief(dict(request))} has no 'name'; write {{'name': ClassName, ...arguments}} "
             f"with one of {', '.join(kind.classes)}."
         )
     name = request["name"]
     if not isinstance(name, (str, type)):
-        raise TypeError(f"{where} has the name {name!r} of type {type(name).__name__}; write the name of a class.")
+        raise TypeError(f"{where} has the name {brief(name)} of type {type(name).__name__}; write the name of a class.")
     if isinstance(name, str) and name not in kind.classes:
-        raise ValueError(f"{where}: there is no {kind.name} {name!r}: {nearest(name, kind.classes)}")
+        raise ValueError(f"{where}: there is no {kind.name} {brief(name)}: {nearest(name, kind.classes)}")
     arguments = {key: value for key, value in request.items() if key != "name"}
     for key, value in arguments.items():
         # As everywhere, a name may stand for an instance.
@@ -175,7 +180,7 @@ def _made(request: Mapping[Any, Any], where: str, kind: _Kind) -> Any:
 
 def _key(key: object, kind: str) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"{kind}s has the key {key!r} of type {type(key).__name__}; write names as str.")
+        raise TypeError(f"{kind}s has the key {brief(key)} of type {type(key).__name__}; write names as str.")
     if fault := "is empty" if not key.strip() else unwritable(key):
         raise ValueError(f"{kind}s has the key {key[:40]!r}, which {fault}; give the {kind} another name.")
     return key
@@ -193,7 +198,7 @@ def construct(cls: type, arguments: Mapping[Any, Any], where: str) -> Any:
     for argument in arguments:
         if argument not in parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
             raise ValueError(
-                f"{where}: {cls.__name__} has no argument {argument!r}: {nearest(str(argument), parameters)}"
+                f"{where}: {cls.__name__} has no argument {brief(argument)}: {nearest(str(argument), parameters)}"
             )
     missing = [
         name

@@ -1,32 +1,28 @@
-"""A model in; its modules, their containers, tensors, hooks and random generators out, for the state savers."""
+"""A model in; its modules, and what they reach, sorted by how it is put back, out, for the state savers."""
 
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Callable
-from functools import cache, cached_property
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-Container: TypeAlias = "dict[Any, Any] | list[Any] | deque[Any] | set[Any] | tuple[Any, ...]"
+from lightning_explain.model.reachable import Container, Walk, is_hooks, slots, sort_of
 
 # In eval mode they return their input, at most in another shape.
 TRANSPARENT = (
     *(nn.Identity, nn.Flatten, nn.Unflatten),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
-_CONTAINERS = (dict, list, deque, set, tuple)
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
-# Longer containers are saved but not searched: they are vocabularies or file names, which hold no tensors.
-_LONGEST = 1000
+
+
+SMALL = 2**20
+"""Bytes of tensors and arrays behind functions and classes (a whole dataset may be a global) up to which they are put back."""
 
 
 class ModuleInventory:
-    """The parts of a model whose state may change; each kind is searched for once and shared by all state savers.
+    """The parts of a model whose state may change; everything is searched for once and shared by all state savers.
 
     Args:
         model: The module.
@@ -39,59 +35,62 @@ class ModuleInventory:
         """By id, the copies of tensors that were made when the isolation began."""
 
     @cached_property
-    def containers(self) -> list[Container]:
-        """The attribute dictionaries of all modules and the containers in them, outermost first; without the hooks."""
-        found: dict[int, Container] = {id(vars(module)): vars(module) for module in self.modules}
-        level = [v for module in self.modules for name, v in vars(module).items() if not is_hooks(name)]
-        while level:
-            new = {id(v): v for v in level if _sort(type(v)) == "container" and id(v) not in found}
-            found.update(new)
-            level = [value for container in new.values() if len(container) <= _LONGEST for value in _values(container)]
-        return list(found.values())
+    def walk(self) -> Walk:
+        """Everything that can be reached from the modules."""
+        return Walk(dict(self.model.named_modules()))
 
     @cached_property
-    def tensors(self) -> list[tuple[Container, Any, Tensor]]:
-        """All tensors but the parameters, as ``(container, key or index, tensor)``."""
-        return [
+    def containers(self) -> list[Container]:
+        """The attribute dictionaries of the modules and of the objects in them, and all containers; without the hooks."""
+        return [value for sort, value in self.walk.owned if sort == "container"]
+
+    @cached_property
+    def slots(self) -> list[tuple[Any, str]]:
+        """The attributes in slots, as ``(object, name)``."""
+        return [(value, name) for sort, value in self.walk.owned if sort == "object" for name in slots(value)]
+
+    @cached_property
+    def tensors(self) -> list[tuple[Any, Any, Tensor]]:
+        """All tensors but the parameters, as ``(container, key or index, tensor)``; ``None, None`` if it is in none of the model's own."""
+        held = [
             (container, key, value)
             for container in self.containers
             for key, value in (container.items() if isinstance(container, dict) else enumerate(container))
-            if _sort(type(value)) == "tensor" and not isinstance(value, nn.Parameter)
+            if sort_of(type(value)) == "tensor"
         ]
+        known = {id(value) for _, _, value in held}
+        others = [(None, None, value) for value in self._all("tensor") if id(value) not in known]
+        return [entry for entry in (*held, *others) if not isinstance(entry[2], nn.Parameter)]
+
+    @property
+    def arrays(self) -> list[Any]:
+        """The arrays that can be written into: of NumPy, of bytes, and Python's own."""
+        return [value for value in self._all("array") if not isinstance(value, np.ndarray) or value.flags.writeable]
+
+    @property
+    def generators(self) -> list[Any]:
+        """The random generators."""
+        return self._all("generator")
 
     @property
     def hooks(self) -> list[Container]:
         """The containers that hold the hooks of modules."""
         found = [v for module in self.modules for name, v in vars(module).items() if is_hooks(name)]
-        return [value for value in found if _sort(type(value)) == "container"]
+        return [value for value in found if sort_of(type(value)) == "container"]
 
-    @property
-    def generators(self) -> list[Any]:
-        """The random generators that are attributes of modules."""
-        return [v for module in self.modules for v in vars(module).values() if _sort(type(v)) == "generator"]
+    def _all(self, sort: str) -> list[Any]:
+        shared = [value for found, value in self.walk.shared if found == sort and size_of(value) <= SMALL]
+        return [*(value for found, value in self.walk.owned if found == sort), *shared]
+
+
+def size_of(value: Any) -> int:
+    """Bytes of a tensor or an array; 0 for anything else."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module computes something itself: it has no children, or has parameters of its own."""
     # By any(), because a compiled module without a length has no truth value.
     return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
-
-
-def _sort_of(cls: type) -> str:
-    """What the instances of a class are."""
-    sorts: dict[str, Any] = {"tensor": Tensor, "container": _CONTAINERS, "generator": _GENERATORS}
-    return next((name for name, classes in sorts.items() if issubclass(cls, classes)), "")
-
-
-_sort: Callable[[type], str] = cache(_sort_of)
-"""Cached, because ``isinstance`` is slow for tensors."""
-
-
-@cache
-def is_hooks(name: str) -> bool:
-    """Whether an attribute of a module with this name holds its hooks."""
-    return name.startswith("_") and "_hooks" in name
-
-
-def _values(container: Container) -> list[Any]:
-    return list(container.values() if isinstance(container, dict) else container)

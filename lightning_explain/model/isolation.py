@@ -6,6 +6,7 @@ a test removes each in turn and checks that non-interference (invariant 1) then 
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +16,16 @@ from operator import is_
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.signals import HeldSignals, undone
 from lightning_explain.core.warn import warn_or_log
-from lightning_explain.model.inventory import Container, ModuleInventory
+from lightning_explain.model.inventory import ModuleInventory, size_of
+from lightning_explain.model.moved import reported
+from lightning_explain.model.reachable import EMPTY, Container, in_slot
 from lightning_explain.model.state_dicts import training_state
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
@@ -60,7 +64,7 @@ def _gradients(inventory: ModuleInventory) -> Iterator[None]:
 
 @contextmanager
 def _tensors(inventory: ModuleInventory) -> Iterator[None]:
-    """Restores the values of buffers and of tensors in plain attributes (metric states, caches)."""
+    """Restores the values of buffers, and of tensors and arrays in attributes (metric states, caches)."""
     groups = _by_storage({id(tensor): tensor for tensor in _tensors_in(inventory)}.values())
     _mention_size(inventory, groups)
     with undone() as actions:
@@ -68,6 +72,7 @@ def _tensors(inventory: ModuleInventory) -> Iterator[None]:
             for tensor, value in _copies(group):
                 inventory.copies[id(tensor)] = value
                 actions.append(partial(_put_back, tensor, value))
+        actions += [partial(_put_array_back, array, copy.copy(array)) for array in inventory.arrays]
         yield
 
 
@@ -110,17 +115,26 @@ _MENTIONED: WeakSet[nn.Module] = WeakSet()
 
 def _mention_size(inventory: ModuleInventory, groups: list[list[Tensor]]) -> None:
     """Mentions, once for each model, what copying its tensors takes."""
-    total = sum(map(_size, groups))
+    total = sum(map(_size, groups)) + sum(map(size_of, inventory.arrays))
     if total < LARGE or inventory.model in _MENTIONED:
         return
     _MENTIONED.add(inventory.model)
-    largest = max(groups, key=_size)
-    names = [str(key) for _, key, tensor in inventory.tensors if tensor is largest[0]]
+    sizes = [(_size(group), group[0]) for group in groups] + [(size_of(array), array) for array in inventory.arrays]
+    size, largest = max(sizes, key=lambda entry: entry[0])
     warn_or_log(
         f"Each explanation copies {total / 2**20:.0f} MB of buffers and other tensors, because the model may write into them; the "
-        f"largest is {names[0]!r} ({_size(largest) / 2**20:.0f} MB). One that it only reads when it is explained can be "
+        f"largest is {inventory.walk.path(largest)!r} ({size / 2**20:.0f} MB). One that it only reads when it is explained can be "
         "nn.Parameter(..., requires_grad=False), which is not copied."
     )
+
+
+def _put_array_back(array: Any, value: Any) -> None:
+    if not isinstance(array, np.ndarray):
+        array[:] = value
+        return
+    if array.shape != value.shape:
+        array.resize(value.shape, refcheck=False)
+    array[...] = value
 
 
 @torch.no_grad()
@@ -172,6 +186,23 @@ def _restore(container: Any, saved: Any) -> None:
     (container.extend if isinstance(container, (list, deque)) else container.update)(saved)
 
 
+@contextmanager
+def _slots(inventory: ModuleInventory) -> Iterator[None]:
+    """Restores attributes in slots."""
+    with undone() as actions:
+        actions += [partial(_fill, thing, name, in_slot(thing, name)) for thing, name in inventory.slots]
+        yield
+
+
+def _fill(thing: Any, name: str, value: object) -> None:
+    if in_slot(thing, name) is value:
+        return
+    if value is EMPTY:
+        object.__delattr__(thing, name)
+    else:
+        object.__setattr__(thing, name, value)
+
+
 def _eager(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Runs compiled code eagerly, because a compiled module that has already run silently ignores new hooks."""
     # If dynamo was never imported, nothing is compiled; importing it takes seconds.
@@ -216,11 +247,13 @@ def _sharded(inventory: ModuleInventory) -> Iterator[None]:
 # Entered in this order, so restored in reverse order.
 STATE_SAVERS: dict[str, StateSaver] = {
     "state_dict": training_state,
+    "moved": reported,
     "sharded": _sharded,
     "random_state": lambda inventory: preserved_random_state(*inventory.generators),
     "grad_mode": _grad_mode,
     # Which objects are in the attributes and in the containers below: also buffers and submodules.
-    "attributes": lambda inventory: _kept(c for c in inventory.containers if not isinstance(c, tuple)),
+    "attributes": lambda inventory: _kept(c for c in inventory.containers if not isinstance(c, (tuple, frozenset))),
+    "slots": _slots,
     "hooks": lambda inventory: _kept(inventory.hooks),
     "usable": _usable,
     "tensors": _tensors,

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lightning_explain.core.alert import Alert
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.schema import brief
 from lightning_explain.explainer.registry import construct
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log, text_of
@@ -27,7 +28,7 @@ def alerts_of(given: Any) -> tuple[Alert, ...]:
     if given is None:
         return ()
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
-        raise TypeError(f"alerts={given!r} is of type {type(given).__name__}; give a list of alerts.")
+        raise TypeError(f"alerts={brief(given)} is of type {type(given).__name__}; give a list of alerts.")
     found: dict[str, Alert] = {}
     for i, one in enumerate(given):
         alert = construct(Alert, one, f"alerts[{i}]") if isinstance(one, Mapping) else one
@@ -88,7 +89,7 @@ class Alerts:
         known = [key.removeprefix(f"{self.name}/") for key in keys]
         for metric in (watch.alert.metric for watch in self._watches):
             if metric not in known:
-                raise ValueError(f"Alert({metric!r}) names a score that is not logged: {nearest(metric, known)}")
+                raise ValueError(f"Alert({brief(metric)}) names a score that is not logged: {nearest(metric, known)}")
 
     def watched(self) -> dict[str, str]:
         """Each alert in words, and the tag of its score."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Metric, Sink
 from lightning_explain.core.naming import score_name
 from lightning_explain.core.probe import Probe
+from lightning_explain.core.schema import LARGEST_SEED, brief
 from lightning_explain.core.validation import (
     check_callable,
     check_choice,
@@ -47,7 +48,7 @@ def check_plain(target: Any, seed: Any, hook: Any, on_error: Any, name: Any, fla
         TypeError: If a type is not allowed.
     """
     check_target(target)
-    check_whole("", "seed", seed, least=0)
+    check_whole("", "seed", seed, least=0, most=LARGEST_SEED)
     for flag, value in flags.items():
         check_flag("", flag, value)
     for function, value in functions.items():
@@ -69,7 +70,7 @@ def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any
         ValueError: If a count or the share is out of range, or two arguments exclude each other.
     """
     for name, value in {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps}.items():
-        check_whole("", name, value, also=(None,))
+        check_whole("", name, value, also=(None,), most=10**12)
     if every_n_epochs is not None and every_n_train_steps is not None:
         raise ValueError("every_n_epochs and every_n_train_steps exclude each other; give one of them.")
     if every_n_train_steps is not None and hook == "validation_epoch_end":
@@ -105,7 +106,7 @@ def sinks_of(sinks: Any) -> Sequence[Sink]:
     if isinstance(sinks, str) and sinks == "auto":
         return ()
     if not isinstance(sinks, (tuple, list)) or not all(isinstance(sink, Sink) for sink in sinks):
-        raise TypeError(f'sinks={sinks!r}; give "auto" or a list of Sink objects.')
+        raise TypeError(f'sinks={brief(sinks)}; give "auto" or a list of Sink objects.')
     return sinks
 
 

@@ -17,6 +17,7 @@ from lightning_explain.core.alert import Alert
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe
+from lightning_explain.core.schema import short_errors
 from lightning_explain.core.validation import check_monitor_names
 from lightning_explain.distributed.ranks import ALONE
 from lightning_explain.explainer.explainer import Explainer
@@ -173,7 +174,8 @@ class ExplanationMonitor(MonitorBase):
         Raises:
             ValueError: If a key, a method or a metric is unknown; the message lists the nearest valid names.
         """
-        return cls(**{**monitor_arguments(config, cls), **arguments})
+        with short_errors():
+            return cls(**{**monitor_arguments(config, cls), **arguments})
 
     @property
     def state_key(self) -> str:

@@ -16,7 +16,9 @@ from yaml import YAMLError
 
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.schema import brief
 from lightning_explain.explainer.registry import construct
+from lightning_explain.monitor.reach import Reach, check_file
 from lightning_explain.probes.selection import ProbeSelection
 
 Keys: TypeAlias = "tuple[str | int, ...]"
@@ -41,19 +43,22 @@ def monitor_arguments(config: Any, monitor: type) -> dict[str, Any]:
         TypeError: If the configuration is not a mapping.
         ValueError: If a key is unknown, a value is missing or cannot be resolved, or a value asks for code.
     """
+    Reach().check(config)
     found = resolved(config)
     if not isinstance(found, Mapping):
         raise TypeError(f"The configuration is a {type(found).__name__}; give a mapping of arguments to values.")
     found = {key: value for key, value in found.items() if key not in _FUNCTIONS or value is not None}
+    allowed = [name for name in inspect.signature(monitor).parameters if name not in _FUNCTIONS]
+    unknown = next((key for key in found if key not in (*allowed, *_FUNCTIONS)), None)
+    if unknown is not None and "_target_" not in found:
+        raise ValueError(
+            f"Unknown key {brief(unknown)} in the configuration of the monitor: {nearest(str(unknown), allowed)}"
+        )
     missing = [_path(keys) for keys, value in _nodes(found) if isinstance(value, str) and value == "???"]
     if missing:
         raise ValueError(f"The configuration has no value (???) for {', '.join(missing)}; give one for each.")
     for keys, value in _nodes(found):
         _check_is_data(keys, value)
-    allowed = [name for name in inspect.signature(monitor).parameters if name not in _FUNCTIONS]
-    for key in found:
-        if key not in allowed:
-            raise ValueError(f"Unknown key {key!r} in the configuration of the monitor: {nearest(str(key), allowed)}")
     probe = found.get("probe")
     return {**found, "probe": construct(ProbeSelection, probe, "probe")} if isinstance(probe, Mapping) else found
 
@@ -74,6 +79,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         from hydra.errors import HydraException
     except ImportError as error:
         raise ImportError("Models are built from files by Hydra: pip install 'lightning-explain[hydra]'") from error
+    check_file(path, overrides)
     try:
         with initialize_config_dir(str(path.resolve().parent), version_base="1.3"):
             config = compose(path.name, list(overrides))
@@ -97,7 +103,7 @@ def instantiated(config: Mapping[str, Any], key: str) -> Any:
     node: Any = config.get(key)
     if (not isinstance(node, Mapping) and not OmegaConf.is_dict(node)) or "_target_" not in node:
         raise ValueError(
-            f"{key}={node!r} names no class; write {key}: {{_target_: package.module.Class, argument: value}}."
+            f"{key}={brief(node)} names no class; write {key}: {{_target_: package.module.Class, argument: value}}."
         )
     try:
         return instantiate(node)
@@ -130,14 +136,14 @@ def _check_is_data(keys: Keys, value: Any) -> None:
     where = _path(keys)
     if keys[-1] in _HYDRA_CODE or keys[0] in _FUNCTIONS or callable(value):
         raise ValueError(
-            f"{where}={value!r} asks for code, and a configuration is never code: write {{name: ClassName, ...}} for "
+            f"{where}={brief(value)} asks for code, and a configuration is never code: write {{name: ClassName, ...}} for "
             f"methods and metrics, and give functions ({', '.join(_FUNCTIONS)}, ...) to ExplanationMonitor in Python."
         )
     if isinstance(value, str) and "${" in value:
-        raise ValueError(f"{where}={value!r} is not resolved; give the OmegaConf configuration it comes from.")
+        raise ValueError(f"{where}={brief(value)} is not resolved; give the OmegaConf configuration it comes from.")
     names_a_class = keys[0] in ("methods", "metrics") and (len(keys) == 2 or keys[-1] == "name")
     if isinstance(value, str) and "." in value and names_a_class:
         raise ValueError(
-            f"{where}={value!r} is a path to code, and a configuration is never code: use a name from "
+            f"{where}={brief(value)} is a path to code, and a configuration is never code: use a name from "
             f"lightning_explain.{keys[0]}, such as {value.rpartition('.')[2]!r}."
         )

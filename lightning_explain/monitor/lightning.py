@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -22,6 +24,7 @@ from torch import distributed
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset
 
+from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.engine.pass_size import synchronize
@@ -32,6 +35,7 @@ from lightning_explain.monitor.failures import rank_zero_warn_or_log
 # Lightning 2.5 has no such callback.
 _AVERAGING: tuple[type, ...] = (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
 _PACKAGES = ("lightning", "pytorch_lightning", "lightning_explain")
+_ON_DEVICE = ("transfer_batch_to_device", "on_after_batch_transfer")
 _BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
 
 
@@ -64,19 +68,24 @@ def forward_of(trainer: pl.Trainer) -> ForwardFn:
     return (lambda module, *inputs, **named: wrapper(*inputs, **named)) if sharded else None
 
 
-def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
+def find_loader(
+    trainer: pl.Trainer, source: str, index: int, say: Callable[[str], None] = rank_zero_warn_or_log
+) -> Any:
     """The loader to choose samples from.
+
+    A validation loader that the loop has not loaded yet is created for this call alone: call it in a child process.
 
     Args:
         trainer: Inside fit, validate or test.
         source: ``"val"``, ``"train"`` or ``"test"``; if the run has no such loader, another one is taken, with a
             warning.
         index: Index among several loaders of that source.
+        say: Receives what the user should know.
 
     Raises:
         ValueError: If the run has no loader at all, or none with that index.
     """
-    given = {"val": _val_loaders(trainer), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
+    given = {"val": _val_loaders(trainer, say), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
     loaders = {name: _listed(part) for name, part in given.items()}
     order = [source, *(name for name in ("val", "test", "train") if name != source)]
     chosen = next((name for name in order if loaders[name]), None)
@@ -85,7 +94,7 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
             f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. Give one, or probe=Probe(...)."
         )
     if chosen != source:
-        rank_zero_warn_or_log(
+        say(
             f"There is no {source} loader; the probe samples come from the {chosen} loader. To choose it yourself, use "
             f"ProbeSelection(source={chosen!r})."
         )
@@ -97,7 +106,7 @@ def find_loader(trainer: pl.Trainer, source: str, index: int) -> Any:
     return found[index]
 
 
-def _val_loaders(trainer: pl.Trainer) -> Any:
+def _val_loaders(trainer: pl.Trainer, say: Callable[[str], None]) -> Any:
     if trainer.val_dataloaders is not None or trainer.state.fn != "fit":
         return trainer.val_dataloaders
     # Not loaded yet, because the first validation is some epochs away. Ask its source and not the loop, so that
@@ -109,7 +118,7 @@ def _val_loaders(trainer: pl.Trainer) -> Any:
         if trainer.enable_validation:
             raise
         # Training itself never needs this loader, so its failure is no reason to stop.
-        rank_zero_warn_or_log(
+        say(
             f"Validation is off, and its loader cannot be created ({type(error).__name__}: {error}). "
             "To choose samples from the training data, use ProbeSelection(source='train')."
         )
@@ -138,12 +147,15 @@ def epoch_of_last_batch(trainer: pl.Trainer) -> int:
 def may_swap_weights(trainer: pl.Trainer) -> bool:
     """Whether something runs before validation and may swap the weights, for averages for example."""
     parts = [callback for callback in trainer.callbacks if _is_foreign(callback)]  # type: ignore[attr-defined]
-    return any(_overrides(part, hook) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION)
+    kinds = (pl.LightningModule, pl.Callback)
+    return any(
+        _overrides(part, hook, *kinds) for part in (trainer.lightning_module, *parts) for hook in _BEFORE_VALIDATION
+    )
 
 
-def _overrides(part: object, hook: str) -> bool:
-    """Whether a module or callback of either package has this hook itself."""
-    parent = next(kind for kind in in_both(pl.LightningModule, pl.Callback) if isinstance(part, kind))
+def _overrides(part: object, hook: str, *kinds: type) -> bool:
+    """Whether a part that is of one of the kinds, of either package, has this hook itself."""
+    parent = next(kind for kind in in_both(*kinds) if isinstance(part, kind))
     return is_overridden(hook, part, parent)
 
 
@@ -190,20 +202,68 @@ def is_stream(loader: Any) -> bool:
     return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
 
 
-def transferred(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> Callable[[Any], Any]:
-    """A function that applies the batch-transfer hooks as the Trainer does for that loader."""
+def transferred(
+    trainer: pl.Trainer, module: pl.LightningModule, index: int, on_device: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """A function that applies the batch-transfer hooks as the Trainer does for that loader, wherever it is called.
+
+    Args:
+        trainer: The Trainer.
+        module: Its module.
+        index: Index of the loader.
+        on_device: What :func:`after_transfer` returns, called where the device can be used; only if there is one, and a hook that
+            may change the samples on it.
+    """
+    if trainer.strategy.root_device.type == "cpu":
+        on_device = after_transfer(trainer, module, index)
+    elif not has_hooks(trainer, module, _ON_DEVICE):
+        on_device = _unchanged
 
     def transfer(batch: Any) -> Any:
-        stage = trainer.state.stage
-        # Outside of training, so that the hooks do not augment the samples.
-        trainer.state.stage = type(stage).VALIDATING if stage == RunningStage.TRAINING else stage
-        try:
+        with _outside_training(trainer):
             batch = module._on_before_batch_transfer(batch, dataloader_idx=index)
-            return trainer.strategy.batch_to_device(batch, dataloader_idx=index)
-        finally:
-            trainer.state.stage = stage
+        return on_device(batch)
 
     return transfer
+
+
+def has_hooks(
+    trainer: pl.Trainer, module: pl.LightningModule, hooks: Sequence[str] = ("on_before_batch_transfer", *_ON_DEVICE)
+) -> bool:
+    """Whether the module or the data module has any of the batch-transfer hooks itself."""
+    parts = [part for part in (module, trainer.datamodule) if part is not None]  # type: ignore[attr-defined]
+    return any(_overrides(part, hook, pl.LightningModule, pl.LightningDataModule) for part in parts for hook in hooks)
+
+
+def after_transfer(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> Callable[[Any], Any]:
+    """A function that moves a batch to the device, applies the hook for batches on it, and brings it back."""
+    device = trainer.strategy.root_device
+
+    def transfer(batch: Any) -> Any:
+        with _outside_training(trainer), preserved_random_state(module, trainer.datamodule):  # type: ignore[attr-defined]
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=index)
+        if device.type != "cpu":
+            # What Lightning cannot move stays there, and can only be read here.
+            with suppress(Exception):
+                return move_data_to_device(batch, torch.device("cpu"))
+        return batch
+
+    return transfer
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+@contextmanager
+def _outside_training(trainer: pl.Trainer) -> Iterator[None]:
+    """Tells the hooks that this is a validation, so that they do not augment the samples."""
+    stage = trainer.state.stage
+    trainer.state.stage = type(stage).VALIDATING if stage == RunningStage.TRAINING else stage
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
 
 
 def now(module: pl.LightningModule) -> float:

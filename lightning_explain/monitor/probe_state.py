@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
@@ -20,9 +21,10 @@ from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.monitor.state import SAMPLES
 from lightning_explain.probes.binding import bound, samples_of
+from lightning_explain.probes.child import in_child
 from lightning_explain.probes.parts import tensors_in
 from lightning_explain.probes.selection import ProbeSelection, collect
-from lightning_explain.probes.signature import signature_of
+from lightning_explain.probes.signature import Signature, signature_of
 
 Expected: TypeAlias = "tuple[Tensor, str] | None"
 """Indices and fingerprint of the samples that a checkpoint or the training so far has."""
@@ -46,6 +48,46 @@ def _of_indices(selection: ProbeSelection, indices: list[int], loader: Any) -> P
     length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
     left = [index for index in dict.fromkeys(indices) if 0 <= index < length]
     return replace(selection, indices=left, per_class=False) if left else selection
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads samples in whatever process it is called.
+
+    Args:
+        find: Returns the loader.
+        transferred: Returns the function that applies the batch-transfer hooks.
+        selection: Which samples.
+        batch_fn: Reads a batch.
+        signature: What the model takes.
+        expected: What a checkpoint or the training so far has.
+        kept: The samples are there already, and are compared with.
+    """
+
+    find: Callable[..., Any]
+    transferred: Callable[..., Callable[[Any], Any] | None]
+    selection: ProbeSelection
+    batch_fn: Callable[[Any], Any] | None
+    signature: Signature | None
+    expected: Expected
+    kept: bool
+
+    def __call__(self, say: Callable[[str], None], on_device: Callable[[Any], Any]) -> Probe | None:
+        loader, selection = self.find(say=say), self.selection
+        stream = trainers.is_stream(loader)
+        if stream and self.kept:
+            return None
+        if self.expected is not None and not stream:
+            selection = _of_indices(selection, self.expected[0].tolist(), loader)
+        return collect(loader, selection, self.batch_fn, self.transferred(on_device), self.signature, say)
+
+
+def _found(loader: Any, say: Callable[[str], None]) -> Any:
+    return loader
+
+
+def _not_transferred(on_device: Callable[[Any], Any]) -> None:
+    return None
 
 
 class FixedSamples:
@@ -107,17 +149,18 @@ class FixedSamples:
         else:
             self.probe = self._alone(trainer, pl_module, source)
 
-    def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
+    def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
         if self._notice:
             rank_zero_warn_or_log(self._notice)
         kept, expected = self._trained, self._expected
         if kept is not None:
-            # Given samples belong to no dataset. On a stream, the training would miss the batches read here.
-            if self._given is not None or trainers.is_stream(self._loader(trainer, source)):
-                return kept
+            if self._given is not None:
+                return kept  # They belong to no dataset.
             expected = kept.sample_ids, fingerprint(kept)
         try:
-            found = self._given or self._collect(trainer, pl_module, source, expected)
+            found = self._given or self._collect(trainer, pl_module, source, expected, kept=kept is not None)
+            if found is None:
+                return kept
             now = fingerprint(found)[:12]
             if kept is not None and found.parameters and not kept.parameters:
                 if now != fingerprint(kept)[:12]:
@@ -141,7 +184,7 @@ class FixedSamples:
             )
         return found
 
-    def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe:
+    def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
         """The samples of a validation or test outside of ``fit``; if its loader has none, those of the training."""
         if self._given is not None:
             return self._given
@@ -171,18 +214,30 @@ class FixedSamples:
             self._trained = shared if self._trained is self.probe else self._trained
             self.probe = shared
 
-    def _loader(self, trainer: pl.Trainer, source: str) -> Any:
-        return trainers.find_loader(trainer, source, self._selection.dataloader_idx)
-
     def _collect(
-        self, trainer: pl.Trainer, module: pl.LightningModule, source: str, expected: Expected = None
-    ) -> Probe:
-        """Reads the selected samples, or those whose indices a checkpoint holds."""
-        selection, loader = self._selection, self._loader(trainer, source)
-        if expected is not None and not trainers.is_stream(loader):
-            selection = _of_indices(selection, expected[0].tolist(), loader)
-        transfer = trainers.transferred(trainer, module, selection.dataloader_idx)
-        return collect(loader, selection, self._batch_fn, transfer, signature_of(module, self._forward_fn))
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        source: str,
+        expected: Expected = None,
+        kept: bool = False,
+    ) -> Probe | None:
+        """Reads the selected samples, or those whose indices a checkpoint holds, in a child process.
+
+        ``None``: the samples are kept already, and a stream has no others to compare them with.
+        """
+        index, signature = self.dataloader_idx, signature_of(module, self._forward_fn)
+        find = partial(trainers.find_loader, trainer, source, index)
+        transferred = partial(trainers.transferred, trainer, module, index)
+        work = _Reading(find, transferred, self._selection, self._batch_fn, signature, expected, kept)
+
+        def portable() -> _Reading:
+            if trainers.has_hooks(trainer, module):
+                raise TypeError("the batch-transfer hooks need the Trainer")
+            return replace(work, find=partial(_found, find()), transferred=_not_transferred)
+
+        here = {"say": rank_zero_warn_or_log, "on_device": trainers.after_transfer(trainer, module, index)}
+        return in_child(work, here, retries=not kept, portable=portable)
 
     def read(self, module: pl.LightningModule, batch: Any) -> Probe:
         """The samples of a batch of the training, with its own tensors, bound as those of the loader are."""

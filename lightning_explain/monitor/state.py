@@ -27,7 +27,6 @@ State: TypeAlias = "Mapping[str, Any]"
 VERSION = 3
 """That of lightning_explain 0.1.0; older ones were never released."""
 
-SEEDS = 2**64
 SAMPLES = 100_000
 """The most samples that a checkpoint may name."""
 
@@ -60,7 +59,7 @@ def _selection(value: Any, where: str) -> None:
 
 
 _FORM: Mapping[str, Mapping[str, schema.Check]] = {
-    "seed": {"seed": schema.whole(0, SEEDS - 1)},
+    "seed": {"seed": schema.whole(0, schema.LARGEST_SEED)},
     "failures": {"failures": schema.mapped(schema.whole())},
     "schedule": {"schedule": schema.fields(_SCHEDULE), "by_steps": schema.flag},
     "alerts": {"alerts": schema.mapped(schema.fields(_ALERT))},

@@ -22,7 +22,7 @@ from lightning_explain.core.random_state import seed_generators, seeded_random_s
 from lightning_explain.core.serialization import columns, copied
 from lightning_explain.core.validation import check_choice, check_flag, check_whole, is_whole, refused
 from lightning_explain.core.warn import warn_or_log
-from lightning_explain.probes.binding import BatchFn, samples_of
+from lightning_explain.probes.binding import BatchFn, Say, samples_of
 from lightning_explain.probes.signature import Signature
 
 Source = Literal["val", "train", "test"]
@@ -106,13 +106,13 @@ def collect(
     batch_fn: BatchFn | None = None,
     transfer: Callable[[Any], Any] | None = None,
     forward: Signature | None = None,
+    say: Say = warn_or_log,
 ) -> Probe:
     """The selected samples of a loader's dataset, read once, as a probe; every random generator is restored.
 
     The samples are chosen from ``loader.dataset``, so shuffled and distributed loaders give the same ones, and are
-    collated by the loader's own ``collate_fn``. If the loader has workers, the samples are read in one worker, so that
-    the dataset's own state (an open file, a counter) does not change in this process. Random transforms are seeded with
-    ``selection.seed``.
+    collated by the loader's own ``collate_fn``. If the loader has workers, the samples are read in one worker. Random
+    transforms are seeded with ``selection.seed``. Other state of the dataset moves: see :func:`in_child`.
 
     A stream (an ``IterableDataset``, or a loader without ``dataset``) gives its first samples, with ids ``0..N-1``.
 
@@ -122,6 +122,7 @@ def collect(
         batch_fn: Reads a batch (after ``transfer``); see :func:`samples_of`. It must keep the samples and their order.
         transfer: Applied to the collated batch, such as Lightning's batch-transfer hooks.
         forward: What the model takes, by which batches are bound.
+        say: Receives what the user should know.
 
     Returns:
         The samples on the CPU, with the dataset's indices as ids.
@@ -141,14 +142,14 @@ def collect(
 
     with torch.inference_mode(False), seeded_random_state(selection.seed, loader):
         if not _is_map_style(dataset):
-            probe = _first_samples(loader, selection, kept)
+            probe = _first_samples(loader, selection, kept, say)
             chosen: Sequence[int] = range(len(probe))
         else:
-            chosen = _choose(loader, selection, read)
+            chosen = _choose(loader, selection, read, say)
             said.clear()
-            probe = _with_deviations(loader, selection.seed, chosen, kept)
+            probe = _with_deviations(loader, selection.seed, chosen, kept, say)
     for line in said:
-        warn_or_log(line)
+        say(line)
     if len(probe) != len(chosen):
         raise ValueError(
             f"{len(chosen)} samples of the dataset became {len(probe)} samples of a batch; collate_fn and batch_fn must keep "
@@ -183,7 +184,7 @@ def _batches(loader: Any, size: int | None, seed: int, samples: Sequence[int] | 
     )
 
 
-def _with_deviations(loader: Any, seed: int, chosen: Sequence[int], read: Read) -> Probe:
+def _with_deviations(loader: Any, seed: int, chosen: Sequence[int], read: Read, say: Say) -> Probe:
     """The chosen samples, with the standard deviations over up to 1,024 samples if these are tables or series."""
     length = len(loader.dataset)
     many = random.Random(seed).sample(range(length), min(MOST, length))
@@ -195,7 +196,7 @@ def _with_deviations(loader: Any, seed: int, chosen: Sequence[int], read: Read) 
     try:
         return replace(probe, stds=standard_deviations(as_tuple(read(batch).inputs) for batch in batches))
     except Exception as error:
-        warn_or_log(
+        say(
             "Standard deviations are of the probe's own samples, because others of the dataset cannot be read: "
             f"{type(error).__name__}: {error}"
         )
@@ -213,7 +214,7 @@ def _collate_each(collate: Callable[[Any], Any], samples: list[Any]) -> Any:
     return default_collate([collate(sample) for sample in samples])
 
 
-def _choose(loader: Any, selection: ProbeSelection, read: Read) -> Sequence[int]:
+def _choose(loader: Any, selection: ProbeSelection, read: Read, say: Say) -> Sequence[int]:
     where = f"the dataset behind the {selection.source} loader ({type(loader.dataset).__name__})"
     length = len(loader.dataset)
     if length == 0:
@@ -225,16 +226,16 @@ def _choose(loader: Any, selection: ProbeSelection, read: Read) -> Sequence[int]
         if outside:
             raise ValueError(f"ProbeSelection(indices=...) has {outside}; use indices of {where}: 0 to {length - 1}.")
         return selection.indices
-    _warn_if_short(length, selection)
+    _warn_if_short(length, selection, say)
     if selection.per_class:
         return sorted(_balanced(loader, selection, read))
     # Not the first ones, which in a sorted dataset are all of one class.
     return sorted(random.Random(selection.seed).sample(range(length), min(selection.count, length)))
 
 
-def _warn_if_short(found: int, selection: ProbeSelection) -> None:
+def _warn_if_short(found: int, selection: ProbeSelection, say: Say) -> None:
     if found < selection.count:
-        warn_or_log(
+        say(
             f"ProbeSelection(count={selection.count}), but the {selection.source} loader has {found} samples; "
             f"{found} of {selection.count} are explained. Lower count to silence this warning."
         )
@@ -243,17 +244,14 @@ def _warn_if_short(found: int, selection: ProbeSelection) -> None:
 # -- streams -------------------------------------------------------------------------------------------------------
 
 
-def _first_samples(loader: Any, selection: ProbeSelection, read: Read) -> Probe:
+def _first_samples(loader: Any, selection: ProbeSelection, read: Read, say: Say) -> Probe:
     dataset = getattr(loader, "dataset", None)
     what = f"what the {selection.source} loader reads ({type(loader if dataset is None else dataset).__name__}) is a stream"
     if selection.indices is not None or selection.per_class:
         raise ValueError(
             f"indices and per_class need a dataset with __getitem__ and __len__; {what}. Give count alone, or a Probe."
         )
-    warn_or_log(
-        f"The first {selection.count} samples are explained, because {what}. If it keeps its position, training continues after "
-        "these samples. Give a Probe, or a dataset with __getitem__ and __len__, to avoid that."
-    )
+    say(f"The first {selection.count} samples are explained, because {what}. To explain others, give a Probe.")
     parts: list[Probe] = []
     for batch in _stream(loader, selection):
         parts.append(read(batch))
@@ -266,12 +264,12 @@ def _first_samples(loader: Any, selection: ProbeSelection, read: Read) -> Probe:
     alike = _alike(parts)
     probe = _joined(alike, selection.count)
     if len(alike) < len(parts):
-        warn_or_log(
+        say(
             f"The batches of the stream are not alike (padded to different lengths?): only the {len(probe)} samples of the first "
             "ones, which are, are explained. To explain more, pad all samples to one length, or give a Probe."
         )
     else:
-        _warn_if_short(len(probe), selection)
+        _warn_if_short(len(probe), selection, say)
     return probe
 
 

@@ -229,6 +229,7 @@ class Fails(nn.Module):
         return out
 
 
+@pytest.mark.filterwarnings("ignore:The model's forward changes 'net.calls'")
 @pytest.mark.parametrize("model", [Fails(3, back=False), Fails(0, back=True)], ids=["alone, once", "backward"])
 def test_a_failure_of_the_model_in_the_look_at_it_ends_no_training(model: nn.Module, tmp_path: Path) -> None:
     # Whether something acts as a ReLU without being called one is measured, forward and backward.

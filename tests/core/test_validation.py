@@ -18,7 +18,13 @@ EITHER = partial(v.check_whole, "", "every", also=(None, "auto"))
 @pytest.mark.parametrize(
     ("check", "allowed", "refused", "error", "match"),
     [
-        (WHOLE, [1, 10**9], [0, -1, 1.0, True, "1", None, np.int64(1), torch.tensor(1)], ValueError, "Lime"),
+        (
+            WHOLE,
+            [1, 10**6],
+            [0, -1, 10**6 + 1, 10**10, 1.0, True, "1", None, np.int64(1), torch.tensor(1)],
+            ValueError,
+            "Lime",
+        ),
         (EITHER, [1, None, "auto"], [0, "many", False, np.ones(2)], ValueError, "every="),
         (
             partial(v.check_number, "M", "eps"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -234,6 +236,36 @@ def containers_with_tensors_for_keys(fail: bool) -> None:
     assert model.after == {"calls": 0}
 
 
+def attributes_in_slots(fail: bool) -> None:
+    def change(model: Side) -> None:
+        model.slotted.count += 1
+        model.slotted.new = 1
+
+    model = Side(change)
+    model.slotted = Slotted()
+    call(change, fail, model)
+    assert model.slotted.count == 0, "a slot was changed"
+    assert not hasattr(model.slotted, "new")
+
+
+class Slotted:
+    """An object without a dictionary of attributes."""
+
+    __slots__ = ("count", "new")
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def what_cannot_be_put_back(fail: bool) -> None:
+    model = Side(lambda model: next(model.stream))
+    model.stream = itertools.count()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        call(model.effect, fail, model)
+    assert ["'stream'" in str(warning.message) for warning in warned] == [True], "what moved is not reported"
+
+
 def metric_states(fail: bool) -> None:
     def update(model: Side) -> None:
         model.accuracy(torch.eye(10)[:3], torch.tensor([0, 1, 5]))
@@ -418,6 +450,8 @@ SYMPTOMS: list[tuple[str, Callable[[bool], None], str]] = [
     ("attributes", containers, "a container was changed"),
     ("attributes", containers_with_tensors_for_keys, "a container was changed"),
     ("attributes", metric_states, "a metric was updated"),
+    ("slots", attributes_in_slots, "a slot was changed"),
+    ("moved", what_cannot_be_put_back, "is not reported"),
     ("hooks", leaked_hooks, "hooks are not what they were"),
     ("usable", states_made_in_inference_mode, "[Ii]nference"),
     ("tensors", tensors_in_place, "a tensor was changed in place"),

@@ -143,7 +143,7 @@ def test_training_is_off_inside_and_on_again_after_an_error(tmp_path: Path) -> N
                 raise ArithmeticError
 
         with pytest.raises(ArithmeticError):
-            trainers.transferred(trainer, trainer.lightning_module, 0)(Batch())
+            trainers.transferred(trainer, trainer.lightning_module, 0, lambda batch: batch)(Batch())
         return [*found, trainer.training]
 
     assert asked(tmp_path, question) == [True, False, True]

@@ -105,14 +105,9 @@ def test_samples_of_a_datamodule_pass_through_its_transfer_hooks_once(tmp_path: 
 
 
 class Augmenting(DigitModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.indices: list[int] = []
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         assert self.trainer is not None
-        self.indices.append(dataloader_idx)
-        return [batch[0] + 100, batch[1]] if self.trainer.training else [batch[0] + 1, batch[1]]
+        return [batch[0] + (100 if self.trainer.training else 1 + 10 * dataloader_idx), batch[1]]
 
 
 def test_augmentation_on_the_device_is_not_run_on_the_samples(tmp_path: Path) -> None:
@@ -123,10 +118,10 @@ def test_augmentation_on_the_device_is_not_run_on_the_samples(tmp_path: Path) ->
 
 
 def test_transfer_hooks_are_told_from_which_loader_the_samples_are(tmp_path: Path) -> None:
-    module = Augmenting()
     watch = monitor(probe=ProbeSelection(count=4, dataloader_idx=1))
-    trainer(tmp_path, watch, limit_val_batches=0).fit(module, loader(), [loader(100, 24), loader(200, 24)])
-    assert module.indices[0] == 1
+    trainer(tmp_path, watch, limit_val_batches=0).fit(Augmenting(), loader(), [loader(100, 24), loader(200, 24)])
+    assert watch.probe is not None
+    assert torch.equal(watch.probe.inputs, digits()[0][200:][watch.probe.sample_ids] + 11)
 
 
 class Noisy(Dataset[tuple[Tensor, Tensor]]):

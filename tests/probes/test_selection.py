@@ -468,9 +468,7 @@ def test_workers_that_seed_themselves_give_the_same_samples() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_gives_its_first_samples_and_says_that_it_cannot_be_rewound(workers: int) -> None:
     before = numbers()
-    with pytest.warns(
-        UserWarning, match=r"first 5 samples.*\(Stream\) is a stream.*training continues after these samples"
-    ):
+    with pytest.warns(UserWarning, match=r"first 5 samples.*\(Stream\) is a stream.*To explain others, give a Probe"):
         probe = collect(DataLoader(Stream(), 2, num_workers=workers), ProbeSelection(count=5))
     assert ids(probe) == [0, 1, 2, 3, 4]
     assert torch.equal(probe.inputs, X[:5])  # type: ignore[arg-type]

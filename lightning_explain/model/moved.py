@@ -1,0 +1,71 @@
+"""What a forward moves and nobody can put back is found by comparing before and after, and reported by name."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import length_hint
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+
+from lightning_explain.core.warn import warn_or_log
+from lightning_explain.model.inventory import ModuleInventory
+from lightning_explain.model.reachable import MOST
+
+_MENTIONED: WeakSet[nn.Module] = WeakSet()
+# What is equal whenever it is the same; other things are compared by identity.
+_PLAIN = (bool, int, float, complex, str, bytes)
+
+
+@contextmanager
+def reported(inventory: ModuleInventory) -> Iterator[None]:
+    """Warns on exit, once for each model, of what has moved among the things that cannot be put back."""
+    if inventory.model in _MENTIONED:
+        yield
+        return
+    before = [
+        (value, _mark(value)) for sort, value in inventory.walk.shared if sort in ("container", "class", "iterator")
+    ]
+    try:
+        yield
+    finally:
+        moved = [value for value, mark in before if not _same(mark, _mark(value))]
+        if moved:
+            _MENTIONED.add(inventory.model)
+            warn_or_log(
+                f"The model's forward changes {_named(inventory, moved)}, which cannot be put back after an explanation, so the training "
+                "may not be the one it would be without the monitor. Keep that in an attribute of the module."
+            )
+        if inventory.walk.full:
+            _MENTIONED.add(inventory.model)
+            warn_or_log(
+                f"The model holds more than {MOST:,} objects. Those beyond are not searched for random generators and other things that an "
+                "explanation would have to put back; if its forward changes none of them, all is well."
+            )
+
+
+def _mark(value: Any) -> list[Any]:
+    """What tells whether a thing has moved."""
+    if isinstance(value, dict):
+        return [*dict.keys(value), *dict.values(value)]
+    if isinstance(value, type):
+        return [part for name, part in vars(value).items() if not name.startswith("__")]
+    if isinstance(value, types.GeneratorType):
+        return [] if value.gi_frame is None else [value.gi_frame.f_lasti, *value.gi_frame.f_locals.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    return [length_hint(value, -1), repr(value)]
+
+
+def _same(before: list[Any], after: list[Any]) -> bool:
+    return len(before) == len(after) and all(
+        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b) for a, b in zip(before, after, strict=True)
+    )
+
+
+def _named(inventory: ModuleInventory, moved: list[Any]) -> str:
+    names = list(dict.fromkeys(inventory.walk.path(value) for value in moved))
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
