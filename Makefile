@@ -47,6 +47,7 @@ faults: $(STAMP) ## Inject every fault at every place, and kill and resume train
 	$(BIN)/python tests/faults/table.py
 	$(BIN)/python tests/faults/sigkill.py --moments 20
 	$(BIN)/python tests/faults/sigkill.py --moments 20 --early
+	$(BIN)/python tests/faults/sigusr1.py --moments 20
 
 docs: $(STAMP) ## Write docs/methods.md, docs/metrics.md and the presets in configs/ from the classes
 	$(BIN)/python docs/generate.py
