@@ -168,11 +168,13 @@ class ExplanationMonitor(MonitorBase):
         """A monitor from a plain or OmegaConf mapping. Names are looked up only in ``methods`` and ``metrics``.
 
         Args:
-            config: Keys are the constructor's arguments.
+            config: Keys are the constructor's arguments. References are resolved, but for environment variables
+                (``${oc.env:...}``); if these are wanted, resolve the configuration with ``OmegaConf.to_container(config, resolve=True)``.
             arguments: What a configuration cannot hold, such as functions or a ``Probe``; these take precedence.
 
         Raises:
-            ValueError: If a key, a method or a metric is unknown; the message lists the nearest valid names.
+            ValueError: If a key, a method or a metric is unknown (the message lists the nearest valid names), or the configuration is
+                endless or reads an environment variable.
         """
         with short_errors():
             return cls(**{**monitor_arguments(config, cls), **arguments})
