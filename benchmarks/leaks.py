@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -139,12 +140,13 @@ def settled() -> Iterator[None]:
         gc.unfreeze()
 
 
-def run(steps: int, explained_by: Sequence[pl.Callback]) -> tuple[Left, nn.Module]:
+def run(steps: int, explained_by: Sequence[pl.Callback], bar: bool = False) -> tuple[Left, nn.Module]:
     """Trains, and explains after each step.
 
     Args:
         steps: Number of training steps.
         explained_by: The monitors, and any other callbacks to check for leaks.
+        bar: Whether progress bars are shown.
 
     Returns:
         The counts after each step, and the trained module.
@@ -158,7 +160,7 @@ def run(steps: int, explained_by: Sequence[pl.Callback]) -> tuple[Left, nn.Modul
             max_steps=steps,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
+            enable_progress_bar=bar,
             enable_model_summary=False,
             callbacks=[*explained_by, left],
         )
@@ -170,11 +172,14 @@ def main() -> None:
     """Prints what grew in the second half."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--explanations", type=int, default=200)
-    count = parser.parse_args().explanations
+    parser.add_argument("--bar", action="store_true", help="with progress bars")
+    given = parser.parse_args()
+    # Each step has one of each monitor.
+    count, started = given.explanations // 2, time.perf_counter()
     warnings.simplefilter("ignore")
-    left, _ = run(count, monitors())
+    left, _ = run(count, monitors(), given.bar)
     half = count // 2
-    print(f"{2 * count} explanations; in the second half:")
+    print(f"{2 * count} explanations in {time.perf_counter() - started:.0f} seconds; in the second half:")
     print(f"memory   {left.mib[half]:.1f} -> {left.mib[-1]:.1f} MiB, {left.slope(half):+.2f} KiB for each step")
     for name in COUNTED:
         values = getattr(left, name)

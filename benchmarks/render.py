@@ -22,9 +22,9 @@ import torch
 from captum.attr import visualization
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
+from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.render.figure import draw
@@ -54,7 +54,7 @@ def example() -> tuple[Report, Probe]:
 def ours(report: Report, probe: Probe, encode: bool) -> None:
     for picture in draw(report, probe, Options()).values():
         if encode:
-            Image.fromarray(picture).save(io.BytesIO(), "PNG")
+            to_png(picture, {})
 
 
 def captum(report: Report, probe: Probe, finish: Callable[[Figure], None]) -> None:
@@ -117,6 +117,9 @@ def main() -> None:
         ("PNG (ours: one file a method)", encoded, saved),
     ):
         print(f"{title:44}{mine:8.3f}s{theirs:8.2f}s{theirs / mine:7.0f}x")
+    print(
+        f"A composite picture of {SAMPLES} samples: {1000 * drawn / METHODS:.1f} ms drawn, {1000 * encoded / METHODS:.1f} ms with PNG."
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -225,7 +226,12 @@ class MonitorBase(pl.Callback):
             parts.append(
                 f"besides those of {', '.join(map(repr, expected.besides))}, whose number is not known beforehand"
             )
-        parts.append(f"about {seconds / self._ready.ranks.world:.2g} seconds, as measured, without drawing")
+        drawing = 0.0
+        if trainer.is_global_zero and self.probe is not None:
+            # What cannot be drawn is reported when it is to be drawn.
+            with suppress(Exception):
+                drawing = self._publisher.seconds_of_drawing(self.probe, len(self._ready.methods))
+        parts.append(f"about {seconds / self._ready.ranks.world + drawing:.2g} seconds, as measured, with drawing")
         if epoch and trainer.state.fn == "fit":
             parts.append(
                 f"{each.forward * samples / epoch:.0%} of the samples that a training epoch sends through the model"

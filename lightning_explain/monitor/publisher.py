@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_explain.core.contracts import Sink
+from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Publication, Report
 from lightning_explain.loggers.choose import sinks_for
@@ -69,6 +72,12 @@ class Publisher:
                 log.survive(partial(sink.layout, layout), f"The layout of {name}")
 
     @property
+    def _most_pictures(self) -> int:
+        """How many pictures of an explanation are needed at all."""
+        on = (sink for name, sink in self._sinks.items() if not self.failure_log.is_off(name))
+        return max((sink.most_pictures for sink in on), default=0)
+
+    @property
     def destination(self) -> str:
         """Where pictures and reports go, as one sentence; known on rank zero, once the sinks are open."""
         if not self._sinks:
@@ -76,6 +85,19 @@ class Publisher:
         places = [place for sink in self._sinks.values() if (place := sink.pictures_go_to)]
         reports = f", reports to {self._directory / safe_name(self.name)}" if self.save_reports else ""
         return f"pictures go to {', '.join(places) or 'nowhere, because no sink takes any'}{reports}"
+
+    def seconds_of_drawing(self, probe: Probe, methods: int) -> float:
+        """Seconds that the pictures of so many methods take, judging by one that shows the inputs as if they were a map."""
+        count, samples, seconds = min(methods, self._most_pictures), len(probe), 0.0
+        maps = tuple(x.detach().cpu().float() for x in as_tuple(probe.inputs))
+        none = torch.zeros(samples, dtype=torch.long)
+        report = Report({"": maps}, {}, {}, torch.zeros(samples), none, none, torch.arange(samples))
+        # The first time, fonts and colors are read.
+        for _ in range(2 if count else 0):
+            started = time.perf_counter()
+            to_png(draw(report, probe, self.options)[""], {})
+            seconds = time.perf_counter() - started
+        return count * seconds
 
     def prepare(self, trainer: pl.Trainer, report: Report, probe: Probe, scalars: Scalars, metrics: Metrics) -> None:
         """Saves and draws one report, and lets the sinks prepare: all that takes long, before the clock is read.
@@ -92,7 +114,7 @@ class Publisher:
                 log.note_once(key, text)
             if self.save_reports and self._sinks:
                 log.survive(partial(self._save, report), "Saving the report")
-            most = max((sink.most_pictures for name, sink in self._sinks.items() if not log.is_off(name)), default=0)
+            most = self._most_pictures
             shown = replace(report, attributions=dict(islice(report.attributions.items(), most)))
             pictures = log.survive(partial(draw, shown, probe, self.options), "Drawing pictures") if most else None
             self._draft = publication(self.name, report, scalars, pictures or {}, metrics)

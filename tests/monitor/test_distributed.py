@@ -65,11 +65,11 @@ def test_two_ranks_find_what_one_process_finds_with_the_same_weights(ranks: Rank
 
 
 def test_rank_zero_alone_writes(root: Path) -> None:
-    (events,) = (root / "fine").rglob("events.out.tfevents.*")
-    found = EventAccumulator(str(events.parent)).Reload()
+    (folder,) = {path.parent for path in (root / "fine").rglob("events.out.tfevents.*")}
+    found = EventAccumulator(str(folder)).Reload()
     tags = [tag for tag in found.Tags()["scalars"] if tag.startswith("explain/")]
     assert {tag: [event.step for event in found.Scalars(tag)] for tag in tags} == {tag: [2, 4] for tag in tags}
-    assert [report.step for report in load_reports(events.parent / "explain" / "explain")] == [2, 4]
+    assert [report.step for report in load_reports(folder / "explain" / "explain")] == [2, 4]
 
 
 @scenario("ranks", ["fine"], indirect=True)
@@ -108,8 +108,8 @@ def test_ranks_explain_with_the_batch_statistics_of_rank_zero_and_keep_their_own
     probe = Probe(zero["inputs"], zero["targets"], ids=zero["ids"])
     alone = explain(net, probe, {"saliency": m.Saliency(abs=False)}, [])
     assert distance(zero["attributions"]["saliency"], alone.attributions["saliency"]) <= 1e-5
-    (events,) = (root / "batch_statistics").rglob("events.out.tfevents.*")
-    found = EventAccumulator(str(events.parent)).Reload()
+    (folder,) = {path.parent for path in (root / "batch_statistics").rglob("events.out.tfevents.*")}
+    found = EventAccumulator(str(folder)).Reload()
     assert zero["metrics"] == {tag: pytest.approx(found.Scalars(tag)[-1].value) for tag in zero["metrics"]}
 
 
