@@ -28,6 +28,7 @@ from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import Charts, charts, score_names, tags, titled, with_suffix, without
 from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor import loaders
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alike import check_alike
 from lightning_explain.monitor.failures import (
@@ -217,7 +218,7 @@ class MonitorBase(pl.Callback):
 
     def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
         """What an explanation of so many samples will cost, in words."""
-        each, seconds, epoch = expected.passes, expected.time(samples), trainers.samples_in_epoch(trainer)
+        each, seconds, epoch = expected.passes, expected.time(samples), loaders.samples_in_epoch(trainer)
         parts = [
             f"an explanation of {samples} samples takes {each.forward} forward and {each.backward} backward evaluations of the "
             f"model for each, {each.forward * samples:,} and {each.backward * samples:,} in all"
@@ -260,7 +261,7 @@ class MonitorBase(pl.Callback):
         measuring = self._limit is None and self._pass_size is None
         self._ready = replace(
             self._explainer,
-            limit=self._limit or auto_limit(trainers.batch_size(trainer)),
+            limit=self._limit or auto_limit(loaders.batch_size(trainer)),
             auto_limit=self._limit is None,
             forward_context=trainer.precision_plugin.forward_context,
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),

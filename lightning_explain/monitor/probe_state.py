@@ -17,7 +17,7 @@ from lightning_explain.core.schema import MalformedError, brief, listed_ids
 from lightning_explain.core.serialization import bytes_of, columns, copied, fingerprint, probe_state, without_inference
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.model.function import ForwardFn
-from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor import loaders
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.monitor.state import SAMPLES
 from lightning_explain.probes.binding import bound, samples_of
@@ -74,7 +74,7 @@ class _Reading:
 
     def __call__(self, say: Callable[[str], None], on_device: Callable[[Any], Any]) -> Probe | None:
         loader, selection = self.find(say=say), self.selection
-        stream = trainers.is_stream(loader)
+        stream = loaders.is_stream(loader)
         if stream and self.kept:
             return None
         if self.expected is not None and not stream:
@@ -227,16 +227,16 @@ class FixedSamples:
         ``None``: the samples are kept already, and a stream has no others to compare them with.
         """
         index, signature = self.dataloader_idx, signature_of(module, self._forward_fn)
-        find = partial(trainers.find_loader, trainer, source, index)
-        transferred = partial(trainers.transferred, trainer, module, index)
+        find = partial(loaders.find_loader, trainer, source, index)
+        transferred = partial(loaders.transferred, trainer, module, index)
         work = _Reading(find, transferred, self._selection, self._batch_fn, signature, expected, kept)
 
         def portable() -> _Reading:
-            if trainers.has_hooks(trainer, module):
+            if loaders.has_hooks(trainer, module):
                 raise TypeError("the batch-transfer hooks need the Trainer")
             return replace(work, find=partial(_found, find()), transferred=_not_transferred)
 
-        here = {"say": rank_zero_warn_or_log, "on_device": trainers.after_transfer(trainer, module, index)}
+        here = {"say": rank_zero_warn_or_log, "on_device": loaders.after_transfer(trainer, module, index)}
         return in_child(work, here, retries=not kept, portable=portable)
 
     def read(self, module: pl.LightningModule, batch: Any) -> Probe:

@@ -23,6 +23,7 @@ from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
+from lightning_explain.monitor.loaders import listed
 from training import QUIET, loader, loaders, monitor, report_of
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
@@ -112,7 +113,7 @@ def test_what_the_run_consists_of_is_recognised(pl: ModuleType, tmp_path: Path) 
     assert plain([watch := monitor()], fast_dev_run=True).fit(module(pl), **loaders()) is None
     assert watch._publisher._sinks == {}
     both = pl.utilities.CombinedLoader([loader(), loader(100, 8)])
-    assert len(trainers._listed(both)) == 2
+    assert len(listed(both)) == 2
     with pytest.raises(ValueError, match="has no WandbLogger"):
         plain([monitor(alerts=[Alert("infidelity/saliency", above=1, action="wandb")])]).fit(module(pl), **loaders())
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_explain import ProbeSelection
 from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor import loaders
 from training import QUIET, Blind, DigitModule, loader, monitor, trainer
 
 pytestmark = QUIET
@@ -51,7 +52,7 @@ def asked(root: Path, question: Callable[[pl.Trainer], Any], *data: Any, **argum
 @pytest.mark.parametrize("sanity", [0, 2], ids=["not yet loaded", "loaded"])
 def test_the_validation_loader_is_found_before_its_first_run(sanity: int, tmp_path: Path) -> None:
     val = loader(100, 24)
-    found = asked(tmp_path, lambda t: trainers.find_loader(t, "val", 0), loader(), val, num_sanity_val_steps=sanity)
+    found = asked(tmp_path, lambda t: loaders.find_loader(t, "val", 0), loader(), val, num_sanity_val_steps=sanity)
     assert found.dataset is val.dataset
 
 
@@ -59,7 +60,7 @@ def test_the_validation_loader_is_found_before_its_first_run(sanity: int, tmp_pa
 def test_one_of_several_loaders_is_found_by_its_index(kind: type, tmp_path: Path) -> None:
     val = {"a": loader(100, 8), "b": loader(200, 8)}
     given = val if kind is dict else kind(val.values())
-    found = asked(tmp_path, lambda t: trainers.find_loader(t, "val", 1), loader(), given)
+    found = asked(tmp_path, lambda t: loaders.find_loader(t, "val", 1), loader(), given)
     assert found.dataset is val["b"].dataset
 
 
@@ -78,13 +79,13 @@ def test_a_combined_loader_is_as_many_loaders_as_it_holds(nest: Any, arguments: 
 
 def test_a_loader_that_is_not_there_is_told_with_the_number_there_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dataloader_idx=1\), but there are 1 val loaders; use one below 1"):
-        asked(tmp_path, lambda t: trainers.find_loader(t, "val", 1), loader(), loader(100, 8))
+        asked(tmp_path, lambda t: loaders.find_loader(t, "val", 1), loader(), loader(100, 8))
 
 
 def test_another_loader_is_taken_only_with_a_warning(tmp_path: Path) -> None:
     train = loader()
     with pytest.warns(UserWarning, match="There is no test loader; the probe samples come from the train loader"):
-        found = asked(tmp_path, lambda t: trainers.find_loader(t, "test", 0), train)
+        found = asked(tmp_path, lambda t: loaders.find_loader(t, "test", 0), train)
     assert found.dataset is train.dataset
 
 
@@ -92,11 +93,11 @@ def test_no_loader_at_all_is_an_error() -> None:
     with pytest.raises(
         ValueError, match=r"No loader to choose probe samples from: looked for val, test, train loaders"
     ):
-        trainers.find_loader(pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), "val", 0)
+        loaders.find_loader(pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), "val", 0)
 
 
 def test_the_test_loader_is_found_in_a_test(tmp_path: Path) -> None:
-    asks, test = Asks(lambda t: trainers.find_loader(t, "test", 0)), loader(300, 8)
+    asks, test = Asks(lambda t: loaders.find_loader(t, "test", 0)), loader(300, 8)
     trainer(tmp_path, asks).test(DigitModule(), test, verbose=False)
     assert asks.answers[0].dataset is test.dataset
 
@@ -112,11 +113,11 @@ class Stream(IterableDataset[int]):
     ids=["map", "stream", "list"],
 )
 def test_a_stream_is_told_from_a_dataset(given: Any, expected: bool) -> None:
-    assert trainers.is_stream(given) is expected
+    assert loaders.is_stream(given) is expected
 
 
 def test_the_batch_size_is_that_of_the_training_loader(tmp_path: Path) -> None:
-    assert asked(tmp_path, trainers.batch_size) == 8
+    assert asked(tmp_path, loaders.batch_size) == 8
 
 
 class Batches:
@@ -127,7 +128,7 @@ class Batches:
 
 
 def test_a_loader_that_does_not_say_has_no_batch_size(tmp_path: Path) -> None:
-    assert asked(tmp_path, trainers.batch_size, Batches()) is None
+    assert asked(tmp_path, loaders.batch_size, Batches()) is None
 
 
 # -- states --------------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_training_is_off_inside_and_on_again_after_an_error(tmp_path: Path) -> N
                 raise ArithmeticError
 
         with pytest.raises(ArithmeticError):
-            trainers.transferred(trainer, trainer.lightning_module, 0, lambda batch: batch)(Batch())
+            loaders.transferred(trainer, trainer.lightning_module, 0, lambda batch: batch)(Batch())
         return [*found, trainer.training]
 
     assert asked(tmp_path, question) == [True, False, True]

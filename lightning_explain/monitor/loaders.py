@@ -1,0 +1,172 @@
+"""Takes a Trainer; returns its loaders, and what its batch-transfer hooks make of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import IterableDataset
+
+from lightning_explain.core.random_state import preserved_random_state
+from lightning_explain.loggers.packages import in_both
+from lightning_explain.monitor.failures import rank_zero_warn_or_log
+from lightning_explain.monitor.lightning import overrides
+
+_ON_DEVICE = ("transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def find_loader(
+    trainer: pl.Trainer, source: str, index: int, say: Callable[[str], None] = rank_zero_warn_or_log
+) -> Any:
+    """The loader to choose samples from.
+
+    A validation loader that the loop has not loaded yet is created for this call alone: call it in a child process.
+
+    Args:
+        trainer: Inside fit, validate or test.
+        source: ``"val"``, ``"train"`` or ``"test"``; if the run has no such loader, another one is taken, with a
+            warning.
+        index: Index among several loaders of that source.
+        say: Receives what the user should know.
+
+    Raises:
+        ValueError: If the run has no loader at all, or none with that index.
+    """
+    given = {"val": _val_loaders(trainer, say), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
+    loaders = {name: listed(part) for name, part in given.items()}
+    order = [source, *(name for name in ("val", "test", "train") if name != source)]
+    chosen = next((name for name in order if loaders[name]), None)
+    if chosen is None:
+        raise ValueError(
+            f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. Give one, or probe=Probe(...)."
+        )
+    if chosen != source:
+        say(
+            f"There is no {source} loader; the probe samples come from the {chosen} loader. To choose it yourself, use "
+            f"ProbeSelection(source={chosen!r})."
+        )
+    found = loaders[chosen]
+    if index >= len(found):
+        raise ValueError(
+            f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders; use one below {len(found)}."
+        )
+    return found[index]
+
+
+def _val_loaders(trainer: pl.Trainer, say: Callable[[str], None]) -> Any:
+    if trainer.val_dataloaders is not None or trainer.state.fn != "fit":
+        return trainer.val_dataloaders
+    # Not loaded yet, because the first validation is some epochs away. Ask its source and not the loop, so that
+    # the loop still loads it at its usual time.
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    try:
+        return source.dataloader() if source.is_defined() else None
+    except Exception as error:
+        if trainer.enable_validation:
+            raise
+        # Training itself never needs this loader, so its failure is no reason to stop.
+        say(
+            f"Validation is off, and its loader cannot be created ({type(error).__name__}: {error}). "
+            "To choose samples from the training data, use ProbeSelection(source='train')."
+        )
+        return None
+
+
+def listed(loaders: Any) -> list[Any]:
+    """All loaders in nested lists, mappings and combined loaders, as one flat list."""
+    found = tree_leaves(loaders.iterables if isinstance(loaders, in_both(CombinedLoader)) else loaders)
+    return [loader for loader in found if loader is not None]
+
+
+def batch_size(trainer: pl.Trainer) -> int | None:
+    """The batch size of the first loader of the run that declares one; ``None``: no loader does."""
+    for loader in listed([trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders]):
+        sampler = getattr(loader, "batch_sampler", None)
+        size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+        if isinstance(size, int) and size > 0:
+            return size
+    return None
+
+
+def samples_in_epoch(trainer: pl.Trainer) -> int | None:
+    """Samples in the batches of a training epoch, of all ranks; ``None`` if that is not known beforehand."""
+    batches, size = trainer.num_training_batches, batch_size(trainer)
+    return int(batches * size * trainer.world_size) if size and math.isfinite(batches) else None
+
+
+def is_stream(loader: Any) -> bool:
+    """Whether a loader's samples have no index, as those of an ``IterableDataset``."""
+    dataset = getattr(loader, "dataset", None)
+    return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
+
+
+def transferred(
+    trainer: pl.Trainer, module: pl.LightningModule, index: int, on_device: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """A function that applies the batch-transfer hooks as the Trainer does for that loader, wherever it is called.
+
+    Args:
+        trainer: The Trainer.
+        module: Its module.
+        index: Index of the loader.
+        on_device: What :func:`after_transfer` returns, called where the device can be used; only if there is one, and a hook that
+            may change the samples on it.
+    """
+    if trainer.strategy.root_device.type == "cpu":
+        on_device = after_transfer(trainer, module, index)
+    elif not has_hooks(trainer, module, _ON_DEVICE):
+        on_device = _unchanged
+
+    def transfer(batch: Any) -> Any:
+        with _outside_training(trainer):
+            batch = module._on_before_batch_transfer(batch, dataloader_idx=index)
+        return on_device(batch)
+
+    return transfer
+
+
+def has_hooks(
+    trainer: pl.Trainer, module: pl.LightningModule, hooks: Sequence[str] = ("on_before_batch_transfer", *_ON_DEVICE)
+) -> bool:
+    """Whether the module or the data module has any of the batch-transfer hooks itself."""
+    parts = [part for part in (module, trainer.datamodule) if part is not None]  # type: ignore[attr-defined]
+    return any(overrides(part, hook, pl.LightningModule, pl.LightningDataModule) for part in parts for hook in hooks)
+
+
+def after_transfer(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> Callable[[Any], Any]:
+    """A function that moves a batch to the device, applies the hook for batches on it, and brings it back."""
+    device = trainer.strategy.root_device
+
+    def transfer(batch: Any) -> Any:
+        with _outside_training(trainer), preserved_random_state(module, trainer.datamodule):  # type: ignore[attr-defined]
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=index)
+        if device.type != "cpu":
+            # What Lightning cannot move stays there, and can only be read here.
+            with suppress(Exception):
+                return move_data_to_device(batch, torch.device("cpu"))
+        return batch
+
+    return transfer
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+@contextmanager
+def _outside_training(trainer: pl.Trainer) -> Iterator[None]:
+    """Tells the hooks that this is a validation, so that they do not augment the samples."""
+    stage = trainer.state.stage
+    trainer.state.stage = type(stage).VALIDATING if stage == RunningStage.TRAINING else stage
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
