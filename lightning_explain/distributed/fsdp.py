@@ -10,6 +10,11 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
+def resumes_otherwise(model: nn.Module) -> bool:
+    """Whether a training that is resumed may not be the uninterrupted one: Lightning restores other batch statistics of sharded models."""
+    return is_sharded(model) and any(getattr(module, "running_mean", None) is not None for module in model.modules())
+
+
 def regather(model: nn.Module, layer: nn.Module) -> None:
     """Gathers the weights around a layer again, for a backward pass that begins inside of it.
 

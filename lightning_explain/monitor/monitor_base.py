@@ -21,6 +21,7 @@ from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief, one_line
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import reporting_failures
+from lightning_explain.distributed.fsdp import resumes_otherwise
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
@@ -179,6 +180,11 @@ class MonitorBase(pl.Callback):
             expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
             cost = "" if expected is None else f"{self._cost(trainer, expected, count)}; "
             rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{self._publisher.destination}.")
+            if trainer.state.fn == "fit" and resumes_otherwise(trainer.lightning_module):
+                rank_zero_info(
+                    "ExplanationMonitor: the model is sharded and has batch statistics, of which distributed checkpoints restore others, "
+                    "so a training that is resumed may differ from an uninterrupted one, with or without the monitor."
+                )
 
     def _get_ready(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         """Chooses the samples, and checks methods and metrics; chooses others if those of a checkpoint cannot be explained."""
