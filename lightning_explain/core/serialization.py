@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.probe import Probe
@@ -67,13 +68,19 @@ def columns(probe: Probe) -> dict[str, Any]:
     return {**found, "class_names": None if names is None else tuple(map(str, names)), "meta": meta}
 
 
-def without_inference(probe: Probe) -> Probe:
-    """The same probe with copies of tensors that were made in inference mode, which cannot be saved for a backward pass."""
-    named = columns(probe)
-    if not any(isinstance(x, Tensor) and x.is_inference() for _, x in _leaves(named)):
-        return probe
+def plain(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor of a subclass, such as MONAI's ``MetaTensor``, as a plain one; others, sharded ones too, unchanged."""
+    if type(tensor) in (Tensor, nn.Parameter) or is_traceable_wrapper_subclass(tensor):
+        return tensor
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.as_subclass(Tensor)
+
+
+def frozen(probe: Probe) -> Probe:
+    """The same probe, made of plain tensors, and of copies of those made in inference mode, which no backward pass can save."""
     with torch.inference_mode(False):
-        return replace(probe, **tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, named))
+        own = tree_map_only(Tensor, lambda x: plain(x.clone() if x.is_inference() else x), columns(probe))
+    return replace(probe, **own)
 
 
 def copied(value: Any) -> Any:

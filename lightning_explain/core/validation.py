@@ -141,3 +141,9 @@ def check_monitor_names(names: Sequence[str]) -> None:
             raise ValueError(
                 f"Monitors named {name!r} and {alike[0]!r} would write to the same folder; give other names."
             )
+
+
+def elapsed(started: float, now: float) -> float:
+    """Seconds between two readings of a clock; 0 if they are no time, as from a clock that goes back, stands still or gives NaN."""
+    seconds = now - started
+    return seconds if 0 <= seconds < math.inf else 0.0

@@ -21,8 +21,8 @@ from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.schema import LARGEST_SEED
-from lightning_explain.core.serialization import fingerprint, without_inference
-from lightning_explain.core.validation import check_whole
+from lightning_explain.core.serialization import fingerprint, frozen
+from lightning_explain.core.validation import check_whole, elapsed
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import collectives_called, reporting_failures
@@ -182,7 +182,7 @@ class Explainer(Decisions):
                 report = explanation.run()
                 function: Any = explanation.explained.forward
                 passes = PassCount(*self.ranks.total(function.passes.forward, function.passes.backward))
-        seconds = time.perf_counter() - started
+        seconds = elapsed(started, time.perf_counter())
         report = replace(report, meta=probe.meta, stds=probe.stds)
         return replace(report, passes=passes, seconds=seconds, fingerprint=own)
 
@@ -292,7 +292,7 @@ def explain(
     methods, metrics, target, normalization = map(resolved, (methods, metrics, target, normalization))
     check_target(target)
     check_whole("", "seed", seed, least=0, most=LARGEST_SEED)
-    probe = bound(without_inference(probe), signature_of(model, forward_fn), warn_or_log)
+    probe = bound(frozen(probe), signature_of(model, forward_fn), warn_or_log)
     explainer = Explainer(
         methods=build_methods(methods),
         metrics=build_metrics(metrics, methods is None),

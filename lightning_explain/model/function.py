@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_explain.core.call import Place, arguments
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
+from lightning_explain.core.serialization import plain
 from lightning_explain.model.isolation import Run
 from lightning_explain.model.targets import OutputError, Target, choose, output_tensor
 
@@ -72,7 +73,7 @@ class TargetFunction(nn.Module):
         """
         copies = list(map(_own, values))
         positional, keywords = arguments(self._places, copies) if self._places else (copies, {})
-        outputs = self._chosen(self._call(*positional, **keywords))
+        outputs = plain(self._chosen(self._call(*positional, **keywords)))
         if outputs.ndim == 0 or len(outputs) != len(values[0]):
             came = "one number for all samples, such as a loss"
             if outputs.ndim > 0:

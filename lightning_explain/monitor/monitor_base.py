@@ -19,6 +19,7 @@ from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief, one_line
+from lightning_explain.core.validation import elapsed
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.fsdp import resumes_otherwise
@@ -390,7 +391,7 @@ class MonitorBase(pl.Callback):
                 memory.keep(report, self.probe, everyone.first)
         with log.guard("The time of an explanation could not be measured", everyone):
             now = trainers.now(module)
-            found |= memory.schedule.measured(started, now) if count else {"seconds": now - started}
+            found |= memory.schedule.measured(started, now) if count else {"seconds": elapsed(started, now)}
             self.last_report = replace(report, seconds=found["seconds"])
         with log.guard("The scores of an explanation are not known on all ranks", everyone):
             # Those of rank zero, so that keys and numbers are equal on all ranks.

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.schema import MalformedError, brief, listed_ids
-from lightning_explain.core.serialization import bytes_of, columns, copied, fingerprint, probe_state, without_inference
+from lightning_explain.core.serialization import bytes_of, columns, copied, fingerprint, frozen, probe_state
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.model.function import ForwardFn
 from lightning_explain.monitor import loaders
@@ -112,7 +112,7 @@ class FixedSamples:
         save: bool,
         forward_fn: ForwardFn = None,
     ) -> None:
-        self._given = without_inference(probe) if isinstance(probe, Probe) else None
+        self._given = frozen(probe) if isinstance(probe, Probe) else None
         self._selection = selection
         self._batch_fn = batch_fn
         self._forward_fn = forward_fn

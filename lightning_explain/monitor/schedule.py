@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_explain.core.validation import elapsed
+
 _SAVED = ("first", "last", "not_before", "explain_seconds", "train_seconds", "lengthened")
+
+_NEVER = 1e15
+"""A count that no training reaches."""
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Schedule:
 
     def trained(self, now: float) -> float:
         """Seconds spent training until ``now``, without explaining."""
-        return self.train_seconds if self.origin is None else now - self.origin - self.explain_seconds
+        return self.train_seconds if self.origin is None else elapsed(self.explain_seconds, now - self.origin)
 
     def stop(self, now: float) -> None:
         """Stops the clock at the end of training. ``now`` is in seconds."""
@@ -81,12 +86,12 @@ class Schedule:
             started: Clock reading when it began, in seconds.
             now: Clock reading now, in seconds.
         """
-        seconds = now - started
+        seconds = elapsed(started, now)
         self.last = max(self.last, count)
         self.train_seconds = self.trained(started)
         self.explain_seconds += seconds
         if self.measured_at is not None:
-            self.later_seconds, self.measured_at = now - self.measured_at, None
+            self.later_seconds, self.measured_at = elapsed(self.measured_at, now), None
         trained = count - self.first
         if self.max_overhead is None or trained < 1:
             return
@@ -97,8 +102,8 @@ class Schedule:
     def _fits(self, seconds: float, trained: int) -> int:
         """The first multiple of ``every`` by which so many seconds are an allowed share of the training."""
         assert self.max_overhead is not None
-        wanted = seconds / (self.max_overhead * max(self.train_seconds, 1e-9) / trained)
-        return math.ceil((self.first + wanted) / self.every) * self.every
+        allowed = max(self.max_overhead * max(self.train_seconds, 1e-9) / trained, 1e-300)
+        return math.ceil(min(self.first + seconds / allowed, _NEVER) / self.every) * self.every
 
     def take_up(self, count: int) -> None:
         """Goes on from a saved schedule; puts nothing off for longer than the limit of this run asks for.
@@ -111,7 +116,7 @@ class Schedule:
     def overhead(self, started: float, now: float) -> float | None:
         """Time explaining over time training, with the explanation in progress; ``None`` before any training."""
         trained = self.trained(started)
-        return (self.explain_seconds + now - started) / trained if trained > 0 else None
+        return (self.explain_seconds + elapsed(started, now)) / trained if trained > 0 else None
 
     def measured(self, started: float, now: float) -> dict[str, float]:
         """What is given for the explanation in progress: its ``seconds`` until now, and its ``overhead`` if there is one.
@@ -119,7 +124,7 @@ class Schedule:
         The seconds are with those of the last explanation that were not given with it, so that their sum is right.
         """
         self.measured_at, overhead = now, self.overhead(started, now)
-        seconds = {"seconds": now - started + self.later_seconds}
+        seconds = {"seconds": elapsed(started, now) + self.later_seconds}
         return seconds if overhead is None else {**seconds, "overhead": overhead}
 
     def state(self) -> dict[str, Any]:

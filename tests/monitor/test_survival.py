@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
+import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_explain import ExplanationMonitor
+from lightning_explain import ExplanationMonitor, load_reports
 from lightning_explain import metrics as q
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.monitor import lightning, metric_watchers, monitor_base, publisher
@@ -126,3 +130,31 @@ def test_whatever_fails_around_an_explanation_the_training_goes_on_and_is_saved(
         "its end",
     )
     assert "state_dict" in torch.load(tmp_path / "it.ckpt", weights_only=True)
+
+
+CLOCKS: dict[str, Callable[[int], float]] = {
+    "NaN": lambda reading: math.nan,
+    "infinite": lambda reading: math.inf,
+    "going back": lambda reading: -float(reading),
+    "standing still": lambda reading: 5.0,
+    "sometimes NaN": lambda reading: float(reading) if reading % 3 else math.nan,
+}
+
+
+@pytest.mark.parametrize("max_overhead", [None, 0.5, 5e-324], ids=str)
+@pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
+def test_a_clock_that_gives_no_time_ends_no_training_and_is_in_no_report(
+    clock: Callable[[int], float], max_overhead: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, readings = (
+        ExplanationMonitor(methods=["InputXGradient"], metrics=[], probe=[0, 1], max_overhead=max_overhead),
+        count(1),
+    )
+    run = trainer(tmp_path, watch, ModelCheckpoint(tmp_path, filename="it"), max_epochs=2)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock(next(readings)))
+    run.fit(DigitModule(), loader(0, 8), loader(100, 8))
+    assert run.current_epoch == 2
+    assert load_reports(tmp_path / "explain" / "explain")[0].seconds >= 0
+    state = watch.state_dict()["schedule"]
+    assert all(0 <= state[key] < math.inf for key in ("explain_seconds", "train_seconds", "not_before"))
+    assert watch._failure_log._reported == set()
