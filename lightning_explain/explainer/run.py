@@ -315,7 +315,9 @@ class Explanation:
         # Copied, because a method may write into its samples, which the next one needs as well.
         copies = (part.at(tuple(x.clone() for x in part.inputs)) for part in batches(samples, explained.limit))
         parts = [as_tuple(method.attribute(explained, part)) for part in copies]
-        return bare(tuple(widened(torch.cat(column)) for column in zip(*parts, strict=True)))
+        found = tuple(widened(torch.cat(column)) for column in zip(*parts, strict=True))
+        _check_map(found, len(samples))
+        return bare(found)
 
     def _arranged(self, name: str, found: Attribution, samples: Samples) -> tuple[Tensor, ...] | None:
         """Returns an attribution arranged as it lies on the image (see ``modalities.placement.arrange``)."""
@@ -368,6 +370,16 @@ class Explanation:
 def _kept(outputs: Tensor) -> Tensor:
     """The outputs, or ``(N, 0)`` if they are dense: those would be by far the largest part of a report."""
     return outputs if outputs.ndim <= 2 or outputs[0].numel() <= _MOST_OUTPUTS else outputs.new_empty(len(outputs), 0)
+
+
+def _check_map(found: Placed, count: int) -> None:
+    """Refuses what no report can hold, so that it is this method's failure and not the report's."""
+    for part in found:
+        if part.layout != torch.strided or len(part) != count:
+            layout = str(part.layout).removeprefix("torch.")
+            raise ValueError(
+                f"It gives {tuple(part.shape)} ({layout}) for {count} samples; return dense tensors (N, ...)."
+            )
 
 
 def _check_score(score: Mapping[str, Score]) -> None:
