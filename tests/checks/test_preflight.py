@@ -188,8 +188,13 @@ def test_defaults_never_refuse(tmp_path: Path) -> None:
     module = DigitModule(Dropping())
     watch = ExplanationMonitor()
     run = trainer(tmp_path, watch, max_epochs=1)
-    with pytest.warns(
-        UserWarning, match=r"'saliency' \(Saliency\), 'ig' .*, 'cam' .* is left out: two forward passes .* differ"
+    with (
+        pytest.warns(
+            UserWarning, match="none of the default methods can be used on this model, so nothing is explained"
+        ),
+        pytest.warns(
+            UserWarning, match=r"'saliency' \(Saliency\), 'ig' .*, 'cam' .* is left out: two forward passes .* differ"
+        ),
     ):
         run.fit(module, loader(0, 16), loader(100, 16))
     assert run.state.finished

@@ -144,6 +144,9 @@ def methods_and_metrics() -> Iterator[Fault]:
     yield Fault("gather", "a map of fewer samples", method(lambda samples: torch.ones_like(samples.inputs[0])[:-1]))
     yield Fault("gather", "a map of whole numbers", method(lambda samples: samples.inputs[0].long()), raises=False)
     yield Fault("gather", "no map at all", method(lambda samples: None))
+    yield Fault("gather", "a sparse map", method(lambda samples: samples.inputs[0].to_sparse()))
+    unlike = method(lambda samples: (samples.inputs[0], samples.inputs[0][:1]))
+    yield Fault("gather", "maps of unlike numbers of samples", unlike)
     yield Fault("gather", "a word for a map", method(lambda samples: "map"))
     yield Fault("target", "the function raises", argument(target))
     for kind in METRICS:

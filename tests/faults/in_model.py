@@ -23,6 +23,10 @@ def out_of_memory(output: Tensor) -> Tensor:
     raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
 
 
+def no_memory_left(output: Tensor) -> Tensor:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400000000 bytes.")
+
+
 def going_back(output: Tensor) -> Tensor:
     if output.requires_grad:
         output.register_hook(raising)
@@ -60,6 +64,9 @@ def model() -> Iterator[Fault]:
     yield Fault("pass", "outputs lack a sample", trapped(too_few, 1, always))
     yield Fault("doctor", "forward raises at the first call of all", trapped(raising, 1, before=True), refused=True)
     yield Fault("doctor", "always out of memory", trapped(out_of_memory, 1, always, before=True))
+    yield Fault(
+        "doctor", "the CPU has no memory left at the first call of all", trapped(no_memory_left, 1, before=True)
+    )
     for n in (2, 3):
         yield Fault("doctor", f"forward raises at call {n}", trapped(raising, n, before=True))
         yield Fault("doctor", f"out of memory at call {n}", trapped(out_of_memory, n, before=True), raises=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,26 @@ class Trap:
     before: bool = False
     begun: bool = False
     ours: bool = False
-    calls: int = 0
-    fired: int = 0
+    # Where the isolation does not find them: it puts back what a forward counts.
+    _calls: ContextVar[int] = field(default_factory=lambda: ContextVar("calls", default=0))
+    _fired: ContextVar[int] = field(default_factory=lambda: ContextVar("fired", default=0))
+
+    @property
+    def fired(self) -> int:
+        """How often it has struck."""
+        return self._fired.get()
+
+    def begin_again(self) -> None:
+        """Counts calls anew."""
+        self._calls.set(0)
 
     def __call__(self, output: Tensor) -> Tensor:
         if self.ours or self.before == self.begun:
             return output
-        self.calls += 1
-        if not self.first <= self.calls <= self.last:
+        self._calls.set(self._calls.get() + 1)
+        if not self.first <= self._calls.get() <= self.last:
             return output
-        self.fired += 1
+        self._fired.set(self._fired.get() + 1)
         return self.fire(output)
 
 
@@ -66,7 +77,7 @@ class Injured(DigitModule):
 
     def on_train_epoch_start(self) -> None:
         if self.trap is not None:
-            self.trap.calls = 0
+            self.trap.begin_again()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(self.global_step)
