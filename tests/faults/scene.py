@@ -137,13 +137,19 @@ class Scene:
         self.validation = loader(100, 8)
 
     def strike(self) -> None:
-        """Notes that the fault has struck."""
+        """Notes that the fault has struck, also in the process that reads samples."""
         self.strikes.append("")
+        self._struck.parent.mkdir(parents=True, exist_ok=True)
+        self._struck.touch()
+
+    @property
+    def _struck(self) -> Path:
+        return self.root / f"struck-{self.rank}"
 
     @property
     def fired(self) -> int:
         """How often the fault has struck on this rank."""
-        return len(self.strikes) + (0 if self.trap is None else self.trap.fired)
+        return max(len(self.strikes), self._struck.exists()) + (0 if self.trap is None else self.trap.fired)
 
     def run(self, world: int, watched: bool = True) -> dict[str, Tensor]:
         """Trains to the end, and gives the weights."""
