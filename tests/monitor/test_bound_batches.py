@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain, load_reports
 from lightning_explain import methods as m
+from lightning_explain.core.serialization import fingerprint
 from lightning_explain.probes.selection import collect
 from training import QUIET, monitor, report_of, told_in, trainer
 
@@ -438,6 +439,7 @@ def test_samples_that_version_0_1_bound_by_position_are_bound_by_name_after_a_re
     probe["inputs"] = probe["inputs"][::-1]
     for new in ("parameters", "meta", "stds"):
         probe.pop(new, None)
+    content["callbacks"][watch.state_key]["fingerprint"] = fingerprint(Probe(**probe))
     torch.save(content, tmp_path / "old.ckpt")
     resumed = monitor(metrics=[])
     with pytest.warns(UserWarning, match=r"bound by position, as version 0.1 did.*bound by name"):
