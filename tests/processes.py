@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -20,6 +26,83 @@ def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])
+
+
+class Started:
+    """A script in a process of its own, with the interface of ``subprocess.Popen``.
+
+    It is the fork of a process that has imported what every script imports and has computed nothing.
+
+    Args:
+        command: What follows ``python``.
+        folder: Where it runs.
+        output: The file for what it prints, at whose end it begins.
+        environment: Variables beside those of this process.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, output: Path, **environment: str) -> None:
+        paths = [str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ours = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        values = {**os.environ, **ours, **environment}
+        self._process = _server(values["PYTHONPATH"]).Process(target=_run, args=(command, folder, output, values))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return self.returncode
+
+    def end(self) -> None:
+        """Kills it and all that it started in its session."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+
+@functools.cache
+def _server(paths: str) -> ForkServerContext:
+    """Starts the process that is forked, which ends with this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning.pytorch", "captum.attr", "lightning_explain.monitor.callback"])
+    former = os.environ.copy()
+    os.environ.update({"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(former)
+    return context
+
+
+def _run(command: Sequence[str], folder: Path, output: Path, environment: Mapping[str, str]) -> None:
+    """What the fork does: it becomes ``python *command``."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    with output.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    module = command[0] == "-m"
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    sys.argv = list(command[module:])
+    try:
+        if module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(sys.argv[0]).parent))
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()
 
 
 def finish(script: Path, folder: Path, deadline: float, **environment: str) -> None:
@@ -39,28 +122,13 @@ def finish_together(commands: Sequence[Sequence[str]], folder: Path, deadline: f
     Raises:
         AssertionError: If one failed or missed the deadline, with the end of what each printed.
     """
-    paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
-    ours = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    outputs, processes = [folder / f"output-{number}.txt" for number in range(len(commands))], []
-    for command, path in zip(commands, outputs, strict=True):
-        with path.open("w") as output:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command],
-                    cwd=folder,
-                    env={**os.environ, **ours, **environment},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
+    outputs = [folder / f"output-{number}.txt" for number in range(len(commands))]
+    processes = [Started(command, folder, path, **environment) for command, path in zip(commands, outputs, strict=True)]
     until = time.monotonic() + deadline
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - time.monotonic()))
     for process in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.end()
     codes = [process.returncode for process in processes]
     assert not any(codes), "\n".join([str(codes), *(path.read_text()[-5000:] for path in outputs)])

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from faults.runs import MetricInputs, cases  # noqa: E402
-from processes import free_port  # noqa: E402
+from processes import Started, free_port  # noqa: E402
 
 DEADLINE = 60.0
 # Until the first training: two processes import, and two trainings are run to compare with.
@@ -34,34 +31,18 @@ Lines = dict[int, dict[str, Any]]
 
 
 @contextmanager
-def started(folder: Path, world: int, script: str, *arguments: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+def started(folder: Path, world: int, script: str, *arguments: str) -> Iterator[list[Started]]:
     """The ranks of a script in this folder, which are gone afterwards; each writes to ``<rank>.txt``."""
-    port = free_port()
-    paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    shared = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WANDB_MODE": "offline"}
-    pair = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": str(world)}
-    command = [sys.executable, str(TESTS / "faults" / script), str(folder), *arguments]
-    ranks = []
+    pair = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "NODE_RANK": "0", "WORLD_SIZE": str(world)}
+    command, ranks = [str(TESTS / "faults" / script), str(folder), *arguments], []
     for rank in range(world):
         ours = {**pair, "LOCAL_RANK": str(rank)} if world > 1 else {}
-        with (folder / f"{rank}.txt").open("ab") as output:
-            ranks.append(
-                subprocess.Popen(
-                    command,
-                    cwd=folder,
-                    env={**os.environ, **shared, **ours},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
+        ranks.append(Started(command, folder, folder / f"{rank}.txt", WANDB_MODE="offline", **ours))
     try:
         yield ranks
     finally:
         for process in ranks:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.end()
 
 
 def written(folder: Path, world: int) -> list[Lines]:
