@@ -77,7 +77,12 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def frozen(probe: Probe) -> Probe:
-    """The same probe, made of plain tensors, and of copies of those made in inference mode, which no backward pass can save."""
+    """The same probe, made of plain tensors, and of copies of those made in inference mode, which no backward pass can save.
+
+    It is the given one where it is so already.
+    """
+    if all(type(x) is Tensor and not x.is_inference() for _, x in _leaves(columns(probe)) if isinstance(x, Tensor)):
+        return probe
     with torch.inference_mode(False):
         own = tree_map_only(Tensor, lambda x: plain(x.clone() if x.is_inference() else x), columns(probe))
     return replace(probe, **own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 from lightning_explain.core.deviations import MOST, measured, standard_deviations
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.random_state import seed_generators, seeded_random_state
+from lightning_explain.core.schema import LARGEST_SEED
 from lightning_explain.core.serialization import columns, copied
-from lightning_explain.core.validation import check_choice, check_flag, check_whole, is_whole, refused
+from lightning_explain.core.validation import MANY, check_choice, check_flag, check_whole, is_whole, refused
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.probes.binding import BatchFn, Say, samples_of
 from lightning_explain.probes.signature import Signature
@@ -68,8 +70,8 @@ class ProbeSelection:
     dataloader_idx: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("seed", 0), ("dataloader_idx", 0)):
-            object.__setattr__(self, name, int(_whole(name, getattr(self, name), least)))
+        for name, least, most in (("count", 1, MANY), ("seed", 0, LARGEST_SEED), ("dataloader_idx", 0, MANY)):
+            object.__setattr__(self, name, int(_whole(name, getattr(self, name), least, most)))
         check_choice("ProbeSelection", "source", self.source, get_args(Source))
         check_flag("ProbeSelection", "per_class", self.per_class)
         if self.indices is not None:
@@ -80,7 +82,7 @@ class ProbeSelection:
             given = given.tolist()
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
             raise refused("ProbeSelection", "indices", given, "a list of whole numbers, or None", TypeError)
-        indices = [_whole(f"indices[{place}]", index, 0) for place, index in enumerate(given)]
+        indices = [_whole(f"indices[{place}]", index, 0, sys.maxsize) for place, index in enumerate(given)]
         twice = sorted(index for index, times in Counter(indices).items() if times > 1)
         if not indices or twice:
             what = f"has {twice} twice" if twice else "is empty"
@@ -90,9 +92,9 @@ class ProbeSelection:
         return tuple(map(int, indices))
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def _whole(name: str, value: Any, least: int, most: int) -> int:
     number = int(value) if isinstance(value, np.integer) else value
-    check_whole("ProbeSelection", name, number, least, wrong_type=TypeError)
+    check_whole("ProbeSelection", name, number, least, wrong_type=TypeError, most=most)
     assert is_whole(number)
     return number
 

@@ -211,11 +211,16 @@ def test_ctrl_c_at_any_moment_leaves_everything_as_it_was(moment: str, monkeypat
         dict([*savers[:place], ("interrupting", Interrupting), *savers[place:]]),
     )
     before = whole(model)
-    with pytest.raises(KeyboardInterrupt), explaining(model) as run:  # noqa: PT012
-        model.count.add_(1)
-        torch.rand(1)
-        run(interrupted if moment == "in a forward" else model.stem, samples()[0][:1])
+    # Worker processes of the tests ignore Ctrl-C.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), explaining(model) as run:  # noqa: PT012
+            model.count.add_(1)
+            torch.rand(1)
+            run(interrupted if moment == "in a forward" else model.stem, samples()[0][:1])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert whole(model) == before
     assert not model.count.any()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not model._state_dict_hooks

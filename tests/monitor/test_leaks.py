@@ -87,4 +87,7 @@ def stack() -> Iterator[ExitStack]:
 def test_the_check_sees_one_thing_left_at_each_step(kind: str, stack: ExitStack) -> None:
     watch = monitor(every_n_train_steps=1, save_reports=False)
     left, _ = leaks.run(STEPS, [watch, Leaking(kind, stack)])
-    assert list(grown(left)) == [kind]
+    found = list(grown(left))
+    # What is left takes memory, too: a thread has a stack.
+    assert found[0] == kind
+    assert set(found) <= {kind, "memory"}
