@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor
 
+from lightning_explain.core.contracts import Method, Metric
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.schema import brief, one_line
 from lightning_explain.core.serialization import bytes_of
@@ -97,6 +98,7 @@ def _described(value: Any, depth: int) -> str:
         return f"({', '.join(sorted(map(inner, value)))})"
     if isinstance(value, partial):
         return f"{inner(value.func)}{inner(value.args)}{inner(value.keywords)}"
-    if is_dataclass(value) and not isinstance(value, type):
+    ours = isinstance(value, (Method, Metric)) or type(value).__module__.startswith("lightning_explain.")
+    if ours and is_dataclass(value):  # An object of the user's own may know its rank.
         return f"{kind}{inner({field.name: getattr(value, field.name, None) for field in fields(value)})}"
     return str(getattr(value, "__qualname__", kind))

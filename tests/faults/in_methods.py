@@ -98,25 +98,27 @@ def failing(kind: type) -> Callable[[Scene], dict[str, Any]]:
 
 def perturbing(kind: type, found: Callable[..., Any]) -> Callable[[Scene], dict[str, Any]]:
     def make(scene: Scene) -> dict[str, Any]:
-        def perturb(*arguments: Any) -> Any:
+        def perturb(inputs: Any, *radius: Any) -> Any:
+            if not scene.injured:
+                return (inputs, inputs * 0) if kind is q.Infidelity else inputs * 1.01
             scene.strike()
-            return found(*arguments)
+            return found(inputs)
 
-        struck = {"perturb_func": perturb} if scene.injured else {}
-        return {"metrics": {"bad": kind(n_perturb_samples=2, **struck)}}
+        return {"metrics": {"bad": kind(n_perturb_samples=2, perturb_func=perturb)}}
 
     return make
 
 
 def scoring(found: Any) -> Callable[[Scene], dict[str, Any]]:
-    class Odd(q.Infidelity):
-        def score(self, case: Any) -> Any:
-            return found
-
     def make(scene: Scene) -> dict[str, Any]:
-        if scene.injured:
-            scene.strike()
-        return {"metrics": {"bad": Odd() if scene.injured else q.Infidelity(n_perturb_samples=2)}}
+        class Odd(q.Infidelity):
+            def score(self, case: Any) -> Any:
+                if not scene.injured:
+                    return super().score(case)
+                scene.strike()
+                return found
+
+        return {"metrics": {"bad": Odd(n_perturb_samples=2)}}
 
     return make
 

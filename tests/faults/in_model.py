@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from faults.fault import Fault, Inject, argument, fails
 from faults.scene import Fire, Scene, Trap
+from lightning_explain import Probe
 from networks import digits
 
 
@@ -115,6 +116,7 @@ def samples() -> Iterator[Fault]:
     yield Fault("probe choice", "the dataset raises", unreadable(KeyError("image")), refused=True)
 
     def batch_fn(scene: Scene) -> dict[str, Any]:
-        return {"batch_fn": fails(LookupError("no such column"), scene) if scene.injured else None}
+        broken = fails(LookupError("no such column"), scene)
+        return {"batch_fn": lambda batch: broken() if scene.injured else Probe(*batch)}
 
     yield Fault("probe choice", "batch_fn raises", argument(batch_fn), refused=True)
