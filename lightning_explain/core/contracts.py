@@ -15,6 +15,7 @@ from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Attribution, Baseline, Samples
 from lightning_explain.core.report import PassCount, Publication, SumCheck
+from lightning_explain.core.run_info import RunInfo
 
 T = TypeVar("T")
 
@@ -487,6 +488,9 @@ class Sink(ABC):
     def pictures_go_to(self) -> str:
         """Where its pictures can be seen, for the line at the start of a run; empty if it takes none."""
         return type(self).__name__
+
+    def begin(self, run: RunInfo) -> None:  # noqa: B027 (optional)
+        """Once, before the first explanation: the settings of the monitor, and what was checked, changed and left out."""
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
         """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""

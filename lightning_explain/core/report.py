@@ -210,6 +210,7 @@ class Publication:
         pictures: Full tag (``explain/ig``) to a picture ``(H, W, 3)``.
         directions: Full tag to ``"min"``, ``"max"`` or ``"last"``: which value summarizes the curve.
         report: The report that the scalars and pictures were made from.
+        errors: Full tag to the standard error of a scalar, given these samples, where it is known.
         uncharted: Full tags of scalars that dashboards do not get, because another score says it in a comparable way.
         png: Full tag to the PNG file of a picture, as far as :meth:`files` has made them.
     """
@@ -221,6 +222,7 @@ class Publication:
     pictures: Mapping[str, Image]
     directions: Mapping[str, str]
     report: Report
+    errors: Mapping[str, float] = field(default_factory=dict)
     uncharted: frozenset[str] = frozenset()
     png: dict[str, bytes] = field(default_factory=dict)
 

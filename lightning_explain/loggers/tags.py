@@ -114,5 +114,6 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
         pictures={f"{name}/{method}": image for method, image in pictures.items()},
         directions={tag: known.get(tag, "last") for tag in tagged},
         report=report,
+        errors={f"{name}/{key}": error for key, error in report.mean_errors().items()},
         uncharted=frozenset(tag for score in left_out for tag in by_score.get(score, ())),
     )

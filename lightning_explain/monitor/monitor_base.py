@@ -18,7 +18,9 @@ from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.report import Report
+from lightning_explain.core.run_info import RunInfo, plain, versions
 from lightning_explain.core.schema import brief, one_line
+from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.validation import elapsed
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import reporting_failures
@@ -165,10 +167,30 @@ class MonitorBase(pl.Callback):
             if self._lazy:
                 return
             self._first_forward.begin_again()
-            with log.guard("The charts could not be laid out", everyone):
-                self._publisher.begin(trainer, self._layout(trainer))
+            cost = ""
             with log.guard("The cost of an explanation could not be said", everyone):
-                self._say_cost(trainer)
+                cost = self._say_cost(trainer)
+            with log.guard("The charts could not be laid out", everyone):
+                self._publisher.begin(trainer, self._run_info(cost), self._layout(trainer))
+
+    def _run_info(self, cost: str) -> RunInfo:
+        """What is true of the run from now on."""
+        ready, probe = self._ready, self.probe
+        asked = {**self._explainer.methods, **self._explainer.metrics}
+        names = self._publisher.options.class_names or getattr(probe, "class_names", None) or ()
+        return RunInfo(
+            name=self.name,
+            settings=plain(self._given),
+            charts=self.charts[self.name],
+            left_out=dict.fromkeys(asked.keys() - {*ready.methods, *ready.metrics}, "it cannot be used here"),
+            cost=cost,
+            higher_is_better={score: metric.higher_is_better for score, metric in score_names(ready.metrics).items()},
+            class_names=tuple(map(str, names)),
+            versions=versions(),
+            fingerprint="" if probe is None else fingerprint(probe),
+            pass_size=self._limit or self._pass_size,
+            threads=torch.get_num_threads(),
+        )
 
     def _layout(self, trainer: pl.Trainer) -> Charts:
         """The charts of all monitors from the last one, which by then know their layers: a dashboard has one layout."""
@@ -176,16 +198,19 @@ class MonitorBase(pl.Callback):
         titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors if monitors[-1] is self]
         return {name: chart for found in titles for name, chart in found.items()}
 
-    def _say_cost(self, trainer: pl.Trainer) -> None:
-        if not self._idle:
-            expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
-            cost = "" if expected is None else f"{self._cost(trainer, expected, count)}; "
-            rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{self._publisher.destination}.")
-            if trainer.state.fn == "fit" and resumes_otherwise(trainer.lightning_module):
-                rank_zero_info(
-                    "ExplanationMonitor: the model is sharded and has batch statistics, of which distributed checkpoints restore others, "
-                    "so a training that is resumed may differ from an uninterrupted one, with or without the monitor."
-                )
+    def _say_cost(self, trainer: pl.Trainer) -> str:
+        """Says and returns what an explanation will cost; nothing if it is not known."""
+        if self._idle:
+            return ""
+        expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
+        cost = "" if expected is None else self._cost(trainer, expected, count)
+        rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{'; ' * bool(cost)}{self._publisher.destination}.")
+        if trainer.state.fn == "fit" and resumes_otherwise(trainer.lightning_module):
+            rank_zero_info(
+                "ExplanationMonitor: the model is sharded and has batch statistics, of which distributed checkpoints restore others, "
+                "so a training that is resumed may differ from an uninterrupted one, with or without the monitor."
+            )
+        return cost
 
     def _get_ready(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
         """Chooses the samples, and checks methods and metrics; chooses others if those of a checkpoint cannot be explained."""

@@ -19,6 +19,7 @@ from lightning_explain.core.contracts import Sink
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Publication, Report
+from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Charts, Metrics, Scalars, publication
 from lightning_explain.monitor import lightning as trainers
@@ -62,12 +63,17 @@ class Publisher:
                 opening = partial(sinks_for, trainer.loggers, self._directory)
                 self._sinks = _named([*(self.failure_log.survive(opening, "Opening the sinks") or ()), *self.own])
 
-    def begin(self, trainer: pl.Trainer, layout: Charts) -> None:
-        """Reports on rank zero what is switched off, and writes the layout of the charts. Call it on all ranks."""
+    def begin(self, trainer: pl.Trainer, run: RunInfo, layout: Charts) -> None:
+        """Reports on rank zero what is switched off, and writes what is true of the run and the layout of the charts.
+
+        Call it on all ranks.
+        """
         log = self.failure_log
         with self._on_rank_zero(trainer) as writes:
             for what in list(log.failures) if writes else ():
                 log.report_switched_off(what)
+            for name, sink in self._sinks.items():
+                log.survive(partial(sink.begin, run), f"What {name} writes before the first explanation")
             for name, sink in self._sinks.items() if layout else ():
                 log.survive(partial(sink.layout, layout), f"The layout of {name}")
 

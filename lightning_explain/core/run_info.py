@@ -1,0 +1,82 @@
+"""``RunInfo``: what is true of a whole run of one monitor, as plain values that JSON can hold."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_explain.core.version import __version__
+
+_MOST_NUMBERS = 64
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is true of a whole run of one monitor: known before the first explanation, and equal at all of them.
+
+    Args:
+        name: The monitor's name.
+        settings: The monitor's arguments by name, as :func:`plain` values.
+        charts: By score: the tags that belong on one chart.
+        findings: By method: what the doctor found, as words; only where there is something to say.
+        left_out: By method or metric that was not asked for by name: why it is left out.
+        cost: What an explanation costs, as a sentence.
+        higher_is_better: By score; ``None`` where neither end is better.
+        class_names: One name per class; empty if they are not known.
+        versions: By package.
+        fingerprint: SHA-256 of the probe.
+        pass_size: How many samples the model is called with.
+        threads: How many threads torch computes with.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    charts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    findings: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    cost: str = ""
+    higher_is_better: Mapping[str, bool | None] = field(default_factory=dict)
+    class_names: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    pass_size: int | None = None
+    threads: int = 1
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that its numbers depend on."""
+    found = {"lightning_explain": __version__, "python": platform.python_version()}
+    return found | {name: version(name) for name in ("torch", "captum", "numpy")}
+
+
+def plain(value: Any, depth: int = 8) -> Any:
+    """An argument as numbers, words, lists and mappings; what is none of them is given by the name of its type.
+
+    Example:
+        >>> from lightning_explain import methods as m
+        >>> from lightning_explain.core.run_info import plain
+        >>> plain({"ig": m.IntegratedGradients(n_steps=8)})["ig"]["n_steps"]
+        8
+    """
+    inner, kind = partial(plain, depth=depth - 1), type(value).__name__
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        small = value.numel() if isinstance(value, Tensor) else value.size
+        return value.tolist() if small <= _MOST_NUMBERS else f"{kind} {tuple(value.shape)}"
+    if depth and isinstance(value, Mapping):
+        return {str(key): inner(part) for key, part in value.items()}
+    if depth and isinstance(value, (tuple, list)):
+        return [inner(part) for part in value]
+    if depth and isinstance(value, (set, frozenset)):
+        return sorted(map(inner, value), key=str)
+    if depth and is_dataclass(value) and not isinstance(value, type):
+        return {"class": kind, **{f.name: inner(getattr(value, f.name, None)) for f in fields(value) if f.init}}
+    return str(getattr(value, "__qualname__", kind))
