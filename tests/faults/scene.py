@@ -144,7 +144,8 @@ class Scene:
 
     @property
     def _struck(self) -> Path:
-        return self.root / f"struck-{self.rank}"
+        # Not in the folder, which rank zero may delete before this rank looks.
+        return self.root.with_name(f"{self.root.name}-struck-{self.rank}")
 
     @property
     def fired(self) -> int:
