@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -472,7 +473,7 @@ class Modality(ABC):
 class Sink(ABC):
     """Base class of sinks, each of which writes explanations to one logger. Only called on global rank zero.
 
-    ``most_pictures`` is the most pictures of an explanation that it takes; no more are drawn than a sink takes.
+    ``most_pictures`` is the most pictures of an explanation that it takes, 0 for none; no more are drawn than a sink takes.
 
     Example:
         >>> from lightning_explain import ExplanationMonitor, Sink
@@ -485,8 +486,8 @@ class Sink(ABC):
     most_pictures: ClassVar[int] = sys.maxsize
 
     @property
-    def pictures_go_to(self) -> str:
-        """Where its pictures can be seen, for the line at the start of a run; empty if it takes none."""
+    def place(self) -> str:
+        """Where it writes, for the line at the start of a run."""
         return type(self).__name__
 
     def begin(self, run: RunInfo) -> None:  # noqa: B027 (optional)
@@ -505,6 +506,9 @@ class Sink(ABC):
     @abstractmethod
     def write(self, publication: Publication) -> None:
         """Writes one explanation."""
+
+    def upload(self, folder: Path) -> None:  # noqa: B027 (optional)
+        """At the end, and only with ``log_artifacts=True``: uploads the stored files in ``folder``, which hold the inputs."""
 
 
 class Target(ABC):

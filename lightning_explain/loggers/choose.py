@@ -25,9 +25,10 @@ class ScalarSink(Sink):
         self._logger = logger
 
     @property
-    def pictures_go_to(self) -> str:
-        """Nowhere: it takes none."""
-        return ""
+    def place(self) -> str:
+        """The logger, and its folder if it has one."""
+        folder = self._logger.log_dir or self._logger.save_dir
+        return f"{type(self._logger).__name__}{f' ({folder})' if folder else ''}"
 
     def write(self, publication: Publication) -> None:
         """Logs the scalars at the step of the explanation."""

@@ -31,9 +31,9 @@ class FilesSink(Sink):
         self._prepared: object = None  # whose pictures are written
 
     @property
-    def pictures_go_to(self) -> str:
-        """PNG files in its folder."""
-        return f"PNG files in {self._directory}"
+    def place(self) -> str:
+        """Files in its folder."""
+        return f"files in {self._directory}"
 
     def prepare(self, publication: Publication) -> None:
         """Writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""

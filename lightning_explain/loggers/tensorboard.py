@@ -30,7 +30,7 @@ class TensorBoardSink(Sink):
         self._prepared: tuple[object, bytes] = (None, b"")  # whose pictures, and their records
 
     @property
-    def pictures_go_to(self) -> str:
+    def place(self) -> str:
         """TensorBoard, and the folder of its run."""
         return f"TensorBoard ({self._events.folder})"
 

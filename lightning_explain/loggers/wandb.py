@@ -39,9 +39,9 @@ class WandbSink(Sink):
         self._folder: TemporaryDirectory[str] | None = None
 
     @property
-    def pictures_go_to(self) -> str:
-        """W&B."""
-        return "W&B"
+    def place(self) -> str:
+        """W&B, and the run."""
+        return f"W&B (project {self._logger.name}, run {self._logger.version})"
 
     def prepare(self, publication: Publication) -> None:
         """Makes the files of the pictures, which W&B copies when they are logged."""

@@ -51,6 +51,10 @@ def check_plain(target: Any, seed: Any, hook: Any, on_error: Any, name: Any, fla
     check_whole("", "seed", seed, least=0, most=LARGEST_SEED)
     for flag, value in flags.items():
         check_flag("", flag, value)
+    if flags["log_artifacts"] and not flags["save_reports"]:
+        raise ValueError(
+            "log_artifacts=True uploads the files of the reports, but save_reports=False writes none; leave one of them out."
+        )
     for function, value in functions.items():
         check_callable("", function, value)
     check_choice("", "hook", hook, _HOOKS)

@@ -80,6 +80,8 @@ class ExplanationMonitor(MonitorBase):
         outlier_perc: Share of a map's total that may be clipped, in percent; or a mapping as for ``panels``.
         alerts: What to do when a score leaves its bounds: a list of ``Alert``, or of mappings with its arguments.
         sinks: ``"auto"``: write to the Trainer's loggers; or a list of your own ``Sink`` objects to write to as well.
+        log_artifacts: At the end, upload the files of ``save_reports`` to W&B (as an artifact of type ``explanations``), MLflow or
+            Comet. Off by default, because they hold the probe's inputs, and whoever sees the run can download them.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -121,11 +123,12 @@ class ExplanationMonitor(MonitorBase):
         outlier_perc: float | Mapping[str, float] = 2.0,
         alerts: Sequence[Alert | Mapping[str, Any]] | None = None,
         sinks: Sequence[Sink] | str = "auto",
+        log_artifacts: bool = False,
     ) -> None:
         methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
         self._given = {name: value for name, value in list(locals().items()) if name not in ("self", "__class__")}
         flags = {"at_start": at_start, "channels_last": channels_last, "enabled": enabled}
-        flags |= {"save_probe": save_probe, "save_reports": save_reports}
+        flags |= {"save_probe": save_probe, "save_reports": save_reports, "log_artifacts": log_artifacts}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
         arguments.check_plain(target, seed, hook, on_error, name, flags, functions)
         super().__init__()
@@ -160,7 +163,7 @@ class ExplanationMonitor(MonitorBase):
         self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe, forward_fn)
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
-        self._publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks))
+        self._publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks), log_artifacts)
         self._memory.alerts.check(self._keys())
 
     @classmethod
@@ -280,8 +283,14 @@ class ExplanationMonitor(MonitorBase):
 
     @hook
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops the clock."""
+        """Stops the clock, and uploads the reports if that is wanted."""
         self._memory.schedule.stop(time.perf_counter())
+        self._upload(trainer)
+
+    def _upload(self, trainer: pl.Trainer) -> None:
+        with self._failure_log.guard("The reports could not be uploaded", trainers.everyone(trainer)):
+            if self.enabled:
+                self._publisher.upload(trainer)
 
     @hook
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -326,6 +335,17 @@ class ExplanationMonitor(MonitorBase):
         asked = trainer.state.fn == "validate" or self.hook == "validation_epoch_end"
         if asked and not trainer.sanity_checking:
             self._explain_if_due(trainer, pl_module, trainer.current_epoch + 1)
+
+    @hook
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Uploads the reports after a validation outside of ``fit``, if that is wanted."""
+        if trainer.state.fn == "validate":
+            self._upload(trainer)
+
+    @hook
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Uploads the reports after the test, if that is wanted."""
+        self._upload(trainer)
 
     @hook
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -40,6 +41,7 @@ class Publisher:
         save_reports: Save every report as a file.
         failure_log: Reports what fails to draw or write, and lets training continue.
         own: The user's sinks, beside those of the Trainer's loggers.
+        log_artifacts: Upload the files of the reports at the end.
     """
 
     name: str
@@ -47,21 +49,26 @@ class Publisher:
     save_reports: bool
     failure_log: FailureLog
     own: Sequence[Sink] = ()
+    log_artifacts: bool = False
     _directory: Path = Path()
+    _loggers: list[Logger] = field(default_factory=list)  # whose sinks are open
     _sinks: dict[str, Sink] = field(default_factory=dict)
     _draft: Publication | None = None  # what is to be written, but for the seconds that it took
 
     def open(self, trainer: pl.Trainer) -> None:
-        """Opens the sinks on rank zero (none in a ``fast_dev_run``).
+        """Opens the sinks on rank zero (none in a ``fast_dev_run``); those of a run that goes on, as in a test after a training, stay open.
 
         Paths become absolute here, so that a training may change its working directory. Call it on all ranks, because a failure
         may have to be raised on all of them.
         """
-        self._directory, self._sinks = trainers.run_directory(trainer) / "explain", {}
+        former, self._directory = (self._directory, self._loggers), trainers.run_directory(trainer) / "explain"
+        self._loggers = list(trainer.loggers)
         with self._on_rank_zero(trainer) as writes:
-            if writes and not getattr(trainer, "fast_dev_run", False):
-                opening = partial(sinks_for, trainer.loggers, self._directory)
-                self._sinks = _named([*(self.failure_log.survive(opening, "Opening the sinks") or ()), *self.own])
+            if not self._sinks or former != (self._directory, self._loggers):
+                self._sinks = {}
+                if writes and not getattr(trainer, "fast_dev_run", False):
+                    opening = partial(sinks_for, trainer.loggers, self._directory)
+                    self._sinks = _named([*(self.failure_log.survive(opening, "Opening the sinks") or ()), *self.own])
 
     def begin(self, trainer: pl.Trainer, run: RunInfo, layout: Charts) -> None:
         """Reports on rank zero what is switched off, and writes what is true of the run and the layout of the charts.
@@ -85,12 +92,18 @@ class Publisher:
 
     @property
     def destination(self) -> str:
-        """Where pictures and reports go, as one sentence; known on rank zero, once the sinks are open."""
+        """Where scalars, pictures and reports go, as one sentence; known on rank zero, once the sinks are open."""
         if not self._sinks:
-            return "pictures and reports go nowhere, as in a fast_dev_run"
-        places = [place for sink in self._sinks.values() if (place := sink.pictures_go_to)]
-        reports = f", reports to {self._directory / safe_name(self.name)}" if self.save_reports else ""
-        return f"pictures go to {', '.join(places) or 'nowhere, because no sink takes any'}{reports}"
+            return "nothing is written: this is a fast_dev_run, or its logger is a DummyLogger"
+        places = [sink.place for sink in self._sinks.values()]
+        pictures = [sink.place for sink in self._sinks.values() if sink.most_pictures]
+        parts = [f"scalars and pictures go to {', '.join(places)}"]
+        if pictures != places:
+            parts = [f"scalars go to {', '.join(places)}", f"pictures to {', '.join(pictures) or 'none of them'}"]
+        if self.save_reports:
+            uploaded = " (uploaded at the end)" if self.log_artifacts else ""
+            parts.append(f"reports to {self._directory / safe_name(self.name)}{uploaded}")
+        return "; ".join(parts)
 
     def seconds_of_drawing(self, probe: Probe, methods: int) -> float:
         """Seconds that the pictures of so many methods take, judging by one that shows the inputs as if they were a map."""
@@ -139,6 +152,15 @@ class Publisher:
                 found = replace(found, pictures=draft.pictures, png=draft.png)
                 for name, sink in self._sinks.items():
                     self.failure_log.survive(partial(sink.write, found), name)
+
+    def upload(self, trainer: pl.Trainer) -> None:
+        """Lets the sinks upload the files of the reports, if that is wanted. Call it on all ranks, at the end."""
+        if not self.log_artifacts:
+            return
+        folder = self._directory / safe_name(self.name)
+        with self._on_rank_zero(trainer) as writes:
+            for name, sink in self._sinks.items() if writes and folder.is_dir() else ():
+                self.failure_log.survive(partial(sink.upload, folder), f"The upload of {name}")
 
     def _save(self, report: Report) -> None:
         folder, tensors = self._directory / safe_name(self.name), tree_leaves(list(vars(report).values()))

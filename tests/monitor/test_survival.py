@@ -63,6 +63,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
     "overhead": (Schedule, "measured"),
     "what is due": (Schedule, "due"),
     "the end of the clock": (Schedule, "stop"),
+    "the upload": (Publisher, "upload"),
     "alerts": (Alerts, "watch"),
     "the state of alerts": (Alerts, "state"),
     "the state of samples": (FixedSamples, "state"),
