@@ -237,9 +237,18 @@ class Publication:
         return {tag: self.png[tag] for tag in self.pictures}
 
     @property
+    def scores(self) -> dict[str, float]:
+        """The scores that dashboards get, by full tag."""
+        found = self.report.scores.items()
+        tags = [f"{self.name}/{score}/{method}" for score, by_method in found for method in by_method]
+        return {tag: self.scalars[tag] for tag in tags if tag in self.scalars and tag not in self.uncharted}
+
+    @property
     def charted(self) -> dict[str, float]:
-        """The scalars that dashboards get."""
-        return {tag: value for tag, value in self.scalars.items() if tag not in self.uncharted}
+        """The scalars that dashboards get: the scores, and what is none, such as ``seconds``, apart as ``<name>_run/seconds``."""
+        scores, start = self.scores, len(self.name)
+        others = (tag for tag in self.scalars if tag not in scores and tag not in self.uncharted)
+        return scores | {f"{self.name}_run{tag[start:]}": self.scalars[tag] for tag in others}
 
     @property
     def stage(self) -> str:

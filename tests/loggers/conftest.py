@@ -21,9 +21,12 @@ def publish() -> Callable[..., Publication]:
     ) -> Publication:
         random = np.random.default_rng(step)
         draw = torch.Generator().manual_seed(step)
+        scores = {"infidelity": {methods[0]: torch.tensor([step + 0.5, float("nan")])}}
+        for _, score, method in (tag.split("/", 2) for tag in scalars or {} if tag.count("/") > 1):
+            scores.setdefault(score, {})[method] = scores["infidelity"][methods[0]]
         report = Report(
             attributions={m: torch.randn(2, 3, 4, 4, generator=draw) for m in methods},
-            scores={"infidelity": {methods[0]: torch.tensor([step + 0.5, float("nan")])}},
+            scores=scores,
             standard_errors={},
             outputs=torch.randn(2, 3, generator=draw),
             predictions=torch.tensor([0, 2]),

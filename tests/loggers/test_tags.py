@@ -89,15 +89,26 @@ def test_every_metric_declares_whether_its_scores_can_be_compared(name: str) -> 
 def test_a_publication_has_the_monitors_name_before_every_tag() -> None:
     picture = np.zeros((4, 4, 3), dtype=np.uint8)
     found = publication("late", report("ig"), {"seconds": 2.0}, {"ig": picture}, METRICS)
-    assert found.scalars == found.charted == {"late/seconds": 2.0}
+    assert found.scalars == {"late/seconds": 2.0}
     assert list(found.pictures) == ["late/ig"]
     assert (found.epoch, found.step) == (2, 30)
 
 
 def test_dashboards_get_no_score_with_a_unit_beside_one_without() -> None:
     found = publication("late", report("ig"), report("ig").scalars(), {}, METRICS)
-    assert found.scalars.keys() - found.charted.keys() == {"late/infidelity/ig"}
-    assert "late/infidelity_relative/ig" in found.charted
+    assert found.scores.keys() == {f"late/{key}/ig" for key in ("infidelity_relative", "drift_cosine", "drift_rank")}
+    assert "late/infidelity/ig" in found.scalars
+
+
+@pytest.mark.parametrize("name", ["explain", "a/b", "explain_run"])
+def test_dashboards_get_what_is_no_score_apart(name: str) -> None:
+    scored = report("ig", "seconds")
+    others = {"nonfinite/ig": 1.0, "undefined/drift_rank/ig": 2.0, "n_steps/ig": 8.0, "seconds": 3.0, "overhead": 0.5}
+    found = publication(name, scored, {**scored.scalars(), **others}, {}, METRICS)
+    run = {key: value for key, value in found.charted.items() if key not in found.scores}
+    assert run == {f"{name}_run/{key}": value for key, value in {**others, "nonfinite/seconds": 0.0}.items()}
+    assert f"{name}/drift_rank/seconds" in found.scores
+    assert found.scalars == {f"{name}/{key}": value for key, value in {**scored.scalars(), **others}.items()}
 
 
 @pytest.mark.parametrize("name", ["explain", "a/b"])

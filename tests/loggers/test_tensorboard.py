@@ -32,7 +32,7 @@ from lightning_explain.loggers.tensorboard import TensorBoardSink
 CHARTS = {
     "explain": {
         "infidelity": ["explain/infidelity/ig"],
-        "nonfinite": ["explain/nonfinite/ig", "explain/nonfinite/cam"],
+        "nonfinite": ["explain_run/nonfinite/ig", "explain_run/nonfinite/cam"],
     },
     "second": {"odd": ["second/a.b(c)/ig[0]"]},
 }
@@ -107,10 +107,10 @@ def pixels(blob: bytes) -> NDArray[np.uint8]:
 def test_each_scalar_has_one_point_an_explanation_at_its_step(
     written: SimpleNamespace, events: EventAccumulator
 ) -> None:
-    for tag in written.publications[0].scalars:
-        expected = [(p.step, np.float32(p.scalars[tag])) for p in written.publications]
+    for tag in written.publications[0].charted:
+        expected = [(p.step, np.float32(p.charted[tag])) for p in written.publications]
         assert [(e.step, e.value) for e in events.Scalars(tag)] == expected
-    assert set(events.Tags()["scalars"]) == {*written.publications[0].scalars, *written.second.scalars}
+    assert set(events.Tags()["scalars"]) == {*written.publications[0].charted, *written.second.charted}
 
 
 def test_each_method_has_one_picture_an_explanation_under_a_stable_tag(
@@ -223,7 +223,7 @@ def test_what_a_logger_writes_and_what_we_write_is_one_run(
     (folder,) = {path.parent for path in tmp_path.rglob("events*")}
     found = read(folder)
     assert [e.step for e in found.Scalars("loss")] == [1, 2]
-    assert [e.step for e in found.Scalars("explain/nonfinite/ig")] == [1, 3]
+    assert [e.step for e in found.Scalars("explain_run/nonfinite/ig")] == [1, 3]
     assert [e.step for e in found.Images("explain/ig")] == [1, 3]
 
 

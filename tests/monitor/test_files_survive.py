@@ -88,7 +88,7 @@ def test_what_was_not_written_for_lack_of_room_is_not_switched_off(
         "Saving the report",
         "TensorBoardSink",
     ]
-    assert points(tmp_path)["explain/seconds"] == steps_in(tmp_path / "run") == [1, 6]
+    assert points(tmp_path)["explain_run/seconds"] == steps_in(tmp_path / "run") == [1, 6]
 
 
 @pytest.fixture
