@@ -133,7 +133,7 @@ def fit(root: Path, *callbacks: pl.Callback, module: pl.LightningModule | None =
 
 def steps_in(root: Path, name: str = "explain") -> list[int | None]:
     """The optimizer steps that were explained, as the stored reports have them."""
-    folder = root / "explain" / name
+    folder = root / name
     return [report.step for report in load_reports(folder)] if folder.exists() else []
 
 

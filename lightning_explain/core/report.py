@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_explain.core.png import to_png
-from lightning_explain.core.probe import Attribution, all_finite, as_tuple
+from lightning_explain.core.probe import Attribution, Probe, all_finite, as_tuple
+from lightning_explain.core.run_info import RunInfo
 
 Image: TypeAlias = "NDArray[np.uint8]"
 """A picture: uint8 ``(H, W, 3)``, RGB in 0..255."""
@@ -95,6 +96,9 @@ class Report:
         undefined_reasons: For each score that may be undefined, which is NaN: why.
         meta: Text about the samples that the batches held, such as file names: N strings for each name.
         stds: The standard deviations that came with the probe (``Probe.stds``).
+        run: What is true of the whole run; in a monitor's ``last_report`` and after ``load_reports``, else ``None``.
+        probe: The samples, where they are known: in a monitor's ``last_report``, and after ``load_reports`` unless the monitor had
+            ``save_inputs=False``.
 
     Example:
         >>> import torch
@@ -127,6 +131,8 @@ class Report:
     undefined_reasons: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stds: tuple[Tensor, ...] = ()
+    run: RunInfo | None = None
+    probe: Probe | None = None
 
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite, and not merely undefined."""

@@ -81,7 +81,7 @@ def _print_summary(output: Path, probe: Probe, pictures: list[Path]) -> None:
 
 def _last_report(folder: Path) -> Report | None:
     """The report of the last epoch of the latest run in the folder."""
-    runs = sorted(folder.glob("version_*/explain/explain"), key=lambda path: int(path.parts[-3].split("_")[1]))
+    runs = sorted(folder.glob("version_*/explain"), key=lambda path: int(path.parts[-2].split("_")[1]))
     return load_reports(runs[-1])[-1] if runs else None
 
 

@@ -43,7 +43,7 @@ def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:
 
     Args:
         loggers: ``trainer.loggers``.
-        directory: Folder for the files, ``<run>/explain``.
+        directory: Folder for the files, ``<run>/<name>``.
     """
     sinks = [_sink(logger) for logger in loggers if not isinstance(logger, in_both(DummyLogger))]
     if not loggers or any(isinstance(sink, ScalarSink) for sink in sinks):

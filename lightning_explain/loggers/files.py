@@ -23,7 +23,7 @@ class FilesSink(Sink):
     (which only validation and test have), the later one is valid.
 
     Args:
-        directory: The folder, ``<run>/explain``; created when it is first needed.
+        directory: The folder of one monitor, ``<run>/<name>``; created when it is first needed.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -36,12 +36,11 @@ class FilesSink(Sink):
         return f"files in {self._directory}"
 
     def prepare(self, publication: Publication) -> None:
-        """Writes ``<name>/<method>/step=00000120.png`` (see ``step_path``)."""
+        """Writes ``<method>/step=00000120.png`` (see ``step_path``)."""
         found = publication.files()
         check_room(self._directory, sum(map(len, found.values())))
         for tag, content in found.items():
-            method = tag.removeprefix(f"{publication.name}/")
-            folder = self._directory / safe_name(publication.name) / safe_name(method)
+            folder = self._directory.joinpath(*map(safe_name, _place(tag, publication.name)))
             with replacing(step_path(folder, publication, ".png", _epoch_in)) as temporary:
                 temporary.write_bytes(content)
         self._prepared = publication.png
@@ -52,6 +51,12 @@ class FilesSink(Sink):
             self.prepare(publication)
         self._prepared = None
         _append_line(self._directory / "scalars.jsonl", _line(publication))
+
+
+def _place(tag: str, name: str) -> list[str]:
+    """The folders of a picture: ``["history", "ig"]`` for ``explain_maps/history/ig``."""
+    prefix = next((start for start in (f"{name}_maps/", f"{name}/") if tag.startswith(start)), "")
+    return tag.removeprefix(prefix).split("/")
 
 
 def _epoch_in(path: Path) -> int | None:

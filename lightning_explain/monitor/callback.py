@@ -65,7 +65,7 @@ class ExplanationMonitor(MonitorBase):
         seed: Seed of all random draws.
         enabled: ``False`` switches everything off.
         save_probe: Keep the samples in checkpoints; otherwise only their indices and fingerprint.
-        save_reports: Save every report as a file in ``<run>/explain/<name>/``, to draw or compare again.
+        save_reports: Save every report as a file in ``<run>/<name>/``, to draw or compare again.
         name: Tag prefix, folder and state key; several monitors need several names.
         forward_fn: Called as ``forward_fn(module, *inputs, *forward_args)`` instead of ``module(...)``; by name, if a batch
             has the names of its arguments.

@@ -73,6 +73,7 @@ class MonitorBase(pl.Callback):
     _publisher: Publisher
     _failure_log: FailureLog
     _mismatch = ""  # what the first forward showed about the binding of batches
+    _run: RunInfo | None = None  # what is true of the run, once it is prepared
     _lazy = False  # the model has parameters without a shape, so it is prepared after the first batch
     _idle = False  # the samples or the model could not be prepared
     _unfit = False  # the strategy is none under which one can explain
@@ -154,7 +155,7 @@ class MonitorBase(pl.Callback):
         A mistake in what the user asked for is raised on all ranks. Anything else is reported, and no rank explains.
         """
         log, everyone = self._failure_log, trainers.everyone(trainer)
-        self._mismatch, self._idle = "", True
+        self._mismatch, self._idle, self._run = "", True, None
         if self._unfit:
             return
         what, survives = "The samples or the model could not be prepared", accident if self._asked else anything
@@ -171,7 +172,8 @@ class MonitorBase(pl.Callback):
             with log.guard("The cost of an explanation could not be said", everyone):
                 cost = self._say_cost(trainer)
             with log.guard("The charts could not be laid out", everyone):
-                self._publisher.begin(trainer, self._run_info(cost), self._layout(trainer))
+                self._run = self._run_info(cost)
+                self._publisher.begin(trainer, self._run, self._layout(trainer))
 
     def _run_info(self, cost: str) -> RunInfo:
         """What is true of the run from now on."""
@@ -480,7 +482,8 @@ class MonitorBase(pl.Callback):
             log.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
         stage = None if trainer.state.fn is None else trainer.state.fn.value
         epoch = trainer.current_epoch if epoch is None else epoch
-        return replace(without(report, failed, metrics), epoch=epoch, step=trainer.global_step, stage=stage)
+        moment: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, "stage": stage}
+        return replace(without(report, failed, metrics), **moment, run=self._run, probe=self.probe)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -61,7 +61,8 @@ class Publisher:
         Paths become absolute here, so that a training may change its working directory. Call it on all ranks, because a failure
         may have to be raised on all of them.
         """
-        former, self._directory = (self._directory, self._loggers), trainers.run_directory(trainer) / "explain"
+        former = self._directory, self._loggers
+        self._directory = trainers.run_directory(trainer) / safe_name(self.name)
         self._loggers = list(trainer.loggers)
         with self._on_rank_zero(trainer) as writes:
             if not self._sinks or former != (self._directory, self._loggers):
@@ -102,7 +103,7 @@ class Publisher:
             parts = [f"scalars go to {', '.join(places)}", f"pictures to {', '.join(pictures) or 'none of them'}"]
         if self.save_reports:
             uploaded = " (uploaded at the end)" if self.log_artifacts else ""
-            parts.append(f"reports to {self._directory / safe_name(self.name)}{uploaded}")
+            parts.append(f"reports to {self._directory}{uploaded}")
         return "; ".join(parts)
 
     def seconds_of_drawing(self, probe: Probe, methods: int) -> float:
@@ -157,15 +158,14 @@ class Publisher:
         """Lets the sinks upload the files of the reports, if that is wanted. Call it on all ranks, at the end."""
         if not self.log_artifacts:
             return
-        folder = self._directory / safe_name(self.name)
         with self._on_rank_zero(trainer) as writes:
-            for name, sink in self._sinks.items() if writes and folder.is_dir() else ():
-                self.failure_log.survive(partial(sink.upload, folder), f"The upload of {name}")
+            for name, sink in self._sinks.items() if writes and self._directory.is_dir() else ():
+                self.failure_log.survive(partial(sink.upload, self._directory), f"The upload of {name}")
 
     def _save(self, report: Report) -> None:
-        folder, tensors = self._directory / safe_name(self.name), tree_leaves(list(vars(report).values()))
-        check_room(folder, sum(part.nbytes for part in tensors if isinstance(part, Tensor)))
-        save_report(report, folder)
+        tensors = tree_leaves(list(vars(report).values()))
+        check_room(self._directory, sum(part.nbytes for part in tensors if isinstance(part, Tensor)))
+        save_report(report, self._directory)
 
     @contextmanager
     def _on_rank_zero(self, trainer: pl.Trainer) -> Iterator[bool]:

@@ -44,7 +44,8 @@ _FORM = {
 }
 _BY_SAMPLE = ("outputs", "predictions", "targets", "ids")
 _MOST_HEADER, _MOST_TENSORS, _MOST_FILES = 2**24, 10_000, 10_000
-_TENSOR_FIELDS = [field.name for field in fields(Report) if field.name not in _PLAIN_FIELDS]
+_OF_RUN = ("run", "probe")  # kept once, in files of their own
+_TENSOR_FIELDS = [field.name for field in fields(Report) if field.name not in (*_PLAIN_FIELDS, *_OF_RUN)]
 # The most bytes of a file name's part; file systems allow 255.
 _LONGEST = 200
 _WINDOWS_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
@@ -83,7 +84,7 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
     skipped.
 
     Args:
-        directory: The folder ``<run>/explain/<name>``, or the file of one report.
+        directory: The folder ``<run>/<name>``, or the file of one report.
 
     Raises:
         FileNotFoundError: If there are no reports.
@@ -106,7 +107,7 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
     found = [report for path in paths if (report := _load(path)) is not None]
     if not found:
         others = sorted(_folders_below(directory))[:5]
-        fix = "give the folder <run>/explain/<name> of a run, or one report's file."
+        fix = "give the folder <run>/<name> of a run, or one report's file."
         meant = f"did you mean {' or '.join(map(repr, others))}?"
         raise FileNotFoundError(f"No reports in '{directory}'; {meant if others else fix}")
     return sorted(found, key=_place)

@@ -65,7 +65,7 @@ def test_a_training_goes_on_with_the_other_methods(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="'odd' failed") as told:
         finished = fit(tmp_path, watch, max_epochs=4)
     assert finished.current_epoch == 4
-    reports = load_reports(tmp_path / "explain" / "explain")
+    reports = load_reports(tmp_path / "explain")
     assert [list(report.attributions) for report in reports] == [["saliency"]] * 4
     assert sum("'odd' failed and is left out" in text for text in told_in(told)) == 1
     assert sum("'odd'" in text and "switched off" in text for text in told_in(told)) == 1
@@ -94,7 +94,7 @@ def test_a_layer_whose_map_is_one_number_is_explained_in_training(tmp_path: Path
     methods = {"flat": m.LayerActivation("net.flat"), "x": m.LayerGradientXActivation("net.flat"), "s": m.Saliency()}
     watch = monitor(methods=methods, metrics=[q.Randomization(n_layers=2), q.Drift()], on_error="raise")
     fit(tmp_path, watch, module=Regression(Flattened()), max_epochs=2)
-    report = load_reports(tmp_path / "explain" / "explain")[-1]
+    report = load_reports(tmp_path / "explain")[-1]
     assert {name: value.ndim for name, value in report.attributions.items()} == {"flat": 1, "x": 1, "s": 4}
     torch.testing.assert_close(report.attributions["x"], report.attributions["flat"])
 
@@ -164,6 +164,6 @@ def test_a_training_on_single_numbers_is_explained(tmp_path: Path) -> None:
         methods={"s": m.Saliency(), "d": m.DeepLift()}, metrics=[q.Completeness()], on_error="raise"
     )
     trainer(tmp_path, watch).fit(Regression(Line()), loader, loader)
-    report = load_reports(tmp_path / "explain" / "explain")[-1]
+    report = load_reports(tmp_path / "explain")[-1]
     assert report.attributions["s"].shape == (16,)
     assert report.scores["completeness"]["d"].abs().max() < 1e-5

@@ -188,7 +188,7 @@ def full(name: str) -> Callable[[Path], None]:
 def taken(path: Path) -> None:
     """Folders where the reports of the next steps belong."""
     for step in range(1, 50):
-        (path / "explain" / f"step={step:08d}.safetensors").mkdir(parents=True, exist_ok=True)
+        (path / f"step={step:08d}.safetensors").mkdir(parents=True, exist_ok=True)
 
 
 def limited(path: Path) -> None:

@@ -211,7 +211,7 @@ def difference(root: Path, expected: Path) -> str:
     for name, value in weights[0].items():
         if not torch.equal(value, weights[1][name]):
             return f"the weights {name} differ"
-    steps = [[report.step for report in load_reports(r / "run" / "explain" / "explain")] for r in (root, expected)]
+    steps = [[report.step for report in load_reports(r / "run" / "explain")] for r in (root, expected)]
     return "" if steps[0] == steps[1] else f"reports of steps {steps[0]} instead of {steps[1]}"
 
 

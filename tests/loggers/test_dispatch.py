@@ -69,7 +69,7 @@ def test_another_logger_is_given_each_scalar_at_its_step(tmp_path: Path, publish
     with open(logger.experiment.metrics_file_path, newline="") as file:
         found = [{k: float(v) for k, v in sample.items()} for sample in csv.DictReader(file)]
     assert found == [{**p.charted, "step": p.step} for p in publications]
-    assert (tmp_path / "explain" / "explain" / "ig" / "step=00000008.png").exists()
+    assert (tmp_path / "explain" / "ig" / "step=00000008.png").exists()
 
 
 def imports(nodes: list[ast.stmt]) -> set[str]:

@@ -160,7 +160,7 @@ def test_a_run_has_no_drift_in_its_first_explanation_and_all_in_its_second(tmp_p
     finished = fit(tmp_path / "two", drifting(), max_epochs=2)
     both = {f"explain/{score}/{method}" for score in PLAIN for method in METHODS}
     assert {key for key in keys(finished) if "drift" in key} == both
-    first, second = load_reports(tmp_path / "two" / "explain" / "explain")
+    first, second = load_reports(tmp_path / "two" / "explain")
     one, two = (r.attributions["saliency"].flatten(1).double() for r in (first, second))
     expected = torch.nn.functional.cosine_similarity(one, two)
     assert torch.allclose(second.scores["drift_cosine_first"]["saliency"].double(), expected, atol=1e-5)

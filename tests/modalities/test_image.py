@@ -384,7 +384,7 @@ class TestWatched:
         )
         with pytest.warns(UserWarning, match="No metric will score 'head'"):
             trainer(tmp_path, monitor).fit(Blind(vit().train()), DataLoader(data, batch_size=4))
-        (report,) = load_reports(tmp_path / "explain" / "explain")
+        (report,) = load_reports(tmp_path / "explain")
         assert set(report.scores["infidelity"]) == {"cam", "act"}
         assert set(report.maps) == {"act"}
         assert len(list((tmp_path / "explain").rglob("*.png"))) == 3

@@ -81,7 +81,7 @@ def test_pictures_scores_and_checkpoints_come_with_each_package(
         sinks.files.FilesSink,
     ]
     assert f"pictures to TensorBoard ({tmp_path / 'tb' / 'version_0'}), files in {tmp_path}" in caplog.text
-    assert list(tmp_path.glob("tb/version_0/explain/explain/saliency/*.png"))
+    assert list(tmp_path.glob("tb/version_0/explain/saliency/*.png"))
     assert finished.callback_metrics[TAG] == report_of(watch).scalars()["infidelity/saliency"]
     assert best.best_model_score is not None
     # The samples are those of validation, not augmented ones, and what the model logs of them is not logged.

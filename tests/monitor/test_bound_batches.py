@@ -183,7 +183,7 @@ def test_texts_of_the_batches_are_in_the_report_and_its_file(tmp_path: Path) -> 
     module = ByName(FORMS["a mapping in another order"][2], lambda b: b["label"])
     trainer(tmp_path, watch).fit(module, collated(without_types), collated(without_types))
     assert report_of(watch).meta == {"path": ("3.png", "1.png")}
-    (stored,) = load_reports(tmp_path / "explain" / "explain")
+    (stored,) = load_reports(tmp_path / "explain")
     assert list(stored.meta["path"]) == ["3.png", "1.png"]
 
 

@@ -117,7 +117,7 @@ def test_the_sanity_check_is_not_explained(tmp_path: Path) -> None:
 
 def test_reports_know_their_epoch_and_step(tmp_path: Path) -> None:
     fit(tmp_path, monitor(at_start=True), max_epochs=2)
-    assert [(r.epoch, r.step) for r in load_reports(tmp_path / "explain" / "explain")] == [(0, 0), (0, 4), (1, 8)]
+    assert [(r.epoch, r.step) for r in load_reports(tmp_path / "explain")] == [(0, 0), (0, 4), (1, 8)]
 
 
 def test_fast_dev_run_explains_and_writes_nothing(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_rank_zero_alone_writes(root: Path) -> None:
     found = EventAccumulator(str(folder)).Reload()
     tags = [tag for tag in found.Tags()["scalars"] if tag.startswith("explain/")]
     assert {tag: [event.step for event in found.Scalars(tag)] for tag in tags} == {tag: [2, 4] for tag in tags}
-    assert [report.step for report in load_reports(folder / "explain" / "explain")] == [2, 4]
+    assert [report.step for report in load_reports(folder / "explain")] == [2, 4]
 
 
 @scenario("ranks", ["fine"], indirect=True)

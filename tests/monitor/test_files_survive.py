@@ -64,7 +64,7 @@ def test_training_goes_on_when_the_disk_is_full_and_again_when_it_is_not(tmp_pat
     ):
         finished = fit(tmp_path, watch, max_epochs=3)
     assert finished.current_epoch == 3
-    reports = load_reports(tmp_path / "explain" / "explain")
+    reports = load_reports(tmp_path / "explain")
     assert [r.step for r in reports] == [4, 12]
     assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
 

@@ -37,7 +37,7 @@ def test_two_ranks_find_what_one_process_finds(how: str, tmp_path: Path) -> None
     assert [found["world"] for found in seen] == ([2, 2] if how == "torchrun" else [2])
     assert all(found["scores"] == seen[0]["scores"] for found in seen)
 
-    former, last = load_reports(tmp_path / "explain" / "explain")
+    former, last = load_reports(tmp_path / "explain")
     assert (former.step, last.step) == (2, 4)
     (x, y), net = digits(), plain().net
     net.load_state_dict(seen[0]["weights"])

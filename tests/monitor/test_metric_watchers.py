@@ -27,7 +27,7 @@ RARE = {"check_val_every_n_epoch": 2}
 
 def logged(root: Path) -> list[float]:
     """The score of every explanation, from the stored reports."""
-    return [report.scalars()["infidelity/saliency"] for report in load_reports(root / "explain" / "explain")]
+    return [report.scalars()["infidelity/saliency"] for report in load_reports(root / "explain")]
 
 
 def checkpoint(root: Path, **arguments: Any) -> ModelCheckpoint:

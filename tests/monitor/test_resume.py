@@ -101,7 +101,7 @@ def run_of(root: Path, path: Path | None, *others: Callback, epochs: int = 4, **
 
 def explained(root: Path) -> dict[int | None, tuple[int | None, dict[str, float]]]:
     """Epoch and scores of each explained step."""
-    found = load_reports(root / "explain" / "explain") if steps_in(root) else []
+    found = load_reports(root / "explain") if steps_in(root) else []
     return {report.step: (report.epoch, report.scalars()) for report in found}
 
 
@@ -299,7 +299,7 @@ def test_a_test_after_training_keeps_the_report_of_training(tmp_path: Path) -> N
     run = fit(tmp_path, watch, module=module)
     run.validate(module, loader(100, 24), verbose=False)
     run.test(module, loader(100, 24), verbose=False)
-    folder = tmp_path / "explain" / "explain"
+    folder = tmp_path / "explain"
     names = ["step=00000004", "step=00000004-test", "step=00000004-validate"]
     assert sorted(path.stem for path in folder.glob("*.safetensors")) == names
     assert sorted(path.stem for path in (folder / "saliency").glob("*.png")) == names

@@ -118,7 +118,7 @@ def test_what_is_kept_and_reported_is_plain_and_a_checkpoint_can_be_read_again(
     assert [*odd(saved), *odd(vars(report_of(first)))] == []
     resumed = run(2, ckpt_path=path, **SAFE)
     assert report_of(resumed).fingerprint == report_of(first).fingerprint
-    assert len(load_reports(tmp_path / "explain" / "explain")) == 2
+    assert len(load_reports(tmp_path / "explain")) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -267,7 +267,7 @@ def test_lightning_3668_a_mapping_has_as_many_samples_as_its_tensors(tmp_path: P
     loader = DataLoader(data, batch_size=5)  # type: ignore[arg-type]
     watch = ExplanationMonitor(methods={"it": m.InputXGradient()}, metrics=[], target=0, on_error="raise")
     trainer(tmp_path, watch).fit(Pair(nn.Linear(4, 2)), loader, loader)
-    (report, *_) = load_reports(tmp_path / "explain" / "explain")
+    (report, *_) = load_reports(tmp_path / "explain")
     of_a, of_b = report.attributions["it"]
     assert len(of_a) == len(of_b) == 5
     # The product of zeros with the gradient is zero; the input named "a" comes first.

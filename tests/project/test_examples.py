@@ -63,7 +63,7 @@ def test_the_objective_is_the_score_minus_the_explanation(job: tuple[float, Path
     value, output = job
     with (output / "csv" / "metrics.csv").open() as file:
         (score,) = [float(sample["val_accuracy"]) for sample in csv.DictReader(file) if sample["val_accuracy"]]
-    (report,) = load_reports(output / "csv" / "explain" / "explain")
+    (report,) = load_reports(output / "csv" / "explain")
     mass = float(report.scores["relevance_mass"]["ig"].nanmean())
     assert 0 < mass < 1
     assert value == pytest.approx(score - mass, abs=1e-6)
@@ -94,7 +94,7 @@ def test_a_sweep_runs_its_jobs_in_directories_and_wandb_runs_of_their_own(
     jobs = [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
     assert [OmegaConf.load(path / ".hydra" / "config.yaml").seed for path in jobs] == [1, 2]
     assert [len(list(path.glob("wandb/offline-run-*"))) for path in jobs] == [1, 1]
-    assert [len(load_reports(folder)) for path in jobs for folder in path.rglob("explain/explain")] == [1, 1]
+    assert [len(load_reports(folder)) for path in jobs for folder in path.rglob("explain")] == [1, 1]
     values = [float((path / "train.log").read_text().rpartition("objective: ")[2]) for path in jobs]
     # The seed is all that differs, and it is all that there is of chance.
     assert values[0] == pytest.approx(job[0], abs=1e-6)

@@ -108,7 +108,7 @@ def test_what_readme_watches_stops_no_healthy_training_and_keeps_good_weights(
     )
     assert (fitted.current_epoch, len(module.accuracies)) == (10, 10), "not stopped"
     assert max(module.accuracies) > 0.93
-    scores = [report.scalars()["infidelity_relative/ig"] for report in load_reports(tmp_path / "explain" / "explain")]
+    scores = [report.scalars()["infidelity_relative/ig"] for report in load_reports(tmp_path / "explain")]
     assert len(scores) == 5
     assert max(scores) < 0.7
     kept = Reader()
