@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Attribution, Probe, all_finite, as_tuple
 from lightning_explain.core.run_info import RunInfo
 
-Image: TypeAlias = "NDArray[np.uint8]"
+Picture: TypeAlias = "NDArray[np.uint8]"
 """A picture: uint8 ``(H, W, 3)``, RGB in 0..255."""
 
 
@@ -219,18 +219,21 @@ class Publication:
         errors: Full tag to the standard error of a scalar, given these samples, where it is known.
         uncharted: Full tags of scalars that dashboards do not get, because another score says it in a comparable way.
         png: Full tag to the PNG file of a picture, as far as :meth:`files` has made them.
+        draw_sample: Called as ``draw_sample(method, index)``, returns a picture of one sample's map alone: the original beside the heat
+            map, without words. ``index`` is the sample's place in the report, from 0.
     """
 
     name: str
     epoch: int
     step: int
     scalars: Mapping[str, float]
-    pictures: Mapping[str, Image]
+    pictures: Mapping[str, Picture]
     directions: Mapping[str, str]
     report: Report
     errors: Mapping[str, float] = field(default_factory=dict)
     uncharted: frozenset[str] = frozenset()
     png: dict[str, bytes] = field(default_factory=dict)
+    draw_sample: Callable[[str, int], Picture] | None = None
 
     def files(self) -> dict[str, bytes]:
         """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""

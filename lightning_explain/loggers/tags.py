@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.naming import score_name
-from lightning_explain.core.report import Image, Publication, Report
+from lightning_explain.core.report import Picture, Publication, Report
 
 Charts: TypeAlias = "dict[str, dict[str, list[str]]]"
 Metrics: TypeAlias = "Mapping[str, Metric]"
-Pictures: TypeAlias = "Mapping[str, Image]"
+Pictures: TypeAlias = "Mapping[str, Picture]"
 Scalars: TypeAlias = "Mapping[str, float]"
 NOT_COMPARABLE = "not comparable between epochs"
 """What the chart of a score says that has a unit of the output."""

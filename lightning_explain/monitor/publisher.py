@@ -25,7 +25,7 @@ from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Charts, Metrics, Scalars, publication
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
-from lightning_explain.render.figure import draw
+from lightning_explain.render.figure import draw, draw_sample
 from lightning_explain.render.options import Options
 from lightning_explain.store.disk import check_room
 from lightning_explain.store.report_files import safe_name, save_report
@@ -137,7 +137,8 @@ class Publisher:
             most = self._most_pictures
             shown = replace(report, attributions=dict(islice(report.attributions.items(), most)))
             pictures = log.survive(partial(draw, shown, probe, self.options), "Drawing pictures") if most else None
-            self._draft = publication(self.name, report, scalars, pictures or {}, metrics)
+            draft = publication(self.name, report, scalars, pictures or {}, metrics)
+            self._draft = replace(draft, draw_sample=partial(draw_sample, report, probe, self.options))
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
@@ -150,7 +151,7 @@ class Publisher:
             if writes and self._draft is not None:
                 draft, self._draft = self._draft, None
                 found = publication(self.name, draft.report, scalars, {}, metrics)
-                found = replace(found, pictures=draft.pictures, png=draft.png)
+                found = replace(found, pictures=draft.pictures, png=draft.png, draw_sample=draft.draw_sample)
                 for name, sink in self._sinks.items():
                     self.failure_log.survive(partial(sink.write, found), name)
 

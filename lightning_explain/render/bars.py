@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_explain.core.panels import MOST_BARS, Panel
 from lightning_explain.core.probe import all_finite
-from lightning_explain.core.report import Image
+from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL
 
@@ -81,7 +81,7 @@ def _strongest(sample: Tensor) -> list[int]:
     return chosen
 
 
-def _lines(sample: Tensor, panel: Panel, height: int) -> Image:
+def _lines(sample: Tensor, panel: Panel, height: int) -> Picture:
     """The chart of one sample ``(U,)``."""
     chart = np.full((height, _WIDTH, 3), 255, dtype=np.uint8)
     reach = (_WIDTH - _NAME - _VALUE) // 2
@@ -98,6 +98,6 @@ def _lines(sample: Tensor, panel: Panel, height: int) -> Image:
     return chart
 
 
-def _write_right(chart: Image, words: str, end: int, y: int, color: tuple[int, int, int]) -> None:
+def _write_right(chart: Picture, words: str, end: int, y: int, color: tuple[int, int, int]) -> None:
     shown = text.shorten(words, SMALL, _NAME - 2 * _PAD)
     text.write(chart, shown, end - text.width(shown, SMALL), y, SMALL, color)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_explain.core.report import Image, Report
+from lightning_explain.core.report import Picture, Report
 from lightning_explain.render import letters as text
 from lightning_explain.render.captions import Caption
 
@@ -77,7 +77,7 @@ class Sheet:
         lines = 1 + max(map(len, (c.lines for c in self.titles)), default=0) if self.titles else 0
         return max(self.size[0], lines * text.line_height(BODY)) + GAP
 
-    def page(self, name: str, finite: Sequence[bool]) -> Image:
+    def page(self, name: str, finite: Sequence[bool]) -> Picture:
         """A white page with name, note, headers and titles, but without the panels.
 
         Args:
@@ -90,7 +90,7 @@ class Sheet:
         self._write_titles(canvas, finite)
         return canvas
 
-    def paste(self, canvas: Image, pixels: NDArray[np.uint8], column: int) -> None:
+    def paste(self, canvas: Picture, pixels: NDArray[np.uint8], column: int) -> None:
         """Draws the panels ``(rows, h, w, 3)`` of one column on a page, each in a frame."""
         height, width = pixels.shape[1:3]
         x = self.column(column) + (self.cell - width) // 2
@@ -101,7 +101,7 @@ class Sheet:
             frame[[0, -1]], frame[:, [0, -1]] = LINE, LINE
             canvas[y : y + height, x : x + width] = panel
 
-    def _write_header(self, canvas: Image, name: str) -> None:
+    def _write_header(self, canvas: Picture, name: str) -> None:
         space = canvas.shape[1] - 2 * MARGIN
         text.write(canvas, text.shorten(name, HEADING, space), MARGIN, MARGIN - 2, HEADING, BLACK)
         below = MARGIN + text.line_height(HEADING) - 2
@@ -112,7 +112,7 @@ class Sheet:
                 x = self.column(i) + (self.cell - text.width(line, BODY)) // 2
                 text.write(canvas, line, x, self.header_top + j * text.line_height(BODY), BODY, BLACK)
 
-    def _write_titles(self, canvas: Image, finite: Sequence[bool]) -> None:
+    def _write_titles(self, canvas: Picture, finite: Sequence[bool]) -> None:
         for i, caption in enumerate(self.titles):
             y = self.row(i)
             if caption.wrong:

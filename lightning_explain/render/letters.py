@@ -7,10 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as PillowImage
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from lightning_explain.core.report import Image
+from lightning_explain.core.report import Picture
 
 Color = tuple[int, int, int]
 
@@ -75,7 +74,7 @@ def wrap(text: str, size: int, limit: int, lines: int) -> tuple[str, ...]:
     return tuple(shorten(line, size, limit) for line in broken)
 
 
-def write(canvas: Image, text: str, x: int, y: int, size: int, color: Color) -> None:
+def write(canvas: Picture, text: str, x: int, y: int, size: int, color: Color) -> None:
     """Draws a line of text on a white canvas ``(H, W, 3)``, top left corner at (x, y); what lies outside is cut off."""
     left, top = max(0, x), max(0, y)
     line = _line(text, size, color)[top - y :, left - x :]
@@ -84,8 +83,8 @@ def write(canvas: Image, text: str, x: int, y: int, size: int, color: Color) -> 
 
 
 @lru_cache(maxsize=1024)
-def _line(text: str, size: int, color: Color) -> Image:
+def _line(text: str, size: int, color: Color) -> Picture:
     """A line of text on white. Captions and ticks are the same in the pictures of all methods."""
-    drawn = PillowImage.new("RGB", (width(text, size), line_height(size)), (255, 255, 255))
+    drawn = Image.new("RGB", (width(text, size), line_height(size)), (255, 255, 255))
     ImageDraw.Draw(drawn).text((0, 0), _drawable(text), fill=color, font=_font(size))
     return np.asarray(drawn)

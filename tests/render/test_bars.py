@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.panels import MOST_BARS, Panel
-from lightning_explain.core.report import Image
+from lightning_explain.core.report import Picture
 from lightning_explain.modalities import Plain
 from lightning_explain.render.bars import KINDS, NEGATIVE, POSITIVE
 
 
-def columns(*found: Tensor) -> dict[str, Image]:
+def columns(*found: Tensor) -> dict[str, Picture]:
     """The columns of the charts of a map by their titles."""
     return {panel.title: KINDS[panel.kind](panel) for panel in Plain().panels(found, (), ())}
 
 
-def strongest(*found: Tensor) -> Image:
+def strongest(*found: Tensor) -> Picture:
     """The column with the names and values."""
     return list(columns(*found).values())[-1]
 
 
-def profile(values: Tensor) -> Image:
+def profile(values: Tensor) -> Picture:
     return KINDS["profile"](Panel("", "profile", values))
 
 
-def length(panel: Image, color: tuple[int, int, int], axis: int) -> int:
+def length(panel: Picture, color: tuple[int, int, int], axis: int) -> int:
     """The most pixels of a color in a row (axis 1) or a column (axis 0)."""
     return int((panel == color).all(-1).sum(axis).max())
 

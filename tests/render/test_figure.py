@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.probe import Attribution, Probe
-from lightning_explain.core.report import Image, Report
+from lightning_explain.core.report import Picture, Report
 from lightning_explain.modalities import Plain
 from lightning_explain.render.bars import KINDS
-from lightning_explain.render.figure import draw
+from lightning_explain.render.figure import draw, draw_sample
 from lightning_explain.render.image import normalize, panel, to_display
 from lightning_explain.render.options import Options
 
@@ -33,18 +33,18 @@ def report(maps: dict[str, Attribution], n: int, **changes: Any) -> Report:
     return Report(maps, {}, {}, ids=torch.arange(n), **{**fields, **changes})
 
 
-def picture(found: Attribution, probe: Probe, options: Options | None = None, **changes: Any) -> Image:
+def picture(found: Attribution, probe: Probe, options: Options | None = None, **changes: Any) -> Picture:
     drawn = draw(report({"ig": found}, len(probe), **changes), probe, options)
     assert list(drawn) == ["ig"]
     return drawn["ig"]
 
 
-def charts(found: Tensor) -> list[Image]:
+def charts(found: Tensor) -> list[Picture]:
     """The columns of bar charts of a map."""
     return [KINDS[panel.kind](panel) for panel in Plain().panels((found,), (), ())]
 
 
-def contains(canvas: Image, part: Image) -> bool:
+def contains(canvas: Picture, part: Picture) -> bool:
     """Whether the part stands somewhere in the canvas, pixel by pixel."""
     height, width = part.shape[:2]
     corners = [(0, 0), (height - 1, width - 1), (height // 2, width // 2)]
@@ -57,7 +57,7 @@ def contains(canvas: Image, part: Image) -> bool:
     return any(np.array_equal(canvas[y : y + height, x : x + width], part) for y, x in starts)
 
 
-def enlarged(panels: Tensor, factor: int) -> list[Image]:
+def enlarged(panels: Tensor, factor: int) -> list[Picture]:
     large = panels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     return list(large.permute(0, 2, 3, 1).numpy())
 
@@ -304,6 +304,17 @@ def test_drawing_is_repeatable_and_changes_nothing() -> None:
     assert np.array_equal(picture(maps, Probe(inputs)), picture(maps, Probe(inputs)))
     assert torch.equal(inputs, before[0])
     assert torch.equal(maps, before[1])
+
+
+def test_one_sample_is_drawn_alone_with_the_panels_it_has_in_the_picture() -> None:
+    inputs, maps = rand(3, 3, 32, 32), rand(3, 3, 32, 32, seed=1) - 0.5
+    made = report({"ig": maps}, 3)
+    alone = [draw_sample(made, Probe(inputs), Options(), "ig", i) for i in range(3)]
+    assert [one.shape for one in alone] == [(128, 3 * 128 + 16, 3)] * 3
+    for i, one in enumerate(alone):
+        for kind in ("original_image", "heat_map", "blended_heat_map"):
+            parts = panel(kind, "all", to_display(inputs), normalize(maps, "all"))
+            assert contains(one, enlarged(parts, 4)[i]), kind
 
 
 def test_a_probe_of_other_rows_is_refused() -> None:

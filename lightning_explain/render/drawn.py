@@ -1,0 +1,148 @@
+"""A probe and a report in; what a method's picture shows of some samples out: the inputs drawn on, and the panels of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from lightning_explain.core.contracts import Modality
+from lightning_explain.core.panels import Panel
+from lightning_explain.core.probe import Probe, all_finite, as_tuple
+from lightning_explain.core.report import Report
+from lightning_explain.modalities import Plain, guess
+from lightning_explain.modalities.placement import arrange, onto
+from lightning_explain.render import bars
+from lightning_explain.render.image import normalize, to_display
+from lightning_explain.render.image import panel as image_panel
+from lightning_explain.render.options import Options, PanelStyle
+
+_OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class DrawnInput:
+    """The inputs of the samples that are drawn, what they are, and the index of the one that a block of columns shows.
+
+    The first block also shows maps that have no place on an input. If the input has pixels: its images, their size in the
+    picture, and the outline of their masks.
+    """
+
+    samples: slice
+    inputs: tuple[Tensor, ...]
+    modalities: tuple[Modality, ...]
+    index: int | None
+    first: bool = True
+    images: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+    outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+
+
+def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -> list[DrawnInput]:
+    """The input that maps are drawn on, if there is one; and after it, every other input; by default the first ``max_rows`` samples."""
+    samples = samples or slice(options.max_rows)
+    inputs = tuple(x[samples].cpu() for x in as_tuple(probe.inputs))
+    modalities = guess(inputs)
+    index = next((i for i, modality in enumerate(modalities) if modality.on_input), None)
+    if index is None:
+        return [DrawnInput(samples, inputs, modalities, None)]
+    others = [i for i in range(len(inputs)) if i != index]
+    return [_block(probe, samples, inputs, modalities, i, i == index, options) for i in (index, *others)]
+
+
+def _block(
+    probe: Probe,
+    samples: slice,
+    inputs: tuple[Tensor, ...],
+    modalities: tuple[Modality, ...],
+    i: int,
+    first: bool,
+    options: Options,
+) -> DrawnInput:
+    pixels = modalities[i].pixels(inputs[i])
+    if pixels is None:
+        return DrawnInput(samples, inputs, modalities, i, first)
+    # Further images need not be normalized as the first one is, nor be of its size.
+    size, images = shown_size(pixels, options), to_display(inputs[i], options.normalization if first else None)
+    outline = None if probe.masks is None or not first else _outline(probe.masks[samples].cpu(), size)
+    return DrawnInput(samples, inputs, modalities, i, first, images, size, outline)
+
+
+def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -> tuple[tuple[Panel, ...], Tensor]:
+    """The panels of a method, and for each sample whether its map is finite."""
+    inputs, modalities, index = drawn.inputs, drawn.modalities, drawn.index
+    found, stored = (
+        tuple(part.detach()[drawn.samples].cpu() for part in as_tuple(maps.get(name, ())))
+        for maps in (report.attributions, report.maps)
+    )
+    arranged = stored if name in report.maps else arrange(found, inputs, modalities)
+    if not drawn.first:
+        return _further(found, drawn, style)
+    if index is None or not arranged:
+        panels = Plain().panels(found, inputs, style.panels)
+        return panels, all_finite(panels[0].values)
+    whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
+    shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
+    return modalities[index].panels((shown,), (inputs[index],), style.panels), all_finite(shown)
+
+
+def _further(found: tuple[Tensor, ...], drawn: DrawnInput, style: PanelStyle) -> tuple[tuple[Panel, ...], Tensor]:
+    """The panels of another input than the first that is drawn; none if the method has no map for it."""
+    i, own = drawn.index, drawn.inputs[drawn.index or 0]
+    if i is None or len(found) != len(drawn.inputs) or found[i].shape != own.shape:
+        return (), torch.ones(len(own), dtype=torch.bool)
+    modality = drawn.modalities[i] if drawn.modalities[i].on_input else Plain()
+    return modality.panels((found[i],), (own,), style.panels), all_finite(found[i])
+
+
+def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:
+    """The panels of one column, ``(N, h, w, 3)``; ``normalized`` keeps the map of each sign for the next column."""
+    if panel.kind in bars.KINDS:
+        return bars.KINDS[panel.kind](panel)
+    if panel.kind == "pixels":
+        return panel.values.numpy()
+    if drawn.images is None:
+        raise ValueError(
+            f"A panel of the kind {panel.kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
+        )
+    if panel.sign not in normalized:
+        normalized[panel.sign] = normalize(panel.values, panel.sign, style.outlier_perc)
+    found = image_panel(panel.kind, panel.sign, drawn.images, normalized[panel.sign], style.cmap, style.alpha_overlay)
+    pixels = _resized(found, drawn.size)
+    if panel.kind == "original_image" and drawn.outline is not None:
+        pixels = pixels.copy()
+        pixels[drawn.outline[0]], pixels[drawn.outline[1]] = _OUTLINE, _OUTLINE_EDGE
+    return pixels
+
+
+def shown_size(size: tuple[int, int], options: Options) -> tuple[int, int]:
+    """The size at which an image ``(H, W)`` is drawn: enlarged by a whole factor, or reduced."""
+    short, long = min(size), max(size)
+    if long > options.max_pixels:
+        return cast("tuple[int, int]", tuple(max(1, round(s * options.max_pixels / long)) for s in size))
+    factor = min(-(-options.min_pixels // short), max(1, options.max_pixels // long))
+    return size[0] * factor, size[1] * factor
+
+
+def _outline(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """A line just inside each mask and a thinner one just outside: two boolean arrays ``(N, h, w)``."""
+    inside = interpolate(masks[:, None].float(), size, mode="nearest")
+    line = inside.bool() & (max_pool2d(1 - inside, 5, stride=1, padding=2) > 0)
+    edge = ~inside.bool() & (max_pool2d(inside, 3, stride=1, padding=1) > 0)
+    return line[:, 0].numpy(), edge[:, 0].numpy()
+
+
+def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Panels ``(N, 3, H, W)`` as ``(N, h, w, 3)``: enlarged by repeating pixels, or reduced with antialiasing."""
+    height, width = panels.shape[2:]
+    if size[0] >= height and size[1] >= width:
+        pixels = panels.permute(0, 2, 3, 1).contiguous().numpy()
+        # Lines are repeated last, because whole lines are copied faster than single pixels.
+        return pixels.repeat(size[1] // width, axis=2).repeat(size[0] // height, axis=1)
+    reduced = interpolate(panels.float(), size, mode="bilinear", antialias=True).round()
+    return reduced.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
