@@ -50,6 +50,8 @@ LIBRARIES: dict[str, set[str]] = {
     "pytorch_lightning": _LIGHTNING,
     "lightning_fabric": _LIGHTNING,
     "wandb": _LOGGERS,
+    "mlflow": _LOGGERS,
+    "comet_ml": _LOGGERS,
     "tensorboard": _LOGGERS,
     "torch.utils.tensorboard": _LOGGERS,
     "omegaconf": {"monitor"},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
+from lightning_explain.loggers.comet import CometSink
 from lightning_explain.loggers.files import FilesSink
+from lightning_explain.loggers.mlflow import MlflowSink
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tensorboard import TensorBoardSink
 from lightning_explain.loggers.wandb import WandbSink
@@ -38,7 +41,7 @@ class ScalarSink(Sink):
 def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:
     """The sinks for these loggers.
 
-    TensorBoard and W&B have their own sinks. Any other logger receives the scalars, and pictures and scalars are also
+    TensorBoard, W&B, MLflow and Comet have their own sinks. Any other logger receives the scalars, and pictures and scalars are also
     written to files, as they are without any logger. Lightning's ``DummyLogger`` receives nothing.
 
     Args:
@@ -51,10 +54,16 @@ def sinks_for(loggers: Sequence[Logger], directory: Path) -> list[Sink]:
     return sinks
 
 
+_KINDS: dict[type, Callable[[Any], Sink]] = {
+    TensorBoardLogger: TensorBoardSink,
+    WandbLogger: WandbSink,
+    MLFlowLogger: MlflowSink,
+    CometLogger: CometSink,
+}
+
+
 def _sink(logger: Logger) -> Sink:
     # Chosen by type, because a DummyLogger and its experiment have every attribute.
-    if isinstance(logger, in_both(TensorBoardLogger)):
-        return TensorBoardSink(logger)
-    if isinstance(logger, in_both(WandbLogger)):
-        return WandbSink(logger)
-    return ScalarSink(logger)
+    return next(
+        (make(logger) for kind, make in _KINDS.items() if isinstance(logger, in_both(kind))), ScalarSink(logger)
+    )

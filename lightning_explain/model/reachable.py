@@ -43,7 +43,18 @@ _ITERATORS: tuple[type, ...] = (
 # What the code of these packages holds is theirs, except for the objects named below.
 _FOREIGN = sys.stdlib_module_names | {
     *("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"),
-    *("lightning_explain", "captum", "numpy", "pandas", "matplotlib", "PIL", "tensorboard", "wandb"),
+    *(
+        "lightning_explain",
+        "captum",
+        "numpy",
+        "pandas",
+        "matplotlib",
+        "PIL",
+        "tensorboard",
+        "wandb",
+        "mlflow",
+        "comet_ml",
+    ),
 }
 _SORTS: dict[str, tuple[type, ...]] = {
     "tensor": (Tensor,),

@@ -138,7 +138,9 @@ class Publisher:
             shown = replace(report, attributions=dict(islice(report.attributions.items(), most)))
             pictures = log.survive(partial(draw, shown, probe, self.options), "Drawing pictures") if most else None
             draft = publication(self.name, report, scalars, pictures or {}, metrics)
-            self._draft = replace(draft, draw_sample=partial(draw_sample, report, probe, self.options))
+            if pictures:
+                draft = replace(draft, draw_sample=partial(draw_sample, report, probe, self.options))
+            self._draft = draft
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):

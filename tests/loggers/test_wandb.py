@@ -1,17 +1,23 @@
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import WandbLogger
+from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_explain import Probe
 from lightning_explain.core.naming import LONGEST
 from lightning_explain.core.report import Publication
+from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.wandb import WandbSink
 
 DIRECTIONS = {"explain/infidelity/ig": "min", "explain/sensitivity/ig": "max", "explain/seconds": "last"}
@@ -20,13 +26,36 @@ METRICS = {**CHARTED, "explain/late/ig": "last"}
 VALUES = ((3.0, 5.0, 1.5), (1.0, 9.0, 2.5), (2.0, 7.0, 3.5))
 
 
+CHARTS = {"infidelity": ["explain/infidelity/ig", "explain/infidelity/cam"], "late": ["explain/late/ig"]}
+RUN = RunInfo(
+    "explain",
+    settings={"methods": {"ig": {"class": "IntegratedGradients", "n_steps": 16}}, "seed": 3},
+    charts=CHARTS,
+    higher_is_better={"infidelity": False, "late": None},
+    class_names=("zero", "one", "two"),
+)
+COLUMNS = ["image", "epoch", "step", "sample", "label", "prediction", "probability", "f", "method"]
+
+
 def publications_of(publish: Callable[..., Publication]) -> Iterator[Publication]:
     """Three explanations; the last has a score that the others lack."""
     for epoch, values in enumerate(VALUES):
         scalars = dict(zip(DIRECTIONS, values, strict=True))
         if epoch == 2:
             scalars["explain/late/ig"] = 0.25
-        yield publish(step=10 * epoch, epoch=epoch, scalars=scalars, directions=DIRECTIONS)
+        yield drawn(publish(step=10 * epoch, epoch=epoch, scalars=scalars, directions=DIRECTIONS))
+
+
+def drawn(publication: Publication) -> Publication:
+    """The same with labels, standard errors, and a picture for each sample and method."""
+    probe = Probe(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]))
+    errors = {"infidelity": {"ig": torch.tensor([0.5, float("nan")])}}
+    report = replace(publication.report, probe=probe, standard_errors=errors, values=torch.tensor([1.5, -2.0]))
+    return replace(publication, report=report, draw_sample=partial(sample_picture, publication.step))
+
+
+def sample_picture(step: int, method: str, index: int) -> NDArray[np.uint8]:
+    return np.full((6, 8, 3), step + 100 * (method == "ig") + index, dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +111,20 @@ def nested(items: Iterable[Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def run(clean_wandb: Path, publish: Callable[..., Publication]) -> SimpleNamespace:
-    """A finished offline run with three explanations between two calls of the logger itself, read back."""
-    logger = WandbLogger(project="test", save_dir=clean_wandb)
+def run(clean_wandb: Path, publish: Callable[..., Publication], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished offline run with three explanations between two calls of the logger itself, and its files, read back."""
+    logger, folder = WandbLogger(project="test", save_dir=clean_wandb), tmp_path_factory.mktemp("explain")
     sink = WandbSink(logger)
-    sink.layout({"explain": {"infidelity": ["explain/infidelity/ig"]}})
+    sink.begin(RUN)
+    sink.layout({"explain": CHARTS})
     publications = list(publications_of(publish))
     logger.log_metrics({"loss": 1.0}, step=0)
     for publication in publications:
+        sink.prepare(publication)
         sink.write(publication)
     logger.log_metrics({"loss": 0.5}, step=21)
+    (folder / "run.json").write_text("{}")
+    sink.upload(folder)
     return finished(logger, publications)
 
 
@@ -104,22 +137,35 @@ def finished(logger: WandbLogger, publications: list[Publication]) -> SimpleName
     (file,) = files.parent.glob("*.wandb")
     found = list(records(file))
     kinds = {
-        k: [getattr(r, k) for r in found if r.WhichOneof("record_type") == k] for k in ("history", "summary", "metric")
+        k: [getattr(r, k) for r in found if r.WhichOneof("record_type") == k]
+        for k in ("history", "summary", "metric", "config", "artifact")
     }
+    history, config = [nested(record.item) for record in kinds["history"]], dict[str, Any]()
+    for record in kinds["config"]:
+        merged(config, nested(record.update))
     summary: dict[str, Any] = {}
     for record in kinds["summary"]:
-        for key, value in nested(record.update).items():
-            summary[key] = {**summary.get(key, {}), **value} if isinstance(value, dict) else value
-    history = [nested(record.item) for record in kinds["history"]]
-    explained = [sample for sample in history if "explain/table" in sample]
+        merged(summary, nested(record.update))
+    explained = [sample for sample in history if "explain/samples" in sample]
     return SimpleNamespace(
         files=files,
         history=history,
         explained=explained,
         summary=summary,
+        config=config,
         metrics=kinds["metric"],
+        artifacts=kinds["artifact"],
         publications=publications,
     )
+
+
+def merged(former: dict[str, Any], new: dict[str, Any]) -> None:
+    """Adds new items of a record to those of former ones."""
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(former.get(key), dict):
+            merged(former[key], value)
+        else:
+            former[key] = value
 
 
 def test_an_explanation_is_one_entry_with_all_its_scalars_at_its_step(run: SimpleNamespace) -> None:
@@ -136,12 +182,65 @@ def test_pictures_keep_every_pixel_and_carry_epoch_and_step(run: SimpleNamespace
             assert np.array_equal(np.asarray(Image.open(run.files / sample[tag]["path"])), picture)
 
 
-def test_each_explanation_has_its_own_table_of_samples_and_methods(run: SimpleNamespace) -> None:
-    for sample, publication in zip(run.explained, run.publications, strict=True):
-        table = json.loads((run.files / sample["explain/table"]["path"]).read_text())
-        columns, lines = publication.report.table()
-        assert table["columns"] == columns
-        np.testing.assert_equal(table["data"], lines)
+def staged(artifact: Any, suffix: str) -> dict[str, Path]:
+    """The files of an artifact by their names in it."""
+    return {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents if entry.path.endswith(suffix)}
+
+
+def test_one_table_grows_by_a_line_and_a_picture_for_each_sample_and_method(run: SimpleNamespace) -> None:
+    increments = [artifact for artifact in run.artifacts if artifact.type == "wandb-run-incremental-table"]
+    assert [sample["explain/samples"]["increment_num"] for sample in run.explained] == [0, 1, 2]
+    assert [sample["explain/samples"]["nrows"] for sample in run.explained] == [4, 8, 12]
+    lines = []
+    for artifact in increments:
+        (table,) = (json.loads(path.read_text()) for path in staged(artifact, ".table.json").values())
+        assert table["columns"] == [*COLUMNS, "infidelity", "infidelity_error", "late", "sensitivity"]
+        pictures = staged(artifact, ".png")
+        lines += [[np.asarray(Image.open(pictures[image["path"]])), *line] for image, *line in table["data"]]
+    assert len(lines) == 3 * 2 * 2  # epochs, samples, methods
+    for publication in run.publications:
+        report = publication.report
+        for i, sample in enumerate(report.ids.tolist()):
+            for method in ("ig", "cam"):
+                image, *line = lines.pop(0)
+                assert np.array_equal(image, sample_picture(publication.step, method, i))
+                share = report.outputs[i].double().softmax(0)[report.predictions[i]].item()
+                names = [("zero", "one")[i], ("zero", "two")[i]]
+                expected: list[Any] = [publication.epoch, publication.step, sample, *names, pytest.approx(share)]
+                first = method == "ig" and i == 0  # the other sample of it has no finite score
+                score = publication.step + 0.5 if first else None
+                scores = [score, 0.5 if first else None, score if publication.epoch == 2 else None, score]
+                assert line == [*expected, (1.5, -2.0)[i], method, *scores]
+
+
+def test_each_explanation_uploads_its_own_lines_only(run: SimpleNamespace) -> None:
+    for sample in run.explained:
+        table = json.loads((run.files / sample["explain/samples"]["path"]).read_text())
+        assert len(table["data"]) == 4
+    pictures = [a for a in run.artifacts if a.type == "wandb-run-incremental-table"]
+    assert [len(staged(artifact, ".png")) for artifact in pictures] == [4, 4, 4]
+
+
+def test_a_chart_has_a_line_for_each_method_up_to_now(run: SimpleNamespace) -> None:
+    panels = run.config["_wandb"]["visualize"]
+    assert panels.keys() == {"explain/infidelity", "explain/late"}
+    panel = panels["explain/infidelity"]["panel_config"]
+    assert (panel["panelDefId"], panel["stringSettings"]["title"]) == ("wandb/lineseries/v0", "infidelity")
+    for epoch, sample in enumerate(run.explained):
+        key = "Custom Chart Tables/explain/infidelity_table"
+        table = json.loads((run.files / sample[key]["path"]).read_text())
+        assert table["columns"] == ["step", "lineKey", "lineVal"]
+        assert table["data"] == [[10 * e, "ig", VALUES[e][0]] for e in range(epoch + 1)]
+
+
+def test_the_settings_are_in_the_config_of_the_run(run: SimpleNamespace) -> None:
+    assert run.config["explain"] == RUN.settings
+
+
+def test_files_are_uploaded_as_an_artifact_if_that_is_asked_for(run: SimpleNamespace) -> None:
+    (artifact,) = (artifact for artifact in run.artifacts if artifact.type == "explanations")
+    assert artifact.name.startswith("explain-")
+    assert [path.read_text() for path in staged(artifact, "run.json").values()] == ["{}"]
 
 
 def test_each_scalar_is_defined_once_over_the_trainers_step(run: SimpleNamespace) -> None:

@@ -1,0 +1,86 @@
+"""Takes a publication, and writes it to MLflow."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from lightning_explain.core.contracts import Sink
+from lightning_explain.core.report import Publication
+from lightning_explain.core.run_info import RunInfo
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+_LONGEST_VALUE = 250  # Old servers refuse longer ones.
+_MOST_PARAMS = 100  # in one call
+
+
+class MlflowSink(Sink):
+    """Writes scalars, pictures (the image grid of MLflow's page), the settings as params, and ``<name>/run.json`` as an artifact.
+
+    Params keep the first 250 characters of a value, and are written once: MLflow refuses to change them, so a resumed run keeps
+    those it began with. Characters that MLflow does not allow in names become ``_``. Everything goes through the logger's client
+    and, but for pictures in asynchronous mode (``MLFLOW_ENABLE_ASYNC_LOGGING``), is written when the call returns.
+
+    Args:
+        logger: The logger whose run receives them.
+    """
+
+    def __init__(self, logger: MLFlowLogger) -> None:
+        self._logger = logger
+        self._name = ""
+
+    @property
+    def place(self) -> str:
+        """MLflow, and the run."""
+        return f"MLflow (run {self._logger.run_id})"
+
+    def begin(self, run: RunInfo) -> None:
+        """Writes the settings, and what else is true of the run."""
+        from mlflow.entities import Param
+
+        self._name = run.name
+        client, run_id = self._logger.experiment, str(self._logger.run_id)
+        known = client.get_run(run_id).data.params
+        flat = {_key(key): str(value)[:_LONGEST_VALUE] for key, value in _flat(run.settings, run.name)}
+        params = [Param(key, value) for key, value in flat.items() if key not in known]
+        for i in range(0, len(params), _MOST_PARAMS):
+            client.log_batch(run_id, params=params[i : i + _MOST_PARAMS])
+        client.log_dict(run_id, asdict(run), f"{_key(run.name)}/run.json")
+
+    def write(self, publication: Publication) -> None:
+        """Logs one point for each scalar and one picture for each tag, at the step of the explanation."""
+        self._logger.log_metrics({_key(tag): value for tag, value in publication.charted.items()}, publication.step)
+        client, run_id = self._logger.experiment, str(self._logger.run_id)
+        for tag, content in publication.files().items():
+            if hasattr(client, "log_image"):
+                client.log_image(run_id, Image.open(io.BytesIO(content)), key=_key(tag), step=publication.step)
+
+    def upload(self, folder: Path) -> None:
+        """Logs the files as artifacts in ``<name>/reports``."""
+        self._logger.experiment.log_artifacts(self._logger.run_id, str(folder), f"{_key(self._name)}/reports")
+
+
+def _key(tag: str) -> str:
+    """The tag without what MLflow does not allow in names."""
+    return re.sub(r"[^\w\-. /]", "_", tag, flags=re.ASCII)
+
+
+def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, by their keys joined with ``/``; lists by the numbers of their elements."""
+    if isinstance(value, Mapping):
+        items: Any = value.items()
+    elif isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(x, Mapping) for x in value):
+        items = enumerate(value)
+    else:
+        yield key, value
+        return
+    for name, part in items:
+        yield from _flat(part, f"{key}/{name}")

@@ -1,0 +1,94 @@
+"""Takes a publication; returns a table with a line for each sample and method, in words and numbers that people read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.report import Publication, Report
+from lightning_explain.core.run_info import RunInfo
+from lightning_explain.model.targets import are_shares, task_of
+
+HEAD = {
+    "epoch": int,
+    "step": int,
+    "sample": int,
+    "label": str,
+    "prediction": str,
+    "probability": float,
+    "f": float,
+    "method": str,
+}
+"""The first columns and their types."""
+_MOST_NUMBERS = 8
+
+
+class SampleTable:
+    """The columns of the table of a run, which stay the same when a metric fails, and its lines.
+
+    ``label`` and ``prediction`` are names of classes where these are known, ``probability`` is that of the prediction, ``f`` the explained
+    output; each score is followed by its standard error, ``<score>_error``. What a sample does not have is ``None``.
+
+    Args:
+        run: What is true of the run: the names of scores and classes.
+        report: The first report: which scores have standard errors.
+    """
+
+    def __init__(self, run: RunInfo | None, report: Report) -> None:
+        self._names = () if run is None else run.class_names
+        self._scores: list[tuple[str, str]] = []  # the field of the report, and the score
+        for score in dict.fromkeys([*(() if run is None else run.higher_is_better), *report.scores]):
+            self._scores.append(("scores", score))
+            if score in report.standard_errors:
+                self._scores.append(("standard_errors", score))
+
+    @property
+    def columns(self) -> dict[str, type]:
+        """The type of each column, by its name."""
+        names = (score if field == "scores" else f"{score}_error" for field, score in self._scores)
+        return HEAD | dict.fromkeys(names, float)
+
+    def lines(self, publication: Publication) -> Iterator[tuple[str, int, list[Any]]]:
+        """The method, the index of the sample and the line of each, sample by sample."""
+        report = publication.report
+        labels = None if report.probe is None else report.probe.targets
+        named = report.outputs.shape[1:] == (len(self._names),)
+        shares = _shares(report.outputs, task_of(report.outputs, labels, named))
+        for i, sample in enumerate(report.ids.tolist()):
+            known: list[Any] = [publication.epoch, publication.step, sample]
+            known.append(None if labels is None else self._text(labels[i]))
+            known += [self._text(report.outputs[i]), None]
+            if shares is not None:
+                predicted = int(report.predictions[i])
+                known[-2:] = [self._text(report.predictions[i]), float(shares[i, predicted])]
+            known.append(_finite(report.values, i))
+            for method in report.attributions:
+                scores = (getattr(report, field).get(score, {}).get(method) for field, score in self._scores)
+                yield method, i, [*known, method, *(_finite(values, i) for values in scores)]
+
+    def _text(self, value: Tensor) -> str:
+        """The name of a class, or the first numbers."""
+        numbers = value.reshape(-1)[:_MOST_NUMBERS].tolist()
+        index = numbers[0] if value.numel() == 1 and not value.is_floating_point() else -1
+        return str(self._names[index]) if 0 <= index < len(self._names) else ", ".join(f"{x:.6g}" for x in numbers)
+
+
+def _shares(outputs: Tensor, task: str) -> Tensor | None:
+    """The probabilities ``(N, C)`` of the classes; ``None`` if the model tells no class from the others."""
+    outputs = outputs.double()
+    if task == "multiclass":
+        return outputs if are_shares(outputs) else outputs.softmax(1)
+    if task != "binary":
+        return None
+    positive = outputs.reshape(-1)
+    positive = positive if bool(((positive >= 0) & (positive <= 1)).all()) else positive.sigmoid()
+    return torch.stack((1 - positive, positive), 1)
+
+
+def _finite(values: Tensor | None, index: int) -> float | None:
+    found = math.nan if values is None or not len(values) else float(values[index])
+    return found if math.isfinite(found) else None
