@@ -27,12 +27,13 @@ else:
 """Inputs as the user gives them: a tensor, a tuple of tensors, or a mapping of parameter names to tensors."""
 
 if TYPE_CHECKING:
-    Baseline: TypeAlias = None | float | str | Tensor | Sequence[Any]
+    Baseline: TypeAlias = None | float | str | Tensor | Sequence[Any] | Callable[..., Any]
 else:
     Baseline = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
 """A baseline as the user writes it: ``None`` (zero), a number, a tensor, a name, or a sequence of them, one per input.
 
-A tensor either broadcasts to one sample or has one entry for each sample of the probe.
+A tensor either broadcasts to one sample or has one entry for each sample of the probe. Methods that take a set of baselines
+also take a function that returns one, called without arguments or with the inputs of the probe.
 """
 
 

@@ -63,7 +63,8 @@ def _check(instance: Any, owner: str, name: str, value: Any, kind: str) -> None:
     elif name == "interpolate_mode" and value not in _MODES:
         raise ValueError(f"{owner}({name}={value!r}): {nearest(str(value), _MODES)}")
     elif name == "baselines":
-        check_baseline(owner, value, DISTRIBUTIONS if getattr(instance, "takes_distribution", False) else NAMES)
+        sets = getattr(instance, "takes_distribution", False)
+        check_baseline(owner, value, DISTRIBUTIONS if sets else NAMES, functions=sets)
     elif name == "feature_mask":
         check_feature_mask(f"{owner}(feature_mask", value)
     elif name in ("stdevs", "perturb_radius"):

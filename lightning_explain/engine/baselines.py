@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from inspect import signature
 from numbers import Real
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.probe import Baseline, Samples
+from lightning_explain.core.probe import Baseline, Samples, bare
+from lightning_explain.core.random_state import seeded_random_state
 from lightning_explain.core.validation import one_for_each, refused
 from lightning_explain.modalities.image import Normalization
 
@@ -22,8 +24,14 @@ NAMES = ("zero", "black", "mean", "blur")
 DISTRIBUTIONS = (*NAMES, "probe")
 
 
-def check_baseline(owner: str, spec: Baseline, names: Sequence[str] = NAMES) -> None:
+def check_baseline(owner: str, spec: Baseline, names: Sequence[str] = NAMES, functions: bool = False) -> None:
     """Checks the ``baselines`` of the class ``owner`` as the user writes them, before any sample is known.
+
+    Args:
+        owner: The name of the class.
+        spec: The baselines.
+        names: The names that they may have.
+        functions: Whether a function may make them.
 
     Raises:
         ValueError: If it is an unknown name, or a number that is not finite.
@@ -31,13 +39,14 @@ def check_baseline(owner: str, spec: Baseline, names: Sequence[str] = NAMES) -> 
     """
     if isinstance(spec, (tuple, list)):
         for part in spec:
-            check_baseline(owner, part, names)
+            check_baseline(owner, part, names, functions)
     elif isinstance(spec, str) and spec not in names:
         raise ValueError(f"{owner}(baselines={spec!r}): {nearest(spec, names)} Or give a number, a tensor or a tuple.")
     elif isinstance(spec, Real) and not math.isfinite(float(spec)):
         raise ValueError(f"{owner}(baselines={spec!r}) is not finite; give a finite number.")
-    elif spec is not None and not isinstance(spec, (str, Real, Tensor)):
-        allowed = f"None, a number, a tensor, one of {list(names)}, or a tuple of these"
+    elif not (spec is None or isinstance(spec, (str, Real, Tensor)) or (functions and callable(spec))):
+        kinds = "None, a number, a tensor, a function that returns a set" if functions else "None, a number, a tensor"
+        allowed = f"{kinds}, one of {list(names)}, or a tuple of these"
         raise refused(owner, "baselines", spec, allowed, TypeError)
 
 
@@ -59,12 +68,15 @@ class Baselines:
         normalization: ``(mean, std)`` per channel of image inputs; needed by ``"black"``.
         ids: ``(N,)`` sample ids in the probe's own order, which is also the order of tensors with one baseline per sample.
         modalities: What the inputs are.
+        seed: Seeds the global generators while a function makes a set.
     """
 
     inputs: tuple[Tensor, ...]
     normalization: Normalization | None = None
     ids: Tensor = field(default_factory=lambda: torch.empty(0))
     modalities: tuple[Modality, ...] = ()
+    seed: int = 0
+    _made: dict[int, Baseline] = field(default_factory=dict)
 
     def points(self, spec: Baseline, samples: Samples) -> tuple[Tensor, ...]:
         """Returns one baseline per sample: for each input a tensor of that input's shape, ``(N, ...)``.
@@ -103,11 +115,16 @@ class Baselines:
         A tensor ``(K, ...)`` is the set itself, and ``"probe"`` is all samples of the probe. A number or a name gives
         one reference (``"blur"`` gives every sample, blurred). A tuple gives the union of its entries. With several
         inputs, a tuple of tensors is one set, with a tensor ``(K, ...)`` for each input, as in Captum; each entry of any
-        other tuple applies to all inputs.
+        other tuple applies to all inputs. A function returns any of these; it is called once, without arguments or with
+        all inputs of the probe, as in Captum.
 
         Raises:
-            ValueError: If the baseline does not fit the inputs.
+            ValueError: If the baseline does not fit the inputs, or the function fails.
         """
+        if callable(spec):
+            if id(spec) not in self._made:
+                self._made[id(spec)] = self._from_function(spec)
+            return self.distribution(self._made[id(spec)], samples)
         if isinstance(spec, Tensor):
             return self._set((spec,))
         if isinstance(spec, (tuple, list)):
@@ -119,6 +136,19 @@ class Baselines:
             return self.inputs
         count = len(self.inputs[0]) if spec == "blur" else 1
         return tuple(self._point(spec, i, x[:count], samples) for i, x in enumerate(self.inputs))
+
+    def _from_function(self, function: Callable[..., Any]) -> Baseline:
+        """What the function returns; it draws the same numbers in every explanation and on every rank."""
+        inputs = bare(tuple(x.clone() for x in self.inputs))
+        with torch.no_grad(), seeded_random_state(self.seed % 2**64):
+            try:
+                made: Baseline = function(inputs) if signature(function).parameters else function()
+                check_baseline("the function", made, DISTRIBUTIONS)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                raise ValueError(f"the function of the baselines failed: {type(error).__name__}: {error}") from error
+        return made
 
     def _set(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         for value, x in zip(one_for_each("baselines", tuple(given), len(self.inputs)), self.inputs, strict=True):

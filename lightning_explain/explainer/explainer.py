@@ -214,7 +214,7 @@ class Explainer(Decisions):
         # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
         order = samples.ids.argsort(stable=True)
         inputs, modalities = tuple(x[order.to(x.device)] for x in samples.inputs), guess(samples.inputs)
-        baselines = Baselines(inputs, self.normalization, samples.ids, modalities)
+        baselines = Baselines(inputs, self.normalization, samples.ids, modalities, self.seed)
         return ExplainedFunction(
             forward=target_function,
             layer=lambda name: find_layer(model, str(name)),

@@ -113,8 +113,8 @@ class DeepLiftShap(Rescaling):
         misses the sum, which is reported; attention and softmax inside the model (refused): use GradientShap.
 
     Args:
-        baselines: Set of K baselines: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple such as
-            ``("zero", "probe")``.
+        baselines: Set of K baselines: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), a tuple such as
+            ``("zero", "probe")``, or a function of the probe's inputs, or of nothing, that returns a set.
         multiply_by_inputs: Multiply by (input - baseline); the map then sums to f(x) minus the mean of f over the
             baselines.
 
@@ -198,8 +198,7 @@ class LayerDeepLiftShap(LayerDeepLift):
         misses the sum, which is reported; attention and softmax inside the model (refused): use LayerGradientShap.
 
     Args:
-        baselines: Set of K inputs whose activations are compared with: a tensor ``(K, ...)``, ``"probe"`` (the probe
-            samples), or a tuple such as ``("zero", "probe")``.
+        baselines: Set of K inputs whose activations are compared with, as in :class:`DeepLiftShap`.
 
     Further arguments: :class:`LayerDeepLift`.
 

@@ -105,8 +105,7 @@ class GradientShap(SumsUp, OnPath):
     Args:
         n_samples: Random points for each sample.
         stdevs: Standard deviation of the Gaussian noise added to the input, as in :class:`NoiseTunnel`. Default: none.
-        baselines: Set of K baselines to draw from: a tensor ``(K, ...)``, ``"probe"`` (the probe samples), or a tuple
-            such as ``("zero", "probe")``.
+        baselines: Set of K baselines to draw from, as in :class:`DeepLiftShap`.
         multiply_by_inputs: Multiply by (input - baseline).
 
     Raises:

@@ -175,9 +175,6 @@ def translated(explainer: Any, arguments: dict[str, Any]) -> Translation:
         elif field.name in OF_OBJECT and field.name not in values:
             values[field.name] = OF_OBJECT[field.name](explainer)
     values = {k: v for k, v in values.items() if v is not None}
-    if callable(values.get("baselines")):
-        own = inspect.signature(values["baselines"]).parameters
-        values["baselines"] = values["baselines"](*[inputs][: len(own)])
     for field in ("baselines", "feature_mask", "stdevs", "sliding_window_shapes", "strides"):
         if field in values:
             values[field] = single(values[field], inputs, nested=field in ("sliding_window_shapes", "strides"))
