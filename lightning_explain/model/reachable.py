@@ -55,6 +55,7 @@ _FOREIGN = sys.stdlib_module_names | {
         "mlflow",
         "comet_ml",
     ),
+    *("_pytest", "pytest", "pluggy"),  # Where an ``assert`` was rewritten, code names them.
 }
 _SORTS: dict[str, tuple[type, ...]] = {
     "tensor": (Tensor,),

@@ -131,9 +131,10 @@ def fit(
     module: type[Student] = Student,
     ckpt_path: Path | None = None,
     more: Sequence[pl.Callback] = (),
+    workers: int = 0,
     **options: Any,
 ) -> tuple[Recorder, pl.Trainer]:
-    """Trains on 4 batches an epoch, shuffled, read by workers."""
+    """Trains on 4 batches an epoch, shuffled; without workers, they are read with the generators of this process."""
     pl.seed_everything(3, verbose=False)
     recorder = Recorder(monitor)
     trainer = pl.Trainer(
@@ -147,8 +148,8 @@ def fit(
     )
     trainer.fit(
         module(),
-        DataLoader(Augmented(0, 64), batch_size=16, shuffle=True, num_workers=1),
-        DataLoader(Augmented(1500, 32), batch_size=16, shuffle=True, num_workers=1),
+        DataLoader(Augmented(0, 64), batch_size=16, shuffle=True, num_workers=workers),
+        DataLoader(Augmented(1500, 32), batch_size=16, shuffle=True, num_workers=workers),
         ckpt_path=ckpt_path,
         **({} if ckpt_path is None else SAFE),
     )
@@ -195,7 +196,7 @@ def written(value: Any) -> str:
 @pytest.mark.parametrize(
     ("options", "training", "count"),
     [
-        ({}, {}, 3),
+        ({}, {"workers": 1}, 3),
         ({"hook": "validation_epoch_end"}, {"num_sanity_val_steps": 1}, 3),
         ({"at_start": True}, {}, 4),
         ({"every_n_train_steps": 2}, {"accumulate_grad_batches": 2}, 3),
@@ -214,7 +215,7 @@ def test_training_is_bit_identical_with_the_monitor(
 @pytest.mark.parametrize(
     ("options", "training", "count"),
     [
-        ({"every_n_train_steps": 3}, {"val_check_interval": 2}, 4),
+        ({"every_n_train_steps": 3}, {"val_check_interval": 2, "workers": 1}, 4),
         ({"every_n_epochs": 2, "max_examples_per_pass": 3}, {"gradient_clip_val": 0.1}, 1),
         ({"target": "predicted", "max_overhead": 1e-6}, {}, 1),
         ({"target": 3, "probe": [0, 5, 7], "save_probe": False, "save_reports": False}, {"limit_val_batches": 0}, 3),
@@ -336,14 +337,25 @@ def test_a_failing_explanation_is_not_tried_again_at_every_step() -> None:
     assert target.calls == 12 // 6
 
 
+@pytest.fixture(scope="module")
+def resumed_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
+    """A checkpoint of a training without a monitor, and what comes of it without one."""
+    path = tmp_path_factory.mktemp("alone") / "without.ckpt"
+    _, trainer = fit(None, max_epochs=2, workers=1)
+    trainer.save_checkpoint(path)
+    return path, fit(None, ckpt_path=path, max_epochs=4, workers=1)[0]
+
+
 @pytest.mark.parametrize("saved_with", [True, False], ids=["saved with it", "saved without it"])
-def test_a_resumed_training_is_bit_identical_with_the_monitor(saved_with: bool, tmp_path: Path) -> None:
-    first, trainer = fit(light(at_start=True) if saved_with else None, max_epochs=2)
-    trainer.save_checkpoint(tmp_path / "with.ckpt")
-    _, plain = fit(None, max_epochs=2) if saved_with else (first, trainer)
-    plain.save_checkpoint(tmp_path / "without.ckpt")
-    expected, _ = fit(None, ckpt_path=tmp_path / "without.ckpt", max_epochs=4)
-    recorder, _ = fit(light(at_start=True), ckpt_path=tmp_path / "with.ckpt", max_epochs=4)
+def test_a_resumed_training_is_bit_identical_with_the_monitor(
+    saved_with: bool, resumed_alone: tuple[Path, Recorder], tmp_path: Path
+) -> None:
+    path, expected = resumed_alone
+    if saved_with:
+        first, trainer = fit(light(at_start=True), max_epochs=2, workers=1)
+        path = tmp_path / "with.ckpt"
+        trainer.save_checkpoint(path)
+    recorder, _ = fit(light(at_start=True), ckpt_path=path, max_epochs=4, workers=1)
     assert_undisturbed(recorder, expected)
     assert_explained(recorder, 2, methods=2)
     assert [report.epoch for report in recorder.reports] == [2, 3]
@@ -361,7 +373,7 @@ class Talkative(Student):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("options", [{}, {"every_n_train_steps": 1}, {"at_start": True}])
+@pytest.mark.parametrize("options", [{}, {"every_n_train_steps": 1, "at_start": True}])
 def test_what_a_model_logs_in_its_forward_is_not_logged_by_an_explanation(options: dict[str, Any]) -> None:
     recorder, _ = fit(light(metrics=[], **options), module=Talkative)
     assert_undisturbed(recorder, alone(module=Talkative))

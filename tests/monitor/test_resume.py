@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,12 @@ def checkpoint(root: Path, change: Callable[[State], State] = lambda state: stat
     """A checkpoint after two epochs, with the monitor's state changed."""
     run = fit(root, monitor(**arguments), max_epochs=2)
     run.save_checkpoint(root / "it.ckpt")
-    found = torch.load(root / "it.ckpt", weights_only=True)
+    return changed(root / "it.ckpt", root, change)
+
+
+def changed(path: Path, root: Path, change: Callable[[State], State]) -> Path:
+    """A copy of the checkpoint in this folder, with the monitor's state changed."""
+    found = torch.load(path, weights_only=True)
     found["callbacks"][KEY] = change(found["callbacks"][KEY])
     torch.save(found, root / "it.ckpt")
     return root / "it.ckpt"
@@ -117,14 +123,27 @@ EARLY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("arguments", EARLY.values(), ids=EARLY.keys())
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a whole training of each kind."""
+
+    @functools.cache
+    def run(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        run_of(folder, None, **EARLY[kind])
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize("kind", EARLY)
 @pytest.mark.parametrize("step", [4, 8, 12, 16])
 def test_an_explanation_for_which_the_checkpoint_came_too_early_is_made_on_resume(
-    arguments: dict[str, Any], step: int, tmp_path: Path
+    kind: str, step: int, whole_runs: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    run_of(tmp_path / "whole", None, **arguments)
-    run_of(tmp_path / "resumed", tmp_path / "whole" / f"step={step}.ckpt", **arguments)
-    whole, again = explained(tmp_path / "whole"), explained(tmp_path / "resumed")
+    arguments = EARLY[kind]
+    run_of(tmp_path, whole_runs(kind) / f"step={step}.ckpt", **arguments)
+    whole, again = explained(whole_runs(kind)), explained(tmp_path)
     # Explanations by steps come before the checkpoint of the same step.
     first = step + 1 if "every_n_train_steps" in arguments else step
     assert again == {at: found for at, found in whole.items() if at is not None and at >= first}
@@ -194,6 +213,12 @@ def without(*names: str) -> Callable[[State], State]:
     return lambda state: {key: value for key, value in state.items() if key not in names}
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as it usually is."""
+    return checkpoint(tmp_path_factory.mktemp("usual"))
+
+
 ODD: dict[str, tuple[Callable[[State], State], str]] = {
     "newer": (
         lambda s: {**s, "version": 9, "mood": 1},
@@ -219,8 +244,10 @@ ODD: dict[str, tuple[Callable[[State], State], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), ODD.values(), ids=ODD.keys())
-def test_an_odd_state_is_told_and_the_rest_of_it_taken_up(change: Any, message: str, tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "one", change)
+def test_an_odd_state_is_told_and_the_rest_of_it_taken_up(
+    change: Any, message: str, usual: Path, tmp_path: Path
+) -> None:
+    path = changed(usual, tmp_path, change)
     watch = monitor()
     with pytest.warns(UserWarning, match=message):
         resumed(tmp_path / "two", watch, path)
@@ -250,8 +277,10 @@ def test_all_that_cannot_be_in_a_state_begins_anew(tmp_path: Path) -> None:
 # -- data that moved -----------------------------------------------------------------------------------------------
 
 
-def test_saved_samples_are_explained_when_the_dataset_moved_and_both_fingerprints_are_named(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "one")
+def test_saved_samples_are_explained_when_the_dataset_moved_and_both_fingerprints_are_named(
+    usual: Path, tmp_path: Path
+) -> None:
+    path = usual
     saved = torch.load(path, weights_only=True)["callbacks"][KEY]
     watch = monitor()
     with pytest.warns(
@@ -271,12 +300,11 @@ class Unreadable(Dataset[tuple[Tensor, Tensor]]):
         raise OSError("no such device")
 
 
-def test_saved_samples_are_explained_when_they_can_be_read_no_more(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "one")
+def test_saved_samples_are_explained_when_they_can_be_read_no_more(usual: Path, tmp_path: Path) -> None:
     watch = monitor()
     run = trainer(tmp_path / "two", watch, limit_val_batches=0, max_epochs=3)
     with pytest.warns(UserWarning, match=r"none \(OSError: no such device\) now"):
-        run.fit(DigitModule(), loader(0, 32, shuffle=True), DataLoader(Unreadable(), batch_size=8), ckpt_path=path)
+        run.fit(DigitModule(), loader(0, 32, shuffle=True), DataLoader(Unreadable(), batch_size=8), ckpt_path=usual)
     assert len(report_of(watch).ids) == 4
 
 
