@@ -7,6 +7,7 @@ files, no retired names. It exits with 1 if a promise is broken.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import sys
 import tokenize
@@ -274,6 +275,7 @@ class Shape:
         return len(self.flat) <= 3 and len(self.packages) <= 18 and not (self.arrows or self.bodies or self.names)
 
 
+@functools.cache
 def shape(root: Path = ROOT) -> Shape:
     """Counts the package in a folder."""
     sources = {path: path.read_text() for path in sorted(root.rglob("*.py"))}

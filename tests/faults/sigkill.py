@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -215,7 +215,8 @@ def difference(root: Path, expected: Path) -> str:
     return "" if steps[0] == steps[1] else f"reports of steps {steps[0]} instead of {steps[1]}"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; the arguments are those of the process by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=20, help="how many trainings are killed, each at another moment")
     parser.add_argument("--kills", type=int, default=1, help="how often each of them is killed")
@@ -223,7 +224,7 @@ def main() -> int:
         "--early", action="store_true", help="checkpoints at the last batches of epochs, not at their ends"
     )
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.early and given.kills > 1:
         parser.error("--early allows one kill only: Lightning does not resume such a training exactly twice.")
     context = multiprocessing.get_context("forkserver")

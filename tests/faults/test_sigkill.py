@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).with_name("sigkill.py")
+from faults import sigkill
 
 
 @pytest.mark.slow
@@ -17,10 +12,10 @@ SCRIPT = Path(__file__).with_name("sigkill.py")
 @pytest.mark.parametrize(
     "options", [["--kills", "2"], ["--early"]], ids=["checkpoints of epochs", "checkpoints of last batches"]
 )
-def test_a_training_killed_at_any_moment_and_resumed_gives_the_same_numbers(options: list[str]) -> None:
-    paths = [str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "--moments", "3", "--seed", "1", *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "3 of 3 trainings gave the numbers of the undisturbed one." in done.stdout
+def test_a_training_killed_at_any_moment_and_resumed_gives_the_same_numbers(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = sigkill.main(["--moments", "3", "--seed", "1", *options])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "3 of 3 trainings gave the numbers of the undisturbed one." in printed

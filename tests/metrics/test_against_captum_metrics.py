@@ -61,7 +61,8 @@ def test_infidelity_equals_captum_on_the_same_perturbations(normalize: bool, lim
 def test_sensitivity_equals_captum_on_the_same_perturbations(norm_ord: str | int, limit: int) -> None:
     x, y = samples()
     metric = q.SensitivityMax(n_perturb_samples=5, perturb_radius=0.1, norm_ord=norm_ord)
-    report = explain(trained().double(), Probe(x, y), METHODS, [metric], max_examples_per_pass=limit)
+    methods = {name: METHODS[name] for name in ("saliency", "ig", "cam")}
+    report = explain(trained().double(), Probe(x, y), methods, [metric], max_examples_per_pass=limit)
     x = x.double()
     points = x[:, None] + (2 * draws("uniform", "sensitivity/0", x, 5) - 1) * 0.1
     model = trained(OutOfPlace).double().eval()
@@ -176,9 +177,9 @@ def test_scores_do_not_depend_on_the_order_of_samples_or_chunks(limit: int) -> N
     x, y = samples()
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
     metrics = {
-        "local": q.Infidelity(),
-        "square": q.Infidelity(perturb_func="square"),
-        "own": q.Infidelity(perturb_func=lambda x: ((noise := torch.randn_like(x) * 0.1), x - noise)),
+        "local": q.Infidelity(n_perturb_samples=5),
+        "square": q.Infidelity(perturb_func="square", n_perturb_samples=5),
+        "own": q.Infidelity(lambda x: ((noise := torch.randn_like(x) * 0.1), x - noise), n_perturb_samples=5),
         "sensitivity": q.SensitivityMax(perturb_radius=0.1, n_perturb_samples=3),
         "own_sensitivity": q.SensitivityMax(perturb_func=lambda x, r: x + torch.rand_like(x) * r, n_perturb_samples=3),
     }

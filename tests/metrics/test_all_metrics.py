@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,16 @@ from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import METRICS, build_metrics
 from networks import DigitNet, samples, trained
 
+
+def few(metric: Any) -> Any:
+    """A metric with three draws."""
+    return replace(metric, **{name: 3 for name in ("n_perturb_samples", "n_draws") if hasattr(metric, name)})
+
+
 CONFIGS = Path(__file__).parents[2] / "configs" / "metric"
 ALL = {name: cls() for name, cls in METRICS.items()}
+# The same with fewer draws.
+FEW = {name: few(metric) for name, metric in ALL.items()}
 METHODS = {
     "saliency": m.Saliency(abs=False),
     "ig": m.IntegratedGradients(n_steps=7),
@@ -43,7 +52,7 @@ def before(order: list[int] | None = None) -> Report:
 
 @pytest.fixture(scope="module")
 def straight() -> Report:
-    return explain(trained().double(), probe(), METHODS, ALL, history=[before()])
+    return explain(trained().double(), probe(), METHODS, FEW, history=[before()])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -51,7 +60,7 @@ def straight() -> Report:
 def test_scores_do_not_depend_on_the_order_of_samples_or_chunks(limit: int, straight: Report) -> None:
     order = [3, 0, 6, 1, 5, 2, 4]
     mixed = explain(
-        trained().double(), probe(order), METHODS, ALL, max_examples_per_pass=limit, history=[before(order)]
+        trained().double(), probe(order), METHODS, FEW, max_examples_per_pass=limit, history=[before(order)]
     )
     for found, expected in ((mixed.scores, straight.scores), (mixed.standard_errors, straight.standard_errors)):
         assert found.keys() == expected.keys()
@@ -65,7 +74,7 @@ def test_scores_do_not_depend_on_the_order_of_samples_or_chunks(limit: int, stra
 
 
 def test_every_score_is_one_number_for_each_sample_under_a_name_that_the_metric_declares(straight: Report) -> None:
-    fitted = {**ALL, "Drift": q.Drift(ssim=False)}
+    fitted = {**FEW, "Drift": q.Drift(ssim=False)}
     declared = {f"{name}_{s}" if s else name for name, metric in fitted.items() for s in metric.suffixes}
     assert set(straight.scores) == declared
     for key, by_method in {**straight.scores, **straight.standard_errors}.items():
@@ -79,7 +88,7 @@ def test_no_metric_sends_more_samples_at_once_than_the_limit(limit: int) -> None
     model, calls = trained(), []
     model.register_forward_hook(lambda module, arguments, output: calls.append(len(output)))
     methods = {name: METHODS[name] for name in ("saliency", "cam")}
-    report = Explainer(methods, ALL, limit=limit).explain(model, probe())
+    report = Explainer(methods, FEW, limit=limit).explain(model, probe())
     assert max(calls) <= limit
     assert sum(calls) == report.passes.forward
 
@@ -94,7 +103,7 @@ def test_a_map_that_is_not_a_number_in_one_sample_leaves_the_others_alone(name: 
 
     methods = {"broken": Broken(n_steps=4), "sound": m.Saliency(abs=False)}
     earlier = explain(trained(), probe(), {**methods, "broken": m.IntegratedGradients(n_steps=4)}, [])
-    report = explain(trained(), probe(), methods, {"it": ALL[name]}, history=[earlier])
+    report = explain(trained(), probe(), methods, {"it": FEW[name]}, history=[earlier])
     for key, by_method in report.scores.items():
         if "broken" in by_method:
             assert by_method["broken"].isnan().tolist() == [i == 2 for i in range(7)], key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 
 def all_methods() -> dict[str, Any]:
-    return {name: cls(**NEEDED.get(name, {})) for name, cls in METHODS.items()}
+    found = {name: cls(**NEEDED.get(name, {})) for name, cls in METHODS.items()}
+    return {
+        name: replace(method, n_steps=8) if hasattr(method, "n_steps") else method for name, method in found.items()
+    }
 
 
 def probe() -> Probe:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from lightning_explain import load_reports
+from processes import finish_together
 
 pytestmark = pytest.mark.slow
 
@@ -79,18 +77,7 @@ def test_a_sweep_runs_its_jobs_in_directories_and_wandb_runs_of_their_own(
     tmp_path: Path, job: tuple[float, Path]
 ) -> None:
     overrides = ["seed=1,2", "model.lr=3e-3", "logger=wandb", "logger.offline=true", "hydra.sweep.dir=sweep"]
-    # A subprocess imports what this one imports, installed or not.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "-m", *SMALL, *overrides],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish_together([[str(SCRIPT), "-m", *SMALL, *overrides]], tmp_path, 120)
     jobs = [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
     assert [OmegaConf.load(path / ".hydra" / "config.yaml").seed for path in jobs] == [1, 2]
     assert [len(list(path.glob("wandb/offline-run-*"))) for path in jobs] == [1, 1]

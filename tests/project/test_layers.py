@@ -107,7 +107,7 @@ def test_public_names_come_from_where_they_are_defined() -> None:
 
 
 def test_the_shape_is_as_promised(capsys: pytest.CaptureFixture[str]) -> None:
-    found = shape()
+    found = shape(ROOT)
     assert not found.bodies
     assert not found.names
     assert not found.arrows

@@ -60,8 +60,8 @@ class Reader(CatOrDog):
 
     def __init__(self) -> None:
         super().__init__()
-        first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
-        self.layer4 = nn.Sequential(first, nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+        self.layer4 = nn.Sequential(first, nn.Conv2d(8, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
         self.head = nn.Linear(32, 10)
         self.accuracies: list[float] = []
 
@@ -107,7 +107,7 @@ def test_what_readme_watches_stops_no_healthy_training_and_keeps_good_weights(
         DataLoader(TensorDataset(*colored(VALIDATION)), 500),
     )
     assert (fitted.current_epoch, len(module.accuracies)) == (10, 10), "not stopped"
-    assert max(module.accuracies) > 0.93
+    assert max(module.accuracies) > 0.9
     scores = [report.scalars()["infidelity_relative/ig"] for report in load_reports(tmp_path / "explain")]
     assert len(scores) == 5
     assert max(scores) < 0.7
