@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lightning_explain.core.probe import Probe
 from lightning_explain.core.version import __version__
 
 _MOST_NUMBERS = 64
@@ -34,6 +36,9 @@ class RunInfo:
         fingerprint: SHA-256 of the probe.
         pass_size: How many samples the model is called with.
         threads: How many threads torch computes with.
+        modalities: What each input is, such as ``"Image"``.
+        memory_format: ``"channels_last"`` or ``"contiguous_format"``, in which images go through the model.
+        drawing: How pictures are drawn: the arguments of ``Options``, as far as JSON can hold them.
     """
 
     name: str
@@ -48,6 +53,9 @@ class RunInfo:
     fingerprint: str = ""
     pass_size: int | None = None
     threads: int = 1
+    modalities: Sequence[str] = ()
+    memory_format: str = "contiguous_format"
+    drawing: Mapping[str, Any] = field(default_factory=dict)
 
 
 def versions() -> dict[str, str]:
@@ -56,8 +64,14 @@ def versions() -> dict[str, str]:
     return found | {name: version(name) for name in ("torch", "captum", "numpy")}
 
 
-def plain(value: Any, depth: int = 8) -> Any:
+def plain(value: Any, depth: int = 8, numbers: bool = True) -> Any:
     """An argument as numbers, words, lists and mappings; what is none of them is given by the name of its type.
+
+    Args:
+        value: The argument.
+        depth: How deep it is looked into.
+        numbers: Whether small tensors are given by their numbers; else, and large ones, by their shape. Samples are given by
+            their ids.
 
     Example:
         >>> from lightning_explain import methods as m
@@ -65,12 +79,16 @@ def plain(value: Any, depth: int = 8) -> Any:
         >>> plain({"ig": m.IntegratedGradients(n_steps=8)})["ig"]["n_steps"]
         8
     """
-    inner, kind = partial(plain, depth=depth - 1), type(value).__name__
+    inner, kind = partial(plain, depth=depth - 1, numbers=numbers), type(value).__name__
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Probe):
+        return {"class": kind, "ids": value.sample_ids.tolist()}
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         small = value.numel() if isinstance(value, Tensor) else value.size
-        return value.tolist() if small <= _MOST_NUMBERS else f"{kind} {tuple(value.shape)}"
+        return inner(value.tolist()) if small <= _MOST_NUMBERS and numbers else f"{kind} {tuple(value.shape)}"
     if depth and isinstance(value, Mapping):
         return {str(key): inner(part) for key, part in value.items()}
     if depth and isinstance(value, (tuple, list)):

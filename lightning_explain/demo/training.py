@@ -18,7 +18,8 @@ from lightning_explain.demo.digits import CLASS_NAMES, MEAN, STD, DigitsModel, M
 from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.render.figure import draw
 from lightning_explain.render.options import Options
-from lightning_explain.store.report_files import load_reports, replacing
+from lightning_explain.store.files import replacing
+from lightning_explain.store.report_files import load_reports
 
 VARIANTS = {False: "marked", True: "clean"}
 

@@ -13,7 +13,8 @@ from PIL import Image
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
 from lightning_explain.store.disk import check_room
-from lightning_explain.store.report_files import replacing, safe_name, step_path
+from lightning_explain.store.files import replacing, safe_name
+from lightning_explain.store.report_files import step_path
 
 
 class FilesSink(Sink):

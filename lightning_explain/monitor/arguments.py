@@ -24,6 +24,7 @@ from lightning_explain.core.validation import (
 from lightning_explain.model.targets import check_target
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
+from lightning_explain.store.thinning import Reports
 
 Named: TypeAlias = "Mapping[str, object]"
 
@@ -99,6 +100,17 @@ def selection_of(probe: Any) -> ProbeSelection:
     if isinstance(probe, Sequence) and not isinstance(probe, (str, bytes)):
         return ProbeSelection(indices=probe)
     raise TypeError(f"probe is a {type(probe).__name__}; give a ProbeSelection, a Probe, or a list of dataset indices.")
+
+
+def reports_of(enabled: bool, keep_every: Any, keep_last: Any, save_inputs: bool) -> Reports:
+    """What saves the reports.
+
+    Raises:
+        ValueError: If a count is out of range.
+    """
+    for name, value in {"keep_every": keep_every, "keep_last": keep_last}.items():
+        check_whole("", name, value, also=(None,), most=10**12)
+    return Reports(enabled, keep_every, keep_last, save_inputs)
 
 
 def sinks_of(sinks: Any) -> Sequence[Sink]:

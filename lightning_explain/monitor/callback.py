@@ -38,6 +38,8 @@ from lightning_explain.monitor.state import Memory
 from lightning_explain.probes.selection import ProbeSelection
 from lightning_explain.render.options import DEFAULT_PANELS, Options
 
+_FLAGS = ("at_start", "channels_last", "enabled", "save_probe", "save_reports", "save_inputs", "log_artifacts")
+
 
 class ExplanationMonitor(MonitorBase):
     """Explains a model on fixed samples while it trains, and logs maps and scores without changing the training.
@@ -65,7 +67,8 @@ class ExplanationMonitor(MonitorBase):
         seed: Seed of all random draws.
         enabled: ``False`` switches everything off.
         save_probe: Keep the samples in checkpoints; otherwise only their indices and fingerprint.
-        save_reports: Save every report as a file in ``<run>/<name>/``, to draw or compare again.
+        save_reports: Save every report as a file in ``<run>/<name>/``, to draw or compare again, and once the samples
+            (``probe.safetensors``) and settings (``run.json``).
         name: Tag prefix, folder and state key; several monitors need several names.
         forward_fn: Called as ``forward_fn(module, *inputs, *forward_args)`` instead of ``module(...)``; by name, if a batch
             has the names of its arguments.
@@ -82,6 +85,11 @@ class ExplanationMonitor(MonitorBase):
         sinks: ``"auto"``: write to the Trainer's loggers; or a list of your own ``Sink`` objects to write to as well.
         log_artifacts: At the end, upload the files of ``save_reports`` to W&B (as an artifact of type ``explanations``), MLflow or
             Comet. Off by default, because they hold the probe's inputs, and whoever sees the run can download them.
+        keep_every: Keep only every n-th file of ``save_reports``, and the first and last of each stage (fit, test); see ``keep_last``.
+        keep_last: Keep only the newest n, and the first; with ``keep_every``, what either keeps. Default: all. Files that were there
+            before, also of the training that this one resumes, are never deleted.
+        save_inputs: ``False``: no file of the run or checkpoint holds the inputs, ``forward_args`` or ``meta`` of the samples, so that
+            ``draw`` is not possible; a resumed training reads the samples again. Pictures, which loggers still get, show them.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -124,11 +132,13 @@ class ExplanationMonitor(MonitorBase):
         alerts: Sequence[Alert | Mapping[str, Any]] | None = None,
         sinks: Sequence[Sink] | str = "auto",
         log_artifacts: bool = False,
+        keep_every: int | None = None,
+        keep_last: int | None = None,
+        save_inputs: bool = True,
     ) -> None:
         methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
         self._given = {name: value for name, value in list(locals().items()) if name not in ("self", "__class__")}
-        flags = {"at_start": at_start, "channels_last": channels_last, "enabled": enabled}
-        flags |= {"save_probe": save_probe, "save_reports": save_reports, "log_artifacts": log_artifacts}
+        flags = {name: self._given[name] for name in _FLAGS}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
         arguments.check_plain(target, seed, hook, on_error, name, flags, functions)
         super().__init__()
@@ -160,10 +170,11 @@ class ExplanationMonitor(MonitorBase):
         warn_of_unsigned(requested, scores)
         arguments.check_tags(requested, scores)
         self._asked = arguments.asked(target, methods, metrics, probe, alerts, *functions.values())
-        self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe, forward_fn)
+        self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe and save_inputs, forward_fn)
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
-        self._publisher = Publisher(name, options, save_reports, log, arguments.sinks_of(sinks), log_artifacts)
+        reports = arguments.reports_of(save_reports, keep_every, keep_last, save_inputs)
+        self._publisher = Publisher(name, options, reports, log, arguments.sinks_of(sinks), log_artifacts)
         self._memory.alerts.check(self._keys())
 
     @classmethod

@@ -31,6 +31,7 @@ from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import Charts, charts, score_names, tags, titled, with_suffix, without
+from lightning_explain.modalities import guess
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor import metric_watchers as watchers
@@ -48,6 +49,7 @@ from lightning_explain.monitor.first_forward import FirstForward
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import Broadcast, Memory, restore, saved
+from lightning_explain.render.stored import stored
 
 _WHOLE = "the whole explanation"
 MUCH = 0.2
@@ -182,7 +184,7 @@ class MonitorBase(pl.Callback):
         names = self._publisher.options.class_names or getattr(probe, "class_names", None) or ()
         return RunInfo(
             name=self.name,
-            settings=plain(self._given),
+            settings=plain(self._given, numbers=self._publisher.reports.save_inputs),
             charts=self.charts[self.name],
             left_out=dict.fromkeys(asked.keys() - {*ready.methods, *ready.metrics}, "it cannot be used here"),
             cost=cost,
@@ -192,7 +194,21 @@ class MonitorBase(pl.Callback):
             fingerprint="" if probe is None else fingerprint(probe),
             pass_size=self._limit or self._pass_size,
             threads=torch.get_num_threads(),
+            modalities=() if probe is None else tuple(type(kind).__name__ for kind in guess(as_tuple(probe.inputs))),
+            memory_format="channels_last" if ready.channels_last else "contiguous_format",
+            drawing=self._drawing(),
         )
+
+    def _drawing(self) -> dict[str, Any]:
+        """The drawing options as JSON can hold them; says once which it cannot."""
+        found, lost = stored(self._publisher.options)
+        if lost:
+            self._failure_log.note_once(
+                "drawing",
+                f"{' and '.join(lost)} cannot be stored with the reports, so that draw(report, ...) uses the default. To store it, give "
+                "a name that matplotlib knows, or (position, color) pairs.",
+            )
+        return found
 
     def _layout(self, trainer: pl.Trainer) -> Charts:
         """The charts of all monitors from the last one, which by then know their layers: a dashboard has one layout."""

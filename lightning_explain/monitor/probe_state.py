@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.probe import Probe
+from lightning_explain.core.probe_form import SAMPLES
 from lightning_explain.core.schema import MalformedError, brief, listed_ids
 from lightning_explain.core.serialization import bytes_of, columns, copied, fingerprint, frozen, probe_state
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.model.function import ForwardFn
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
-from lightning_explain.monitor.state import SAMPLES
 from lightning_explain.probes.binding import bound, samples_of
 from lightning_explain.probes.child import in_child
 from lightning_explain.probes.parts import tensors_in

@@ -13,8 +13,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.png import to_png
@@ -27,8 +25,8 @@ from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw, draw_sample
 from lightning_explain.render.options import Options
-from lightning_explain.store.disk import check_room
-from lightning_explain.store.report_files import safe_name, save_report
+from lightning_explain.store.files import safe_name
+from lightning_explain.store.thinning import Reports
 
 
 @dataclass
@@ -38,7 +36,7 @@ class Publisher:
     Args:
         name: The monitor's name.
         options: How to draw pictures.
-        save_reports: Save every report as a file.
+        reports: Saves reports as files, if wanted.
         failure_log: Reports what fails to draw or write, and lets training continue.
         own: The user's sinks, beside those of the Trainer's loggers.
         log_artifacts: Upload the files of the reports at the end.
@@ -46,7 +44,7 @@ class Publisher:
 
     name: str
     options: Options
-    save_reports: bool
+    reports: Reports
     failure_log: FailureLog
     own: Sequence[Sink] = ()
     log_artifacts: bool = False
@@ -101,7 +99,7 @@ class Publisher:
         parts = [f"scalars and pictures go to {', '.join(places)}"]
         if pictures != places:
             parts = [f"scalars go to {', '.join(places)}", f"pictures to {', '.join(pictures) or 'none of them'}"]
-        if self.save_reports:
+        if self.reports.enabled:
             uploaded = " (uploaded at the end)" if self.log_artifacts else ""
             parts.append(f"reports to {self._directory}{uploaded}")
         return "; ".join(parts)
@@ -132,8 +130,8 @@ class Publisher:
                 log.report_once(key, text)
             for key, text in self._undefined(report).items():
                 log.note_once(key, text)
-            if self.save_reports and self._sinks:
-                log.survive(partial(self._save, report), "Saving the report")
+            if self.reports.enabled and self._sinks:
+                self._save(report)
             most = self._most_pictures
             shown = replace(report, attributions=dict(islice(report.attributions.items(), most)))
             pictures = log.survive(partial(draw, shown, probe, self.options), "Drawing pictures") if most else None
@@ -166,9 +164,9 @@ class Publisher:
                 self.failure_log.survive(partial(sink.upload, self._directory), f"The upload of {name}")
 
     def _save(self, report: Report) -> None:
-        tensors = tree_leaves(list(vars(report).values()))
-        check_room(self._directory, sum(part.nbytes for part in tensors if isinstance(part, Tensor)))
-        save_report(report, self._directory)
+        if self.failure_log.survive(partial(self.reports.save, report, self._directory), "Saving the report"):
+            of_run = partial(self.reports.save_run, report, self._directory)
+            self.failure_log.survive(of_run, "Saving the samples and settings of the reports")
 
     @contextmanager
     def _on_rank_zero(self, trainer: pl.Trainer) -> Iterator[bool]:

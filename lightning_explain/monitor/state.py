@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_explain.core import schema
 from lightning_explain.core.probe import Probe
+from lightning_explain.core.probe_form import PROBE, SAMPLES
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import MalformedError, brief, one_line
 from lightning_explain.core.serialization import fingerprint
@@ -27,28 +28,12 @@ State: TypeAlias = "Mapping[str, Any]"
 VERSION = 3
 """That of lightning_explain 0.1.0; older ones were never released."""
 
-SAMPLES = 100_000
-"""The most samples that a checkpoint may name."""
-
 _CENTURY = 100 * 365 * 24 * 3600.0
 _SECONDS, _MAPS = schema.number(0, _CENTURY), schema.mapped(schema.listed(schema.tensor()))
 _SCHEDULE = {"first": schema.whole(), "last": schema.whole(), "not_before": schema.whole(), "every": schema.whole(1)}
 _SCHEDULE |= {"explain_seconds": _SECONDS, "train_seconds": _SECONDS, "lengthened": schema.flag}
 _ALERT = {"count": schema.whole(), "first": schema.nothing_or(schema.number())}
 _HISTORY = {"first": _MAPS, "previous": _MAPS, "ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)}
-_COLUMN, _TEXTS = schema.nothing_or(schema.tensor()), schema.listed(schema.text(), SAMPLES)
-_PLACE = schema.listed(lambda value, where: (schema.text() if isinstance(value, str) else schema.whole())(value, where))
-_PROBE = {
-    "inputs": schema.tensors,
-    "targets": _COLUMN,
-    "ids": schema.nothing_or(schema.tensor(1, of_whole=True)),
-    "masks": _COLUMN,
-    "class_names": schema.nothing_or(_TEXTS),
-    "forward_args": schema.tree,
-    "stds": schema.listed(schema.tensor()),
-    "parameters": schema.listed(_PLACE),
-    "meta": schema.mapped(_TEXTS),
-}
 _INDICES = schema.nothing_or(schema.listed(schema.whole(), SAMPLES))
 
 
@@ -66,7 +51,7 @@ _FORM: Mapping[str, Mapping[str, schema.Check]] = {
     "history": {"history": schema.fields(_HISTORY)},
     "pace": {"pace": schema.whole(1)},
     "ids": {"ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)},
-    "probe": {"probe": schema.nothing_or(schema.fields(_PROBE, ("inputs",))), "selection": _selection},
+    "probe": {"probe": schema.nothing_or(schema.fields(PROBE, ("inputs",))), "selection": _selection},
 }
 """By part of a state: the form of each of its entries."""
 

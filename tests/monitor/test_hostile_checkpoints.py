@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_explain import Alert, ExplanationMonitor, Probe
 from lightning_explain import metrics as q
+from lightning_explain.core.probe_form import PROBE
 from lightning_explain.core.serialization import fingerprint, probe_state
 from training import QUIET, DigitModule, loaders, monitor, report_of, trainer
 
@@ -242,7 +243,5 @@ def test_a_training_goes_on_from_what_is_wrong_only_with_this_model(
 
 
 def test_a_probe_has_no_field_without_a_form() -> None:
-    from lightning_explain.monitor import state
-
-    assert state._PROBE.keys() == {field.name for field in fields(Probe)}
+    assert PROBE.keys() == {field.name for field in fields(Probe)}
     assert replace(Probe(torch.zeros(2, 3)), targets=torch.zeros(2)).targets is not None

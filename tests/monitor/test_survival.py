@@ -26,6 +26,7 @@ from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.monitor.state import Memory
+from lightning_explain.store import thinning
 from training import QUIET, DigitModule, loader, trainer
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")]
@@ -72,7 +73,8 @@ INSIDE: dict[str, tuple[Any, str]] = {
     "undefined scores": (Publisher, "_undefined"),
     "charts and captions": (publisher, "publication"),
     "pictures": (publisher, "draw"),
-    "reports": (publisher, "save_report"),
+    "reports": (thinning, "save_report"),
+    "samples of reports": (thinning, "save_probe"),
     "the first forward": (FirstForward, "watch"),
     "the comparison": (FirstForward, "_compare"),
     "its end": (FirstForward, "leave"),

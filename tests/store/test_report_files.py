@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lightning_explain.core.report import PassCount, Report
-from lightning_explain.store.report_files import load_reports, safe_name, save_report
+from lightning_explain.store.files import safe_name
+from lightning_explain.store.report_files import load_reports, save_report
 
 TENSOR_FIELDS = {"attributions", "scores", "standard_errors", "outputs", "predictions", "targets", "ids"}
 
