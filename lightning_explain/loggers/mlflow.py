@@ -18,16 +18,16 @@ from lightning_explain.core.run_info import RunInfo
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import MLFlowLogger
 
-_LONGEST_VALUE = 250  # Old servers refuse longer ones.
-_MOST_PARAMS = 100  # in one call
+_LONGEST_VALUE = 1000
+_MOST_TAGS = 100  # in one call
 
 
 class MlflowSink(Sink):
-    """Writes scalars, pictures (the image grid of MLflow's page), the settings as params, and ``<name>/run.json`` as an artifact.
+    """Writes scalars, pictures (the image grid of MLflow's page), the settings as tags, and ``<name>/run.json`` as an artifact.
 
-    Params keep the first 250 characters of a value, and are written once: MLflow refuses to change them, so a resumed run keeps
-    those it began with. Characters that MLflow does not allow in names become ``_``. Everything goes through the logger's client
-    and, but for pictures in asynchronous mode (``MLFLOW_ENABLE_ASYNC_LOGGING``), is written when the call returns.
+    The settings are tags and no params, because MLflow's page lists all params above each picture, and refuses to change them in a run
+    that is resumed. A tag keeps the first 1,000 characters. Characters that MLflow does not allow in names become ``_``. Scalars are
+    written as the logger is told to (``synchronous``), the rest when the call returns (unless ``MLFLOW_ENABLE_ASYNC_LOGGING``).
 
     Args:
         logger: The logger whose run receives them.
@@ -44,15 +44,13 @@ class MlflowSink(Sink):
 
     def begin(self, run: RunInfo) -> None:
         """Writes the settings, and what else is true of the run."""
-        from mlflow.entities import Param
+        from mlflow.entities import RunTag
 
         self._name = run.name
         client, run_id = self._logger.experiment, str(self._logger.run_id)
-        known = client.get_run(run_id).data.params
-        flat = {_key(key): str(value)[:_LONGEST_VALUE] for key, value in _flat(run.settings, run.name)}
-        params = [Param(key, value) for key, value in flat.items() if key not in known]
-        for i in range(0, len(params), _MOST_PARAMS):
-            client.log_batch(run_id, params=params[i : i + _MOST_PARAMS])
+        tags = [RunTag(_key(key), str(value)[:_LONGEST_VALUE]) for key, value in _flat(run.settings, run.name)]
+        for i in range(0, len(tags), _MOST_TAGS):
+            client.log_batch(run_id, tags=tags[i : i + _MOST_TAGS])
         client.log_dict(run_id, asdict(run), f"{_key(run.name)}/run.json")
 
     def write(self, publication: Publication) -> None:

@@ -49,8 +49,9 @@ def test_they_work_together_in_a_training(names: dict[str, Any]) -> None:
     module.configure_optimizers = lambda: torch.optim.SGD(module.net.parameters(), 0.01)
     names["trainer"].fit(module, loader(0, 32), loader(100, 24))
     lines = Path("scores.txt").read_text().splitlines()
-    assert len(lines) == 2
-    assert "explain/center/half_off" in lines[0]
+    assert [line.split()[0] for line in lines] == ["explain", "4", "8"]
+    assert "'half_off': {'class': 'HalfOff'}" in lines[0]
+    assert "explain/center/half_off" in lines[1]
     assert 0 <= float(names["trainer"].callback_metrics["explain/center/half_off"]) <= 1
 
 

@@ -1,0 +1,100 @@
+"""What a run of MLflow holds after a training: its store read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightning.pytorch.loggers import MLFlowLogger
+from PIL import Image
+
+from lightning_explain.core.report import Publication
+from lightning_explain.core.run_info import RunInfo
+from lightning_explain.loggers.mlflow import MlflowSink
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+SETTINGS = {"methods": {"ig": {"class": "IntegratedGradients"}}, "class_names": ["x" * 2000], "alerts": [{"above": 1}]}
+RUN = RunInfo("explain", settings=SETTINGS | {f"many_{i}": i for i in range(150)})
+
+
+@pytest.fixture(scope="module")
+def logger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLFlowLogger]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # without it, MLflow 3 wants a database
+        yield MLFlowLogger(tracking_uri=f"file:{tmp_path_factory.mktemp('mlflow')}")
+
+
+@pytest.fixture(scope="module")
+def written(
+    logger: MLFlowLogger, publish: Callable[..., Publication], tmp_path_factory: pytest.TempPathFactory
+) -> list[Publication]:
+    """Two explanations, and the files, in the run of a logger; settings a second time, as in a run that is resumed."""
+    sink, folder = MlflowSink(logger), tmp_path_factory.mktemp("reports")
+    publications = [publish(step=10 * (epoch + 1), epoch=epoch) for epoch in range(2)]
+    sink.begin(RUN)
+    for publication in publications:
+        sink.write(publication)
+    sink.begin(replace(RUN, settings={**SETTINGS, "methods": {"ig": {"class": "Saliency"}}, "new": "word"}))
+    (folder / "step=00000010.safetensors").write_bytes(b"maps")
+    sink.upload(folder)
+    return publications
+
+
+def artifacts(logger: MLFlowLogger) -> Path:
+    return Path(logger.experiment.get_run(logger.run_id).info.artifact_uri.removeprefix("file://"))
+
+
+def test_every_scalar_is_there_at_its_step(logger: MLFlowLogger, written: list[Publication]) -> None:
+    keys = logger.experiment.get_run(logger.run_id).data.metrics.keys()
+    assert keys == written[0].charted.keys()
+    for key in keys:
+        found = [(m.step, m.value) for m in logger.experiment.get_metric_history(logger.run_id, key)]
+        assert found == [(p.step, p.charted[key]) for p in written]
+
+
+def test_pictures_are_in_the_grid_of_the_page_and_keep_every_pixel(
+    logger: MLFlowLogger, written: list[Publication]
+) -> None:
+    assert logger.experiment.get_run(logger.run_id).data.tags["mlflow.loggedImages"] == "True"
+    for publication in written:
+        for tag, picture in publication.pictures.items():
+            pattern = f"{tag.replace('/', '?')}?step?{publication.step}?*.png"
+            (path,) = (artifacts(logger) / "images").glob(pattern)
+            assert np.array_equal(np.asarray(Image.open(path)), picture)
+
+
+def test_settings_are_tags_no_longer_than_allowed_and_those_of_a_resumed_run_replace_them(
+    logger: MLFlowLogger, written: list[Publication]
+) -> None:
+    data = logger.experiment.get_run(logger.run_id).data
+    assert data.params == {}  # the page lists them above every picture
+    assert data.tags["explain/methods/ig/class"] == "Saliency"
+    assert data.tags["explain/alerts/0/above"] == "1"
+    assert data.tags["explain/many_149"] == "149"
+    assert data.tags["explain/new"] == "word"
+    assert len(data.tags["explain/class_names"]) == 1000
+
+
+def test_what_is_true_of_the_run_and_the_reports_are_artifacts(
+    logger: MLFlowLogger, written: list[Publication]
+) -> None:
+    run: dict[str, Any] = json.loads((artifacts(logger) / "explain" / "run.json").read_text())
+    assert run["settings"]["methods"]["ig"]["class"] == "Saliency"
+    assert (artifacts(logger) / "explain" / "reports" / "step=00000010.safetensors").read_bytes() == b"maps"
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_mlflow_refuses_lose_nothing(logger: MLFlowLogger, publish: Callable[..., Publication]) -> None:
+    method = "a:b*?é"
+    MlflowSink(logger).write(publish(methods=[method], scalars={f"explain/infidelity/{method}": 2.5}))
+    assert logger.experiment.get_run(logger.run_id).data.metrics["explain/infidelity/a_b___"] == 2.5
+    assert list((artifacts(logger) / "images").glob("explain?a_b___*.png"))
+
+
+def test_the_place_is_the_run(logger: MLFlowLogger) -> None:
+    assert MlflowSink(logger).place == f"MLflow (run {logger.run_id})"
