@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL
 
-POSITIVE, NEGATIVE = (0, 128, 0), (220, 0, 0)
+POSITIVE, NEGATIVE = (213, 94, 0), (0, 114, 178)
 _WIDTH = 300
 _PAD = 4
 _NAME, _VALUE = 70, 58
@@ -26,8 +28,14 @@ def lines(panel: Panel) -> NDArray[np.uint8]:
 
     Each sample has its own scale, set by its largest absolute value. Samples with non-finite values are drawn empty.
     """
-    height = _height(panel.values)
-    return np.stack([_lines(sample, panel, height) for sample in panel.values])
+    size = (_height(panel.values), _WIDTH)
+    return np.stack([_lines(sample, panel.name, size, SMALL, MOST_BARS) for sample in panel.values])
+
+
+def chart(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8]:
+    """The same in the size ``(h, w)``, with letters of another size, and as many units as there is room for."""
+    most = max(1, (size[0] - 2 * _PAD) // text.line_height(letters))
+    return np.stack([_lines(sample, panel.name, size, letters, most) for sample in panel.values])
 
 
 def profile(panel: Panel) -> NDArray[np.uint8]:
@@ -70,34 +78,39 @@ def _columns(values: Tensor) -> Tensor:
     return torch.nn.functional.pad(found, (_PAD, _PAD))
 
 
-def _strongest(sample: Tensor) -> list[int]:
-    """The strongest nonzero units of one sample ``(U,)``; if there are no more than 16 units, all of them in order."""
+def _strongest(sample: Tensor, most: int) -> list[int]:
+    """The strongest nonzero units of one sample ``(U,)``; if there are no more than ``most`` units, all of them in order."""
     if not sample.isfinite().all():
         return []
-    if len(sample) <= MOST_BARS:
+    if len(sample) <= most:
         return list(range(len(sample)))
     strengths, order = sample.abs().sort(descending=True, stable=True)
-    chosen: list[int] = order[:MOST_BARS][strengths[:MOST_BARS] > 0].tolist()
+    chosen: list[int] = order[:most][strengths[:most] > 0].tolist()
     return chosen
 
 
-def _lines(sample: Tensor, panel: Panel, height: int) -> Picture:
+def _lines(sample: Tensor, name: Callable[[int], str], size: tuple[int, int], letters: int, most: int) -> Picture:
     """The chart of one sample ``(U,)``."""
-    chart = np.full((height, _WIDTH, 3), 255, dtype=np.uint8)
-    reach = (_WIDTH - _NAME - _VALUE) // 2
-    middle = _NAME + reach
+    chart, line, width = np.full((*size, 3), 255, dtype=np.uint8), text.line_height(letters), size[1]
+    named, valued = _NAME * letters // SMALL, _VALUE * letters // SMALL
+    if named + valued > 0.7 * width:
+        named, valued = int(0.33 * width), int(0.37 * width)
+    reach = (width - named - valued) // 2
+    middle = named + reach
     chart[:, middle] = LINE
-    most = float(sample.abs().max()) or 1.0
-    for i, unit in enumerate(_strongest(sample)):
-        y, value = _PAD + i * _LINE, float(sample[unit])
-        length = round(abs(value) / most * (reach - 1))
+    largest = float(sample.abs().max()) or 1.0
+    for i, unit in enumerate(_strongest(sample, most)):
+        y, value = _PAD + i * line, float(sample[unit])
+        length = round(abs(value) / largest * (reach - 1))
         left, right = (middle + 1, middle + 1 + length) if value > 0 else (middle - length, middle)
-        chart[y + 2 : y + _LINE - 2, left:right] = POSITIVE if value > 0 else NEGATIVE
-        _write_right(chart, panel.name(unit), _NAME - _PAD, y, BLACK)
-        _write_right(chart, f"{value:.2g}", _WIDTH - _PAD, y, GRAY)
+        chart[y + 2 : y + line - 2, left:right] = POSITIVE if value > 0 else NEGATIVE
+        _write_right(chart, name(unit), named - _PAD, y, letters, named - 2 * _PAD, BLACK)
+        _write_right(chart, f"{value:.2g}", width - _PAD, y, letters, valued - _PAD, GRAY)
     return chart
 
 
-def _write_right(chart: Picture, words: str, end: int, y: int, color: tuple[int, int, int]) -> None:
-    shown = text.shorten(words, SMALL, _NAME - 2 * _PAD)
-    text.write(chart, shown, end - text.width(shown, SMALL), y, SMALL, color)
+def _write_right(
+    chart: Picture, words: str, end: int, y: int, letters: int, room: int, color: tuple[int, int, int]
+) -> None:
+    shown = text.shorten(words, letters, room)
+    text.write(chart, shown, end - text.width(shown, letters), y, letters, color)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,16 +16,37 @@ _MOST = 3
 
 
 @dataclass(frozen=True)
+class Short:
+    """The title of one sample in as few words as possible.
+
+    Args:
+        label: The true class; the predicted one if that is unknown.
+        predicted: The predicted class, if it is another one.
+        share: Its probability.
+        judged: Whether the prediction can be right or wrong.
+        explained: Which of ``"label"`` and ``"predicted"`` the map is of, where they differ.
+    """
+
+    label: str = ""
+    predicted: str = ""
+    share: str = ""
+    judged: bool = False
+    explained: str = ""
+
+
+@dataclass(frozen=True)
 class Caption:
     """The title of one sample.
 
     Args:
         lines: Lines of text, such as ``("label 7 (seven)", "predicted 2 (two) 98%")``.
         wrong: Whether the prediction differs from the label.
+        short: The same for narrow columns.
     """
 
     lines: tuple[str, ...]
     wrong: bool = False
+    short: Short = field(default=Short(), compare=False)
 
 
 def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, rows: int) -> list[Caption]:
@@ -78,27 +99,46 @@ class _Sample:
 
     def named(self, index: int) -> str:
         """The class with its name."""
+        name = self.name(index)
+        return name if name == str(index) else f"{index} ({name})"
+
+    def name(self, index: int) -> str:
+        """The name of the class, or its number."""
         names = self.class_names
-        name = names[index] if names is not None and 0 <= index < len(names) else index
-        return f"{index}" if str(name) == str(index) else f"{index} ({name})"
+        return str(names[index] if names is not None and 0 <= index < len(names) else index)
 
 
 def _multiclass(sample: _Sample) -> Caption:
     outputs, label, explained = sample.report.outputs.double(), sample.label, sample.explained
     shares = (outputs if are_shares(outputs) else outputs.softmax(1))[sample.index]
     predicted = int(sample.report.predictions[sample.index])
-    share = f" {_percent(float(shares[predicted]))}" if 0 <= predicted < len(shares) else ""
+    share = _percent(float(shares[predicted])) if 0 <= predicted < len(shares) else ""
     lines = [] if label is None else [f"label {sample.named(label)}"]
-    lines.append(f"predicted {sample.named(predicted)}{share}")
+    lines.append(f"predicted {sample.named(predicted)} {share}".rstrip())
     if explained >= 0 and explained != (predicted if label is None else label):
         lines.append(f"explained {sample.named(explained)}")
-    return Caption(tuple(lines), wrong=label is not None and label != predicted)
+    wrong = label is not None and label != predicted
+    short = Short(
+        label=sample.name(predicted if label is None else label),
+        predicted=sample.name(predicted) if wrong else "",
+        share=share,
+        judged=label is not None,
+        explained={label: "label", predicted: "predicted"}.get(explained, "") if wrong else "",
+    )
+    return Caption(tuple(lines), wrong, short)
 
 
 def _binary(sample: _Sample) -> Caption:
     share, label = float(_sigmoids(sample.report.outputs)[sample.index]), sample.label
     lines = [] if label is None else [f"label {sample.named(label)}"]
-    return Caption((*lines, f"sigmoid {_percent(share)}"), wrong=label is not None and label != (share > 0.5))
+    wrong = label is not None and label != (share > 0.5)
+    short = Short(
+        label="" if label is None else sample.name(label),
+        predicted=sample.name(int(share > 0.5)) if wrong else "",
+        share=_percent(share),
+        judged=label is not None,
+    )
+    return Caption((*lines, f"sigmoid {_percent(share)}"), wrong, short)
 
 
 def _multilabel(sample: _Sample) -> Caption:
@@ -109,7 +149,14 @@ def _multilabel(sample: _Sample) -> Caption:
         shown = sorted(shown, key=lambda k: k != sample.explained)
     lines = [f"labels {_listed(map(sample.named, labels.nonzero()[:, 0].tolist())) or 'none'}"]
     lines += [f"sigmoid {sample.named(k)} {_percent(float(shares[k]))}" for k in shown[:_MOST]]
-    return Caption(tuple(lines), wrong=bool((labels != (shares > 0.5)).any()))
+    most = int(shown[0])
+    short = Short(
+        label=_listed(map(sample.name, labels.nonzero()[:, 0].tolist())) or "none",
+        predicted=sample.name(most),
+        share=_percent(float(shares[most])),
+        judged=True,
+    )
+    return Caption(tuple(lines), bool((labels != (shares > 0.5)).any()), short)
 
 
 def _regression(sample: _Sample) -> Caption:
@@ -118,16 +165,21 @@ def _regression(sample: _Sample) -> Caption:
     lines = [f"{word} {_listed(f'{value:.3g}' for value in each.reshape(-1).tolist())}" for word, each in pairs.items()]
     if sample.report.outputs[0].numel() > 1:
         lines += [f"explained output {sample.explained}"] if sample.explained >= 0 else sample.value
-    return Caption(tuple(lines))
+    return _plain(*lines)
 
 
 def _embedding(sample: _Sample) -> Caption:
-    return Caption(("embedding", *sample.value))
+    return _plain("embedding", *sample.value)
 
 
 def _other(sample: _Sample) -> Caption:
     lines = [*([] if sample.label is None else [f"label {sample.label}"]), *sample.value]
-    return Caption(tuple(lines) or (f"sample {int(sample.report.ids[sample.index])}",))
+    return _plain(*lines or [f"sample {int(sample.report.ids[sample.index])}"])
+
+
+def _plain(*lines: str) -> Caption:
+    """A caption whose first two lines say all that is needed."""
+    return Caption(lines, short=Short(*lines[:2]))
 
 
 _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {

@@ -21,11 +21,14 @@ ColorMap: TypeAlias = "str | Colormap | Sequence[tuple[float, str]]"
 SIGNS = ("all", "positive", "negative", "absolute_value")
 """Captum's ``sign`` argument."""
 
+BLUE, ORANGE = "#0072b2", "#d55e00"
+"""Against and for, in colors of Okabe and Ito, which color-blind people tell apart."""
+
 _DEFAULTS: dict[str, ColorMap] = {
-    "all": ((0.0, "red"), (0.5, "white"), (1.0, "green")),
-    "positive": "Greens",
-    "negative": "Reds",
-    "absolute_value": "Blues",
+    "all": ((0.0, BLUE), (0.5, "white"), (1.0, ORANGE)),
+    "positive": ((0.0, "white"), (1.0, ORANGE)),
+    "negative": ((0.0, "white"), (1.0, BLUE)),
+    "absolute_value": "inferno",
 }
 
 
@@ -68,10 +71,10 @@ def table(cmap: ColorMap) -> Tensor:
 
 
 def sign_table(sign: str, cmap: ColorMap | None = None) -> Tensor:
-    """The 256 colors for a sign, ``(256, 3)``: those of ``cmap``, or Captum's default for that sign.
+    """The 256 colors for a sign, ``(256, 3)``: those of ``cmap``, or the default for that sign.
 
-    Captum's defaults (``visualize_image_attr``): red to white to green for ``"all"``, ``Greens``, ``Reds`` and
-    ``Blues`` for ``"positive"``, ``"negative"`` and ``"absolute_value"``.
+    The defaults can be told apart by color-blind people: blue to white to orange for ``"all"``, white to orange for ``"positive"``,
+    white to blue for ``"negative"``, and ``inferno`` for ``"absolute_value"``.
     """
     chosen = _DEFAULTS[sign] if cmap is None else cmap
     return _known(chosen) if isinstance(chosen, (str, tuple)) else table(chosen)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -25,12 +26,12 @@ from lightning_explain.render.options import Options, PanelStyle
 _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DrawnInput:
     """The inputs of the samples that are drawn, what they are, and the index of the one that a block of columns shows.
 
     The first block also shows maps that have no place on an input. If the input has pixels: its images, their size in the
-    picture, and the outline of their masks.
+    picture, and their masks.
     """
 
     samples: slice
@@ -40,7 +41,23 @@ class DrawnInput:
     first: bool = True
     images: Tensor | None = None
     size: tuple[int, int] = (0, 0)
-    outline: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+    masks: Tensor | None = None
+
+    @cached_property
+    def outline(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+        """Where lines are drawn around the masks: inside and outside of them."""
+        return None if self.masks is None else _outline(self.masks, self.size)
+
+    def at(self, size: tuple[int, int]) -> DrawnInput:
+        """The same with its images resized to ``size``."""
+        return self if self.images is None else replace(self, images=resize(self.images, size), size=size)
+
+    def outlined(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images ``(N, h, w, 3)`` with the outline of their masks."""
+        if self.outline is not None:
+            pixels = pixels.copy()
+            pixels[self.outline[0]], pixels[self.outline[1]] = _OUTLINE, _OUTLINE_EDGE
+        return pixels
 
 
 def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -> list[DrawnInput]:
@@ -69,8 +86,8 @@ def _block(
         return DrawnInput(samples, inputs, modalities, i, first)
     # Further images need not be normalized as the first one is, nor be of its size.
     size, images = shown_size(pixels, options), to_display(inputs[i], options.normalization if first else None)
-    outline = None if probe.masks is None or not first else _outline(probe.masks[samples].cpu(), size)
-    return DrawnInput(samples, inputs, modalities, i, first, images, size, outline)
+    masks = None if probe.masks is None or not first else probe.masks[samples].cpu()
+    return DrawnInput(samples, inputs, modalities, i, first, images, size, masks)
 
 
 def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -> tuple[tuple[Panel, ...], Tensor]:
@@ -114,10 +131,7 @@ def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], st
         normalized[panel.sign] = normalize(panel.values, panel.sign, style.outlier_perc)
     found = image_panel(panel.kind, panel.sign, drawn.images, normalized[panel.sign], style.cmap, style.alpha_overlay)
     pixels = _resized(found, drawn.size)
-    if panel.kind == "original_image" and drawn.outline is not None:
-        pixels = pixels.copy()
-        pixels[drawn.outline[0]], pixels[drawn.outline[1]] = _OUTLINE, _OUTLINE_EDGE
-    return pixels
+    return drawn.outlined(pixels) if panel.kind == "original_image" else pixels
 
 
 def shown_size(size: tuple[int, int], options: Options) -> tuple[int, int]:
@@ -135,6 +149,13 @@ def _outline(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.bool_], N
     line = inside.bool() & (max_pool2d(1 - inside, 5, stride=1, padding=2) > 0)
     edge = ~inside.bool() & (max_pool2d(inside, 3, stride=1, padding=1) > 0)
     return line[:, 0].numpy(), edge[:, 0].numpy()
+
+
+def resize(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images or maps ``(N, C, H, W)`` at another size: enlarged by repeating pixels, or reduced with antialiasing."""
+    if size[0] >= values.shape[2] and size[1] >= values.shape[3]:
+        return interpolate(values, size, mode="nearest")
+    return interpolate(values, size, mode="bilinear", antialias=True).clamp(values.min(), values.max())
 
 
 def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:

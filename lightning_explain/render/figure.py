@@ -1,18 +1,263 @@
-"""A report and its probe in; the pictures of every method, or of one sample, out."""
+"""A report and its probe in; the pages of every method, or the picture of one sample, out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.render.composite import composite
-from lightning_explain.render.drawn import drawn_inputs, panels_of, pixels_of
+from lightning_explain.render import bars
+from lightning_explain.render.captions import Caption, captions
+from lightning_explain.render.color import sign_table
+from lightning_explain.render.drawn import DrawnInput, drawn_inputs, panels_of, pixels_of, resize
+from lightning_explain.render.history import PictureHistory, Snapshot
+from lightning_explain.render.image import HEAT_KINDS, normalize
+from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
-from lightning_explain.render.options import Options
+from lightning_explain.render.options import Options, PanelStyle
+from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of
 
-draw = composite
+OVERVIEW, HISTORY = "overview", "history"
+"""The keys of the picture of several methods, and of those over epochs."""
+_WORDS = {"original_image": "image", "heat_map": "heat map", "blended_heat_map": "overlay", "masked_image": "masked"}
+_PREFERRED = ("infidelity_relative", "relevance_mass", "sensitivity_max")
+_LEVELS = 127
+
+
+def draw(
+    report: Report, probe: Probe, options: Options | None = None, history: PictureHistory | None = None
+) -> dict[str, Picture]:
+    """Draws the maps of every method on pages of one size, 710 x 430, legible when scaled to half of it.
+
+    Samples are columns, with label (above) and prediction: at most four on a page, the next ones on ``/2``, ``/3``. Wrong predictions are
+    red and have the sign ✗; if the map is of the one or the other class, that one is underlined. Beside each map is its largest
+    absolute value and, if there is one, a score. Masks are outlined on the original images. Maps without a place on an image are bar
+    charts, three on a page.
+
+    Args:
+        report: The maps and the model's outputs, samples in the probe's order.
+        probe: The inputs, their labels, masks and class names.
+        options: How to draw; ``None`` for the defaults.
+        history: Earlier explanations of these samples.
+
+    Returns:
+        Pictures, uint8 ``(430, 710, 3)``, by key: ``"overview"`` (the images and up to three methods), the name of each method (its
+        panels), and ``"history/<method>"`` (first, between, previous and now) where there are earlier maps; with ``/2`` and so on for
+        further pages.
+
+    Raises:
+        ValueError: If report and probe have different numbers of samples, or ``normalization`` does not fit the
+            channels.
+    """
+    return look(report, probe, options).pictures(history)
+
+
+def look(report: Report, probe: Probe, options: Options | None = None) -> Look:
+    """What is to be drawn of a report, once for :meth:`Look.pictures` and :meth:`Look.snapshot`. Arguments: :func:`draw`."""
+    if len(report.ids) != len(probe):
+        raise ValueError(
+            f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
+        )
+    options = options or Options()
+    inputs = drawn_inputs(probe, options)
+    names = options.class_names if options.class_names is not None else probe.class_names
+    samples = len(inputs[0].inputs[0])
+    found = captions(report, probe, names, samples)
+    maps = {name: _panels(name, report, inputs, options.of(name)) for name in report.attributions}
+    charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
+    layout = Layout(samples, charts, options.titles, options.colorbar)
+    fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in inputs]
+    return Look(report, options, layout, tuple(found), fitted, maps)
+
+
+def _panels(name: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle) -> list[tuple[Panel, int]]:
+    """The panels of a method, each with the place of its input among ``inputs``; of the bar charts, the one with names."""
+    found = [(panel, i) for i, drawn in enumerate(inputs) for panel in panels_of(name, report, drawn, style)[0]]
+    return [(panel, i) for panel, i in found if panel.kind != "profile"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """A map at the size of its panel: int8 weights ``(N, h, w)`` times 127, and its largest absolute values ``(N,)``."""
+
+    weights: Tensor
+    largest: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Everything that the pages of a report show.
+
+    Args:
+        report: The maps and scores.
+        options: How to draw.
+        layout: Where everything is.
+        captions: Of all samples that are drawn.
+        inputs: At the size of panels.
+        panels: By method, each with the place of its input.
+    """
+
+    report: Report
+    options: Options
+    layout: Layout
+    captions: tuple[Caption, ...]
+    inputs: Sequence[DrawnInput]
+    panels: Mapping[str, Sequence[tuple[Panel, int]]]
+
+    def pictures(self, history: PictureHistory | None = None) -> dict[str, Picture]:
+        """The pictures by key, the most important ones first; see :func:`draw`."""
+        found = self._numbered(OVERVIEW, (self.snapshot.when, self._score), self._overview())
+        for name in self.panels:
+            found |= self._numbered(name, lines_of(name), self._rows(name))
+        if history is not None and history.fingerprint == self.report.fingerprint:
+            now = self.snapshot
+            for name in now.weights:
+                earlier = [past for past in history.kept if name in past.weights]
+                if earlier:
+                    found |= self._numbered(f"{HISTORY}/{name}", lines_of(name), self._over_time(name, [*earlier, now]))
+        return found
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The maps of this report, for the pictures of later ones."""
+        shown = {
+            name: found for name in self.panels if (found := self._main(name)) is not None and found[0].kind in _WORDS
+        }
+        maps = {
+            name: self._maps[name, panel.sign, place]
+            for name, (panel, place) in shown.items()
+            if panel.kind != "original_image"
+        }
+        none = torch.full((self.layout.samples,), torch.nan)
+        return Snapshot(
+            self.report.epoch,
+            self.report.step,
+            {name: found.weights for name, found in maps.items()},
+            {name: found.largest for name, found in maps.items()},
+            {name: none if (scores := self._scores(name)) is None else scores for name in maps},
+        )
+
+    @cached_property
+    def _maps(self) -> dict[tuple[str, str, int], _Map]:
+        """The maps that have a place on an image, by method, sign and input."""
+        found = {}
+        for name, panels in self.panels.items():
+            for panel, i in panels:
+                key, drawn = (name, panel.sign, i), self.inputs[i]
+                if panel.kind in _KINDS_WITH_MAP and key not in found and drawn.images is not None:
+                    found[key] = _map(panel.values, panel.sign, self.options.of(name).outlier_perc, drawn.size)
+        return found
+
+    @cached_property
+    def _score(self) -> str:
+        """The name of the score that is shown; an empty string if there is none."""
+        return next((score for score in (*_PREFERRED, *self.report.scores) if self.report.scores.get(score)), "")
+
+    def _scores(self, name: str) -> Tensor | None:
+        found = self.report.scores.get(self._score, {}).get(name)
+        return None if found is None else found[: self.layout.samples].float()
+
+    def _main(self, name: str) -> tuple[Panel, int] | None:
+        """The panel that shows a method best: its overlay, or else its last one."""
+        panels = self.panels[name]
+        return next((found for found in panels if found[0].kind == "blended_heat_map"), panels[-1] if panels else None)
+
+    def _overview(self) -> list[Row]:
+        shown = [(name, found) for name in self.panels if (found := self._main(name)) is not None][: ROWS - 1]
+        images = self.inputs[0].images is not None
+        rows = [self._image_row(("image",), 0)] if images else []
+        return rows + [self._row(name, *found, lines_of(name), len(shown), True) for name, found in shown]
+
+    def _rows(self, name: str) -> list[Row]:
+        rows, numbered, panels = [], set(), self.panels[name]
+        for panel, i in panels:
+            several = (f"input {self.inputs[i].index}",) if len(self.inputs) > 1 else ()
+            if panel.kind == "original_image":
+                rows.append(self._image_row(("image", self.snapshot.when, *several), i))
+                continue
+            sign = () if panel.sign == "all" else (panel.sign.replace("_", " "),)
+            label = (_WORDS.get(panel.kind, panel.title), *sign, *several)
+            rows.append(self._row(name, panel, i, label, min(len(panels), ROWS), (panel.sign, i) not in numbered))
+            numbered.add((panel.sign, i))
+        return rows
+
+    def _over_time(self, name: str, found: Sequence[Snapshot]) -> list[Row]:
+        panel, i = self._main(name) or (None, 0)
+        assert panel is not None
+        words = ["first", *[""] * (len(found) - 3), *["previous"] * (len(found) > 2), "now"]
+        rows = [
+            Row(
+                (word, past.when),
+                self._score,
+                self._pixels(name, panel, i, past.weights[name]),
+                past.largest[name],
+                past.scores[name],
+            )
+            for word, past in zip(words, found, strict=True)
+        ]
+        # The latest stays in the last row.
+        return [*rows[:-1], *[Row(())] * (ROWS - len(rows)), rows[-1]]
+
+    def _image_row(self, label: tuple[str, ...], i: int) -> Row:
+        drawn = self.inputs[i]
+        assert drawn.images is not None
+        pixels = (drawn.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        return Row(label, pixels=drawn.outlined(pixels))
+
+    def _row(self, name: str, panel: Panel, i: int, label: tuple[str, ...], rows: int, numbers: bool) -> Row:
+        if panel.kind in bars.KINDS:
+            return Row(label, pixels=bars.chart(panel, self.layout.box(rows), LETTERS))
+        if panel.kind == "pixels":
+            return Row(label, pixels=self._own_pixels(panel))
+        found = self._maps[name, panel.sign, i]
+        colors = sign_table(panel.sign, self.options.of(name).cmap) if panel.kind in HEAT_KINDS else None
+        pixels = self._pixels(name, panel, i, found.weights)
+        scores = self._scores(name) if numbers else None
+        return Row(
+            label, self._score if scores is not None else "", pixels, found.largest if numbers else None, scores, colors
+        )
+
+    def _own_pixels(self, panel: Panel) -> NDArray[np.uint8]:
+        values = panel.values.permute(0, 3, 1, 2).float()
+        resized = resize(values, self.layout.fitted((values.shape[2], values.shape[3])))
+        return resized.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _pixels(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
+        drawn, style = self.inputs[i], self.options.of(name)
+        if drawn.images is None:
+            raise ValueError(
+                f"A panel of the kind {panel.kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
+            )
+        values = weights.float() / _LEVELS
+        if values.shape[1:] != drawn.size:
+            values = resize(values[:, None], drawn.size)[:, 0]
+        found = image_panel(panel.kind, panel.sign, drawn.images, values, style.cmap, style.alpha_overlay)
+        return found.permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _numbered(self, key: str, head: Sequence[str], rows: Sequence[Row]) -> dict[str, Picture]:
+        pages = self.layout.pages(head, self.captions, rows) if rows else []
+        return {f"{key}/{i}" if i > 1 else key: page for i, page in enumerate(pages, start=1)}
+
+
+_KINDS_WITH_MAP = ("heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
+
+
+def _map(values: Tensor, sign: str, outlier_perc: float, size: tuple[int, int]) -> _Map:
+    """A map ``(N, 1, H, W)`` at the size of its panel; of a larger map, each pixel is the mean of what it covers."""
+    summed = values.detach().sum(1, keepdim=True).float()
+    largest, known = summed.abs().amax((1, 2, 3)), summed.nan_to_num(0.0, 0.0, 0.0)
+    smaller = size[0] < values.shape[2] or size[1] < values.shape[3]
+    weights = normalize(resize(known, size) if smaller else known, sign, outlier_perc)
+    enlarged = weights if smaller else resize(weights[:, None], size)[:, 0]
+    return _Map((enlarged * _LEVELS).round().to(torch.int8), largest)
 
 
 def draw_sample(report: Report, probe: Probe, options: Options, method: str, index: int) -> Picture:
@@ -28,11 +273,11 @@ def draw_sample(report: Report, probe: Probe, options: Options, method: str, ind
     Returns:
         uint8 ``(H, W, 3)``.
     """
-    style, panels = options.of(method), []
-    for block in drawn_inputs(probe, options, slice(index, index + 1)):
+    style, panels = options.of(method), list[Picture]()
+    for drawn in drawn_inputs(probe, options, slice(index, index + 1)):
         normalized: dict[str, Tensor] = {}
         panels += [
-            pixels_of(panel, block, normalized, style)[0] for panel in panels_of(method, report, block, style)[0]
+            pixels_of(panel, drawn, normalized, style)[0] for panel in panels_of(method, report, drawn, style)[0]
         ]
     height = max(len(panel) for panel in panels)
     canvas = np.full((height, sum(panel.shape[1] + GAP for panel in panels) - GAP, 3), 255, dtype=np.uint8)

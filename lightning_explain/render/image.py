@@ -138,19 +138,19 @@ def panel(
     inputs_display: Tensor,
     normalized_map: Tensor,
     cmap: ColorMap | None = None,
-    alpha: float = 0.5,
+    alpha: float = 0.9,
 ) -> Tensor:
     """One panel per sample, of a kind named as in Captum's ``visualize_image_attr``.
 
     Args:
-        kind: ``original_image``; ``heat_map``; ``blended_heat_map``: the heat map over the gray image;
+        kind: ``original_image``; ``heat_map``; ``blended_heat_map``: the heat map over the image, the more opaque the stronger it is;
             ``masked_image``: the image times the map; ``alpha_scaling``: the image on white, with the map as its
             opacity.
         sign: The sign the map was normalized with.
         inputs_display: ``(N, 3, H, W)`` in [0, 1], from ``to_display``.
         normalized_map: ``(N, H, W)``, from ``normalize``.
-        cmap: Colors of the heat map; ``None`` for Captum's default for that sign.
-        alpha: Opacity of the heat map in ``blended_heat_map``.
+        cmap: Colors of the heat map; ``None`` for the default for that sign.
+        alpha: Opacity of the heat map in ``blended_heat_map`` where the map is strongest.
 
     Returns:
         ``(N, 3, H, W)`` uint8.
@@ -166,10 +166,17 @@ def panel(
         return to_bytes(image * weight)
     if kind == "alpha_scaling":
         return to_bytes(image * weight + (1 - weight))
-    heat = colorize(normalized_map, sign, cmap)
     if kind == "heat_map":
-        return to_bytes(heat)
-    return to_bytes((1 - alpha) * image.mean(1, keepdim=True) + alpha * heat)
+        return to_bytes(colorize(normalized_map, sign, cmap))
+    return to_bytes(_overlay(image, normalized_map, sign, cmap, alpha))
+
+
+def _overlay(image: Tensor, normalized_map: Tensor, sign: str, cmap: ColorMap | None, alpha: float) -> Tensor:
+    """The map over the image: transparent where it is zero, so that the image stays what it is."""
+    # Weaker places have the color of their sign, rather than one near white: the opacity says how weak they are.
+    heat = colorize(normalized_map.abs().sqrt().copysign(normalized_map), sign, cmap)
+    gray = image.mean(1, keepdim=True)
+    return gray + alpha * normalized_map.abs().unsqueeze(1) * (heat - gray)
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -52,17 +52,19 @@ class Options:
     in which the key ``"default"`` (or ``None``) stands for all other methods.
 
     Args:
-        panels: ``(kind, sign)`` of each column, with the names of Captum's ``visualize_image_attr``.
-        cmap: Colors of heat maps; ``None`` for Captum's default for each sign.
+        panels: ``(kind, sign)`` of each row of a method's pages (column of its composite), with the names of Captum's
+            ``visualize_image_attr``.
+        cmap: Colors of heat maps; ``None`` for a default for each sign, in colors that color-blind people tell apart.
         outlier_perc: Share of a map's total that may be clipped, in percent.
-        alpha_overlay: Opacity of the heat map in ``blended_heat_map``, from 0 to 1.
+        alpha_overlay: Opacity of the heat map in ``blended_heat_map`` where the map is strongest, from 0 to 1; it is transparent where
+            the map is zero.
         normalization: ``(mean, std)`` to undo for display, each one number or one number per channel.
         class_names: One name per class index; ``None`` for the probe's names.
-        colorbar: Whether each row ends with the color bar of its heat maps.
-        titles: Whether each row begins with the sample's label and prediction.
-        min_pixels: Small images are enlarged by an integer factor until their shorter side has at least this many
-            pixels.
-        max_pixels: Images are not enlarged beyond this length of the longer side, and larger images are reduced to it.
+        colorbar: Whether maps have a color bar, and on pages their largest absolute value and a score.
+        titles: Whether each sample has its label and prediction.
+        min_pixels: In composites and pictures of single samples, small images are enlarged by an integer factor until their
+            shorter side has at least this many pixels.
+        max_pixels: There, images are not enlarged beyond this length of the longer side, and larger images are reduced to it.
         max_rows: The most samples that are drawn.
 
     Raises:
@@ -73,7 +75,7 @@ class Options:
     panels: Panels | Mapping[str | None, Any] = DEFAULT_PANELS
     cmap: ColorMap | Mapping[str | None, ColorMap | None] | None = None
     outlier_perc: float | Mapping[str | None, float] = 2.0
-    alpha_overlay: float = 0.5
+    alpha_overlay: float = 0.9
     normalization: Normalization | None = None
     class_names: Sequence[str] | None = None
     colorbar: bool = True

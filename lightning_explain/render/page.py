@@ -1,0 +1,203 @@
+"""Rows of panels in; pages of one fixed size, legible at the size at which dashboards show them first, out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_explain.core.report import Picture
+from lightning_explain.render import letters as text
+from lightning_explain.render.captions import Caption
+from lightning_explain.render.image import to_bytes
+from lightning_explain.render.layout import AMBER, BLACK, GRAY, LINE, RED
+
+WIDTH, HEIGHT = 710, 430
+"""Twice the size at which TensorBoard shows a picture before anybody clicks, in pixels."""
+LETTERS = 24
+"""The size of letters; capital ones are 18 pixels high, 9 at half the size."""
+COLUMNS, CHARTS, ROWS = 4, 3, 4
+"""The most samples on a page of images, and of bar charts, which need room for names; and the most rows."""
+_MARGIN, _GAP, _LINE = 4, 6, 27
+_LEFT = 120  # for the names of rows
+_NOTE = 58  # for the numbers beside a map
+_BAR = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A panel for each sample.
+
+    Args:
+        label: Up to three lines of text to the left.
+        score: What the scores are, if there is a line left for it.
+        pixels: ``(N, h, w, 3)``, no larger than :meth:`Layout.box`; ``None`` for an empty row.
+        largest: ``(N,)`` the largest absolute value of each map; NaN where the map is not finite.
+        scores: ``(N,)`` a score of each map.
+        colors: The 256 colors of the maps, for a color bar.
+    """
+
+    label: tuple[str, ...]
+    score: str = ""
+    pixels: NDArray[np.uint8] | None = None
+    largest: Tensor | None = None
+    scores: Tensor | None = None
+    colors: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is on the pages of a report; nothing in it depends on what is written. In pixels.
+
+    Args:
+        samples: How many samples there are on all pages.
+        charts: Whether the rows are bar charts.
+        titles: Whether each column has its label and prediction.
+        notes: Whether each map has numbers beside it.
+    """
+
+    samples: int
+    charts: bool = False
+    titles: bool = True
+    notes: bool = True
+
+    @property
+    def columns(self) -> int:
+        """How many samples a page shows."""
+        most = CHARTS if self.charts else COLUMNS
+        return math.ceil(self.samples / math.ceil(self.samples / most))
+
+    @property
+    def top(self) -> int:
+        """The y of the first row."""
+        return _MARGIN + (2 * _LINE + _GAP if self.titles else 0)
+
+    @property
+    def pitch(self) -> int:
+        """The distance from one column to the next."""
+        return (WIDTH - _LEFT - _MARGIN) // self.columns
+
+    def box(self, rows: int = ROWS) -> tuple[int, int]:
+        """Height and width of the largest panel that fits a page of so many rows."""
+        beside = _NOTE if self.notes and not self.charts else 0
+        return (HEIGHT - self.top - _MARGIN) // rows - _GAP, self.pitch - _GAP - beside
+
+    def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The largest size in the box that has the proportions of ``size``."""
+        scale = min(room / length for room, length in zip(self.box(), size, strict=True))
+        height, width = (max(1, int(length * scale)) for length in size)
+        return height, width
+
+    def pages(self, head: Sequence[str], captions: Sequence[Caption], rows: Sequence[Row]) -> list[Picture]:
+        """The pages of a picture.
+
+        Args:
+            head: Up to two lines for the top left corner.
+            captions: Of all samples.
+            rows: Those that do not fit on a page are continued on further ones.
+        """
+        parts = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
+        firsts = range(0, self.samples, self.columns)
+        return [self._page(head, captions, part, first) for part in parts for first in firsts]
+
+    def _page(self, head: Sequence[str], captions: Sequence[Caption], rows: Sequence[Row], first: int) -> Picture:
+        canvas = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
+        if self.titles:
+            for line, (words, color) in enumerate(zip(head, (BLACK, GRAY), strict=False)):
+                _write(canvas, words, _MARGIN, _MARGIN + line * _LINE, _LEFT - _GAP, color)
+        height = (HEIGHT - self.top - _MARGIN) // len(rows)
+        shown = range(first, min(first + self.columns, self.samples))
+        for i, row in enumerate(rows):
+            self._write_label(canvas, row, self.top + i * height)
+            for sample in shown if row.pixels is not None else ():
+                self._paste(canvas, row, sample, self._column(sample - first), self.top + i * height)
+        for sample in shown if self.titles else ():
+            self._write_caption(canvas, captions[sample], self._column(sample - first))
+        return canvas
+
+    def _column(self, i: int) -> int:
+        return _LEFT + i * self.pitch
+
+    def _write_label(self, canvas: Picture, row: Row, y: int) -> None:
+        for i, words in enumerate(row.label):
+            _write(canvas, words, _MARGIN, y + i * _LINE, _LEFT - _GAP, BLACK)
+        if self.notes and row.largest is not None and len(row.label) < 3:
+            _write(canvas, row.score, _MARGIN, y + 2 * _LINE, _LEFT - _GAP, GRAY)
+        if row.colors is not None and self.notes:
+            width, y = _LEFT - 3 * _GAP, y + len(row.label) * _LINE + _GAP
+            canvas[y - 1 : y + _BAR + 1, _MARGIN : _MARGIN + width + 2] = LINE
+            colors = to_bytes(row.colors).numpy()
+            canvas[y : y + _BAR, _MARGIN + 1 : _MARGIN + 1 + width] = colors[np.linspace(0, 255, width).astype(int)]
+
+    def _paste(self, canvas: Picture, row: Row, sample: int, x: int, y: int) -> None:
+        assert row.pixels is not None
+        panel = row.pixels[sample]
+        height, width = panel.shape[:2]
+        frame = canvas[y - 1 : y + height + 1, x - 1 : x + width + 1]
+        frame[[0, -1]], frame[:, [0, -1]] = LINE, LINE
+        canvas[y : y + height, x : x + width] = panel
+        if row.largest is None or not self.notes:
+            return
+        lines, x = _numbers(row, sample), x + width + _GAP
+        for line, (words, color) in enumerate(lines):
+            _write(canvas, words, x, y + line * _LINE, self.pitch - width - _GAP, color)
+
+    def _write_caption(self, canvas: Picture, caption: Caption, x: int) -> None:
+        short, room, color = caption.short, self.pitch - 2, RED if caption.wrong else BLACK
+        label, below, start = text.shorten(short.label, LETTERS, room), _MARGIN + _LINE, x
+        text.write(canvas, label, x, _MARGIN, LETTERS, color)
+        if short.judged:
+            sign = "✗" if caption.wrong else "✓"
+            text.write(canvas, sign, x, below, LETTERS, color)
+            start = x + text.width(sign, LETTERS) + _MARGIN
+        left = room - (start - x) - (text.width(short.share, LETTERS) + _MARGIN if short.share else 0)
+        predicted = text.shorten(short.predicted, LETTERS, left)
+        text.write(canvas, predicted, start, below, LETTERS, color)
+        end = start + text.width(predicted, LETTERS)
+        text.write(canvas, short.share, end + _GAP - 1 if predicted else start, below, LETTERS, color)
+        if short.explained:
+            on_label = short.explained == "label"
+            y, first, last = (below, x, x + text.width(label, LETTERS)) if on_label else (below + _LINE, start, end)
+            canvas[y - 2 : y, first:last] = color
+
+
+def _write(canvas: Picture, words: str, x: int, y: int, room: int, color: text.Color) -> None:
+    text.write(canvas, text.shorten(words, LETTERS, room), x, y, LETTERS, color)
+
+
+def _numbers(row: Row, sample: int) -> list[tuple[str, text.Color]]:
+    assert row.largest is not None
+    largest = float(row.largest[sample])
+    if not math.isfinite(largest):
+        return [("NaN", AMBER), ("/ inf", AMBER)]
+    lines = [("max", BLACK), (brief(largest), BLACK)]
+    if row.scores is not None and not math.isnan(score := float(row.scores[sample])):
+        lines.append((brief(score), GRAY))
+    return lines
+
+
+def brief(value: float) -> str:
+    """A number in at most four characters and a sign, as far as it can be: ``.031``, ``3.1``, ``310``, ``3e-5``.
+
+    Example:
+        >>> from lightning_explain.render.page import brief
+        >>> [brief(value) for value in (0.0312, -0.5, 0, 31.2, 3120, 0.000031)]
+        ['.031', '-.5', '0', '31', '3e3', '3e-5']
+    """
+    rounded = float(f"{value:.2g}")
+    if value == 0 or 0.01 <= abs(rounded) < 1000:
+        return f"{rounded:g}".replace("0.", ".", 1) if abs(rounded) < 1 else f"{rounded:g}"
+    return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+
+
+def lines_of(name: str) -> tuple[str, ...]:
+    """A name in up to two lines, broken at an underscore where it is too long for one."""
+    if text.width(name, LETTERS) <= _LEFT - _GAP or "_" not in name:
+        return (name,)
+    breaks = [i for i, letter in enumerate(name) if letter == "_"]
+    best = min(breaks, key=lambda i: abs(2 * i - len(name)))
+    return name[:best], name[best + 1 :]
