@@ -26,7 +26,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
-from lightning_explain.render.figure import draw
+from lightning_explain.render.composite import composite
 from lightning_explain.render.options import Options
 
 CLASS_NAMES: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
@@ -170,7 +170,7 @@ def write(report: Report, probe: Probe, network: Network, output: Path) -> Itera
     for name, (method, options) in figures(network).items():
         alone = replace(report, attributions={method: report.attributions[method]})
         path = output / f"tutorial_{name}.png"
-        Image.fromarray(draw(alone, probe, options)[method]).save(path, optimize=True)
+        Image.fromarray(composite(alone, probe, options)[method]).save(path, optimize=True)
         yield path
 
 

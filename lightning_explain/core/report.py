@@ -213,7 +213,7 @@ class Publication:
         epoch: Epoch of the run.
         step: Optimizer step of the run, the x-axis of the charts.
         scalars: Full tag (``explain/infidelity/ig``) to value.
-        pictures: Full tag (``explain/ig``) to a picture ``(H, W, 3)``.
+        pictures: Full tag (``explain_maps/overview``, ``explain_maps/ig``, ``explain_maps/history/ig``) to a picture ``(H, W, 3)``.
         directions: Full tag to ``"min"``, ``"max"`` or ``"last"``: which value summarizes the curve.
         report: The report that the scalars and pictures were made from.
         errors: Full tag to the standard error of a scalar, given these samples, where it is known.

@@ -16,7 +16,7 @@ from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.demo.digits import CLASS_NAMES, MEAN, STD, DigitsModel, MarkedDigits, wrong_class
 from lightning_explain.monitor.callback import ExplanationMonitor
-from lightning_explain.render.figure import draw
+from lightning_explain.render.composite import composite
 from lightning_explain.render.options import Options
 from lightning_explain.store.files import replacing
 from lightning_explain.store.report_files import load_reports
@@ -61,7 +61,7 @@ def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
 def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
     options = Options(normalization=((MEAN,), (STD,)), class_names=CLASS_NAMES, max_rows=6)
     paths = []
-    for method, picture in draw(report, probe, options).items():
+    for method, picture in composite(report, probe, options).items():
         paths.append(folder / f"{method}.png")
         with replacing(paths[-1]) as temporary:
             Image.fromarray(picture).save(temporary, format="PNG")

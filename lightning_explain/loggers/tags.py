@@ -97,7 +97,7 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
         name: The monitor's name.
         report: The report, with epoch and step.
         scalars: Values by ``<score>/<method>``, ``seconds`` and the like.
-        pictures: Pictures by method.
+        pictures: Pictures by key: ``overview``, ``<method>``, ``history/<method>``.
         metrics: By name; ``higher_is_better`` decides which value summarizes a curve that can be compared.
     """
     ends = {None: "last", True: "max", False: "min"}
@@ -111,7 +111,7 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
         epoch=report.epoch or 0,
         step=report.step or 0,
         scalars=tagged,
-        pictures={f"{name}/{method}": image for method, image in pictures.items()},
+        pictures={f"{name}_maps/{key}": picture for key, picture in pictures.items()},
         directions={tag: known.get(tag, "last") for tag in tagged},
         report=report,
         errors={f"{name}/{key}": error for key, error in report.mean_errors().items()},

@@ -428,10 +428,11 @@ class MonitorBase(pl.Callback):
         self.last_report, found = report, dict[str, float]()
         with log.guard("A report could not be drawn and saved", everyone):
             found = report.scalars()
-            self._publisher.prepare(trainer, report, self.probe, found, self._ready.metrics)
+            self._publisher.prepare(trainer, report, self.probe, found, self._ready.metrics, memory.pictures)
         with log.guard("The maps of an explanation could not be kept", everyone):
             if trainer.state.fn == "fit":
                 memory.keep(report, self.probe, everyone.first)
+                memory.keep_pictures(self._publisher.drawn, report.fingerprint)
         with log.guard("The time of an explanation could not be measured", everyone):
             now = trainers.now(module)
             found |= memory.schedule.measured(started, now) if count else {"seconds": elapsed(started, now)}
@@ -528,6 +529,7 @@ class MonitorBase(pl.Callback):
             "schedule": memory.load_schedule,
             "alerts": lambda state: memory.alerts.load(state["alerts"]),
             "history": memory.load_history,
+            "pictures": memory.load_pictures,
             "pace": self._load_pass_size,
             "ids": samples.load_ids,
             "probe": samples.load_probe,

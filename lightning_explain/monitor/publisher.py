@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -17,13 +16,14 @@ from lightning.pytorch.loggers import Logger
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe, as_tuple
-from lightning_explain.core.report import Publication, Report
+from lightning_explain.core.report import Picture, Publication, Report
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Charts, Metrics, Scalars, publication
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
-from lightning_explain.render.figure import draw, draw_sample
+from lightning_explain.render.figure import draw_sample, figure_of
+from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
 from lightning_explain.store.files import safe_name
 from lightning_explain.store.thinning import Reports
@@ -52,6 +52,7 @@ class Publisher:
     _loggers: list[Logger] = field(default_factory=list)  # whose sinks are open
     _sinks: dict[str, Sink] = field(default_factory=dict)
     _draft: Publication | None = None  # what is to be written, but for the seconds that it took
+    drawn: Snapshot | None = None  # the maps of the last pictures, for those over epochs
 
     def open(self, trainer: pl.Trainer) -> None:
         """Opens the sinks on rank zero (none in a ``fast_dev_run``); those of a run that goes on, as in a test after a training, stay open.
@@ -106,23 +107,35 @@ class Publisher:
 
     def seconds_of_drawing(self, probe: Probe, methods: int) -> float:
         """Seconds that the pictures of so many methods take, judging by one that shows the inputs as if they were a map."""
-        count, samples, seconds = min(methods, self._most_pictures), len(probe), 0.0
+        samples, seconds, count = len(probe), 0.0, self._most_pictures
         maps = tuple(x.detach().cpu().float() for x in as_tuple(probe.inputs))
         none = torch.zeros(samples, dtype=torch.long)
         report = Report({"": maps}, {}, {}, torch.zeros(samples), none, none, torch.arange(samples))
         # The first time, fonts and colors are read.
         for _ in range(2 if count else 0):
             started = time.perf_counter()
-            to_png(draw(report, probe, self.options)[""], {})
-            seconds = time.perf_counter() - started
+            figure = figure_of(report, probe, self.options)
+            found = figure.pictures(most=self._most_pictures)
+            to_png(next(iter(found.values())), {})
+            seconds = (time.perf_counter() - started) / len(found)
+            # An overview, and for each method its panels and its history.
+            count = min(self._most_pictures, figure.count() // 2 * (1 + 2 * methods))
         return count * seconds
 
-    def prepare(self, trainer: pl.Trainer, report: Report, probe: Probe, scalars: Scalars, metrics: Metrics) -> None:
+    def prepare(
+        self,
+        trainer: pl.Trainer,
+        report: Report,
+        probe: Probe,
+        scalars: Scalars,
+        metrics: Metrics,
+        history: PictureHistory,
+    ) -> None:
         """Saves and draws one report, and lets the sinks prepare: all that takes long, before the clock is read.
 
         Call it on all ranks, because a failure may have to be raised on all of them.
         """
-        log, self._draft = self.failure_log, None
+        log, self._draft, self.drawn = self.failure_log, None, None
         with self._on_rank_zero(trainer) as writes:
             if not writes:
                 return
@@ -132,9 +145,8 @@ class Publisher:
                 log.note_once(key, text)
             if self.reports.enabled and self._sinks:
                 self._save(report)
-            most = self._most_pictures
-            shown = replace(report, attributions=dict(islice(report.attributions.items(), most)))
-            pictures = log.survive(partial(draw, shown, probe, self.options), "Drawing pictures") if most else None
+            drawing = partial(self._draw, report, probe, history)
+            pictures = log.survive(drawing, "Drawing pictures") if self._most_pictures else None
             draft = publication(self.name, report, scalars, pictures or {}, metrics)
             if pictures:
                 draft = replace(draft, draw_sample=partial(draw_sample, report, probe, self.options))
@@ -162,6 +174,21 @@ class Publisher:
         with self._on_rank_zero(trainer) as writes:
             for name, sink in self._sinks.items() if writes and self._directory.is_dir() else ():
                 self.failure_log.survive(partial(sink.upload, self._directory), f"The upload of {name}")
+
+    def _draw(self, report: Report, probe: Probe, history: PictureHistory) -> dict[str, Picture]:
+        """As many pictures as a sink takes; says once if a sink takes fewer than there are."""
+        found = figure_of(report, probe, self.options)
+        count = found.count(history)
+        for name, sink in self._sinks.items():
+            if 0 < sink.most_pictures < count:
+                self.failure_log.note_once(
+                    f"most_pictures/{name}",
+                    f"of {count} pictures of each explanation, {name} receives the first {sink.most_pictures}. For fewer pictures, name "
+                    "fewer methods, choose fewer samples, or use several monitors.",
+                )
+        pictures = found.pictures(history, self._most_pictures)
+        self.drawn = found.snapshot
+        return pictures
 
     def _save(self, report: Report) -> None:
         if self.failure_log.survive(partial(self.reports.save, report, self._directory), "Saving the report"):

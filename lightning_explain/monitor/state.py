@@ -21,6 +21,7 @@ from lightning_explain.explainer.history import History
 from lightning_explain.monitor.alert_watcher import Alerts
 from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
 from lightning_explain.monitor.schedule import Schedule
+from lightning_explain.render.history import PictureHistory, Snapshot
 
 Broadcast: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
 State: TypeAlias = "Mapping[str, Any]"
@@ -34,6 +35,14 @@ _SCHEDULE = {"first": schema.whole(), "last": schema.whole(), "not_before": sche
 _SCHEDULE |= {"explain_seconds": _SECONDS, "train_seconds": _SECONDS, "lengthened": schema.flag}
 _ALERT = {"count": schema.whole(), "first": schema.nothing_or(schema.number())}
 _HISTORY = {"first": _MAPS, "previous": _MAPS, "ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)}
+_BY_METHOD = schema.mapped(schema.tensor())
+_WHEN = schema.nothing_or(schema.whole())
+_SNAPSHOT = {"epoch": _WHEN, "step": _WHEN, "weights": _BY_METHOD, "largest": _BY_METHOD, "scores": _BY_METHOD}
+_PICTURES = {
+    "kept": schema.listed(schema.fields(_SNAPSHOT), 3),
+    "count": schema.whole(),
+    "fingerprint": schema.text(100),
+}
 _INDICES = schema.nothing_or(schema.listed(schema.whole(), SAMPLES))
 
 
@@ -49,6 +58,7 @@ _FORM: Mapping[str, Mapping[str, schema.Check]] = {
     "schedule": {"schedule": schema.fields(_SCHEDULE), "by_steps": schema.flag},
     "alerts": {"alerts": schema.mapped(schema.fields(_ALERT))},
     "history": {"history": schema.fields(_HISTORY)},
+    "pictures": {"pictures": schema.fields(_PICTURES)},
     "pace": {"pace": schema.whole(1)},
     "ids": {"ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)},
     "probe": {"probe": schema.nothing_or(schema.fields(PROBE, ("inputs",))), "selection": _selection},
@@ -66,6 +76,7 @@ class Memory:
         by_steps: Whether the schedule counts optimizer steps.
         looks_back: Whether a metric compares maps with earlier ones, so that they must be kept.
         history: These maps.
+        pictures: The maps for pictures over epochs, on rank zero.
         follows: Whether the schedule goes on from an earlier count of this training.
     """
 
@@ -74,13 +85,14 @@ class Memory:
     by_steps: bool
     looks_back: bool
     history: History = field(default_factory=History)
+    pictures: PictureHistory = field(default_factory=PictureHistory)
     follows: bool = False
 
     def begin_again(self) -> None:
         """Resets everything, because another training begins."""
         self.schedule = Schedule(self.schedule.every, self.schedule.max_overhead)
         self.alerts.load({})
-        self.history = History()
+        self.history, self.pictures = History(), PictureHistory()
         self.follows = False
 
     def start(self, count: int, probe: Probe | None) -> None:
@@ -136,6 +148,11 @@ class Memory:
         if self.looks_back:
             self.history = History(**broadcast(self.history.followed_by(report, probe).state()))
 
+    def keep_pictures(self, drawn: Snapshot | None, fingerprint: str) -> None:
+        """Keeps the maps that later pictures show beside theirs, where pictures are drawn."""
+        if drawn is not None:
+            self.pictures = self.pictures.followed_by(drawn, fingerprint)
+
     def note_time(self, count: int, started: float, now: float, broadcast: Broadcast) -> None:
         """Records the time an explanation took. Rank zero's clock decides, so that no rank explains alone.
 
@@ -157,6 +174,7 @@ class Memory:
             "schedule": self._schedule_state,
             "alerts": lambda: {"alerts": self.alerts.state()},
             "history": lambda: {"history": self.history.state()},
+            "pictures": lambda: {"pictures": self.pictures.state()},
         }
 
     def _schedule_state(self) -> dict[str, Any]:
@@ -181,6 +199,10 @@ class Memory:
         if any(part.ndim == 0 or len(part) != len(found.ids) for part in kept):
             raise MalformedError(f"its maps are not of {len(found.ids)} samples")
         self.history = found if self.looks_back else History()
+
+    def load_pictures(self, state: State) -> None:
+        """Restores the maps for pictures over epochs; version 0.1 kept none."""
+        self.pictures = PictureHistory.of_state(state["pictures"]) if "pictures" in state else PictureHistory()
 
 
 def saved(parts: Mapping[str, Callable[[], Mapping[str, Any]]], log: FailureLog) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def lines(panel: Panel) -> NDArray[np.uint8]:
 
 
 def chart(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8]:
-    """The same in the size ``(h, w)``, with letters of another size, and as many units as there is room for."""
+    """The same in the size ``(h, w)``, with letters of another size, and as many units as there is space for."""
     most = max(1, (size[0] - 2 * _PAD) // text.line_height(letters))
     return np.stack([_lines(sample, panel.name, size, letters, most) for sample in panel.values])
 
@@ -110,7 +110,7 @@ def _lines(sample: Tensor, name: Callable[[int], str], size: tuple[int, int], le
 
 
 def _write_right(
-    chart: Picture, words: str, end: int, y: int, letters: int, room: int, color: tuple[int, int, int]
+    chart: Picture, words: str, end: int, y: int, letters: int, space: int, color: tuple[int, int, int]
 ) -> None:
-    shown = text.shorten(words, letters, room)
+    shown = text.shorten(words, letters, space)
     text.write(chart, shown, end - text.width(shown, letters), y, letters, color)

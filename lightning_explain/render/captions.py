@@ -179,7 +179,7 @@ def _other(sample: _Sample) -> Caption:
 
 def _plain(*lines: str) -> Caption:
     """A caption whose first two lines say all that is needed."""
-    return Caption(lines, short=Short(*lines[:2]))
+    return Caption(lines, short=Short(lines[0], lines[1] if len(lines) > 1 else ""))
 
 
 _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {

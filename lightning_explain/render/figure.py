@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from lightning_explain.render.captions import Caption, captions
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import DrawnInput, drawn_inputs, panels_of, pixels_of, resize
 from lightning_explain.render.history import PictureHistory, Snapshot
-from lightning_explain.render.image import HEAT_KINDS, normalize
+from lightning_explain.render.image import HEAT_KINDS, normalize, to_bytes
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
 from lightning_explain.render.options import Options, PanelStyle
@@ -27,9 +28,10 @@ from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of
 
 OVERVIEW, HISTORY = "overview", "history"
 """The keys of the picture of several methods, and of those over epochs."""
-_WORDS = {"original_image": "image", "heat_map": "heat map", "blended_heat_map": "overlay", "masked_image": "masked"}
+_WORDS = {"original_image": "image", "heat_map": "map", "blended_heat_map": "overlay", "masked_image": "masked"}
 _PREFERRED = ("infidelity_relative", "relevance_mass", "sensitivity_max")
 _LEVELS = 127
+_KINDS_WITH_MAP = ("heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
 
 
 def draw(
@@ -57,11 +59,11 @@ def draw(
         ValueError: If report and probe have different numbers of samples, or ``normalization`` does not fit the
             channels.
     """
-    return look(report, probe, options).pictures(history)
+    return figure_of(report, probe, options).pictures(history)
 
 
-def look(report: Report, probe: Probe, options: Options | None = None) -> Look:
-    """What is to be drawn of a report, once for :meth:`Look.pictures` and :meth:`Look.snapshot`. Arguments: :func:`draw`."""
+def figure_of(report: Report, probe: Probe, options: Options | None = None) -> Figure:
+    """What is to be drawn of a report, once for :meth:`Figure.pictures` and :meth:`Figure.snapshot`. Arguments: :func:`draw`."""
     if len(report.ids) != len(probe):
         raise ValueError(
             f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
@@ -75,7 +77,7 @@ def look(report: Report, probe: Probe, options: Options | None = None) -> Look:
     charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
     layout = Layout(samples, charts, options.titles, options.colorbar)
     fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in inputs]
-    return Look(report, options, layout, tuple(found), fitted, maps)
+    return Figure(report, options, layout, tuple(found), fitted, maps)
 
 
 def _panels(name: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle) -> list[tuple[Panel, int]]:
@@ -93,7 +95,7 @@ class _Map:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Figure:
     """Everything that the pages of a report show.
 
     Args:
@@ -112,29 +114,42 @@ class Look:
     inputs: Sequence[DrawnInput]
     panels: Mapping[str, Sequence[tuple[Panel, int]]]
 
-    def pictures(self, history: PictureHistory | None = None) -> dict[str, Picture]:
-        """The pictures by key, the most important ones first; see :func:`draw`."""
-        found = self._numbered(OVERVIEW, (self.snapshot.when, self._score), self._overview())
-        for name in self.panels:
-            found |= self._numbered(name, lines_of(name), self._rows(name))
-        if history is not None and history.fingerprint == self.report.fingerprint:
-            now = self.snapshot
-            for name in now.weights:
-                earlier = [past for past in history.kept if name in past.weights]
-                if earlier:
-                    found |= self._numbered(f"{HISTORY}/{name}", lines_of(name), self._over_time(name, [*earlier, now]))
-        return found
+    def count(self, history: PictureHistory | None = None) -> int:
+        """How many pictures there are."""
+        rows = [ROWS, *map(len, self.panels.values()), *[ROWS] * len(self._earlier(history))]
+        return sum(self.layout.count(each) for each in rows if each)
+
+    def pictures(self, history: PictureHistory | None = None, most: int | None = None) -> dict[str, Picture]:
+        """The first ``most`` pictures by key, the most important ones first; see :func:`draw`."""
+        earlier = self._earlier(history)
+        rows: dict[str, Callable[[], list[Row]]] = {OVERVIEW: self._overview}
+        rows |= {name: partial(self._rows, name) for name in self.panels}
+        rows |= {f"{HISTORY}/{name}": partial(self._over_time, name, past) for name, past in earlier.items()}
+        heads = {f"{HISTORY}/{name}": lines_of(name) for name in earlier} | {
+            name: lines_of(name) for name in self.panels
+        }
+        found: dict[str, Picture] = {}
+        for key, make in rows.items():
+            if most is None or len(found) < most:
+                pages = self.layout.pages(heads.get(key, (self.snapshot.when, self._score)), self.captions, make())
+                found |= {f"{key}/{i}" if i > 1 else key: page for i, page in enumerate(pages, start=1)}
+        return dict(islice(found.items(), most))
+
+    def _earlier(self, history: PictureHistory | None) -> dict[str, list[Snapshot]]:
+        """The earlier maps of each method that has any."""
+        if history is None or history.fingerprint != self.report.fingerprint:
+            return {}
+        past = {name: [each for each in history.kept if name in each.weights] for name in self.snapshot.weights}
+        return {name: found for name, found in past.items() if found}
 
     @cached_property
     def snapshot(self) -> Snapshot:
         """The maps of this report, for the pictures of later ones."""
-        shown = {
-            name: found for name in self.panels if (found := self._main(name)) is not None and found[0].kind in _WORDS
-        }
+        shown = {name: self._main(name) for name in self.panels}
         maps = {
-            name: self._maps[name, panel.sign, place]
-            for name, (panel, place) in shown.items()
-            if panel.kind != "original_image"
+            name: self._maps[name, found[0].sign, found[1]]
+            for name, found in shown.items()
+            if found is not None and found[0].kind in _KINDS_WITH_MAP
         }
         none = torch.full((self.layout.samples,), torch.nan)
         return Snapshot(
@@ -152,7 +167,8 @@ class Look:
         for name, panels in self.panels.items():
             for panel, i in panels:
                 key, drawn = (name, panel.sign, i), self.inputs[i]
-                if panel.kind in _KINDS_WITH_MAP and key not in found and drawn.images is not None:
+                if panel.kind in _KINDS_WITH_MAP and key not in found:
+                    _images(drawn, panel.kind)
                     found[key] = _map(panel.values, panel.sign, self.options.of(name).outlier_perc, drawn.size)
         return found
 
@@ -174,24 +190,26 @@ class Look:
         shown = [(name, found) for name in self.panels if (found := self._main(name)) is not None][: ROWS - 1]
         images = self.inputs[0].images is not None
         rows = [self._image_row(("image",), 0)] if images else []
-        return rows + [self._row(name, *found, lines_of(name), len(shown), True) for name, found in shown]
+        count = len(rows) + len(shown)
+        return rows + [self._row(name, *found, lines_of(name), count, True) for name, found in shown]
 
     def _rows(self, name: str) -> list[Row]:
-        rows, numbered, panels = [], set(), self.panels[name]
+        rows, numbered, panels = list[Row](), set[tuple[str, int]](), self.panels[name]
         for panel, i in panels:
             several = (f"input {self.inputs[i].index}",) if len(self.inputs) > 1 else ()
-            if panel.kind == "original_image":
-                rows.append(self._image_row(("image", self.snapshot.when, *several), i))
-                continue
+            when = () if rows else (self.snapshot.when,)
             sign = () if panel.sign == "all" else (panel.sign.replace("_", " "),)
-            label = (_WORDS.get(panel.kind, panel.title), *sign, *several)
+            words = () if panel.kind in bars.KINDS else (_WORDS.get(panel.kind, panel.title),)
+            label = (*words, *sign, *several, *when)
             rows.append(self._row(name, panel, i, label, min(len(panels), ROWS), (panel.sign, i) not in numbered))
-            numbered.add((panel.sign, i))
+            if panel.kind in _KINDS_WITH_MAP:
+                numbered.add((panel.sign, i))
         return rows
 
-    def _over_time(self, name: str, found: Sequence[Snapshot]) -> list[Row]:
+    def _over_time(self, name: str, earlier: Sequence[Snapshot]) -> list[Row]:
         panel, i = self._main(name) or (None, 0)
         assert panel is not None
+        found = [*earlier, self.snapshot]
         words = ["first", *[""] * (len(found) - 3), *["previous"] * (len(found) > 2), "now"]
         rows = [
             Row(
@@ -208,11 +226,12 @@ class Look:
 
     def _image_row(self, label: tuple[str, ...], i: int) -> Row:
         drawn = self.inputs[i]
-        assert drawn.images is not None
-        pixels = (drawn.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = to_bytes(_images(drawn)).permute(0, 2, 3, 1).contiguous().numpy()
         return Row(label, pixels=drawn.outlined(pixels))
 
     def _row(self, name: str, panel: Panel, i: int, label: tuple[str, ...], rows: int, numbers: bool) -> Row:
+        if panel.kind == "original_image":
+            return self._image_row(label, i)
         if panel.kind in bars.KINDS:
             return Row(label, pixels=bars.chart(panel, self.layout.box(rows), LETTERS))
         if panel.kind == "pixels":
@@ -232,22 +251,19 @@ class Look:
 
     def _pixels(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
         drawn, style = self.inputs[i], self.options.of(name)
-        if drawn.images is None:
-            raise ValueError(
-                f"A panel of the kind {panel.kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
-            )
         values = weights.float() / _LEVELS
         if values.shape[1:] != drawn.size:
             values = resize(values[:, None], drawn.size)[:, 0]
-        found = image_panel(panel.kind, panel.sign, drawn.images, values, style.cmap, style.alpha_overlay)
+        found = image_panel(panel.kind, panel.sign, _images(drawn), values, style.cmap, style.alpha_overlay)
         return found.permute(0, 2, 3, 1).contiguous().numpy()
 
-    def _numbered(self, key: str, head: Sequence[str], rows: Sequence[Row]) -> dict[str, Picture]:
-        pages = self.layout.pages(head, self.captions, rows) if rows else []
-        return {f"{key}/{i}" if i > 1 else key: page for i, page in enumerate(pages, start=1)}
 
-
-_KINDS_WITH_MAP = ("heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
+def _images(drawn: DrawnInput, kind: str = "original_image") -> Tensor:
+    if drawn.images is None:
+        raise ValueError(
+            f"A panel of the kind {kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
+        )
+    return drawn.images
 
 
 def _map(values: Tensor, sign: str, outlier_perc: float, size: tuple[int, int]) -> _Map:

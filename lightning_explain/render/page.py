@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 710, 430
 LETTERS = 24
 """The size of letters; capital ones are 18 pixels high, 9 at half the size."""
 COLUMNS, CHARTS, ROWS = 4, 3, 4
-"""The most samples on a page of images, and of bar charts, which need room for names; and the most rows."""
+"""The most samples on a page of images, and of bar charts, which need space for names; and the most rows."""
 _MARGIN, _GAP, _LINE = 4, 6, 27
 _LEFT = 120  # for the names of rows
 _NOTE = 58  # for the numbers beside a map
@@ -88,12 +88,12 @@ class Layout:
 
     def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
         """The largest size in the box that has the proportions of ``size``."""
-        scale = min(room / length for room, length in zip(self.box(), size, strict=True))
+        scale = min(most / length for most, length in zip(self.box(), size, strict=True))
         height, width = (max(1, int(length * scale)) for length in size)
         return height, width
 
     def pages(self, head: Sequence[str], captions: Sequence[Caption], rows: Sequence[Row]) -> list[Picture]:
-        """The pages of a picture.
+        """The pages of a picture; none without rows.
 
         Args:
             head: Up to two lines for the top left corner.
@@ -103,6 +103,10 @@ class Layout:
         parts = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
         firsts = range(0, self.samples, self.columns)
         return [self._page(head, captions, part, first) for part in parts for first in firsts]
+
+    def count(self, rows: int) -> int:
+        """How many pages so many rows take."""
+        return math.ceil(rows / ROWS) * math.ceil(self.samples / self.columns)
 
     def _page(self, head: Sequence[str], captions: Sequence[Caption], rows: Sequence[Row], first: int) -> Picture:
         canvas = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
@@ -125,7 +129,7 @@ class Layout:
     def _write_label(self, canvas: Picture, row: Row, y: int) -> None:
         for i, words in enumerate(row.label):
             _write(canvas, words, _MARGIN, y + i * _LINE, _LEFT - _GAP, BLACK)
-        if self.notes and row.largest is not None and len(row.label) < 3:
+        if self.notes and row.largest is not None and len(row.label) + (row.colors is not None) < 3:
             _write(canvas, row.score, _MARGIN, y + 2 * _LINE, _LEFT - _GAP, GRAY)
         if row.colors is not None and self.notes:
             width, y = _LEFT - 3 * _GAP, y + len(row.label) * _LINE + _GAP
@@ -147,14 +151,14 @@ class Layout:
             _write(canvas, words, x, y + line * _LINE, self.pitch - width - _GAP, color)
 
     def _write_caption(self, canvas: Picture, caption: Caption, x: int) -> None:
-        short, room, color = caption.short, self.pitch - 2, RED if caption.wrong else BLACK
-        label, below, start = text.shorten(short.label, LETTERS, room), _MARGIN + _LINE, x
+        short, space, color = caption.short, self.pitch - 2, RED if caption.wrong else BLACK
+        label, below, start = text.shorten(short.label, LETTERS, space), _MARGIN + _LINE, x
         text.write(canvas, label, x, _MARGIN, LETTERS, color)
         if short.judged:
             sign = "✗" if caption.wrong else "✓"
             text.write(canvas, sign, x, below, LETTERS, color)
             start = x + text.width(sign, LETTERS) + _MARGIN
-        left = room - (start - x) - (text.width(short.share, LETTERS) + _MARGIN if short.share else 0)
+        left = space - (start - x) - (text.width(short.share, LETTERS) + _MARGIN if short.share else 0)
         predicted = text.shorten(short.predicted, LETTERS, left)
         text.write(canvas, predicted, start, below, LETTERS, color)
         end = start + text.width(predicted, LETTERS)
@@ -165,8 +169,8 @@ class Layout:
             canvas[y - 2 : y, first:last] = color
 
 
-def _write(canvas: Picture, words: str, x: int, y: int, room: int, color: text.Color) -> None:
-    text.write(canvas, text.shorten(words, LETTERS, room), x, y, LETTERS, color)
+def _write(canvas: Picture, words: str, x: int, y: int, space: int, color: text.Color) -> None:
+    text.write(canvas, text.shorten(words, LETTERS, space), x, y, LETTERS, color)
 
 
 def _numbers(row: Row, sample: int) -> list[tuple[str, text.Color]]:

@@ -90,7 +90,7 @@ def test_a_publication_has_the_monitors_name_before_every_tag() -> None:
     picture = np.zeros((4, 4, 3), dtype=np.uint8)
     found = publication("late", report("ig"), {"seconds": 2.0}, {"ig": picture}, METRICS)
     assert found.scalars == {"late/seconds": 2.0}
-    assert list(found.pictures) == ["late/ig"]
+    assert list(found.pictures) == ["late_maps/ig"]
     assert (found.epoch, found.step) == (2, 30)
 
 

@@ -25,7 +25,7 @@ from lightning_explain.core.contracts import Arrangement
 from lightning_explain.modalities import guess
 from lightning_explain.modalities.image import check_reshape
 from lightning_explain.modalities.placement import arrange, onto
-from lightning_explain.render.figure import draw
+from lightning_explain.render.composite import composite as draw
 from lightning_explain.store.report_files import save_report
 from training import QUIET, Blind, trainer
 

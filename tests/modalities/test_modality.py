@@ -20,6 +20,7 @@ from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Arrangement
 from lightning_explain.core.panels import Panel
 from lightning_explain.render.bars import KINDS
+from lightning_explain.render.composite import composite
 from lightning_explain.render.figure import draw
 
 OWN = (7, 200, 90)
@@ -95,7 +96,7 @@ def test_the_size_of_a_region_is_in_its_own_units(series: tuple[nn.Module, Probe
 def test_panels_of_ones_own_are_drawn(series: tuple[nn.Module, Probe]) -> None:
     model, probe = series
     report = explain(model, probe, METHODS, [])
-    pictures = draw(report, probe)
+    pictures = composite(report, probe)
     of_times = KINDS["profile"](Panel("", "profile", report.attributions["saliency"].sum(1)))  # type: ignore[union-attr]
     for name in METHODS:
         assert (pictures[name] == OWN).all(-1).sum() == 3 * 20 * 64, name
@@ -109,8 +110,12 @@ def test_a_panel_that_needs_pixels_is_refused_where_there_are_none(
 ) -> None:
     model, probe = series
     monkeypatch.setattr(Series, "panels", lambda self, found, inputs, asked: (Panel("", "heat_map", found[0]),))
-    with pytest.raises(ValueError, match=r"'heat_map' needs an input with pixels; give 'bars', 'profile' or 'pixels'"):
-        draw(explain(model, probe, {"it": m.Saliency()}, []), probe)
+    report = explain(model, probe, {"it": m.Saliency()}, [])
+    for drawing in (draw, composite):
+        with pytest.raises(
+            ValueError, match=r"'heat_map' needs an input with pixels; give 'bars', 'profile' or 'pixels'"
+        ):
+            drawing(report, probe)
 
 
 def test_images_and_everything_else_are_guessed_by_their_rank() -> None:

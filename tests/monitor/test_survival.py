@@ -72,7 +72,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
     "remarks": (Publisher, "_remarks"),
     "undefined scores": (Publisher, "_undefined"),
     "charts and captions": (publisher, "publication"),
-    "pictures": (publisher, "draw"),
+    "pictures": (publisher, "figure_of"),
     "reports": (thinning, "save_report"),
     "samples of reports": (thinning, "save_probe"),
     "the first forward": (FirstForward, "watch"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 
-from lightning_explain.render.color import frozen_pairs, sign_table, table
+from lightning_explain.render.color import BLUE, ORANGE, frozen_pairs, sign_table, table
 
 CUSTOM_BLUE = [(0, "#ffffff"), (0.25, "#000000"), (1, "#000000")]
 
@@ -70,14 +70,40 @@ def test_anything_else_is_refused() -> None:
         table(3)
 
 
-@pytest.mark.parametrize(("sign", "name"), [("positive", "Greens"), ("negative", "Reds"), ("absolute_value", "Blues")])
-def test_the_default_of_each_sign_is_captums(sign: str, name: str) -> None:
-    assert torch.equal(sign_table(sign), table(name))
-
-
-def test_the_default_for_both_signs_runs_from_red_over_white_to_green() -> None:
-    expected = LinearSegmentedColormap.from_list("RdWhGn", ["red", "white", "green"])
+def test_the_default_for_both_signs_runs_from_blue_over_white_to_orange_and_each_sign_has_its_half() -> None:
+    expected = LinearSegmentedColormap.from_list("own", [BLUE, "white", ORANGE])
     assert torch.equal(sign_table("all"), table(expected))
+    assert torch.equal(sign_table("positive")[-1], sign_table("all")[-1])
+    assert torch.equal(sign_table("negative")[-1], sign_table("all")[0])
+    assert torch.equal(sign_table("absolute_value"), table("inferno"))
+
+
+# What is left of red, green and blue without one kind of cones: Machado, Oliveira and Fernandes (2009), severity 1, linear RGB.
+BLIND = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_color_blind_people_tell_the_signs_apart(kind: str) -> None:
+    def seen(color: torch.Tensor) -> torch.Tensor:
+        linear = torch.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+        lms = torch.tensor(BLIND[kind]) @ linear
+        return lms.clamp(0, 1) ** (1 / 2.4)
+
+    def distance(low: torch.Tensor, high: torch.Tensor) -> float:
+        return float((seen(low) - seen(high)).norm())
+
+    colors = sign_table("all")
+    # Of two colors that are as far apart as can be, black and white, the distance is 1.7.
+    assert distance(colors[0], colors[-1]) > 0.5
+    assert (
+        distance(table(((0.0, "red"), (1.0, "green")))[0], table(((0.0, "red"), (1.0, "green")))[-1]) < 0.5
+        or kind == "tritanopia"
+    )
+    assert min(distance(colors[i], colors[128]) for i in (0, -1)) > 0.3
 
 
 def test_a_given_map_replaces_the_default_of_every_sign() -> None:

@@ -1,7 +1,7 @@
-"""The composite picture of a method."""
+"""The pages that dashboards show: one size, legible before anybody clicks."""
 
-import subprocess
-import sys
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 
@@ -12,328 +12,211 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Attribution, Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.modalities import Plain
-from lightning_explain.render.bars import KINDS
-from lightning_explain.render.figure import draw, draw_sample
-from lightning_explain.render.image import normalize, panel, to_display
+from lightning_explain.render import letters as text
+from lightning_explain.render.figure import draw, figure_of
+from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
+from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH, brief
 
-BARE = Options(titles=False, colorbar=False)
-HEAT = Options(titles=False, colorbar=False, panels=(("heat_map", "all"),))
-RED, AMBER = np.array([190, 20, 40]), np.array([150, 85, 0])
+SHOWN = 355
+"""The width at which TensorBoard's Images tab shows a picture before anybody clicks; its Time Series tab shows it 215 high."""
+RED, AMBER, BLUE, ORANGE = ([190, 20, 40], [150, 85, 0], [0, 114, 178], [213, 94, 0])
+NAMES = ["cat", "dog", "bird"]
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def report(maps: dict[str, Attribution], n: int, **changes: Any) -> Report:
-    outputs = torch.eye(3)[torch.arange(n) % 3] * 4
-    fields = {"outputs": outputs, "predictions": outputs.argmax(1), "targets": outputs.argmax(1)}
+def report(maps: dict[str, Attribution], n: int, predicted: int = 0, **changes: Any) -> Report:
+    outputs = torch.eye(3)[(torch.arange(n) + predicted) % 3] * 4
+    fields = {"outputs": outputs, "predictions": outputs.argmax(1), "targets": outputs.argmax(1), "fingerprint": "f"}
     return Report(maps, {}, {}, ids=torch.arange(n), **{**fields, **changes})
 
 
-def picture(found: Attribution, probe: Probe, options: Options | None = None, **changes: Any) -> Picture:
-    drawn = draw(report({"ig": found}, len(probe), **changes), probe, options)
-    assert list(drawn) == ["ig"]
-    return drawn["ig"]
+def probe_of(n: int, *size: int) -> Probe:
+    return Probe(rand(n, *(size or (3, 32, 32))), targets=torch.arange(n) % 3, class_names=NAMES)
 
 
-def charts(found: Tensor) -> list[Picture]:
-    """The columns of bar charts of a map."""
-    return [KINDS[panel.kind](panel) for panel in Plain().panels((found,), (), ())]
+def maps(n: int, seed: int = 1) -> dict[str, Attribution]:
+    return {name: rand(n, 3, 32, 32, seed=seed + i) - 0.5 for i, name in enumerate(("ig", "cam", "smooth", "shap"))}
 
 
-def contains(canvas: Picture, part: Picture) -> bool:
-    """Whether the part stands somewhere in the canvas, pixel by pixel."""
-    height, width = part.shape[:2]
-    corners = [(0, 0), (height - 1, width - 1), (height // 2, width // 2)]
-    # Pixels that are no background leave few places to compare.
-    drawn = np.argwhere((part != part[0, 0]).any(-1))
-    corners += [tuple(at) for at in drawn[[0, len(drawn) // 2]]] if len(drawn) else []
-    down, right = len(canvas) - height + 1, canvas.shape[1] - width + 1
-    fits = [(canvas[y : y + down, x : x + right] == part[y, x]).all(-1) for y, x in corners]
-    starts = np.argwhere(np.logical_and.reduce(fits))
-    return any(np.array_equal(canvas[y : y + height, x : x + width], part) for y, x in starts)
+def has(picture: Picture, color: list[int]) -> bool:
+    return bool((picture == color).all(-1).any())
 
 
-def enlarged(panels: Tensor, factor: int) -> list[Picture]:
-    large = panels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return list(large.permute(0, 2, 3, 1).numpy())
+def test_letters_are_nine_pixels_high_at_the_size_at_which_a_picture_is_first_seen() -> None:
+    scale = min(SHOWN / WIDTH, 215 / HEIGHT)
+    for letter in "HE0369%":
+        canvas = np.full((40, 60, 3), 255, dtype=np.uint8)
+        text.write(canvas, letter, 5, 5, LETTERS, (0, 0, 0))
+        rows = np.flatnonzero((canvas < 128).any((1, 2)))
+        assert (rows[-1] - rows[0] + 1) * scale >= 9, letter
 
 
-def test_every_panel_of_every_row_stands_in_the_picture_with_true_pixels() -> None:
-    inputs, maps = rand(3, 3, 32, 32), rand(3, 3, 32, 32, seed=1) - 0.5
-    canvas = picture(maps, Probe(inputs))
-    for kind in ("original_image", "heat_map", "blended_heat_map"):
-        for part in enlarged(panel(kind, "all", to_display(inputs), normalize(maps, "all")), 4):
-            assert contains(canvas, part), kind
+def test_over_ten_epochs_every_picture_has_one_size() -> None:
+    history, keys, probe = PictureHistory(), set[str](), probe_of(7)
+    for epoch in range(10):
+        found = maps(7, seed=epoch)
+        if epoch == 4:
+            del found["cam"]
+        if epoch == 6:
+            found["ig"] = found["ig"] * torch.nan  # type: ignore[operator]
+        scores = {"infidelity_relative": dict.fromkeys(found, torch.rand(7) * 10**epoch)}
+        made = replace(report(found, 7, predicted=epoch), scores=scores, epoch=10**epoch, step=epoch)
+        names = [name * epoch for name in NAMES]
+        figure = figure_of(made, probe, Options(class_names=names))
+        drawn = figure.pictures(history)
+        assert len(drawn) == figure.count(history)
+        history = history.followed_by(figure.snapshot, made.fingerprint)
+        assert {picture.shape for picture in drawn.values()} == {(HEIGHT, WIDTH, 3)}
+        assert {picture.dtype for picture in drawn.values()} == {np.dtype(np.uint8)}
+        keys |= drawn.keys()
+    of_methods = [*maps(1), *(f"history/{name}" for name in maps(1))]
+    assert keys == {key for name in ("overview", *of_methods) for key in (name, f"{name}/2")}
+    assert list(drawn)[:4] == ["overview", "overview/2", "ig", "ig/2"], "the most important ones come first"
+    assert list(figure.pictures(history, most=3)) == ["overview", "overview/2", "ig"]
 
 
-def test_a_picture_is_bytes_on_white() -> None:
-    canvas = picture(rand(2, 1, 8, 8), Probe(rand(2, 1, 8, 8, seed=1)))
-    assert canvas.dtype == np.uint8
-    assert canvas.ndim == 3
-    assert canvas.shape[2] == 3
-    assert (canvas[[0, -1]] == 255).all()
-    assert (canvas[:, [0, -1]] == 255).all()
+@pytest.mark.parametrize("samples", [1, 4, 5, 16])
+def test_samples_are_columns_at_most_four_on_a_page(samples: int) -> None:
+    drawn = draw(report({"ig": torch.zeros(samples, 1, 8, 8)}, samples), Probe(torch.zeros(samples, 1, 8, 8)))
+    count = -(-samples // 4)
+    assert list(drawn) == [f"{key}/{i}" if i > 1 else key for key in ("overview", "ig") for i in range(1, count + 1)]
+    columns = []
+    for key in list(drawn)[:count]:
+        black = (drawn[key][100] == 0).all(-1).astype(int)
+        columns.append(int((np.diff(black) == 1).sum()))
+    assert sum(columns) == samples
+    assert max(columns) <= 4
 
 
-def test_the_options_reach_the_panels() -> None:
-    inputs, maps = rand(2, 3, 128, 128), rand(2, 3, 128, 128, seed=1) - 0.5
-    wanted = Options(
-        panels=(("heat_map", "positive"), ("blended_heat_map", "negative"), ("alpha_scaling", "absolute_value")),
-        cmap="viridis",
-        outlier_perc=10,
-        alpha_overlay=0.3,
-        normalization=(0.2, 0.5),
+def test_label_prediction_and_probability_stand_above_and_wrong_ones_are_red_and_have_a_sign() -> None:
+    probe = probe_of(1)
+    right, wrong, unlabeled = (
+        draw(report({"ig": rand(1, 3, 32, 32)}, 1, predicted), given)["ig"]
+        for predicted, given in ((0, probe), (1, probe), (1, replace(probe, targets=None)))
     )
-    canvas = picture(maps, Probe(inputs), wanted)
-    display = to_display(inputs, (0.2, 0.5))
-    for kind, sign in wanted.panels:
-        for part in enlarged(panel(kind, sign, display, normalize(maps, sign, 10), "viridis", 0.3), 1):
-            assert contains(canvas, part), kind
+    assert [has(picture, RED) for picture in (right, wrong, unlabeled)] == [False, True, False]
+    line = text.line_height(LETTERS)
+
+    def words(picture: Picture, start: int, *said: str) -> bool:
+        parts = [np.full((line, text.width(word, LETTERS), 3), 255, dtype=np.uint8) for word in said]
+        for part, word in zip(parts, said, strict=True):
+            text.write(part, word, 0, 0, LETTERS, (20, 20, 20))
+        gray = picture.mean(-1)
+        top = gray[start : start + line]
+        # Whatever the color, the letters are dark in the same places.
+        return all(
+            any(((top[:, x : x + part.shape[1]] < 200) == (part.mean(-1) < 200)).mean() > 0.97 for x in range(90, 330))
+            for part in parts
+        )
+
+    assert words(right, 4, "cat")
+    assert words(right, 31, "✓", "96%")
+    assert words(wrong, 4, "cat")
+    assert words(wrong, 31, "✗")
+    assert words(unlabeled, 4, "dog")
+    assert not words(unlabeled, 31, "✓")
 
 
-def test_each_method_has_the_panels_the_colors_and_the_outliers_it_is_given() -> None:
-    inputs, maps = rand(2, 3, 128, 128), rand(2, 3, 128, 128, seed=1) - 0.5
-    options = Options(
-        panels={"default": [["heat_map", "all"]], "ig": [["masked_image", "negative"], ["heat_map", "positive"]]},
-        cmap={"ig": "viridis"},
-        outlier_perc={None: 1, "ig": 10},
-        titles=False,
-        colorbar=False,
+def test_an_overlay_is_gray_where_the_map_is_zero_and_blue_or_orange_where_it_is_strong() -> None:
+    found = torch.zeros(1, 1, 32, 32)
+    found[0, 0, :16, :16], found[0, 0, 16:, 16:] = 1, -1
+    options = Options(panels=(("blended_heat_map", "all"),), titles=False, colorbar=False, alpha_overlay=1.0)
+    page = draw(report({"ig": found}, 1), Probe(rand(1, 3, 32, 32)), options)["ig"]
+    assert has(page, ORANGE)
+    assert has(page, BLUE)
+    orange, blue = (np.argwhere((page == color).all(-1)) for color in (ORANGE, BLUE))
+    assert orange.max(0)[0] < blue.min(0)[0]
+    inside = page[orange.min(0)[0] : orange.max(0)[0], orange.max(0)[1] + 2 : blue.max(0)[1]].astype(int)
+    assert (inside.max(-1) - inside.min(-1)).max() == 0, "gray beside the quarters"
+
+
+def test_maps_say_how_large_they_are_and_what_they_score_and_which_are_not_finite() -> None:
+    assert [brief(v) for v in (0.0312, 0.31, 3.12, 31.2, 312, 3120, 3.1e-5, 0, -0.5, 0.999, 1e-12)] == [
+        ".031", ".31", "3.1", "31", "310", "3e3", "3e-5", "0", "-.5", "1", "1e-12",
+    ]  # fmt: skip
+    probe, found = probe_of(2), rand(2, 3, 32, 32)
+    small, large = (draw(report({"ig": found * factor}, 2), probe)["ig"] for factor in (1, 1000))
+    changed = np.argwhere((small != large).any(-1))
+    assert len(changed), "the same colors, and another number"
+    assert len(np.unique(changed[:, 0])) <= text.line_height(LETTERS)
+    scored = replace(report({"ig": found}, 2), scores={"infidelity_relative": {"ig": torch.tensor([0.5, 0.1])}})
+    assert not np.array_equal(draw(scored, probe)["ig"], small)
+    broken = found.clone()
+    broken[1, 0, 0, 0] = torch.inf
+    page = draw(report({"ig": broken}, 2), probe)["ig"]
+    assert has(page, AMBER)
+    assert not has(small, AMBER)
+    assert np.array_equal(page[:, : WIDTH // 2 - 60], small[:, : WIDTH // 2 - 60]), "the other sample stays as it is"
+
+
+def test_pictures_over_epochs_show_the_first_one_between_the_previous_and_this_one() -> None:
+    history, probe = PictureHistory(), probe_of(2)
+    for epoch in range(12):
+        made = replace(report({"ig": rand(2, 3, 32, 32, seed=epoch) - 0.5}, 2), epoch=epoch)
+        figure = figure_of(made, probe)
+        drawn = figure.pictures(history)
+        assert ("history/ig" in drawn) == (epoch > 0)
+        history = history.followed_by(figure.snapshot, "f")
+        kept = [past.epoch for past in history.kept]
+        between = max((2**k for k in range(5) if 2**k < epoch), default=0)
+        assert kept == sorted({0, between, epoch}), epoch
+        again = PictureHistory.of_state(history.state())
+        for one, other in zip(history.kept, again.kept, strict=True):
+            assert one.when == other.when == f"epoch {one.epoch}"
+            assert torch.equal(one.weights["ig"], other.weights["ig"])
+    next_one = replace(made, epoch=12)
+    assert np.array_equal(
+        draw(next_one, probe, None, history)["history/ig"], draw(next_one, probe, None, again)["history/ig"]
     )
-    drawn = draw(report({"ig": maps, "cam": maps}, 2), Probe(inputs), options)
-    display = to_display(inputs)
-    wanted = {
-        "ig": [("masked_image", "negative", 10, "viridis"), ("heat_map", "positive", 10, "viridis")],
-        "cam": [("heat_map", "all", 1, None)],
-    }
-    for name, columns in wanted.items():
-        assert drawn[name].shape[1] == 24 + len(columns) * 136 - 8
-        for kind, sign, outliers, cmap in columns:
-            for part in enlarged(panel(kind, sign, display, normalize(maps, sign, outliers), cmap), 1):
-                assert contains(drawn[name], part), (name, kind)
+    assert "history/ig" not in draw(replace(next_one, fingerprint="other samples"), probe, None, history)
+    size = sum(part.nbytes for past in history.kept for part in past.weights.values())
+    assert size < 3 * 2 * 90 * 90, "a byte for each pixel that is shown"
 
 
-def test_a_layer_map_is_drawn_upsampled_to_the_input() -> None:
-    inputs, layer = rand(2, 3, 128, 128), rand(2, 5, 4, 4, seed=1) - 0.5
-    upsampled = torch.nn.functional.interpolate(layer.sum(1, keepdim=True), (128, 128), mode="bilinear")
-    canvas = picture(layer, Probe(inputs), HEAT)
-    for part in enlarged(panel("heat_map", "all", to_display(inputs), normalize(upsampled, "all")), 1):
-        assert contains(canvas, part)
+def test_maps_that_do_not_belong_together_are_refused() -> None:
+    lost = Snapshot(weights={"ig": torch.zeros(2, 4, 4)}, largest={"ig": torch.zeros(2)}, scores={"ig": torch.zeros(2)})
+    with pytest.raises(ValueError, match="the maps of 'ig' do not belong together"):
+        PictureHistory.of_state(PictureHistory((lost,), 1, "f").state())
 
 
-def test_each_of_several_inputs_has_columns_of_its_own() -> None:
-    inputs = (rand(2, 5), rand(2, 3, 128, 128), rand(2, 1, 128, 64))
-    maps = tuple(x - 0.5 for x in inputs)
-    # The normalization is that of the first image; the other one has other channels.
-    canvas = picture(
-        maps, Probe(inputs, masks=rand(2, 8, 8) > 0.9), replace(HEAT, normalization=([0.0] * 3, [1.0] * 3))
-    )
-    expected = [*charts(maps[0])[0]]
-    for i, width in ((1, 128), (2, 64)):
-        values = normalize(maps[i].sum(1, keepdim=True), "all")
-        # A short side of 64 is enlarged to 128.
-        expected += enlarged(panel("heat_map", "all", to_display(inputs[i]), values), 128 // width)
-    assert [part for part in expected if not contains(canvas, part)] == []
+def test_what_has_no_pixels_is_drawn_as_bars_at_most_three_samples_on_a_page() -> None:
+    found = {"ig": rand(7, 30) - 0.5, "shap": rand(7, 30, seed=1) - 0.5}
+    drawn = draw(report(found, 7), Probe(rand(7, 30)))
+    assert list(drawn) == [f"{key}{n}" for key in ("overview", "ig", "shap") for n in ("", "/2", "/3")]
+    assert all(has(picture, ORANGE) and has(picture, BLUE) for picture in drawn.values())
 
 
-def test_a_sample_is_marked_if_any_of_its_maps_is_not_finite() -> None:
-    inputs = (rand(2, 3, 128, 128), rand(2, 5))
-    broken = (rand(2, 3, 128, 128), torch.tensor([[1.0] * 5, [torch.nan] * 5]))
-    assert (picture(broken, Probe(inputs)) == AMBER).all(-1).any()
-    assert not (picture((broken[0], broken[1].nan_to_num()), Probe(inputs)) == AMBER).all(-1).any()
-
-
-def test_a_map_without_a_place_in_the_image_is_drawn_as_bars() -> None:
-    image = Probe(rand(2, 1, 8, 8))
-    two = Probe((rand(2, 1, 8, 8), rand(2, 1, 8, 8)))
-    for found, probe in ((rand(2, 10), image), (rand(2, 7, 4), image), (rand(2, 4, 2, 2), two)):
-        canvas = picture(found, probe)
-        for column in charts(found):
-            for part in column:
-                assert contains(canvas, part)
-
-
-def test_features_of_a_table_are_drawn_as_bars() -> None:
-    features = rand(2, 5) - 0.5
-    canvas = picture(features, Probe(rand(2, 5)))
-    for part in charts(features)[0]:
-        assert contains(canvas, part)
-
-
-def test_a_stored_place_wins_over_the_shape() -> None:
-    inputs, small = rand(2, 3, 128, 128), rand(2, 1, 4, 4, seed=1) - 0.5
-    tokens = rand(2, 17, 5)
-    drawn = draw(replace(report({"ig": tokens}, 2), maps={"ig": (small,)}), Probe(inputs), HEAT)["ig"]
-    assert np.array_equal(drawn, picture(small, Probe(inputs), HEAT))
-    none = draw(replace(report({"ig": small}, 2), maps={"ig": ()}), Probe(inputs), BARE)["ig"]
-    assert contains(none, charts(small)[0][0])
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [
-        ((8, 8), (128, 128)),
-        ((50, 50), (150, 150)),
-        ((16, 100), (48, 300)),
-        ((300, 450), (256, 384)),
-        ((7, 900), (3, 384)),
-    ],
-)
-def test_images_are_enlarged_by_whole_factors_and_reduced_to_the_limit(
-    size: tuple[int, int], shown: tuple[int, int]
-) -> None:
-    narrow = picture(torch.zeros(1, 1, *size), Probe(torch.zeros(1, 1, *size)), BARE)
-    black = (narrow[:, : narrow.shape[1] // 3] == 0).all(-1)
-    assert (black.any(1).sum(), black.any(0).sum()) == shown
-
-
-def test_a_reduced_image_keeps_its_mean() -> None:
-    inputs = rand(1, 3, 500, 700)
-    canvas = picture(inputs, Probe(inputs), Options(panels=(("original_image", "all"),), titles=False))
-    assert abs(canvas[-150:-50, 50:-50].mean() / 255 - 0.5) < 0.01
-
-
-def test_at_most_max_rows_are_drawn_and_the_rest_is_told() -> None:
-    inputs = rand(5, 1, 8, 8)
-    few, all_rows = picture(inputs, Probe(inputs), Options(max_rows=2)), picture(inputs, Probe(inputs))
-    assert len(all_rows) - len(few) > 2 * 128
-    two = picture(inputs[:2], Probe(inputs[:2]), Options(max_rows=2))
-    assert len(few) > len(two), "the note takes a line"
-
-
-def test_epoch_and_step_are_written() -> None:
-    inputs = rand(1, 1, 8, 8)
-    first, second = (picture(inputs, Probe(inputs), epoch=3, step=s) for s in (10, 20))
-    assert first.shape == second.shape
-    assert not np.array_equal(first, second)
-
-
-def test_a_wrong_prediction_and_only_that_is_red() -> None:
-    probe = Probe(rand(2, 1, 8, 8), targets=torch.tensor([0, 2]))
-    left = picture(rand(2, 1, 8, 8) * 0, probe, Options(panels=(("original_image", "all"),)))
-    red = (left == RED).all(-1).any(1)
-    middle = len(left) - 12 - 128 - 4
-    assert red[middle:].any()
-    assert not red[:middle].any()
-
-
-def test_a_row_that_is_not_finite_is_an_empty_map_and_says_so() -> None:
-    inputs, maps = rand(2, 3, 32, 32), rand(2, 3, 32, 32, seed=1) - 0.5
-    broken, empty = maps.clone(), maps.clone()
-    broken[1, 0, 3, 3] = torch.nan
-    empty[1] = 0
-    assert np.array_equal(picture(broken, Probe(inputs), BARE), picture(empty, Probe(inputs), BARE))
-    marked, explicit_maps = picture(broken, Probe(inputs)), picture(empty, Probe(inputs))
-    assert marked.shape == explicit_maps.shape
-    assert (marked == AMBER).all(-1).any()
-    assert not (explicit_maps == AMBER).all(-1).any()
-    changed = (marked != explicit_maps).any(-1)
-    assert changed.any()
-    assert not changed[:, 130:].any(), "only the title differs"
-    assert not changed[: len(marked) // 2].any(), "only the second row differs"
-
-
-def test_a_layer_map_that_is_not_finite_leaves_the_other_rows_alone() -> None:
-    inputs, layer = rand(2, 3, 32, 32), rand(2, 4, 8, 8, seed=1)
-    broken = layer.clone()
-    broken[0, 2, 0, 0] = torch.inf
-    canvas, whole = picture(broken, Probe(inputs), BARE), picture(layer, Probe(inputs), BARE)
-    half = len(canvas) - 12 - 128
-    assert np.array_equal(canvas[half:], whole[half:])
-
-
-def test_a_mask_is_outlined_on_the_original_image_only() -> None:
-    inputs, masks = rand(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.bool)
-    masks[0, 8:24, 8:24] = True
-    options = Options(panels=(("original_image", "all"), ("heat_map", "all")), titles=False, colorbar=False)
-    plain, outlined = picture(inputs, Probe(inputs), options), picture(inputs, Probe(inputs, masks=masks), options)
-    changed = (plain != outlined).any(-1)
-    y, x = np.nonzero(changed)
-    assert (y.max() - y.min() + 1, x.max() - x.min() + 1) == (66, 66), "the region and one pixel around it"
-    assert not changed[y.min() + 8 : y.max() - 8, x.min() + 8 : x.max() - 8].any(), "thin"
-    assert not changed[:, changed.shape[1] // 2 :].any()
-
-
-def test_the_scale_shows_all_colors_beside_the_panels() -> None:
-    inputs = rand(1, 1, 8, 8)
-    with_bar, without = picture(inputs, Probe(inputs)), picture(inputs, Probe(inputs), Options(colorbar=False))
-    assert with_bar.shape[0] == without.shape[0]
-    strip = with_bar[:, without.shape[1] - 12 :]
-    red, green = (np.argwhere((strip == color).all(-1))[:, 0] for color in ([255, 0, 0], [0, 128, 0]))
-    assert len(red)
-    assert len(green)
-    assert green.max() < red.min(), "the positive end is at the top"
-
-
-def test_each_sign_has_its_scale() -> None:
-    inputs = rand(1, 1, 8, 8)
-    both = (("heat_map", "positive"), ("heat_map", "negative"))
-    same = (("heat_map", "positive"), ("blended_heat_map", "positive"))
-    widths = [picture(inputs, Probe(inputs), Options(panels=p)).shape[1] for p in (both, same)]
-    assert widths[0] > widths[1] + 20
-
-
-def test_the_options_name_the_classes_before_the_probe_does() -> None:
-    inputs = rand(1, 1, 8, 8)
-    probe = Probe(inputs, class_names=["aaa", "b", "c"])
-    named = picture(inputs, Probe(inputs, class_names=["zzz", "b", "c"]))
-    assert np.array_equal(picture(inputs, probe, Options(class_names=["zzz", "b", "c"])), named)
-    assert not np.array_equal(picture(inputs, probe), named)
-
-
-@pytest.mark.parametrize("name", ["x" * 500, "", "integrated gradients of the seventh layer of the second branch"])
-def test_long_names_do_not_widen_the_picture(name: str) -> None:
-    inputs = rand(1, 1, 8, 8)
-    probe = Probe(inputs, class_names=[name] * 3, targets=torch.tensor([1]))
-    canvas = draw(report({name: inputs}, 1), probe)[name]
-    assert canvas.shape[1] < 700
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 3, 200), (3, 5, 200, 3), (2, 3, 33, 47)])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 3, 200), (3, 5, 200, 3), (2, 3, 33, 47), (2, 3, 300, 200)])
 def test_any_shape_of_image_is_drawn(shape: tuple[int, ...]) -> None:
-    assert picture(rand(*shape), Probe(rand(*shape))).min() < 255
+    drawn = draw(report({"ig": rand(*shape)}, shape[0]), Probe(rand(*shape)))
+    assert all(picture.shape == (HEIGHT, WIDTH, 3) and picture.min() < 255 for picture in drawn.values())
 
 
-def test_drawing_is_repeatable_and_changes_nothing() -> None:
-    inputs, maps = rand(2, 3, 8, 8), rand(2, 3, 8, 8, seed=1).requires_grad_()
-    before = (inputs.clone(), maps.detach().clone())
-    assert np.array_equal(picture(maps, Probe(inputs)), picture(maps, Probe(inputs)))
-    assert torch.equal(inputs, before[0])
-    assert torch.equal(maps, before[1])
+def test_panels_of_several_inputs_go_on_on_further_pages() -> None:
+    inputs = (rand(2, 3, 32, 32), rand(2, 3, 16, 16), rand(2, 5))
+    drawn = draw(report({"ig": tuple(x - 0.5 for x in inputs)}, 2), Probe(inputs))
+    assert list(drawn) == ["overview", "ig", "ig/2"], "seven panels"
 
 
-def test_one_sample_is_drawn_alone_with_the_panels_it_has_in_the_picture() -> None:
-    inputs, maps = rand(3, 3, 32, 32), rand(3, 3, 32, 32, seed=1) - 0.5
-    made = report({"ig": maps}, 3)
-    alone = [draw_sample(made, Probe(inputs), Options(), "ig", i) for i in range(3)]
-    assert [one.shape for one in alone] == [(128, 3 * 128 + 16, 3)] * 3
-    for i, one in enumerate(alone):
-        for kind in ("original_image", "heat_map", "blended_heat_map"):
-            parts = panel(kind, "all", to_display(inputs), normalize(maps, "all"))
-            assert contains(one, enlarged(parts, 4)[i]), kind
+def test_options_change_the_pages_and_names_do_not_matter() -> None:
+    probe, made = probe_of(2), report({"a_name_that_is_far_too_long_for_its_place": rand(2, 3, 32, 32) - 0.5}, 2)
+    (name,) = made.attributions
+    plain = draw(made, probe)[name]
+    for option in (
+        {"cmap": "viridis"}, {"outlier_perc": 30.0}, {"alpha_overlay": 0.2}, {"normalization": (0.5, 0.5)}, {"titles": False},
+        {"colorbar": False}, {"panels": (("heat_map", "positive"),)}, {"class_names": ["قطة", "Собака", "x" * 99]},
+    ):  # fmt: skip
+        changed = draw(made, probe, Options(**option))[name]  # type: ignore[arg-type]
+        assert changed.shape == plain.shape
+        assert not np.array_equal(changed, plain), option
+    assert "overview/2" in draw(report({"ig": rand(9, 1, 8, 8)}, 9), Probe(rand(9, 1, 8, 8)))
+    assert "overview/2" not in draw(report({"ig": rand(9, 1, 8, 8)}, 9), Probe(rand(9, 1, 8, 8)), Options(max_rows=4))
 
 
-def test_a_probe_of_other_rows_is_refused() -> None:
+def test_a_probe_of_other_samples_is_refused() -> None:
     with pytest.raises(ValueError, match=r"report has 3 samples, but probe has 2; give the probe it came from"):
         draw(report({"ig": rand(3, 1, 8, 8)}, 3), Probe(rand(2, 1, 8, 8)))
-
-
-def test_neither_import_nor_drawing_loads_pyplot() -> None:
-    code = """
-import sys
-import torch
-from lightning_explain.render.figure import draw
-from lightning_explain.render.options import Options
-assert not any(m.startswith("matplotlib") for m in sys.modules), "import"
-from lightning_explain.core.probe import Probe
-from lightning_explain.core.report import Report
-x = torch.rand(1, 1, 8, 8)
-r = Report({"ig": x}, {}, {}, torch.rand(1, 2), torch.zeros(1), torch.zeros(1), torch.arange(1))
-draw(r, Probe(x), Options(panels=(("heat_map", "positive"),)))
-assert "matplotlib.pyplot" not in sys.modules, "draw"
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,7 @@ import torch
 from captum.attr._utils.visualization import _normalize_attr
 from torch import Tensor
 
-from lightning_explain.render.color import SIGNS, table
+from lightning_explain.render.color import BLUE, ORANGE, SIGNS, table
 from lightning_explain.render.image import KINDS, colorize, normalize, panel, to_bytes, to_display
 
 
@@ -163,16 +163,16 @@ def test_constant_and_non_finite_inputs_are_drawn() -> None:
 def test_heat_maps_span_the_colors_from_end_to_end() -> None:
     ends = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 3)
     both = colorize(ends, "all")[0, :, 0].T
-    assert torch.equal(both, table(((0, "red"), (0.5, "white"), (1, "green")))[[0, 128, 255]])
+    assert torch.equal(both, table(((0, BLUE), (0.5, "white"), (1, ORANGE)))[[0, 128, 255]])
     positive = colorize(ends.clamp(min=0), "positive")[0, :, 0].T
-    assert torch.equal(positive, table("Greens")[[0, 0, 255]])
+    assert torch.equal(positive, table(((0, "white"), (1, ORANGE)))[[0, 0, 255]])
 
 
 def test_colors_are_those_matplotlib_would_draw() -> None:
     import matplotlib as mpl
 
     values = torch.rand(1, 8, 8)
-    expected = mpl.colormaps["Blues"](values.double().numpy())[..., :3]
+    expected = mpl.colormaps["inferno"](values.double().numpy())[..., :3]
     drawn = colorize(values, "absolute_value").permute(0, 2, 3, 1)
     np.testing.assert_allclose(drawn.numpy(), expected, atol=1e-6)
 
@@ -188,10 +188,22 @@ def test_every_panel_is_bytes_of_the_size_of_the_image(kind: str) -> None:
     assert drawn.shape == IMAGE.shape
 
 
-def test_a_blend_of_opacity_one_is_the_heat_map_and_of_zero_the_gray_image() -> None:
-    assert torch.equal(panel("blended_heat_map", "all", IMAGE, MAP, alpha=1.0), panel("heat_map", "all", IMAGE, MAP))
+@pytest.mark.parametrize(("sign", "value"), [("all", 1.0), ("all", -1.0), ("positive", 1.0), ("absolute_value", 1.0)])
+def test_an_overlay_is_the_gray_image_where_the_map_is_zero_and_its_color_where_it_is_strongest(
+    sign: str, value: float
+) -> None:
     gray = to_bytes(IMAGE.mean(1, keepdim=True).expand_as(IMAGE))
-    assert torch.equal(panel("blended_heat_map", "all", IMAGE, MAP, alpha=0.0), gray)
+    for cmap in (None, "coolwarm"):
+        assert torch.equal(panel("blended_heat_map", sign, IMAGE, MAP * 0, cmap), gray)
+        full = MAP * 0 + value
+        heat = panel("heat_map", sign, IMAGE, full, cmap)
+        assert torch.equal(panel("blended_heat_map", sign, IMAGE, full, cmap, alpha=1.0), heat)
+        assert torch.equal(panel("blended_heat_map", sign, IMAGE, MAP, cmap, alpha=0.0), gray)
+        strong, weak = (
+            (panel("blended_heat_map", sign, IMAGE, full * part, cmap).float() - gray).abs().mean()
+            for part in (1.0, 0.1)
+        )
+        assert weak < 0.2 * strong
 
 
 def test_a_masked_image_is_black_where_the_map_is_zero_and_itself_where_it_is_one() -> None:
