@@ -1,6 +1,6 @@
 """Pictures from stored numbers.
 
-In: a ``Report``, its ``Probe`` and ``Options``. Out: one ``uint8`` array per method, drawn with tensor operations.
+In: a ``Report``, its ``Probe`` and ``Options``. Out: ``uint8`` arrays, drawn with tensor operations.
 Must not import ``engine``, ``methods``, ``loggers`` or anything else above, nor Lightning, Captum or ``matplotlib.pyplot``.
-Begin reading with ``figure.py``, then ``image.py`` for the panels and ``layout.py`` for the page around them.
+Begin reading with ``figure.py``, then ``image.py`` for the panels and ``page.py`` for the page around them.
 """

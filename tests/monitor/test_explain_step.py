@@ -80,7 +80,7 @@ def test_tensorboard_and_wandb_are_served_together(tmp_path: Path) -> None:
     fit(tmp_path, monitor(), logger=[TensorBoardLogger(tmp_path), offline])
     offline.experiment.finish()
     assert points(tmp_path)["explain/infidelity/saliency"] == [4]
-    (media,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/explain")
+    (media,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/explain_maps")
     assert len(list(media.glob("saliency_*.png"))) == 1
 
 
