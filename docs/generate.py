@@ -16,7 +16,7 @@ from lightning_explain import methods, metrics
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by docs/generate.py from the docstrings: change those, then run `make docs`. -->"
 
-_SECTION = re.compile(r"(Cost|Returns|Signed|Not for|Args|Further arguments|Raises|Example):\s*(.*)")
+_SECTION = re.compile(r"(Cost|Chance|Returns|Signed|Not for|Args|Further arguments|Raises|Example):\s*(.*)")
 _ARGUMENT = re.compile(r"(\w+): (.*)")
 _COST = re.compile(r"(?P<forward>[^,;]+) forward, (?P<backward>[^,;.]+) backward(?:; (?P<note>.+))?\.")
 _SOURCE = re.compile(r" \((?P<paper>[^();]*(?:\d{4}|Captum)[^();]*?)(?:; (?P<twin>[^()]+))?\)")
@@ -59,6 +59,7 @@ class Entry:
         twin: The equivalent elsewhere, such as Captum's class; may be empty.
         notes: Further paragraphs.
         result: Shape and unit of the result.
+        chance: What a map without information scores, for a metric that knows.
         cost: Passes it takes.
         signed: Whether a map separates evidence for the output from evidence against it.
         not_for: When not to use it.
@@ -72,6 +73,7 @@ class Entry:
     twin: str
     notes: tuple[str, ...]
     result: str
+    chance: str
     cost: Cost
     signed: str
     not_for: str
@@ -94,6 +96,7 @@ def entry(cls: type) -> Entry:
         twin=twin,
         notes=tuple(prose[1:]),
         result=_result(cls, sections),
+        chance=_joined(sections.get("Chance", [])),
         cost=_cost(cls, sections),
         signed=_joined(sections.get("Signed", ["yes"])).rstrip("."),
         not_for=_needed(cls, sections, "Not for"),
@@ -317,7 +320,7 @@ def _comparable(metric: Any) -> str:
 def _parts(heading: str, e: Entry, further: Mapping[str, str]) -> Iterator[str]:
     note = f"; {e.cost.note}" if e.cost.note else ""
     cost = f"{_code(e.cost.forward)} forward, {_code(e.cost.backward)} backward{note}."
-    facts = {"Returns": e.result, "Cost": cost, "Not for": e.not_for, "Paper": e.paper, **further}
+    facts = {"Returns": e.result, "Chance": e.chance, "Cost": cost, "Not for": e.not_for, "Paper": e.paper, **further}
     yield f"{heading} {e.name}"
     yield from map(_text, (e.summary, *e.notes))
     yield "\n".join(f"- **{name}:** {_text(fact)}" for name, fact in facts.items() if fact)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from lightning_explain.checks.doctor import DoctorContext
 from lightning_explain.checks.measurements import alike
 from lightning_explain.checks.requests import check_explained, check_ordinal, fitted, scored_by
 from lightning_explain.checks.trace import record
-from lightning_explain.checks.verdicts import as_written, lines_of
+from lightning_explain.checks.verdicts import as_written, in_words, lines_of
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.record import Record
@@ -130,6 +131,25 @@ def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit
 # -- what of the request can be carried out ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Granted:
+    """What of a request can be carried out on the model.
+
+    Args:
+        methods: Methods by name, with their layers.
+        metrics: Metrics by name, fitted to the inputs.
+        scored: For each metric, the methods that it will score.
+        findings: By method: what the doctor says of it, if anything.
+        left_out: By method or metric that is left out, or scores nothing: why.
+    """
+
+    methods: Mapping[str, Method]
+    metrics: Mapping[str, Metric]
+    scored: Mapping[str, tuple[str, ...]]
+    findings: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+
 def granted(
     context: DoctorContext,
     methods: Mapping[str, Method],
@@ -140,7 +160,7 @@ def granted(
     *,
     default_methods: bool,
     default_metrics: bool,
-) -> tuple[dict[str, Method], dict[str, Metric], dict[str, tuple[str, ...]]]:
+) -> Granted:
     """Judges each method and metric by itself. What was asked for by name is refused; defaults are left out.
 
     Args:
@@ -152,10 +172,6 @@ def granted(
         others: Returns methods to propose for a model on which none of the user's can be used.
         default_methods: Whether the user named no methods.
         default_metrics: Whether the user named no metrics.
-
-    Returns:
-        What can be carried out on the model: methods with their layers, metrics fitted to the inputs, and for each metric the
-        methods that it will score.
 
     Raises:
         RefusedError: If anything is refused; one message names all of it, and ends with a configuration that would run.
@@ -193,7 +209,11 @@ def granted(
         if verdict.state == "warned":
             warn_or_log(lines_of([verdict], methods)[0])
     maps = [name for name, method in usable.items() if context.has_map(method)]
-    return usable, scores, scored_by(scores, usable, maps) if usable else {}
+    scored = scored_by(scores, usable, maps) if usable else {}
+    left_out = {verdict.method: in_words(verdict) for verdict in (*refused, *unfit)}
+    left_out |= {n: f"scores none of the methods; it needs {scores[n].needs}." for n, by in scored.items() if not by}
+    findings = {v.method: in_words(v) for v in verdicts if v.method in usable and v.reason}
+    return Granted(usable, scores, scored, findings, left_out)
 
 
 def _runs(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> str:

@@ -28,6 +28,12 @@ def table(verdicts: Iterable[Verdict]) -> Table:
     return found
 
 
+def in_words(verdict: Verdict) -> str:
+    """The reason and the fix; first the state, if it is more than fine."""
+    state = "" if verdict.state in ("fine", "refused") else f"{verdict.state}: "
+    return f"{state}{verdict.reason}.{f' Fix: {verdict.fix}.' if verdict.fix else ''}"
+
+
 def lines_of(verdicts: Iterable[Verdict], owners: Mapping[str, object], then: str = ":") -> list[str]:
     """Says the verdicts, one line for all that have the same reason.
 

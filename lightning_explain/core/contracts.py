@@ -337,6 +337,11 @@ class Metric(ABC):
         return () if self.comparable else self.suffixes
 
     @property
+    def has_standard_errors(self) -> bool:
+        """Whether its scores come with standard errors, which dashboards draw as margins."""
+        return False
+
+    @property
     def uncharted(self) -> tuple[str, ...]:
         """The suffixes of scores that are in reports and can be monitored, but have no chart, because another one has."""
         return ()
@@ -493,8 +498,8 @@ class Sink(ABC):
     def begin(self, run: RunInfo) -> None:  # noqa: B027 (optional)
         """Once, before the first explanation: the settings of the monitor, and what was checked, changed and left out."""
 
-    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:  # noqa: B027 (optional)
-        """Once, before the first explanation: ``charts[monitor name][metric]`` lists the tags that belong on one chart."""
+    def layout(self, runs: Sequence[RunInfo]) -> None:  # noqa: B027 (optional)
+        """Once, when all monitors of a training have begun: what each of them said, for dashboards that have one page for all."""
 
     def prepare(self, publication: Publication) -> None:  # noqa: B027 (optional)
         """What takes long before an explanation can be written, such as encoding pictures; ``seconds`` and ``overhead`` are not known yet.

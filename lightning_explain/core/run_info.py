@@ -26,9 +26,16 @@ class RunInfo:
     Args:
         name: The monitor's name.
         settings: The monitor's arguments by name, as :func:`plain` values.
+        changed: The settings that differ from their defaults, but for methods and metrics.
+        methods: By name, as the user writes them.
+        metrics: The same.
         charts: By score: the tags that belong on one chart.
+        incomparable: Scores that cannot be compared between epochs.
+        with_errors: Scores that come with standard errors.
+        how_to_read: By metric: what it is, its range, the better end, chance level.
+        objectives: What a ModelCheckpoint or EarlyStopping of the Trainer monitors.
         findings: By method: what the doctor found, as words; only where there is something to say.
-        left_out: By method or metric that was not asked for by name: why it is left out.
+        left_out: By method or metric that is left out, or scores nothing: why.
         cost: What an explanation costs, as a sentence.
         higher_is_better: By score; ``None`` where neither end is better.
         class_names: One name per class; empty if they are not known.
@@ -43,7 +50,14 @@ class RunInfo:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    changed: Sequence[str] = ()
+    methods: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
     charts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    incomparable: Sequence[str] = ()
+    with_errors: Sequence[str] = ()
+    how_to_read: Mapping[str, str] = field(default_factory=dict)
+    objectives: Sequence[str] = ()
     findings: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     cost: str = ""
@@ -56,6 +70,14 @@ class RunInfo:
     modalities: Sequence[str] = ()
     memory_format: str = "contiguous_format"
     drawing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def short(self) -> dict[str, int | float | str]:
+        """The settings that tell runs apart in a table, flat: names of methods and metrics, and what differs from the defaults."""
+        values: dict[str, Any] = {"methods": ", ".join(self.methods), "metrics": ", ".join(self.metrics)}
+        values |= {name: self.settings[name] for name in self.changed}
+        flat = {key: str(value) if isinstance(value, bool) else value for key, value in values.items()}
+        return {f"{self.name}/{key}": value for key, value in flat.items() if isinstance(value, (int, float, str))}
 
 
 def versions() -> dict[str, str]:

@@ -138,6 +138,7 @@ class DigitsModel(L.LightningModule):
 
     def __init__(self, lr: float = 3e-3) -> None:
         super().__init__()
+        self.save_hyperparameters()
         self.lr = lr
         self.features = nn.Sequential(*_block(1, 16, 1), *_block(16, 32, 2), *_block(32, 32, 2))
         # No global pooling: the classifier must know positions, because a mark is recognized by its position.

@@ -84,6 +84,8 @@ class Explainer(Decisions):
     default_methods: bool = False
     default_metrics: bool = False
     scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    findings: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     estimate: Estimate | None = None
 
     def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
@@ -107,7 +109,7 @@ class Explainer(Decisions):
                 run, called = stack.enter_context(explaining(model, self.forward_context)), collectives_called()
                 context = self._preflight(model, probe, run)
                 try:
-                    methods, metrics, scored = granted(
+                    found = granted(
                         context,
                         self.methods,
                         self.metrics,
@@ -123,7 +125,7 @@ class Explainer(Decisions):
                     raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
-            ready = replace(self, methods=methods, metrics=metrics, scored=scored, ranks=ranks)
+            ready = replace(self, **vars(found), ranks=ranks)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.naming import score_name
 from lightning_explain.core.report import Picture, Publication, Report
+from lightning_explain.core.run_info import RunInfo
+from lightning_explain.loggers.about import how_to_read
 
 Charts: TypeAlias = "dict[str, dict[str, list[str]]]"
 Metrics: TypeAlias = "Mapping[str, Metric]"
@@ -59,12 +61,18 @@ def charts(
     return {name: {score: found for score, found in known.items() if score not in left_out}}
 
 
-def titled(found: Charts, metrics: Mapping[str, Metric]) -> Charts:
-    """The charts with a title for each: the score, and a remark if its values cannot be compared between epochs."""
-    odd = with_suffix(metrics, lambda metric: metric.incomparable)
+def titled(run: RunInfo) -> dict[str, Sequence[str]]:
+    """The charts of a run with a title for each: the score, and a remark if its values cannot be compared between epochs."""
+    return {f"{s} ({NOT_COMPARABLE})" if s in run.incomparable else s: tags for s, tags in run.charts.items()}
+
+
+def described(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """What a :class:`RunInfo` says of the metrics, by the names of its arguments."""
     return {
-        name: {f"{score} ({NOT_COMPARABLE})" if score in odd else score: tags for score, tags in by_score.items()}
-        for name, by_score in found.items()
+        "how_to_read": {name: how_to_read(name, metric) for name, metric in metrics.items()},
+        "higher_is_better": {score: metric.higher_is_better for score, metric in score_names(metrics).items()},
+        "incomparable": tuple(sorted(with_suffix(metrics, lambda metric: metric.incomparable))),
+        "with_errors": tuple(sorted(with_suffix(metrics, lambda m: m.suffixes if m.has_standard_errors else ()))),
     }
 
 

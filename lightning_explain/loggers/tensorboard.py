@@ -7,41 +7,69 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lightning_explain.core.containers import resolved
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
+from lightning_explain.core.run_info import RunInfo, plain
+from lightning_explain.loggers.about import about, remarks
 from lightning_explain.loggers.event_file import EventFile, records
+from lightning_explain.loggers.tags import titled
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class TensorBoardSink(Sink):
-    """Writes scalars, pictures and a custom-scalars page to an event file of its own in the run of a logger.
+    """Writes scalars, pictures, texts, hyperparameters and a custom-scalars page to an event file of its own in the run of a logger.
 
-    TensorBoard keeps one description for all steps of a picture, so the caption is logged as the text
-    ``<name>/caption``.
+    The text ``<name>_about`` says what is true of the run; ``<name>_about/remarks`` what an explanation could not show.
 
     Args:
         logger: The logger whose run receives them.
     """
 
     def __init__(self, logger: TensorBoardLogger) -> None:
+        self._logger = logger
         self._events = EventFile(logger.log_dir)
         self._prepared: tuple[object, bytes] = (None, b"")  # whose pictures, and their records
+        self._remarks = ""
 
     @property
     def place(self) -> str:
         """TensorBoard, and the folder of its run."""
         return f"TensorBoard ({self._events.folder})"
 
-    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Adds one category for each monitor, with one chart for each score."""
-        # TensorBoard matches regular expressions from a tag's start; these match one tag each.
-        pages = {
-            name: {metric: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for metric, tags in by_metric.items()}
-            for name, by_metric in charts.items()
-        }
-        self._events.append(records([_summaries().custom_scalars(pages)]))
+    def begin(self, run: RunInfo) -> None:
+        """Adds the text that says what is true of the run."""
+        self._events.append(records([_summaries().text(f"{run.name}_about", about(run))], step=0))
+
+    def layout(self, runs: Sequence[RunInfo]) -> None:
+        """Adds the hyperparameters, and two pages: one chart for each score, and one with margins for each that has errors."""
+        make, pages = _summaries(), dict[str, dict[str, Any]]()
+        for run in runs:
+            # TensorBoard matches regular expressions from a tag's start; these match one tag each.
+            pages[run.name] = {title: ["Multiline", [*map(_only, tags)]] for title, tags in titled(run).items()}
+            errors = [tag for score in run.with_errors for tag in run.charts.get(score, ())]
+            if errors:
+                pages[f"{run.name}, standard errors"] = {
+                    tag.removeprefix(f"{run.name}/"): ["Margin", [tag, *_margins(run.name, tag)]] for tag in errors
+                }
+        self._events.append(records([make.custom_scalars(pages), *self._hyperparameters(runs)]))
+
+    def _hyperparameters(self, runs: Sequence[RunInfo]) -> list[Any]:
+        """Those of the logger and the settings of all monitors; the metrics are the objectives and all charted scores.
+
+        TensorBoard shows the first hyperparameters that it reads of a run, so these hold all that the logger has. A logger with
+        ``default_hp_metric=False`` leaves the list of metrics to the user, whose own one is not to be hidden by another.
+        """
+        logged = _flat(plain(resolved(self._logger.hparams)))
+        values = logged | {key: value for run in runs for key, value in run.short.items()}
+        scores = [tag for run in runs for tags in run.charts.values() for tag in tags]
+        objectives = [key for run in runs for key in run.objectives]
+        default = ["hp_metric"] if logged else []
+        metrics = dict.fromkeys([*objectives, *scores, *default], 0.0)
+        experiment, session, _ = _summaries().hparams(values, metrics)
+        return [experiment, session] if self._logger._default_hp_metric else [session]
 
     def prepare(self, publication: Publication) -> None:
         """Encodes the pictures."""
@@ -59,8 +87,37 @@ class TensorBoardSink(Sink):
         make, pictures = _summaries(), self._prepared[1]
         self._prepared = None, b""
         found = [make.scalar(tag, value) for tag, value in publication.charted.items()]
-        found.append(make.text(f"{publication.name}/caption", publication.caption))
+        for tag, error in publication.errors.items():
+            if tag in publication.scores:
+                ends = (publication.scores[tag] - error, publication.scores[tag] + error)
+                found += map(make.scalar, _margins(publication.name, tag), ends)
+        text = remarks(publication)
+        if text != self._remarks:
+            found.append(make.text(f"{publication.name}_about/remarks", text or "Nothing to remark any more."))
         self._events.append(pictures + records(found, publication.step))
+        self._remarks = text
+
+
+def _only(tag: str) -> str:
+    """The regular expression that matches one tag alone."""
+    return f"^{re.escape(tag)}$"
+
+
+def _margins(name: str, tag: str) -> tuple[str, str]:
+    """The tags of a score minus and plus its standard error."""
+    start = f"{name}_margins{tag[len(name) :]}"
+    return f"{start}/lower", f"{start}/upper"
+
+
+def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, bool | int | float | str]:
+    """Nested mappings as one, with ``/`` between the names; what is no number is text."""
+    found: dict[str, bool | int | float | str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{start}{key}/")
+        else:
+            found[f"{start}{key}"] = value if isinstance(value, (bool, int, float)) else str(value)
+    return found
 
 
 def _summaries() -> Any:

@@ -39,6 +39,7 @@ class Agreement(CheckedArguments, Metric):
 
     Ranks pixels by their relevance, summed over channels. There is no score with fewer than two methods.
 
+    Chance: 0, of methods that rank without regard to each other.
     Cost: 0 forward, 0 backward.
     Not for: choosing a method: all methods can be wrong together; signed maps beside unsigned ones without
         ``abs=True``.

@@ -123,16 +123,17 @@ class Infidelity(CheckedArguments, Metric):
 
     ``_relative`` is the score to watch: 1 - r^2, with r the correlation over the draws of a sample between the change
     that the map predicts and the actual one. It has no unit and does not depend on the scale of the output or the map. It
-    is 0 where the map predicts every change, 1 for a map whose predictions do not vary, and on average
-    ``1 - 1 / (n_perturb_samples - 1)`` (0.93 for 16 draws) for a map without information; for squares, which overlap, 0.85 to
-    0.9. It needs at least 16 draws; compare only scores with equally many. Without ``normalize`` it is the plain score divided
-    by the mean square of the changes, is not bounded, and means something for complete maps only.
+    is 0 where the map predicts every change, and 1 for a map whose predictions do not vary. It needs at least 16 draws;
+    compare only scores with equally many. Without ``normalize`` it is the plain score divided by the mean square of the
+    changes, is not bounded, and means something for complete maps only.
 
     A map like a gradient predicts ``sum(map * (x - perturbed x))``. A map that contains x - baseline already, such as
     IntegratedGradients or Occlusion, is divided by it, as by Captum's ``infidelity_perturb_func_decorator``: where units
     are removed, the prediction is the sum of the map over these units. So are CAMs and other layer maps that contain the
     activation.
 
+    Chance: ``_relative`` is ``1 - 1 / (n_perturb_samples - 1)`` on average for a map without information (0.93 for 16
+        draws); for squares, which overlap, 0.85 to 0.9.
     Cost: n_perturb_samples * M forward, 0 backward; M methods with different baselines: equal ones count once, and so do
         all methods with noise or a function.
     Not for: maps without a sign (``Saliency()``); maps of features of many units (``feature_mask``), which repeat the value
@@ -193,6 +194,11 @@ class Infidelity(CheckedArguments, Metric):
     def suffixes(self) -> tuple[str, ...]:
         """The plain score and, from 16 draws on, ``relative``."""
         return ("", "relative") if self.n_perturb_samples >= _ENOUGH else ("",)
+
+    @property
+    def has_standard_errors(self) -> bool:
+        """From two draws on."""
+        return self.n_perturb_samples > 1
 
     @property
     def uncharted(self) -> tuple[str, ...]:

@@ -108,9 +108,10 @@ class RelevanceMass(_Localised):
     """Share of the positive map inside the mask (Arras et al. 2022; Quantus' RelevanceMassAccuracy of maps without negative parts).
 
     Needs ``Probe(masks=...)``. Takes the positive part of the map, as Arras et al. do; Quantus divides signed sums.
-    ``_over_chance`` is the score divided by the mask's share of the image: 1 is chance, that of a map that is equal
-    everywhere. Whether high is good depends on what the mask marks: an object or a shortcut.
+    ``_over_chance`` is the score divided by the mask's share of the image. Whether high is good depends on what the mask
+    marks: an object or a shortcut.
 
+    Chance: the mask's share of the image, 1 for ``_over_chance``: that of a map that is equal everywhere.
     Cost: 0 forward, 0 backward.
     Not for: masks that cover most of the image: any map scores high; evidence against the output: negative parts do not
         count.
@@ -143,9 +144,9 @@ class RelevanceMass(_Localised):
 class RelevanceRank(_Localised):
     """Share of the K most relevant pixels inside the mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
 
-    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the
-    mask marks: an object or a shortcut.
+    Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
 
+    Chance: the mask's share of the image.
     Cost: 0 forward, 0 backward.
     Not for: masks of few pixels with coarse maps such as Grad-CAM, whose pixels tie; masks of most of the image.
 
@@ -166,9 +167,9 @@ class RelevanceRank(_Localised):
 class PointingGame(_Localised):
     """Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
 
-    Needs ``Probe(masks=...)``. Chance level is the mask's share of the image. Whether high is good depends on what the
-    mask marks: an object or a shortcut.
+    Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
 
+    Chance: the mask's share of the image.
     Cost: 0 forward, 0 backward.
     Not for: few samples: each is a hit or a miss; noisy pixel maps, whose single largest pixel is chance.
 

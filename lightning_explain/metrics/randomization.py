@@ -68,6 +68,11 @@ class Randomization(CheckedArguments, Metric):
         suffixes, "the map, or every map it is compared with, is constant"
     )
 
+    @property
+    def has_standard_errors(self) -> bool:
+        """From two random networks on."""
+        return self.n_draws > 1
+
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: object) -> Sequence[str]:
         """All methods: maps without a place on the image are compared in their own shape."""
         return methods

@@ -115,7 +115,7 @@ class SensitivityMax(CheckedArguments, Metric):
             scales(explained, samples, "perturb_radius", self.perturb_radius)
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
-        """Without unit; a maximum has no standard error. Lower is better."""
+        """From 0, without unit; a maximum has no standard error. Lower is better."""
         explained, maps = metric_inputs.explained, metric_inputs.maps
 
         def changes(samples: Samples, places: Tensor, draws: Tensor) -> dict[str, Tensor]:

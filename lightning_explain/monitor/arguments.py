@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -61,6 +62,11 @@ def check_plain(target: Any, seed: Any, hook: Any, on_error: Any, name: Any, fla
     check_choice("", "hook", hook, _HOOKS)
     check_choice("", "on_error", on_error, ("warn", "raise"))
     check_name(name)
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default of each argument."""
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
 
 
 def asked(target: Any, *named: object) -> bool:

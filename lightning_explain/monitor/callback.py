@@ -368,3 +368,6 @@ class ExplanationMonitor(MonitorBase):
         fitting = trainer.state.fn == "fit"
         if self.enabled and (not fitting or self._memory.schedule.due(count)):
             self._explain(trainer, pl_module, count if fitting else 0)
+
+
+ExplanationMonitor._defaults = arguments.defaults_of(ExplanationMonitor.__init__)

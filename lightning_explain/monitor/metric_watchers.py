@@ -35,6 +35,12 @@ def watchers_of(trainer: pl.Trainer, name: str, names: Sequence[str]) -> Watcher
     return [(watcher, key) for watcher, key in found if max(owners[key], key=len, default=None) == name]
 
 
+def objectives(trainer: pl.Trainer) -> tuple[str, ...]:
+    """The keys that the ModelCheckpoints and EarlyStoppings of a Trainer monitor."""
+    callbacks = [c for c in trainer.callbacks if isinstance(c, in_both(ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
+    return tuple(dict.fromkeys(str(callback.monitor) for callback in callbacks if callback.monitor))
+
+
 def check_keys(watchers: Watchers, keys: Collection[str]) -> None:
     """Refuses what watches a score that is never logged.
 

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import is_lazy
 
+from lightning_explain.checks.verdicts import as_written
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
@@ -30,7 +31,7 @@ from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.packages import in_both
-from lightning_explain.loggers.tags import Charts, charts, score_names, tags, titled, with_suffix, without
+from lightning_explain.loggers.tags import charts, described, score_names, tags, with_suffix, without
 from lightning_explain.modalities import guess
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
@@ -66,6 +67,7 @@ class MonitorBase(pl.Callback):
     last_report: Report | None = None
     """The latest report, of this rank."""
     _given: dict[str, Any]  # all arguments, by name
+    _defaults: dict[str, Any]  # of the arguments
     _explainer: Explainer  # methods, metrics and target, not yet checked against a model
     _ready: Explainer  # the same, checked
     _limit: int | None  # samples the model may see in one call; None: measured
@@ -174,21 +176,27 @@ class MonitorBase(pl.Callback):
             with log.guard("The cost of an explanation could not be said", everyone):
                 cost = self._say_cost(trainer)
             with log.guard("The charts could not be laid out", everyone):
-                self._run = self._run_info(cost)
+                self._run = self._run_info(trainer, cost)
                 self._publisher.begin(trainer, self._run, self._layout(trainer))
 
-    def _run_info(self, cost: str) -> RunInfo:
+    def _run_info(self, trainer: pl.Trainer, cost: str) -> RunInfo:
         """What is true of the run from now on."""
         ready, probe = self._ready, self.probe
-        asked = {**self._explainer.methods, **self._explainer.metrics}
         names = self._publisher.options.class_names or getattr(probe, "class_names", None) or ()
+        settings = plain(self._given, numbers=self._publisher.reports.save_inputs)
+        differ = (key for key, value in settings.items() if value != plain(self._defaults[key]))
         return RunInfo(
             name=self.name,
-            settings=plain(self._given, numbers=self._publisher.reports.save_inputs),
+            settings=settings,
+            changed=tuple(key for key in differ if key not in ("methods", "metrics")),
+            methods={name: as_written(method) for name, method in ready.methods.items()},
+            metrics={name: as_written(metric) for name, metric in ready.metrics.items()},
             charts=self.charts[self.name],
-            left_out=dict.fromkeys(asked.keys() - {*ready.methods, *ready.metrics}, "it cannot be used here"),
+            findings=ready.findings,
+            left_out=ready.left_out,
+            objectives=watchers.objectives(trainer),
             cost=cost,
-            higher_is_better={score: metric.higher_is_better for score, metric in score_names(ready.metrics).items()},
+            **described(ready.metrics),
             class_names=tuple(map(str, names)),
             versions=versions(),
             fingerprint="" if probe is None else fingerprint(probe),
@@ -210,11 +218,10 @@ class MonitorBase(pl.Callback):
             )
         return found
 
-    def _layout(self, trainer: pl.Trainer) -> Charts:
-        """The charts of all monitors from the last one, which by then know their layers: a dashboard has one layout."""
+    def _layout(self, trainer: pl.Trainer) -> list[RunInfo]:
+        """What is true of the runs of all monitors, from the last one: a dashboard has one layout."""
         monitors = monitors_of(trainer)
-        titles = [titled(monitor.charts, monitor._ready.metrics) for monitor in monitors if monitors[-1] is self]
-        return {name: chart for found in titles for name, chart in found.items()}
+        return [m._run for m in monitors if m._run is not None] if monitors[-1] is self else []
 
     def _say_cost(self, trainer: pl.Trainer) -> str:
         """Says and returns what an explanation will cost; nothing if it is not known."""

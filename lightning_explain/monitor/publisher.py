@@ -19,7 +19,7 @@ from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Picture, Publication, Report
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.choose import sinks_for
-from lightning_explain.loggers.tags import Charts, Metrics, Scalars, publication
+from lightning_explain.loggers.tags import Metrics, Scalars, publication
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw_sample, figure_of
@@ -70,8 +70,8 @@ class Publisher:
                     opening = partial(sinks_for, trainer.loggers, self._directory)
                     self._sinks = _named([*(self.failure_log.survive(opening, "Opening the sinks") or ()), *self.own])
 
-    def begin(self, trainer: pl.Trainer, run: RunInfo, layout: Charts) -> None:
-        """Reports on rank zero what is switched off, and writes what is true of the run and the layout of the charts.
+    def begin(self, trainer: pl.Trainer, run: RunInfo, runs: Sequence[RunInfo]) -> None:
+        """Reports on rank zero what is switched off, and writes what is true of the run, and once of the runs of all monitors.
 
         Call it on all ranks.
         """
@@ -81,8 +81,8 @@ class Publisher:
                 log.report_switched_off(what)
             for name, sink in self._sinks.items():
                 log.survive(partial(sink.begin, run), f"What {name} writes before the first explanation")
-            for name, sink in self._sinks.items() if layout else ():
-                log.survive(partial(sink.layout, layout), f"The layout of {name}")
+            for name, sink in self._sinks.items() if runs else ():
+                log.survive(partial(sink.layout, runs), f"The layout of {name}")
 
     @property
     def _most_pictures(self) -> int:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_explain import loggers as sinks
 from lightning_explain.core.report import Publication
+from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.choose import ScalarSink, sinks_for
 from lightning_explain.loggers.files import FilesSink
 from lightning_explain.loggers.tensorboard import TensorBoardSink
@@ -62,7 +63,7 @@ def test_another_logger_is_given_each_scalar_at_its_step(tmp_path: Path, publish
     logger = CSVLogger(tmp_path, name="csv")
     publications = [publish(step=s, epoch=e) for e, s in enumerate((4, 8))]
     for sink in sinks_for([logger], tmp_path / "explain"):
-        sink.layout({"explain": {"infidelity": ["explain/infidelity/ig"]}})
+        sink.layout([RunInfo("explain", charts={"infidelity": ["explain/infidelity/ig"]})])
         for publication in publications:
             sink.write(publication)
     logger.save()
@@ -79,7 +80,7 @@ def imports(nodes: list[ast.stmt]) -> set[str]:
 
 def test_a_logger_library_is_imported_only_where_it_is_used() -> None:
     files = list(Path(str(sinks.__file__)).parent.glob("*.py"))
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         found = imports(ast.parse(file.read_text(encoding="utf-8")).body)
         assert not [

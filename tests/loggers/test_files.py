@@ -11,6 +11,7 @@ from PIL import Image
 
 from disk import full_disk
 from lightning_explain.core.report import Publication
+from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.files import FilesSink
 
 
@@ -94,7 +95,7 @@ def test_no_temporary_file_is_left(tmp_path: Path, publish: Callable[..., Public
 
 
 def test_making_a_sink_makes_no_folder(tmp_path: Path) -> None:
-    FilesSink(tmp_path / "run").layout({"explain": {"infidelity": ["explain/infidelity/ig"]}})
+    FilesSink(tmp_path / "run").layout([RunInfo("explain", charts={"infidelity": ["explain/infidelity/ig"]})])
     assert not list(tmp_path.iterdir())
 
 

@@ -12,8 +12,9 @@ import torch
 from lightning_explain import Report
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
+from lightning_explain.core.run_info import RunInfo
 from lightning_explain.explainer.registry import METRICS as METRIC_CLASSES
-from lightning_explain.loggers.tags import charts, publication, score_names, titled, without
+from lightning_explain.loggers.tags import charts, described, publication, score_names, titled, without
 
 
 class Drift(Metric):
@@ -70,9 +71,10 @@ def test_a_score_with_a_unit_says_so_on_its_chart_or_has_none_beside_one_without
         "c": q.Infidelity(),
         "d": q.Infidelity(n_perturb_samples=4),
     }
-    found = titled(charts("explain", ["ig"], {**metrics, "e": Sum(), "f": q.Insertion()}), {**metrics, "e": Sum()})
+    known = {**metrics, "e": Sum(), "f": q.Insertion()}
+    run = RunInfo("explain", charts=charts("explain", ["ig"], known)["explain"], **described(known))
     note = "(not comparable between epochs)"
-    assert list(found["explain"]) == ["a", f"a_delta {note}", f"b {note}", "c_relative", f"d {note}", f"e {note}", "f"]
+    assert list(titled(run)) == ["a", f"a_delta {note}", f"b {note}", "c_relative", f"d {note}", f"e {note}", "f"]
     directions = publication("explain", report("ig"), {"d/ig": 1.0, "a/ig": 1.0}, {}, metrics).directions
     assert directions == {"explain/d/ig": "last", "explain/a/ig": "min"}
 

@@ -10,6 +10,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ import fsspec
 import numpy as np
 import pytest
 import pytorch_lightning
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +28,7 @@ from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
 from disk import full_disk
 from lightning_explain.core.report import Publication
+from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.event_file import crc32c
 from lightning_explain.loggers.tensorboard import TensorBoardSink
 
@@ -36,7 +39,32 @@ CHARTS = {
     },
     "second": {"odd": ["second/a.b(c)/ig[0]"]},
 }
-LAST_TAG = "second/caption/text_summary"
+MARGINS = {
+    "explain, standard errors": {
+        "infidelity/ig": [
+            "explain/infidelity/ig",
+            *(f"explain_margins/infidelity/ig/{end}" for end in ("lower", "upper")),
+        ]
+    }
+}
+RUNS = [
+    RunInfo(
+        "explain",
+        settings={"target": "predicted", "at_start": True, "every_n_epochs": 2, "panels": ["a"]},
+        changed=["target", "at_start", "panels"],
+        methods={"ig": "IntegratedGradients(n_steps=8)", "cam": "LayerGradCam(layer='a|b')"},
+        metrics={"infidelity": "Infidelity()"},
+        charts=CHARTS["explain"],
+        with_errors=["infidelity", "infidelity_relative"],
+        how_to_read={"infidelity": "Lower is better."},
+        findings={"cam": "warned: its layer is small."},
+        left_out={"occlusion": "it is too slow."},
+        cost="an explanation takes a second",
+        objectives=["val_loss", "explain/infidelity/ig"],
+    ),
+    RunInfo("second", methods={"m": "Saliency()"}, charts=CHARTS["second"], objectives=["val_loss"]),
+]
+LAST_TAG = "second_about/remarks/text_summary"
 STEPS = (0, 10, 2**33)
 
 
@@ -46,8 +74,10 @@ def written(tmp_path_factory: pytest.TempPathFactory, publish: Callable[..., Pub
     directory = tmp_path_factory.mktemp("tensorboard")
     logger = TensorBoardLogger(directory, name="", version="run")
     sink = TensorBoardSink(logger)
-    sink.layout(CHARTS)
-    publications = [publish(step=step, epoch=epoch) for epoch, step in enumerate(STEPS)]
+    for run in RUNS:
+        sink.begin(run)
+    errors = {"explain/infidelity/ig": 0.25}
+    publications = [replace(publish(step=step, epoch=epoch), errors=errors) for epoch, step in enumerate(STEPS)]
     second = publish(
         step=10,
         name="second",
@@ -56,7 +86,18 @@ def written(tmp_path_factory: pytest.TempPathFactory, publish: Callable[..., Pub
     )
     for publication in [*publications, second]:
         sink.write(publication)
+    _write_page(TensorBoardLogger(directory, name="", version="page"), publish(step=3))
     return SimpleNamespace(directory=directory, publications=publications, second=second)
+
+
+def _write_page(logger: TensorBoardLogger, publication: Publication) -> None:
+    """A run with a page for all monitors. TensorBoard's hyperparameters fail at steps from 2**31 on, which the other run has."""
+    logger.log_hyperparams({"lr": 0.1, "net": {"width": 8, "name": "wide"}})
+    sink = TensorBoardSink(logger)
+    sink.layout(RUNS)
+    sink.write(publication)
+    logger.log_metrics({"val_loss": 0.5}, step=20)
+    logger.finalize("success")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +141,13 @@ def get(url: str, plugin_route: str, **query: str | int) -> Any:
     return json.loads(fetch(url, plugin_route, **query))
 
 
+def post(url: str, plugin_route: str, **body: Any) -> Any:
+    address, head = f"{url}/data/plugin/{plugin_route}", {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, json.dumps(body).encode(), head)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
 def pixels(blob: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(blob)))
 
@@ -110,7 +158,14 @@ def test_each_scalar_has_one_point_an_explanation_at_its_step(
     for tag in written.publications[0].charted:
         expected = [(p.step, np.float32(p.charted[tag])) for p in written.publications]
         assert [(e.step, e.value) for e in events.Scalars(tag)] == expected
-    assert set(events.Tags()["scalars"]) == {*written.publications[0].charted, *written.second.charted}
+    for end, sign in {"lower": -1, "upper": 1}.items():
+        expected = [
+            (p.step, np.float32(p.scalars["explain/infidelity/ig"] + 0.25 * sign)) for p in written.publications
+        ]
+        assert [(e.step, e.value) for e in events.Scalars(f"explain_margins/infidelity/ig/{end}")] == expected
+    margins = {f"explain_margins/infidelity/ig/{end}" for end in ("lower", "upper")}
+    ours = {*written.publications[0].charted, *written.second.charted, *margins}
+    assert set(events.Tags()["scalars"]) == ours
 
 
 def test_each_method_has_one_picture_an_explanation_under_a_stable_tag(
@@ -124,10 +179,25 @@ def test_each_method_has_one_picture_an_explanation_under_a_stable_tag(
             assert np.array_equal(pixels(event.encoded_image_string), publication.pictures[tag])
 
 
-def test_the_caption_is_a_text_at_each_step(written: SimpleNamespace, events: EventAccumulator) -> None:
-    found = events.Tensors("explain/caption/text_summary")
+def test_what_an_explanation_could_not_show_is_a_text_when_it_changes(
+    tmp_path: Path, publish: Callable[..., Publication]
+) -> None:
+    sink, whole = TensorBoardSink(TensorBoardLogger(tmp_path, name="", version="run")), publish(step=1)
+    whole = replace(whole, report=replace(whole.report, scores={}))
+    odd = replace(whole.report, scores={"mass": {"ig": torch.tensor([1.0, torch.nan])}})
+    undefined = replace(
+        odd, undefined_reasons={"mass": "the mask is empty"}, failures={"cam": "Traceback\nKeyError: 'x'"}
+    )
+    for step, report in enumerate([whole.report, odd, odd, undefined, whole.report, whole.report]):
+        sink.write(replace(whole, step=step, report=report))
+    found = read(tmp_path / "run").Tensors("explain_about/remarks/text_summary")
     assert [(e.step, e.tensor_proto.string_val[0].decode()) for e in found] == [
-        (p.step, p.caption) for p in written.publications
+        (1, "- `ig`: a map or score is NaN or infinite on samples [9]"),
+        (
+            3,
+            "- `cam` failed: \"KeyError: 'x'\"\n- `mass` is undefined, because the mask is empty: samples [9] for `ig`",
+        ),
+        (4, "Nothing to remark any more."),
     ]
 
 
@@ -148,22 +218,55 @@ def test_the_server_serves_every_picture_pixel_by_pixel(written: SimpleNamespace
             assert np.array_equal(pixels(fetch(server, "images/individualImage", **query)), publication.pictures[tag])
 
 
-def test_the_server_serves_the_captions(written: SimpleNamespace, server: str) -> None:
-    found = get(server, "text/text", run="run", tag="explain/caption/text_summary")
-    assert [entry["step"] for entry in found] == list(STEPS)
-    assert all(p.caption in entry["text"] for entry, p in zip(found, written.publications, strict=True))
+def test_the_server_serves_what_is_true_of_the_run_as_html(server: str) -> None:
+    (entry,) = get(server, "text/text", run="run", tag="explain_about/text_summary")
+    assert entry["step"] == 0
+    for part in (
+        "<strong>infidelity</strong>: Lower is better.",
+        "<code>cam</code>: warned: its layer is small.",
+        "<code>occlusion</code>: it is too slow.",
+        "An explanation takes a second.",
+        "<td><code>IntegratedGradients(n_steps=8)</code></td>",
+        "<td><code>LayerGradCam(layer='a|b')</code></td>",
+        "<td><code>'predicted'</code></td>",
+        "--samples_per_plugin images=1000",
+    ):
+        assert part in entry["text"]
+    assert "every_n_epochs" not in entry["text"]
+
+
+def test_the_hyperparameters_are_those_of_the_logger_and_of_all_monitors(server: str) -> None:
+    everything = {"experimentName": "", "includeMetrics": True, "colParams": [], "startIndex": 0, "sliceSize": 10}
+    everything["allowedStatuses"] = [f"STATUS_{kind}" for kind in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
+    (found,) = post(server, "hparams/session_groups", **everything)["sessionGroups"]
+    expected = {"explain/methods": "ig, cam", "explain/metrics": "infidelity", "explain/target": "predicted"}
+    expected |= {"explain/at_start": "True", "second/methods": "m", "second/metrics": ""}
+    assert found["hparams"] == expected | {"lr": 0.1, "net/width": 8.0, "net/name": "wide"}
+    experiment = post(server, "hparams/experiment", experimentName="", includeMetrics=True)
+    assert {info["name"] for info in experiment["hparamInfos"]} == found["hparams"].keys()
+    tags = [info["name"]["tag"] for info in experiment["metricInfos"]]
+    assert tags == list(
+        dict.fromkeys(["val_loss", *(t for c in CHARTS.values() for ts in c.values() for t in ts), "hp_metric"])
+    )
+    values = {value["name"]["tag"]: value["value"] for value in found["metricValues"]}
+    counts = dict(zip(CHARTS["explain"]["nonfinite"], (1, 0), strict=True))
+    assert values == {"val_loss": 0.5, "explain/infidelity/ig": 3.5, "hp_metric": -1, **counts}
 
 
 def test_the_layout_has_a_category_a_monitor_and_a_chart_a_metric(server: str) -> None:
     categories = get(server, "custom_scalars/layout")["category"]
     assert {c["title"]: [chart["title"] for chart in c["chart"]] for c in categories} == {
-        k: list(v) for k, v in CHARTS.items()
+        k: list(v) for k, v in {**CHARTS, **MARGINS}.items()
     }
+    (margin,) = (c["chart"][0]["margin"]["series"] for c in categories if c["title"] in MARGINS)
+    assert [[s["value"], s["lower"], s["upper"]] for s in margin] == [*MARGINS["explain, standard errors"].values()]
 
 
 def test_each_chart_shows_exactly_its_tags(server: str) -> None:
     for category in get(server, "custom_scalars/layout")["category"]:
         for chart in category["chart"]:
+            if "multiline" not in chart:
+                continue
             # As TensorBoard's page asks for them.
             tags = chart["multiline"]["tag"]
             expression = tags[0] if len(tags) == 1 else "|".join(f"({tag})" for tag in tags)

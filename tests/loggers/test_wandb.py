@@ -116,7 +116,7 @@ def run(clean_wandb: Path, publish: Callable[..., Publication], tmp_path_factory
     logger, folder = WandbLogger(project="test", save_dir=clean_wandb), tmp_path_factory.mktemp("explain")
     sink = WandbSink(logger)
     sink.begin(RUN)
-    sink.layout({"explain": CHARTS})
+    sink.layout([RUN])
     publications = list(publications_of(publish))
     logger.log_metrics({"loss": 1.0}, step=0)
     for publication in publications:

@@ -72,7 +72,8 @@ def test_tensorboard_gets_one_point_for_each_tag_and_explanation(arguments: dict
     found = {tag: steps for tag, steps in points(tmp_path).items() if tag.startswith("explain")}
     score = "explain/infidelity/saliency"
     others = {key.replace("explain/", "explain_run/", 1) for key in keys(finished) - {score}}
-    assert found == {key: [4, 8] for key in (score, *others)}
+    margins = {f"explain_margins/infidelity/saliency/{end}" for end in ("lower", "upper")}
+    assert found == {key: [4, 8] for key in (score, *others, *margins)}
 
 
 def test_tensorboard_and_wandb_are_served_together(tmp_path: Path) -> None:
