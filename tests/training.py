@@ -131,6 +131,13 @@ def fit(root: Path, *callbacks: pl.Callback, module: pl.LightningModule | None =
     return finished
 
 
+def start_line(root: Path, sinks: Any = "auto", **arguments: Any) -> str:
+    """Where a training says that scalars, pictures and reports go; arguments are those of the Trainer."""
+    watch = monitor(sinks=sinks)
+    watch._publisher.open(trainer(root, watch, **arguments))
+    return watch._publisher.destination
+
+
 def steps_in(root: Path, name: str = "explain") -> list[int | None]:
     """The optimizer steps that were explained, as the stored reports have them."""
     folder = root / name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.loggers.samples import SampleTable
+from lightning_explain.loggers.tags import NOT_COMPARABLE
 from lightning_explain.store.disk import check_room
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class WandbSink(Sink):
             run.log(
                 {
                     **{_key(tag): value for tag, value in publication.charted.items()},
-                    **self._charts(publication.name),
+                    **self._charts(publication),
                     **self._pictures,
                     _file_key(f"{publication.name}/samples"): table,
                     _STEP: publication.step,
@@ -160,18 +161,29 @@ class WandbSink(Sink):
             self._table.add_data(*line)
         return self._table
 
-    def _charts(self, name: str) -> dict[str, Any]:
+    def _charts(self, publication: Publication) -> dict[str, Any]:
         """A chart for each score, with the lines of all methods."""
         import wandb
 
         found = {}
         for score, tags in ({} if self._run is None else self._run.charts).items():
-            lines = {tag.removeprefix(f"{name}/{score}/"): self._points[tag] for tag in tags if tag in self._points}
+            start = f"{publication.name}/{score}/"
+            lines = {tag.removeprefix(start): self._points[tag] for tag in tags if tag in self._points}
             if lines:
                 xs, ys = ([[point[k] for point in line] for line in lines.values()] for k in (0, 1))
-                key = _file_key(f"{name}/{score}")
-                found[key] = wandb.plot.line_series(xs, ys, list(lines), title=score, xname="step", split_table=True)
+                title = self._title(score, tags, publication.directions)
+                found[_file_key(start[:-1])] = wandb.plot.line_series(
+                    xs, ys, list(lines), title, "step", split_table=True
+                )
         return found
+
+    def _title(self, score: str, tags: Sequence[str], directions: Mapping[str, str]) -> str:
+        """The score, and which end of it is better."""
+        words = {"min": "lower is better", "max": "higher is better", "last": ""}
+        note = next((words[directions[tag]] for tag in tags if tag in directions), "")
+        if self._run is not None and self._run.higher_is_better.get(score) is not None:
+            note = note or NOT_COMPARABLE
+        return f"{score} ({note})" if note else score
 
     def _add_point(self, tag: str, step: int, value: float) -> None:
         if not math.isfinite(value):

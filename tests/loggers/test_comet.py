@@ -18,6 +18,7 @@ from PIL import Image
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.comet import CometSink
+from training import start_line
 
 RUN = RunInfo("explain", settings={"methods": {"ig": {"n_steps": 16}}, "seed": 3})
 
@@ -41,13 +42,13 @@ def written(tmp_path_factory: pytest.TempPathFactory, publish: Callable[..., Pub
             sink.write(publication)
         (reports / "step=00000010.safetensors").write_bytes(b"maps")
         sink.upload(reports)
-        place = sink.place
+        line = start_line(folder, logger=logger)
         logger.experiment.end()
     with zipfile.ZipFile(next(folder.glob("*.zip"))) as archive:
         lines = archive.read("messages.json").decode().splitlines()
         messages = [json.loads(line) for line in lines]
         files = {name: archive.read(name) for name in archive.namelist()}
-    return SimpleNamespace(messages=messages, files=files, publications=publications, place=place, logger=logger)
+    return SimpleNamespace(messages=messages, files=files, publications=publications, line=line, logger=logger)
 
 
 def payloads(written: SimpleNamespace, kind: str) -> list[dict[str, Any]]:
@@ -89,5 +90,6 @@ def test_what_is_true_of_the_run_and_the_reports_are_assets(written: SimpleNames
     assert report == b"maps"
 
 
-def test_the_place_is_the_experiment(written: SimpleNamespace) -> None:
-    assert written.place == f"Comet (experiment {written.logger.version})"
+def test_the_line_at_the_start_names_the_experiment(written: SimpleNamespace) -> None:
+    place = f"Comet (experiment {written.logger.version})"
+    assert written.line.startswith(f"scalars and pictures go to {place}; reports to ")

@@ -16,6 +16,7 @@ from PIL import Image
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.mlflow import MlflowSink
+from training import start_line
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 SETTINGS = {"methods": {"ig": {"class": "IntegratedGradients"}}, "class_names": ["x" * 2000], "alerts": [{"above": 1}]}
@@ -96,5 +97,7 @@ def test_names_that_mlflow_refuses_lose_nothing(logger: MLFlowLogger, publish: C
     assert list((artifacts(logger) / "images").glob("explain?a_b___*.png"))
 
 
-def test_the_place_is_the_run(logger: MLFlowLogger) -> None:
-    assert MlflowSink(logger).place == f"MLflow (run {logger.run_id})"
+def test_the_line_at_the_start_names_the_run(logger: MLFlowLogger, tmp_path: Path) -> None:
+    line = start_line(tmp_path, logger=logger)
+    assert line.startswith(f"scalars and pictures go to MLflow (run {logger.run_id}); reports to ")
+    assert line.endswith(f"/{logger.experiment_id}/{logger.run_id}/explain")

@@ -1,6 +1,5 @@
 import json
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from lightning_explain.core.naming import LONGEST
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.wandb import WandbSink
+from offline_wandb import read_back, staged
 
 DIRECTIONS = {"explain/infidelity/ig": "min", "explain/sensitivity/ig": "max", "explain/seconds": "last"}
 CHARTED = {"explain_run/seconds" if tag == "explain/seconds" else tag: kind for tag, kind in DIRECTIONS.items()}
@@ -31,9 +31,10 @@ RUN = RunInfo(
     "explain",
     settings={"methods": {"ig": {"class": "IntegratedGradients", "n_steps": 16}}, "seed": 3},
     charts=CHARTS,
-    higher_is_better={"infidelity": False, "late": None},
+    higher_is_better={"infidelity": False, "late": True},
     class_names=("zero", "one", "two"),
 )
+TITLES = ("infidelity (lower is better)", "late (not comparable between epochs)")
 COLUMNS = ["image", "epoch", "step", "sample", "label", "prediction", "probability", "f", "method"]
 
 
@@ -79,37 +80,6 @@ def clean_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert not list((home / "cwd").iterdir())
 
 
-def records(path: Path) -> Iterator[Any]:
-    """The records of a ``.wandb`` file: blocks of 32 KiB, in them parts with a head of checksum, length and kind."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, position, whole = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while len(data) - position >= 7:
-        left = 2**15 - position % 2**15
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        whole += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # the whole of a record, or its last part
-            yield Record.FromString(whole)
-            whole = b""
-
-
-def nested(items: Iterable[Any]) -> dict[str, Any]:
-    """Items of a history or summary record as nested dictionaries."""
-    found: dict[str, Any] = {}
-    for item in items:
-        *parents, last = item.nested_key or [item.key]
-        place = found
-        for key in parents:
-            place = place.setdefault(key, {})
-        place[last] = json.loads(item.value_json)
-    return found
-
-
 @pytest.fixture(scope="module")
 def run(clean_wandb: Path, publish: Callable[..., Publication], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A finished offline run with three explanations between two calls of the logger itself, and its files, read back."""
@@ -129,43 +99,9 @@ def run(clean_wandb: Path, publish: Callable[..., Publication], tmp_path_factory
 
 
 def finished(logger: WandbLogger, publications: list[Publication]) -> SimpleNamespace:
-    import wandb
-
-    files = Path(logger.experiment.dir)
-    wandb.finish()
-    wandb.teardown()  # Only the end of its process says that the file is whole: finish() may return earlier.
-    (file,) = files.parent.glob("*.wandb")
-    found = list(records(file))
-    kinds = {
-        k: [getattr(r, k) for r in found if r.WhichOneof("record_type") == k]
-        for k in ("history", "summary", "metric", "config", "artifact")
-    }
-    history, config = [nested(record.item) for record in kinds["history"]], dict[str, Any]()
-    for record in kinds["config"]:
-        merged(config, nested(record.update))
-    summary: dict[str, Any] = {}
-    for record in kinds["summary"]:
-        merged(summary, nested(record.update))
-    explained = [sample for sample in history if "explain/samples" in sample]
-    return SimpleNamespace(
-        files=files,
-        history=history,
-        explained=explained,
-        summary=summary,
-        config=config,
-        metrics=kinds["metric"],
-        artifacts=kinds["artifact"],
-        publications=publications,
-    )
-
-
-def merged(former: dict[str, Any], new: dict[str, Any]) -> None:
-    """Adds new items of a record to those of former ones."""
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(former.get(key), dict):
-            merged(former[key], value)
-        else:
-            former[key] = value
+    found = read_back(logger)
+    explained = [sample for sample in found.history if "explain/samples" in sample]
+    return SimpleNamespace(**vars(found), explained=explained, publications=publications)
 
 
 def test_an_explanation_is_one_entry_with_all_its_scalars_at_its_step(run: SimpleNamespace) -> None:
@@ -182,13 +118,8 @@ def test_pictures_keep_every_pixel_and_carry_epoch_and_step(run: SimpleNamespace
             assert np.array_equal(np.asarray(Image.open(run.files / sample[tag]["path"])), picture)
 
 
-def staged(artifact: Any, suffix: str) -> dict[str, Path]:
-    """The files of an artifact by their names in it."""
-    return {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents if entry.path.endswith(suffix)}
-
-
 def test_one_table_grows_by_a_line_and_a_picture_for_each_sample_and_method(run: SimpleNamespace) -> None:
-    increments = [artifact for artifact in run.artifacts if artifact.type == "wandb-run-incremental-table"]
+    increments = [artifact for artifact in run.artifact if artifact.type == "wandb-run-incremental-table"]
     assert [sample["explain/samples"]["increment_num"] for sample in run.explained] == [0, 1, 2]
     assert [sample["explain/samples"]["nrows"] for sample in run.explained] == [4, 8, 12]
     lines = []
@@ -217,7 +148,7 @@ def test_each_explanation_uploads_its_own_lines_only(run: SimpleNamespace) -> No
     for sample in run.explained:
         table = json.loads((run.files / sample["explain/samples"]["path"]).read_text())
         assert len(table["data"]) == 4
-    pictures = [a for a in run.artifacts if a.type == "wandb-run-incremental-table"]
+    pictures = [a for a in run.artifact if a.type == "wandb-run-incremental-table"]
     assert [len(staged(artifact, ".png")) for artifact in pictures] == [4, 4, 4]
 
 
@@ -225,7 +156,8 @@ def test_a_chart_has_a_line_for_each_method_up_to_now(run: SimpleNamespace) -> N
     panels = run.config["_wandb"]["visualize"]
     assert panels.keys() == {"explain/infidelity", "explain/late"}
     panel = panels["explain/infidelity"]["panel_config"]
-    assert (panel["panelDefId"], panel["stringSettings"]["title"]) == ("wandb/lineseries/v0", "infidelity")
+    assert (panel["panelDefId"], panel["stringSettings"]["title"]) == ("wandb/lineseries/v0", TITLES[0])
+    assert panels["explain/late"]["panel_config"]["stringSettings"]["title"] == TITLES[1]
     for epoch, sample in enumerate(run.explained):
         key = "Custom Chart Tables/explain/infidelity_table"
         table = json.loads((run.files / sample[key]["path"]).read_text())
@@ -238,13 +170,13 @@ def test_the_settings_are_in_the_config_of_the_run(run: SimpleNamespace) -> None
 
 
 def test_files_are_uploaded_as_an_artifact_if_that_is_asked_for(run: SimpleNamespace) -> None:
-    (artifact,) = (artifact for artifact in run.artifacts if artifact.type == "explanations")
+    (artifact,) = (artifact for artifact in run.artifact if artifact.type == "explanations")
     assert artifact.name.startswith("explain-")
     assert [path.read_text() for path in staged(artifact, "run.json").values()] == ["{}"]
 
 
 def test_each_scalar_is_defined_once_over_the_trainers_step(run: SimpleNamespace) -> None:
-    ours = [m for m in run.metrics if m.name in METRICS]
+    ours = [m for m in run.metric if m.name in METRICS]
     assert sorted(m.name for m in ours) == sorted(METRICS)
     assert {m.step_metric for m in ours} == {"trainer/global_step"}
     for metric in ours:
@@ -282,7 +214,64 @@ def test_a_name_that_is_no_name_of_a_file_or_a_pattern_loses_nothing(
     (sample,) = run.explained
     key = f"infidelity/{method.replace('*', '%2A')}"
     assert sample[f"explain/{key}"] == 2.5
-    assert f"explain/{key}" in {metric.name for metric in run.metrics}
+    assert f"explain/{key}" in {metric.name for metric in run.metric}
     (picture,) = (run.files / "media" / "images" / "explain").iterdir()
     assert not set('*:?|<>"') & set(picture.name)
     assert np.asarray(Image.open(picture)).shape == (9, 12, 3)
+
+
+def test_before_wandb_0_20_each_explanation_has_a_table_of_its_own_lines(
+    clean_wandb: Path, publish: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    class Old(wandb.Table):
+        def __init__(self, columns: Any, dtype: Any) -> None:
+            super().__init__(columns=columns, dtype=dtype)
+
+    logger = WandbLogger(project="test", save_dir=clean_wandb)
+    sink = WandbSink(logger)
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "Table", Old)
+        for step in (1, 2):
+            sink.write(drawn(publish(step=step)))
+    run = finished(logger, [])
+    for step, sample in enumerate(run.explained, 1):
+        assert sample["explain/samples"]["_type"] == "table-file"
+        table = json.loads((run.files / sample["explain/samples"]["path"]).read_text())
+        assert [line[2] for line in table["data"]] == [step] * 4
+
+
+def test_the_charts_of_a_resumed_run_go_on(
+    monkeypatch: pytest.MonkeyPatch, publish: Callable[..., Publication]
+) -> None:
+    import wandb
+
+    asked = []
+
+    def history(samples: int, keys: list[str], pandas: bool) -> list[dict[str, Any]]:
+        asked.append((samples, keys, pandas))
+        return [dict.fromkeys(keys, 7.0) | {"trainer/global_step": 4}]
+
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(run={"me/test/1": SimpleNamespace(history=history)}.get))
+    config: dict[str, Any] = {}
+    fake = SimpleNamespace(
+        resumed=True, path="me/test/1", config=SimpleNamespace(update=lambda new, **_: config.update(new))
+    )
+    sink = WandbSink(SimpleNamespace(experiment=fake))  # type: ignore[arg-type]
+    sink.begin(RUN)
+    sink.begin(RUN)  # of a test after the training
+    assert config == {"explain": RUN.settings}
+    assert asked == [(100, ["trainer/global_step", *tags], False) for tags in CHARTS.values()]
+    table = sink._charts(publish())["explain/infidelity"].table
+    assert table.data == [[4, "ig", 7.0], [4, "cam", 7.0]]
+
+
+def test_a_line_of_a_chart_has_at_most_100_points_from_the_first_to_the_last() -> None:
+    sink = WandbSink(SimpleNamespace())  # type: ignore[arg-type]
+    for step in range(10_000):
+        sink._add_point("tag", step, float(step))
+        points = sink._points["tag"]
+        assert points[0][0] == 0
+        assert points[-1][0] == step
+        assert min(step, 49) < len(points) <= 100

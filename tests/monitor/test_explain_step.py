@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 
-from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, load_reports
+from lightning_explain import Alert, ExplanationMonitor, Probe, ProbeSelection, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import ExplainedFunction, Method
@@ -25,6 +25,7 @@ from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.model.isolation import LARGE
 from lightning_explain.monitor import publisher
 from networks import samples
+from offline_wandb import read_back, staged
 from training import (
     QUIET,
     DigitModule,
@@ -76,13 +77,31 @@ def test_tensorboard_gets_one_point_for_each_tag_and_explanation(arguments: dict
     assert found == {key: [4, 8] for key in (score, *others, *margins)}
 
 
-def test_tensorboard_and_wandb_are_served_together(tmp_path: Path) -> None:
+def test_tensorboard_and_wandb_are_served_together_and_wandb_gets_files_and_alerts_on_wish(tmp_path: Path) -> None:
     offline = WandbLogger(save_dir=tmp_path, offline=True, project="p")
-    fit(tmp_path, monitor(), logger=[TensorBoardLogger(tmp_path), offline])
-    offline.experiment.finish()
-    assert points(tmp_path)["explain/infidelity/saliency"] == [4]
-    (media,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/explain_maps")
-    assert len(list(media.glob("saliency_*.png"))) == 1
+    alert = Alert("infidelity/saliency", above=-1, action="wandb")
+    shared = monitor(name="shared", log_artifacts=True, alerts=[alert], save_reports=True)
+    with pytest.warns(UserWarning, match="shared/infidelity/saliency is .* above -1"):
+        fit(tmp_path, monitor(), shared, logger=[TensorBoardLogger(tmp_path), offline], max_epochs=2)
+    assert points(tmp_path)["explain/infidelity/saliency"] == [4, 8]
+    run = read_back(offline)
+    explained = [entry for entry in run.history if "explain/samples" in entry]
+    assert all({"explain_maps/overview", "explain_maps/saliency"} <= entry.keys() for entry in explained)
+    assert [entry["explain/samples"]["nrows"] for entry in explained] == [4, 8]  # samples of one method
+    tables = [artifact for artifact in run.artifact if "incr-explainsamples" in artifact.name]
+    assert [len(staged(artifact, ".png")) for artifact in tables] == [4, 4]
+    assert run.config["explain"]["methods"]["saliency"]["class"] == "Saliency"
+    assert run.config["_wandb"]["visualize"].keys() == {"explain/infidelity", "shared/infidelity"}
+    better = {metric.name: metric.summary for metric in run.metric if metric.name.startswith("explain")}
+    assert better["explain/infidelity/saliency"].last  # it has a unit
+    assert better["explain_run/seconds"].last
+    (files,) = (artifact for artifact in run.artifact if artifact.type == "explanations")
+    folder = tmp_path / "lightning_logs" / "version_0" / "shared"
+    kept = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files.name.startswith("shared-")
+    assert len([name for name in kept if name.startswith("step=")]) == 2
+    assert {name: path.read_bytes() for name, path in staged(files, "").items()} == kept
+    assert [found.title for found in run.alert] == ["shared/infidelity/saliency above -1"]
 
 
 def test_files_of_a_wandb_run_lie_in_the_folder_of_its_checkpoints(tmp_path: Path) -> None:
