@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from lightning_explain.core.contracts import Method, Metric, Modality, Sink, Target
     from lightning_explain.core.probe import Probe
     from lightning_explain.core.report import Report
+    from lightning_explain.explainer.comparison import compare
     from lightning_explain.explainer.explainer import explain
     from lightning_explain.monitor.callback import ExplanationMonitor
     from lightning_explain.probes.selection import ProbeSelection
+    from lightning_explain.render.stored import draw
     from lightning_explain.store.report_files import load_reports
 
-__all__ = ["ExplanationMonitor", "Probe", "ProbeSelection", "Report", "__version__", "explain", "load_reports"]
+__all__ = ["ExplanationMonitor", "Probe", "ProbeSelection", "Report", "__version__"]
+__all__ += ["compare", "draw", "explain", "load_reports"]
 __all__ += ["Alert", "Method", "Metric", "Modality", "Sink", "Target"]
 __all__ += ["methods", "metrics", "modalities"]
 
@@ -29,6 +32,8 @@ _HOMES = {
     "Probe": "core.probe",
     "ProbeSelection": "probes.selection",
     "Report": "core.report",
+    "compare": "explainer.comparison",
+    "draw": "render.stored",
     "explain": "explainer.explainer",
     "load_reports": "store.report_files",
 }

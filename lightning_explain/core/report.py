@@ -188,20 +188,70 @@ class Report:
         return found
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names, and one row per sample and method: epoch, sample, target, prediction, method, all metrics.
+        """Column names, and one line per sample and method, tidy: each number in a column of its own, ``None`` where there is none.
 
-        The prediction is the predicted class, or the output itself if that is one number.
+        ``epoch``, ``step``, ``sample`` (its id); ``label`` and ``label_name`` if the probe is known and has one class for each sample;
+        ``target`` (index of the explained output), ``prediction`` (the class, or the output itself if that is one number),
+        ``prediction_name``, ``probability`` (the predicted class's softmax, where there are several outputs), ``value`` (f, the explained
+        output), ``method``, each score, each score's standard error as ``<score>_error``, and texts about the samples (``meta``).
+
+        Example:
+            >>> import torch
+            >>> from lightning_explain import Report
+            >>> scores, ids = {"relevance_mass": {"ig": torch.tensor([0.25, 0.75])}}, torch.tensor([7, 9])
+            >>> found = Report({"ig": torch.ones(2, 3)}, scores, {}, torch.tensor([[0.0, 2.0], [0.0, 0.0]]), ids * 0, ids * 0, ids)
+            >>> columns, lines = found.table()
+            >>> [[line[columns.index(name)] for name in ("sample", "probability", "relevance_mass")] for line in lines]
+            [[7, 0.11920292202211755, 0.25], [9, 0.5, 0.75]]
         """
-        metrics = list(self.scores)
-        lines = []
-        for i, sample in enumerate(self.ids.tolist()):
-            one = self.outputs[i].numel() == 1
-            predicted = float(self.outputs[i]) if one else int(self.predictions[i])
-            head = [self.epoch, sample, int(self.targets[i]), predicted]
-            for method in self.attributions:
-                values = [self.scores[m][method][i].item() if method in self.scores[m] else None for m in metrics]
-                lines.append([*head, method, *values])
-        return ["epoch", "sample", "target", "prediction", "method", *metrics], lines
+        columns = ["epoch", "step", "sample", "label", "label_name", "target", "prediction", "prediction_name"]
+        columns += [
+            "probability",
+            "value",
+            "method",
+            *self.scores,
+            *(f"{score}_error" for score in self.standard_errors),
+        ]
+        lines = [
+            [
+                *self._about(i),
+                method,
+                *(_number(by_method.get(method), i) for by_method in self.scores.values()),
+                *(_number(by_method.get(method), i) for by_method in self.standard_errors.values()),
+                *(texts[i] for texts in self.meta.values()),
+            ]
+            for i in range(len(self.ids))
+            for method in self.attributions
+        ]
+        return [*columns, *self.meta], lines
+
+    def _about(self, i: int) -> list[Any]:
+        """What the table says of a sample, whatever the method."""
+        labels = None if self.probe is None else self.probe.targets
+        classes = labels is not None and labels.numel() == len(labels) and not labels.is_floating_point()
+        label = None if labels is None or not classes else int(labels.reshape(-1)[i])
+        one, several = self.outputs[i].numel() == 1, self.outputs.ndim == 2 and self.outputs.shape[1] > 1
+        predicted = int(self.predictions[i])
+        shown = float(self.outputs[i]) if one else predicted
+        known = several and 0 <= predicted < self.outputs.shape[1]
+        share = float(shares_of(self.outputs)[i, predicted]) if known else None
+        names = [self._class_name(label), int(self.targets[i]), shown, None if one else self._class_name(predicted)]
+        return [self.epoch, self.step, int(self.ids[i]), label, *names, share, _number(self.values, i)]
+
+    def _class_name(self, index: int | None) -> str | None:
+        names = (self.run and self.run.class_names) or (self.probe and self.probe.class_names) or ()
+        return str(names[index]) if index is not None and 0 <= index < len(names) else None
+
+
+def shares_of(outputs: Tensor) -> Tensor:
+    """Outputs ``(N, C)`` as distributions: themselves if each has the sum 1 and nothing negative, else their softmax."""
+    found = outputs.double()
+    known = bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() <= 1e-2).all())
+    return found if known else found.softmax(1)
+
+
+def _number(values: Tensor | None, i: int) -> float | None:
+    return None if values is None or not len(values) else values[i].item()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,55 @@
-"""Drawing options as plain values that JSON can hold, and back."""
+"""A report with its run and samples in; the pictures that the dashboard showed of it, out. Drawing options as plain values, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from lightning_explain.core.naming import nearest
+from lightning_explain.core.report import Picture, Report
 from lightning_explain.core.run_info import plain
 from lightning_explain.core.schema import brief, one_line
+from lightning_explain.core.validation import check_choice
+from lightning_explain.render import figure
+from lightning_explain.render.composite import composite
 from lightning_explain.render.options import Options, PerMethod
+
+
+def draw(report: Report, name: str, history: Sequence[Report] = (), layout: str = "pages") -> Picture:
+    """Takes a report that ``load_reports`` or a monitor gave, and draws it as the dashboard showed it, pixel by pixel.
+
+    Args:
+        report: The report, with its ``run`` (how to draw; else the defaults) and ``probe``.
+        name: ``"overview"``, the name of a method, or ``"history/<method>"``; with ``/2``, ``/3`` for further samples.
+        history: For ``"history/<method>"``: the earlier reports of the run, the oldest first; ``load_reports(folder)`` is fine.
+        layout: ``"pages"``, as on the dashboard: samples are columns, all pictures have one size. ``"composite"``: one tall picture of a
+            method, with a row for each sample and a column for each panel.
+
+    Returns:
+        uint8 ``(H, W, 3)``; ``PIL.Image.fromarray(picture).save("ig.png")`` saves it.
+
+    Raises:
+        ValueError: If the report has no samples, or there is no such picture.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> report = replace(explain(model, probe, methods=[m.Saliency()], metrics=[]), probe=probe)
+        >>> draw(report, "saliency", layout="composite").dtype
+        dtype('uint8')
+    """
+    check_choice("", "layout", layout, ("pages", "composite"))
+    if report.probe is None:
+        raise ValueError(
+            "The report has no samples, so it cannot be drawn: they are kept in probe.safetensors of its folder, unless save_inputs=False. "
+            "Give dataclasses.replace(report, probe=...)."
+        )
+    options = Options() if report.run is None else options_of(report.run.drawing)
+    drawing = composite if layout == "composite" else figure.draw
+    found = drawing(report, report.probe, options)
+    if name not in found:
+        raise ValueError(f"There is no picture {name!r} of this report: {nearest(name, found)}")
+    return found[name]
 
 
 def stored(options: Options) -> tuple[dict[str, Any], list[str]]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_explain import Probe, Report, load_reports
+from lightning_explain import Probe, Report, compare, draw, load_reports
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.serialization import columns, fingerprint
 from lightning_explain.store.report_files import save_report
@@ -105,6 +110,67 @@ def test_what_a_training_stores_comes_back_in_every_field(finished: tuple[Path, 
         # Seconds are measured again after the file is written.
         if field.name not in ("run", "probe", "seconds"):
             assert same(getattr(found[1], field.name), getattr(expected, field.name)), field.name
+
+
+def test_a_stored_report_is_drawn_as_the_dashboard_showed_it_to_the_byte(finished: tuple[Path, Report]) -> None:
+    folder, last = finished
+    reports = load_reports(folder)
+    pictures = {path: path.parent.relative_to(folder).as_posix() for path in folder.rglob("step=*.png")}
+    assert set(pictures.values()) >= {"saliency"}
+    for path, name in pictures.items():
+        (report,) = (r for r in reports if path.name == f"step={r.step:08d}.png")
+        assert np.array_equal(draw(report, name, history=reports), np.asarray(Image.open(path))), name
+    composite = draw(reports[-1], "saliency", layout="composite")
+    assert np.array_equal(composite, draw(last, "saliency", layout="composite"))
+    assert composite.shape[0] > composite.shape[1] / 2
+    with pytest.raises(ValueError, match=r"no picture 'saliancy' of this report: did you mean 'saliency'"):
+        draw(last, "saliancy")
+    with pytest.raises(ValueError, match=r"The report has no samples.*save_inputs=False"):
+        draw(replace(last, probe=None), "saliency")
+    with pytest.raises(ValueError, match=r"drawing options .* are invalid"):
+        draw(replace(last, run=replace(a_run(a_probe()), drawing={"panels": 3})), "saliency")
+
+
+def test_a_color_map_of_ones_own_is_said_once_and_drawn_with_the_default(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = ListedColormap([[0, 0, 0], [1, 1, 1]], name="mine")
+    caplog.set_level(logging.INFO)
+    fit(tmp_path, monitor(cmap={"saliency": own, "default": colormaps["magma"]}), max_epochs=2)
+    assert caplog.text.count("cmap cannot be stored with the reports") == 1
+    (*_, report) = load_reports(tmp_path / "explain")
+    assert report.run is not None
+    assert report.run.drawing["cmap"] == {"default": "magma", "saliency": None}
+    assert draw(report, "saliency").dtype == np.uint8
+
+
+def test_an_explanation_of_many_takes_little_more_than_its_maps(finished: tuple[Path, Report]) -> None:
+    folder, report = finished
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    maps = sum(x.nbytes for x in report.attributions.values() if isinstance(x, Tensor))
+    print(f"{sizes['step=00000008.safetensors']:,} bytes per explanation, of which {maps:,} are maps; once: ", sizes)
+    assert sizes["step=00000008.safetensors"] < maps + 4_000
+
+
+DATA = Path(__file__).parents[1] / "data" / "run-0.2"
+
+
+def test_a_store_of_version_0_2_loads_and_is_drawn() -> None:
+    first, last = load_reports(DATA)
+    assert (first.step, last.step, last.epoch, last.stage) == (4, 8, 1, "fit")
+    assert (first.run, first.probe) == (last.run, last.probe)
+    assert last.run is not None
+    assert last.probe is not None
+    assert (last.run.name, last.run.class_names[:2], last.run.modalities) == ("explain", ("zero", "one"), ("Image",))
+    assert last.run.settings["every_n_epochs"] is None
+    assert last.fingerprint == last.run.fingerprint == fingerprint(last.probe)
+    assert "infidelity/saliency" in last.scalars()
+    picture = draw(last, "saliency", layout="composite")
+    assert picture.ndim == 3
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    columns, lines = last.table()
+    assert (len(lines), lines[0][columns.index("label_name")]) == (2, last.run.class_names[int(last.probe.targets[0])])  # type: ignore[index]
+    assert [compared.similarity["cosine"]["saliency"].shape for compared in compare(DATA, DATA)] == [(2,), (2,)]
 
 
 def test_every_field_of_samples_comes_back(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Two reports, or two runs of them, in; how alike the maps of each sample are and how scores moved, out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, overload
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.probe import as_tuple, flat
+from lightning_explain.core.report import Report
+from lightning_explain.core.schema import brief
+from lightning_explain.metrics._ranking import spearman
+from lightning_explain.metrics.drift import cosine
+from lightning_explain.store.report_files import load_reports
+
+Reports: TypeAlias = "str | os.PathLike[str] | Sequence[Report]"
+TOP = 0.1
+"""The share of the numbers of a map that ``top_overlap`` compares."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """How two reports of the same samples differ. In shapes, N is the number of samples.
+
+    Args:
+        ids: ``(N,)`` sample ids.
+        similarity: ``similarity[measure][method]`` is ``(N,)``: ``cosine`` and ``spearman`` (-1..1), ``top_overlap`` (0..1, the share
+            of the strongest tenth of one map that is in that of the other); 1 for equal maps, NaN where one is constant or not finite.
+        changes: ``changes[score][method]`` is ``(N,)``: the second report's score minus the first one's.
+        other_prediction: ``(N,)``, whether the predicted class differs.
+        left_out: Methods that are not compared, and why.
+        moments: Epoch and step of both.
+    """
+
+    ids: Tensor
+    similarity: Mapping[str, Mapping[str, Tensor]]
+    changes: Mapping[str, Mapping[str, Tensor]]
+    other_prediction: Tensor
+    left_out: Mapping[str, str]
+    moments: tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
+
+    def most_changed(self, method: str, count: int = 5) -> list[int]:
+        """The ids of the samples whose maps differ most by cosine similarity, the most different first; those without one last."""
+        return self.ids[self.similarity["cosine"][method].nan_to_num(torch.inf).argsort(stable=True)[:count]].tolist()
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Column names, and one line per sample and method: similarities, changes of scores (``<score>_change``)."""
+        measures, scores = list(self.similarity), list(self.changes)
+        methods = list(self.similarity["cosine"])
+        lines = [
+            [
+                sample,
+                bool(self.other_prediction[i]),
+                method,
+                *(self.similarity[measure][method][i].item() for measure in measures),
+                *(self.changes[score][method][i].item() if method in self.changes[score] else None for score in scores),
+            ]
+            for i, sample in enumerate(self.ids.tolist())
+            for method in methods
+        ]
+        return ["sample", "other_prediction", "method", *measures, *(f"{score}_change" for score in scores)], lines
+
+
+@overload
+def compare(a: Report, b: Report) -> Comparison: ...
+@overload
+def compare(a: Reports, b: Reports) -> list[Comparison]: ...
+def compare(a: Report | Reports, b: Report | Reports) -> Comparison | list[Comparison]:
+    """Takes two reports of the same samples, and returns how alike their maps are, how scores moved and which samples changed most.
+
+    Args:
+        a: A report; or the reports of a run, as a list or as the folder ``<run>/<name>``.
+        b: The same for what it is compared with.
+
+    Returns:
+        A :class:`Comparison`; of two runs one for each step (and stage) that both have, in order.
+
+    Raises:
+        ValueError: If the samples differ, or two runs have no step in common.
+        TypeError: If one is a report and the other is a run.
+
+    Example:
+        >>> before = explain(model, probe, methods=[m.Saliency()], metrics=[])
+        >>> found = compare(before, explain(model, probe, methods=[m.Saliency()], metrics=[]))
+        >>> found.similarity["spearman"]["saliency"].shape
+        torch.Size([2])
+        >>> found.left_out, found.other_prediction.any().item()
+        ({}, False)
+    """
+    if isinstance(a, Report) and isinstance(b, Report):
+        return _compared(a, b)
+    if isinstance(a, Report) or isinstance(b, Report):
+        raise TypeError(
+            f"compare(a, b) got {type(a).__name__} and {type(b).__name__}; give two reports, or two folders or lists of them."
+        )
+    first, second = ({(r.step, r.stage, r.epoch): r for r in _reports_of(run)} for run in (a, b))
+    common = [moment for moment in first if moment in second]
+    if not common:
+        steps = [brief(sorted({step for step, *_ in run if step is not None})) for run in (first, second)]
+        raise ValueError(
+            f"compare(a, b): the runs have no step, stage and epoch in common (steps {steps[0]} and {steps[1]}); give one report of each."
+        )
+    return [_compared(first[moment], second[moment]) for moment in common]
+
+
+def _reports_of(run: Reports) -> Sequence[Report]:
+    found = load_reports(run) if isinstance(run, (str, os.PathLike)) else run
+    if not isinstance(found, Sequence) or not all(isinstance(report, Report) for report in found):
+        raise TypeError(f"compare(a, b) got {brief(run)}; give two reports, or two folders or lists of them.")
+    return found
+
+
+def _compared(a: Report, b: Report) -> Comparison:
+    places = {sample: i for i, sample in enumerate(b.ids.tolist())}
+    if a.fingerprint != b.fingerprint or sorted(a.ids.tolist()) != sorted(places):
+        names = [f"samples {brief(r.ids.tolist())} of fingerprint {r.fingerprint[:12] or 'unknown'}" for r in (a, b)]
+        raise ValueError(
+            f"compare(a, b): a has {names[0]}, b has {names[1]}; only explanations of the same samples can be compared. "
+            "Give both runs the same probe."
+        )
+    order = torch.tensor([places[sample] for sample in a.ids.tolist()])
+    similarity: dict[str, dict[str, Tensor]] = {"cosine": {}, "spearman": {}, "top_overlap": {}}
+    left_out = {}
+    for method in dict.fromkeys([*a.attributions, *b.attributions]):
+        maps = [as_tuple(report.attributions[method]) for report in (a, b) if method in report.attributions]
+        if len(maps) < 2:
+            left_out[method] = f"only {'a' if method in a.attributions else 'b'} has it"
+        elif (shapes := [[tuple(part.shape[1:]) for part in parts] for parts in maps])[0] != shapes[1]:
+            left_out[method] = f"its maps have the shapes {brief(shapes[0])} and {brief(shapes[1])}"
+        else:
+            first, second = (torch.cat([flat(part.double()) for part in parts], 1) for parts in maps)
+            for measure, compared in {"cosine": cosine, "spearman": spearman, "top_overlap": _top_overlap}.items():
+                similarity[measure][method] = compared(first, second[order])
+    changes = {
+        score: {method: b.scores[score][method][order] - values for method, values in both.items()}
+        for score, both in {
+            score: {method: values for method, values in found.items() if method in b.scores.get(score, {})}
+            for score, found in a.scores.items()
+        }.items()
+        if both
+    }
+    moments = (a.epoch, a.step), (b.epoch, b.step)
+    return Comparison(a.ids, similarity, changes, a.predictions != b.predictions[order], left_out, moments)
+
+
+def _top_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """The share of the largest tenth of ``|first|`` that is among that of ``|second|``, ``(N,)``."""
+    count = max(1, round(TOP * first.shape[1]))
+    top = [torch.zeros_like(each).scatter_(1, each.abs().topk(count, 1).indices, 1.0) for each in (first, second)]
+    known = torch.isfinite(first + second).all(1) & (first.abs().amax(1) > 0) & (second.abs().amax(1) > 0)
+    return torch.where(known, (top[0] * top[1]).sum(1) / count, torch.nan)

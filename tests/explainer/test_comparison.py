@@ -1,0 +1,102 @@
+"""What ``compare`` says of two explanations of the same samples, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from lightning_explain import Report, compare
+from lightning_explain.store.report_files import save_report
+
+
+def report(*order: int, **changes: Any) -> Report:
+    """Maps and scores of samples 0..2, in some order."""
+    noise = torch.Generator().manual_seed(0)
+    maps, wide = torch.randn(3, 4, 5, generator=noise), torch.randn(3, 20, generator=noise)
+    index, ids = torch.tensor(order or (0, 1, 2)), torch.tensor([30, 10, 20])
+    found = {"ig": maps[index], "two": (maps[index], wide[index])}
+    scores, classes = {"a": {"ig": torch.tensor([1.0, 2.0, 3.0])[index]}}, torch.tensor([0, 1, 2])[index]
+    return replace(Report(found, scores, {}, wide[index], classes, classes, ids[index], fingerprint="f"), **changes)
+
+
+def test_equal_reports_are_alike_in_any_order_of_their_samples() -> None:
+    found = compare(report(), report(2, 0, 1))
+    assert found.ids.tolist() == [30, 10, 20]
+    for measure in ("cosine", "spearman", "top_overlap"):
+        for method in ("ig", "two"):
+            assert torch.allclose(found.similarity[measure][method], torch.ones(3, dtype=torch.float64))
+    assert found.changes["a"]["ig"].tolist() == [0, 0, 0]
+    assert not found.other_prediction.any()
+    assert found.left_out == {}
+
+
+def test_numbers_are_those_of_their_definitions_and_the_most_changed_come_first() -> None:
+    a, b = report(), report(scores={"a": {"ig": torch.tensor([1.5, 2.0, 0.0])}}, epoch=3, step=7)
+    assert isinstance(a.attributions["ig"], torch.Tensor)
+    other = a.attributions["ig"].clone()
+    other[1] = -other[1]
+    other[2, 0] = 0.0
+    found = compare(a, replace(b, attributions={"ig": other, "new": other}, predictions=torch.tensor([0, 1, 5])))
+    first, second = a.attributions["ig"].flatten(1), other.flatten(1)
+    assert found.similarity["cosine"]["ig"].tolist() == pytest.approx(
+        torch.cosine_similarity(first, second).tolist(), abs=1e-6
+    )
+    expected = [spearmanr(x, y).statistic for x, y in zip(first, second, strict=True)]
+    assert found.similarity["spearman"]["ig"].tolist() == pytest.approx(expected)
+    tops = [{*x.abs().topk(2).indices.tolist()} for x in (first[2], second[2])]
+    assert found.similarity["top_overlap"]["ig"].tolist() == [1.0, 1.0, len(tops[0] & tops[1]) / 2]
+    assert found.changes["a"]["ig"].tolist() == [0.5, 0.0, -3.0]
+    assert found.most_changed("ig", 2) == [10, 20]
+    assert found.other_prediction.tolist() == [False, False, True]
+    assert found.left_out == {"two": "only a has it", "new": "only b has it"}
+    assert found.moments == ((None, None), (3, 7))
+    columns, lines = found.table()
+    assert columns == ["sample", "other_prediction", "method", "cosine", "spearman", "top_overlap", "a_change"]
+    assert [line[:3] for line in lines] == [[30, False, "ig"], [10, False, "ig"], [20, True, "ig"]]
+
+
+def test_maps_without_a_similarity_have_none_and_come_last() -> None:
+    a = report()
+    assert isinstance(a.attributions["ig"], torch.Tensor)
+    broken = a.attributions["ig"].clone()
+    broken[0], broken[1, 0, 0] = 0.0, torch.nan
+    found = compare(a, replace(a, attributions={"ig": broken}))
+    for measure in ("cosine", "spearman", "top_overlap"):
+        assert found.similarity[measure]["ig"].isnan().tolist() == [True, True, False]
+    assert found.most_changed("ig") == [20, 30, 10]
+
+
+def test_maps_of_other_shapes_are_left_out_with_the_reason() -> None:
+    small = replace(report(), attributions={"ig": torch.ones(3, 2), "two": report().attributions["two"]})
+    found = compare(report(), small)
+    assert found.left_out == {"ig": "its maps have the shapes [(4, 5)] and [(2,)]"}
+    assert list(found.similarity["cosine"]) == ["two"]
+
+
+def test_other_samples_are_refused_with_the_reason() -> None:
+    with pytest.raises(
+        ValueError, match=r"fingerprint f, b has samples .* of fingerprint g; .* Give both runs the same probe"
+    ):
+        compare(report(), report(fingerprint="g"))
+    with pytest.raises(ValueError, match="only explanations of the same samples"):
+        compare(report(), report(ids=torch.tensor([1, 2, 3])))
+    with pytest.raises(TypeError, match=r"got Report and list; give two reports, or two folders"):
+        compare(report(), [report()])  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"got \[1\]"):
+        compare([1], [report()])  # type: ignore[list-item]
+
+
+def test_runs_line_up_by_step_as_lists_or_folders(tmp_path: Path) -> None:
+    runs = [[report(step=step, epoch=epoch) for epoch, step in enumerate(steps)] for steps in ((4, 8, 12), (4, 8))]
+    for name, run in zip("ab", runs, strict=True):
+        for one in run:
+            save_report(one, tmp_path / name)
+    for found in (compare(*runs), compare(tmp_path / "a", tmp_path / "b"), compare(str(tmp_path / "a"), runs[1])):
+        assert [one.moments for one in found] == [((0, 4), (0, 4)), ((1, 8), (1, 8))]
+    with pytest.raises(ValueError, match=r"no step, stage and epoch in common \(steps \[4, 8, 12\] and \[5\]\)"):
+        compare(runs[0], [report(step=5)])
