@@ -84,6 +84,7 @@ def compare(a: Report | Reports, b: Report | Reports) -> Comparison | list[Compa
         TypeError: If one is a report and the other is a run.
 
     Example:
+        >>> from lightning_explain import compare
         >>> before = explain(model, probe, methods=[m.Saliency()], metrics=[])
         >>> found = compare(before, explain(model, probe, methods=[m.Saliency()], metrics=[]))
         >>> found.similarity["spearman"]["saliency"].shape

@@ -34,6 +34,7 @@ def draw(report: Report, name: str, history: Sequence[Report] = (), layout: str 
 
     Example:
         >>> from dataclasses import replace
+        >>> from lightning_explain import draw
         >>> report = replace(explain(model, probe, methods=[m.Saliency()], metrics=[]), probe=probe)
         >>> draw(report, "saliency", layout="composite").dtype
         dtype('uint8')
