@@ -7,12 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.core.run_info import plain
 from lightning_explain.core.schema import brief, one_line
 from lightning_explain.core.validation import check_choice
-from lightning_explain.render import figure
 from lightning_explain.render.composite import composite
+from lightning_explain.render.figure import figure_of
+from lightning_explain.render.history import PictureHistory
 from lightning_explain.render.options import Options, PerMethod
 
 
@@ -46,11 +48,24 @@ def draw(report: Report, name: str, history: Sequence[Report] = (), layout: str 
             "Give dataclasses.replace(report, probe=...)."
         )
     options = Options() if report.run is None else options_of(report.run.drawing)
-    drawing = composite if layout == "composite" else figure.draw
-    found = drawing(report, report.probe, options)
+    if layout == "composite":
+        found = composite(report, report.probe, options)
+    else:
+        found = figure_of(report, report.probe, options).pictures(_before(report, report.probe, options, history))
     if name not in found:
         raise ValueError(f"There is no picture {name!r} of this report: {nearest(name, found)}")
     return found[name]
+
+
+def _before(report: Report, probe: Probe, options: Options, history: Sequence[Report]) -> PictureHistory:
+    """The maps of the training before a report."""
+    found = PictureHistory()
+    for each in history:
+        moments = [(-1 if r.step is None else r.step, -1 if r.epoch is None else r.epoch) for r in (each, report)]
+        earlier = moments[0] < moments[1] or (report.stage not in (None, "fit") and moments[0] == moments[1])
+        if earlier and each.stage in (None, "fit") and each.fingerprint == report.fingerprint:
+            found = found.followed_by(figure_of(each, probe, options).snapshot, each.fingerprint)
+    return found
 
 
 def stored(options: Options) -> tuple[dict[str, Any], list[str]]:
