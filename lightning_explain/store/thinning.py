@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -44,6 +46,8 @@ class Reports:
     save_inputs: bool = True
     _counts: dict[tuple[Path, str | None], int] = field(default_factory=dict)
     _later: dict[tuple[Path, str | None], list[_Written]] = field(default_factory=dict)  # files that may be deleted
+    _of_run: tuple[Any, ...] = ()  # what was saved last of a run
+    _paths: Sequence[Path] = ()  # and where
 
     def save(self, report: Report, folder: Path) -> Path:
         """Saves one report, deletes what is no longer to be kept, and returns the path of the file."""
@@ -63,11 +67,14 @@ class Reports:
 
     def save_run(self, report: Report, folder: Path) -> None:
         """Saves what is true of the whole run, and its samples, if they are not saved yet."""
-        if report.run is not None:
-            save_run(report.run, folder)
+        of_run = folder, report.run, report.probe
+        if of_run == self._of_run and all(path.exists() for path in self._paths):
+            return
+        paths = [] if report.run is None else [save_run(report.run, folder)]
         if report.probe is not None and self.save_inputs:
             _check_room(folder, columns(report.probe))
-            save_probe(report.probe, folder)
+            paths.append(save_probe(report.probe, folder))
+        self._of_run, self._paths = of_run, paths
 
     def _thin(self, written: list[_Written], newest: int) -> None:
         if self.keep_every is None and self.keep_last is None:

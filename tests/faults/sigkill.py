@@ -211,7 +211,10 @@ def difference(root: Path, expected: Path) -> str:
     for name, value in weights[0].items():
         if not torch.equal(value, weights[1][name]):
             return f"the weights {name} differ"
-    steps = [[report.step for report in load_reports(r / "run" / "explain")] for r in (root, expected)]
+    found = load_reports(root / "run" / "explain")
+    if any(report.run is None or report.probe is None for report in found):
+        return "a report lacks its run or its samples"
+    steps = [[report.step for report in each] for each in (found, load_reports(expected / "run" / "explain"))]
     return "" if steps[0] == steps[1] else f"reports of steps {steps[0]} instead of {steps[1]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,16 @@ def trainer(root: Path, epochs: int = 4, **arguments: Any) -> lightning.pytorch.
 
 
 def test_all_blocks_are_run_here() -> None:
-    assert [len(blocks("python")), len(blocks("yaml"))] == [4, 1]
+    assert [len(blocks("python")), len(blocks("yaml"))] == [5, 1]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_python_runs_as_it_stands_in_an_empty_folder(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(L, "Trainer", partial(trainer, tmp_path))
+    shutil.copytree(Path(__file__).parents[1] / "data" / "run-0.2", tmp_path / "run" / "explain")
     here: dict[str, Any] = {}
     exec(blocks("python")[number], here)
     if "trainer" in here:
