@@ -16,9 +16,9 @@ from PIL import Image
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.mlflow import MlflowSink
-from training import start_line
+from training import QUIET, fit, monitor, start_line
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 SETTINGS = {"methods": {"ig": {"class": "IntegratedGradients"}}, "class_names": ["x" * 2000], "alerts": [{"above": 1}]}
 RUN = RunInfo("explain", settings=SETTINGS | {f"many_{i}": i for i in range(150)})
 
@@ -101,3 +101,16 @@ def test_the_line_at_the_start_names_the_run(logger: MLFlowLogger, tmp_path: Pat
     line = start_line(tmp_path, logger=logger)
     assert line.startswith(f"scalars and pictures go to MLflow (run {logger.run_id}); reports to ")
     assert line.endswith(f"/{logger.experiment_id}/{logger.run_id}/explain")
+
+
+def test_a_store_that_is_gone_ends_no_training(
+    logger: MLFlowLogger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*arguments: Any, **named: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(logger.experiment, "log_image", gone)
+    with pytest.warns(RuntimeWarning, match=r"MlflowSink failed; training continues(.|\n)*no route to host"):
+        finished = fit(tmp_path, monitor(name="cut"), logger=logger)
+    assert finished.global_step == 4
+    assert "cut/infidelity/saliency" in logger.experiment.get_run(logger.run_id).data.metrics

@@ -87,9 +87,9 @@ def test_tensorboard_and_wandb_are_served_together_and_wandb_gets_files_and_aler
     run = read_back(offline)
     explained = [entry for entry in run.history if "explain/samples" in entry]
     assert all({"explain_maps/overview", "explain_maps/saliency"} <= entry.keys() for entry in explained)
-    assert [entry["explain/samples"]["nrows"] for entry in explained] == [4, 8]  # samples of one method
-    tables = [artifact for artifact in run.artifact if "incr-explainsamples" in artifact.name]
-    assert [len(staged(artifact, ".png")) for artifact in tables] == [4, 4]
+    tables = [artifact for artifact in run.artifact if artifact.name.endswith("explainsamples")]
+    tables = tables or [artifact for artifact in run.artifact if "incr-explainsamples" in artifact.name]
+    assert [len(staged(artifact, ".png")) for artifact in tables] == [4, 4]  # samples of one method
     assert run.config["explain"]["methods"]["saliency"]["class"] == "Saliency"
     assert run.config["_wandb"]["visualize"].keys() == {"explain/infidelity", "shared/infidelity"}
     better = {metric.name: metric.summary for metric in run.metric if metric.name.startswith("explain")}
