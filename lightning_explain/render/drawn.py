@@ -19,7 +19,7 @@ from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, guess
 from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.render import bars
-from lightning_explain.render.image import normalize, to_display
+from lightning_explain.render.image import normalize, to_bytes, to_display
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.options import Options, PanelStyle
 
@@ -47,6 +47,23 @@ class DrawnInput:
     def outline(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
         """Where lines are drawn around the masks: inside and outside of them."""
         return None if self.masks is None else _outline(self.masks, self.size)
+
+    @cached_property
+    def original(self) -> NDArray[np.uint8]:
+        """The images ``(N, h, w, 3)`` with the outline of their masks."""
+        assert self.images is not None
+        return self.outlined(to_bytes(self.images).permute(0, 2, 3, 1).contiguous().numpy())
+
+    def check_pixels(self, kind: str) -> None:
+        """Checks that a panel of this kind can be drawn.
+
+        Raises:
+            ValueError: If it shows images, and the input has no pixels.
+        """
+        if self.images is None:
+            raise ValueError(
+                f"A panel of the kind {kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
+            )
 
     def at(self, size: tuple[int, int]) -> DrawnInput:
         """The same with its images resized to ``size``."""
@@ -123,10 +140,8 @@ def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], st
         return bars.KINDS[panel.kind](panel)
     if panel.kind == "pixels":
         return panel.values.numpy()
-    if drawn.images is None:
-        raise ValueError(
-            f"A panel of the kind {panel.kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
-        )
+    drawn.check_pixels(panel.kind)
+    assert drawn.images is not None
     if panel.sign not in normalized:
         normalized[panel.sign] = normalize(panel.values, panel.sign, style.outlier_perc)
     found = image_panel(panel.kind, panel.sign, drawn.images, normalized[panel.sign], style.cmap, style.alpha_overlay)

@@ -20,7 +20,7 @@ from lightning_explain.render.captions import Caption, captions
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import DrawnInput, drawn_inputs, panels_of, pixels_of, resize
 from lightning_explain.render.history import PictureHistory, Snapshot
-from lightning_explain.render.image import HEAT_KINDS, normalize, to_bytes
+from lightning_explain.render.image import HEAT_KINDS, normalize
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
 from lightning_explain.render.options import Options, PanelStyle
@@ -168,7 +168,7 @@ class Figure:
             for panel, i in panels:
                 key, drawn = (name, panel.sign, i), self.inputs[i]
                 if panel.kind in _KINDS_WITH_MAP and key not in found:
-                    _images(drawn, panel.kind)
+                    drawn.check_pixels(panel.kind)
                     found[key] = _map(panel.values, panel.sign, self.options.of(name).outlier_perc, drawn.size)
         return found
 
@@ -225,9 +225,7 @@ class Figure:
         return [*rows[:-1], *[Row(())] * (ROWS - len(rows)), rows[-1]]
 
     def _image_row(self, label: tuple[str, ...], i: int) -> Row:
-        drawn = self.inputs[i]
-        pixels = to_bytes(_images(drawn)).permute(0, 2, 3, 1).contiguous().numpy()
-        return Row(label, pixels=drawn.outlined(pixels))
+        return Row(label, pixels=self.inputs[i].original)
 
     def _row(self, name: str, panel: Panel, i: int, label: tuple[str, ...], rows: int, numbers: bool) -> Row:
         if panel.kind == "original_image":
@@ -251,19 +249,12 @@ class Figure:
 
     def _pixels(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
         drawn, style = self.inputs[i], self.options.of(name)
+        assert drawn.images is not None
         values = weights.float() / _LEVELS
         if values.shape[1:] != drawn.size:
             values = resize(values[:, None], drawn.size)[:, 0]
-        found = image_panel(panel.kind, panel.sign, _images(drawn), values, style.cmap, style.alpha_overlay)
+        found = image_panel(panel.kind, panel.sign, drawn.images, values, style.cmap, style.alpha_overlay)
         return found.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _images(drawn: DrawnInput, kind: str = "original_image") -> Tensor:
-    if drawn.images is None:
-        raise ValueError(
-            f"A panel of the kind {kind!r} needs an input with pixels; give 'bars', 'profile' or 'pixels'."
-        )
-    return drawn.images
 
 
 def _map(values: Tensor, sign: str, outlier_perc: float, size: tuple[int, int]) -> _Map:

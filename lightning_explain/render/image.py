@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,8 @@ def normalize(attribution: Tensor, sign: str, outlier_perc: float = 2.0) -> Tens
 
 def _threshold(magnitudes: Tensor, percentile: float) -> Tensor:
     """For each sample of ``(N, P)`` the value up to which the values sum to ``percentile`` percent, ``(N,)``."""
-    ordered = magnitudes.sort(dim=1).values
+    # NumPy sorts float32 ten times as fast as torch sorts float64.
+    ordered = torch.from_numpy(np.sort(magnitudes.float().numpy(), axis=1)).double()
     sums = ordered.cumsum(1)
     level = sums[:, -1:] * 0.01 * percentile
     below = (sums < level).sum(1, keepdim=True)
@@ -127,9 +129,13 @@ def colorize(normalized_map: Tensor, sign: str, cmap: ColorMap | None = None) ->
 
     The color map spans [-1, 1] for sign ``"all"`` and [0, 1] for the others, as in Captum.
     """
-    position = (normalized_map + 1) / 2 if sign == "all" else normalized_map
-    index = (position * 256).long().clamp(0, 255)
-    return sign_table(sign, cmap).to(index.device)[index].permute(0, 3, 1, 2)
+    return sign_table(sign, cmap)[_places(normalized_map, sign).long()].permute(0, 3, 1, 2)
+
+
+def _places(normalized_map: Tensor, sign: str) -> Tensor:
+    """Where the values stand in a table of 256 colors, uint8."""
+    position = normalized_map * 128 + 128 if sign == "all" else normalized_map * 256
+    return position.clamp(0, 255).to(torch.uint8)
 
 
 def panel(
@@ -166,17 +172,29 @@ def panel(
         return to_bytes(image * weight)
     if kind == "alpha_scaling":
         return to_bytes(image * weight + (1 - weight))
+    colors = sign_table(sign, cmap)
     if kind == "heat_map":
-        return to_bytes(colorize(normalized_map, sign, cmap))
-    return to_bytes(_overlay(image, normalized_map, sign, cmap, alpha))
+        return _looked_up(to_bytes(colors), _places(normalized_map, sign))
+    return _overlay(image, _places(normalized_map, sign), sign, colors, alpha)
 
 
-def _overlay(image: Tensor, normalized_map: Tensor, sign: str, cmap: ColorMap | None, alpha: float) -> Tensor:
-    """The map over the image: transparent where it is zero, so that the image stays what it is."""
+def _overlay(image: Tensor, places: Tensor, sign: str, colors: Tensor, alpha: float) -> Tensor:
+    """The map over the gray image: transparent where it is zero, so that the image stays what it is. Bytes."""
+    values = torch.linspace(0, 1, 256)
+    if sign == "all":
+        values = torch.cat([torch.linspace(-1, 0, 129), torch.linspace(0, 1, 128)[1:]])
     # Weaker places have the color of their sign, rather than one near white: the opacity says how weak they are.
-    heat = colorize(normalized_map.abs().sqrt().copysign(normalized_map), sign, cmap)
-    gray = image.mean(1, keepdim=True)
-    return gray + alpha * normalized_map.abs().unsqueeze(1) * (heat - gray)
+    strong = colors[_places(values.abs().sqrt().copysign(values), sign).long()]
+    opacity = (alpha * values.abs())[:, None]
+    added = _looked_up(255 * opacity * strong + 0.5, places)
+    kept = _looked_up(255 * (1 - opacity), places)
+    return added.add_(kept.mul_(image.mean(1, keepdim=True))).to(torch.uint8)
+
+
+def _looked_up(table: Tensor, places: Tensor) -> Tensor:
+    """Entries of a table ``(256, C)`` at places ``(N, H, W)``: ``(N, C, H, W)``."""
+    # NumPy's lookup takes a fifth of the time of torch's.
+    return torch.from_numpy(np.take(table.numpy(), places.numpy(), axis=0)).permute(0, 3, 1, 2)
 
 
 def to_bytes(images: Tensor) -> Tensor:
