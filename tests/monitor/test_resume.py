@@ -82,6 +82,14 @@ def test_a_resumed_run_goes_on_with_the_draws_of_the_checkpoint(tmp_path: Path) 
     with pytest.warns(UserWarning, match="keeps the seed 3 of the checkpoint instead of 4"):
         resumed(tmp_path / "three", second, path, epochs=3)
     assert torch.equal(*(report_of(watch).scores["infidelity"]["saliency"] for watch in (first, second)))
+    # Pictures over epochs go on, too, with the maps from before the checkpoint.
+    before = torch.load(path, weights_only=True)["callbacks"][KEY]["pictures"]["kept"]
+    after = [watch.state_dict()["pictures"]["kept"] for watch in (first, second)]
+    assert [[past["epoch"] for past in kept] for kept in after] == [[0, 1, 2]] * 2
+    for kept in after:
+        assert all(torch.equal(now["weights"]["saliency"], then["weights"]["saliency"]) for now, then in zip(kept, before, strict=False))
+    shown = [next(tmp_path.glob(f"{run}/**/history/saliency/*.png")).read_bytes() for run in ("two", "three")]
+    assert shown[0] == shown[1]
 
 
 # -- checkpoints of an epoch's last batch, before what is explained behind it ----------------------------------------
