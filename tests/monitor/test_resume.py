@@ -87,7 +87,10 @@ def test_a_resumed_run_goes_on_with_the_draws_of_the_checkpoint(tmp_path: Path) 
     after = [watch.state_dict()["pictures"]["kept"] for watch in (first, second)]
     assert [[past["epoch"] for past in kept] for kept in after] == [[0, 1, 2]] * 2
     for kept in after:
-        assert all(torch.equal(now["weights"]["saliency"], then["weights"]["saliency"]) for now, then in zip(kept, before, strict=False))
+        assert all(
+            torch.equal(now["weights"]["saliency"], then["weights"]["saliency"])
+            for now, then in zip(kept, before, strict=False)
+        )
     shown = [next(tmp_path.glob(f"{run}/**/history/saliency/*.png")).read_bytes() for run in ("two", "three")]
     assert shown[0] == shown[1]
 
