@@ -340,6 +340,6 @@ def test_a_test_after_training_keeps_the_report_of_training(tmp_path: Path) -> N
     run.test(module, loader(100, 24), verbose=False)
     folder = tmp_path / "explain"
     names = ["step=00000004", "step=00000004-test", "step=00000004-validate"]
-    assert sorted(path.stem for path in folder.glob("*.safetensors")) == names
+    assert sorted(path.stem for path in folder.glob("step=*.safetensors")) == names
     assert sorted(path.stem for path in (folder / "saliency").glob("*.png")) == names
     assert steps_in(tmp_path) == [4, 4, 4]
