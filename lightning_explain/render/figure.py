@@ -24,7 +24,7 @@ from lightning_explain.render.image import HEAT_KINDS, normalize
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
 from lightning_explain.render.options import Options, PanelStyle
-from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of
+from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of, named
 
 OVERVIEW, HISTORY = "overview", "history"
 """The keys of the picture of several methods, and of those over epochs."""
@@ -131,7 +131,9 @@ class Figure:
         found: dict[str, Picture] = {}
         for key, make in rows.items():
             if most is None or len(found) < most:
-                pages = self.layout.pages(heads.get(key, (self.snapshot.when, self._score)), self.captions, make())
+                pages = self.layout.pages(
+                    heads.get(key, (self.snapshot.when, named(self._score))), self.captions, make()
+                )
                 found |= {f"{key}/{i}" if i > 1 else key: page for i, page in enumerate(pages, start=1)}
         return dict(islice(found.items(), most))
 

@@ -21,6 +21,7 @@ HEAT_KINDS = ("heat_map", "blended_heat_map")
 _UNSIGNED_KINDS = ("masked_image", "alpha_scaling")
 _RANGE_TOLERANCE = 0.05
 _CONSTANT_TOLERANCE = 1e-6
+_OPACITY, _HUE = 0.85, 0.25
 
 _SELECT: dict[str, Callable[[Tensor], Tensor]] = {
     "all": lambda x: x,
@@ -184,8 +185,8 @@ def _overlay(image: Tensor, places: Tensor, sign: str, colors: Tensor, alpha: fl
     if sign == "all":
         values = torch.cat([torch.linspace(-1, 0, 129), torch.linspace(0, 1, 128)[1:]])
     # Weaker places have the color of their sign, rather than one near white: the opacity says how weak they are.
-    strong = colors[_places(values.abs().sqrt().copysign(values), sign).long()]
-    opacity = (alpha * values.abs())[:, None]
+    strong = colors[_places(values.abs().pow(_HUE).copysign(values), sign).long()]
+    opacity = (alpha * values.abs().pow(_OPACITY))[:, None]
     added = _looked_up(255 * opacity * strong + 0.5, places)
     kept = _looked_up(255 * (1 - opacity), places)
     return added.add_(kept.mul_(image.mean(1, keepdim=True))).to(torch.uint8)

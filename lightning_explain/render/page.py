@@ -130,7 +130,7 @@ class Layout:
         for i, words in enumerate(row.label):
             _write(canvas, words, _MARGIN, y + i * _LINE, _LEFT - _GAP, BLACK)
         if self.notes and row.largest is not None and len(row.label) + (row.colors is not None) < 3:
-            _write(canvas, row.score, _MARGIN, y + 2 * _LINE, _LEFT - _GAP, GRAY)
+            _write(canvas, named(row.score), _MARGIN, y + 2 * _LINE, _LEFT - _GAP, GRAY)
         if row.colors is not None and self.notes:
             width, y = _LEFT - 3 * _GAP, y + len(row.label) * _LINE + _GAP
             canvas[y - 1 : y + _BAR + 1, _MARGIN : _MARGIN + width + 2] = LINE
@@ -158,11 +158,15 @@ class Layout:
             sign = "✗" if caption.wrong else "✓"
             text.write(canvas, sign, x, below, LETTERS, color)
             start = x + text.width(sign, LETTERS) + _MARGIN
-        left = space - (start - x) - (text.width(short.share, LETTERS) + _MARGIN if short.share else 0)
-        predicted = text.shorten(short.predicted, LETTERS, left)
+        predicted = text.shorten(short.predicted, LETTERS, space - (start - x))
         text.write(canvas, predicted, start, below, LETTERS, color)
         end = start + text.width(predicted, LETTERS)
-        text.write(canvas, short.share, end + _GAP - 1 if predicted else start, below, LETTERS, color)
+        begin = end + _GAP - 1 if predicted else start
+        # The class matters more than how probable it is.
+        share = next(
+            (s for s in (short.share, short.share.lstrip(">")) if begin + text.width(s, LETTERS) <= x + space), ""
+        )
+        text.write(canvas, share, begin, below, LETTERS, color)
         if short.explained:
             on_label = short.explained == "label"
             y, first, last = (below, x, x + text.width(label, LETTERS)) if on_label else (below + _LINE, start, end)
@@ -196,6 +200,13 @@ def brief(value: float) -> str:
     if value == 0 or 0.01 <= abs(rounded) < 1000:
         return f"{rounded:g}".replace("0.", ".", 1) if abs(rounded) < 1 else f"{rounded:g}"
     return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+
+
+def named(score: str) -> str:
+    """As many of a score's words, from the first one, as fit beside a row: ``infidelity`` of ``infidelity_relative``."""
+    words = score.split("_")
+    shorter = ("_".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((name for name in shorter if text.width(name, LETTERS) <= _LEFT - _GAP), words[0])
 
 
 def lines_of(name: str) -> tuple[str, ...]:
