@@ -25,6 +25,8 @@ _MOST_TAGS = 100  # in one call
 class MlflowSink(Sink):
     """Writes scalars, pictures (the image grid of MLflow's page), the settings as tags, and ``<name>/run.json`` as an artifact.
 
+    The slider of the image grid starts at 0 and finds no picture there unless one was logged at 0. So pictures are logged by epoch, unless
+    the monitor explains before the first step (``at_start``) or by steps (``every_n_train_steps``); then, as scalars, by step.
     The settings are tags and no params, because MLflow's page lists all params above each picture, and refuses to change them in a run
     that is resumed. A tag keeps the first 1,000 characters. Characters that MLflow does not allow in names become ``_``. Scalars are
     written as the logger is told to (``synchronous``), the rest when the call returns (unless ``MLFLOW_ENABLE_ASYNC_LOGGING``).
@@ -36,6 +38,7 @@ class MlflowSink(Sink):
     def __init__(self, logger: MLFlowLogger) -> None:
         self._logger = logger
         self._name = ""
+        self._by_epoch = True
 
     @property
     def place(self) -> str:
@@ -47,6 +50,7 @@ class MlflowSink(Sink):
         from mlflow.entities import RunTag
 
         self._name = run.name
+        self._by_epoch = not (run.settings.get("at_start") or run.settings.get("every_n_train_steps"))
         client, run_id = self._logger.experiment, str(self._logger.run_id)
         tags = [RunTag(_key(key), str(value)[:_LONGEST_VALUE]) for key, value in _flat(run.settings, run.name)]
         for i in range(0, len(tags), _MOST_TAGS):
@@ -54,12 +58,13 @@ class MlflowSink(Sink):
         client.log_dict(run_id, asdict(run), f"{_key(run.name)}/run.json")
 
     def write(self, publication: Publication) -> None:
-        """Logs one point for each scalar and one picture for each tag, at the step of the explanation."""
+        """Logs one point for each scalar, at the step of the explanation, and one picture for each tag."""
         self._logger.log_metrics({_key(tag): value for tag, value in publication.charted.items()}, publication.step)
         client, run_id = self._logger.experiment, str(self._logger.run_id)
+        step = publication.epoch if self._by_epoch else publication.step
         for tag, content in publication.files().items():
             if hasattr(client, "log_image"):
-                client.log_image(run_id, Image.open(io.BytesIO(content)), key=_key(tag), step=publication.step)
+                client.log_image(run_id, Image.open(io.BytesIO(content)), key=_key(tag), step=step)
 
     def upload(self, folder: Path) -> None:
         """Logs the files as artifacts in ``<name>/reports``."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,29 @@ def test_pictures_are_in_the_grid_of_the_page_and_keep_every_pixel(
     assert logger.experiment.get_run(logger.run_id).data.tags["mlflow.loggedImages"] == "True"
     for publication in written:
         for tag, picture in publication.pictures.items():
-            pattern = f"{tag.replace('/', '?')}?step?{publication.step}?*.png"
+            pattern = f"{tag.replace('/', '?')}?step?{publication.epoch}?*.png"
             (path,) = (artifacts(logger) / "images").glob(pattern)
             assert np.array_equal(np.asarray(Image.open(path)), picture)
+
+
+@pytest.mark.parametrize(
+    ("settings", "step"),
+    [({"at_start": False}, 3), ({"at_start": True}, 70), ({"every_n_train_steps": 5}, 70)],
+    ids=str,
+)
+def test_the_slider_of_pictures_begins_at_a_picture(
+    settings: dict[str, Any], step: int, publish: Callable[..., Publication]
+) -> None:
+    found: list[int] = []
+    client = SimpleNamespace(
+        log_batch=lambda *_, **__: None,
+        log_dict=lambda *_: None,
+        log_image=lambda *_, step, **__: found.append(step),
+    )
+    sink = MlflowSink(SimpleNamespace(experiment=client, run_id="1", log_metrics=lambda *_: None))  # type: ignore[arg-type]
+    sink.begin(RunInfo("explain", settings=settings))
+    sink.write(publish(step=70, epoch=3))
+    assert found == [step] * 2
 
 
 def test_settings_are_tags_no_longer_than_allowed_and_those_of_a_resumed_run_replace_them(
