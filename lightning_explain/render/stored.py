@@ -24,7 +24,8 @@ def draw(report: Report, name: str, history: Sequence[Report] = (), layout: str 
     Args:
         report: The report, with its ``run`` (how to draw; else the defaults) and ``probe``.
         name: ``"overview"``, the name of a method, or ``"history/<method>"``; with ``/2``, ``/3`` for further samples.
-        history: For ``"history/<method>"``: the earlier reports of the run, the oldest first; ``load_reports(folder)`` is fine.
+        history: For ``"history/<method>"``: the earlier reports of the run, the oldest first; ``load_reports(folder)`` is fine. Without
+            files that ``keep_every`` and ``keep_last`` did not keep, other epochs may be shown than on the dashboard.
         layout: ``"pages"``, as on the dashboard: samples are columns, all pictures have one size. ``"composite"``: one tall picture of a
             method, with a row for each sample and a column for each panel.
 
