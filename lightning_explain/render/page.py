@@ -16,7 +16,7 @@ from lightning_explain.render.captions import Caption
 from lightning_explain.render.image import to_bytes
 from lightning_explain.render.layout import AMBER, BLACK, GRAY, LINE, RED
 
-WIDTH, HEIGHT = 710, 430
+WIDTH, HEIGHT = 700, 430
 """Twice the size at which TensorBoard shows a picture before anybody clicks, in pixels."""
 LETTERS = 24
 """The size of letters; capital ones are 18 pixels high, 9 at half the size."""

@@ -1,12 +1,7 @@
 import io
-import json
 import os
-import re
 import shutil
-import subprocess
-import sys
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,6 +18,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from PIL import Image
+from serving import fetch, get, post, serving, sessions
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
@@ -110,42 +106,8 @@ def events(written: SimpleNamespace) -> EventAccumulator:
 @pytest.fixture(scope="module")
 def server(written: SimpleNamespace) -> Iterator[str]:
     """Address of a TensorBoard that has read the run."""
-    log = written.directory / "server.txt"
-    options = f"--logdir={written.directory} --host=127.0.0.1 --port=0".split()
-    command = [sys.executable, "-m", "tensorboard.main", *options]
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
-        try:
-            url = _wait(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), log)[0]
-            _wait(lambda: LAST_TAG in get(url, "text/tags").get("run", []), log)
-            yield url
-        finally:
-            process.terminate()
-
-
-def _wait(condition: Callable[[], Any], log: Path) -> Any:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    return pytest.fail(f"TensorBoard did not answer:\n{log.read_text()}")
-
-
-def fetch(url: str, plugin_route: str, **query: str | int) -> bytes:
-    address = f"{url}/data/plugin/{plugin_route}?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(address, timeout=30) as answer:
-        return bytes(answer.read())
-
-
-def get(url: str, plugin_route: str, **query: str | int) -> Any:
-    return json.loads(fetch(url, plugin_route, **query))
-
-
-def post(url: str, plugin_route: str, **body: Any) -> Any:
-    address, head = f"{url}/data/plugin/{plugin_route}", {"Content-Type": "application/json"}
-    request = urllib.request.Request(address, json.dumps(body).encode(), head)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
+    with serving(written.directory, "run", LAST_TAG) as url:
+        yield url
 
 
 def pixels(blob: bytes) -> NDArray[np.uint8]:
@@ -236,9 +198,7 @@ def test_the_server_serves_what_is_true_of_the_run_as_html(server: str) -> None:
 
 
 def test_the_hyperparameters_are_those_of_the_logger_and_of_all_monitors(server: str) -> None:
-    everything = {"experimentName": "", "includeMetrics": True, "colParams": [], "startIndex": 0, "sliceSize": 10}
-    everything["allowedStatuses"] = [f"STATUS_{kind}" for kind in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
-    (found,) = post(server, "hparams/session_groups", **everything)["sessionGroups"]
+    (found,) = sessions(server).values()
     expected = {"explain/methods": "ig, cam", "explain/metrics": "infidelity", "explain/target": "predicted"}
     expected |= {"explain/at_start": "True", "second/methods": "m", "second/metrics": ""}
     assert found["hparams"] == expected | {"lr": 0.1, "net/width": 8.0, "net/name": "wide"}

@@ -18,7 +18,7 @@ from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
 from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH, brief
 
-SHOWN = 355
+SHOWN = 350
 """The width at which TensorBoard's Images tab shows a picture before anybody clicks; its Time Series tab shows it 215 high."""
 RED, AMBER, BLUE, ORANGE = ([190, 20, 40], [150, 85, 0], [0, 114, 178], [213, 94, 0])
 NAMES = ["cat", "dog", "bird"]
