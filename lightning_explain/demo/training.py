@@ -73,7 +73,7 @@ def _print_summary(output: Path, probe: Probe, pictures: list[Path]) -> None:
     reports = {name: found for name in VARIANTS.values() if (found := _last_report(output / name)) is not None}
     console.print(_table(reports, probe))
     console.print("pictures: ", *(str(path) for path in pictures), sep="\n  ", soft_wrap=True)
-    console.print(f"dashboard: tensorboard --logdir {output}", soft_wrap=True)
+    console.print(f"dashboard: tensorboard --logdir {output} --samples_per_plugin images=1000", soft_wrap=True)
     for clean, name in VARIANTS.items():
         if name not in reports:
             flag = " --clean" if clean else ""

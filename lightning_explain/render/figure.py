@@ -37,7 +37,7 @@ _KINDS_WITH_MAP = ("heat_map", "blended_heat_map", "masked_image", "alpha_scalin
 def draw(
     report: Report, probe: Probe, options: Options | None = None, history: PictureHistory | None = None
 ) -> dict[str, Picture]:
-    """Draws the maps of every method on pages of one size, 710 x 430, legible when scaled to half of it.
+    """Draws the maps of every method on pages of one size, 700 x 430, legible when scaled to half of it.
 
     Samples are columns, with label (above) and prediction: at most four on a page, the next ones on ``/2``, ``/3``. Wrong predictions are
     red and have the sign ✗; if the map is of the one or the other class, that one is underlined. Beside each map is its largest
@@ -51,7 +51,7 @@ def draw(
         history: Earlier explanations of these samples.
 
     Returns:
-        Pictures, uint8 ``(430, 710, 3)``, by key: ``"overview"`` (the images and up to three methods), the name of each method (its
+        Pictures, uint8 ``(430, 700, 3)``, by key: ``"overview"`` (the images and up to three methods), the name of each method (its
         panels), and ``"history/<method>"`` (first, between, previous and now) where there are earlier maps; with ``/2`` and so on for
         further pages.
 

@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from PIL import Image
-from serving import fetch, get, post, serving, sessions
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
@@ -27,6 +26,7 @@ from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.event_file import crc32c
 from lightning_explain.loggers.tensorboard import TensorBoardSink
+from serving import fetch, get, post, serving, sessions
 
 CHARTS = {
     "explain": {

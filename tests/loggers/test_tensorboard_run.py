@@ -10,20 +10,20 @@ from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
-from browser import IMAGES, TEXT, Page, browser, chromium
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from serving import serving, sessions
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from browser import IMAGES, TEXT, Page, browser, chromium
 from lightning_explain import ExplanationMonitor, Sink
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.render.page import LETTERS
+from serving import serving, sessions
 from training import QUIET, DigitModule, fit, loaders, monitor, trainer
 
 pytestmark = QUIET
