@@ -22,6 +22,7 @@ from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.engine.pass_size import synchronize
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.model.function import ForwardFn
+from lightning_explain.monitor.failures import rank_zero_warn_or_log
 
 # Lightning 2.5 has no such callback.
 _AVERAGING: tuple[type, ...] = (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
@@ -116,13 +117,24 @@ def now(module: pl.LightningModule) -> float:
 
 
 def run_directory(trainer: pl.Trainer) -> Path:
-    """The directory of this run, absolute, and the same on every rank. Call it on all ranks."""
+    """The directory of this run, absolute, local, and the same on every rank. Call it on all ranks."""
     first = trainer.logger
     if first is None or isinstance(first, in_both(TensorBoardLogger, CSVLogger)):
-        return Path(trainer.log_dir or trainer.default_root_dir).absolute()
+        return _local(trainer.log_dir or trainer.default_root_dir)
     version = first.version if isinstance(first.version, str) else f"version_{first.version}"
     path = os.path.join(first.save_dir or trainer.default_root_dir, str(first.name), version)
-    return Path(trainer.strategy.broadcast(path)).absolute()
+    return _local(trainer.strategy.broadcast(path))
+
+
+def _local(folder: str) -> Path:
+    """The folder, absolute. In the place of a remote one (``s3://bucket/run``) ``bucket/run`` in the working directory, which is said."""
+    _, remote, path = folder.rpartition("://")
+    local = Path(path).absolute()
+    if remote:
+        rank_zero_warn_or_log(
+            f"The folder of the run, {folder}, is remote; reports and picture files are written to {local}."
+        )
+    return local
 
 
 class _Bar(Tqdm):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -449,3 +451,27 @@ def test_an_argument_that_all_samples_share_stays_whole_however_many_samples_the
         )
     )
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "mean"),
+    [
+        ((3, 4, 5, 6), (3, 5, 6), lambda outputs: outputs[:, 1].mean((1, 2))),
+        ((3, 4, 5, 6), None, lambda outputs: outputs[:, 1].mean((1, 2))),
+        ((3, 7, 5), (3, 7), lambda outputs: outputs[:, :, 1].mean(1)),
+        ((3, 5, 7), (3, 7), lambda outputs: outputs[:, 1].mean(1)),
+    ],
+    ids=["pixels", "without labels", "tokens", "places behind the classes"],
+)
+def test_outputs_with_a_class_for_each_place_are_refused_with_a_target_that_runs(
+    shape: tuple[int, ...], labels: tuple[int, ...] | None, mean: Callable[[Tensor], Tensor]
+) -> None:
+    model = nn.Sequential(nn.Linear(8, math.prod(shape[1:])), nn.Unflatten(1, shape[1:]))
+    probe = Probe(torch.randn(3, 8), None if labels is None else torch.zeros(labels, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"needs outputs \(N, C\)") as refused:
+        explain(model, probe, SALIENCY, [])
+    proposed = eval(re.search("target=(lambda.*), the mean of class 1", str(refused.value))[1])  # type: ignore[index]
+    report = explain(model, probe, SALIENCY, [], target=proposed)
+    x = probe.inputs.clone().requires_grad_()
+    mean(model(x)).sum().backward()
+    torch.testing.assert_close(report.attributions["saliency"], x.grad)

@@ -16,10 +16,11 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Single
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_explain import ProbeSelection
+from lightning_explain import ProbeSelection, load_reports
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from training import QUIET, Blind, DigitModule, loader, monitor, trainer
+from training import loaders as training_loaders
 
 pytestmark = QUIET
 
@@ -174,6 +175,18 @@ def test_the_run_of_wandb_is_named_by_its_id(tmp_path: Path) -> None:
     offline = WandbLogger(save_dir=tmp_path, offline=True, project="p", id="abc")
     assert asked(tmp_path, trainers.run_directory, logger=offline) == tmp_path / "p" / "abc"
     offline.experiment.finish()
+
+
+@pytest.mark.parametrize("folder", ["memory://bucket/runs", "s3://bucket/runs", "gs://bucket/runs"])
+def test_the_files_of_a_remote_run_are_in_a_local_folder_and_that_is_said_once(folder: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="is remote") as told:
+        trainer(folder, monitor(), max_epochs=2).fit(DigitModule(), **training_loaders())  # type: ignore[arg-type]
+    said = [str(w.message) for w in told if "remote" in str(w.message)]
+    local = tmp_path / "bucket" / "runs"
+    assert said == [f"The folder of the run, {folder}, is remote; reports and picture files are written to {local}."]
+    assert [report.step for report in load_reports(local / "explain")] == [4, 8]
+    assert list((local / "explain").rglob("*.png"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bucket"]
 
 
 def test_a_second_trainer_is_another_run(tmp_path: Path) -> None:
