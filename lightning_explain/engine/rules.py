@@ -113,6 +113,8 @@ class Rescaling(TorchFunctionMode):
             dim = self.batch_dim(x)
             if dim is None or dim in call.reduced:
                 return call(x)
+            if torch._C._functorch.is_functorch_wrapped_tensor(x):
+                raise NoRuleError("does not hold inside transforms of torch.func, such as grad")
             return call.packed((_Softmax if kind == "softmax" else _Rescaled).apply(x, call, _RESCALE[kind], self))
 
     def _begun(self, out: Any, args: tuple[Any, ...]) -> Any:

@@ -152,11 +152,11 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
             )
         return torch.zeros(n, dtype=torch.long)
     if outputs.ndim != 2:
-        came = f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}"
+        needs = f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}"
         # Labels of that shape belong to places whose classes come last, as a token's do.
         last = labels is not None and labels.shape == outputs.shape[:-1]
         mean = f"target=lambda outputs: outputs[{'...' if last else ':'}, 1].flatten(1).mean(1)"
-        raise ValueError(f"{came}; use {_ANY_OUTPUT}, such as {mean}, the mean of class 1.")
+        raise ValueError(f"{needs}; use {_ANY_OUTPUT}, such as {mean}, the mean of class 1.")
     return _class_indices(outputs, target, labels)
 
 

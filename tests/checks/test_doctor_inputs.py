@@ -128,6 +128,20 @@ class Rounded(Mixed):
         return super().forward(x[:, :3].long(), x[:, 3:].round())
 
 
+class Binned(Mixed):
+    """The embedding reads floating numbers by the bins in which they lie."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(torch.bucketize(x[:, :3].contiguous(), torch.arange(6.0)).clamp(0, 6), x[:, 3:])
+
+
+class Compared(Mixed):
+    """The embedding reads which numbers are positive."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward((x[:, :3] > 1).int(), x[:, 3:])
+
+
 class Positions(nn.Module):
     """An embedding of places, which no input reaches."""
 
@@ -148,10 +162,19 @@ class Detached(Mixed):
         return self.head(torch.tanh(self.hidden(found)))
 
 
+def ids_of(model: nn.Module, x: Tensor) -> Tensor:
+    """The ids that the embedding of such a model reads."""
+    if isinstance(model, Binned):
+        return torch.bucketize(x[:, :3].contiguous(), torch.arange(6.0)).clamp(0, 6)
+    return (x[:, :3] > 1).int() if isinstance(model, Compared) else x[:, :3].long()
+
+
 CATEGORIES, NUMBERS = torch.tensor([[0, 3, 6], [1, 1, 2], [5, 4, 0], [2, 6, 6]]), torch.randn(4, 5)
 BEHIND_INTEGERS = {
     "beside floating inputs": (Mixed(), (CATEGORIES, NUMBERS)),
     "integers in a floating table": (Rounded(), (torch.cat([CATEGORIES.float(), NUMBERS], 1),)),
+    "bins of floating numbers": (Binned(), (torch.cat([CATEGORIES.float(), NUMBERS], 1),)),
+    "comparisons of floating numbers": (Compared(), (torch.cat([CATEGORIES.float(), NUMBERS], 1),)),
     "no input": (Positions(), (torch.randn(4, 6, 4),)),
 }
 
@@ -168,7 +191,7 @@ def test_a_layer_that_no_gradient_of_the_inputs_reaches_is_explained_as_by_captu
     expected = {
         "gxa": ca.LayerGradientXActivation(model, layer).attribute(inputs, target=y),
         "ig": ca.LayerIntegratedGradients(model, layer).attribute(inputs, target=y, n_steps=5),
-        "activation": layer(inputs[0][:, :3].long()) if isinstance(model, Mixed) else found["activation"],
+        "activation": layer(ids_of(model, inputs[0])) if isinstance(model, Mixed) else found["activation"],
         "ablation": ca.LayerFeatureAblation(model, layer).attribute(inputs, target=y),
     }
     for name, value in expected.items():
