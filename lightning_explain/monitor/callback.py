@@ -299,9 +299,11 @@ class ExplanationMonitor(MonitorBase):
         self._upload(trainer)
 
     def _upload(self, trainer: pl.Trainer) -> None:
+        if not self.enabled:
+            # It may be that no other rank has this monitor.
+            return
         with self._failure_log.guard("The reports could not be uploaded", trainers.everyone(trainer)):
-            if self.enabled:
-                self._publisher.upload(trainer)
+            self._publisher.upload(trainer)
 
     @hook
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
