@@ -77,7 +77,10 @@ class TensorBoardSink(Sink):
         for tag, content in publication.files().items():
             height, width = publication.pictures[tag].shape[:2]
             image = make.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-            found.append(make.Summary(value=[make.Summary.Value(tag=_grouped(publication.name, tag), image=image)]))
+            # TensorBoard sorts groups, and the tags in each, by name: among the scores the overview is the first picture of all.
+            first = [f"{publication.name}/overview"] if tag == f"{publication.name}_maps/overview" else []
+            values = [make.Summary.Value(tag=each, image=image) for each in (tag, *first)]
+            found += [make.Summary(value=[value]) for value in values]
         self._prepared = publication.png, records(found, publication.step)
 
     def write(self, publication: Publication) -> None:
@@ -96,14 +99,6 @@ class TensorBoardSink(Sink):
             found.append(make.text(f"{publication.name}_about/remarks", text or "Nothing to remark any more."))
         self._events.append(pictures + records(found, publication.step))
         self._remarks = text
-
-
-def _grouped(name: str, tag: str) -> str:
-    """The tag of a picture such that the overview comes first: TensorBoard sorts groups, and the tags in each, by name."""
-    group, rest = f"{name}_maps", tag.removeprefix(f"{name}_maps/")
-    if rest.startswith("history/"):
-        return f"{group}_history/{rest.removeprefix('history/')}"
-    return tag if rest == tag or rest.partition("/")[0] == "overview" else f"{group}_methods/{rest}"
 
 
 def _only(tag: str) -> str:
