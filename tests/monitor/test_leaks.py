@@ -34,9 +34,10 @@ def grown(left: leaks.Left) -> dict[str, Any]:
     assert len(left.mib) == STEPS
     counts = {name: getattr(left, name)[half:] for name in leaks.COUNTED}
     found: dict[str, Any] = {name: values for name, values in counts.items() if len(set(values)) != 1}
-    # KiB for each step, of two explanations; a map of each method is 20. The benchmark tells more, over 200.
+    # KiB for each step, of two explanations. Over so few steps, what ran before in this process makes it vary by 200; one picture that is
+    # kept is 900. The benchmark tells more, over 200 steps; tensors are counted.
     slope = left.slope(half)
-    return found if slope < 100 else {**found, "memory": slope}
+    return found if slope < 400 else {**found, "memory": slope}
 
 
 def test_many_explanations_by_two_monitors_leave_nothing_behind() -> None:
@@ -60,7 +61,7 @@ class Leaking(pl.Callback):
         return torch.ones(2, 1, 8, 8)
 
     def memory(self, module: pl.LightningModule) -> object:
-        return b"1" * 2**18
+        return b"1" * 2**20
 
     def files(self, module: pl.LightningModule) -> object:
         return self.stack.enter_context(Path(__file__).open())

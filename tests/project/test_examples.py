@@ -81,7 +81,8 @@ def test_a_sweep_runs_its_jobs_in_directories_and_wandb_runs_of_their_own(
     jobs = [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
     assert [OmegaConf.load(path / ".hydra" / "config.yaml").seed for path in jobs] == [1, 2]
     assert [len(list(path.glob("wandb/offline-run-*"))) for path in jobs] == [1, 1]
-    assert [len(load_reports(folder)) for path in jobs for folder in path.rglob("explain")] == [1, 1]
+    folders = [run.parent for path in jobs for run in path.rglob("run.json")]
+    assert [len(load_reports(folder)) for folder in folders] == [1, 1]
     values = [float((path / "train.log").read_text().rpartition("objective: ")[2]) for path in jobs]
     # The seed is all that differs, and it is all that there is of chance.
     assert values[0] == pytest.approx(job[0], abs=1e-6)
