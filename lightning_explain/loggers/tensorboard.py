@@ -77,8 +77,8 @@ class TensorBoardSink(Sink):
         for tag, content in publication.files().items():
             height, width = publication.pictures[tag].shape[:2]
             image = make.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-            # TensorBoard sorts groups, and the tags in each, by name: among the scores the overview is the first picture of all.
-            first = [f"{publication.name}/overview"] if tag == f"{publication.name}_maps/overview" else []
+            # TensorBoard sorts groups, and the tags in each, by name, where "/" and "_" are equal: this is the first picture of all.
+            first = [f"{publication.name}/at_a_glance"] if tag == f"{publication.name}_maps/overview" else []
             values = [make.Summary.Value(tag=each, image=image) for each in (tag, *first)]
             found += [make.Summary(value=[value]) for value in values]
         self._prepared = publication.png, records(found, publication.step)
