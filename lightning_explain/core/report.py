@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Attribution, Probe, all_finite, as_tuple
 from lightning_explain.core.run_info import RunInfo
+from lightning_explain.core.shares import shares_of
 
 Picture: TypeAlias = "NDArray[np.uint8]"
 """A picture: uint8 ``(H, W, 3)``, RGB in 0..255."""
@@ -241,13 +242,6 @@ class Report:
     def _class_name(self, index: int | None) -> str | None:
         names = (self.run and self.run.class_names) or (self.probe and self.probe.class_names) or ()
         return str(names[index]) if index is not None and 0 <= index < len(names) else None
-
-
-def shares_of(outputs: Tensor) -> Tensor:
-    """Outputs ``(N, C)`` as distributions: themselves if each has the sum 1 and nothing negative, else their softmax."""
-    found = outputs.double()
-    known = bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() <= 1e-2).all())
-    return found if known else found.softmax(1)
 
 
 def _number(values: Tensor | None, i: int) -> float | None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_explain.core.report import Publication, Report
 from lightning_explain.core.run_info import RunInfo
-from lightning_explain.model.targets import are_shares, task_of
+from lightning_explain.core.shares import shares_of, sigmoids_of
+from lightning_explain.model.targets import task_of
 
 HEAD = {
     "epoch": int,
@@ -79,13 +80,11 @@ class SampleTable:
 
 def _shares(outputs: Tensor, task: str) -> Tensor | None:
     """The probabilities ``(N, C)`` of the classes; ``None`` if the model tells no class from the others."""
-    outputs = outputs.double()
     if task == "multiclass":
-        return outputs if are_shares(outputs) else outputs.softmax(1)
+        return shares_of(outputs)
     if task != "binary":
         return None
-    positive = outputs.reshape(-1)
-    positive = positive if bool(((positive >= 0) & (positive <= 1)).all()) else positive.sigmoid()
+    positive = sigmoids_of(outputs).reshape(-1)
     return torch.stack((1 - positive, positive), 1)
 
 

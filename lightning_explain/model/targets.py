@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
+from lightning_explain.core.shares import are_shares
 from lightning_explain.core.validation import is_whole, refused
 
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
@@ -103,12 +104,6 @@ def task_of(outputs: Tensor, labels: Tensor | None, named: bool = False) -> str:
     if _on_sphere(outputs):
         return "embedding"
     return "multiclass" if int(flat.max()) < outputs.shape[1] and not _ordinal(outputs) else "other"
-
-
-def are_shares(outputs: Tensor) -> bool:
-    """Whether each sample of ``(N, C)`` is a distribution: not negative, with the sum 1."""
-    sums = outputs.double().sum(1)
-    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
 
 
 def _on_sphere(outputs: Tensor) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
-from lightning_explain.model.targets import are_shares, task_of
+from lightning_explain.core.shares import shares_of, sigmoids_of
+from lightning_explain.model.targets import task_of
 
 _MOST = 3
 
@@ -109,8 +110,8 @@ class _Sample:
 
 
 def _multiclass(sample: _Sample) -> Caption:
-    outputs, label, explained = sample.report.outputs.double(), sample.label, sample.explained
-    shares = (outputs if are_shares(outputs) else outputs.softmax(1))[sample.index]
+    label, explained = sample.label, sample.explained
+    shares = shares_of(sample.report.outputs)[sample.index]
     predicted = int(sample.report.predictions[sample.index])
     share = _percent(float(shares[predicted])) if 0 <= predicted < len(shares) else ""
     lines = [] if label is None else [f"label {sample.named(label)}"]
@@ -129,7 +130,7 @@ def _multiclass(sample: _Sample) -> Caption:
 
 
 def _binary(sample: _Sample) -> Caption:
-    share, label = float(_sigmoids(sample.report.outputs)[sample.index]), sample.label
+    share, label = float(sigmoids_of(sample.report.outputs)[sample.index]), sample.label
     lines = [] if label is None else [f"label {sample.named(label)}"]
     wrong = label is not None and label != (share > 0.5)
     short = Short(
@@ -143,7 +144,7 @@ def _binary(sample: _Sample) -> Caption:
 
 def _multilabel(sample: _Sample) -> Caption:
     assert sample.labels is not None
-    shares, labels = _sigmoids(sample.report.outputs)[sample.index], sample.labels[sample.index].bool()
+    shares, labels = sigmoids_of(sample.report.outputs)[sample.index], sample.labels[sample.index].bool()
     shown = torch.where(labels | (shares > 0.5), shares + 1, shares).argsort(descending=True, stable=True).tolist()
     if sample.explained >= 0:
         shown = sorted(shown, key=lambda k: k != sample.explained)
@@ -189,12 +190,6 @@ _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {
     "regression": _regression,
     "embedding": _embedding,
 }
-
-
-def _sigmoids(outputs: Tensor) -> Tensor:
-    """The outputs if all of them lie in [0, 1], else their sigmoids."""
-    values = outputs.double()
-    return values if bool(((values >= 0) & (values <= 1)).all()) else values.sigmoid()
 
 
 def _listed(words: Iterable[str]) -> str:
