@@ -28,8 +28,7 @@ def watchers_of(trainer: pl.Trainer, name: str, names: Sequence[str]) -> Watcher
         names: The names of all monitors. With monitors named ``"explain"`` and ``"explain/late"``, a key belongs to the
             longest name that it starts with.
     """
-    callbacks = [c for c in trainer.callbacks if isinstance(c, in_both(ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
-    found: Watchers = [(callback, str(callback.monitor)) for callback in callbacks]
+    found: Watchers = [(callback, str(callback.monitor)) for callback in _callbacks(trainer)]
     found += [(c.scheduler, str(c.monitor)) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
     owners = {key: [other for other in names if key.startswith(f"{other}/")] for _, key in found}
     return [(watcher, key) for watcher, key in found if max(owners[key], key=len, default=None) == name]
@@ -37,8 +36,11 @@ def watchers_of(trainer: pl.Trainer, name: str, names: Sequence[str]) -> Watcher
 
 def objectives(trainer: pl.Trainer) -> tuple[str, ...]:
     """The keys that the ModelCheckpoints and EarlyStoppings of a Trainer monitor."""
-    callbacks = [c for c in trainer.callbacks if isinstance(c, in_both(ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
-    return tuple(dict.fromkeys(str(callback.monitor) for callback in callbacks if callback.monitor))
+    return tuple(dict.fromkeys(str(callback.monitor) for callback in _callbacks(trainer) if callback.monitor))
+
+
+def _callbacks(trainer: pl.Trainer) -> list[Any]:
+    return [c for c in trainer.callbacks if isinstance(c, in_both(ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
 
 
 def check_keys(watchers: Watchers, keys: Collection[str]) -> None:
