@@ -86,6 +86,29 @@ def versions() -> dict[str, str]:
     return found | {name: version(name) for name in ("torch", "captum", "numpy")}
 
 
+def flat(value: Any, key: str = "", lists: bool = False) -> dict[str, Any]:
+    """Nested mappings as one, with ``/`` between the names.
+
+    Args:
+        value: The mapping.
+        key: A name before all others.
+        lists: Whether lists of mappings are taken apart, too, by the numbers of their elements.
+
+    Example:
+        >>> from lightning_explain.core.run_info import flat
+        >>> flat({"model": {"lr": 0.1}, "seed": 3}, "run")
+        {'run/model/lr': 0.1, 'run/seed': 3}
+    """
+    if isinstance(value, Mapping):
+        items: Any = value.items()
+    elif lists and isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value):
+        items = enumerate(value)
+    else:
+        return {key: value}
+    parts = (flat(part, f"{key}/{name}" if key else str(name), lists) for name, part in items)
+    return {name: found for part in parts for name, found in part.items()}
+
+
 def plain(value: Any, depth: int = 8, numbers: bool = True) -> Any:
     """An argument as numbers, words, lists and mappings; what is none of them is given by the name of its type.
 

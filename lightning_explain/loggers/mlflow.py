@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
-from lightning_explain.core.run_info import RunInfo
+from lightning_explain.core.run_info import RunInfo, flat
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import MLFlowLogger
@@ -52,7 +48,10 @@ class MlflowSink(Sink):
         self._name = run.name
         self._by_epoch = not (run.settings.get("at_start") or run.settings.get("every_n_train_steps"))
         client, run_id = self._logger.experiment, str(self._logger.run_id)
-        tags = [RunTag(_key(key), str(value)[:_LONGEST_VALUE]) for key, value in _flat(run.settings, run.name)]
+        tags = [
+            RunTag(_key(key), str(value)[:_LONGEST_VALUE])
+            for key, value in flat(run.settings, run.name, lists=True).items()
+        ]
         for i in range(0, len(tags), _MOST_TAGS):
             client.log_batch(run_id, tags=tags[i : i + _MOST_TAGS])
         client.log_dict(run_id, asdict(run), f"{_key(run.name)}/run.json")
@@ -62,9 +61,8 @@ class MlflowSink(Sink):
         self._logger.log_metrics({_key(tag): value for tag, value in publication.charted.items()}, publication.step)
         client, run_id = self._logger.experiment, str(self._logger.run_id)
         step = publication.epoch if self._by_epoch else publication.step
-        for tag, content in publication.files().items():
-            if hasattr(client, "log_image"):
-                client.log_image(run_id, Image.open(io.BytesIO(content)), key=_key(tag), step=step)
+        for tag, picture in publication.pictures.items() if hasattr(client, "log_image") else ():
+            client.log_image(run_id, picture, key=_key(tag), step=step)
 
     def upload(self, folder: Path) -> None:
         """Logs the files as artifacts in ``<name>/reports``."""
@@ -74,16 +72,3 @@ class MlflowSink(Sink):
 def _key(tag: str) -> str:
     """The tag without what MLflow does not allow in names."""
     return re.sub(r"[^\w\-. /]", "_", tag, flags=re.ASCII)
-
-
-def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings, by their keys joined with ``/``; lists by the numbers of their elements."""
-    if isinstance(value, Mapping):
-        items: Any = value.items()
-    elif isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(x, Mapping) for x in value):
-        items = enumerate(value)
-    else:
-        yield key, value
-        return
-    for name, part in items:
-        yield from _flat(part, f"{key}/{name}")

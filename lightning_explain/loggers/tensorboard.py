@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.report import Publication
-from lightning_explain.core.run_info import RunInfo, plain
+from lightning_explain.core.run_info import RunInfo, flat, plain
 from lightning_explain.loggers.about import about, remarks
 from lightning_explain.loggers.event_file import EventFile, records
 from lightning_explain.loggers.tags import titled
@@ -62,7 +62,8 @@ class TensorBoardSink(Sink):
         TensorBoard shows the first hyperparameters that it reads of a run, so these hold all that the logger has. A logger with
         ``default_hp_metric=False`` leaves the list of metrics to the user, whose own one is not to be hidden by another.
         """
-        logged = _flat(plain(resolved(self._logger.hparams)))
+        hparams = flat(plain(resolved(self._logger.hparams)))
+        logged = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in hparams.items()}
         values = logged | {key: value for run in runs for key, value in run.short.items()}
         scores = [tag for run in runs for tags in run.charts.values() for tag in tags]
         objectives = [key for run in runs for key in run.objectives]
@@ -90,10 +91,10 @@ class TensorBoardSink(Sink):
         make, pictures = _summaries(), self._prepared[1]
         self._prepared = None, b""
         found = [make.scalar(tag, value) for tag, value in publication.charted.items()]
+        scores = publication.scores
         for tag, error in publication.errors.items():
-            if tag in publication.scores:
-                ends = (publication.scores[tag] - error, publication.scores[tag] + error)
-                found += map(make.scalar, _margins(publication.name, tag), ends)
+            if tag in scores:
+                found += map(make.scalar, _margins(publication.name, tag), (scores[tag] - error, scores[tag] + error))
         text = remarks(publication)
         if text != self._remarks:
             found.append(make.text(f"{publication.name}_about/remarks", text or "Nothing to remark any more."))
@@ -110,17 +111,6 @@ def _margins(name: str, tag: str) -> tuple[str, str]:
     """The tags of a score minus and plus its standard error."""
     start = f"{name}_margins{tag[len(name) :]}"
     return f"{start}/lower", f"{start}/upper"
-
-
-def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, bool | int | float | str]:
-    """Nested mappings as one, with ``/`` between the names; what is no number is text."""
-    found: dict[str, bool | int | float | str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{start}{key}/")
-        else:
-            found[f"{start}{key}"] = value if isinstance(value, (bool, int, float)) else str(value)
-    return found
 
 
 def _summaries() -> Any:
