@@ -78,20 +78,15 @@ def save_probe(probe: Probe, folder: Path) -> Path:
     Forward arguments that are neither tensors nor plain values are left out.
     """
     name, tensors = fingerprint(probe), dict[str, Tensor]()
-    path = next(
-        (p for p in (folder / f"probe{SUFFIX}", _path_of(folder, name)) if not p.exists() or _names(p) == name), None
-    )
-    path = _path_of(folder, name) if path is None else path
+    path = folder / f"probe{SUFFIX}"
+    if path.exists() and _names(path) != name:
+        path = folder / f"probe-{name[:12]}{SUFFIX}"
     if path.exists() and _names(path) == name:
         return path
     content = {"dict": {key: _packed(value, key, tensors) for key, value in copied(columns(probe)).items()}}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={_PROBE: json.dumps({"fingerprint": name, "probe": content})})
     return path
-
-
-def _path_of(folder: Path, name: str) -> Path:
-    return folder / f"probe-{name[:12]}{SUFFIX}"
 
 
 @dataclass
@@ -132,8 +127,8 @@ class RunFiles:
     def _find(self, name: str, samples: int) -> Probe | None:
         """The samples with this fingerprint."""
         paths = sorted(self.folder.glob(f"probe*{SUFFIX}"))[:_MOST_PROBES]
-        held = {path: _names(path, raising=True) for path in paths if _names(path) != name}
-        path = next((path for path in paths if path not in held), None)
+        held = {path: _names(path, raising=True) for path in paths}
+        path = next((path for path, other in held.items() if other == name), None)
         if path is None:
             others = [path.name for path, other in held.items() if other]
             if others:
