@@ -7,15 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ImageColor
 from torch import Tensor
 
 from lightning_explain.core.panels import MOST_BARS, Panel
 from lightning_explain.core.probe import all_finite
 from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
+from lightning_explain.render.color import BLUE, ORANGE
 from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL
 
-POSITIVE, NEGATIVE = (213, 94, 0), (0, 114, 178)
+POSITIVE, NEGATIVE = ImageColor.getrgb(ORANGE), ImageColor.getrgb(BLUE)
 _WIDTH = 300
 _PAD = 4
 _NAME, _VALUE = 70, 58

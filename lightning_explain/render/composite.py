@@ -17,7 +17,7 @@ from lightning_explain.core.report import Picture, Report
 from lightning_explain.render import letters as text
 from lightning_explain.render.captions import captions
 from lightning_explain.render.color import sign_table
-from lightning_explain.render.drawn import DrawnInput, drawn_inputs, panels_of, pixels_of
+from lightning_explain.render.drawn import DrawnInput, check_samples, drawn_inputs, panels_of, pixels_of
 from lightning_explain.render.image import HEAT_KINDS, to_bytes
 from lightning_explain.render.layout import GAP, GRAY, LINE, SMALL, Sheet, header, note, wrapped
 from lightning_explain.render.options import Options, PanelStyle
@@ -47,10 +47,7 @@ def composite(report: Report, probe: Probe, options: Options | None = None) -> d
         ValueError: If report and probe have different numbers of samples, or ``normalization`` does not fit the
             channels.
     """
-    if len(report.ids) != len(probe):
-        raise ValueError(
-            f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
-        )
+    check_samples(report, probe)
     options = options or Options()
     blocks = drawn_inputs(probe, options)
     rows = len(blocks[0].inputs[0])

@@ -52,7 +52,7 @@ class DrawnInput:
     def original(self) -> NDArray[np.uint8]:
         """The images ``(N, h, w, 3)`` with the outline of their masks."""
         assert self.images is not None
-        return self.outlined(to_bytes(self.images).permute(0, 2, 3, 1).contiguous().numpy())
+        return self.outlined(as_pictures(to_bytes(self.images)))
 
     def check_pixels(self, kind: str) -> None:
         """Checks that a panel of this kind can be drawn.
@@ -75,6 +75,18 @@ class DrawnInput:
             pixels = pixels.copy()
             pixels[self.outline[0]], pixels[self.outline[1]] = _OUTLINE, _OUTLINE_EDGE
         return pixels
+
+
+def check_samples(report: Report, probe: Probe) -> None:
+    """Checks that a report and a probe have equally many samples.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    if len(report.ids) != len(probe):
+        raise ValueError(
+            f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
+        )
 
 
 def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -> list[DrawnInput]:
@@ -177,8 +189,12 @@ def _resized(panels: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Panels ``(N, 3, H, W)`` as ``(N, h, w, 3)``: enlarged by repeating pixels, or reduced with antialiasing."""
     height, width = panels.shape[2:]
     if size[0] >= height and size[1] >= width:
-        pixels = panels.permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = as_pictures(panels)
         # Lines are repeated last, because whole lines are copied faster than single pixels.
         return pixels.repeat(size[1] // width, axis=2).repeat(size[0] // height, axis=1)
-    reduced = interpolate(panels.float(), size, mode="bilinear", antialias=True).round()
-    return reduced.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return as_pictures(resize(panels.float(), size).round())
+
+
+def as_pictures(images: Tensor) -> NDArray[np.uint8]:
+    """Images ``(N, 3, h, w)`` of whole numbers in 0..255 as uint8 ``(N, h, w, 3)``."""
+    return images.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

@@ -18,9 +18,17 @@ from lightning_explain.core.report import Picture, Report
 from lightning_explain.render import bars
 from lightning_explain.render.captions import Caption, captions
 from lightning_explain.render.color import sign_table
-from lightning_explain.render.drawn import DrawnInput, drawn_inputs, panels_of, pixels_of, resize
+from lightning_explain.render.drawn import (
+    DrawnInput,
+    as_pictures,
+    check_samples,
+    drawn_inputs,
+    panels_of,
+    pixels_of,
+    resize,
+)
 from lightning_explain.render.history import PictureHistory, Snapshot
-from lightning_explain.render.image import HEAT_KINDS, normalize
+from lightning_explain.render.image import HEAT_KINDS, KINDS, normalize
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
 from lightning_explain.render.options import Options, PanelStyle
@@ -31,7 +39,7 @@ OVERVIEW, HISTORY = "overview", "history"
 _WORDS = {"original_image": "image", "heat_map": "map", "blended_heat_map": "overlay", "masked_image": "masked"}
 _PREFERRED = ("infidelity_relative", "relevance_mass", "sensitivity_max")
 _LEVELS = 127
-_KINDS_WITH_MAP = ("heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
+_KINDS_WITH_MAP = [kind for kind in KINDS if kind != "original_image"]
 
 
 def draw(
@@ -64,10 +72,7 @@ def draw(
 
 def figure_of(report: Report, probe: Probe, options: Options | None = None) -> Figure:
     """What is to be drawn of a report, once for :meth:`Figure.pictures` and :meth:`Figure.snapshot`. Arguments: :func:`draw`."""
-    if len(report.ids) != len(probe):
-        raise ValueError(
-            f"report has {len(report.ids)} samples, but probe has {len(probe)}; give the probe it came from."
-        )
+    check_samples(report, probe)
     options = options or Options()
     inputs = drawn_inputs(probe, options)
     names = options.class_names if options.class_names is not None else probe.class_names
@@ -246,8 +251,7 @@ class Figure:
 
     def _own_pixels(self, panel: Panel) -> NDArray[np.uint8]:
         values = panel.values.permute(0, 3, 1, 2).float()
-        resized = resize(values, self.layout.fitted((values.shape[2], values.shape[3])))
-        return resized.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        return as_pictures(resize(values, self.layout.fitted((values.shape[2], values.shape[3]))).round())
 
     def _pixels(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
         drawn, style = self.inputs[i], self.options.of(name)
@@ -256,7 +260,7 @@ class Figure:
         if values.shape[1:] != drawn.size:
             values = resize(values[:, None], drawn.size)[:, 0]
         found = image_panel(panel.kind, panel.sign, drawn.images, values, style.cmap, style.alpha_overlay)
-        return found.permute(0, 2, 3, 1).contiguous().numpy()
+        return as_pictures(found)
 
 
 def _map(values: Tensor, sign: str, outlier_perc: float, size: tuple[int, int]) -> _Map:
