@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 MOST_BARS = 16
@@ -18,7 +19,7 @@ class Panel:
     Args:
         title: The words above the column.
         kind: What is drawn: a kind of Captum's ``visualize_image_attr``; ``"bars"``, the strongest units with name and value;
-            ``"profile"``, all units side by side; or ``"pixels"``, the values themselves.
+            ``"profile"``, all units side by side; ``"pixels"``, the values themselves; or a kind of a subclass.
         values: ``(N, 1, H, W)`` for images; ``(N, U)`` for bars and profiles; uint8 ``(N, h, w, 3)`` for pixels.
         sign: Which part of the map an image shows.
         name: The name of each unit that has a bar.
@@ -29,3 +30,75 @@ class Panel:
     values: Tensor
     sign: str = "all"
     name: Callable[[int], str] = str
+
+
+@dataclass(frozen=True, eq=False)
+class WordsPanel(Panel):
+    """The words of texts on the color of their attribution.
+
+    Args:
+        values: ``(N, T)`` the attribution of each word. NaN where there is no unit: special tokens, which are shown small, and padding.
+        words: The T words of each of the N texts; an empty string, as for padding, is not shown.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.panels import WordsPanel
+        >>> values = torch.tensor([[torch.nan, 0.1, 0.9], [torch.nan, -0.5, torch.nan]])
+        >>> WordsPanel("words", values=values, words=[["[CLS]", "very", "good"], ["[CLS]", "bad", ""]]).kind
+        'words'
+    """
+
+    kind: str = field(default="words", init=False)
+    words: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturesPanel(Panel):
+    """The features of a table, each a column or a group of one-hot columns.
+
+    Args:
+        kind: ``"beeswarm"``: a dot for each sample, by feature, in the color of its value; ``"importance"``: the mean absolute
+            attribution of each feature; ``"features"``: the strongest features of each sample, with their values; ``"waterfall"``: how
+            they add up to the output of each sample.
+        values: ``(N, F)`` the attribution of each feature; NaN where there is no unit.
+        names: The names of the F features.
+        texts: The values of the features of each of the N samples in words, such as ``"17.99"`` or ``"red"``; an empty string for none.
+        levels: ``(N, F)`` the values in standard deviations from the mean, the colors of a beeswarm; NaN, drawn in gray, for what has no
+            order, such as categories.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.panels import FeaturesPanel
+        >>> values, levels = torch.tensor([[0.2, -0.1]]), torch.tensor([[1.5, torch.nan]])
+        >>> FeaturesPanel("features", "features", values, names=["age", "color"], texts=[["43", "red"]], levels=levels).kind
+        'features'
+    """
+
+    names: Sequence[str] = ()
+    texts: Sequence[Sequence[str]] = ()
+    levels: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesPanel(Panel):
+    """The channels of a series, each a curve over a strip in the colors of its attribution.
+
+    Args:
+        values: ``(N, C, T)`` the attribution of each time of each channel; NaN where there is no unit. ``(N, 1, T)`` for a map over the
+            times alone, as that of a layer.
+        series: ``(N, C, T)`` the input.
+        channels: The names of the C channels.
+        rate: Samples per second; ``None``: the axis counts steps.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.panels import SeriesPanel
+        >>> panel = SeriesPanel("series", values=torch.zeros(2, 1, 500), series=torch.rand(2, 1, 500), channels=["II"], rate=250.0)
+        >>> panel.kind, panel.series.shape
+        ('series', torch.Size([2, 1, 500]))
+    """
+
+    kind: str = field(default="series", init=False)
+    series: Tensor = field(default_factory=lambda: torch.empty(0))
+    channels: Sequence[str] = ()
+    rate: float | None = None
