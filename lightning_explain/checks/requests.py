@@ -12,7 +12,7 @@ from lightning_explain.core.contracts import Method, Metric
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.warn import warn_or_log
-from lightning_explain.modalities import guess
+from lightning_explain.modalities import of_probe
 
 
 def faults(
@@ -49,7 +49,7 @@ def fitted(metric: Metric, methods: Mapping[str, Method], probe: Probe) -> Metri
         if asked not in methods:
             raise ValueError(f"it asks for the method {asked!r}: {nearest(asked, methods)}")
     inputs = as_tuple(probe.inputs)
-    return metric.fitted(inputs, guess(inputs))
+    return metric.fitted(inputs, of_probe(probe))
 
 
 def _check_masks(metric: Metric, probe: Probe) -> None:
@@ -72,7 +72,7 @@ def _check_masks(metric: Metric, probe: Probe) -> None:
 def _images(probe: Probe) -> list[tuple[Tensor, tuple[int, int]]]:
     """The inputs that are images, with their sizes ``(H, W)``."""
     inputs = as_tuple(probe.inputs)
-    return [(x, size) for x, modality in zip(inputs, guess(inputs), strict=True) if (size := modality.pixels(x))]
+    return [(x, size) for x, modality in zip(inputs, of_probe(probe), strict=True) if (size := modality.pixels(x))]
 
 
 def scored_by(

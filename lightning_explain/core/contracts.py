@@ -391,12 +391,26 @@ class Arrangement(NamedTuple):
     model: nn.Module | None = None
 
 
+class InputFacts(NamedTuple):
+    """What preflight saw of one input ``(N, ...)``.
+
+    Args:
+        embeddings: The embedding layers that looked it up as a whole, by dotted name.
+        time_axis: Of three dimensions, the one that the layer which takes it runs over; ``None`` if that is not known.
+        masked: ``(N, T)``, where a mask that goes with it says that there is nothing; ``None`` if there is none.
+    """
+
+    embeddings: Mapping[str, nn.Module] = {}
+    time_axis: int | None = None
+    masked: Tensor | None = None
+
+
 class Modality(ABC):
     """Base class of modalities: what one input of the model is. The engine, the metrics and the renderer ask it.
 
-    It answers four questions: which units the input has (``units``, ``pixels``), where a layer's map lies on them (``place``, ``onto``),
-    how they are perturbed (``region``, ``blurred``), and which panels show a map (``panels``). Unless a subclass says otherwise, every
-    element is a unit, layers have no place on the input, and there are no regions.
+    It answers four questions: which units the input has (``units``, ``present``, ``pixels``), where a layer's map lies on them (``place``,
+    ``onto``), how they are perturbed (``reference``, ``region``, ``blurred``), and which panels show a map (``panels``). Unless a subclass
+    says otherwise, every element is a unit, layers have no place on the input, and there are no regions.
 
     Example:
         >>> from lightning_explain import Modality
@@ -413,9 +427,25 @@ class Modality(ABC):
     on_input: ClassVar[bool] = True
     """Whether the panels show a map on its input; the maps of all other inputs are drawn together."""
 
+    def bound(self, x: Tensor, facts: InputFacts) -> Modality:
+        """The modality for the probe's input ``(N, ...)``, made of plain values: what files keep, and pictures are drawn from.
+
+        Raises:
+            ValueError: If the input is not of this kind.
+        """
+        return self
+
     def units(self, x: Tensor) -> torch.Size:
         """The shape of a map of ``x`` ``(N, ...)`` with one number for each unit; it broadcasts to ``x``."""
         return x.shape
+
+    def present(self, x: Tensor) -> Tensor | None:
+        """Which of the units are there in each sample, boolean in the shape of ``units``; ``None``: all. Padding is none."""
+        return None
+
+    def reference(self, x: Tensor) -> Tensor | None:
+        """What stands for a missing unit where no baseline is given, ``(N, ...)``; ``None``: zero."""
+        return None
 
     def pixels(self, x: Tensor) -> tuple[int, int] | None:
         """Height and width of the input ``(N, ...)`` if its units are pixels."""

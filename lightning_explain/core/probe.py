@@ -81,6 +81,8 @@ class Probe:
             ``batch``. Default: in their order. Set if inputs are a mapping.
         meta: Text about the samples that the model does not see, such as file names: a list of N strings for each name. It
             is kept in reports.
+        modalities: What the inputs are: a modality, one for each input, or a mapping of their names or positions to modalities.
+            Default: guessed from the inputs, and from what the model does with them.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -106,6 +108,7 @@ class Probe:
     stds: tuple[Tensor, ...] = ()
     parameters: tuple[Place, ...] = ()
     meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    modalities: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Mapping):

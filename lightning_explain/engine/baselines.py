@@ -101,6 +101,9 @@ class Baselines:
                 return _held(self.modalities[index].blurred(_floating(clean)), clean)
             except ValueError as error:
                 raise ValueError(f'baselines="blur" {error}; give "zero" or "mean".') from None
+        reference = self.modalities[index].reference(clean) if spec is None and self.modalities else None
+        if reference is not None:
+            return _held(reference, clean)
         if spec != "black":
             return _held(torch.tensor(0.0 if spec in (None, "zero") else float(spec), dtype=torch.float64), clean)
         if self.normalization is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
+from lightning_explain.checks.inputs import settled
 from lightning_explain.checks.preflight import UncheckedError, granted, preflight
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.containers import resolved
@@ -38,11 +39,13 @@ from lightning_explain.explainer.registry import (
     alternatives,
     build_methods,
     build_metrics,
+    build_modalities,
     check_limit,
+    fitting,
     warn_of_unsigned,
 )
 from lightning_explain.explainer.run import Decisions, Explanation, Progress
-from lightning_explain.modalities import guess
+from lightning_explain.modalities import of_probe
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
@@ -71,6 +74,7 @@ class Explainer(Decisions):
         default_metrics: The same for metrics.
         scored: For each metric, the methods that it will score; filled in by :meth:`check`.
         estimate: What an explanation will cost; filled in by :meth:`check` where passes are timed.
+        modalities: What the inputs are, as the user says it; :meth:`check` settles it for the probe, as a tuple.
     """
 
     seed: int = 0
@@ -87,6 +91,7 @@ class Explainer(Decisions):
     findings: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     estimate: Estimate | None = None
+    modalities: Any = None
 
     def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
@@ -108,13 +113,15 @@ class Explainer(Decisions):
             with self.ranks.agree("the check of the model"):
                 run, called = stack.enter_context(explaining(model, self.forward_context)), collectives_called()
                 context = self._preflight(model, probe, run)
+                probe = self._settled(context, model, probe, run)
+                methods = fitting(probe, context) if self.default_methods else self.methods
                 try:
                     found = granted(
                         context,
-                        self.methods,
+                        methods,
                         self.metrics,
                         probe,
-                        wrong=list(faults(self.methods, self.metrics, probe, self.normalization)),
+                        wrong=list(faults(methods, self.metrics, probe, self.normalization)),
                         others=alternatives,
                         default_methods=self.default_methods,
                         default_metrics=self.default_metrics,
@@ -125,13 +132,21 @@ class Explainer(Decisions):
                     raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
-            ready = replace(self, **vars(found), ranks=ranks)
+            ready = replace(self, **vars(found), ranks=ranks, modalities=probe.modalities)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
+
+    def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
+        """The probe with what its inputs are, which the context knows from now on."""
+        given = self.modalities if probe.modalities is None else probe.modalities
+        probe = replace(probe, modalities=settled(given, probe, model, context.record))
+        context.explained = self._explained(model, probe, run)
+        return probe
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
         """Returns the doctor's verdicts on the methods on this model."""
         with explaining(model, self.forward_context) as run:
             context = self._preflight(model, probe, run)
+            self._settled(context, model, probe, run)
             return [context.verdict(name, method) for name, method in self.methods.items()]
 
     def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
@@ -173,12 +188,12 @@ class Explainer(Decisions):
             FailedElsewhereError: If another rank failed.
             LostRanksError: If another rank is gone, or does not arrive before the deadline.
         """
-        started, own = time.perf_counter(), fingerprint(probe)
+        started, own, probe = time.perf_counter(), fingerprint(probe), self._of(probe)
         with ExitStack() as stack:
             with self.ranks.agree("the preparation of the model"):
                 explanation = self._begun(stack, model, probe, progress)
             if history is not None:
-                explanation.past = partial(history.of, own)
+                explanation.past = partial(history.of, own, modalities=explanation.explained.modalities)
             with reporting_failures(explanation.failures):
                 self.ranks.share_buffers(model)
                 report = explanation.run()
@@ -191,7 +206,11 @@ class Explainer(Decisions):
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
         with ExitStack() as stack:
-            return forecast(self._begun(stack, model, probe, lambda step: None))
+            return forecast(self._begun(stack, model, self._of(probe), lambda step: None))
+
+    def _of(self, probe: Probe) -> Probe:
+        """The probe with what its inputs are."""
+        return replace(probe, modalities=self.modalities)
 
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
         """Enters the isolation on the stack, and returns the explanation."""
@@ -215,7 +234,7 @@ class Explainer(Decisions):
         samples = samples_for(model, probe)
         # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
         order = samples.ids.argsort(stable=True)
-        inputs, modalities = tuple(x[order.to(x.device)] for x in samples.inputs), guess(samples.inputs)
+        inputs, modalities = tuple(x[order.to(x.device)] for x in samples.inputs), of_probe(probe)
         baselines = Baselines(inputs, self.normalization, samples.ids, modalities, self.seed)
         return ExplainedFunction(
             forward=target_function,
@@ -246,6 +265,7 @@ def explain(
     max_examples_per_pass: int | str = "auto",
     channels_last: bool = False,
     history: Sequence[Report] = (),
+    modalities: Any = None,
 ) -> Report:
     """Explains a model on fixed samples, without a Trainer, and returns maps and scores; leaves the model as it was.
 
@@ -264,6 +284,7 @@ def explain(
         channels_last: Whether images ``(N, C, H, W)`` go through the model in that memory format; see
             ``ExplanationMonitor``.
         history: Reports of the same samples, the oldest first, for metrics such as ``Drift``.
+        modalities: What the inputs are; see ``ExplanationMonitor``.
 
     Returns:
         The report: ``attributions[method]`` is shaped like the inputs, ``scores[metric][method]`` is ``(N,)``.
@@ -308,10 +329,11 @@ def explain(
         normalization=normalization,
         default_methods=methods is None,
         default_metrics=metrics is None,
+        modalities=build_modalities(modalities),
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
-    past = history_of(history, probe)
     ready = explainer.check(model, probe)
+    past = history_of(history, replace(probe, modalities=ready.modalities))
     if not ready.methods:
         raise ValueError("None of the default methods can be used on this model, as the warnings say; give methods=...")
-    return ready.explain(model, probe, history=past)
+    return replace(ready.explain(model, probe, history=past), probe=replace(probe, modalities=ready.modalities))

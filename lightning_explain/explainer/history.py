@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Modality
 from lightning_explain.core.probe import Probe, Samples, all_finite, as_tuple
 from lightning_explain.core.report import Report
-from lightning_explain.modalities import guess
+from lightning_explain.modalities import of_probe
 from lightning_explain.modalities.placement import arrange, onto
 
 Maps: TypeAlias = "Mapping[str, tuple[Tensor, ...]]"
@@ -39,26 +39,30 @@ class History:
     def followed_by(self, report: Report, probe: Probe) -> History:
         """Returns the history with one more explanation; methods that failed in it keep their earlier maps."""
         same = self.fingerprint == report.fingerprint
-        found = _kept(report, as_tuple(probe.inputs))
+        found = _kept(report, probe)
         earlier, before = (self.first, self.previous) if same else ({}, {})
         return History(_filled(earlier, found), _filled(found, before), report.ids.clone(), report.fingerprint)
 
-    def of(self, fingerprint: str, samples: Samples) -> dict[str, dict[str, tuple[Tensor, ...]]]:
+    def of(
+        self, fingerprint: str, samples: Samples, modalities: tuple[Modality, ...]
+    ) -> dict[str, dict[str, tuple[Tensor, ...]]]:
         """Returns the earlier maps of samples, in input space and on their device, for ``MetricInputs.history``.
 
         Args:
             fingerprint: SHA-256 of the probe.
             samples: Samples of that probe, in any order.
+            modalities: What its inputs are.
         """
         if self.fingerprint != fingerprint:
             return {}
         index = samples.places_in(self.ids)
-        return {"previous": _placed(self.previous, index, samples), "first": _placed(self.first, index, samples)}
+        kept = {"previous": self.previous, "first": self.first}
+        return {when: _placed(maps, index, samples, modalities) for when, maps in kept.items()}
 
     def misplaced(self, probe: Probe) -> list[str]:
         """Returns the methods whose maps do not lie on these samples, as maps from elsewhere may not."""
         samples = tuple(x[:1] for x in as_tuple(probe.inputs))
-        modalities = guess(samples)
+        modalities = of_probe(probe)
         inputs = _unit_shaped(samples, modalities)
 
         def lies(maps: tuple[Tensor, ...]) -> bool:
@@ -101,8 +105,8 @@ def history_of(reports: Sequence[Report], probe: Probe) -> History:
     return found
 
 
-def _kept(report: Report, inputs: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, ...]]:
-    found, modalities = {}, guess(inputs)
+def _kept(report: Report, probe: Probe) -> dict[str, tuple[Tensor, ...]]:
+    found, inputs, modalities = {}, as_tuple(probe.inputs), of_probe(probe)
     for name, attribution in report.attributions.items():
         arranged = report.maps[name] if name in report.maps else arrange(as_tuple(attribution), inputs, modalities)
         if arranged:
@@ -123,8 +127,10 @@ def _by_sample(value: Tensor, other: Tensor) -> Tensor:
     return torch.where(all_finite(value).reshape(-1, *(1,) * (value.ndim - 1)), value, other)
 
 
-def _placed(maps: Maps, index: Tensor, samples: Samples) -> dict[str, tuple[Tensor, ...]]:
-    device, modalities = samples.inputs[0].device, guess(samples.inputs)
+def _placed(
+    maps: Maps, index: Tensor, samples: Samples, modalities: tuple[Modality, ...]
+) -> dict[str, tuple[Tensor, ...]]:
+    device = samples.inputs[0].device
     inputs = _unit_shaped(samples.inputs, modalities)
     return {
         name: onto(tuple(value[index].to(device) for value in found), inputs, modalities)

@@ -12,21 +12,29 @@ from torch import nn
 
 from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
-from lightning_explain.core.contracts import Method, Metric
+from lightning_explain import modalities as modality_classes
+from lightning_explain.checks.doctor import DoctorContext
+from lightning_explain.checks.inputs import embeddings
+from lightning_explain.core.contracts import Method, Metric, Modality
 from lightning_explain.core.naming import either, nearest, snake_case, unwritable
+from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.schema import brief
 from lightning_explain.core.validation import check_whole
+from lightning_explain.modalities import Tabular, Text, of_probe
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
 
 
 METHODS: dict[str, type] = {name: getattr(method_classes, name) for name in method_classes.__all__}
 METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metric_classes.__all__}
+MODALITIES: dict[str, type] = {name: getattr(modality_classes, name) for name in modality_classes.__all__}
 
 
 MOST = 1_000
 """The most methods, and the most metrics."""
 AUTO_LIMIT = 64
+MOST_ABLATED = 128
+"""The most units that are ablated by default, each of which takes a forward pass."""
 # Chosen by benchmarks/default_cost.py: 65 forward and backward evaluations of each sample, and 32 forward ones.
 DEFAULT_STEPS, DEFAULT_DRAWS, REMOVALS = 16, 3, 32
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -43,6 +51,26 @@ def build_methods(requests: Requests) -> dict[str, Method]:
     if not requests:
         raise ValueError("methods is empty, so there is nothing to explain; name one, or use enabled=False.")
     return build(requests, METHODS, "method", Method)
+
+
+def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
+    """The default methods for what the inputs are: those of images and series; for text and tables, those that have a place on them.
+
+    Text: integrated gradients at the embedding that looks the ids up. Text and tables: ablation of each unit, where there are at most
+    128 of them.
+    """
+    found, modalities, inputs = build_methods(None), of_probe(probe), as_tuple(probe.inputs)
+    if not any(isinstance(modality, (Text, Tabular)) for modality in modalities):
+        return found
+    del found["cam"]
+    ids = next((i for i, modality in enumerate(modalities) if isinstance(modality, Text)), None)
+    if ids is not None and not any(x.is_floating_point() for x in inputs):
+        layers = embeddings(ids, context.model, context.record)
+        at_layer = method_classes.LayerIntegratedGradients(layer=layers[0], n_steps=DEFAULT_STEPS) if layers else None
+        found = {} if at_layer is None else {"ig": at_layer}
+    if sum(modality.units(x)[1:].numel() for modality, x in zip(modalities, inputs, strict=True)) <= MOST_ABLATED:
+        found["ablation"] = method_classes.FeatureAblation()
+    return found
 
 
 def alternatives(model: nn.Module) -> dict[str, Method]:
@@ -63,6 +91,22 @@ def build_metrics(requests: Requests, default_methods: bool = False) -> dict[str
         sensitivity = metric_classes.SensitivityMax(n_perturb_samples=DEFAULT_DRAWS, methods=smooth)
         requests = [metric_classes.Infidelity(n_perturb_samples=REMOVALS), sensitivity]
     return build(requests, METRICS, "metric", Metric)
+
+
+def build_modalities(requests: Any) -> Any:
+    """Modalities as the user writes them, with instances in place of names: one, one for each input, or a mapping of inputs to them."""
+    kind = _Kind("modalitie", MODALITIES, Modality)
+
+    def built(request: Any) -> Any:
+        return _instance(request, "modalities", kind)
+
+    if requests is None:
+        return None
+    if isinstance(requests, Mapping) and "name" not in requests:
+        return {key: built(value) for key, value in requests.items()}
+    if isinstance(requests, Sequence) and not isinstance(requests, (str, bytes)):
+        return [built(value) for value in requests]
+    return built(requests)
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction, Modality, Reference
 from lightning_explain.core.probe import Samples
-from lightning_explain.metrics._ranking import spread
+from lightning_explain.metrics._ranking import spread, units_present
 
 Tensors = tuple[Tensor, ...]
 
@@ -31,12 +31,13 @@ class Perturbed(NamedTuple):
 def half(
     explained: ExplainedFunction, samples: Samples, indices: Tensor, columns: list[tuple[Tensor, Modality]]
 ) -> Tensors:
-    """A random half of all units of some inputs, exactly as many in each draw."""
+    """A random half of the units that each sample has in some inputs, exactly as many in each draw."""
     inputs, modalities = zip(*columns, strict=True)
-    units = sum(modality.units(x)[1:].numel() for x, modality in columns)
-    like = torch.empty(len(samples), units, device=inputs[0].device)
-    lowest = explained.draws.uniform("half", samples, indices, like).topk(units // 2, sorted=False).indices
-    return spread(torch.zeros_like(like, dtype=torch.bool).scatter(1, lowest, True), inputs, modalities)
+    present = units_present(inputs, modalities)
+    like = torch.empty(present.shape, device=present.device)
+    drawn = explained.draws.uniform("half", samples, indices, like).masked_fill(~present, -1)
+    places = drawn.argsort(dim=1, descending=True).argsort(dim=1)
+    return spread(places < present.sum(1, keepdim=True) // 2, inputs, modalities)
 
 
 def origin(explained: ExplainedFunction, reference: Reference, samples: Samples) -> Tensors:

@@ -31,6 +31,18 @@ def relevance(
     return found
 
 
+def units_present(inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Tensor:
+    """Which of the U units of all inputs each sample has, boolean ``(N, U)``."""
+    parts = []
+    for x, modality in zip(inputs, modalities, strict=True):
+        there = modality.present(x)
+        units = modality.units(x)
+        parts.append(
+            flat(torch.ones(units, dtype=torch.bool, device=x.device) if there is None else there.expand(units))
+        )
+    return torch.cat(parts, 1)
+
+
 def spread(values: Tensor, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> tuple[Tensor, ...]:
     """Puts values of units ``(N, U)`` back in the inputs' places; each result broadcasts to its input."""
     shapes = [modality.units(x) for x, modality in zip(inputs, modalities, strict=True)]

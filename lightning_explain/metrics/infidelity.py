@@ -21,6 +21,7 @@ from lightning_explain.engine.baselines import settled
 from lightning_explain.engine.noise import Scale, scales, wide
 from lightning_explain.metrics._common import by_user, joined, needs_floating, table
 from lightning_explain.metrics._perturbed import Perturbed, Tensors, exact, half, origin
+from lightning_explain.metrics._ranking import units_present
 
 PerturbFunc = Callable[..., Any]
 if TYPE_CHECKING:
@@ -353,9 +354,8 @@ def _resolution(metric_inputs: MetricInputs, changes: Tensor) -> Tensor:
     dtypes = (metric_inputs.outputs.dtype, getattr(explained.forward, "dtype", torch.float32))
     eps = max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point)
     largest = torch.maximum(outputs.abs(), (outputs[:, None] - changes).abs().amax(1))
-    columns = zip(metric_inputs.samples.inputs, explained.modalities, strict=True)
-    alone = sum(modality.units(x)[1:].numel() for x, modality in columns) < 2
-    return torch.full_like(largest, torch.inf) if alone else 4 * eps * largest
+    alone = units_present(metric_inputs.samples.inputs, explained.modalities).sum(1) < 2
+    return torch.where(alone, torch.inf, 4 * eps * largest)
 
 
 def _dot(maps: list[Tensor], factors: Tensors) -> Tensor:

@@ -5,15 +5,70 @@ A new modality is a class in a file of its own and its line below. Must not impo
 them, nor Lightning or Captum. Begin reading with ``Modality`` in ``core/contracts.py``, then ``image.py``.
 """
 
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 from torch import Tensor
 
-from lightning_explain.core.contracts import Modality
+from lightning_explain.core.contracts import InputFacts, Modality
+from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.modalities.image import Image
 from lightning_explain.modalities.plain import Plain
+from lightning_explain.modalities.series import TimeSeries
+from lightning_explain.modalities.tabular import Tabular
+from lightning_explain.modalities.text import Text
 
-__all__ = ["Image", "Plain"]
+__all__ = ["Image", "Plain", "Tabular", "Text", "TimeSeries"]
 
 
-def guess(inputs: tuple[Tensor, ...]) -> tuple[Modality, ...]:
-    """What each input ``(N, ...)`` is, by its rank: the only place that tells an image from anything else."""
-    return tuple(Image() if x.ndim == 4 else Plain() for x in inputs)
+def guess(inputs: tuple[Tensor, ...], facts: Sequence[InputFacts] = ()) -> tuple[Modality, ...]:
+    """What each input ``(N, ...)`` is, by its rank, its dtype and what the model does with it: the only place that decides that.
+
+    Args:
+        inputs: The inputs.
+        facts: What preflight saw of each; without, whole numbers are not known to be text.
+    """
+    return tuple(_guess(x, facts[i] if facts else InputFacts()) for i, x in enumerate(inputs))
+
+
+def _guess(x: Tensor, facts: InputFacts) -> Modality:
+    if x.ndim == 4:
+        return Image()
+    if x.is_floating_point():
+        return Tabular() if x.ndim == 2 else TimeSeries() if x.ndim == 3 else Plain()
+    return Text() if x.ndim == 2 and facts.embeddings else Plain()
+
+
+def stored(modalities: tuple[Modality, ...]) -> list[dict[str, Any]]:
+    """Modalities that are bound to a probe as JSON can hold them."""
+    return [{"class": type(one).__name__, **(vars(one) if is_dataclass(one) else {})} for one in modalities]
+
+
+def restored(found: Any) -> tuple[Modality, ...] | None:
+    """The modalities again; ``None`` if one of them is a class of the user's own.
+
+    Raises:
+        ValueError: If it is not what :func:`stored` returns.
+    """
+    kinds = {name: globals()[name] for name in __all__}
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("class"), str) for one in found
+    ):
+        raise ValueError("modalities is no list of dictionaries with a class")
+    if any(one["class"] not in kinds for one in found):
+        return None
+    made = []
+    for one in found:
+        kind = kinds[one["class"]]
+        known = {f.name: one[f.name] for f in fields(kind) if f.name in one}
+        made.append(kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}))
+    return tuple(made)
+
+
+def of_probe(probe: Probe) -> tuple[Modality, ...]:
+    """What the inputs of a probe are: as preflight settled it, or else guessed without the model."""
+    found, inputs = probe.modalities, as_tuple(probe.inputs)
+    if isinstance(found, Modality):
+        return (found,) * len(inputs)
+    return found if isinstance(found, tuple) and len(found) == len(inputs) else guess(inputs)

@@ -21,7 +21,14 @@ from lightning_explain.core.schema import short_errors
 from lightning_explain.core.validation import check_monitor_names
 from lightning_explain.distributed.ranks import ALONE
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.explainer.registry import Requests, build_methods, build_metrics, check_limit, warn_of_unsigned
+from lightning_explain.explainer.registry import (
+    Requests,
+    build_methods,
+    build_metrics,
+    build_modalities,
+    check_limit,
+    warn_of_unsigned,
+)
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn
 from lightning_explain.model.targets import Target
@@ -90,6 +97,8 @@ class ExplanationMonitor(MonitorBase):
             before, also of the training that this one resumes, are never deleted.
         save_inputs: ``False``: no file of the run or checkpoint holds the inputs, ``forward_args`` or ``meta`` of the samples, so that
             ``draw`` is not possible; a resumed training reads the samples again. Pictures, which loggers still get, show them.
+        modalities: What the inputs are: ``modalities.Text(tokenizer=...)``, ``Tabular(feature_names=[...])``, ``TimeSeries(...)``,
+            ``Image()``; one for each of several inputs, or a mapping of their names to them. Default: guessed.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -135,19 +144,19 @@ class ExplanationMonitor(MonitorBase):
         keep_every: int | None = None,
         keep_last: int | None = None,
         save_inputs: bool = True,
+        modalities: Any = None,
     ) -> None:
         methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
+        modalities = resolved(modalities)
         self._given = {name: value for name, value in list(locals().items()) if name not in ("self", "__class__")}
-        flags = {name: self._given[name] for name in _FLAGS}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
-        arguments.check_plain(target, seed, hook, on_error, name, flags, functions)
+        arguments.check_plain(target, seed, hook, on_error, name, {n: self._given[n] for n in _FLAGS}, functions)
         super().__init__()
         self.name, self.enabled, self.hook, self.at_start = name, enabled, hook, at_start
         self.by_steps = every_n_train_steps is not None
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         self._selection = arguments.selection_of(probe)
-        self._limit = check_limit(max_examples_per_pass)
-        requested = build_methods(methods)
+        self._limit, requested = check_limit(max_examples_per_pass), build_methods(methods)
         drawing: dict[str, Any] = {"cmap": cmap, "outlier_perc": outlier_perc, "class_names": class_names}
         drawing |= {"panels": DEFAULT_PANELS if panels is None else panels, "normalization": normalization}
         options = Options(**drawing)
@@ -164,17 +173,18 @@ class ExplanationMonitor(MonitorBase):
             normalization=options.normalization,
             default_methods=methods is None,
             default_metrics=metrics is None,
+            modalities=build_modalities(modalities),
             raising=on_error == "raise",
         )
         scores = self._ready.metrics
         warn_of_unsigned(requested, scores)
         arguments.check_tags(requested, scores)
-        self._asked = arguments.asked(target, methods, metrics, probe, alerts, *functions.values())
+        self._asked = arguments.asked(target, methods, metrics, probe, alerts, modalities, *functions.values())
         self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe and save_inputs, forward_fn)
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
-        reports = arguments.reports_of(save_reports, keep_every, keep_last, save_inputs)
-        self._publisher = Publisher(name, options, reports, log, arguments.sinks_of(sinks), log_artifacts)
+        reports, own = arguments.reports_of(save_reports, keep_every, keep_last, save_inputs), arguments.sinks_of(sinks)
+        self._publisher = Publisher(name, options, reports, log, own, log_artifacts)
         self._memory.alerts.check(self._keys())
 
     @classmethod

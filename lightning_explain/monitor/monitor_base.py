@@ -32,7 +32,7 @@ from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, described, score_names, tags, with_suffix, without
-from lightning_explain.modalities import guess
+from lightning_explain.modalities import of_probe
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor import metric_watchers as watchers
@@ -202,7 +202,7 @@ class MonitorBase(pl.Callback):
             fingerprint="" if probe is None else fingerprint(probe),
             pass_size=self._limit or self._pass_size,
             threads=torch.get_num_threads(),
-            modalities=() if probe is None else tuple(type(kind).__name__ for kind in guess(as_tuple(probe.inputs))),
+            modalities=() if probe is None else tuple(type(kind).__name__ for kind in of_probe(probe)),
             memory_format="channels_last" if ready.channels_last else "contiguous_format",
             drawing=self._drawing(),
         )
@@ -324,9 +324,12 @@ class MonitorBase(pl.Callback):
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
         ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
+        self._samples.describe(self._ready.modalities)
         for name, method in self._ready.methods.items():
-            if self._explainer.methods[name].innermost.needs_layer:
-                layer = method.innermost.layer
+            given, layer = self._explainer.methods.get(name), method.innermost.layer
+            if type(given) is not type(method) and layer is not None:
+                rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, which looks the ids up.")
+            elif given is not None and given.innermost.needs_layer:
                 rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, the last feature map.")
         if not self._ready.methods:
             rank_zero_warn_or_log(

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from lightning_explain.core.contracts import Modality
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.probe_form import SAMPLES
 from lightning_explain.core.schema import MalformedError, brief, listed_ids
@@ -198,6 +199,13 @@ class FixedSamples:
             )
             return self._trained
 
+    def describe(self, modalities: tuple[Modality, ...]) -> None:
+        """Notes what the inputs are, as the check of the model settled it."""
+        assert self.probe is not None
+        described = replace(self.probe, modalities=modalities)
+        self._trained = described if self._trained is self.probe else self._trained
+        self.probe = described
+
     def share(self, ranks: Ranks) -> None:
         """Replaces the samples by those of rank zero if ranks differ, as they may on a stream. Call it on all ranks.
 
@@ -210,7 +218,7 @@ class FixedSamples:
         if len(set(ranks.gather(own))) > 1:
             with ranks.agree("packing the samples"):
                 state = probe_state(self.probe)
-            shared = Probe(**ranks.first(state))
+            shared = replace(self.probe, **ranks.first(state))
             self._trained = shared if self._trained is self.probe else self._trained
             self.probe = shared
 
@@ -286,7 +294,8 @@ class FixedSamples:
         """
         if state.get("probe") is None:
             return
-        probe, selection = Probe(**state["probe"]), dict(state.get("selection", self._asked))
+        given = None if self._given is None else self._given.modalities
+        probe, selection = Probe(**state["probe"], modalities=given), dict(state.get("selection", self._asked))
         if self._expected is None or fingerprint(probe) != self._expected[1]:
             raise MalformedError("these are not the samples whose fingerprint the checkpoint has")
         other = selection != self._asked if self._given is None else fingerprint(self._given) != fingerprint(probe)

@@ -16,7 +16,7 @@ from lightning_explain.core.contracts import Modality
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.report import Report
-from lightning_explain.modalities import Plain, guess
+from lightning_explain.modalities import Plain, of_probe
 from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.render import bars
 from lightning_explain.render.image import normalize, to_bytes, to_display
@@ -93,7 +93,7 @@ def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -
     """The input that maps are drawn on, if there is one; and after it, every other input; by default the first ``max_rows`` samples."""
     samples = samples or slice(options.max_rows)
     inputs = tuple(x[samples].cpu() for x in as_tuple(probe.inputs))
-    modalities = guess(inputs)
+    modalities = of_probe(probe)
     index = next((i for i, modality in enumerate(modalities) if modality.on_input), None)
     if index is None:
         return [DrawnInput(samples, inputs, modalities, None)]

@@ -21,6 +21,7 @@ from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.schema import MalformedError, brief, one_line
 from lightning_explain.core.serialization import columns, copied, fingerprint
 from lightning_explain.core.warn import warn_or_log
+from lightning_explain.modalities import of_probe, restored, stored
 from lightning_explain.store.files import MOST_HEADER, SUFFIX, broken, opened, parsed, reading, replacing, tensors_of
 
 KEY = "lightning_explain_run"
@@ -85,7 +86,8 @@ def save_probe(probe: Probe, folder: Path) -> Path:
         return path
     content = {"dict": {key: _packed(value, key, tensors) for key, value in copied(columns(probe)).items()}}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_PROBE: json.dumps({"fingerprint": name, "probe": content})})
+        described = {"fingerprint": name, "probe": content, "modalities": stored(of_probe(probe))}
+        save_file(tensors, temporary, metadata={_PROBE: json.dumps(described)})
     return path
 
 
@@ -209,7 +211,11 @@ def _probe_in(file: Any) -> Probe:
     lost: list[str] = []
     state = _unpacked(content.get("probe"), tensors, "probe", lost)
     schema.fields(PROBE, ("inputs", "ids"))(state, "probe")
-    found = Probe(**state)
+    try:
+        modalities = restored(content["modalities"]) if "modalities" in content else None
+    except (ValueError, TypeError) as error:
+        raise MalformedError(str(error)) from error
+    found = Probe(**state, modalities=modalities)
     if not lost and fingerprint(found) != content["fingerprint"]:
         raise MalformedError("its samples are not those whose fingerprint it has")
     return found

@@ -185,8 +185,9 @@ NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
 def test_the_default_layer_lies_on_the_input_and_matters(model: nn.Module, x: Tensor, layer: str | None) -> None:
     model.eval()
     if layer is None:
-        with pytest.warns(UserWarning, match=r"'cam' \(LayerGradCam\) is left out: it names no layer"):
-            assert "cam" not in explain(model, Probe(x), metrics=[]).attributions
+        with pytest.raises(ValueError, match=r"'cam' \(LayerGradCam\): it names no layer"):
+            explain(model, Probe(x), {"cam": m.LayerGradCam()}, [])
+        assert "cam" not in explain(model, Probe(x), metrics=[]).attributions
         return
     checked = Explainer({"cam": m.LayerGradCam()}, {}).check(model, Probe(x))
     assert checked.methods["cam"].layer == layer

@@ -19,6 +19,7 @@ from lightning_explain import metrics as q
 from lightning_explain.core.probe import Samples
 from lightning_explain.explainer.history import History
 from lightning_explain.metrics.drift import cosine, ssim
+from lightning_explain.modalities import of_probe
 from networks import samples, trained
 from training import QUIET, SAFE, DigitModule, fit, keys, loader, loaders, monitor, report_of, trainer
 
@@ -79,7 +80,7 @@ def test_a_sample_is_found_by_its_id_whatever_its_place() -> None:
     turned = Probe(x[order], y[order], ids=probe.sample_ids[order])
     mixed = explain(trained(), turned, {"it": m.Saliency()}, [])
     at = Samples((turned.inputs,), (turned.inputs,), (), turned.sample_ids, turned.sample_ids)  # type: ignore[arg-type]
-    (placed,) = history.of(first.fingerprint, at)["first"]["it"]
+    (placed,) = history.of(first.fingerprint, at, of_probe(turned))["first"]["it"]
     assert torch.equal(placed, mixed.attributions["it"])
 
 

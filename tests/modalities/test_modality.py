@@ -54,11 +54,10 @@ class Series(Modality):
 
 
 @pytest.fixture
-def series(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, Probe]:
-    monkeypatch.setattr(modalities, "Plain", Series)
+def series() -> tuple[nn.Module, Probe]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv1d(2, 4, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30, 3))
-    return net.eval(), Probe(torch.randn(3, 2, 64), torch.tensor([0, 1, 2]))
+    return net.eval(), Probe(torch.randn(3, 2, 64), torch.tensor([0, 1, 2]), modalities=Series())
 
 
 METHODS = {
@@ -121,7 +120,7 @@ def test_a_panel_that_needs_pixels_is_refused_where_there_are_none(
 def test_images_and_everything_else_are_guessed_by_their_rank() -> None:
     shapes = [(2, 5), (2, 3, 8), (2, 3, 8, 8), (2, 3, 4, 8, 8)]
     found = modalities.guess(tuple(torch.zeros(shape) for shape in shapes))
-    assert [type(modality).__name__ for modality in found] == ["Plain", "Plain", "Image", "Plain"]
+    assert [type(modality).__name__ for modality in found] == ["Tabular", "TimeSeries", "Image", "Plain"]
 
 
 def test_nothing_but_the_guess_tells_an_image_by_its_rank() -> None:

@@ -1,0 +1,131 @@
+"""What preflight recorded, and what the user says of the inputs, in; what each input is, bound to the probe, out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_explain.core.contracts import InputFacts, Modality
+from lightning_explain.core.naming import nearest
+from lightning_explain.core.probe import Probe, as_tuple
+from lightning_explain.core.record import Record
+from lightning_explain.modalities import guess
+
+_CHANNELS_SECOND = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
+_SEQUENCES = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.Transformer)
+
+
+def settled(given: Any, probe: Probe, model: nn.Module, record: Record) -> tuple[Modality, ...]:
+    """What each input of the probe is, made of plain values.
+
+    Args:
+        given: As the user says it: a modality, one for each input, a mapping of names or positions to modalities, or ``None``; what is
+            left open is guessed.
+        probe: The samples.
+        model: The module.
+        record: What preflight recorded of a forward pass.
+
+    Raises:
+        ValueError: If a modality does not fit its input, or names one that is not there.
+    """
+    inputs = as_tuple(probe.inputs)
+    facts = [_facts(i, probe, model, record) for i in range(len(inputs))]
+    own = _by_input(given, probe)
+    guessed = guess(tuple(inputs), facts)
+    return tuple(own.get(i, guessed[i]).bound(x.cpu(), facts[i]) for i, x in enumerate(inputs))
+
+
+def embeddings(i: int, model: nn.Module, record: Record) -> list[str]:
+    """The names of the embedding layers that look up the ids ``(N, T)`` of an input, one vector for each token."""
+    return [name for name, module in _embeddings(i, model, record).items() if isinstance(module, nn.Embedding)]
+
+
+def _by_input(given: Any, probe: Probe) -> dict[int, Modality]:
+    """The modalities that the user gives, by the position of the input."""
+    count = len(as_tuple(probe.inputs))
+    if given is None or isinstance(given, Modality):
+        return {} if given is None else dict.fromkeys(range(count), given)
+    if isinstance(given, Mapping):
+        names: dict[Any, int] = {place[-1]: i for i, place in enumerate(probe.places[:count])} | {
+            i: i for i in range(count)
+        }
+        for name in given:
+            if name not in names:
+                raise ValueError(f"modalities names the input {name!r}: {nearest(str(name), list(map(str, names)))}")
+        found = {names[name]: value for name, value in given.items()}
+    else:
+        if not isinstance(given, Sequence) or len(given) != count:
+            raise ValueError(
+                f"modalities={given!r}; give one for each of the {count} inputs, or a mapping of their names."
+            )
+        found = dict(enumerate(given))
+    for value in found.values():
+        if not isinstance(value, Modality):
+            raise TypeError(f"modalities holds a {type(value).__name__}; give modalities, such as modalities.Text().")
+    return found
+
+
+def _facts(i: int, probe: Probe, model: nn.Module, record: Record) -> InputFacts:
+    x = record.points[i].detach()
+    time = _time_axis(x, model, record) if x.ndim == 3 and x.is_floating_point() else None
+    return InputFacts(_embeddings(i, model, record), time, _masked(probe, as_tuple(probe.inputs)[i]))
+
+
+def _embeddings(i: int, model: nn.Module, record: Record) -> dict[str, nn.Module]:
+    x, kinds = record.points[i].detach(), (nn.Embedding, nn.EmbeddingBag)
+    found = ((name, module) for name, module in model.named_modules() if isinstance(module, kinds))
+    return {name: module for name, module in found if any(_same(t, x) for t in _received(module, record))}
+
+
+def _received(module: nn.Module, record: Record) -> tuple[Tensor, ...]:
+    passed = record.received.get(id(module))
+    return () if passed is None else passed.tensors
+
+
+def _same(value: Tensor, x: Tensor) -> bool:
+    return value.shape == x.shape and value.dtype == x.dtype and torch.equal(value, x)
+
+
+def _time_axis(x: Tensor, model: nn.Module, record: Record) -> int | None:
+    """The dimension of a series ``(N, a, b)`` that the first layer which takes it, in any order of dimensions, runs over."""
+    for key in record.received:
+        module = next((m for m in model.modules() if id(m) == key), None)
+        if not isinstance(module, (*_CHANNELS_SECOND, *_CHANNELS_LAST, *_SEQUENCES)):
+            continue
+        for value in _received(module, record):
+            order = next(_orders(value.detach(), x), None)
+            if order is not None:
+                return order[_time_in(module, order)]
+    return None
+
+
+def _orders(value: Tensor, x: Tensor) -> Iterator[tuple[int, ...]]:
+    """The orders of dimensions in which the input is what a layer received."""
+    for order in permutations(range(3)):
+        if value.shape == tuple(x.shape[i] for i in order) and torch.equal(value, x.permute(order)):
+            yield order
+
+
+def _time_in(module: nn.Module, order: tuple[int, ...]) -> int:
+    """The dimension of what a layer received that runs over times."""
+    if isinstance(module, _CHANNELS_SECOND):
+        return 2
+    # The samples are the first dimension of the input; the last one has the channels.
+    return 1 - order.index(0)
+
+
+def _masked(probe: Probe, x: Tensor) -> Tensor | None:
+    """``(N, T)``: where an attention or padding mask among the further arguments says that there is nothing."""
+    for place, value in zip(probe.places[len(as_tuple(probe.inputs)) :], probe.forward_args, strict=True):
+        if isinstance(value, Tensor) and value.shape == x.shape[:2]:
+            name = str(place[-1])
+            if "padding_mask" in name:
+                return value.cpu() != 0
+            if "mask" in name:
+                return value.cpu() == 0
+    return None
