@@ -1,0 +1,206 @@
+"""Does ``ExplanationMonitor()`` alone work on what people train, and does it point at what decides?
+
+    pip install "lightning-explain[demo]" timm transformers
+    python benchmarks/one_line.py [--only NAME ...]
+
+Every set-up is a small network of text, tables, series or images, whose data have a planted cause at a known place: a word, a column, a
+window of a channel, a square. It is trained for seconds with ``ExplanationMonitor()`` as the only callback, and once more without. Printed
+are
+
+- which default methods were explained, and for each the share of the samples whose strongest unit (a word, a column, a cell, a pixel)
+  lies on the planted cause; "no place" for a map that has none on the input;
+- what was left out, in the monitor's own words (below the table);
+- whether the training was disturbed: its weights must be those without the monitor, bit for bit;
+- whether all maps and charted scores are finite;
+- whether that is useful: it is if the numbers are finite and the mean share over the methods is at least one half.
+
+The benchmark fails if a training stops or is disturbed, or if fewer than 7 of 8 set-ups are useful.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from _setups import SETUPS, Setup
+from lightning_explain import ExplanationMonitor
+from lightning_explain.core.probe import Probe, as_tuple, flat
+from lightning_explain.core.report import Report
+from lightning_explain.modalities import guess
+from lightning_explain.modalities.placement import arrange, onto
+
+TRAINING, VALIDATION, BATCH = 512, 64, 32
+LEAST_SHARE = 7 / 8
+
+
+@dataclass
+class Result:
+    """What became of one set-up.
+
+    Args:
+        loss: The validation loss after the training.
+        pointing: For each method: the share of the samples whose strongest unit lies on the cause; ``None`` without a place.
+        said: What the monitor said.
+        finite: Whether all maps and charted scores are finite.
+        undisturbed: Whether the weights are those of a training without the monitor.
+        error: What stopped the training.
+        seconds: Of the training with the monitor.
+    """
+
+    loss: float = float("nan")
+    pointing: dict[str, float | None] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    finite: bool = False
+    undisturbed: bool = False
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def useful(self) -> bool:
+        found = [share for share in self.pointing.values() if share is not None]
+        return self.finite and bool(found) and sum(found) / len(found) >= 0.5
+
+
+def trained(setup: Setup, folder: str, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
+    L.seed_everything(0, verbose=False)
+    generator = torch.Generator().manual_seed(0)
+    loaders = [
+        DataLoader(setup.data(count, generator), BATCH, shuffle=count == TRAINING) for count in (TRAINING, VALIDATION)
+    ]
+    trainer = L.Trainer(
+        max_epochs=setup.epochs,
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder) if callbacks else False,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    model = setup.make()
+    trainer.fit(model, *loaders)
+    return model, trainer
+
+
+def run(setup: Setup) -> Result:
+    """Trains with and without the monitor."""
+    result, monitor, started = Result(), ExplanationMonitor(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                model, trainer = trained(setup, folder, [monitor])
+            except Exception as error:
+                result.error = f"{type(error).__name__}: {error}"
+        result.seconds = time.perf_counter() - started
+        ours = [
+            str(w.message) for w in said if "lightning_explain" in w.filename or "ExplanationMonitor" in str(w.message)
+        ]
+        result.said = list(dict.fromkeys(ours))
+        if result.error:
+            return result
+        result.loss = float(trainer.callback_metrics["val_loss"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            alone, _ = trained(setup, folder, [])
+    result.undisturbed = same(model, alone)
+    report, probe = monitor.last_report, monitor.probe
+    if report is not None and probe is not None:
+        left_out = report.run.left_out if report.run else {}
+        further = {name: why for name, why in {**left_out, **report.failures}.items() if why not in " ".join(ours)}
+        result.said += [f"{name}: {why}" for name, why in further.items()]
+        result.pointing = {name: pointing(report, name, probe, setup) for name in report.attributions}
+        result.finite = finite(report)
+    return result
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    one, other = a.state_dict(), b.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def finite(report: Report) -> bool:
+    """Whether the numbers of all samples are finite; undefined is not failed."""
+    return bool(report.attributions) and not any(report.nonfinite().values())
+
+
+def pointing(report: Report, name: str, probe: Probe, setup: Setup) -> float | None:
+    """The share of the samples whose strongest unit lies on the cause; ``None`` if the map has no place on the inputs."""
+    inputs = as_tuple(probe.inputs)
+    maps = by_unit(report, name, inputs)
+    if maps is None:
+        return None
+    masks = setup.cause(inputs, probe.targets)
+    columns = [(flat(a.expand(mask.shape)).abs(), flat(mask)) for a, mask in zip(maps, masks, strict=True)]
+    strengths, planted = (torch.cat(parts, 1) for parts in zip(*columns, strict=True))
+    strongest = strengths.nan_to_num(-1).argmax(1, keepdim=True)
+    return float(planted.gather(1, strongest).float().mean())
+
+
+def by_unit(report: Report, name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """The map with one number for each unit of each input, or ``None``."""
+    kinds = guess(inputs)
+    found: Any = report.maps.get(name, as_tuple(report.attributions[name]))
+    arranged = arrange(found, inputs, kinds) if found else None
+    if arranged is None:
+        return None
+    placed = onto(arranged, inputs, kinds)
+    return tuple(kind.by_unit(part) for kind, part in zip(kinds, placed, strict=True))
+
+
+def summary(results: dict[str, Result]) -> Table:
+    table = Table(title="ExplanationMonitor() alone", title_justify="left")
+    for title in ("", "set-up", "loss", "strongest unit on the cause", "finite", "training", "useful", "seconds"):
+        table.add_column(title, justify="right" if title in ("loss", "seconds") else "left")
+    for name, result in results.items():
+        shares = ", ".join(
+            f"{method} {'no place' if share is None else format(share, '.0%')}"
+            for method, share in result.pointing.items()
+        )
+        training = "stopped" if result.error else "unchanged" if result.undisturbed else "DISTURBED"
+        words = ("yes" if result.finite else "no", training, "yes" if result.useful else "NO")
+        table.add_row(
+            SETUPS[name][0], name, f"{result.loss:.3f}", shares or "nothing explained", *words, f"{result.seconds:.1f}"
+        )
+    return table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(SETUPS), metavar="NAME", help="set-ups by name")
+    chosen = parser.parse_args().only or list(SETUPS)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    results = {}
+    for name in chosen:
+        results[name] = run(SETUPS[name][1])
+        print(f"{name}: {results[name].seconds:.0f} s", file=sys.stderr, flush=True)
+    Console(width=180).print(summary(results))
+    for name, result in results.items():
+        print(f"\n{name}")
+        for line in [f"STOPPED: {result.error}"] * bool(result.error) + result.said:
+            print(f"  {line}")
+    useful = sum(result.useful for result in results.values())
+    print(f"\nuseful: {useful} of {len(results)}")
+    harmed = [name for name, result in results.items() if result.error or not result.undisturbed]
+    print(f"stopped or disturbed: {', '.join(harmed) or 'none'}")
+    return int(bool(harmed) or useful < LEAST_SHARE * len(results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

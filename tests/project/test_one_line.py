@@ -1,0 +1,53 @@
+"""The benchmark of the default monitor: it sees planted causes, and it sees when a map misses them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import one_line
+
+from _setups import SETUPS
+from lightning_explain.core.probe import flat
+
+# Recorded by the benchmark, which prints what is left out.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def nowhere(inputs: tuple[Tensor, ...], labels: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros(x.shape, dtype=torch.bool) for x in inputs)
+
+
+@pytest.mark.parametrize("name", ["MLP", "LSTM (N, T, C)"])
+def test_one_line_finds_the_planted_cause_and_changes_no_weight(name: str) -> None:
+    result = one_line.run(replace(SETUPS[name][1], epochs=2))
+    assert not result.error
+    assert result.undisturbed
+    assert result.finite
+    assert result.pointing["ig"] >= 0.5
+
+
+def test_a_map_beside_the_cause_is_not_useful() -> None:
+    result = one_line.run(replace(SETUPS["MLP"][1], epochs=1, cause=nowhere))
+    assert set(result.pointing.values()) == {0.0}
+    assert not result.useful
+
+
+def test_there_are_set_ups_of_every_modality() -> None:
+    assert {modality for modality, _ in SETUPS.values()} == {"text", "tabular", "series", "images"}
+
+
+@pytest.mark.parametrize("name", list(SETUPS))
+def test_every_probe_sample_has_a_cause(name: str) -> None:
+    data = SETUPS[name][1].data(16, torch.Generator().manual_seed(0))
+    batch = default_collate([data[i] for i in range(16)])
+    inputs = list(batch.values())[:-1] if isinstance(batch, dict) else batch[:-1]
+    masks = SETUPS[name][1].cause(tuple(inputs), None)
+    assert torch.cat([flat(mask) for mask in masks], 1).any(1).all()
