@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_explain.core.naming import nearest
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
@@ -119,28 +120,49 @@ class Figure:
     inputs: Sequence[DrawnInput]
     panels: Mapping[str, Sequence[tuple[Panel, int]]]
 
-    def count(self, history: PictureHistory | None = None) -> int:
-        """How many pictures there are."""
+    def count(self, history: PictureHistory | None = None, further: bool = True) -> int:
+        """How many pictures there are, with or without further pages."""
         rows = [ROWS, *map(len, self.panels.values()), *[ROWS] * len(self._earlier(history))]
-        return sum(self.layout.count(each) for each in rows if each)
+        return sum(self.layout.count(each) if further else 1 for each in rows if each)
 
-    def pictures(self, history: PictureHistory | None = None, most: int | None = None) -> dict[str, Picture]:
-        """The first ``most`` pictures by key, the most important ones first; see :func:`draw`."""
-        earlier = self._earlier(history)
-        rows: dict[str, Callable[[], list[Row]]] = {OVERVIEW: self._overview}
-        rows |= {name: partial(self._rows, name) for name in self.panels}
-        rows |= {f"{HISTORY}/{name}": partial(self._over_time, name, past) for name, past in earlier.items()}
-        heads = {f"{HISTORY}/{name}": lines_of(name) for name in earlier} | {
-            name: lines_of(name) for name in self.panels
-        }
+    def pictures(
+        self, history: PictureHistory | None = None, most: int | None = None, further: bool = True
+    ) -> dict[str, Picture]:
+        """The first ``most`` pictures by key, the most important ones first, with or without further pages; see :func:`draw`."""
         found: dict[str, Picture] = {}
-        for key, make in rows.items():
+        for key, make in self._rows_of_all(history).items():
             if most is None or len(found) < most:
-                pages = self.layout.pages(
-                    heads.get(key, (self.snapshot.when, named(self._score))), self.captions, make()
-                )
+                pages = self._pages(key, make(), slice(None if further else 1))
                 found |= {f"{key}/{i}" if i > 1 else key: page for i, page in enumerate(pages, start=1)}
         return dict(islice(found.items(), most))
+
+    def picture(self, name: str, history: PictureHistory | None = None) -> Picture:
+        """The picture with this key alone.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        rows = self._rows_of_all(history)
+        key, _, page = (name, "", "1") if name in rows else name.rpartition("/")
+        found = []
+        if key in rows and page.isdecimal() and int(page):
+            found = self._pages(key, rows[key](), slice(int(page) - 1, int(page)))
+        if not found:
+            raise ValueError(f"There is no picture {name!r} of this report: {nearest(name, list(rows))}")
+        return found[0]
+
+    def _rows_of_all(self, history: PictureHistory | None) -> dict[str, Callable[[], list[Row]]]:
+        """What makes the rows of each picture, by key."""
+        rows: dict[str, Callable[[], list[Row]]] = {OVERVIEW: self._overview}
+        rows |= {name: partial(self._rows, name) for name in self.panels}
+        earlier = self._earlier(history).items()
+        return rows | {f"{HISTORY}/{name}": partial(self._over_time, name, past) for name, past in earlier}
+
+    def _pages(self, key: str, rows: list[Row], which: slice) -> list[Picture]:
+        head = (
+            (self.snapshot.when, named(self._score)) if key == OVERVIEW else lines_of(key.removeprefix(f"{HISTORY}/"))
+        )
+        return self.layout.pages(head, self.captions, rows, which)
 
     def _earlier(self, history: PictureHistory | None) -> dict[str, list[Snapshot]]:
         """The earlier maps of each method that has any."""

@@ -92,17 +92,20 @@ class Layout:
         height, width = (max(1, int(length * scale)) for length in size)
         return height, width
 
-    def pages(self, head: Sequence[str], captions: Sequence[Caption], rows: Sequence[Row]) -> list[Picture]:
+    def pages(
+        self, head: Sequence[str], captions: Sequence[Caption], rows: Sequence[Row], which: slice = slice(None)
+    ) -> list[Picture]:
         """The pages of a picture; none without rows.
 
         Args:
             head: Up to two lines for the top left corner.
             captions: Of all samples.
             rows: Those that do not fit on a page are continued on further ones.
+            which: Of all pages, those that are drawn.
         """
         parts = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
-        firsts = range(0, self.samples, self.columns)
-        return [self._page(head, captions, part, first) for part in parts for first in firsts]
+        places = [(part, first) for part in parts for first in range(0, self.samples, self.columns)]
+        return [self._page(head, captions, part, first) for part, first in places[which]]
 
     def count(self, rows: int) -> int:
         """How many pages so many rows take."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from lightning_explain.core.naming import nearest
@@ -13,7 +13,7 @@ from lightning_explain.core.run_info import plain
 from lightning_explain.core.schema import brief, one_line
 from lightning_explain.core.validation import check_choice
 from lightning_explain.render.composite import composite
-from lightning_explain.render.figure import figure_of
+from lightning_explain.render.figure import HISTORY, figure_of
 from lightning_explain.render.history import PictureHistory
 from lightning_explain.render.options import Options, PerMethod
 
@@ -49,13 +49,13 @@ def draw(report: Report, name: str, history: Sequence[Report] = (), layout: str 
             "Give dataclasses.replace(report, probe=...)."
         )
     options = Options() if report.run is None else options_of(report.run.drawing)
-    if layout == "composite":
-        found = composite(report, report.probe, options)
-    else:
-        found = figure_of(report, report.probe, options).pictures(_before(report, report.probe, options, history))
-    if name not in found:
-        raise ValueError(f"There is no picture {name!r} of this report: {nearest(name, found)}")
-    return found[name]
+    if layout == "pages":
+        past = _before(report, report.probe, options, history) if name.startswith(f"{HISTORY}/") else None
+        return figure_of(report, report.probe, options).picture(name, past)
+    if name not in report.attributions:
+        raise ValueError(f"There is no picture {name!r} of this report: {nearest(name, report.attributions)}")
+    alone = replace(report, attributions={name: report.attributions[name]})
+    return composite(alone, report.probe, options)[name]
 
 
 def _before(report: Report, probe: Probe, options: Options, history: Sequence[Report]) -> PictureHistory:

@@ -77,6 +77,9 @@ def test_over_ten_epochs_every_picture_has_one_size() -> None:
     assert keys == {key for name in ("overview", *of_methods) for key in (name, f"{name}/2")}
     assert list(drawn)[:4] == ["overview", "overview/2", "ig", "ig/2"], "the most important ones come first"
     assert list(figure.pictures(history, most=3)) == ["overview", "overview/2", "ig"]
+    firsts = figure.pictures(history, further=False)
+    assert list(firsts) == [key for key in drawn if not key.endswith("/2")]
+    assert len(firsts) == figure.count(history, further=False)
 
 
 @pytest.mark.parametrize("samples", [1, 4, 5, 16])

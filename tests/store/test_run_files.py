@@ -23,6 +23,7 @@ from torch import Tensor
 from lightning_explain import Probe, Report, compare, draw, load_reports
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.serialization import columns, fingerprint
+from lightning_explain.render.page import Layout
 from lightning_explain.store.report_files import save_report
 from lightning_explain.store.run_files import save_probe, save_run
 from lightning_explain.store.thinning import Reports
@@ -110,6 +111,14 @@ def test_what_a_training_stores_comes_back_in_every_field(finished: tuple[Path, 
         # Seconds are measured again after the file is written.
         if field.name not in ("run", "probe", "seconds"):
             assert same(getattr(found[-1], field.name), getattr(expected, field.name)), field.name
+
+
+def test_one_page_is_drawn_for_one_picture(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, page = [], Layout._page
+    monkeypatch.setattr(Layout, "_page", lambda *arguments: drawn.append(1) or page(*arguments))
+    for name in ("overview", "saliency"):
+        draw(finished[1], name)
+    assert len(drawn) == 2
 
 
 def test_a_stored_report_is_drawn_as_the_dashboard_showed_it_to_the_byte(finished: tuple[Path, Report]) -> None:
