@@ -508,7 +508,8 @@ class Modality(ABC):
 class Sink(ABC):
     """Base class of sinks, each of which writes explanations to one logger. Only called on global rank zero.
 
-    ``most_pictures`` is the most pictures of an explanation that it takes, 0 for none; no more are drawn than a sink takes.
+    ``most_pictures`` is the most pictures of an explanation that it takes, 0 for none; no more are drawn than a sink takes. A sink with
+    ``further_pages = False`` takes no further samples of a picture, such as ``explain_maps/ig/2``.
 
     Example:
         >>> from lightning_explain import ExplanationMonitor, Sink
@@ -519,6 +520,7 @@ class Sink(ABC):
     """
 
     most_pictures: ClassVar[int] = sys.maxsize
+    further_pages: ClassVar[bool] = True
 
     @property
     def place(self) -> str:

@@ -265,6 +265,7 @@ class Publication:
         png: Full tag to the PNG file of a picture, as far as :meth:`files` has made them.
         draw_sample: Called as ``draw_sample(method, index)``, returns a picture of one sample's map alone: the original beside the heat
             map, without words. ``index`` is the sample's place in the report, from 0.
+        alerts: What the alerts that fired at this explanation say.
     """
 
     name: str
@@ -278,6 +279,7 @@ class Publication:
     uncharted: frozenset[str] = frozenset()
     png: dict[str, bytes] = field(default_factory=dict)
     draw_sample: Callable[[str, int], Picture] | None = None
+    alerts: Sequence[str] = ()
 
     def files(self) -> dict[str, bytes]:
         """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""

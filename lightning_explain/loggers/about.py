@@ -68,9 +68,13 @@ def about(run: RunInfo) -> str:
 
 
 def remarks(publication: Publication) -> str:
-    """What one explanation could not show, as Markdown: failures, and samples without a finite or defined score; empty if nothing."""
+    """What is to be said of one explanation, as Markdown; empty if nothing.
+
+    Alerts that fired, failures, and samples without a finite or defined score.
+    """
     report = publication.report
-    lines = [f"- `{name}` failed: {_last(text)}" for name, text in report.failures.items()]
+    lines = [f"- Alert: {text}" for text in publication.alerts]
+    lines += [f"- `{name}` failed: {_last(text)}" for name, text in report.failures.items()]
     lines += [
         f"- `{m}`: a map or score is NaN or infinite on samples {ids}" for m, ids in report.nonfinite().items() if ids
     ]

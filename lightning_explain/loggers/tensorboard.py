@@ -33,6 +33,7 @@ class TensorBoardSink(Sink):
         self._events = EventFile(logger.log_dir)
         self._prepared: tuple[object, bytes] = (None, b"")  # whose pictures, and their records
         self._remarks = ""
+        self._objectives: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -41,6 +42,7 @@ class TensorBoardSink(Sink):
 
     def begin(self, run: RunInfo) -> None:
         """Adds the text that says what is true of the run."""
+        self._objectives = tuple(run.objectives)
         self._events.append(records([_summaries().text(f"{run.name}_about", about(run))], step=0))
 
     def layout(self, runs: Sequence[RunInfo]) -> None:
@@ -90,7 +92,9 @@ class TensorBoardSink(Sink):
             self.prepare(publication)
         make, pictures = _summaries(), self._prepared[1]
         self._prepared = None, b""
-        found = [make.scalar(tag, value) for tag, value in publication.charted.items()]
+        # An objective is charted under its own key in any case, which the hyperparameters refer to.
+        objectives = {tag: publication.scalars[tag] for tag in self._objectives if tag in publication.scalars}
+        found = [make.scalar(tag, value) for tag, value in (objectives | publication.charted).items()]
         scores = publication.scores
         for tag, error in publication.errors.items():
             if tag in scores:

@@ -15,7 +15,6 @@ from lightning_explain.core.contracts import Sink
 from lightning_explain.core.png import to_png
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
-from lightning_explain.core.warn import warn_or_log
 from lightning_explain.loggers.samples import SampleTable
 from lightning_explain.loggers.tags import NOT_COMPARABLE
 from lightning_explain.store.disk import check_room
@@ -37,7 +36,8 @@ class WandbSink(Sink):
       Before wandb 0.20 each explanation has a table of its own, and the page shows the last one.
     - ``config["<name>"]``: the monitor's settings.
 
-    An explanation sends fewer than 50 pictures, as W&B recommends: the first page of each, and those of the table as far as they go.
+    Beside the table, an explanation sends fewer than 50 pictures, as W&B recommends: of each the first page only, because the table shows
+    all samples.
     ``*`` in a name becomes ``%2A``. In the keys of pictures, charts and tables, other characters that file names cannot hold
     are escaped the same way.
 
@@ -46,6 +46,7 @@ class WandbSink(Sink):
     """
 
     most_pictures = 49
+    further_pages = False
 
     def __init__(self, logger: WandbLogger) -> None:
         self._logger = logger
@@ -83,22 +84,13 @@ class WandbSink(Sink):
         self._clean()
         self._folder = TemporaryDirectory(prefix="lightning_explain_")
         found = publication.files()
-        if publication.draw_sample is not None:
-            # The table shows all samples.
-            found = {tag: content for tag, content in found.items() if not _is_further_page(tag, found)}
-        for tag, content in islice(found.items(), self.most_pictures):
+        first = ((tag, content) for tag, content in found.items() if not _is_further_page(tag, found))
+        for tag, content in islice(first, self.most_pictures):
             self._pictures[_file_key(tag)] = self._image(content, publication.caption)
-        if len(found) > self.most_pictures:
-            warn_or_log(
-                f"W&B receives only the first {self.most_pictures} of {len(found)} pictures of '{publication.name}': it is "
-                "made for fewer than 50 a step. To log all of them, use several monitors with fewer methods each."
-            )
         self._samples = self._samples or SampleTable(self._run, publication.report)
-        self._lines, left = [], self.most_pictures - len(self._pictures)
+        self._lines, draw = [], publication.draw_sample
         for method, index, line in self._samples.lines(publication):
-            image = None
-            if publication.draw_sample is not None and len(self._lines) < left:
-                image = self._image(to_png(publication.draw_sample(method, index), {}), None)
+            image = None if draw is None else self._image(to_png(draw(method, index), {}), None)
             self._lines.append([image, *line])
         self._prepared = publication.png
 

@@ -108,14 +108,15 @@ class Alerts:
                 f'Alert({asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use action="log".'
             )
 
-    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> None:
-        """Checks the scalars of one explanation, and acts on every alert that fires.
+    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> list[str]:
+        """Checks the scalars of one explanation, acts on every alert that fires, and returns what these say.
 
         Args:
             trainer: The Trainer.
             scalars: Equal on all ranks; by name, without the monitor's name.
             epoch: The epoch that was explained; ``None``: the current one.
         """
+        texts = []
         when = f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step})"
         for watch in self._watches:
             alert, new = watch.alert, watch.first is None
@@ -128,15 +129,17 @@ class Alerts:
             if fires:
                 found = alert.found(scalars[alert.metric], watch.first or 0.0)
                 patience = f" in {alert.patience} explanations in a row" if alert.patience > 1 else ""
-                self._act(trainer, alert, f"{found}{patience} {when}")
+                texts.append(self._act(trainer, alert, f"{found}{patience} {when}"))
+        return texts
 
-    def _act(self, trainer: pl.Trainer, alert: Alert, found: str) -> None:
+    def _act(self, trainer: pl.Trainer, alert: Alert, found: str) -> str:
         text = f"{self.name}/{alert.metric} is {found}{'; training stops' if alert.action == 'stop' else ''}."
         rank_zero_warn_or_log(text)
         if alert.action == "stop":
             trainer.should_stop = True
         if alert.action == "wandb" and trainer.is_global_zero:
             self._send(trainer, f"{self.name}/{alert.metric} {alert.condition}", text)
+        return text
 
     def _send(self, trainer: pl.Trainer, title: str, text: str) -> None:
         try:

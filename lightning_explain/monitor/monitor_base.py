@@ -419,13 +419,15 @@ class MonitorBase(pl.Callback):
             scalars = {} if report is None else self._scalars(trainer, module, report, count, started)
             with log.guard("The scores of an explanation did not reach the Trainer", everyone):
                 self._hand_over(trainer, module, scalars)
-            if report is not None:
-                with log.guard("A report could not be written", everyone):
-                    self._publisher.write(trainer, scalars, self._ready.metrics)
+            alerts: list[str] = []
             if trainer.state.fn == "fit":
                 with log.guard("The alerts could not be checked", everyone):
                     if report is not None:
-                        self._memory.alerts.watch(trainer, scalars, report.epoch)
+                        alerts = self._memory.alerts.watch(trainer, scalars, report.epoch)
+            if report is not None:
+                with log.guard("A report could not be written", everyone):
+                    self._publisher.write(trainer, scalars, self._ready.metrics, alerts)
+            if trainer.state.fn == "fit":
                 with log.guard("The time of an explanation could not be noted", everyone):
                     self._note_time(module, count, started, everyone.first)
 

@@ -85,10 +85,20 @@ class Publisher:
                 log.survive(partial(sink.layout, runs), f"The layout of {name}")
 
     @property
+    def _takers(self) -> list[Sink]:
+        """The sinks that are not switched off, and take pictures."""
+        on = (sink for name, sink in self._sinks.items() if not self.failure_log.is_off(name))
+        return [sink for sink in on if sink.most_pictures]
+
+    @property
     def _most_pictures(self) -> int:
         """How many pictures of an explanation are needed at all."""
-        on = (sink for name, sink in self._sinks.items() if not self.failure_log.is_off(name))
-        return max((sink.most_pictures for sink in on), default=0)
+        return max((sink.most_pictures for sink in self._takers), default=0)
+
+    @property
+    def _further(self) -> bool:
+        """Whether further pages are needed."""
+        return any(sink.further_pages for sink in self._takers)
 
     @property
     def destination(self) -> str:
@@ -157,13 +167,15 @@ class Publisher:
                     if not log.is_off(name):
                         sink.prepare(self._draft)
 
-    def write(self, trainer: pl.Trainer, scalars: Scalars, metrics: Metrics) -> None:
-        """Writes what was prepared, with these scalars. Call it on all ranks."""
+    def write(self, trainer: pl.Trainer, scalars: Scalars, metrics: Metrics, alerts: Sequence[str] = ()) -> None:
+        """Writes what was prepared, with these scalars and what alerts say. Call it on all ranks."""
         with self._on_rank_zero(trainer) as writes:
             if writes and self._draft is not None:
                 draft, self._draft = self._draft, None
                 found = publication(self.name, draft.report, scalars, {}, metrics)
-                found = replace(found, pictures=draft.pictures, png=draft.png, draw_sample=draft.draw_sample)
+                found = replace(
+                    found, pictures=draft.pictures, png=draft.png, draw_sample=draft.draw_sample, alerts=alerts
+                )
                 for name, sink in self._sinks.items():
                     self.failure_log.survive(partial(sink.write, found), name)
 
@@ -178,15 +190,15 @@ class Publisher:
     def _draw(self, report: Report, probe: Probe, history: PictureHistory) -> dict[str, Picture]:
         """As many pictures as a sink takes; says once if a sink takes fewer than there are."""
         found = figure_of(report, probe, self.options)
-        count = found.count(history)
         for name, sink in self._sinks.items():
+            count = found.count(history, sink.further_pages)
             if 0 < sink.most_pictures < count:
                 self.failure_log.note_once(
                     f"most_pictures/{name}",
                     f"of {count} pictures of each explanation, {name} receives the first {sink.most_pictures}. For fewer pictures, name "
                     "fewer methods, choose fewer samples, or use several monitors.",
                 )
-        pictures = found.pictures(history, self._most_pictures)
+        pictures = found.pictures(history, self._most_pictures, self._further)
         self.drawn = found.snapshot
         return pictures
 

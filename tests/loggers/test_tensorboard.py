@@ -130,6 +130,24 @@ def test_each_scalar_has_one_point_an_explanation_at_its_step(
     assert set(events.Tags()["scalars"]) == ours
 
 
+def test_an_objective_that_is_not_charted_is_charted_under_its_key_and_no_other_is(
+    tmp_path: Path, publish: Callable[..., Publication]
+) -> None:
+    sink, found = TensorBoardSink(TensorBoardLogger(tmp_path, name="", version="run")), publish()
+    found = replace(found, uncharted=frozenset({"explain/infidelity/ig"}))
+    sink.begin(RunInfo("explain", objectives=["explain/infidelity/ig", "explain/nonfinite/ig", "val_loss"]))
+    sink.write(found)
+    logged = set(read(tmp_path / "run").Tags()["scalars"])
+    assert logged - found.charted.keys() == {"explain/infidelity/ig", "explain/nonfinite/ig"}
+
+
+def test_alerts_that_fired_are_among_the_remarks(tmp_path: Path, publish: Callable[..., Publication]) -> None:
+    sink, found = TensorBoardSink(TensorBoardLogger(tmp_path, name="", version="run")), publish()
+    sink.write(replace(found, report=replace(found.report, scores={}), alerts=["explain/mass/ig is 0.9."]))
+    (event,) = read(tmp_path / "run").Tensors("explain_about/remarks/text_summary")
+    assert event.tensor_proto.string_val[0].decode() == "- Alert: explain/mass/ig is 0.9."
+
+
 def test_each_method_has_one_picture_an_explanation_under_a_stable_tag(
     written: SimpleNamespace, events: EventAccumulator
 ) -> None:

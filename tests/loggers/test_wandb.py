@@ -192,15 +192,21 @@ def test_the_summary_is_the_best_value_where_there_is_a_better_end(run: SimpleNa
     assert {tag: run.summary[tag] for tag in best} == best
 
 
-def test_of_too_many_pictures_the_first_49_are_sent_and_it_is_told(
-    clean_wandb: Path, publish: Callable[..., Publication]
-) -> None:
+def test_of_too_many_pictures_the_first_49_are_sent(clean_wandb: Path, publish: Callable[..., Publication]) -> None:
     logger = WandbLogger(project="test", save_dir=clean_wandb)
     methods = [f"method_{i}" for i in range(50)]
-    with pytest.warns(UserWarning, match="only the first 49 of 50 pictures of 'explain'"):
-        WandbSink(logger).write(publish(methods=methods))
-    (sample,) = finished(logger, []).explained
+    publication = publish(methods=methods)
+    further = {f"explain/{m}/2": picture for m, picture in zip(methods, publication.pictures.values(), strict=True)}
+    pictures = {**further, **publication.pictures}
+    draw = partial(sample_picture, 1)
+    WandbSink(logger).write(replace(publication, pictures=pictures, draw_sample=draw))
+    run = finished(logger, [])
+    (sample,) = run.explained
     assert [m for m in methods if f"explain/{m}" not in sample] == ["method_49"]
+    assert not further.keys() & sample.keys()
+    table = json.loads((run.files / sample["explain/samples"]["path"]).read_text())
+    assert len(table["data"]) == 100
+    assert all(image is not None for image, *_ in table["data"]), "every line has its picture"
 
 
 @pytest.mark.parametrize("method", ["a:b*?|<>", "ig*", "x" * LONGEST])

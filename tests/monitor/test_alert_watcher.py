@@ -15,8 +15,9 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import OmegaConf
 from torch import nn
 
-from lightning_explain import Alert, ExplanationMonitor
+from lightning_explain import Alert, ExplanationMonitor, Sink
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
+from lightning_explain.core.report import Publication
 from lightning_explain.monitor.alert_watcher import Alerts, Watch
 from lightning_explain.monitor.failures import FailureLog
 from training import QUIET, SAFE, DigitModule, fit, loaders, monitor, trainer
@@ -81,9 +82,22 @@ def test_an_alert_fires(arguments: dict[str, Any], values: tuple[float | None, .
     assert seen(Alert(KEY, **arguments), *values) == expected
 
 
+class Noted(Sink):
+    """Keeps what alerts say in each explanation."""
+
+    def __init__(self) -> None:
+        self.alerts: list[list[str]] = []
+
+    def write(self, publication: Publication) -> None:
+        self.alerts.append(list(publication.alerts))
+
+
 def test_an_alert_is_told_once_per_firing_with_the_number_and_the_bound(tmp_path: Path) -> None:
-    watch = reporting_failures(0.1, 0.4, 0.5, 0.1, 0.6, alerts=[Alert(KEY, above=0.3)])
-    assert fired(tmp_path, watch, 5) == [
+    noted = Noted()
+    watch = reporting_failures(0.1, 0.4, 0.5, 0.1, 0.6, alerts=[Alert(KEY, above=0.3)], sinks=[noted])
+    told = fired(tmp_path, watch, 5)
+    assert noted.alerts == [[], told[:1], [], [], told[1:]], "also where explanations are written"
+    assert told == [
         "explain/told/saliency is 0.4, which is above 0.3 (epoch 1, step 8).",
         "explain/told/saliency is 0.6, which is above 0.3 (epoch 4, step 20).",
     ]
