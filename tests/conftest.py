@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 
 # What libraries set in their own process on purpose: they are put back, but are nobody's fault.
 _SET_BY_LIBRARIES = {
+    "CRC32C_SW_MODE",
     "CUDA_MODULE_LOADING",
     "KMP_DUPLICATE_LIB_OK",
     "KMP_INIT_AT_FORK",

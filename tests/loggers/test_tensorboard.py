@@ -1,6 +1,7 @@
 import io
 import os
 import shutil
+import sys
 import threading
 import urllib.parse
 import urllib.request
@@ -146,6 +147,39 @@ def test_alerts_that_fired_are_among_the_remarks(tmp_path: Path, publish: Callab
     sink.write(replace(found, report=replace(found.report, scores={}), alerts=["explain/mass/ig is 0.9."]))
     (event,) = read(tmp_path / "run").Tensors("explain_about/remarks/text_summary")
     assert event.tensor_proto.string_val[0].decode() == "- Alert: explain/mass/ig is 0.9."
+
+
+def test_a_run_of_tensorboardx_is_written_by_its_own_functions_and_read_by_tensorboard(
+    tmp_path: Path, publish: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers = pytest.importorskip("tensorboardX")
+    logger, publications = (
+        TensorBoardLogger(tmp_path, name="", version="run"),
+        [publish(step=s, epoch=s) for s in (1, 2)],
+    )
+    logger._experiment = writers.SummaryWriter(logger.log_dir)  # what Lightning does where tensorboard is not installed
+    with monkeypatch.context() as without:
+        for module in ("torch.utils.tensorboard.summary", "tensorboard.compat.proto.event_pb2"):
+            without.setitem(sys.modules, module, None)
+        sink = TensorBoardSink(logger)
+        sink.begin(RUNS[0])
+        sink.layout(RUNS)
+        for publication in publications:
+            sink.write(replace(publication, errors={"explain/infidelity/ig": 0.25}))
+    logger.experiment.add_scalar("val_loss", 0.5, 2)
+    logger.finalize("success")
+    found = read(tmp_path / "run")
+    assert [e.value for e in found.Scalars("val_loss")] == [0.5]
+    for tag in publications[0].charted:
+        expected = [(p.step, np.float32(p.charted[tag])) for p in publications]
+        assert [(e.step, e.value) for e in found.Scalars(tag)] == expected
+    assert len(found.Scalars("explain_margins/infidelity/ig/upper")) == 2
+    for event, publication in zip(found.Images("explain/ig"), publications, strict=True):
+        assert np.array_equal(pixels(event.encoded_image_string), publication.pictures["explain/ig"])
+    for tag, words in {"about": b"Lower is better.", "about/remarks": b"NaN or infinite"}.items():
+        assert words in found.Tensors(f"explain_{tag}/text_summary")[0].tensor_proto.string_val[0]
+    assert b"explain, standard errors" in found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(found.summary_metadata)
 
 
 def test_each_method_has_one_picture_an_explanation_under_a_stable_tag(
