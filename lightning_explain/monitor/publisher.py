@@ -125,11 +125,12 @@ class Publisher:
         for _ in range(2 if count else 0):
             started = time.perf_counter()
             figure = figure_of(report, probe, self.options)
-            found = figure.pictures(most=self._most_pictures)
-            to_png(next(iter(found.values())), {})
+            found = figure.pictures(most=self._most_pictures, further=self._further)
+            for picture in found.values():
+                to_png(picture, {})
             seconds = (time.perf_counter() - started) / len(found)
             # An overview, and for each method its panels and its history.
-            count = min(self._most_pictures, figure.count() // 2 * (1 + 2 * methods))
+            count = min(self._most_pictures, figure.count(further=self._further) // 2 * (1 + 2 * methods))
         return count * seconds
 
     def prepare(
