@@ -38,6 +38,10 @@ class WandbSink(Sink):
 
     Beside the table, an explanation sends fewer than 50 pictures, as W&B recommends: of each the first page only, because the table shows
     all samples.
+    W&B's page was never seen with these pictures: it needs a server. Its package ``wandb-workspaces`` (0.4.13) makes sections of three
+    columns and two rows with panels of 460 x 300 pixels. There, capital letters are 11 pixels high if the width limits a picture, and 9
+    if title, caption and slider leave 215 pixels of the height. How large the table's pictures appear is not known; they hold no words.
+
     ``*`` in a name becomes ``%2A``. In the keys of pictures, charts and tables, other characters that file names cannot hold
     are escaped the same way.
 

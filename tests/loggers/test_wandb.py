@@ -18,6 +18,8 @@ from lightning_explain.core.naming import LONGEST
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.wandb import WandbSink
+from lightning_explain.render.letters import write
+from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH
 from offline_wandb import read_back, staged
 
 DIRECTIONS = {"explain/infidelity/ig": "min", "explain/sensitivity/ig": "max", "explain/seconds": "last"}
@@ -207,6 +209,15 @@ def test_of_too_many_pictures_the_first_49_are_sent(clean_wandb: Path, publish: 
     table = json.loads((run.files / sample["explain/samples"]["path"]).read_text())
     assert len(table["data"]) == 100
     assert all(image is not None for image, *_ in table["data"]), "every line has its picture"
+
+
+def test_letters_are_nine_pixels_high_in_a_panel_of_the_size_that_wandb_gives_a_section() -> None:
+    width, height, besides = 460, 300, 85  # wandb-workspaces 0.4.13; title, caption and slider are not known
+    shown = min(width / WIDTH, (height - besides) / HEIGHT)
+    picture = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
+    write(picture, "H", 10, 10, LETTERS, (0, 0, 0))
+    rows = np.flatnonzero((picture < 128).any((1, 2)))
+    assert (rows[-1] - rows[0] + 1) * shown >= 9
 
 
 @pytest.mark.parametrize("method", ["a:b*?|<>", "ig*", "x" * LONGEST])
