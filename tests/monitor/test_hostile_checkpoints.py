@@ -42,10 +42,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def put(value: Any, *keys: str) -> Callable[[State], State]:
-    """The state with another value somewhere."""
+    """The state with another value somewhere; a function makes a large one when it is needed."""
 
     def change(state: State) -> State:
-        inner = put(value, *keys[1:])(state[keys[0]]) if len(keys) > 1 else value
+        inner = put(value, *keys[1:])(state[keys[0]]) if len(keys) > 1 else value() if callable(value) else value
         return {**state, keys[0]: inner}
 
     return change
@@ -96,10 +96,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "seed, negative": (put(-1, "seed"), "seed"),
     "seed, huge": (put(1 << 400_000, "seed"), "seed"),
     "seed, a tensor": (put(torch.zeros(()), "seed"), "seed"),
-    "failures, 10^5": (put(many(100_000), "failures"), "failures"),
+    "failures, 10^5": (put(lambda: many(100_000), "failures"), "failures"),
     "failures, a word": (put({"saliency": "often"}, "failures"), "failures"),
     "failures, a list": (put(["saliency"], "failures"), "failures"),
-    "failures, a long name": (put({"x" * 10**7: 1}, "failures"), "failures"),
+    "failures, a long name": (put(lambda: {"x" * 10**7: 1}, "failures"), "failures"),
     "failures, colored": (put({SECRET: SECRET}, "failures"), "failures"),
     "pace, negative": (put(-1, "pace"), "pace"),
     "pace, a list": (put([7, True], "pace"), "pace"),
@@ -113,17 +113,17 @@ WRONG: dict[str, tuple[Any, str]] = {
     "history of other samples": (put({"saliency": (torch.ones(9, 1),)}, "history", "previous"), "history"),
     "history, one number": (put({"saliency": (torch.ones(()),)}, "history", "previous"), "history"),
     "history, 10^10 zeros": (put({"saliency": (ENDLESS,)}, "history", "previous"), "history"),
-    "history, deep": (put({"saliency": nested(100_000)}, "history", "first"), "history"),
-    "history, names": (put(many(100_000, ()), "history", "first"), "history"),
+    "history, deep": (put(lambda: {"saliency": nested(100_000)}, "history", "first"), "history"),
+    "history, names": (put(lambda: many(100_000, ()), "history", "first"), "history"),
     # samples
     "ids, nothing": (put(None, "ids"), "ids"),
-    "ids, 10^7": (put(torch.arange(10**7), "ids"), "ids"),
+    "ids, 10^7": (put(lambda: torch.arange(10**7), "ids"), "ids"),
     "ids, none": (put(torch.arange(0), "ids"), "ids"),
     "ids, one twice": (put(torch.tensor([1, 1]), "ids"), "ids"),
     "ids, yes or no": (put(torch.tensor([True]), "ids"), "ids"),
     "ids, a square": (put(torch.zeros(2, 2, dtype=torch.long), "ids"), "ids"),
     "fingerprint, a number": (put(7, "fingerprint"), "ids"),
-    "fingerprint, long": (put("f" * 10**7, "fingerprint"), "ids"),
+    "fingerprint, long": (put(lambda: "f" * 10**7, "fingerprint"), "ids"),
     "samples, a number": (put(7, "probe"), "probe"),
     "samples without inputs": (put({}, "probe"), "probe"),
     "samples with more": (put(torch.ones(4), "probe", "weights"), "probe"),
@@ -135,18 +135,18 @@ WRONG: dict[str, tuple[Any, str]] = {
     "samples, sparse": (put(torch.zeros(4, 1, 8, 8).to_sparse(), "probe", "inputs"), "probe"),
     "samples, complex": (put(torch.zeros(4, 1, 8, 8, dtype=torch.complex64), "probe", "inputs"), "probe"),
     "samples, a subclass": (put(torch.zeros(4, 1, 8, 8).as_subclass(Odd), "probe", "inputs"), "probe"),
-    "samples, 10^5 inputs": (put([torch.zeros(4)] * 100_000, "probe", "inputs"), "probe"),
-    "samples, deep": (put((nested(100_000),), "probe", "forward_args"), "probe"),
-    "samples, texts": (put({"file": ["x"] * 10**6}, "probe", "meta"), "probe"),
+    "samples, 10^5 inputs": (put(lambda: [torch.zeros(4)] * 100_000, "probe", "inputs"), "probe"),
+    "samples, deep": (put(lambda: (nested(100_000),), "probe", "forward_args"), "probe"),
+    "samples, texts": (put(lambda: {"file": ["x"] * 10**6}, "probe", "meta"), "probe"),
     "names, colored": (put([SECRET, 3], "probe", "class_names"), "probe"),
     "selection, nothing": (put(None, "selection"), "probe"),
-    "selection, deep": (put(nested(100_000), "selection"), "probe"),
+    "selection, deep": (put(lambda: nested(100_000), "selection"), "probe"),
     # all of it
     "a list": (lambda _: ["state"], "seed"),
     "a deep list": (lambda _: nested(100_000), "seed"),
     "a number": (lambda _: 7, "seed"),
     "nothing": (lambda _: {}, "seed"),
-    "a version of 10^7 letters": (put("9" * 10**7, "version"), "what it does not know"),
+    "a version of 10^7 letters": (put(lambda: "9" * 10**7, "version"), "what it does not know"),
     "10^5 unknown keys of a newer version": (lambda s: {**s, **many(100_000), "version": 9}, "what it does not know"),
 }
 

@@ -51,8 +51,8 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     # shapes
     "a list": (["Saliency"], "mapping"),
     "a text": ("Saliency", "mapping"),
-    "deep lists": ({"methods": nested(100_000)}, "too deeply"),
-    "deep mappings": ({"methods": nested(100_000, key="a")}, "too deeply"),
+    "deep lists": (lambda: {"methods": nested(100_000)}, "too deeply"),
+    "deep mappings": (lambda: {"methods": nested(100_000, key="a")}, "too deeply"),
     "deep names of classes": ({"methods": nested(60, METHOD, "attribution_method")}, "too deeply"),
     "itself": (endless(), "refers to itself"),
     "an alias bomb": ({"class_names": bomb()}, "too large"),
@@ -60,11 +60,11 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         {"methods": yaml.safe_load("[&a [x,x], &b [*a,*a], &c [*b,*b], [*c,*c]]") + bomb()},
         "too large",
     ),
-    "10^6 values": ({"class_names": ["x"] * 10**6}, "too large"),
-    "a text of 10^8 letters": ({"target": "x" * 10**8}, "too large"),
-    "10^5 unknown keys": ({f"key {i}": 1 for i in range(90_000)}, "Unknown key"),
-    "10^4 methods": ({"methods": {f"m{i}": "Saliency" for i in range(10_000)}}, "10000 of them"),
-    "10^4 metrics": ({"metrics": ["Infidelity"] * 10_000}, "10000 of them"),
+    "10^6 values": (lambda: {"class_names": ["x"] * 10**6}, "too large"),
+    "a text of 10^8 letters": (lambda: {"target": "x" * 10**8}, "too large"),
+    "10^5 unknown keys": (lambda: {f"key {i}": 1 for i in range(90_000)}, "Unknown key"),
+    "10^4 methods": (lambda: {"methods": {f"m{i}": "Saliency" for i in range(10_000)}}, "10000 of them"),
+    "10^4 metrics": (lambda: {"metrics": ["Infidelity"] * 10_000}, "10000 of them"),
     "unknown, long": ({"x" * 10**6: 1}, "Unknown key"),
     "unknown, colored": ({"\x1b[31m\nmethods": 1}, "Unknown key '\\x1b[31m"),
     # numbers
@@ -173,7 +173,7 @@ FILES = {
     "tags of Python": ("model: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
     "brackets": ("model: " + "[" * 100_000, "too deep"),
     "braces": ("model: " + "{" * 4_000, "too deep"),
-    "ten megabytes": ("a: x\n" * 2_000_000, "too large"),
+    "ten megabytes": (lambda: "a: x\n" * 2_000_000, "too large"),
     "no text": (b"\xff\xfe\x00\x01\x02", "."),
     "a list": ("[1, 2]", "."),
     "in a group": ("defaults: [monitor: bomb, _self_]\n", "bomb.yaml cannot be composed: "),
@@ -183,7 +183,8 @@ FILES = {
 
 @pytest.mark.parametrize(("text", "reason"), FILES.values(), ids=FILES)
 def test_a_file_is_read_at_once_or_refused(text: Any, reason: str, tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    given = text() if callable(text) else text
+    (tmp_path / "config.yaml").write_bytes(given if isinstance(given, bytes) else given.encode())
     (tmp_path / "monitor").mkdir()
     (tmp_path / "monitor" / "bomb.yaml").write_text(FILES["aliases"][0])
     monkeypatch.chdir(tmp_path)
