@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.metadata
 import os
 import random
 import threading
@@ -20,6 +22,9 @@ os.environ["WANDB_SILENT"] = "true"
 
 # Before the files of tests are imported, some of which train a network: the number of threads decides its last digits.
 torch.set_num_threads(1)
+
+# Before Lightning is imported, which reads the lists of all installed packages anew for every Trainer.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 # What libraries set in their own process on purpose: they are put back, but are nobody's fault.
 _SET_BY_LIBRARIES = {
