@@ -17,7 +17,8 @@ from given import doctor
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.core.verdict import RefusedError
-from training import QUIET, DigitModule, loaders, monitor, report_of, trainer
+from training import QUIET, DigitModule, loaders, report_of, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore:(Setting|Input Tensor|No metric will):UserWarning")]
 

@@ -15,7 +15,8 @@ from lightning_explain import methods as m
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.pass_size import candidates, synchronize
 from lightning_explain.explainer.explainer import Explainer
-from training import QUIET, Blind, monitor, trainer
+from training import QUIET, Blind, trainer
+from training import monitor_of_digits as monitor
 
 
 class Sleeping(nn.Module):

@@ -17,7 +17,8 @@ from lightning_explain.core.contracts import Arrangement, ExplainedFunction
 from lightning_explain.core.probe import Attribution
 from lightning_explain.explainer.explainer import Explainer
 from networks import DigitNet, samples, trained
-from training import QUIET, DigitModule, fit, monitor, told_in, trainer
+from training import QUIET, DigitModule, fit, told_in, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 

@@ -17,7 +17,8 @@ from PIL import Image
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.mlflow import MlflowSink
-from training import QUIET, fit, monitor, start_line
+from training import QUIET, fit, start_line
+from training import monitor_of_digits as monitor
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 SETTINGS = {"methods": {"ig": {"class": "IntegratedGradients"}}, "class_names": ["x" * 2000], "alerts": [{"above": 1}]}

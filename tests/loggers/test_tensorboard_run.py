@@ -24,7 +24,8 @@ from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.render.page import LETTERS
 from serving import serving, sessions
-from training import QUIET, DigitModule, fit, loaders, monitor, trainer
+from training import QUIET, DigitModule, fit, loaders, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 EPOCHS, KEY = 10, "explain/infidelity_relative/ig"

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from given import Given, Linear
-from lightning_explain import ExplanationMonitor, Probe, Report, explain, load_reports
+from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, Report, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.probe import Samples
@@ -21,7 +21,8 @@ from lightning_explain.explainer.history import History
 from lightning_explain.metrics.drift import cosine, ssim
 from lightning_explain.modalities import of_probe
 from networks import samples, trained
-from training import QUIET, SAFE, DigitModule, fit, keys, loader, loaders, monitor, report_of, trainer
+from training import QUIET, SAFE, DigitModule, fit, keys, loader, loaders, report_of, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 
@@ -174,7 +175,7 @@ def test_a_run_has_no_drift_in_its_first_explanation_and_all_in_its_second(tmp_p
 def test_a_resumed_run_has_the_drift_of_an_uninterrupted_one(save_probe: bool, tmp_path: Path) -> None:
     def trainings(root: Path, epochs: int, ckpt: Path | None = None) -> Report:
         torch.manual_seed(1)
-        watch = drifting(save_probe=save_probe)
+        watch = drifting(save_probe=save_probe, probe=ProbeSelection(count=4))
         run = trainer(root, watch, max_epochs=epochs)
         resumed = {} if ckpt is None else {"ckpt_path": ckpt, **SAFE}
         torch.manual_seed(1)

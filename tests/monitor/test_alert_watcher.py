@@ -20,7 +20,8 @@ from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.core.report import Publication
 from lightning_explain.monitor.alert_watcher import Alerts, Watch
 from lightning_explain.monitor.failures import FailureLog
-from training import QUIET, SAFE, DigitModule, fit, loaders, monitor, trainer
+from training import QUIET, SAFE, DigitModule, fit, loaders, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 

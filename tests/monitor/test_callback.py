@@ -33,10 +33,12 @@ from training import (
     keys,
     loader,
     loaders,
-    monitor,
     report_of,
     steps_in,
     trainer,
+)
+from training import (
+    monitor_of_digits as monitor,
 )
 
 pytestmark = QUIET
@@ -131,7 +133,7 @@ def test_fast_dev_run_explains_and_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["validate", "test"])
 def test_validate_and_test_explain_in_inference_mode(way: str, tmp_path: Path) -> None:
-    watch, module = monitor(), DigitModule(trained())
+    watch, module = monitor(probe=ProbeSelection(count=4)), DigitModule(trained())
     alone = trainer(tmp_path, watch)
     getattr(alone, way)(module, loader(100, 24), verbose=False)
     assert float(alone.callback_metrics["explain/infidelity/saliency"]) >= 0
@@ -241,6 +243,7 @@ def test_reports_are_finite_in_every_precision(precision: str, tmp_path: Path) -
     watch = monitor(
         methods={"saliency": m.Saliency(abs=False), "cam": m.LayerGradCam()},
         metrics=[q.Infidelity(n_perturb_samples=2), q.SensitivityMax(n_perturb_samples=2)],
+        probe=ProbeSelection(count=4),
         on_error="raise",
     )
     finished = fit(tmp_path, watch, precision=precision)
@@ -294,6 +297,7 @@ class PairData(Dataset[dict[str, Tensor]]):
 
 def test_any_batch_and_any_call_can_be_told_to_the_monitor(tmp_path: Path) -> None:
     watch = monitor(
+        probe=ProbeSelection(count=4),
         batch_fn=lambda batch: ((batch["left"], batch["right"]), batch["digit"]),
         forward_fn=lambda module, left, right: module.logits(left, right),
         output_fn=lambda output: output["scores"],
@@ -345,7 +349,7 @@ def test_labels_of_a_regression_are_told_before_the_first_batch(tmp_path: Path) 
     module = NoStep()
     data = DataLoader(TensorDataset(x[:24], y[:24].float()), batch_size=8)
     with pytest.raises(ValueError, match=r'target="label" needs integer labels \(4,\), got torch.float32'):
-        trainer(tmp_path, monitor()).fit(module, data, data)
+        trainer(tmp_path, monitor(probe=ProbeSelection(count=4))).fit(module, data, data)
     assert not module.stepped
 
 

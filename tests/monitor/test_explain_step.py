@@ -34,11 +34,13 @@ from training import (
     fit,
     keys,
     loaders,
-    monitor,
     points,
     steps_in,
     told_in,
     trainer,
+)
+from training import (
+    monitor_of_digits as monitor,
 )
 
 pytestmark = QUIET

@@ -19,13 +19,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import lightning_explain
 from disk import full_disk
-from lightning_explain import ExplanationMonitor, Report, load_reports
+from lightning_explain import ExplanationMonitor, ProbeSelection, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.store import report_files
 from lightning_explain.store.files import safe_name
 from lightning_explain.store.report_files import save_report
-from training import QUIET, DigitModule, fit, monitor, points, steps_in, told_in
+from training import QUIET, DigitModule, fit, points, steps_in, told_in
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 
@@ -116,7 +117,7 @@ def test_a_training_on_a_disk_that_we_fill_reaches_its_end_with_the_weights_it_w
 
     expected = trained_in(tmp_path / "alone")
     with pytest.warns(RuntimeWarning, match="are left to the training"):
-        found = trained_in(small_disk, monitor())
+        found = trained_in(small_disk, monitor(probe=ProbeSelection(count=4)))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 

@@ -17,7 +17,8 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.monitor.metric_watchers import last_due
 from networks import digits, samples, trained
-from training import QUIET, DigitModule, loader, monitor, report_of, trainer
+from training import QUIET, DigitModule, loader, report_of, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 
@@ -248,7 +249,7 @@ def test_an_output_fn_that_fails_is_named(output_fn: Any, match: str) -> None:
 
 
 def test_a_batch_fn_that_fails_is_named_with_the_batch(tmp_path: Path) -> None:
-    watch = monitor(batch_fn=lambda batch: (batch["image"], batch["label"]))
+    watch = monitor(batch_fn=lambda batch: (batch["image"], batch["label"]), probe=ProbeSelection(count=4))
     with pytest.raises(TypeError, match=r"batch_fn failed on a batch, a list of \['Tensor', 'Tensor'\]: TypeError"):
         fit(tmp_path, watch)
 
@@ -367,11 +368,11 @@ def test_other_samples_than_those_of_the_checkpoint_are_not_ignored_silently(
     asked: dict[str, Any], tmp_path: Path
 ) -> None:
     saved = ModelCheckpoint(tmp_path / "saved", filename="it")
-    fit(tmp_path, monitor(), None, saved)
+    fit(tmp_path, monitor(probe=ProbeSelection(count=4)), None, saved)
     path = tmp_path / "saved" / "it.ckpt"
 
     def resume(**given: Any) -> ExplanationMonitor:
-        watch = monitor(**given)
+        watch = monitor(**{"probe": ProbeSelection(count=4), **given})
         again = ModelCheckpoint(tmp_path / "again", filename="it")
         trainer(tmp_path, watch, again, max_epochs=2).fit(DigitModule(), loader(0, 16), loader(100, 8), ckpt_path=path)
         return watch

@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lightning_explain import ExplanationMonitor, ProbeSelection, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from training import QUIET, Blind, DigitModule, fit, loader, monitor, steps_in, trainer
+from training import QUIET, Blind, DigitModule, fit, loader, steps_in, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 

@@ -12,7 +12,8 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_explain import Sink
 from lightning_explain.core.report import Publication
-from training import QUIET, fit, monitor, start_line
+from training import QUIET, fit, start_line
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 

@@ -20,14 +20,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_explain import Probe, Report, compare, draw, load_reports
+from lightning_explain import Probe, ProbeSelection, Report, compare, draw, load_reports
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.serialization import columns, fingerprint
 from lightning_explain.render.page import Layout
 from lightning_explain.store.report_files import save_report
 from lightning_explain.store.run_files import save_probe, save_run
 from lightning_explain.store.thinning import Reports
-from training import QUIET, DigitModule, fit, loaders, monitor, report_of, trainer
+from training import QUIET, DigitModule, fit, loaders, report_of, trainer
+from training import monitor_of_digits as monitor
 
 pytestmark = QUIET
 
@@ -424,7 +425,7 @@ def test_inputs_are_in_the_probe_file_and_nowhere_with_save_inputs_off(tmp_path:
     found = {}
     for save in (True, False):
         root = tmp_path / str(save)
-        watch = monitor(save_inputs=save)
+        watch = monitor(save_inputs=save, probe=ProbeSelection(count=4))
         keep = ModelCheckpoint(root / "checkpoints")
         fit(root, watch, keep, logger=TensorBoardLogger(root, name="", version="tb"))
         probe = watch.probe
@@ -439,7 +440,7 @@ def test_inputs_are_in_the_probe_file_and_nowhere_with_save_inputs_off(tmp_path:
     assert found[False] == {}
     # The samples are read again where a training goes on, and are the same ones.
     (checkpoint,) = (tmp_path / "False" / "checkpoints").iterdir()
-    resumed = monitor(save_inputs=False)
+    resumed = monitor(save_inputs=False, probe=ProbeSelection(count=4))
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         further = trainer(tmp_path / "on", resumed, ModelCheckpoint(tmp_path / "on"), max_epochs=2)
