@@ -62,11 +62,30 @@ def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, ro
     Returns:
         One caption per sample. A sample about which nothing is known is named by its id.
     """
-    outputs, labels = report.outputs, None if probe.targets is None else probe.targets.cpu()
-    sizes = (2,) if outputs.ndim == 1 or outputs.shape[1:] == (1,) else outputs.shape[1:]
-    task = task_of(outputs, labels, named=class_names is not None and sizes == (len(class_names),))
-    make = _BY_TASK.get(task, _other)
+    labels = None if probe.targets is None else probe.targets.cpu()
+    make = _BY_TASK.get(_task(report, labels, class_names), _other)
     return [make(_Sample(report, labels, class_names, i)) for i in range(rows)]
+
+
+def sides(report: Report, probe: Probe, class_names: Sequence[str] | None) -> tuple[str, str, str]:
+    """What negative and positive places of the maps do, and to what: ``("against", "for", "the label")``."""
+    labels = None if probe.targets is None else probe.targets.cpu()
+    task, found, sample = _task(report, labels, class_names), report.targets, _Sample(report, labels, class_names, 0)
+    if task == "binary":
+        return "against", "for", sample.called(1)
+    if task == "multiclass" and labels is not None and torch.equal(found, labels.reshape(-1).to(found.dtype)):
+        return "against", "for", "the label"
+    if task == "multiclass" and torch.equal(found, report.predictions):
+        return "against", "for", "the prediction"
+    if task in ("multiclass", "multilabel") and bool(((found == found[:1]) & (found >= 0)).all()):
+        return "against", "for", sample.called(int(found[0]))
+    return "lowers", "raises", "the output"
+
+
+def _task(report: Report, labels: Tensor | None, class_names: Sequence[str] | None) -> str:
+    outputs = report.outputs
+    sizes = (2,) if outputs.ndim == 1 or outputs.shape[1:] == (1,) else outputs.shape[1:]
+    return task_of(outputs, labels, named=class_names is not None and sizes == (len(class_names),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +121,11 @@ class _Sample:
         """The class with its name."""
         name = self.name(index)
         return name if name == str(index) else f"{index} ({name})"
+
+    def called(self, index: int) -> str:
+        """The name of the class in a sentence."""
+        name = self.name(index)
+        return f"class {name}" if name == str(index) else name
 
     def name(self, index: int) -> str:
         """The name of the class, or its number."""

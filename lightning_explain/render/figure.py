@@ -17,7 +17,7 @@ from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.render import bars
-from lightning_explain.render.captions import Caption, captions
+from lightning_explain.render.captions import Caption, captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import (
     DrawnInput,
@@ -29,11 +29,12 @@ from lightning_explain.render.drawn import (
     resize,
 )
 from lightning_explain.render.history import PictureHistory, Snapshot
-from lightning_explain.render.image import HEAT_KINDS, KINDS, normalize
+from lightning_explain.render.image import HEAT_KINDS, KINDS, normalize, smooth
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
+from lightning_explain.render.legend import Legend
 from lightning_explain.render.options import Options, PanelStyle
-from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of, named
+from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of
 
 OVERVIEW, HISTORY = "overview", "history"
 """The keys of the picture of several methods, and of those over epochs."""
@@ -49,9 +50,10 @@ def draw(
     """Draws the maps of every method on pages of one size, 700 x 430, legible when scaled to half of it.
 
     Samples are columns, with label (above) and prediction: at most four on a page, the next ones on ``/2``, ``/3``. Wrong predictions are
-    red and have the sign ✗; if the map is of the one or the other class, that one is underlined. Beside each map is its largest
-    absolute value and, if there is one, a score. Masks are outlined on the original images. Maps without a place on an image are bar
-    charts, three on a page.
+    red and have the sign ✗; if the map is of the one or the other class, that one is underlined. Overlays are smoothed (:func:`smooth`),
+    heat maps are not. Beside each map, which has its own scale, is its largest absolute value and, if there is one, a score. The last line
+    says what the colors mean and which scores are better. Masks are outlined on the original images. Maps without a place on an image
+    are bar charts, three on a page.
 
     Args:
         report: The maps and the model's outputs, samples in the probe's order.
@@ -83,7 +85,7 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None) -> F
     charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
     layout = Layout(samples, charts, options.titles, options.colorbar)
     fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in inputs]
-    return Figure(report, options, layout, tuple(found), fitted, maps)
+    return Figure(report, options, layout, tuple(found), sides(report, probe, names), fitted, maps)
 
 
 def _panels(name: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle) -> list[tuple[Panel, int]]:
@@ -109,6 +111,7 @@ class Figure:
         options: How to draw.
         layout: Where everything is.
         captions: Of all samples that are drawn.
+        sides: What the signs of all maps mean.
         inputs: At the size of panels.
         panels: By method, each with the place of its input.
     """
@@ -117,6 +120,7 @@ class Figure:
     options: Options
     layout: Layout
     captions: tuple[Caption, ...]
+    sides: tuple[str, str, str]
     inputs: Sequence[DrawnInput]
     panels: Mapping[str, Sequence[tuple[Panel, int]]]
 
@@ -159,10 +163,18 @@ class Figure:
         return rows | {f"{HISTORY}/{name}": partial(self._over_time, name, past) for name, past in earlier}
 
     def _pages(self, key: str, rows: list[Row], which: slice) -> list[Picture]:
-        head = (
-            (self.snapshot.when, named(self._score)) if key == OVERVIEW else lines_of(key.removeprefix(f"{HISTORY}/"))
-        )
-        return self.layout.pages(head, self.captions, rows, which)
+        head = self._head if key == OVERVIEW else lines_of(key.removeprefix(f"{HISTORY}/"))
+        better = None if self.report.run is None else self.report.run.higher_is_better.get(self._score)
+        legend, pages = Legend(self.sides, self._score, better), self.layout.pages(head, self.captions, rows, which)
+        for page in pages if self.layout.notes else ():
+            legend.write(page, rows)
+        return pages
+
+    @property
+    def _head(self) -> tuple[str, ...]:
+        """What stands at the left of the captions on the overview."""
+        judged = all(caption.short.judged for caption in self.captions)
+        return ("label", "predicted") if judged and self.inputs[0].images is not None else (self.snapshot.when,)
 
     def _earlier(self, history: PictureHistory | None) -> dict[str, list[Snapshot]]:
         """The earlier maps of each method that has any."""
@@ -218,7 +230,7 @@ class Figure:
     def _overview(self) -> list[Row]:
         shown = [(name, found) for name in self.panels if (found := self._main(name)) is not None][: ROWS - 1]
         images = self.inputs[0].images is not None
-        rows = [self._image_row(("image",), 0)] if images else []
+        rows = [self._image_row(("image", self.snapshot.when), 0)] if images else []
         count = len(rows) + len(shown)
         return rows + [self._row(name, *found, lines_of(name), count, True) for name, found in shown]
 
@@ -239,14 +251,16 @@ class Figure:
         panel, i = self._main(name) or (None, 0)
         assert panel is not None
         found = [*earlier, self.snapshot]
-        words = ["first", *[""] * (len(found) - 3), *["previous"] * (len(found) > 2), "now"]
+        words = ["first", *["between"] * (len(found) - 3), *["previous"] * (len(found) > 2), "now"]
         rows = [
             Row(
-                (word, past.when),
+                (past.when or word,),
                 self._score,
                 self._pixels(name, panel, i, past.weights[name]),
                 past.largest[name],
                 past.scores[name],
+                self._colors(name, panel),
+                panel.sign,
             )
             for word, past in zip(words, found, strict=True)
         ]
@@ -260,16 +274,24 @@ class Figure:
         if panel.kind == "original_image":
             return self._image_row(label, i)
         if panel.kind in bars.KINDS:
-            return Row(label, pixels=bars.chart(panel, self.layout.box(rows), LETTERS))
+            chart = bars.chart(panel, self.layout.box(rows), LETTERS)
+            return Row(label, pixels=chart, colors=sign_table("all"))
         if panel.kind == "pixels":
             return Row(label, pixels=self._own_pixels(panel))
         found = self._maps[name, panel.sign, i]
-        colors = sign_table(panel.sign, self.options.of(name).cmap) if panel.kind in HEAT_KINDS else None
-        pixels = self._pixels(name, panel, i, found.weights)
-        scores = self._scores(name) if numbers else None
+        pixels, scores = self._pixels(name, panel, i, found.weights), self._scores(name) if numbers else None
         return Row(
-            label, self._score if scores is not None else "", pixels, found.largest if numbers else None, scores, colors
+            label,
+            self._score if scores is not None else "",
+            pixels,
+            found.largest if numbers else None,
+            scores,
+            self._colors(name, panel),
+            panel.sign,
         )
+
+    def _colors(self, name: str, panel: Panel) -> Tensor | None:
+        return sign_table(panel.sign, self.options.of(name).cmap) if panel.kind in HEAT_KINDS else None
 
     def _own_pixels(self, panel: Panel) -> NDArray[np.uint8]:
         values = panel.values.permute(0, 3, 1, 2).float()
@@ -281,6 +303,7 @@ class Figure:
         values = weights.float() / _LEVELS
         if values.shape[1:] != drawn.size:
             values = resize(values[:, None], drawn.size)[:, 0]
+        values = smooth(values) if panel.kind == "blended_heat_map" else values
         found = image_panel(panel.kind, panel.sign, drawn.images, values, style.cmap, style.alpha_overlay)
         return as_pictures(found)
 

@@ -179,6 +179,26 @@ def panel(
     return _overlay(image, _places(normalized_map, sign), sign, colors, alpha)
 
 
+def smooth(normalized_map: Tensor) -> Tensor:
+    """Maps ``(N, H, W)``, smoothed over a 27th of their longer side, so that it is seen in a small picture where a speckled one lies.
+
+    Each place has the mean absolute value around it, over that of the strongest place, to the power of 1.5, so that noise all over the
+    image stays faint; and the sign that prevails there.
+    """
+    deviation = max(normalized_map.shape[1:]) / 27
+    down, across = (_gaussian(size, deviation) for size in normalized_map.shape[1:])
+    strength, balance = (down @ values @ across.T for values in (normalized_map.abs(), normalized_map))
+    most = strength.amax((1, 2), keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)
+    return (strength / most).pow(1.5).copysign(balance)
+
+
+def _gaussian(size: int, deviation: float) -> Tensor:
+    """The weights of all places in the mean around each, ``(size, size)``."""
+    places = torch.arange(size, dtype=torch.float32) / deviation
+    weights = (-((places[:, None] - places) ** 2) / 2).exp()
+    return weights / weights.sum(1, keepdim=True)
+
+
 def _overlay(image: Tensor, places: Tensor, sign: str, colors: Tensor, alpha: float) -> Tensor:
     """The map over the gray image: transparent where it is zero, so that the image stays what it is. Bytes."""
     values = torch.linspace(0, 1, 256)

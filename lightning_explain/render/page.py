@@ -13,7 +13,6 @@ from torch import Tensor
 from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.captions import Caption
-from lightning_explain.render.image import to_bytes
 from lightning_explain.render.layout import AMBER, BLACK, GRAY, LINE, RED
 
 WIDTH, HEIGHT = 700, 430
@@ -22,10 +21,13 @@ LETTERS = 24
 """The size of letters; capital ones are 18 pixels high, 9 at half the size."""
 COLUMNS, CHARTS, ROWS = 4, 3, 4
 """The most samples on a page of images, and of bar charts, which need space for names; and the most rows."""
-_MARGIN, _GAP, _LINE = 4, 6, 27
-_LEFT = 120  # for the names of rows
+MARGIN, _GAP, _LINE = 4, 6, 27
+FOOT = _LINE + MARGIN
+"""The height of the last line, which says what colors and scores mean, with the margin below it."""
+_LEFT = 130  # for the names of rows
 _NOTE = 58  # for the numbers beside a map
-_BAR = 10
+_OWN_SCALE = "own scale"
+"""What is said of the maps of a row, because one with a larger number is not a stronger color."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +35,13 @@ class Row:
     """A panel for each sample.
 
     Args:
-        label: Up to three lines of text to the left.
+        label: Up to three lines of text to the left; one leaves space to say that each map has its own scale.
         score: What the scores are, if there is a line left for it.
         pixels: ``(N, h, w, 3)``, no larger than :meth:`Layout.box`; ``None`` for an empty row.
         largest: ``(N,)`` the largest absolute value of each map; NaN where the map is not finite.
         scores: ``(N,)`` a score of each map.
         colors: The 256 colors of the maps, for a color bar.
+        sign: Which part of the maps they show.
     """
 
     label: tuple[str, ...]
@@ -47,6 +50,7 @@ class Row:
     largest: Tensor | None = None
     scores: Tensor | None = None
     colors: Tensor | None = None
+    sign: str = "all"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Layout:
         samples: How many samples there are on all pages.
         charts: Whether the rows are bar charts.
         titles: Whether each column has its label and prediction.
-        notes: Whether each map has numbers beside it.
+        notes: Whether each map has numbers beside it, and each page space for a last line.
     """
 
     samples: int
@@ -74,17 +78,22 @@ class Layout:
     @property
     def top(self) -> int:
         """The y of the first row."""
-        return _MARGIN + (2 * _LINE + _GAP if self.titles else 0)
+        return MARGIN + (2 * _LINE + _GAP if self.titles else 0)
+
+    @property
+    def height(self) -> int:
+        """The height of all rows together."""
+        return HEIGHT - self.top - MARGIN - (FOOT if self.notes else 0)
 
     @property
     def pitch(self) -> int:
         """The distance from one column to the next."""
-        return (WIDTH - _LEFT - _MARGIN) // self.columns
+        return (WIDTH - _LEFT - MARGIN) // self.columns
 
     def box(self, rows: int = ROWS) -> tuple[int, int]:
         """Height and width of the largest panel that fits a page of so many rows."""
         beside = _NOTE if self.notes and not self.charts else 0
-        return (HEIGHT - self.top - _MARGIN) // rows - _GAP, self.pitch - _GAP - beside
+        return self.height // rows - _GAP, self.pitch - _GAP - beside
 
     def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
         """The largest size in the box that has the proportions of ``size``."""
@@ -115,8 +124,8 @@ class Layout:
         canvas = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
         if self.titles:
             for line, (words, color) in enumerate(zip(head, (BLACK, GRAY), strict=False)):
-                _write(canvas, words, _MARGIN, _MARGIN + line * _LINE, _LEFT - _GAP, color)
-        height = (HEIGHT - self.top - _MARGIN) // len(rows)
+                _write(canvas, words, MARGIN, MARGIN + line * _LINE, _LEFT - _GAP, color)
+        height = self.height // len(rows)
         shown = range(first, min(first + self.columns, self.samples))
         for i, row in enumerate(rows):
             self._write_label(canvas, row, self.top + i * height)
@@ -131,14 +140,11 @@ class Layout:
 
     def _write_label(self, canvas: Picture, row: Row, y: int) -> None:
         for i, words in enumerate(row.label):
-            _write(canvas, words, _MARGIN, y + i * _LINE, _LEFT - _GAP, BLACK)
-        if self.notes and row.largest is not None and len(row.label) + (row.colors is not None) < 3:
-            _write(canvas, named(row.score), _MARGIN, y + 2 * _LINE, _LEFT - _GAP, GRAY)
-        if row.colors is not None and self.notes:
-            width, y = _LEFT - 3 * _GAP, y + len(row.label) * _LINE + _GAP
-            canvas[y - 1 : y + _BAR + 1, _MARGIN : _MARGIN + width + 2] = LINE
-            colors = to_bytes(row.colors).numpy()
-            canvas[y : y + _BAR, _MARGIN + 1 : _MARGIN + 1 + width] = colors[np.linspace(0, 255, width).astype(int)]
+            _write(canvas, words, MARGIN, y + i * _LINE, _LEFT - _GAP, BLACK)
+        if self.notes and row.largest is not None:
+            below = (_OWN_SCALE if len(row.label) == 1 else "", BLACK), (named(row.score, _LEFT - _GAP), GRAY)
+            for i, (words, color) in enumerate(below if len(row.label) < 3 else (), start=1):
+                _write(canvas, words, MARGIN, y + i * _LINE, _LEFT - _GAP, color)
 
     def _paste(self, canvas: Picture, row: Row, sample: int, x: int, y: int) -> None:
         assert row.pixels is not None
@@ -154,30 +160,30 @@ class Layout:
             _write(canvas, words, x, y + line * _LINE, self.pitch - width - _GAP, color)
 
     def _write_caption(self, canvas: Picture, caption: Caption, x: int) -> None:
-        short, space, color = caption.short, self.pitch - 2, RED if caption.wrong else BLACK
-        label, below, start = text.shorten(short.label, LETTERS, space), _MARGIN + _LINE, x
-        text.write(canvas, label, x, _MARGIN, LETTERS, color)
-        if short.judged:
-            sign = "✗" if caption.wrong else "✓"
-            text.write(canvas, sign, x, below, LETTERS, color)
-            start = x + text.width(sign, LETTERS) + _MARGIN
-        predicted = text.shorten(short.predicted, LETTERS, space - (start - x))
-        text.write(canvas, predicted, start, below, LETTERS, color)
-        end = start + text.width(predicted, LETTERS)
-        begin = end + _GAP - 1 if predicted else start
-        # The class matters more than how probable it is.
-        share = next(
-            (s for s in (short.share, short.share.lstrip(">")) if begin + text.width(s, LETTERS) <= x + space), ""
-        )
-        text.write(canvas, share, begin, below, LETTERS, color)
+        short, space, color, below = caption.short, self.pitch - 2, RED if caption.wrong else BLACK, MARGIN + _LINE
+        sign = ("✗" if caption.wrong else "✓") if short.judged else ""
+        label = _beside(canvas, short.label, sign, x, MARGIN, space, color)
+        # A name is cut rather than how probable it is.
+        whole = text.width(f"{short.predicted} {short.share}", LETTERS) <= space
+        share = short.share if whole or not short.predicted else short.share.lstrip(">")
+        predicted = _beside(canvas, short.predicted, share, x, below, space, color)
         if short.explained:
-            on_label = short.explained == "label"
-            y, first, last = (below, x, x + text.width(label, LETTERS)) if on_label else (below + _LINE, start, end)
-            canvas[y - 2 : y, first:last] = color
+            y, end = (below, label) if short.explained == "label" else (below + _LINE, predicted)
+            canvas[y - 2 : y, x:end] = color
 
 
 def _write(canvas: Picture, words: str, x: int, y: int, space: int, color: text.Color) -> None:
     text.write(canvas, text.shorten(words, LETTERS, space), x, y, LETTERS, color)
+
+
+def _beside(canvas: Picture, name: str, after: str, x: int, y: int, space: int, color: text.Color) -> int:
+    """Writes a name, shortened so that there is space for what stands after it; returns the x at which it ends."""
+    gap = text.width(" ", LETTERS) if name and after else 0
+    shown = text.shorten(name, LETTERS, space - gap - text.width(after, LETTERS)) if name else ""
+    end = x + text.width(shown, LETTERS)
+    text.write(canvas, shown, x, y, LETTERS, color)
+    text.write(canvas, after, end + gap, y, LETTERS, color)
+    return end
 
 
 def _numbers(row: Row, sample: int) -> list[tuple[str, text.Color]]:
@@ -205,11 +211,11 @@ def brief(value: float) -> str:
     return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
-def named(score: str) -> str:
-    """As many of a score's words, from the first one, as fit beside a row: ``infidelity`` of ``infidelity_relative``."""
+def named(score: str, space: int) -> str:
+    """As many of a score's words, from the first one, as fit in so many pixels: ``infidelity`` of ``infidelity_relative``."""
     words = score.split("_")
     shorter = ("_".join(words[:count]) for count in range(len(words), 0, -1))
-    return next((name for name in shorter if text.width(name, LETTERS) <= _LEFT - _GAP), words[0])
+    return next((name for name in shorter if text.width(name, LETTERS) <= space), words[0])
 
 
 def lines_of(name: str) -> tuple[str, ...]:

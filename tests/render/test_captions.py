@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.model.targets import task_of
-from lightning_explain.render.captions import Caption, captions
+from lightning_explain.render.captions import Caption, captions, sides
 
 NAMES = ["zero", "one", "two"]
 
@@ -157,3 +157,18 @@ def test_other_outputs_get_no_softmax() -> None:
 )
 def test_a_task_is_recognised_by_shapes_and_labels(outputs: Tensor, labels: Tensor | None, task: str) -> None:
     assert task_of(outputs, labels) == task
+
+
+def test_the_signs_of_maps_speak_for_the_label_the_prediction_one_class_or_the_output() -> None:
+    outputs, labels = torch.tensor([[0.2, 0.7, 0.1], [0.9, 0.1, 0.0]]), torch.tensor([2, 0])
+    probe = Probe(torch.zeros(2, 2), labels)
+
+    def said(targets: list[int]) -> tuple[str, str, str]:
+        return sides(report(outputs, targets), probe, NAMES)
+
+    assert said([2, 0]) == ("against", "for", "the label")
+    assert said([1, 0]) == ("against", "for", "the prediction")
+    assert said([1, 1]) == ("against", "for", "one")
+    assert said([-1, -1]) == said([0, 1]) == ("lowers", "raises", "the output")
+    single = report(torch.tensor([0.5, -1.0]), [0, 0], [1, 0])
+    assert sides(single, Probe(torch.zeros(2, 2), torch.tensor([1, 0])), None) == ("against", "for", "class 1")

@@ -9,7 +9,7 @@ from captum.attr._utils.visualization import _normalize_attr
 from torch import Tensor
 
 from lightning_explain.render.color import BLUE, ORANGE, SIGNS, table
-from lightning_explain.render.image import KINDS, colorize, normalize, panel, to_bytes, to_display
+from lightning_explain.render.image import KINDS, colorize, normalize, panel, smooth, to_bytes, to_display
 
 
 def rows(n: int = 4, channels: int = 3, seed: int = 0) -> Tensor:
@@ -232,3 +232,20 @@ def test_unknown_kinds_and_signs_are_refused_with_the_known_ones() -> None:
         panel("heatmap", "all", IMAGE, MAP)
     with pytest.raises(ValueError, match=r"no panel sign 'both': use one of 'all', 'positive'"):
         panel("heat_map", "both", IMAGE, MAP)
+
+
+def test_a_speckled_map_is_seen_where_it_lies_when_smoothed() -> None:
+    speckled, gray = torch.zeros(1, 80, 80), torch.full((1, 3, 80, 80), 0.5)
+    speckled[0, 2:18:4, 2:18:4] = 1
+    speckled[0, 4:18:4, 4:18:4] = -0.4
+    found = smooth(speckled)
+    assert found.abs().max() == 1
+    assert found[0, :18, :18].sign().mean() > 0.9, "the sign that prevails"
+    assert found[0, 40:].abs().max() < 0.001
+    changed = [
+        (panel("blended_heat_map", "all", gray, values).float() - 127.5).abs().mean(1)[0, :18, :18].mean()
+        for values in (speckled, found)
+    ]
+    assert changed[1] > 3 * changed[0]
+    assert torch.equal(smooth(speckled * 0), speckled * 0)
+    assert smooth(speckled.abs()).min() >= 0

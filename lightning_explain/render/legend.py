@@ -1,0 +1,70 @@
+"""What the colors and the scores of a picture mean, in; the last line of its pages, which says so, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_explain.core.report import Picture
+from lightning_explain.render import letters as text
+from lightning_explain.render.image import to_bytes
+from lightning_explain.render.layout import BLACK, GRAY, LINE
+from lightning_explain.render.page import FOOT, HEIGHT, LETTERS, MARGIN, WIDTH, Row, named
+
+_BAR, _THICK, _GAP = 60, 14, 6
+_MOST = 170
+"""The most pixels for what is explained; a class may have a long name."""
+_BETTER = {True: "higher is better", False: "lower is better", None: ""}
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the colors and scores mean.
+
+    Args:
+        sides: What negative and positive places of the maps do, and to what: ``("against", "for", "the label")``.
+        score: The name of the scores.
+        higher_is_better: Which of them are better; ``None``: neither, or unknown.
+    """
+
+    sides: tuple[str, str, str]
+    score: str = ""
+    higher_is_better: bool | None = None
+
+    def write(self, page: Picture, rows: Sequence[Row]) -> None:
+        """Writes the last line of a page with these rows: their color bars, and then their scores; what does not fit is left out."""
+        y, x = HEIGHT - FOOT, MARGIN
+        bars = {(row.sign, row.colors.numpy().tobytes()): row.colors for row in rows if row.colors is not None}
+        for (sign, _), colors in bars.items():
+            low, high = self._ends(sign)
+            start = x + text.width(low, LETTERS) + _GAP
+            after = start + _BAR + _GAP
+            end = after + text.width(high, LETTERS)
+            if end > WIDTH - MARGIN:
+                break
+            text.write(page, low, x, y, LETTERS, BLACK)
+            text.write(page, high, after, y, LETTERS, BLACK)
+            top = y + (FOOT - MARGIN - _THICK) // 2
+            page[top - 1 : top + _THICK + 1, start - 1 : start + _BAR + 1] = LINE
+            page[top : top + _THICK, start : start + _BAR] = to_bytes(colors)[np.linspace(0, 255, _BAR).astype(int)]
+            x = end + 2 * _GAP
+        if any(row.scores is not None for row in rows):
+            words = self._of_scores(WIDTH - MARGIN - x)
+            text.write(page, words, WIDTH - MARGIN - text.width(words, LETTERS), y, LETTERS, GRAY)
+
+    def _ends(self, sign: str) -> tuple[str, str]:
+        """The words at both ends of a color bar."""
+        down, up, what = self.sides
+        low = down if sign == "all" else "0"
+        side = {"all": up, "positive": up, "negative": down, "absolute_value": f"{down} or {up}"}[sign]
+        return low, f"{side} {text.shorten(what, LETTERS, _MOST)}"
+
+    def _of_scores(self, space: int) -> str:
+        """Which scores are better, with as much of their name as there is space for."""
+        better = _BETTER[self.higher_is_better]
+        name = named(self.score, space - text.width(f": {better}", LETTERS))
+        return next(
+            (words for words in (f"{name}: {better}", better) if better and text.width(words, LETTERS) <= space), ""
+        )
