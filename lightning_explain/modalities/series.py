@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn.functional import conv1d, interpolate, pad
 
-from lightning_explain.core.contracts import InputFacts, Modality
+from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
+from lightning_explain.core.panels import Panel, SeriesPanel
 from lightning_explain.modalities.plain import Plain
 
 LAYOUTS = ("NCT", "NTC")
@@ -55,6 +59,49 @@ class TimeSeries(Plain):
                 "give a name for each, or another layout."
             )
         return found
+
+    def place(self, value: Tensor, x: Tensor, how: Arrangement) -> Tensor | None:
+        """A layer's tensor as ``(N, C, T)`` over the times of the input."""
+        placed = super().place(value, x, how)
+        return None if placed is None or placed.shape[2] > x.shape[self.time_axis(x)] else placed
+
+    def onto(self, placed: Tensor, x: Tensor) -> Tensor:
+        """A layer's map ``(N, 1, t)`` at the T times of the input: ``(N, 1, T)`` or ``(N, T, 1)``."""
+        axis = self.time_axis(x)
+        resampled = interpolate(placed.sum(1, keepdim=True), x.shape[axis], mode="linear")
+        return resampled if axis == 2 else resampled.transpose(1, 2)
+
+    def region(self, x: Tensor, size: int | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """A window of ``size`` times of one channel, by default a quarter of the series, in the shape of the input."""
+        axis = self.time_axis(x)
+        times, channels = x.shape[axis], x.shape[3 - axis]
+        if size is not None and size > times:
+            raise ValueError(f"needs windows no longer than the series, {times} times")
+        length, place = size or max(1, times // 4), draw(x.new_empty(len(x), 2)).double()
+        first, channel = ((place[:, i] * n).long()[:, None] for i, n in ((0, times - length + 1), (1, channels)))
+        at, which = (torch.arange(n, device=x.device) for n in (times, channels))
+        window = ((which == channel)[:, :, None] & ((at >= first) & (at < first + length))[:, None]).to(x.dtype)
+        return window if axis == 2 else window.transpose(1, 2)
+
+    def blurred(self, x: Tensor) -> Tensor:
+        """Each channel smoothed by a Gaussian whose standard deviation is a sixteenth of its length."""
+        axis = self.time_axis(x)
+        series, sigma = (x if axis == 2 else x.transpose(1, 2)), x.shape[axis] / 16
+        reach = min(int(4 * sigma), x.shape[axis] - 1)
+        weights = (-0.5 * (torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype) / sigma).square()).exp()
+        kernel = (weights / weights.sum()).expand(series.shape[1], 1, -1)
+        smooth = conv1d(pad(series, (reach, reach), mode="reflect"), kernel, groups=series.shape[1])
+        return smooth if axis == 2 else smooth.transpose(1, 2)
+
+    def panels(
+        self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
+    ) -> tuple[Panel, ...]:
+        """The curve of each channel over its map."""
+        (values, series), axis = (found[0], inputs[0]), self.time_axis(inputs[0])
+        if axis == 1:
+            values, series = values.transpose(1, 2), series.transpose(1, 2)
+        names = self.channel_names or [f"channel {i}" for i in range(series.shape[1])]
+        return (SeriesPanel("series", values=values, series=series, channels=tuple(map(str, names)), rate=self.rate),)
 
     def time_axis(self, x: Tensor) -> int:
         """The dimension that runs over the times."""
