@@ -34,13 +34,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
 from torch.utils.data import DataLoader
 
 from _setups import SETUPS, Setup
 from lightning_explain import ExplanationMonitor
 from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.report import Report
-from lightning_explain.modalities import guess
+from lightning_explain.modalities import of_probe
 from lightning_explain.modalities.placement import arrange, onto
 
 TRAINING, VALIDATION, BATCH = 512, 64, 32
@@ -140,26 +141,41 @@ def finite(report: Report) -> bool:
 
 
 def pointing(report: Report, name: str, probe: Probe, setup: Setup) -> float | None:
-    """The share of the samples whose strongest unit lies on the cause; ``None`` if the map has no place on the inputs."""
+    """The share of the samples whose strongest unit lies on the cause; ``None`` if the map has no place on the inputs.
+
+    The units are those of the map: a cell of a layer's grid, or a time of all channels, counts if the cause reaches into it.
+    """
     inputs = as_tuple(probe.inputs)
-    maps = by_unit(report, name, inputs)
+    maps = by_unit(report, name, probe)
     if maps is None:
         return None
     masks = setup.cause(inputs, probe.targets)
-    columns = [(flat(a.expand(mask.shape)).abs(), flat(mask)) for a, mask in zip(maps, masks, strict=True)]
+    columns = [(flat(a).abs(), flat(reached(mask, a))) for a, mask in zip(maps, masks, strict=True)]
     strengths, planted = (torch.cat(parts, 1) for parts in zip(*columns, strict=True))
     strongest = strengths.nan_to_num(-1).argmax(1, keepdim=True)
     return float(planted.gather(1, strongest).float().mean())
 
 
-def by_unit(report: Report, name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """The map with one number for each unit of each input, or ``None``."""
-    kinds = guess(inputs)
+def reached(mask: Tensor, found: Tensor) -> Tensor:
+    """The mask in the units of a map: where it reaches into them."""
+    if mask.ndim == 4 and mask.shape[2:] != found.shape[2:]:
+        mask = adaptive_max_pool2d(mask.float(), found.shape[2:]).bool()
+    coarser = [axis for axis, size in enumerate(found.shape) if size < mask.shape[axis]]
+    return mask.any(coarser, keepdim=True) if coarser else mask
+
+
+def by_unit(report: Report, name: str, probe: Probe) -> tuple[Tensor, ...] | None:
+    """The map with one number for each unit of each input, or of a layer that is laid on an image; or ``None``."""
+    inputs, kinds = as_tuple(probe.inputs), of_probe(probe)
     found: Any = report.maps.get(name, as_tuple(report.attributions[name]))
     arranged = arrange(found, inputs, kinds) if found else None
     if arranged is None:
         return None
-    placed = onto(arranged, inputs, kinds)
+    placed = (
+        arranged
+        if all(kind.pixels(x) for kind, x in zip(kinds, inputs, strict=True))
+        else onto(arranged, inputs, kinds)
+    )
     return tuple(kind.by_unit(part) for kind, part in zip(kinds, placed, strict=True))
 
 

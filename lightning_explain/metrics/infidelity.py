@@ -259,9 +259,12 @@ class Infidelity(CheckedArguments, Metric):
     def _collected(self, metric_inputs: MetricInputs) -> Iterator[tuple[str, Tensor, Tensor]]:
         """For each method the changes that its map predicts, and the actual ones, each ``(N, draws)``."""
         by_baseline: dict[Any, tuple[Reference, list[str]]] = {}
+        columns = zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
+        # No baseline is then not the same as zero.
+        referred = any(modality.reference(x) is not None for x, modality in columns)
         for name in metric_inputs.maps:
             key, own = self._own(metric_inputs.methods[name])
-            by_baseline.setdefault(key, (own, []))[1].append(name)
+            by_baseline.setdefault((key, referred and own.baselines is None), (own, []))[1].append(name)
         for key, (reference, names) in by_baseline.items():
             changes, products = self._compared(metric_inputs, key, reference, names)
             yield from ((name, products[name], changes) for name in names)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_explain import Probe, explain, modalities
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from lightning_explain.modalities import Tabular, Text, TimeSeries, restored, stored
 from lightning_explain.store.run_files import save_probe
 
@@ -97,6 +98,19 @@ def test_they_are_kept_as_plain_values_beside_the_samples(tmp_path: Path) -> Non
     assert restored([{"class": "MyOwn"}]) is None
     with pytest.raises(ValueError, match="no list of dictionaries"):
         restored({"class": "Text"})
+
+
+def test_no_baseline_is_the_reference_token_and_zero_is_zero() -> None:
+    model, probe, text = Words(), Probe(IDS), Text(pad_id=0, mask_id=7)
+    methods = {
+        "none": m.FeatureAblation(),
+        "zero": m.FeatureAblation(baselines=0),
+        "mask": m.FeatureAblation(baselines=7),
+    }
+    report = explain(model, probe, methods, [q.Infidelity()], modalities=text)
+    assert torch.equal(report.attributions["none"], torch.where(IDS != 0, report.attributions["mask"], 0))  # type: ignore[arg-type]
+    alone = explain(model, probe, {"zero": methods["zero"]}, [q.Infidelity()], modalities=text)
+    assert torch.equal(report.scores["infidelity"]["zero"], alone.scores["infidelity"]["zero"])
 
 
 def test_whole_numbers_without_an_embedding_are_not_text() -> None:
