@@ -141,7 +141,9 @@ class Explainer(Decisions):
         """The probe with what its inputs are, which the context knows from now on."""
         given = self.modalities if probe.modalities is None else probe.modalities
         probe = replace(probe, modalities=settled(given, probe, model, context.record))
-        context.explained = self._explained(model, probe, run)
+        known = self._explained(model, probe, run)
+        parts = {name: getattr(known, name) for name in ("modalities", "baseline", "distribution")}
+        context.explained = replace(context.explained, **parts)
         return probe
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:

@@ -325,6 +325,12 @@ class MonitorBase(pl.Callback):
             ranks=ranks,
         ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
         self._samples.describe(self._ready.modalities)
+        kinds = ", ".join(type(one).__name__ for one in self._ready.modalities)
+        if self._explainer.default_methods and self._ready.methods:
+            names = ", ".join(map(repr, self._ready.methods))
+            rank_zero_info(
+                f"ExplanationMonitor: takes the input for {kinds} (modalities=... says otherwise), explains by {names}."
+            )
         for name, method in self._ready.methods.items():
             given, layer = self._explainer.methods.get(name), method.innermost.layer
             if type(given) is not type(method) and layer is not None:

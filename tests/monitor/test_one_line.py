@@ -600,9 +600,14 @@ DEFAULTS = ("saliency", "ig", "cam", "infidelity", "sensitivity_max")
 
 
 def left_out(watch: ExplanationMonitor) -> list[str]:
-    """What a report of an image classifier has, and this one has not; all of it, if there is no report."""
+    """What a report of an image classifier has, and this one has not; all of it, if there is no report.
+
+    Text and tables have their own methods by default.
+    """
     report = watch.last_report
     found = set() if report is None else {*report.attributions, *report.scores}
+    if report is not None and report.run is not None and {"Text", "Tabular"}.intersection(report.run.modalities):
+        found |= {"saliency", "cam"}
     return [name for name in DEFAULTS if name not in found]
 
 
@@ -619,6 +624,9 @@ def test_one_line_changes_no_training_and_says_what_it_leaves_out(
     assert all(torch.equal(value, expected[key]) for key, value in weights.items())
     told = [str(w.message) for w in seen] + [record.getMessage() for record in caplog.records]
     gone = left_out(watch)
+    if watch.last_report is not None and watch.last_report.run is not None:
+        kinds = ", ".join(watch.last_report.run.modalities)
+        assert any(f"takes the input for {kinds}" in line for line in told)
     lines = [line for line in told if "left out" in line or "nothing is explained" in line or "explained" in line]
     print(f"\n{name}: left out: {', '.join(gone) or 'nothing'}")
     for line in lines:

@@ -270,7 +270,9 @@ def test_given_samples_are_explained_in_every_run(tmp_path: Path) -> None:
     watch, module = monitor(probe=given), DigitModule()
     run = fit(tmp_path, watch, module=module)
     run.test(module, loader(300, 20), verbose=False)
-    assert watch.probe is given
+    assert watch.probe is not None
+    assert watch.probe.inputs is given.inputs
+    assert watch.probe.targets is given.targets
 
 
 # -- checkpoints and resuming --------------------------------------------------------------------------------------
