@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.panels import SeriesPanel
 from lightning_explain.modalities import TimeSeries
 
 torch.manual_seed(0)
@@ -120,15 +119,6 @@ def test_smoothing_is_along_time_and_keeps_what_is_constant() -> None:
         torch.testing.assert_close(smooth, both(TimeSeries(layout="NCT").blurred(NCT))[series.layout == "NTC"][1])
         assert smooth.std() < 0.6 * x.std()
         torch.testing.assert_close(series.blurred(torch.ones_like(x)), torch.ones_like(x))
-
-
-def test_the_panel_shows_channels_by_time_in_both_layouts() -> None:
-    for series, x in both(NCT):
-        (panel,) = series.panels((2 * x,), (x,), ())
-        assert isinstance(panel, SeriesPanel)
-        assert torch.equal(panel.series, NCT)
-        assert torch.equal(panel.values, 2 * NCT)
-        assert panel.channels == ("channel 0", "channel 1", "channel 2")
 
 
 def test_a_layer_of_a_recurrent_network_lies_on_its_times() -> None:
