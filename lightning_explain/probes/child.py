@@ -104,6 +104,9 @@ def _elsewhere(work: Callable[..., Any], here: Here, retries: bool, portable: Ca
 def _forked(work: Callable[..., Any], here: Here) -> _Child:
     if sys.platform != "linux":
         raise _ForkError(f"a fork is not safe on {sys.platform}")
+    # Only Linux has what it needs. A child would import it anew each time.
+    from lightning_explain.probes.private import make_private
+
     ours, theirs = Pipe()
     # What is left in the buffers would be written by both processes.
     _flush()
@@ -116,7 +119,7 @@ def _forked(work: Callable[..., Any], here: Here) -> _Child:
         raise _UnusableError(f"no process can be started ({error})") from error
     if process == 0:
         ours.close()
-        _work_and_leave(work, list(here), theirs)
+        _work_and_leave(work, list(here), theirs, make_private)
     theirs.close()
     return _Child(process, ours)
 
@@ -243,11 +246,11 @@ def main(descriptor: int) -> None:
     _answer(pipe, work, names, list)
 
 
-def _work_and_leave(work: Callable[..., Any], names: list[str], pipe: Connection) -> NoReturn:
+def _work_and_leave(
+    work: Callable[..., Any], names: list[str], pipe: Connection, make_private: Callable[[], Callable[[], list[str]]]
+) -> NoReturn:
     """Answers, in a fork, and leaves without what an interpreter does at its end."""
     try:
-        from lightning_explain.probes.private import make_private
-
         _answer(pipe, work, names, make_private())
     finally:
         os._exit(1)
