@@ -53,6 +53,11 @@ def build_methods(requests: Requests) -> dict[str, Method]:
     return build(requests, METHODS, "method", Method)
 
 
+def every_default() -> dict[str, Method]:
+    """The default methods of all modalities together, among which :func:`fitting` chooses once the model has been seen."""
+    return {**build_methods(None), "ablation": method_classes.FeatureAblation()}
+
+
 def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     """The default methods for what the inputs are: those of images and series; for text and tables, those that have a place on them.
 
@@ -69,7 +74,7 @@ def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
         at_layer = method_classes.LayerIntegratedGradients(layer=layers[0], n_steps=DEFAULT_STEPS) if layers else None
         found = {} if at_layer is None else {"ig": at_layer}
     if sum(modality.units(x)[1:].numel() for modality, x in zip(modalities, inputs, strict=True)) <= MOST_ABLATED:
-        found["ablation"] = method_classes.FeatureAblation()
+        found["ablation"] = every_default()["ablation"]
     return found
 
 

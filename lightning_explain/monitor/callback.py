@@ -27,6 +27,7 @@ from lightning_explain.explainer.registry import (
     build_metrics,
     build_modalities,
     check_limit,
+    every_default,
     warn_of_unsigned,
 )
 from lightning_explain.modalities.image import Normalization
@@ -160,7 +161,7 @@ class ExplanationMonitor(MonitorBase):
         drawing: dict[str, Any] = {"cmap": cmap, "outlier_perc": outlier_perc, "class_names": class_names}
         drawing |= {"panels": DEFAULT_PANELS if panels is None else panels, "normalization": normalization}
         options = Options(**drawing)
-        options.check_methods(requested)
+        options.check_methods(possible := every_default() if methods is None else requested)
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")
         self._explainer = self._ready = Explainer(
             methods=requested,
@@ -178,7 +179,7 @@ class ExplanationMonitor(MonitorBase):
         )
         scores = self._ready.metrics
         warn_of_unsigned(requested, scores)
-        arguments.check_tags(requested, scores)
+        arguments.check_tags(possible, scores)
         self._asked = arguments.asked(target, methods, metrics, probe, alerts, modalities, *functions.values())
         self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe and save_inputs, forward_fn)
         looks_back = any(metric.needs_history for metric in scores.values())
@@ -227,6 +228,7 @@ class ExplanationMonitor(MonitorBase):
             # Measured in an earlier training with another model; the size in a checkpoint is restored after this.
             self._pass_size = None
             if stage == "fit":
+                self._ready = self._explainer
                 self._samples.begin_again()
                 self._memory.begin_again()
                 self._failure_log.failures = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ from lightning_explain.distributed.fsdp import resumes_otherwise
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.explainer.registry import auto_limit
+from lightning_explain.explainer.registry import auto_limit, every_default
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, described, score_names, tags, with_suffix, without
 from lightning_explain.modalities import of_probe
@@ -111,13 +111,13 @@ class MonitorBase(pl.Callback):
 
     def _keys(self) -> list[str]:
         """Every logged key."""
-        ready = self._ready
+        ready, methods = self._ready, self._methods()
         found, counted = (
-            tags(name, ready.methods, ready.metrics, ready.scored) for name in (self.name, f"{self.name}/undefined")
+            tags(name, methods, ready.metrics, ready.scored) for name in (self.name, f"{self.name}/undefined")
         )
         undefined = with_suffix(ready.metrics, lambda metric: metric.undefined.keys() & {*metric.suffixes})
         counts = [tag for score in sorted(undefined) for tag in counted.get(score, ())]
-        others = [*(f"nonfinite/{method}" for method in ready.methods), "seconds", "overhead"]
+        others = [*(f"nonfinite/{method}" for method in methods), "seconds", "overhead"]
         return [
             *(tag for of_score in found.values() for tag in of_score),
             *(f"{self.name}/{o}" for o in others),
@@ -127,7 +127,12 @@ class MonitorBase(pl.Callback):
     def _tags_with_unit(self) -> list[str]:
         """Tags of scores whose values cannot be compared between epochs."""
         scores = with_suffix(self._ready.metrics, lambda metric: metric.incomparable)
-        return [f"{self.name}/{score}/{method}" for score in scores for method in self._ready.methods]
+        return [f"{self.name}/{score}/{method}" for score in scores for method in self._methods()]
+
+    def _methods(self) -> Iterable[str]:
+        """The names of the methods; before the model has been seen, those of all that may be chosen for it."""
+        unseen = self._ready is self._explainer and self._explainer.default_methods
+        return every_default() if unseen else self._ready.methods
 
     def _watchers(self, trainer: pl.Trainer) -> watchers.Watchers:
         return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
