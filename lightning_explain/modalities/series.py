@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, interpolate, pad
 
 from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
+from lightning_explain.core.panels import Panel, SeriesPanel
 from lightning_explain.modalities.plain import Plain
 
 LAYOUTS = ("NCT", "NTC")
@@ -91,6 +92,16 @@ class TimeSeries(Plain):
         kernel = (weights / weights.sum()).expand(series.shape[1], 1, -1)
         smooth = conv1d(pad(series, (reach, reach), mode="reflect"), kernel, groups=series.shape[1])
         return smooth if axis == 2 else smooth.transpose(1, 2)
+
+    def panels(
+        self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
+    ) -> tuple[Panel, ...]:
+        """The curve of each channel over its map."""
+        (values, series), axis = (found[0], inputs[0]), self.time_axis(inputs[0])
+        if axis == 1:
+            values, series = values.transpose(1, 2), series.transpose(1, 2)
+        names = self.channel_names or range(series.shape[1])
+        return (SeriesPanel("series", values=values, series=series, channels=tuple(map(str, names)), rate=self.rate),)
 
     def time_axis(self, x: Tensor) -> int:
         """The dimension that runs over the times."""

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import InputFacts, Modality
+from lightning_explain.core.panels import FeaturesPanel, Panel
 from lightning_explain.modalities.plain import Plain
 
 
@@ -39,3 +41,19 @@ class Tabular(Plain):
             has = "" if names is None else f" and has {len(names)} feature_names"
             raise ValueError(f"Tabular needs a table (N, F){has}, got {tuple(x.shape)}.")
         return self
+
+    def panels(
+        self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
+    ) -> tuple[Panel, ...]:
+        """A beeswarm of all samples, and bars and a waterfall of each."""
+        x = inputs[0].double()
+        names = (
+            [str(i) for i in range(x.shape[1])] if self.feature_names is None else list(map(str, self.feature_names))
+        )
+        texts = [[f"{value:.4g}" for value in sample] for sample in x.tolist()]
+        levels = (x - x.mean(0)) / x.std(0, correction=0).clamp(min=torch.finfo(x.dtype).tiny)
+        values = found[0].reshape(x.shape).double()
+        return tuple(
+            FeaturesPanel(kind, kind, values, names=names, texts=texts, levels=levels)
+            for kind in ("beeswarm", "features", "waterfall")
+        )

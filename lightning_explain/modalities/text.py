@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import InputFacts, Modality
+from lightning_explain.core.panels import Panel, WordsPanel
 from lightning_explain.modalities.plain import Plain
 
 
@@ -72,6 +73,19 @@ class Text(Plain):
         present = self.present(x)
         assert present is not None
         return torch.where(present, torch.full_like(x, instead), x)
+
+    def panels(
+        self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
+    ) -> tuple[Panel, ...]:
+        """The words of each text on the color of their attribution."""
+        x, present = inputs[0], self.present(inputs[0])
+        assert present is not None
+        values = torch.where(present, found[0].reshape(*x.shape, -1).double().sum(2), torch.nan)
+        shown = [
+            ["" if token == self.pad_id else word for token, word in zip(ids, words, strict=True)]
+            for ids, words in zip(x.tolist(), self.words(x), strict=True)
+        ]
+        return (WordsPanel("words", values=values, words=shown),)
 
 
 def _of_tokenizer(text: Text, ids: Sequence[int]) -> Text:

@@ -19,6 +19,7 @@ from lightning_explain.render.captions import captions
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import DrawnInput, check_samples, drawn_inputs, panels_of, pixels_of
 from lightning_explain.render.image import HEAT_KINDS, to_bytes
+from lightning_explain.render.kinds import of_samples
 from lightning_explain.render.layout import GAP, GRAY, LINE, SMALL, Sheet, header, note, wrapped
 from lightning_explain.render.options import Options, PanelStyle
 
@@ -64,7 +65,8 @@ def _picture(
     columns: list[NDArray[np.uint8]] = []
     finite = torch.ones(len(blocks[0].inputs[0]), dtype=torch.bool)
     for block in blocks:
-        mine, fine = panels_of(name, report, block, style)
+        shown, fine = panels_of(name, report, block, style)
+        mine = of_samples(shown)
         normalized: dict[str, Tensor] = {}
         columns += [pixels_of(panel, block, normalized, style) for panel in mine]
         panels += [replace(p, title=f"input {block.index}: {p.title}") for p in mine] if len(blocks) > 1 else mine

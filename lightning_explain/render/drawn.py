@@ -21,6 +21,7 @@ from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.render import bars
 from lightning_explain.render.image import normalize, to_bytes, to_display
 from lightning_explain.render.image import panel as image_panel
+from lightning_explain.render.kinds import KINDS
 from lightning_explain.render.options import Options, PanelStyle
 
 _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
@@ -94,7 +95,9 @@ def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -
     samples = samples or slice(options.max_rows)
     inputs = tuple(x[samples].cpu() for x in as_tuple(probe.inputs))
     modalities = of_probe(probe)
-    index = next((i for i, modality in enumerate(modalities) if modality.on_input), None)
+    pairs = list(enumerate(zip(modalities, inputs, strict=True)))
+    images = [i for i, (modality, x) in pairs if modality.on_input and modality.pixels(x) is not None]
+    index = next(iter([*images, *(i for i, (modality, _) in pairs if modality.on_input)]), None)
     if index is None:
         return [DrawnInput(samples, inputs, modalities, None)]
     others = [i for i in range(len(inputs)) if i != index]
@@ -150,6 +153,8 @@ def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], st
     """The panels of one column, ``(N, h, w, 3)``; ``normalized`` keeps the map of each sign for the next column."""
     if panel.kind in bars.KINDS:
         return bars.KINDS[panel.kind](panel)
+    if panel.kind in KINDS:
+        return KINDS[panel.kind].cells(panel)
     if panel.kind == "pixels":
         return panel.values.numpy()
     drawn.check_pixels(panel.kind)

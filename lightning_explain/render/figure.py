@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.render import bars
+from lightning_explain.render import bars, kinds
 from lightning_explain.render.captions import Caption, captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import (
@@ -33,6 +33,7 @@ from lightning_explain.render.image import HEAT_KINDS, KINDS, normalize, smooth
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
 from lightning_explain.render.legend import Legend
+from lightning_explain.render.notes import Notes, Page, Track
 from lightning_explain.render.options import Options, PanelStyle
 from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of
 
@@ -81,11 +82,15 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None) -> F
     names = options.class_names if options.class_names is not None else probe.class_names
     samples = len(inputs[0].inputs[0])
     found = captions(report, probe, names, samples)
-    maps = {name: _panels(name, report, inputs, options.of(name)) for name in report.attributions}
+    maps, own = dict[str, list[tuple[Panel, int]]](), dict[str, list[Panel]]()
+    for name in report.attributions:
+        panels = _panels(name, report, inputs, options.of(name))
+        own[name] = [panel for panel, _ in panels if panel.kind in kinds.KINDS]
+        maps[name] = [(panel, i) for panel, i in panels if panel.kind not in kinds.KINDS]
     charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
     layout = Layout(samples, charts, options.titles, options.colorbar)
     fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in inputs]
-    return Figure(report, options, layout, tuple(found), sides(report, probe, names), fitted, maps)
+    return Figure(report, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own)
 
 
 def _panels(name: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle) -> list[tuple[Panel, int]]:
@@ -114,6 +119,7 @@ class Figure:
         sides: What the signs of all maps mean.
         inputs: At the size of panels.
         panels: By method, each with the place of its input.
+        own: By method, the panels that have pages of their own.
     """
 
     report: Report
@@ -123,20 +129,23 @@ class Figure:
     sides: tuple[str, str, str]
     inputs: Sequence[DrawnInput]
     panels: Mapping[str, Sequence[tuple[Panel, int]]]
+    own: Mapping[str, Sequence[Panel]]
 
     def count(self, history: PictureHistory | None = None, further: bool = True) -> int:
         """How many pictures there are, with or without further pages."""
-        rows = [ROWS, *map(len, self.panels.values()), *[ROWS] * len(self._earlier(history))]
-        return sum(self.layout.count(each) if further else 1 for each in rows if each)
+        own, rows = self._own_of_all(history), self._row_counts(history)
+        counts = [len(own[key]) + self.layout.count(rows[key]) for key in rows]
+        return sum(counts) if further else sum(count > 0 for count in counts)
 
     def pictures(
         self, history: PictureHistory | None = None, most: int | None = None, further: bool = True
     ) -> dict[str, Picture]:
         """The first ``most`` pictures by key, the most important ones first, with or without further pages; see :func:`draw`."""
         found: dict[str, Picture] = {}
+        own = self._own_of_all(history)
         for key, make in self._rows_of_all(history).items():
             if most is None or len(found) < most:
-                pages = self._pages(key, make(), slice(None if further else 1))
+                pages = self._pages(key, own[key], make, slice(None if further else 1))
                 found |= {f"{key}/{i}" if i > 1 else key: page for i, page in enumerate(pages, start=1)}
         return dict(islice(found.items(), most))
 
@@ -150,7 +159,7 @@ class Figure:
         key, _, page = (name, "", "1") if name in rows else name.rpartition("/")
         found = []
         if key in rows and page.isdecimal() and int(page):
-            found = self._pages(key, rows[key](), slice(int(page) - 1, int(page)))
+            found = self._pages(key, self._own_of_all(history)[key], rows[key], slice(int(page) - 1, int(page)))
         if not found:
             raise ValueError(f"There is no picture {name!r} of this report: {nearest(name, list(rows))}")
         return found[0]
@@ -162,13 +171,55 @@ class Figure:
         earlier = self._earlier(history).items()
         return rows | {f"{HISTORY}/{name}": partial(self._over_time, name, past) for name, past in earlier}
 
-    def _pages(self, key: str, rows: list[Row], which: slice) -> list[Picture]:
+    def _row_counts(self, history: PictureHistory | None) -> dict[str, int]:
+        """How many rows each picture has."""
+        most = {name: ROWS * (len(panels) > 0) for name, panels in self.panels.items()}
+        counts = {OVERVIEW: max(most.values(), default=0), **{name: len(found) for name, found in self.panels.items()}}
+        return counts | {f"{HISTORY}/{name}": most[name] for name in self._earlier(history)}
+
+    def _own_of_all(self, history: PictureHistory | None) -> dict[str, list[Page]]:
+        """The pages of the panels that have their own, by key; an empty list for pictures without any."""
+        shown = [(name, panels[0]) for name, panels in self.own.items() if panels][: ROWS - 1]
+        pages: dict[str, list[Page]] = {OVERVIEW: []}
+        if shown:
+            alike = [(name, panel) for name, panel in shown if panel.kind == shown[0][1].kind]
+            tracks = [Track(lines_of(name), panel.values) for name, panel in alike]
+            name = alike[0][0] if len(alike) == 1 else OVERVIEW
+            pages[OVERVIEW] = kinds.KINDS[alike[0][1].kind].several(alike[0][1], tracks, self._notes(name))
+        for name, panels in self.own.items():
+            track = [[Track((), panel.values)] for panel in panels]
+            found = zip(panels, track, strict=True)
+            made = [kinds.KINDS[panel.kind].pages(panel, each, self._notes(name)) for panel, each in found]
+            pages[name] = list(chain(*made))
+        for name, past in self._earlier(history).items():
+            pages[f"{HISTORY}/{name}"] = [] if self.panels[name] else self._own_over_time(name, past)
+        return pages
+
+    def _own_over_time(self, name: str, earlier: Sequence[Snapshot]) -> list[Page]:
+        panel, found = self.own[name][0], [*earlier, self.snapshot]
+        tracks = [
+            Track((word, past.when), kinds.recalled(past.weights[name], past.largest[name], panel))
+            for word, past in zip(_moments(len(found)), found, strict=True)
+        ]
+        return kinds.KINDS[panel.kind].several(panel, tracks, self._notes(name))
+
+    def _notes(self, name: str) -> Notes:
+        captions = self.captions if self.layout.titles else ()
+        return Notes(name, self.snapshot.when, captions, self.report.values, self.sides, self.options.scale)
+
+    def _pages(self, key: str, own: Sequence[Page], make: Callable[[], list[Row]], which: slice) -> list[Picture]:
+        rows = make()
+        others = [partial(self._page, key, rows, i) for i in range(self.layout.count(len(rows)))]
+        pages: list[Page] = [*own, *others] if self.inputs[0].images is None else [*others, *own]
+        return [draw() for draw in pages[which]]
+
+    def _page(self, key: str, rows: list[Row], i: int) -> Picture:
         head = self._head if key == OVERVIEW else lines_of(key.removeprefix(f"{HISTORY}/"))
         better = None if self.report.run is None else self.report.run.higher_is_better.get(self._score)
-        legend, pages = Legend(self.sides, self._score, better), self.layout.pages(head, self.captions, rows, which)
-        for page in pages if self.layout.notes else ():
-            legend.write(page, rows)
-        return pages
+        (page,) = self.layout.pages(head, self.captions, rows, slice(i, i + 1))
+        if self.layout.notes:
+            Legend(self.sides, self._score, better).write(page, rows)
+        return page
 
     @property
     def _head(self) -> tuple[str, ...]:
@@ -192,13 +243,15 @@ class Figure:
             for name, found in shown.items()
             if found is not None and found[0].kind in _KINDS_WITH_MAP
         }
+        kept = {name: (found.weights, found.largest) for name, found in maps.items()}
+        kept |= {name: kinds.remembered(own[0]) for name, own in self.own.items() if own and not self.panels[name]}
         none = torch.full((self.layout.samples,), torch.nan)
         return Snapshot(
             self.report.epoch,
             self.report.step,
-            {name: found.weights for name, found in maps.items()},
-            {name: found.largest for name, found in maps.items()},
-            {name: none if (scores := self._scores(name)) is None else scores for name in maps},
+            {name: weights for name, (weights, _) in kept.items()},
+            {name: largest for name, (_, largest) in kept.items()},
+            {name: none if (scores := self._scores(name)) is None else scores for name in kept},
         )
 
     @cached_property
@@ -229,7 +282,7 @@ class Figure:
 
     def _overview(self) -> list[Row]:
         shown = [(name, found) for name in self.panels if (found := self._main(name)) is not None][: ROWS - 1]
-        images = self.inputs[0].images is not None
+        images = self.inputs[0].images is not None and len(shown) > 0
         rows = [self._image_row(("image", self.snapshot.when), 0)] if images else []
         count = len(rows) + len(shown)
         return rows + [self._row(name, *found, lines_of(name), count, True) for name, found in shown]
@@ -249,9 +302,10 @@ class Figure:
 
     def _over_time(self, name: str, earlier: Sequence[Snapshot]) -> list[Row]:
         panel, i = self._main(name) or (None, 0)
-        assert panel is not None
+        if panel is None:
+            return []
         found = [*earlier, self.snapshot]
-        words = ["first", *["between"] * (len(found) - 3), *["previous"] * (len(found) > 2), "now"]
+        words = _moments(len(found))
         rows = [
             Row(
                 (past.when or word,),
@@ -308,6 +362,11 @@ class Figure:
         return as_pictures(found)
 
 
+def _moments(count: int) -> list[str]:
+    """What each of the explanations of a history is; there are at least two."""
+    return ["first", *["between"] * (count - 3), *["previous"] * (count > 2), "now"]
+
+
 def _map(values: Tensor, sign: str, outlier_perc: float, size: tuple[int, int]) -> _Map:
     """A map ``(N, 1, H, W)`` at the size of its panel; of a larger map, each pixel is the mean of what it covers."""
     summed = values.detach().sum(1, keepdim=True).float()
@@ -335,7 +394,8 @@ def draw_sample(report: Report, probe: Probe, options: Options, method: str, ind
     for drawn in drawn_inputs(probe, options, slice(index, index + 1)):
         normalized: dict[str, Tensor] = {}
         panels += [
-            pixels_of(panel, drawn, normalized, style)[0] for panel in panels_of(method, report, drawn, style)[0]
+            pixels_of(panel, drawn, normalized, style)[0]
+            for panel in kinds.of_samples(panels_of(method, report, drawn, style)[0])
         ]
     height = max(len(panel) for panel in panels)
     canvas = np.full((height, sum(panel.shape[1] + GAP for panel in panels) - GAP, 3), 255, dtype=np.uint8)

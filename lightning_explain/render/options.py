@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.validation import check_flag, check_range, check_whole, refused
+from lightning_explain.core.validation import check_choice, check_flag, check_range, check_whole, refused
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
 from lightning_explain.render.image import check_panel
@@ -66,6 +66,8 @@ class Options:
             shorter side has at least this many pixels.
         max_pixels: There, images are not enlarged beyond this length of the longer side, and larger images are reduced to it.
         max_rows: The most samples that are drawn.
+        scale: Of words, bars and series: ``"sample"``: the strongest color or longest bar is the largest absolute value of each sample;
+            ``"all"``: of all samples. Images always have a scale each.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -83,6 +85,7 @@ class Options:
     min_pixels: int = 128
     max_pixels: int = 384
     max_rows: int = 16
+    scale: str = "sample"
 
     def __post_init__(self) -> None:
         for name, check in _BY_METHOD.items():
@@ -95,6 +98,7 @@ class Options:
         check_range("", "alpha_overlay", self.alpha_overlay, 1)
         for name in ("min_pixels", "max_pixels", "max_rows"):
             check_whole("", name, getattr(self, name))
+        check_choice("", "scale", self.scale, ("sample", "all"))
         for name in ("colorbar", "titles"):
             check_flag("", name, getattr(self, name))
 

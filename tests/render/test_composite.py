@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Attribution, Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.modalities import Plain
+from lightning_explain.modalities import Image, Plain
 from lightning_explain.render.bars import KINDS
 from lightning_explain.render.composite import composite as draw
 from lightning_explain.render.figure import draw_sample
@@ -131,7 +131,9 @@ def test_each_of_several_inputs_has_columns_of_its_own() -> None:
     maps = tuple(x - 0.5 for x in inputs)
     # The normalization is that of the first image; the other one has other channels.
     canvas = picture(
-        maps, Probe(inputs, masks=rand(2, 8, 8) > 0.9), replace(HEAT, normalization=([0.0] * 3, [1.0] * 3))
+        maps,
+        Probe(inputs, masks=rand(2, 8, 8) > 0.9, modalities=(Plain(), Image(), Image())),
+        replace(HEAT, normalization=([0.0] * 3, [1.0] * 3)),
     )
     expected = [*charts(maps[0])[0]]
     for i, width in ((1, 128), (2, 64)):
@@ -158,9 +160,9 @@ def test_a_map_without_a_place_in_the_image_is_drawn_as_bars() -> None:
                 assert contains(canvas, part)
 
 
-def test_features_of_a_table_are_drawn_as_bars() -> None:
+def test_numbers_of_which_nothing_is_known_are_drawn_as_bars() -> None:
     features = rand(2, 5) - 0.5
-    canvas = picture(features, Probe(rand(2, 5)))
+    canvas = picture(features, Probe(rand(2, 5), modalities=Plain()))
     for part in charts(features)[0]:
         assert contains(canvas, part)
 

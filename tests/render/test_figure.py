@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Attribution, Probe
 from lightning_explain.core.report import Picture, Report
+from lightning_explain.modalities import Image, Plain
 from lightning_explain.render import letters as text
 from lightning_explain.render.figure import draw, figure_of
 from lightning_explain.render.history import PictureHistory, Snapshot
@@ -189,7 +190,7 @@ def test_maps_that_do_not_belong_together_are_refused() -> None:
 
 def test_what_has_no_pixels_is_drawn_as_bars_at_most_three_samples_on_a_page() -> None:
     found = {"ig": rand(7, 30) - 0.5, "shap": rand(7, 30, seed=1) - 0.5}
-    drawn = draw(report(found, 7), Probe(rand(7, 30)))
+    drawn = draw(report(found, 7), Probe(rand(7, 30), modalities=Plain()))
     assert list(drawn) == [f"{key}{n}" for key in ("overview", "ig", "shap") for n in ("", "/2", "/3")]
     assert all(has(picture, ORANGE) and has(picture, BLUE) for picture in drawn.values())
 
@@ -202,7 +203,8 @@ def test_any_shape_of_image_is_drawn(shape: tuple[int, ...]) -> None:
 
 def test_panels_of_several_inputs_go_on_on_further_pages() -> None:
     inputs = (rand(2, 3, 32, 32), rand(2, 3, 16, 16), rand(2, 5))
-    drawn = draw(report({"ig": tuple(x - 0.5 for x in inputs)}, 2), Probe(inputs))
+    made = Probe(inputs, modalities=(Image(), Image(), Plain()))
+    drawn = draw(report({"ig": tuple(x - 0.5 for x in inputs)}, 2), made)
     assert list(drawn) == ["overview", "ig", "ig/2"], "seven panels"
 
 

@@ -1,0 +1,202 @@
+"""Series and their attributions in; pages with a curve over a colored strip for each channel, and a time axis, out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lightning_explain.core.panels import Panel, SeriesPanel
+from lightning_explain.core.report import Picture
+from lightning_explain.render import letters as text
+from lightning_explain.render.layout import BLACK, GRAY, LINE
+from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, colors, scaled, write
+from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH, brief
+
+_COLUMNS, _CHANNELS = 2, 4
+"""The most samples side by side, and the most channels of each."""
+_BIN = 3  # pixels of a colored strip, so that a short peak remains visible
+_FINE = 3  # a pixel of a curve is the mean of so many squared
+_LABELS = 124
+_CELL, _CELL_HEIGHT = 320, 72
+
+
+def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
+    """Two samples side by side with up to four channels; or the strongest channel of each sample, with a strip for each track.
+
+    Series of one channel are four on a page, two above two.
+    """
+    assert isinstance(panel, SeriesPanel)
+    drawn = _Drawn(panel, tracks, [notes.scaled(track.values) for track in tracks], notes)
+    samples, most = range(len(panel.series)), drawn.lines * _COLUMNS
+    return [partial(drawn.page, samples[i : i + most]) for i in range(0, len(samples), most)]
+
+
+def cells(panel: Panel) -> NDArray[np.uint8]:
+    """A picture of each sample alone, ``(N, h, w, 3)``: its strongest channels in their order."""
+    assert isinstance(panel, SeriesPanel)
+    weights, pictures = scaled(panel.values, "sample"), []
+    limits = _limits(panel.series)
+    for i, series in enumerate(panel.series):
+        shown = _strongest(weights[i : i + 1], len(series), _CHANNELS)
+        strips = [strip(series[c], _of_channel(weights[i], c), (_CELL_HEIGHT, _CELL), limits[c]) for c in shown]
+        gap = np.full((GAP, _CELL, 3), 255, dtype=np.uint8)
+        pictures.append(np.concatenate([part for each in strips for part in (each, gap)][:-1]))
+    return np.stack(pictures)
+
+
+def strip(series: Tensor, weights: Tensor, size: tuple[int, int], limits: tuple[float, float]) -> Picture:
+    """The curve of one channel ``(T,)`` over the colors of its weights ``(t,)`` in [-1, 1], as a picture ``(h, w, 3)``."""
+    opacity = _curve(series, size, limits)[..., None]
+    drawn: Picture = (_columns(weights, size[1]) * (1 - opacity) + np.array(BLACK) * opacity).round().astype(np.uint8)
+    return drawn
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What the pages show: a panel, its tracks, and these in [-1, 1]."""
+
+    panel: SeriesPanel
+    tracks: Sequence[Track]
+    weights: Sequence[Tensor]
+    notes: Notes
+
+    @property
+    def channels(self) -> int:
+        return self.panel.series.shape[1]
+
+    @property
+    def lines(self) -> int:
+        """How many samples are above each other."""
+        return 2 if self.channels == 1 and len(self.tracks) == 1 else 1
+
+    def page(self, samples: range) -> Picture:
+        """The page of these samples."""
+        several, height, width = len(self.tracks) > 1, (HEIGHT - TOP) // self.lines, (WIDTH - _LABELS) // _COLUMNS
+        shown = _strongest(self.weights[-1][samples[0] : samples[-1] + 1], self.channels, _CHANNELS)
+        some = len(shown) < self.channels and not several
+        canvas = replace(
+            self.notes, when=f"{len(shown)} of {self.channels} channels" if some else self.notes.when
+        ).canvas()
+        for i, sample in enumerate(samples):
+            x, y = _LABELS + i % _COLUMNS * width, TOP + i // _COLUMNS * height
+            best = _strongest(torch.cat([each[sample : sample + 1] for each in self.weights]), self.channels, 1)
+            places = [(best[0], each[sample]) for each in self.weights]
+            if not several:
+                places = [(channel, self.weights[0][sample]) for channel in shown]
+            name = self.panel.channels[best[0]] if several and self.channels > 1 else ""
+            self.notes.title_in_two_lines(canvas, sample, self.tracks[-1].values[sample], (x, y), width - GAP, name)
+            top = y + (2 * PITCH if self.notes.captions or name else 0)
+            pitch = (y + height - top - PITCH) // len(places)
+            size = (pitch - GAP, width - 2 * GAP)
+            for k, (channel, weights) in enumerate(places):
+                self._strip(canvas, sample, channel, weights, (x, top + k * pitch), size)
+                if i % _COLUMNS == 0:
+                    self._label(canvas, channel, k, top + k * pitch, size[0])
+            _time_axis(canvas, self.panel, x, top + pitch * len(places) - GAP, size[1])
+        return canvas
+
+    def _strip(
+        self, canvas: Picture, sample: int, channel: int, weights: Tensor, place: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        x, y = place
+        limits = _limits(self.panel.series)[channel]
+        canvas[y - 1 : y + size[0] + 1, x - 1 : x + size[1] + 1] = LINE
+        series = self.panel.series[sample, channel]
+        canvas[y : y + size[0], x : x + size[1]] = strip(series, _of_channel(weights, channel), size, limits)
+
+    def _label(self, canvas: Picture, channel: int, k: int, y: int, height: int) -> None:
+        """The track, or the channel and the limits of its curves."""
+        if len(self.tracks) > 1:
+            for i, words in enumerate(self.tracks[k].label):
+                write(canvas, words, MARGIN, y + i * PITCH, GRAY if i else BLACK, _LABELS - GAP - MARGIN)
+            return
+        low, high = (brief(float(f"{limit:.1g}")) for limit in _limits(self.panel.series)[channel])
+        name = self.panel.channels[channel] if self.panel.channels else str(channel)
+        write(canvas, name, MARGIN, y, BLACK, _LABELS - GAP - MARGIN)
+        if height >= 2 * PITCH:
+            write(canvas, f"{low}…{high}", MARGIN, y + PITCH, GRAY, _LABELS - GAP - MARGIN)
+
+
+def _strongest(weights: Tensor, channels: int, most: int) -> list[int]:
+    """The channels with the largest attributions ``(N, C, T)``, in their order; the first ones if the map is of all channels."""
+    if weights.shape[1] != channels:
+        return list(range(min(channels, most)))
+    strength = weights.nan_to_num(0.0).abs().amax(2).mean(0)
+    found: list[int] = strength.argsort(descending=True, stable=True)[:most].sort().values.tolist()
+    return found
+
+
+def _of_channel(weights: Tensor, channel: int) -> Tensor:
+    """The weights ``(T,)`` of one channel; of all of them, if the map ``(1, T)`` does not tell them apart."""
+    return weights[channel if len(weights) > 1 else 0]
+
+
+def _limits(series: Tensor) -> list[tuple[float, float]]:
+    """The smallest and the largest value of each channel of ``(N, C, T)``."""
+    known = series.double().nan_to_num(torch.nan, torch.nan, torch.nan)
+    low, high = known.nan_to_num(torch.inf).amin((0, 2)), known.nan_to_num(-torch.inf).amax((0, 2))
+    return [(a, b) if a <= b else (0.0, 0.0) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def _columns(weights: Tensor, width: int) -> Picture:
+    """The colors of the columns of a strip ``(w, 3)``; where several times share one, the strongest counts."""
+    bins, times = max(1, width // _BIN), len(weights)
+    known = weights.nan_to_num(0.0).float()
+    if times > bins:
+        high, low = _extremes(known, bins)
+        known = torch.where(high >= -low, high, low)
+    return colors(known)[np.arange(width) * len(known) // width]
+
+
+def _extremes(values: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest of the values ``(T,)`` in each of so many parts, at most T."""
+    at, none = torch.arange(len(values)) * bins // len(values), torch.zeros(bins, dtype=values.dtype)
+    high, low = (none.scatter_reduce(0, at, values, how, include_self=False) for how in ("amax", "amin"))
+    return high, low
+
+
+def _curve(series: Tensor, size: tuple[int, int], limits: tuple[float, float]) -> NDArray[np.float64]:
+    """The opacity ``(h, w)`` of a curve; where many times share a pixel, it goes from the smallest to the largest of them."""
+    height, width = (length * _FINE for length in size)
+    values = series.double()
+    if len(values) > 4 * size[1]:
+        values = torch.stack(_extremes(values, size[1]), 1).flatten()
+    x = (np.arange(len(values)) + 0.5) / len(values) * width
+    y = height * (0.94 - 0.88 * (values.numpy() - limits[0]) / ((limits[1] - limits[0]) or 1.0))
+    canvas = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    for before, after in pairwise(zip(x.tolist(), y.tolist(), strict=True)):
+        if math.isfinite(before[1]) and math.isfinite(after[1]):
+            draw.line([before, after], fill=255, width=round(1.7 * _FINE))
+    fine = np.asarray(canvas, dtype=np.float64).reshape(size[0], _FINE, size[1], _FINE)
+    found: NDArray[np.float64] = fine.mean((1, 3)) / 255
+    return found
+
+
+def _time_axis(canvas: Picture, panel: SeriesPanel, x: int, y: int, width: int) -> None:
+    """Times in round numbers below a strip: in seconds, or in steps if the rate is not known."""
+    steps = panel.series.shape[2]
+    total = steps / panel.rate if panel.rate else float(steps)
+    unit = " s" if panel.rate else " steps"
+    exponent = math.floor(math.log10(total / 2))
+    round_one = max(m * 10.0**e for e in (exponent - 1, exponent) for m in (1, 2, 5) if m * 10.0**e <= total / 2)
+    count, end = int(total / round_one + 1e-9), x + width
+    for i in range(count + 1):
+        at = x + min(round(i * round_one / total * width), width - 1)
+        canvas[y : y + 5, at] = GRAY
+        words = f"{i * round_one:.6g}" + (unit if i == count else "")
+        start = (
+            at
+            if i == 0
+            else min(at - text.width(words.removesuffix(unit), LETTERS) // 2, end - text.width(words, LETTERS))
+        )
+        write(canvas, words, start, y + 3)

@@ -1,0 +1,192 @@
+"""Pages of words, features and series: their size, what is seen on them, and that numbers kept are enough to draw them again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_explain import modalities as d
+from lightning_explain.core.contracts import Modality
+from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
+from lightning_explain.core.probe import Probe
+from lightning_explain.core.report import Picture, Report
+from lightning_explain.render import features, series, words
+from lightning_explain.render.captions import Caption, Short
+from lightning_explain.render.figure import draw_sample, figure_of
+from lightning_explain.render.history import PictureHistory
+from lightning_explain.render.kinds import KINDS, recalled, remembered
+from lightning_explain.render.notes import Notes, Track
+from lightning_explain.render.options import Options
+from lightning_explain.render.page import HEIGHT, WIDTH
+
+BLUE, ORANGE, RED, AMBER = ([0, 114, 178], [213, 94, 0], [190, 20, 40], [150, 85, 0])
+RIGHT = Caption((), False, Short("good", "", "98%", True))
+WRONG = Caption((), True, Short("bad", "good", "71%", True, "label"))
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def notes(n: int, scale: str = "sample", wrong: bool = False) -> Notes:
+    return Notes(
+        "ig", "epoch 3", [WRONG if wrong else RIGHT] * n, torch.ones(n), ("against", "for", "the label"), scale
+    )
+
+
+def drawn(panel: Panel, scale: str = "sample", wrong: bool = False) -> list[Picture]:
+    made = KINDS[panel.kind].pages(panel, [Track((), panel.values)], notes(len(panel.values), scale, wrong))
+    return [page() for page in made]
+
+
+def has(picture: Picture, color: list[int]) -> bool:
+    return bool((picture == color).all(-1).any())
+
+
+def area(picture: Picture, color: list[int]) -> int:
+    return int((picture == color).all(-1).sum())
+
+
+def text_of(*values: list[float]) -> WordsPanel:
+    return WordsPanel("words", torch.tensor(values), words=[[f"word{i}" for i in range(len(values[0]))]] * len(values))
+
+
+def table_of(values: Tensor) -> FeaturesPanel:
+    names = [f"feature {i}" for i in range(values.shape[1])]
+    return FeaturesPanel("", "features", values, names=names, texts=[["1.5"] * len(names)] * len(values), levels=values)
+
+
+def series_of(values: Tensor, rate: float | None = None) -> SeriesPanel:
+    names = [f"c{i}" for i in range(values.shape[1])]
+    return SeriesPanel("", values=values, series=rand(*values.shape, seed=9), channels=names, rate=rate)
+
+
+def test_pages_of_every_kind_have_one_size_and_mark_wrong_predictions() -> None:
+    panels: list[Panel] = [text_of([0.1, -1.0, 0.5], [0.1, 1.0, torch.nan])]
+    panels += [
+        replace(table_of(rand(2, 12) - 0.5), kind=kind) for kind in ("features", "waterfall", "beeswarm", "importance")
+    ]
+    panels += [series_of(rand(2, 1, 50) - 0.5), series_of(rand(2, 6, 3000) - 0.5, rate=250.0)]
+    assert {panel.kind for panel in panels} == set(KINDS)
+    for panel in panels:
+        for tracks in ([Track((), panel.values)], [Track(("a", f"epoch {i}"), panel.values * i) for i in range(4)]):
+            for make in (KINDS[panel.kind].pages, KINDS[panel.kind].several):
+                pages = [page() for page in make(panel, tracks, notes(2))]
+                assert {(page.shape, page.dtype) for page in pages} == {((HEIGHT, WIDTH, 3), np.dtype(np.uint8))}
+        marked = [has(page, RED) for page in drawn(panel, wrong=True)]
+        assert all(marked) != KINDS[panel.kind].of_all, panel.kind
+        assert not any(has(page, RED) for page in drawn(panel))
+
+
+def test_the_strongest_word_has_the_strongest_color_and_special_tokens_have_none() -> None:
+    against = text_of([0.0, -2.0, 0.0, torch.nan])
+    bar = area(drawn(text_of([0.0, 0.0, 0.0, torch.nan]))[0], BLUE)
+    assert area(drawn(against)[0], BLUE) > bar + 500
+    assert not area(drawn(against)[0], ORANGE) > bar
+    special = text_of([0.0, torch.nan, 0.0, torch.nan])
+    assert area(drawn(special)[0], BLUE) == bar
+
+
+def test_a_long_text_is_shortened_around_its_strongest_words() -> None:
+    values = torch.full((1, 500), 0.01)
+    values[0, 37], values[0, 402] = 1.0, -0.9
+    text = words._Text([f"word{i}" for i in range(500)], values[0], 24)
+    boxes = text.shortened(values[0].abs(), 690, 3)
+    shown = [index for index, _, _ in boxes]
+    assert {37, 36, 38, 402, 401, 403, None} <= set(shown)
+    assert {line for _, _, line in boxes} == {0, 1, 2}
+    assert all(x + text_width <= 690 for x, text_width in [(x, 0) for _, x, _ in boxes])
+
+
+def test_words_in_html_are_escaped() -> None:
+    panel = WordsPanel("", torch.tensor([[torch.nan, 1.0, -1.0, torch.nan]]), words=[["<s>", "<b>&", '"x"', ""]])
+    (line,) = words.words_html(panel)
+    assert line.count("<span") == 3
+    assert "&lt;b&gt;&amp;</span>" in line
+    assert "&quot;x&quot;" in line
+    assert 'background:#d55e00" title="1"' in line
+    assert 'background:#0072b2" title="-1"' in line
+
+
+def test_a_waterfall_leads_from_f_minus_the_sum_to_f() -> None:
+    values = torch.tensor([0.1, 5.0, -3.0, 0.2, 0.3, 0.4, 1.0])
+    bars = features._bars(table_of(values[None]), 0, values, 4, base=-2.0)
+    assert [bar.name for bar in bars] == ["feature 1", "feature 2", "feature 6", "4 others"]
+    assert bars[-1].start == -2.0
+    ends = [bar.start + bar.value for bar in bars]
+    assert ends[0] == pytest.approx(-2.0 + values.sum().item(), abs=1e-5)
+    assert [bar.start for bar in bars[:-1]] == pytest.approx(ends[1:])
+
+
+def test_the_scale_is_that_of_the_sample_or_of_all() -> None:
+    table, text = table_of(torch.tensor([[4.0, 0.0], [0.5, 0.0]])), text_of([4.0, 0.0], [0.5, 0.0])
+    for panel in (table, text):
+        own, common = (drawn(panel, scale)[0][HEIGHT // 2 if panel is table else 130 :] for scale in ("sample", "all"))
+        assert area(common, ORANGE) < area(own, ORANGE) / 3
+    with pytest.raises(ValueError, match="scale='each'"):
+        Options(scale="each")
+
+
+def test_a_short_peak_of_a_long_series_is_seen() -> None:
+    values = torch.zeros(1, 8, 40_000)
+    values[0, 6, 31_000] = 1.0
+    page = drawn(series_of(values, rate=500.0))[0][60:]
+    columns = np.flatnonzero((page == ORANGE).all(-1).any(0))
+    assert len(columns) >= 3
+    assert np.ptp(columns) <= 4
+    assert series._strongest(values, 8, 1) == [6]
+
+
+def test_maps_that_are_not_finite_are_said_to_be() -> None:
+    for panel in (
+        text_of([torch.nan] * 3),
+        table_of(torch.full((1, 3), torch.nan)),
+        series_of(torch.full((1, 1, 9), torch.inf)),
+    ):
+        (page,) = drawn(panel)
+        assert has(page, AMBER)
+        assert recalled(*remembered(panel), panel).isnan().all()
+
+
+def modality_cases() -> list[tuple[Modality, Tensor, dict[str, Tensor]]]:
+    ids = torch.arange(40).reshape(5, 8) % 7
+    text = d.Text(vocabulary=["<pad>", "[CLS]", *"abcde"], pad_id=0, special_ids=(1,))
+    table = d.Tabular(feature_names=[f"feature {i}" for i in range(9)])
+    return [
+        (text, ids, {"ig": rand(5, 8) - 0.5, "abl": rand(5, 8, seed=1) - 0.5}),
+        (table, rand(5, 9), {"ig": rand(5, 9) - 0.5, "abl": rand(5, 9, seed=1) - 0.5}),
+        (
+            d.TimeSeries(layout="NTC"),
+            rand(5, 600, 2),
+            {"ig": rand(5, 600, 2) - 0.5, "abl": rand(5, 600, 2, seed=1) - 0.5},
+        ),
+    ]
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_pages_over_epochs_are_counted_named_and_drawn_again_alone(case: int) -> None:
+    modality, inputs, maps = modality_cases()[case]
+    probe, history = Probe(inputs, targets=torch.arange(5) % 3, modalities=modality), PictureHistory()
+    outputs, ids = torch.eye(3)[torch.arange(5) % 3], torch.arange(5)
+    for epoch in range(4):
+        scaled = {name: found * (epoch + 1) for name, found in maps.items()}
+        report = Report(
+            scaled, {}, {}, outputs, outputs.argmax(1), ids % 3, ids, epoch=epoch, step=epoch, fingerprint="f"
+        )
+        figure = figure_of(report, probe)
+        pictures = figure.pictures(history)
+        assert len(pictures) == figure.count(history)
+        assert list(figure.pictures(history, further=False)) == [key for key in pictures if not key[-1].isdigit()]
+        history = history.followed_by(figure.snapshot, "f")
+        history = PictureHistory.of_state(history.state())
+    firsts = [key for key in pictures if not key[-1].isdigit()]
+    assert firsts == ["overview", "ig", "abl", "history/ig", "history/abl"]
+    former = PictureHistory(history.kept[:-1], history.count - 1, "f")
+    for key in (firsts[0], firsts[1], f"{firsts[1]}/2", firsts[3]):
+        assert np.array_equal(figure.picture(key, former), figure.pictures(former)[key])
+    sample = draw_sample(report, probe, Options(), "ig", 2)
+    assert has(sample, ORANGE) or has(sample, BLUE)
