@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -206,38 +206,32 @@ class Report:
             [[7, 0.11920292202211755, 0.25], [9, 0.5, 0.75]]
         """
         columns = ["epoch", "step", "sample", "label", "label_name", "target", "prediction", "prediction_name"]
-        columns += [
-            "probability",
-            "value",
-            "method",
-            *self.scores,
-            *(f"{score}_error" for score in self.standard_errors),
-        ]
+        columns += ["probability", "value", "method", *self.scores]
+        columns += [*(f"{score}_error" for score in self.standard_errors), *self.meta]
+        found = [*self.scores.values(), *self.standard_errors.values()]
         lines = [
-            [
-                *self._about(i),
-                method,
-                *(_number(by_method.get(method), i) for by_method in self.scores.values()),
-                *(_number(by_method.get(method), i) for by_method in self.standard_errors.values()),
-                *(texts[i] for texts in self.meta.values()),
-            ]
-            for i in range(len(self.ids))
+            [*about, method, *(_number(by_method.get(method), i) for by_method in found), *texts]
+            for i, about in enumerate(self._samples())
+            for texts in [[texts[i] for texts in self.meta.values()]]
             for method in self.attributions
         ]
-        return [*columns, *self.meta], lines
+        return columns, lines
 
-    def _about(self, i: int) -> list[Any]:
-        """What the table says of a sample, whatever the method."""
+    def _samples(self) -> Iterator[list[Any]]:
+        """What the table says of each sample, whatever the method."""
         labels = None if self.probe is None else self.probe.targets
         classes = labels is not None and labels.numel() == len(labels) and not labels.is_floating_point()
-        label = None if labels is None or not classes else int(labels.reshape(-1)[i])
-        one, several = self.outputs[i].numel() == 1, self.outputs.ndim == 2 and self.outputs.shape[1] > 1
-        predicted = int(self.predictions[i])
-        shown = float(self.outputs[i]) if one else predicted
-        known = several and 0 <= predicted < self.outputs.shape[1]
-        share = float(shares_of(self.outputs)[i, predicted]) if known else None
-        names = [self._class_name(label), int(self.targets[i]), shown, None if one else self._class_name(predicted)]
-        return [self.epoch, self.step, int(self.ids[i]), label, *names, share, _number(self.values, i)]
+        several = self.outputs.ndim == 2 and self.outputs.shape[1] > 1
+        shares = shares_of(self.outputs) if several else None
+        for i, output in enumerate(self.outputs):
+            one, predicted = output.numel() == 1, int(self.predictions[i])
+            label = None if labels is None or not classes else int(labels.reshape(-1)[i])
+            share = None
+            if shares is not None and 0 <= predicted < shares.shape[1]:
+                share = float(shares[i, predicted])
+            shown, name = (float(output), None) if one else (predicted, self._class_name(predicted))
+            names = [label, self._class_name(label), int(self.targets[i]), shown, name]
+            yield [self.epoch, self.step, int(self.ids[i]), *names, share, _number(self.values, i)]
 
     def _class_name(self, index: int | None) -> str | None:
         names = (self.run and self.run.class_names) or (self.probe and self.probe.class_names) or ()

@@ -41,35 +41,37 @@ class SampleTable:
 
     def __init__(self, run: RunInfo | None, report: Report) -> None:
         self._names = () if run is None else run.class_names
-        self._scores: list[tuple[str, str]] = []  # the field of the report, and the score
+        self._scores: list[str] = []
         for score in dict.fromkeys([*(() if run is None else run.higher_is_better), *report.scores]):
-            self._scores.append(("scores", score))
-            if score in report.standard_errors:
-                self._scores.append(("standard_errors", score))
+            self._scores += [score, f"{score}_error"] if score in report.standard_errors else [score]
 
     @property
     def columns(self) -> dict[str, type]:
         """The type of each column, by its name."""
-        names = (score if field == "scores" else f"{score}_error" for field, score in self._scores)
-        return HEAD | dict.fromkeys(names, float)
+        return HEAD | dict.fromkeys(self._scores, float)
 
     def lines(self, publication: Publication) -> Iterator[tuple[str, int, list[Any]]]:
-        """The method, the index of the sample and the line of each, sample by sample."""
+        """The method, the index of the sample and the line of each, sample by sample; their numbers are those of ``Report.table()``."""
         report = publication.report
+        columns, lines = report.table()
         labels = None if report.probe is None else report.probe.targets
         named = report.outputs.shape[1:] == (len(self._names),)
         shares = _shares(report.outputs, task_of(report.outputs, labels, named))
-        for i, sample in enumerate(report.ids.tolist()):
-            known: list[Any] = [publication.epoch, publication.step, sample]
-            known.append(None if labels is None else self._text(labels[i]))
-            known += [self._text(report.outputs[i]), None]
-            if shares is not None:
-                predicted = int(report.predictions[i])
-                known[-2:] = [self._text(report.predictions[i]), float(shares[i, predicted])]
-            known.append(_finite(report.values, i))
-            for method in report.attributions:
-                scores = (getattr(report, field).get(score, {}).get(method) for field, score in self._scores)
-                yield method, i, [*known, method, *(_finite(values, i) for values in scores)]
+        known = [self._words(report, i, shares) for i in range(len(report.ids))]
+        for k, line in enumerate(lines):
+            i = k // len(report.attributions)
+            found = dict(zip(reversed(columns), reversed(line), strict=True))  # the first of columns with one name
+            f, *scores = (_finite(found.get(name)) for name in ("value", *self._scores))
+            head = [publication.epoch, publication.step, found["sample"], *known[i], f, found["method"]]
+            yield found["method"], i, [*head, *scores]
+
+    def _words(self, report: Report, i: int, shares: Tensor | None) -> list[Any]:
+        """Label, prediction and probability of a sample, whatever the model was trained for."""
+        labels = None if report.probe is None else report.probe.targets
+        label = None if labels is None else self._text(labels[i])
+        if shares is None:
+            return [label, self._text(report.outputs[i]), None]
+        return [label, self._text(report.predictions[i]), float(shares[i, int(report.predictions[i])])]
 
     def _text(self, value: Tensor) -> str:
         """The name of a class, or the first numbers."""
@@ -88,6 +90,5 @@ def _shares(outputs: Tensor, task: str) -> Tensor | None:
     return torch.stack((1 - positive, positive), 1)
 
 
-def _finite(values: Tensor | None, index: int) -> float | None:
-    found = math.nan if values is None or not len(values) else float(values[index])
-    return found if math.isfinite(found) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
