@@ -277,7 +277,7 @@ def _samples(
     canvas, height = notes.canvas(), (HEIGHT - TOP) // _SAMPLES
     for i, sample in enumerate(group):
         y, found = TOP + i * height, bars[sample]
-        notes.title(canvas, sample, values[sample], MARGIN, y, WIDTH - 2 * MARGIN)
+        notes.title(canvas, sample, [values[sample]], MARGIN, y, WIDTH - 2 * MARGIN)
         axis, ends = _draw_bars(canvas, panel, found, y + PITCH + 2, LETTERS, spans[sample])
         if stacked and found:
             start, end = found[-1].start, found[0].start + found[0].value

@@ -83,11 +83,11 @@ class Notes:
         against, speaks_for, what = self.sides
         return against, text.shorten(f"{speaks_for} {what.removeprefix('the ')}", LETTERS, 200)
 
-    def title(self, canvas: Picture, sample: int, values: Tensor, x: int, y: int, space: int) -> None:
-        """A line with label and prediction of a sample to the left, and f and the sum of its map ``(...)`` to the right."""
+    def title(self, canvas: Picture, sample: int, maps: Sequence[Tensor], x: int, y: int, space: int) -> None:
+        """A line with label and prediction of a sample to the left; to the right f and, if it is alone, the sum of its map ``(...)``."""
         if not self.captions:
             return
-        numbers, color = self._numbers(sample, values)
+        numbers, color = self._numbers(sample, maps)
         end = x + space
         for words in numbers:
             # The prediction matters more than the numbers.
@@ -98,7 +98,7 @@ class Notes:
         _write_parts(canvas, self.captions[sample], _parts(self.captions[sample]), x, y, space)
 
     def title_in_two_lines(
-        self, canvas: Picture, sample: int, values: Tensor, place: tuple[int, int], space: int, note: str = ""
+        self, canvas: Picture, sample: int, maps: Sequence[Tensor], place: tuple[int, int], space: int, note: str = ""
     ) -> None:
         """The same for narrow columns: the prediction is in the second line where it does not fit in the first."""
         x, y = place
@@ -112,18 +112,18 @@ class Notes:
             _write_parts(canvas, caption, parts[3:], x, y + PITCH, space)
             return
         _write_parts(canvas, caption, _parts(caption), x, y, space)
-        numbers, color = self._numbers(sample, values)
+        numbers, color = self._numbers(sample, maps)
         lines = [f"{note}  {words}" if note else words for words in numbers]
         fitting = (words for words in lines if text.width(words, LETTERS) <= space)
         write(canvas, next(fitting, lines[-1]), x, y + PITCH, color, space)
 
-    def _numbers(self, sample: int, values: Tensor) -> tuple[list[str], text.Color]:
+    def _numbers(self, sample: int, maps: Sequence[Tensor]) -> tuple[list[str], text.Color]:
         """What a title says of the numbers of a sample, the longest first."""
-        if not values.isfinite().any():
+        if not all(values.isfinite().any() for values in maps):
             return ["NaN / inf", "NaN"], AMBER
-        total = f"Σ {brief(float(values.nansum()))}"
         known = [f"f {brief(float(self.outputs[sample]))}"] if len(self.outputs) else []
-        return ["  ".join([*known, total]), *known], GRAY
+        total = [f"Σ {brief(float(maps[0].nansum()))}"] if len(maps) == 1 else []
+        return ["  ".join([*known, *total]), *known], GRAY
 
     def scaled(self, values: Tensor) -> Tensor:
         """Values ``(N, ...)`` in [-1, 1] by the scale of these pages."""

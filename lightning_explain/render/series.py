@@ -46,7 +46,7 @@ def cells(panel: Panel) -> NDArray[np.uint8]:
     weights, pictures = scaled(panel.values, "sample"), []
     limits = _limits(panel.series)
     for i, series in enumerate(panel.series):
-        shown = _strongest(weights[i : i + 1], len(series), _CHANNELS)
+        shown = _strongest([weights[i : i + 1]], len(series), _CHANNELS)
         strips = [strip(series[c], _of_channel(weights[i], c), (_CELL_HEIGHT, _CELL), limits[c]) for c in shown]
         gap = np.full((GAP, _CELL, 3), 255, dtype=np.uint8)
         pictures.append(np.concatenate([part for each in strips for part in (each, gap)][:-1]))
@@ -81,19 +81,20 @@ class _Drawn:
     def page(self, samples: range) -> Picture:
         """The page of these samples."""
         several, height, width = len(self.tracks) > 1, (HEIGHT - TOP) // self.lines, (WIDTH - _LABELS) // _COLUMNS
-        shown = _strongest(self.weights[-1][samples[0] : samples[-1] + 1], self.channels, _CHANNELS)
+        shown = _strongest([self.weights[-1][samples[0] : samples[-1] + 1]], self.channels, _CHANNELS)
         some = len(shown) < self.channels and not several
         canvas = replace(
             self.notes, when=f"{len(shown)} of {self.channels} channels" if some else self.notes.when
         ).canvas()
         for i, sample in enumerate(samples):
             x, y = _LABELS + i % _COLUMNS * width, TOP + i // _COLUMNS * height
-            best = _strongest(torch.cat([each[sample : sample + 1] for each in self.weights]), self.channels, 1)
+            best = _strongest([each[sample : sample + 1] for each in self.weights], self.channels, 1)
             places = [(best[0], each[sample]) for each in self.weights]
             if not several:
                 places = [(channel, self.weights[0][sample]) for channel in shown]
+            maps = [track.values[sample] for track in self.tracks]
             name = self.panel.channels[best[0]] if several and self.channels > 1 else ""
-            self.notes.title_in_two_lines(canvas, sample, self.tracks[-1].values[sample], (x, y), width - GAP, name)
+            self.notes.title_in_two_lines(canvas, sample, maps, (x, y), width - GAP, name)
             top = y + (2 * PITCH if self.notes.captions or name else 0)
             pitch = (y + height - top - PITCH) // len(places)
             size = (pitch - GAP, width - 2 * GAP)
@@ -126,12 +127,12 @@ class _Drawn:
             write(canvas, f"{low}…{high}", MARGIN, y + PITCH, GRAY, _LABELS - GAP - MARGIN)
 
 
-def _strongest(weights: Tensor, channels: int, most: int) -> list[int]:
-    """The channels with the largest attributions ``(N, C, T)``, in their order; the first ones if the map is of all channels."""
-    if weights.shape[1] != channels:
+def _strongest(maps: Sequence[Tensor], channels: int, most: int) -> list[int]:
+    """The channels with the largest attributions in maps ``(N, C, t)``, in their order; the first ones if no map tells channels apart."""
+    strengths = [each.nan_to_num(0.0).abs().amax(2).mean(0) for each in maps if each.shape[1] == channels]
+    if not strengths:
         return list(range(min(channels, most)))
-    strength = weights.nan_to_num(0.0).abs().amax(2).mean(0)
-    found: list[int] = strength.argsort(descending=True, stable=True)[:most].sort().values.tolist()
+    found: list[int] = sum(strengths).argsort(descending=True, stable=True)[:most].sort().values.tolist()  # type: ignore[union-attr]
     return found
 
 

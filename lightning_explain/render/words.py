@@ -52,7 +52,7 @@ def _page(
     canvas, (height, lines), left = notes.canvas(), size, _left(tracks)
     for i, sample in enumerate(samples):
         y = TOP + i * height
-        notes.title(canvas, sample, tracks[-1].values[sample], MARGIN, y, WIDTH - 2 * MARGIN)
+        notes.title(canvas, sample, [track.values[sample] for track in tracks], MARGIN, y, WIDTH - 2 * MARGIN)
         strengths = torch.stack([each[sample].nan_to_num(0.0).abs() for each in weights]).amax(0)
         boxes = texts[sample].shortened(strengths, WIDTH - 2 * MARGIN - left, lines)
         used = 1 + max((line for _, _, line in boxes), default=0)

@@ -135,10 +135,12 @@ def test_a_short_peak_of_a_long_series_is_seen() -> None:
     values = torch.zeros(1, 8, 40_000)
     values[0, 6, 31_000] = 1.0
     page = drawn(series_of(values, rate=500.0))[0][60:]
+    of_layer = [Track(("ig",), values), Track(("cam",), values[:, :1, ::100])]
+    assert series.pages(series_of(values), of_layer, notes(1))[0]().shape == (HEIGHT, WIDTH, 3)
     columns = np.flatnonzero((page == ORANGE).all(-1).any(0))
     assert len(columns) >= 3
     assert np.ptp(columns) <= 4
-    assert series._strongest(values, 8, 1) == [6]
+    assert series._strongest([values, values.sum(1, keepdim=True)], 8, 1) == [6], "whatever a map of all channels says"
 
 
 def test_maps_that_are_not_finite_are_said_to_be() -> None:
