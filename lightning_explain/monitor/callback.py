@@ -100,6 +100,8 @@ class ExplanationMonitor(MonitorBase):
             ``draw`` is not possible; a resumed training reads the samples again. Pictures, which loggers still get, show them.
         modalities: What the inputs are: ``modalities.Text(tokenizer=...)``, ``Tabular(feature_names=[...])``, ``TimeSeries(...)``,
             ``Image()``; one for each of several inputs, or a mapping of their names to them. Default: guessed.
+        scale: What the strongest color of words and series, or the longest bar of features, stands for: the largest absolute attribution
+            of the ``"sample"``, or of ``"all"`` samples.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -146,6 +148,7 @@ class ExplanationMonitor(MonitorBase):
         keep_last: int | None = None,
         save_inputs: bool = True,
         modalities: Any = None,
+        scale: str = "sample",
     ) -> None:
         methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
         modalities = resolved(modalities)
@@ -159,7 +162,11 @@ class ExplanationMonitor(MonitorBase):
         self._selection = arguments.selection_of(probe)
         self._limit, requested = check_limit(max_examples_per_pass), build_methods(methods)
         drawing: dict[str, Any] = {"cmap": cmap, "outlier_perc": outlier_perc, "class_names": class_names}
-        drawing |= {"panels": DEFAULT_PANELS if panels is None else panels, "normalization": normalization}
+        drawing |= {
+            "panels": DEFAULT_PANELS if panels is None else panels,
+            "normalization": normalization,
+            "scale": scale,
+        }
         options = Options(**drawing)
         options.check_methods(possible := every_default() if methods is None else requested)
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")

@@ -298,6 +298,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"outlier_perc": 101}, "outlier_perc"),
     ({"outlier_perc": NAN}, "outlier_perc"),
     ({"outlier_perc": "2"}, "outlier_perc"),
+    ({"scale": "each"}, "scale"),
     ({"outlier_perc": {"ig": 2}}, "'ig'"),
     # alerts
     (alert(), "above"),
