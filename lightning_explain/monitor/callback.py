@@ -161,12 +161,8 @@ class ExplanationMonitor(MonitorBase):
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         self._selection = arguments.selection_of(probe)
         self._limit, requested = check_limit(max_examples_per_pass), build_methods(methods)
-        drawing: dict[str, Any] = {"cmap": cmap, "outlier_perc": outlier_perc, "class_names": class_names}
-        drawing |= {
-            "panels": DEFAULT_PANELS if panels is None else panels,
-            "normalization": normalization,
-            "scale": scale,
-        }
+        named = ("cmap", "outlier_perc", "class_names", "normalization", "scale")
+        drawing = {name: self._given[name] for name in named} | {"panels": DEFAULT_PANELS if panels is None else panels}
         options = Options(**drawing)
         options.check_methods(possible := every_default() if methods is None else requested)
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")
