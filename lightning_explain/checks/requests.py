@@ -53,17 +53,17 @@ def fitted(metric: Metric, methods: Mapping[str, Method], probe: Probe) -> Metri
 
 
 def _check_masks(metric: Metric, probe: Probe) -> None:
-    """Checks that the probe has masks if a metric needs them, and that they fit the images."""
+    """Checks that the probe has masks if a metric needs them, and that they fit an input."""
     if not metric.needs_masks:
         return
     masks = probe.masks
     if masks is None:
-        raise ValueError("it needs masks; give Probe(masks=...), boolean regions (N, H, W), or leave the metric out.")
-    sizes = [size for _, size in _images(probe)]
-    if not sizes:
-        raise ValueError("it needs images (N, C, H, W), of which masks are regions; leave the metric out.")
-    if tuple(masks.shape[1:]) not in sizes:
-        allowed = " or ".join(str((len(probe), *size)) for size in sizes)
+        raise ValueError(
+            "it needs masks; give Probe(masks=...), boolean regions of an input such as (N, H, W), or leave the metric out."
+        )
+    columns = list(zip(as_tuple(probe.inputs), of_probe(probe), strict=True))
+    if all(modality.inside(masks, x) is None for x, modality in columns):
+        allowed = " or ".join(str((len(probe), *(mod.pixels(x) or mod.units(x)[1:]))) for x, mod in columns)
         raise ValueError(f"it got Probe(masks=...) of shape {tuple(masks.shape)}; give masks of shape {allowed}.")
     if not ((masks == 0) | (masks == 1)).all():
         raise ValueError("it got Probe(masks=...) with values other than 0 and 1; give boolean masks.")

@@ -269,7 +269,7 @@ class MetricInputs:
         outputs: f at the samples, ``(N,)``.
         maps: Method name to its map in input space: one tensor per input, broadcastable to that input.
         explain: Recomputes the maps of every method at other points of the same samples.
-        masks: The probe's regions, ``(N, H, W)`` boolean, or ``None``.
+        masks: The probe's regions, ``(N, ...)`` boolean, or ``None``.
         attributions: Method name to what the method returned, in its own shape; includes methods without a map in input
             space.
         attribute: Recomputes the attributions of every method.
@@ -450,6 +450,15 @@ class Modality(ABC):
     def pixels(self, x: Tensor) -> tuple[int, int] | None:
         """Height and width of the input ``(N, ...)`` if its units are pixels."""
         return None
+
+    def inside(self, masks: Tensor, x: Tensor) -> Tensor | None:
+        """The probe's masks ``(N, ...)`` in the shape of ``units``; ``None`` if they are no regions of this input.
+
+        They may leave out dimensions of size 1, as masks ``(N, H, W)`` of images do.
+        """
+        units = self.units(x)
+        same = len(masks) == len(x) and [n for n in masks.shape[1:] if n > 1] == [n for n in units[1:] if n > 1]
+        return masks.reshape(units) if same else None
 
     def by_unit(self, found: Tensor) -> Tensor:
         """A map ``(N, ...)`` of the input, or of a layer in its place, summed within each unit."""

@@ -68,7 +68,8 @@ class Probe:
         targets: Labels ``(N, ...)``, or ``None`` if there are none.
         ids: ``(N,)`` integers that name the samples, such as dataset indices; random draws are keyed by them. Default
             ``0..N-1``.
-        masks: ``(N, H, W)`` boolean regions for localisation metrics such as ``RelevanceMass``.
+        masks: Boolean regions of the first input that they fit, for localisation metrics such as ``RelevanceMass``: ``(N, H, W)`` of
+            images, ``(N, T)`` of texts, ``(N, F)`` of tables, ``(N, C, T)`` or ``(N, T)`` of series.
         class_names: One name per class index, used in the titles of pictures.
         forward_args: Further arguments of ``forward``, which are passed on but not explained. Tensors with first
             dimension N are split by sample; everything else is the same for all samples. If a tensor has first

@@ -35,7 +35,9 @@ def half(
     inputs, modalities = zip(*columns, strict=True)
     present = units_present(inputs, modalities)
     like = torch.empty(present.shape, device=present.device)
-    drawn = explained.draws.uniform("half", samples, indices, like).masked_fill(~present, -1)
+    # The numbers belong to the units that are there, so that padding changes none.
+    own = explained.draws.uniform("half", samples, indices, like).gather(1, (present.cumsum(1) - 1).clamp(min=0))
+    drawn = own.masked_fill(~present, -1)
     places = drawn.argsort(dim=1, descending=True).argsort(dim=1)
     return spread(places < present.sum(1, keepdim=True) // 2, inputs, modalities)
 

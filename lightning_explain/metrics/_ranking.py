@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -41,6 +41,28 @@ def units_present(inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) 
             flat(torch.ones(units, dtype=torch.bool, device=x.device) if there is None else there.expand(units))
         )
     return torch.cat(parts, 1)
+
+
+def of_present(
+    function: Callable[..., Tensor], metric_inputs: MetricInputs, *units: Tensor, present: Tensor | None = None
+) -> Tensor:
+    """What a function of units ``(N, U)`` returns for those that each sample has, ``(N,)``; NaN for a sample without any.
+
+    Args:
+        function: Takes as many tensors ``(n, u)`` as there are ``units``, and returns ``(n,)``.
+        metric_inputs: The inputs, and what they are.
+        units: Each ``(N, U)``, such as results of :func:`relevance`.
+        present: Which units each sample has, ``(N, U)``; default: of the inputs.
+    """
+    if present is None:
+        present = units_present(metric_inputs.samples.inputs, metric_inputs.explained.modalities)
+    if present.all():
+        return function(*units)
+    found = wide(units[0]).new_full((len(present),), torch.nan)
+    for i, there in enumerate(present):
+        if there.any():
+            found[i] = function(*(part[i : i + 1, there] for part in units))[0]
+    return found
 
 
 def spread(values: Tensor, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> tuple[Tensor, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import ClassVar
 
@@ -12,14 +13,17 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.engine.arguments import CheckedArguments
-from lightning_explain.metrics._ranking import relevance, scores, spearman
+from lightning_explain.metrics._ranking import of_present, relevance, scores, spearman
 
 
-def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def agreement(
+    maps: Mapping[str, Tensor], correlate: Callable[[Tensor, Tensor], Tensor] = spearman
+) -> dict[str, Tensor]:
     """Mean Spearman correlation of each map with the other maps.
 
     Args:
         maps: Each ``(N, U)``.
+        correlate: The correlation ``(N,)`` of two of them.
 
     Returns:
         For each map ``(N,)`` in -1..1. Pairs with a constant map are ignored; NaN where no pair is left. Empty for
@@ -27,7 +31,7 @@ def agreement(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found: dict[str, list[Tensor]] = {name: [] for name in maps}
     for first, second in combinations(maps, 2):
-        correlation = spearman(maps[first], maps[second])
+        correlation = correlate(maps[first], maps[second])
         found[first].append(correlation)
         found[second].append(correlation)
     return {name: torch.stack(values).nanmean(0) for name, values in found.items() if values}
@@ -72,4 +76,4 @@ class Agreement(CheckedArguments, Metric):
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In -1..1, without unit; 1 where all methods rank alike."""
         units = relevance(metric_inputs.maps, metric_inputs, self.abs)
-        return {"": scores(agreement(units), metric_inputs.outputs)}
+        return {"": scores(agreement(units, partial(of_present, spearman, metric_inputs)), metric_inputs.outputs)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, MetricInputs, Score
 from lightning_explain.engine.noise import wide
-from lightning_explain.metrics._ranking import relevance, scores
+from lightning_explain.metrics._ranking import of_present, relevance, scores
 
 
 def gini(values: Tensor) -> Tensor:
@@ -70,7 +70,8 @@ class Concentration(Metric):
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Both in 0..1, without unit: high Gini and low entropy mean a concentrated map. A map of zeros gives NaN."""
         units = relevance(metric_inputs.maps, metric_inputs)
-        return {
-            "": scores({name: gini(u) for name, u in units.items()}, metric_inputs.outputs),
-            "entropy": scores({name: entropy(u) for name, u in units.items()}, metric_inputs.outputs),
+        found = {
+            suffix: {name: of_present(measure, metric_inputs, u) for name, u in units.items()}
+            for suffix, measure in (("", gini), ("entropy", entropy))
         }
+        return {suffix: scores(values, metric_inputs.outputs) for suffix, values in found.items()}

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Method, Metric, MetricInputs, Score
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.metrics._common import table
-from lightning_explain.metrics._ranking import relevance, scores, spread
+from lightning_explain.metrics._ranking import relevance, scores, spread, units_present
 
 
 def places(units: Tensor) -> Tensor:
@@ -35,7 +35,19 @@ def counts(units: int, n_steps: int) -> Tensor:
 
 def area(curve: Tensor, at: Tensor) -> Tensor:
     """Area under each curve ``(N, S + 1)`` over the share of changed units, by the trapezoidal rule, ``(N,)``."""
-    return torch.trapezoid(curve, (at / at[-1]).to(curve), dim=1)
+    return torch.trapezoid(curve, (at / at[..., -1:]).to(curve), dim=1)
+
+
+def counts_of_each(present: Tensor, n_steps: int) -> Tensor:
+    """The same for samples that have different numbers of units, ``(N, S + 1)``; those with fewer steps repeat the last one.
+
+    Args:
+        present: Which units each sample has, ``(N, U)``.
+        n_steps: The most steps.
+    """
+    each = [counts(int(units), n_steps) for units in present.sum(1)]
+    most = max(map(len, each))
+    return torch.stack([torch.cat([at, at[-1:].expand(most - len(at))]) for at in each])
 
 
 @dataclass(frozen=True)
@@ -61,34 +73,42 @@ class _Curve(CheckedArguments, Metric):
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """Without unit; in units of output without ``normalize``. NaN where f(x) = f(baseline)."""
         explained, samples, outputs = metric_inputs.explained, metric_inputs.samples, metric_inputs.outputs
-        end = explained.evaluate(samples.at(explained.baseline(self.baselines, samples)))
-        found = {}
+        present, found = units_present(samples.inputs, explained.modalities), {}
+        end = explained.evaluate(self._removed(explained, samples, present))
+        at = counts_of_each(present, self.n_steps).to(present.device)
         for name, units in relevance(metric_inputs.maps, metric_inputs).items():
-            at = counts(units.shape[1], self.n_steps)
-            curve = self._curve(metric_inputs, places(units), at, end)
+            ranks = places(units.masked_fill(~present, -torch.inf))
+            curve = self._curve(metric_inputs, torch.where(present, ranks, -1), at, end)
             if self.normalize:
                 curve = (curve - end[:, None]) / (outputs - end).abs()[:, None]
             under = area(curve, at)
             if self.normalize:
                 # Undefined where there is nothing to divide by; what else is no number has failed.
-                under = torch.where(outputs == end, torch.nan, torch.where(under.isnan(), torch.inf, under))
+                under = torch.where(
+                    (outputs == end) | ~present.any(1), torch.nan, torch.where(under.isnan(), torch.inf, under)
+                )
             # A map with NaN has no ranking.
-            found[name] = torch.where(units.isnan().any(1), torch.nan, under)
+            found[name] = torch.where((units.isnan() & present).any(1), torch.nan, under)
         return {"": scores(found, outputs)}
 
     def _curve(self, metric_inputs: MetricInputs, ranks: Tensor, at: Tensor, end: Tensor) -> Tensor:
-        """F along the ranking, ``(N, S + 1)``; both ends are already known."""
-        explained, inner = metric_inputs.explained, at[1:-1].to(ranks.device)
+        """F along the ranking, which is -1 for what is no unit, ``(N, S + 1)``; both ends are already known."""
+        explained, inner = metric_inputs.explained, at[:, 1:-1]
 
         def evaluate(samples: Samples, places: Tensor, steps: Tensor) -> dict[str, Tensor]:
-            changed = ranks[places] < inner[steps][:, None]
-            kept = spread(~changed if self.removes else changed, samples.inputs, explained.modalities)
-            columns = zip(kept, samples.inputs, explained.baseline(self.baselines, samples), strict=True)
-            return {"": explained.evaluate(samples.at(tuple(torch.where(k, x, b) for k, x, b in columns)))}
+            own = ranks[places]
+            changed = own < inner[places, steps][:, None]
+            return {"": explained.evaluate(self._removed(explained, samples, (changed == self.removes) & (own >= 0)))}
 
-        between = table(metric_inputs, len(inner), [""], evaluate)[""]
+        between = table(metric_inputs, inner.shape[1], [""], evaluate)[""]
         first, last = (metric_inputs.outputs, end) if self.removes else (end, metric_inputs.outputs)
         return torch.cat([first[:, None], between, last[:, None]], 1)
+
+    def _removed(self, explained: ExplainedFunction, samples: Samples, units: Tensor) -> Samples:
+        """The samples with the baseline in place of some units ``(N, U)``."""
+        gone = spread(units, samples.inputs, explained.modalities)
+        columns = zip(gone, samples.inputs, explained.baseline(self.baselines, samples), strict=True)
+        return samples.at(tuple(torch.where(g, b, x) for g, x, b in columns))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lightning_explain.core.contracts import Metric, MetricInputs, Modality, Sco
 from lightning_explain.core.probe import all_finite, flat
 from lightning_explain.engine.arguments import CheckedArguments
 from lightning_explain.engine.noise import wide
-from lightning_explain.metrics._ranking import relevance, scores, spearman
+from lightning_explain.metrics._ranking import of_present, relevance, scores, spearman
 
 _KINDS = ("cosine", "spearman", "ssim")
 _SINCE = ("previous", "first")
@@ -126,6 +126,8 @@ class Drift(CheckedArguments, Metric):
         for since in _SINCE:
             before = relevance(metric_inputs.history.get(since, {}), metric_inputs, self.abs)
             for kind, compare in comparisons.items():
-                values = {name: compare(now[name], before[name]) for name in now if name in before}
+                values = {
+                    name: of_present(compare, metric_inputs, now[name], before[name]) for name in now if name in before
+                }
                 found[f"{kind}_{since}"] = scores(values, metric_inputs.outputs)
         return found

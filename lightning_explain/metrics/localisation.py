@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import Metric, MetricInputs, Score
+from lightning_explain.core.contracts import Metric, MetricInputs, Modality, Score
+from lightning_explain.core.probe import flat
 from lightning_explain.core.validation import check_whole
+from lightning_explain.metrics._ranking import of_present, units_present
 
 
 def relevance_mass(found: Tensor, masks: Tensor) -> Tensor:
     """Share of a map's positive part inside the mask (relevance mass accuracy, Arras et al. 2022).
 
     Args:
-        found: ``(N, C, H, W)``; channels are summed first.
-        masks: ``(N, H, W)`` boolean.
+        found: ``(N, C, ...)``; channels are summed first.
+        masks: ``(N, ...)`` boolean.
 
     Returns:
         ``(N,)`` in 0..1; NaN where the mask is empty, or the map has no positive part.
@@ -35,8 +37,8 @@ def relevance_rank(found: Tensor, masks: Tensor) -> Tensor:
     Pixels tied for the last of the K places share the remaining places equally.
 
     Args:
-        found: ``(N, C, H, W)``; channels are summed first.
-        masks: ``(N, H, W)`` boolean.
+        found: ``(N, C, ...)``; channels are summed first.
+        masks: ``(N, ...)`` boolean.
 
     Returns:
         ``(N,)`` in 0..1; NaN where the mask is empty, or the map is constant or contains NaN.
@@ -56,18 +58,23 @@ def pointing_game(found: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
     Pixels tied for the most relevant one score the share of them that lies inside.
 
     Args:
-        found: ``(N, C, H, W)``; channels are summed first.
-        masks: ``(N, H, W)`` boolean.
-        tolerance: Pixels (along both axes) by which it may miss the mask.
+        found: ``(N, C, ...)``; channels are summed first.
+        masks: ``(N, ...)`` boolean.
+        tolerance: Pixels (along both axes) by which it may miss the mask, of images.
 
     Returns:
         ``(N,)`` in 0..1; NaN where the mask is empty, or the map is constant or contains NaN.
     """
     values = found.sum(1).flatten(1)
-    near = F.max_pool2d(masks[:, None].float(), 2 * tolerance + 1, 1, tolerance).flatten(1) > 0
+    near = grown(masks, tolerance).flatten(1)
     largest = values == values.amax(1, keepdim=True)
     hits = (largest & near).sum(1).to(values) / largest.sum(1)
     return torch.where(_ranked(values) & near.any(1), hits, torch.nan)
+
+
+def grown(masks: Tensor, by: int) -> Tensor:
+    """Masks ``(N, H, W)`` that reach so many pixels farther along both axes; those of any shape for 0."""
+    return F.max_pool2d(masks[:, None].float(), 2 * by + 1, 1, by)[:, 0] > 0 if by else masks
 
 
 def _ranked(values: Tensor) -> Tensor:
@@ -87,20 +94,44 @@ class _Localised(Metric):
 
     @abstractmethod
     def measure(self, found: Tensor, masks: Tensor) -> Tensor:
-        """The score ``(N,)`` of a map ``(N, C, H, W)`` with masks ``(N, H, W)``."""
+        """The score ``(N,)`` of a map ``(N, C, ...)`` with masks ``(N, ...)``."""
+
+    def prepared(self, masks: Tensor) -> Tensor:
+        """The masks ``(N, ...)`` as they are compared with maps."""
+        return masks
 
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In 0..1, without unit."""
-        masks = _masks(metric_inputs)
-        columns = zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
-        index = next(i for i, (x, modality) in enumerate(columns) if modality.pixels(x) == masks.shape[1:])
-        return {"": {name: (self.measure(found[index], masks), None) for name, found in metric_inputs.maps.items()}}
+        index, inside, present = _masked(metric_inputs, self.prepared)
+        x, modality = metric_inputs.samples.inputs[index], metric_inputs.explained.modalities[index]
+
+        def measure(units: Tensor, inside: Tensor) -> Tensor:
+            return self.measure(units[:, None], inside)
+
+        found = {
+            name: of_present(
+                measure,
+                metric_inputs,
+                flat(modality.by_unit(maps[index]).expand(modality.units(x))),
+                inside,
+                present=present,
+            )
+            for name, maps in metric_inputs.maps.items()
+        }
+        return {"": {name: (value.to(metric_inputs.maps[name][index]), None) for name, value in found.items()}}
 
 
-def _masks(metric_inputs: MetricInputs) -> Tensor:
-    # Checked before the first explanation, as is that they fit an image.
+def _masked(
+    metric_inputs: MetricInputs, prepared: Callable[[Tensor], Tensor] = lambda masks: masks
+) -> tuple[int, Tensor, Tensor]:
+    """The first input that the masks are regions of, and which of its units lie in them and are there, each ``(N, U)``."""
+    # Checked before the first explanation, as is that they fit an input.
     assert metric_inputs.masks is not None
-    return metric_inputs.masks.to(metric_inputs.outputs.device).bool()
+    masks = prepared(metric_inputs.masks.to(metric_inputs.outputs.device).bool())
+    columns = zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
+    found = [(i, x, mod, inside) for i, (x, mod) in enumerate(columns) if (inside := mod.inside(masks, x)) is not None]
+    index, x, modality, inside = found[0]
+    return index, flat(inside), units_present((x,), (modality,))
 
 
 @dataclass(frozen=True)
@@ -136,7 +167,8 @@ class RelevanceMass(_Localised):
     def score(self, metric_inputs: MetricInputs) -> Mapping[str, Mapping[str, Score]]:
         """In 0..1; ``_over_chance`` from 0. Both without unit."""
         mass = super().score(metric_inputs)[""]
-        share = _masks(metric_inputs).flatten(1).double().mean(1)
+        _, inside, present = _masked(metric_inputs)
+        share = (inside & present).sum(1).double() / present.sum(1)
         return {"": mass, "over_chance": {name: ((one / share).to(one), None) for name, (one, _) in mass.items()}}
 
 
@@ -194,4 +226,20 @@ class PointingGame(_Localised):
 
     def measure(self, found: Tensor, masks: Tensor) -> Tensor:
         """In 0..1, without unit; 1 for a hit and 0 for a miss; NaN for samples with an empty mask or a constant map."""
-        return pointing_game(found, masks, self.tolerance)
+        return pointing_game(found, masks)
+
+    def prepared(self, masks: Tensor) -> Tensor:
+        """Larger by the tolerance."""
+        return grown(masks, self.tolerance)
+
+    def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> PointingGame:
+        """Itself, if a tolerance has pixels to count.
+
+        Raises:
+            ValueError: If there is a tolerance, and no image.
+        """
+        if self.tolerance and not any(modality.pixels(x) for x, modality in zip(inputs, modalities, strict=True)):
+            raise ValueError(
+                f"PointingGame(tolerance={self.tolerance}) counts pixels of images, and there is none; leave it out."
+            )
+        return self

@@ -13,7 +13,7 @@ from lightning_explain.core.contracts import Method, Metric, MetricInputs, Score
 from lightning_explain.core.probe import Attribution, as_tuple, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.arguments import CheckedArguments
-from lightning_explain.metrics._ranking import mean_over, spearman
+from lightning_explain.metrics._ranking import mean_over, of_present, spearman
 from lightning_explain.model.reinitialize import randomized, top_down
 
 
@@ -108,10 +108,26 @@ class Randomization(CheckedArguments, Metric):
         for depth in depths(len(layers), self.n_layers):
             with randomized(layers[:depth], metric_inputs.explained.draws, draw):
                 moved = metric_inputs.attribute(metric_inputs.samples)
-            names = metric_inputs.attributions
-            stages.append({k: spearman(self._flat(v), self._flat(moved[k])) for k, v in names.items()})
+            stages.append({name: self._alike(metric_inputs, name, moved[name]) for name in metric_inputs.attributions})
         return {name: torch.stack([stage[name] for stage in stages]) for name in stages[0]}
+
+    def _alike(self, metric_inputs: MetricInputs, name: str, moved: Attribution) -> Tensor:
+        """The rank correlation ``(N,)`` of a method's maps; without what is padding, in a map that has a place on the input."""
+        found, columns = (
+            metric_inputs.attributions[name],
+            zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True),
+        )
+        known = [modality.present(x) for x, modality in columns] if name in metric_inputs.maps else []
+        present = torch.cat([_present(part, known) for part in as_tuple(found)], 1)
+        return of_present(spearman, metric_inputs, self._flat(found), self._flat(moved), present=present)
 
     def _flat(self, found: Attribution) -> Tensor:
         joined = torch.cat([flat(part) for part in as_tuple(found)], 1)
         return joined.abs() if self.abs else joined
+
+
+def _present(part: Tensor, known: Sequence[Tensor | None]) -> Tensor:
+    """Which elements of a map belong to units that are there, ``(N, U)``: all, unless it lies on units of which some are not."""
+    own = [there for there in known if there is not None and there.shape == part.shape[: there.ndim]]
+    there = own[0] if own else torch.ones(len(part), dtype=torch.bool, device=part.device)
+    return flat(there.reshape(*there.shape, *(1,) * (part.ndim - there.ndim)).expand(part.shape))

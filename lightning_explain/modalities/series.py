@@ -71,6 +71,13 @@ class TimeSeries(Plain):
         resampled = interpolate(placed.sum(1, keepdim=True), x.shape[axis], mode="linear")
         return resampled if axis == 2 else resampled.transpose(1, 2)
 
+    def inside(self, masks: Tensor, x: Tensor) -> Tensor | None:
+        """The masks in the shape of the series, or of times ``(N, T)``, which are then in all channels."""
+        axis = self.time_axis(x)
+        if masks.shape == (len(x), x.shape[axis]):
+            return masks.unsqueeze(3 - axis).expand(self.units(x))
+        return super().inside(masks, x)
+
     def region(self, x: Tensor, size: int | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """A window of ``size`` times of one channel, by default a quarter of the series, in the shape of the input."""
         axis = self.time_axis(x)

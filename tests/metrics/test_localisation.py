@@ -71,11 +71,11 @@ def test_localisation_without_masks_is_refused_before_anything_runs(metric: obje
         explain(Linear(torch.ones(3)), Probe(torch.ones(2, 3)), {"it": Given(torch.ones(3))}, [metric])
 
 
-def test_maps_without_pixels_have_no_place() -> None:
+def test_masks_that_are_regions_of_no_input_are_refused() -> None:
     probe = Probe(torch.ones(2, 3), masks=INSIDE.expand(2, 2, 2))
     with pytest.raises(
         ValueError,
-        match=r"'pointing_game' \(PointingGame\): it needs images \(N, C, H, W\), of which masks are regions",
+        match=r"'pointing_game' \(PointingGame\): it got Probe\(masks=...\) of shape \(2, 2, 2\); give masks of shape \(2, 3\)",
     ):
         explain(Linear(torch.ones(3)), probe, {"it": Given(torch.ones(3))}, [q.PointingGame()])
 
