@@ -1,9 +1,11 @@
-"""TensorBoard's server on a folder, and its answers."""
+"""The servers of TensorBoard and MLflow on a folder, and TensorBoard's answers."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -32,13 +34,32 @@ def serving(directory: Path, run: str, last_text: str) -> Iterator[str]:
             process.terminate()
 
 
+@contextmanager
+def mlflow_page(store: Path, folder: Path) -> Iterator[str]:
+    """Starts the page of MLflow on a file store, with its files in a folder, and yields its address."""
+    log = folder / "server.txt"
+    options = f"--backend-store-uri=file:{store} --host=127.0.0.1 --port=0 --workers=1".split()
+    environment = {**os.environ, "MLFLOW_ALLOW_FILE_STORE": "true"}
+    command = [sys.executable, "-m", "mlflow", "ui", *options]
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            command, stdout=out, stderr=out, cwd=folder, env=environment, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield _wait(lambda: re.search(r"running on (http://127\.0\.0\.1:\d+)", log.read_text()), log)[1]
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)  # and its workers
+
+
 def _wait(condition: Callable[[], Any], log: Path) -> Any:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if found := condition():
             return found
         time.sleep(0.1)
-    return pytest.fail(f"TensorBoard did not answer:\n{log.read_text()}")
+    return pytest.fail(f"The server did not answer:\n{log.read_text()}")
 
 
 def fetch(url: str, plugin_route: str, **query: str | int) -> bytes:

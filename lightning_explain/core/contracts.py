@@ -518,7 +518,8 @@ class Sink(ABC):
     """Base class of sinks, each of which writes explanations to one logger. Only called on global rank zero.
 
     ``most_pictures`` is the most pictures of an explanation that it takes, 0 for none; no more are drawn than a sink takes. A sink with
-    ``further_pages = False`` takes no further samples of a picture, such as ``explain_maps/ig/2``.
+    ``further_pages = False`` takes no further samples of a picture, such as ``explain_maps/ig/2``; to one with ``narrow_pages = True`` go
+    pages of images that are 500 instead of 700 pixels wide, with at most two samples.
 
     Example:
         >>> from lightning_explain import ExplanationMonitor, Sink
@@ -530,6 +531,7 @@ class Sink(ABC):
 
     most_pictures: ClassVar[int] = sys.maxsize
     further_pages: ClassVar[bool] = True
+    narrow_pages: ClassVar[bool] = False
 
     @property
     def place(self) -> str:

@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightning_explain.core.contracts import Sink
-from lightning_explain.core.report import Publication
+from lightning_explain.core.report import Picture, Publication
 from lightning_explain.core.run_info import RunInfo, flat
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ class MlflowSink(Sink):
 
     The slider of the image grid starts at 0 and finds no picture there unless one was logged at 0. So pictures are logged by epoch, unless
     the monitor explains before the first step (``at_start``) or by steps (``every_n_train_steps``); then, as scalars, by step.
-    The cards of the grid are about 250 pixels wide, where capital letters are 6 pixels high.
+    A card of the grid shows the upper 219 pixels of a square of 256, with the picture in its middle. So pictures are squares that are
+    empty below, and pages of images are narrow ones: their capital letters are 9 pixels high there. Other pages are 700 pixels wide, and
+    their capital letters 6 pixels high.
     The settings are tags and no params, because MLflow's page lists all params above each picture, and refuses to change them in a run
     that is resumed. A tag keeps the first 1,000 characters. Characters that MLflow does not allow in names become ``_``. Scalars are
     written as the logger is told to (``synchronous``), the rest when the call returns (unless ``MLFLOW_ENABLE_ASYNC_LOGGING``).
@@ -31,6 +35,8 @@ class MlflowSink(Sink):
     Args:
         logger: The logger whose run receives them.
     """
+
+    narrow_pages = True
 
     def __init__(self, logger: MLFlowLogger) -> None:
         self._logger = logger
@@ -63,11 +69,17 @@ class MlflowSink(Sink):
         client, run_id = self._logger.experiment, str(self._logger.run_id)
         step = publication.epoch if self._by_epoch else publication.step
         for tag, picture in publication.pictures.items() if hasattr(client, "log_image") else ():
-            client.log_image(run_id, picture, key=_key(tag), step=step)
+            client.log_image(run_id, _square(picture), key=_key(tag), step=step)
 
     def upload(self, folder: Path) -> None:
         """Logs the files as artifacts in ``<name>/reports``."""
         self._logger.experiment.log_artifacts(self._logger.run_id, str(folder), f"{_key(self._name)}/reports")
+
+
+def _square(picture: Picture) -> Picture:
+    """The picture above white, as high as it is wide."""
+    below = max(0, picture.shape[1] - picture.shape[0])
+    return np.pad(picture, ((0, below), (0, 0), (0, 0)), constant_values=255)
 
 
 def _key(tag: str) -> str:

@@ -25,6 +25,7 @@ from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw_sample, figure_of
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
+from lightning_explain.render.page import NARROW, WIDTH
 from lightning_explain.store.files import safe_name
 from lightning_explain.store.thinning import Reports
 
@@ -51,7 +52,7 @@ class Publisher:
     _directory: Path = Path()
     _loggers: list[Logger] = field(default_factory=list)  # whose sinks are open
     _sinks: dict[str, Sink] = field(default_factory=dict)
-    _draft: Publication | None = None  # what is to be written, but for the seconds that it took
+    _drafts: dict[bool, Publication] = field(default_factory=dict)  # what is to be written, by ``Sink.narrow_pages``
     drawn: Snapshot | None = None  # the maps of the last pictures, for those over epochs
 
     def open(self, trainer: pl.Trainer) -> None:
@@ -85,20 +86,14 @@ class Publisher:
                 log.survive(partial(sink.layout, runs), f"The layout of {name}")
 
     @property
-    def _takers(self) -> list[Sink]:
-        """The sinks that are not switched off, and take pictures."""
-        on = (sink for name, sink in self._sinks.items() if not self.failure_log.is_off(name))
-        return [sink for sink in on if sink.most_pictures]
-
-    @property
-    def _most_pictures(self) -> int:
-        """How many pictures of an explanation are needed at all."""
-        return max((sink.most_pictures for sink in self._takers), default=0)
-
-    @property
-    def _further(self) -> bool:
-        """Whether further pages are needed."""
-        return any(sink.further_pages for sink in self._takers)
+    def _wanted(self) -> dict[bool, tuple[int, bool]]:
+        """How many pictures the sinks that are not switched off take, and whether further pages, by ``Sink.narrow_pages``."""
+        found: dict[bool, tuple[int, bool]] = {}
+        for name, sink in self._sinks.items():
+            if sink.most_pictures and not self.failure_log.is_off(name):
+                most, further = found.get(sink.narrow_pages, (0, False))
+                found[sink.narrow_pages] = max(most, sink.most_pictures), further or sink.further_pages
+        return found
 
     @property
     def destination(self) -> str:
@@ -117,21 +112,22 @@ class Publisher:
 
     def seconds_of_drawing(self, probe: Probe, methods: int) -> float:
         """Seconds that the pictures of so many methods take, judging by one that shows the inputs as if they were a map."""
-        samples, seconds, count = len(probe), 0.0, self._most_pictures
+        samples, seconds = len(probe), 0.0
         maps = tuple(x.detach().cpu().float() for x in as_tuple(probe.inputs))
         none = torch.zeros(samples, dtype=torch.long)
         report = Report({"": maps}, {}, {}, torch.zeros(samples), none, none, torch.arange(samples))
-        # The first time, fonts and colors are read.
-        for _ in range(2 if count else 0):
-            started = time.perf_counter()
-            figure = figure_of(report, probe, self.options)
-            found = figure.pictures(most=self._most_pictures, further=self._further)
-            for picture in found.values():
-                to_png(picture, {})
-            seconds = (time.perf_counter() - started) / len(found)
+        for narrow, (most, further) in self._wanted.items():
+            # The first time, fonts and colors are read.
+            for _ in range(2):
+                started = time.perf_counter()
+                figure = figure_of(report, probe, self.options, _width(narrow))
+                found = figure.pictures(most=most, further=further)
+                for picture in found.values():
+                    to_png(picture, {})
+                each = (time.perf_counter() - started) / len(found)
             # An overview, and for each method its panels and its history.
-            count = min(self._most_pictures, figure.count(further=self._further) // 2 * (1 + 2 * methods))
-        return count * seconds
+            seconds += min(most, figure.count(further=further) // 2 * (1 + 2 * methods)) * each
+        return seconds
 
     def prepare(
         self,
@@ -146,7 +142,7 @@ class Publisher:
 
         Call it on all ranks, because a failure may have to be raised on all of them.
         """
-        log, self._draft, self.drawn = self.failure_log, None, None
+        log, self._drafts, self.drawn = self.failure_log, {}, None
         with self._on_rank_zero(trainer) as writes:
             if not writes:
                 return
@@ -157,28 +153,29 @@ class Publisher:
             if self.reports.enabled and self._sinks:
                 self._save(report)
             drawing = partial(self._draw, report, probe, history)
-            pictures = log.survive(drawing, "Drawing pictures") if self._most_pictures else None
-            draft = publication(self.name, report, scalars, pictures or {}, metrics)
-            if pictures:
-                draft = replace(draft, draw_sample=partial(draw_sample, report, probe, self.options))
-            self._draft = draft
+            pictures = log.survive(drawing, "Drawing pictures") or {}
+            sample = partial(draw_sample, report, probe, self.options) if pictures else None
+            for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
+                draft = publication(self.name, report, scalars, pictures.get(narrow, {}), metrics)
+                self._drafts[narrow] = replace(draft, draw_sample=sample)
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
                     if not log.is_off(name):
-                        sink.prepare(self._draft)
+                        sink.prepare(self._drafts[sink.narrow_pages])
 
     def write(self, trainer: pl.Trainer, scalars: Scalars, metrics: Metrics, alerts: Sequence[str] = ()) -> None:
         """Writes what was prepared, with these scalars and what alerts say. Call it on all ranks."""
         with self._on_rank_zero(trainer) as writes:
-            if writes and self._draft is not None:
-                draft, self._draft = self._draft, None
+            drafts, self._drafts = self._drafts if writes else {}, {}
+            for narrow, draft in drafts.items():
                 found = publication(self.name, draft.report, scalars, {}, metrics)
                 found = replace(
                     found, pictures=draft.pictures, png=draft.png, draw_sample=draft.draw_sample, alerts=alerts
                 )
                 for name, sink in self._sinks.items():
-                    self.failure_log.survive(partial(sink.write, found), name)
+                    if sink.narrow_pages == narrow:
+                        self.failure_log.survive(partial(sink.write, found), name)
 
     def upload(self, trainer: pl.Trainer) -> None:
         """Lets the sinks upload the files of the reports, if that is wanted. Call it on all ranks, at the end."""
@@ -188,19 +185,22 @@ class Publisher:
             for name, sink in self._sinks.items() if writes and self._directory.is_dir() else ():
                 self.failure_log.survive(partial(sink.upload, self._directory), f"The upload of {name}")
 
-    def _draw(self, report: Report, probe: Probe, history: PictureHistory) -> dict[str, Picture]:
-        """As many pictures as a sink takes; says once if a sink takes fewer than there are."""
-        found = figure_of(report, probe, self.options)
-        for name, sink in self._sinks.items():
-            count = found.count(history, sink.further_pages)
-            if 0 < sink.most_pictures < count:
-                self.failure_log.note_once(
-                    f"most_pictures/{name}",
-                    f"of {count} pictures of each explanation, {name} receives the first {sink.most_pictures}. For fewer pictures, name "
-                    "fewer methods, choose fewer samples, or use several monitors.",
-                )
-        pictures = found.pictures(history, self._most_pictures, self._further)
-        self.drawn = found.snapshot
+    def _draw(self, report: Report, probe: Probe, history: PictureHistory) -> dict[bool, dict[str, Picture]]:
+        """As many pictures as a sink takes, by ``Sink.narrow_pages``; says once if a sink takes fewer than there are."""
+        pictures = {}
+        # The wide ones last: their maps are kept for later pictures.
+        for narrow, (most, further) in sorted(self._wanted.items(), reverse=True):
+            found = figure_of(report, probe, self.options, _width(narrow))
+            for name, sink in self._sinks.items():
+                count = found.count(history, sink.further_pages)
+                if 0 < sink.most_pictures < count and sink.narrow_pages == narrow:
+                    self.failure_log.note_once(
+                        f"most_pictures/{name}",
+                        f"of {count} pictures of each explanation, {name} receives the first {sink.most_pictures}. For fewer pictures, "
+                        "name fewer methods, choose fewer samples, or use several monitors.",
+                    )
+            pictures[narrow] = found.pictures(history, most, further)
+            self.drawn = found.snapshot
         return pictures
 
     def _save(self, report: Report) -> None:
@@ -245,6 +245,10 @@ class Publisher:
             + f". They are counted in {self.name}/undefined/{score} and left out of the mean; nothing has failed."
             for score, by_method in report.undefined().items()
         }
+
+
+def _width(narrow: bool) -> int:
+    return NARROW if narrow else WIDTH
 
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:

@@ -35,7 +35,7 @@ from lightning_explain.render.layout import GAP
 from lightning_explain.render.legend import Legend
 from lightning_explain.render.notes import Notes, Page, Track
 from lightning_explain.render.options import Options, PanelStyle
-from lightning_explain.render.page import LETTERS, ROWS, Layout, Row, lines_of
+from lightning_explain.render.page import LETTERS, ROWS, WIDTH, Layout, Row, lines_of
 
 OVERVIEW, HISTORY = "overview", "history"
 """The keys of the picture of several methods, and of those over epochs."""
@@ -74,8 +74,8 @@ def draw(
     return figure_of(report, probe, options).pictures(history)
 
 
-def figure_of(report: Report, probe: Probe, options: Options | None = None) -> Figure:
-    """What is to be drawn of a report, once for :meth:`Figure.pictures` and :meth:`Figure.snapshot`. Arguments: :func:`draw`."""
+def figure_of(report: Report, probe: Probe, options: Options | None = None, width: int = WIDTH) -> Figure:
+    """What is to be drawn of a report, once for :meth:`Figure.pictures` and :meth:`Figure.snapshot`. Arguments: :func:`draw`, `Layout`."""
     check_samples(report, probe)
     options = options or Options()
     inputs = drawn_inputs(probe, options)
@@ -88,7 +88,7 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None) -> F
         own[name] = [panel for panel, _ in panels if panel.kind in kinds.KINDS]
         maps[name] = [(panel, i) for panel, i in panels if panel.kind not in kinds.KINDS]
     charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
-    layout = Layout(samples, charts, options.titles, options.colorbar)
+    layout = Layout(samples, charts, options.titles, options.colorbar, width)
     fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in inputs]
     return Figure(report, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own)
 

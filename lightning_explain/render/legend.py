@@ -11,7 +11,7 @@ from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.image import to_bytes
 from lightning_explain.render.layout import BLACK, GRAY, LINE
-from lightning_explain.render.page import FOOT, HEIGHT, LETTERS, MARGIN, WIDTH, Row, named
+from lightning_explain.render.page import FOOT, HEIGHT, LETTERS, MARGIN, Row, named
 
 _BAR, _THICK, _GAP = 60, 14, 6
 _MOST = 170
@@ -35,14 +35,14 @@ class Legend:
 
     def write(self, page: Picture, rows: Sequence[Row]) -> None:
         """Writes the last line of a page with these rows: their color bars, and then their scores; what does not fit is left out."""
-        y, x = HEIGHT - FOOT, MARGIN
+        y, x, right = HEIGHT - FOOT, MARGIN, page.shape[1] - MARGIN
         bars = {(row.sign, row.colors.numpy().tobytes()): row.colors for row in rows if row.colors is not None}
         for (sign, _), colors in bars.items():
             low, high = self._ends(sign)
             start = x + text.width(low, LETTERS) + _GAP
             after = start + _BAR + _GAP
             end = after + text.width(high, LETTERS)
-            if end > WIDTH - MARGIN:
+            if end > right:
                 break
             text.write(page, low, x, y, LETTERS, BLACK)
             text.write(page, high, after, y, LETTERS, BLACK)
@@ -51,8 +51,8 @@ class Legend:
             page[top : top + _THICK, start : start + _BAR] = to_bytes(colors)[np.linspace(0, 255, _BAR).astype(int)]
             x = end + 2 * _GAP
         if any(row.scores is not None for row in rows):
-            words = self._of_scores(WIDTH - MARGIN - x)
-            text.write(page, words, WIDTH - MARGIN - text.width(words, LETTERS), y, LETTERS, GRAY)
+            words = self._of_scores(right - x)
+            text.write(page, words, right - text.width(words, LETTERS), y, LETTERS, GRAY)
 
     def _ends(self, sign: str) -> tuple[str, str]:
         """The words at both ends of a color bar."""

@@ -17,6 +17,8 @@ from lightning_explain.render.layout import AMBER, BLACK, GRAY, LINE, RED
 
 WIDTH, HEIGHT = 700, 430
 """Twice the size at which TensorBoard shows a picture before anybody clicks, in pixels."""
+NARROW = 500
+"""The width of pages with at most two columns, legible at half of it: as MLflow shows them."""
 LETTERS = 24
 """The size of letters; capital ones are 18 pixels high, 9 at half the size."""
 COLUMNS, CHARTS, ROWS = 4, 3, 4
@@ -62,17 +64,19 @@ class Layout:
         charts: Whether the rows are bar charts.
         titles: Whether each column has its label and prediction.
         notes: Whether each map has numbers beside it, and each page space for a last line.
+        width: Of a page: ``WIDTH``, or ``NARROW`` for at most two columns.
     """
 
     samples: int
     charts: bool = False
     titles: bool = True
     notes: bool = True
+    width: int = WIDTH
 
     @property
     def columns(self) -> int:
         """How many samples a page shows."""
-        most = CHARTS if self.charts else COLUMNS
+        most = 2 if self.width < WIDTH else CHARTS if self.charts else COLUMNS
         return math.ceil(self.samples / math.ceil(self.samples / most))
 
     @property
@@ -88,7 +92,7 @@ class Layout:
     @property
     def pitch(self) -> int:
         """The distance from one column to the next."""
-        return (WIDTH - _LEFT - MARGIN) // self.columns
+        return (self.width - _LEFT - MARGIN) // self.columns
 
     def box(self, rows: int = ROWS) -> tuple[int, int]:
         """Height and width of the largest panel that fits a page of so many rows."""
@@ -121,7 +125,7 @@ class Layout:
         return math.ceil(rows / ROWS) * math.ceil(self.samples / self.columns)
 
     def _page(self, head: Sequence[str], captions: Sequence[Caption], rows: Sequence[Row], first: int) -> Picture:
-        canvas = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
+        canvas = np.full((HEIGHT, self.width, 3), 255, dtype=np.uint8)
         if self.titles:
             for line, (words, color) in enumerate(zip(head, (BLACK, GRAY), strict=False)):
                 _write(canvas, words, MARGIN, MARGIN + line * _LINE, _LEFT - _GAP, color)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +15,26 @@ import pytest
 from lightning.pytorch.loggers import MLFlowLogger
 from PIL import Image
 
+from browser import browser, chromium
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.mlflow import MlflowSink
+from lightning_explain.render.page import HEIGHT, LETTERS, MARGIN, NARROW
+from serving import mlflow_page
 from training import QUIET, fit, start_line
 from training import monitor_of_digits as monitor
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
+# The first picture of a card, and what of the card is seen without scrolling.
+CARD = """(() => {
+  const image = [...document.querySelectorAll('img[src*=compressed]')].find(e => e.naturalWidth);
+  if (!image) return null;
+  let shown = image.parentElement;
+  while (getComputedStyle(shown).overflowY === 'visible') shown = shown.parentElement;
+  return [image.getBoundingClientRect().toJSON(), shown.getBoundingClientRect().toJSON()];
+})()"""
+CAPITAL = 0.75
+"""The height of a capital letter as a share of the size of letters; tests/render/test_figure.py measures it."""
 SETTINGS = {"methods": {"ig": {"class": "IntegratedGradients"}}, "class_names": ["x" * 2000], "alerts": [{"above": 1}]}
 RUN = RunInfo("explain", settings=SETTINGS | {f"many_{i}": i for i in range(150)})
 
@@ -68,7 +82,9 @@ def test_pictures_are_in_the_grid_of_the_page_and_keep_every_pixel(
         for tag, picture in publication.pictures.items():
             pattern = f"{tag.replace('/', '?')}?step?{publication.epoch}?*.png"
             (path,) = (artifacts(logger) / "images").glob(pattern)
-            assert np.array_equal(np.asarray(Image.open(path)), picture)
+            shown, height = np.asarray(Image.open(path)), len(picture)
+            assert np.array_equal(shown[:height], picture)
+            assert (shown[height:] == 255).all(), "the cards of the page cut off what is below"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +133,23 @@ def test_names_that_mlflow_refuses_lose_nothing(logger: MLFlowLogger, publish: C
     MlflowSink(logger).write(publish(methods=[method], scalars={f"explain/infidelity/{method}": 2.5}))
     assert logger.experiment.get_run(logger.run_id).data.metrics["explain/infidelity/a_b___"] == 2.5
     assert list((artifacts(logger) / "images").glob("explain?a_b___*.png"))
+
+
+@pytest.mark.slow  # the server starts in ten seconds
+@pytest.mark.browser
+@pytest.mark.skipif(chromium() is None or find_spec("flask") is None, reason="no Chromium, or MLflow without its page")
+def test_letters_of_pictures_on_the_cards_are_nine_pixels_high(logger: MLFlowLogger, tmp_path: Path) -> None:
+    own = MLFlowLogger(tracking_uri=f"file:{tmp_path / 'store'}")
+    fit(tmp_path, monitor(), logger=own)
+    with mlflow_page(tmp_path / "store", tmp_path) as url, browser(tmp_path / "chromium") as page:
+        address = f"{url}/#/experiments/{own.experiment_id}/runs/{own.run_id}/model-metrics"
+        image, shown = page.seen(address, CARD, f"{CARD} !== null", tmp_path / "page.png")
+    sizes = {Image.open(path).size for path in (artifacts(own) / "images").glob("explain_maps*.png")}
+    assert sizes == {(NARROW, NARROW)}
+    assert LETTERS * CAPITAL * image["width"] / NARROW >= 9
+    last_line = (HEIGHT - MARGIN) / NARROW  # as a share of the square
+    assert image["top"] >= shown["top"]
+    assert image["top"] + image["height"] * last_line <= shown["bottom"]
 
 
 def test_the_line_at_the_start_names_the_run(logger: MLFlowLogger, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_explain import Sink
 from lightning_explain.core.report import Publication
+from lightning_explain.render.page import HEIGHT, NARROW, WIDTH
 from training import QUIET, fit, start_line
 from training import monitor_of_digits as monitor
 
@@ -21,6 +22,19 @@ pytestmark = QUIET
 class Mine(Sink):
     def write(self, publication: Publication) -> None:
         pass
+
+
+class Shapes(Mine):
+    def __init__(self) -> None:
+        self.found: list[tuple[int, ...]] = []
+
+    def write(self, publication: Publication) -> None:
+        assert list(publication.files()) == list(publication.pictures)
+        self.found = [picture.shape for picture in publication.pictures.values()]
+
+
+class Narrow(Shapes):
+    narrow_pages = True
 
 
 class Numbers(Mine):
@@ -97,3 +111,11 @@ def test_the_line_says_what_is_uploaded_and_what_is_not_kept(tmp_path: Path) -> 
 def test_to_upload_what_is_not_kept_is_refused() -> None:
     with pytest.raises(ValueError, match=r"log_artifacts=True uploads .* save_reports=False writes none"):
         monitor(log_artifacts=True, save_reports=False)
+
+
+def test_each_sink_gets_pages_of_the_width_it_takes(tmp_path: Path) -> None:
+    wide, narrow = Shapes(), Narrow()
+    fit(tmp_path, monitor(sinks=[wide, narrow], metrics=[]))
+    assert set(wide.found) == {(HEIGHT, WIDTH, 3)}
+    assert set(narrow.found) == {(HEIGHT, NARROW, 3)}
+    assert len(narrow.found) == 2 * len(wide.found), "two of the four samples on a page"
