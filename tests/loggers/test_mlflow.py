@@ -43,7 +43,9 @@ RUN = RunInfo("explain", settings=SETTINGS | {f"many_{i}": i for i in range(150)
 def logger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLFlowLogger]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # without it, MLflow 3 wants a database
-        yield MLFlowLogger(tracking_uri=f"file:{tmp_path_factory.mktemp('mlflow')}")
+        uri = f"file:{tmp_path_factory.mktemp('mlflow')}"
+        patch.setenv("MLFLOW_TRACKING_URI", uri)  # which MLflow sets
+        yield MLFlowLogger(tracking_uri=uri)
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +141,14 @@ def test_names_that_mlflow_refuses_lose_nothing(logger: MLFlowLogger, publish: C
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None or find_spec("flask") is None, reason="no Chromium, or MLflow without its page")
 def test_letters_of_pictures_on_the_cards_are_nine_pixels_high(logger: MLFlowLogger, tmp_path: Path) -> None:
-    own = MLFlowLogger(tracking_uri=f"file:{tmp_path / 'store'}")
+    own = MLFlowLogger(tracking_uri=f"file:{logger.save_dir}")
     fit(tmp_path, monitor(), logger=own)
-    with mlflow_page(tmp_path / "store", tmp_path) as url, browser(tmp_path / "chromium") as page:
+    with mlflow_page(Path(str(logger.save_dir)), tmp_path) as url, browser(tmp_path / "chromium") as page:
         address = f"{url}/#/experiments/{own.experiment_id}/runs/{own.run_id}/model-metrics"
         image, shown = page.seen(address, CARD, f"{CARD} !== null", tmp_path / "page.png")
-    sizes = {Image.open(path).size for path in (artifacts(own) / "images").glob("explain_maps*.png")}
-    assert sizes == {(NARROW, NARROW)}
+    for path in (artifacts(own) / "images").glob("explain_maps*.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (NARROW, NARROW)
     assert LETTERS * CAPITAL * image["width"] / NARROW >= 9
     last_line = (HEIGHT - MARGIN) / NARROW  # as a share of the square
     assert image["top"] >= shown["top"]
