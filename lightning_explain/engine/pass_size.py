@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import PLAIN, Point, Read
+from lightning_explain.core.points import PLAIN, Point
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.evaluate import forward_backward
 
@@ -46,18 +46,6 @@ def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], lim
     return best, seconds[best]
 
 
-def seconds_per_sample(explained: ExplainedFunction, samples: Samples) -> tuple[float, float]:
-    """Seconds that a sample takes in a pass forward and backward, and in one forward alone.
-
-    Each pass is made twice, of which the second counts: the first one of a shape also chooses how to compute.
-    """
-    both, forward = (
-        min(_seconds_per_sample(explained, samples, reads) for _ in range(2))
-        for reads in ({(PLAIN, None)}, set[Read]())
-    )
-    return both, forward
-
-
 def candidates(limit: int, sample: Samples) -> list[int]:
     """Returns the pass sizes worth timing, the largest first."""
     floating = all(x.is_floating_point() for x in sample.inputs)
@@ -70,14 +58,12 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _seconds_per_sample(
-    explained: ExplainedFunction, samples: Samples, reads: Iterable[Read] = ((PLAIN, None),)
-) -> float:
+def _seconds_per_sample(explained: ExplainedFunction, samples: Samples) -> float:
     device = samples.inputs[0].device
     synchronize(device)
     started = time.perf_counter()
     try:
-        forward_backward(explained, [Point(samples)], frozenset(reads))
+        forward_backward(explained, [Point(samples)], frozenset({(PLAIN, None)}))
         synchronize(device)
     except (RuntimeError, torch.OutOfMemoryError):
         # Out of memory, or a model without a gradient at its input.

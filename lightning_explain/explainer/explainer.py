@@ -30,7 +30,7 @@ from lightning_explain.distributed.collectives import collectives_called, report
 from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.baselines import Baselines
 from lightning_explain.engine.executor import execute
-from lightning_explain.engine.pass_size import fastest, seconds_per_sample
+from lightning_explain.engine.pass_size import fastest
 from lightning_explain.explainer.cost import Estimate, Forecast, estimate, forecast
 from lightning_explain.explainer.history import History, history_of
 from lightning_explain.explainer.registry import (
@@ -53,8 +53,6 @@ from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Choice, Target, check_target
 from lightning_explain.probes.binding import bound
 from lightning_explain.probes.signature import signature_of
-
-_TIMED = 0.25  # seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +133,7 @@ class Explainer(Decisions):
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
             ready = replace(self, **vars(found), ranks=ranks, modalities=probe.modalities)
-            return ready._timed(context, probe, measure_limit, timed) if measure_limit or timed else ready
+            return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
 
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
         """The probe with what its inputs are, which the context knows from now on."""
@@ -158,9 +156,9 @@ class Explainer(Decisions):
         at_once = 4 * self.limit if self.auto_limit else self.limit
         return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
 
-    def _timed(self, context: DoctorContext, probe: Probe, choose: bool, timed: bool) -> Explainer:
-        """Lowers the limit to the fastest number of samples per pass if that is to be chosen, and estimates the cost if wanted."""
-        samples, limit, seconds = context.explained.probe, self.limit, (float("inf"), context.seconds)
+    def _timed(self, context: DoctorContext, probe: Probe, choose: bool) -> Explainer:
+        """Estimates the cost, and lowers the limit to the fastest number of samples per pass if there is a choice."""
+        samples, limit, seconds = context.explained.probe, self.limit, float("inf")
 
         def some(count: int) -> Samples:
             chosen = torch.arange(count) % len(samples)
@@ -169,16 +167,11 @@ class Explainer(Decisions):
 
         # Ranks of a sharded model would have to run the same number of passes.
         if choose and not self.ranks.sharded:
-            limit, _ = fastest(context.explained, some, limit)
-        if timed and not self.ranks.sharded:
-            # As many as take a fraction of a second, judging by the first run.
-            count = max(1, min(limit, int(_TIMED / max(context.seconds, 1e-9))))
-            seconds = seconds_per_sample(context.explained, some(count))
+            limit, seconds = fastest(context.explained, some, limit)
         expected = estimate(context.explained, context.few[:1], self.methods, self.metrics, self.scored)
-        forward = seconds[1] if seconds[1] < float("inf") else context.seconds
-        # Where there is no gradient at the input, a backward pass is taken to cost twice the forward pass.
-        both = seconds[0] if seconds[0] < float("inf") else 3 * forward
-        return replace(self, limit=limit, estimate=replace(expected, seconds=both, forward_seconds=forward))
+        # A backward pass is taken to cost twice the forward pass.
+        seconds = seconds if seconds < float("inf") else 3 * context.seconds
+        return replace(self, limit=limit, estimate=replace(expected, seconds=seconds))
 
     def explain(
         self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None

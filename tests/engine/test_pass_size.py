@@ -51,16 +51,6 @@ def test_what_is_clearly_fastest_is_chosen(seconds: object, expected: int) -> No
     assert pass_size(Sleeping(seconds)) == expected
 
 
-def test_the_cost_is_that_of_calls_after_the_first() -> None:
-    calls: list[int] = []
-    model = Sleeping(lambda n: calls.append(n) or (0.004 if len(calls) > 1 else 0.4))
-    probe = Probe(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
-    estimate = Explainer({}, {}, limit=8).check(model, probe, timed=True).estimate
-    assert estimate is not None
-    assert 0.004 / 8 <= estimate.forward_seconds < 0.05
-    assert estimate.seconds < 0.05
-
-
 def test_a_slow_network_is_not_tried_at_every_size() -> None:
     calls = []
     assert pass_size(Sleeping(lambda n: calls.append(n) or 1.2)) == 64
