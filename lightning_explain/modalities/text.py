@@ -13,6 +13,11 @@ from lightning_explain.core.contracts import InputFacts, Modality
 from lightning_explain.core.panels import Panel, WordsPanel
 from lightning_explain.modalities.plain import Plain
 
+_PIECE = "##"
+"""What pieces of words begin with, but for the first one (WordPiece)."""
+_STARTS = ("Ġ", "▁")
+"""What words begin with, where pieces have no mark (byte-level BPE, SentencePiece)."""
+
 
 @dataclass(frozen=True)
 class Text(Plain):
@@ -25,6 +30,8 @@ class Text(Plain):
         pad_id: The id of padding. Default: the embedding's ``padding_idx``, or what stands where an attention mask is 0.
         mask_id: The id that stands for a removed token. Default: ``pad_id``, or 0.
         special_ids: Ids of further tokens that are no units, such as those of ``[CLS]`` and ``[SEP]``.
+        merge_pieces: Whether pictures show whole words, with the sum of their pieces (``##ing``, or what follows a piece without ``Ġ`` or
+            ``▁``). Units of scores remain tokens.
 
     Raises:
         ValueError: If the input is not integers ``(N, T)``, or the vocabulary has no form that is known.
@@ -44,6 +51,7 @@ class Text(Plain):
     pad_id: int | None = None
     mask_id: int | None = None
     special_ids: tuple[int, ...] = ()
+    merge_pieces: bool = False
 
     def bound(self, x: Tensor, facts: InputFacts) -> Modality:
         """With the words of the probe's ids alone, and without the tokenizer."""
@@ -85,6 +93,8 @@ class Text(Plain):
             ["" if token == self.pad_id else word for token, word in zip(ids, words, strict=True)]
             for ids, words in zip(x.tolist(), self.words(x), strict=True)
         ]
+        if self.merge_pieces:
+            shown, values = _merged(shown, values, present)
         return (WordsPanel("words", values=values, words=shown),)
 
 
@@ -111,6 +121,23 @@ def _of_tokenizer(text: Text, ids: Sequence[int]) -> Text:
         mask_id=mask if text.mask_id is None else text.mask_id,
         special_ids=text.special_ids or special,
     )
+
+
+def _merged(words: list[list[str]], values: Tensor, present: Tensor) -> tuple[list[list[str]], Tensor]:
+    """Words and values ``(N, T)`` with each piece of a word moved to the first one."""
+    starts = next((mark for mark in _STARTS if any(w.startswith(mark) for sample in words for w in sample)), None)
+    merged, sums = [list(sample) for sample in words], values.clone()
+    for i, sample in enumerate(words):
+        first = 0
+        for t, word in enumerate(sample):
+            piece = word.startswith(_PIECE) or (starts is not None and not word.startswith(starts))
+            if not (piece and t and present[i, t - 1 : t + 1].all()):
+                first, merged[i][t] = t, word.removeprefix(starts or "")
+                continue
+            merged[i][first] += word.removeprefix(_PIECE)
+            sums[i, first] += values[i, t]
+            merged[i][t], sums[i, t] = "", torch.nan
+    return merged, sums
 
 
 def _padding(x: Tensor, facts: InputFacts) -> int | None:

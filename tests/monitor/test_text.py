@@ -50,6 +50,7 @@ def test_what_watches_the_scores_of_any_default_method_is_accepted_before_the_mo
     assert monitor.last_report is not None
     assert set(monitor.last_report.attributions) == {"ig", "ablation"}
     assert watched.best_score.isfinite()
+    assert {file.parent.name for file in tmp_path.rglob("*.png")} == {"overview", "ig", "ablation"}
     (run,) = tmp_path.rglob("run.json")
     (text,) = load_reports(run.parent)[-1].probe.modalities  # type: ignore[union-attr]
     assert text.pad_id == 0
