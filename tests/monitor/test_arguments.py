@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "colors of a method that is not there": (
         {"cmap": {"cams": "viridis"}},
         ValueError,
-        r"cmap names a method 'cams': did you mean 'cam'\? Use one of 'saliency', 'ig', 'cam', 'default'",
+        r"cmap names a method 'cams': did you mean 'cam'\? Use one of 'saliency', 'ig', 'cam', 'ablation', 'default'",
     ),
     "no method": ({"methods": []}, ValueError, r"methods is empty, .*enabled=False"),
     "a method of Captum's": (
