@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_explain.core.version import __version__
 
 if TYPE_CHECKING:
-    from lightning_explain import methods, metrics, modalities
+    from lightning_explain import methods, metrics, modalities, targets
     from lightning_explain.core.alert import Alert
     from lightning_explain.core.contracts import Method, Metric, Modality, Sink, Target
     from lightning_explain.core.probe import Probe
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ExplanationMonitor", "Probe", "ProbeSelection", "Report", "__version__"]
 __all__ += ["compare", "draw", "explain", "load_reports"]
 __all__ += ["Alert", "Method", "Metric", "Modality", "Sink", "Target"]
-__all__ += ["methods", "metrics", "modalities"]
+__all__ += ["methods", "metrics", "modalities", "targets"]
 
 _HOMES = {
     **dict.fromkeys(("Method", "Metric", "Modality", "Sink", "Target"), "core.contracts"),
@@ -41,7 +41,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that importing the package is instant."""
-    if name in ("methods", "metrics", "modalities"):
+    if name in ("methods", "metrics", "modalities", "targets"):
         return importlib.import_module(f"{__name__}.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -25,6 +25,7 @@ LEVELS = {
     "model": 2,
     "modalities": 2,
     "probes": 3,
+    "targets": 3,
     "render": 3,
     "store": 3,
     "engine": 4,

@@ -50,6 +50,7 @@ class DoctorContext:
         whole: What refuses every method.
         probe_size: Samples in the probe.
         seconds: Measured time of a forward pass, for each sample.
+        target: Which output is explained; of ``"label"``, what that means for such labels.
         examined: Whether two samples at once fit into memory.
     """
 
@@ -59,6 +60,7 @@ class DoctorContext:
     whole: list[Finding]
     probe_size: int
     seconds: float
+    target: Any = "label"
     examined: bool = True
     _hidden: dict[Any, bool] = field(default_factory=dict)
     _led: dict[LayerSite, bool] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.model.function import TargetFunction
 from lightning_explain.model.targets import OutputError, Target, choose, target_indices
+from lightning_explain.targets.tasks import target_of_task
 
 SAMPLES = 3
 """Most samples whose graph is recorded."""
@@ -61,7 +62,9 @@ def preflight(
     function: Any = explained.forward
     samples = explained.probe
     outputs, seconds = _run_forward(function, samples, probe, at_once)
-    indices = target_indices(outputs, target, probe.targets)
+    labels = None if probe.targets is None else probe.targets.cpu()
+    target = target_of_task(target, outputs, labels)
+    indices = target_indices(outputs, target, labels)
     check_explained(choose(outputs, indices, target), probe)
     check_ordinal(outputs, target, probe)
 
@@ -73,7 +76,7 @@ def preflight(
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target)
             whole = alike(function, found, outputs) if count > 1 else []
-        return DoctorContext(model, explained, found, whole, len(probe), seconds, count > 1)
+        return DoctorContext(model, explained, found, whole, len(probe), seconds, target, count > 1)
 
     try:
         # Three, two, one.

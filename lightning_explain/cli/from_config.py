@@ -16,7 +16,14 @@ from lightning_explain.core.schema import short_errors
 from lightning_explain.core.verdict import RefusedError, Verdict
 from lightning_explain.explainer.cost import Forecast
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.explainer.registry import AUTO_LIMIT, METHODS, build_methods, build_metrics, check_limit
+from lightning_explain.explainer.registry import (
+    AUTO_LIMIT,
+    METHODS,
+    build_methods,
+    build_metrics,
+    build_target,
+    check_limit,
+)
 from lightning_explain.monitor.arguments import selection_of
 from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.monitor.config import instantiated, monitor_arguments, read
@@ -92,12 +99,11 @@ def configured_model(
 
 
 def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
-    target = arguments.get("target", "label")
     requests = arguments.get("methods")
     return Explainer(
         methods=build_methods(list(METHODS) if requests is None and examined else requests),
         metrics={} if examined else build_metrics(arguments.get("metrics"), arguments.get("methods") is None),
-        target=tuple(target) if isinstance(target, list) else target,
+        target=build_target(arguments.get("target", "label")),
         limit=check_limit(arguments.get("max_examples_per_pass", "auto")) or AUTO_LIMIT,
         normalization=arguments.get("normalization"),
         default_methods=requests is None and not examined,

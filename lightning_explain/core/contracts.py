@@ -574,3 +574,41 @@ class Target(ABC):
     @abstractmethod
     def __call__(self, outputs: Tensor) -> Tensor:
         """The explained number ``(N,)`` of each sample, from the outputs ``(N, ...)``."""
+
+
+class Selection(Target):
+    """Base class of targets that know the sample: places in its output whose sum is explained.
+
+    They are chosen once for each explanation, by the outputs of the unperturbed samples, and stay the same at every point of a path.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.contracts import Selection
+        >>> class Largest(Selection):
+        ...     def select(self, outputs, labels=None):
+        ...         return outputs.flatten(1).argmax(1, keepdim=True)
+        >>> explain(model, probe, ["Saliency"], [], target=Largest()).targets.tolist()
+        [-1, -1]
+    """
+
+    @abstractmethod
+    def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The places in the flattened output of each sample, ``(N, K)``, on the CPU; -1 for none. K follows from the shape of the outputs.
+
+        Args:
+            outputs: The outputs of unperturbed samples, ``(N, ...)``, on the CPU.
+            labels: Their labels, ``(N, ...)``, on the CPU; ``None`` if they are unknown.
+
+        Raises:
+            ValueError: If it does not fit these.
+        """
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """The explained number ``(N,)`` of unlabelled samples."""
+        return selected(outputs, self.select(outputs.detach().cpu()).to(outputs.device))
+
+
+def selected(outputs: Tensor, places: Tensor) -> Tensor:
+    """The sum ``(N,)`` of the outputs ``(N, ...)`` at places ``(N, K)``, as :meth:`Selection.select` returns them."""
+    found: Tensor = outputs.flatten(1).gather(1, places.clamp(min=0))
+    return found.where(places >= 0, 0).sum(1)

@@ -40,6 +40,7 @@ from lightning_explain.explainer.registry import (
     build_methods,
     build_metrics,
     build_modalities,
+    build_target,
     check_limit,
     fitting,
     warn_of_unsigned,
@@ -50,7 +51,7 @@ from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
 from lightning_explain.model.isolation import Run, explaining
 from lightning_explain.model.layers import find_layer
-from lightning_explain.model.targets import Choice, Target, check_target
+from lightning_explain.model.targets import Choice, Target
 from lightning_explain.probes.binding import bound
 from lightning_explain.probes.signature import signature_of
 
@@ -132,7 +133,7 @@ class Explainer(Decisions):
                     raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
-            ready = replace(self, **vars(found), ranks=ranks, modalities=probe.modalities)
+            ready = replace(self, **vars(found), ranks=ranks, modalities=probe.modalities, target=context.target)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
 
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
@@ -277,7 +278,8 @@ def explain(
         methods: A mapping of names to methods, or a list of methods or class names. Default: saliency, ig, cam.
         metrics: The same for metrics. Default: Infidelity and SensitivityMax, as in ``ExplanationMonitor``.
         target: The explained output: ``"label"`` (the prediction where there are no labels), ``"predicted"``, an int, a
-            tuple such as (class, row, column), or a callable ``(N, ...) -> (N,)``.
+            tuple such as (class, row, column), a callable ``(N, ...) -> (N,)``, or one of ``lightning_explain.targets``; see
+            ``ExplanationMonitor``.
         seed: Key of all random draws. Draws belong to a sample: equal seeds give equal numbers in any order and chunk.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: Selects the tensor ``(N, ...)`` in what the model returns.
@@ -315,7 +317,7 @@ def explain(
             "give a torch.nn.Module and a Probe(inputs, targets)."
         )
     methods, metrics, target, normalization = map(resolved, (methods, metrics, target, normalization))
-    check_target(target)
+    target = build_target(target)
     check_whole("", "seed", seed, least=0, most=LARGEST_SEED)
     probe = bound(frozen(probe), signature_of(model, forward_fn), warn_or_log)
     explainer = Explainer(

@@ -13,20 +13,23 @@ from torch import nn
 from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain import modalities as modality_classes
+from lightning_explain import targets as target_classes
 from lightning_explain.checks.doctor import DoctorContext
 from lightning_explain.checks.inputs import embeddings
-from lightning_explain.core.contracts import Method, Metric, Modality
+from lightning_explain.core.contracts import Method, Metric, Modality, Target
 from lightning_explain.core.naming import either, nearest, snake_case, unwritable
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.schema import brief
 from lightning_explain.core.validation import check_whole
 from lightning_explain.modalities import Tabular, Text, of_probe
+from lightning_explain.model.targets import check_target
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
 
 
 METHODS: dict[str, type] = {name: getattr(method_classes, name) for name in method_classes.__all__}
 METRICS: dict[str, type] = {name: getattr(metric_classes, name) for name in metric_classes.__all__}
+TARGETS: dict[str, type] = {name: getattr(target_classes, name) for name in target_classes.__all__}
 MODALITIES: dict[str, type] = {name: getattr(modality_classes, name) for name in modality_classes.__all__}
 
 
@@ -112,6 +115,17 @@ def build_modalities(requests: Any) -> Any:
     if isinstance(requests, Sequence) and not isinstance(requests, (str, bytes)):
         return [built(value) for value in requests]
     return built(requests)
+
+
+def build_target(request: Any) -> Any:
+    """The target as the user writes it, checked.
+
+    An instance takes the place of a class and of ``{"name": ClassName, **arguments}``, a tuple that of a list.
+    """
+    if isinstance(request, Mapping) or (isinstance(request, type) and issubclass(request, Target)):
+        return _instance(request, "target", _Kind("target", TARGETS, Target))
+    check_target(request)
+    return tuple(request) if isinstance(request, list) else request
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:

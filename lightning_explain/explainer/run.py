@@ -125,7 +125,7 @@ class Explanation:
         self._warn_of_misses(checks)
         return Report(
             **whole,
-            targets=probe.extra[-1].cpu(),
+            targets=_indices(probe.extra[-1].cpu()),
             ids=probe.ids,
             failures=self.failures,
             completeness_errors={name: check.error for name, check in checks.items()},
@@ -370,6 +370,11 @@ class Explanation:
 def _kept(outputs: Tensor) -> Tensor:
     """The outputs, or ``(N, 0)`` if they are dense: those would be by far the largest part of a report."""
     return outputs if outputs.ndim <= 2 or outputs[0].numel() <= _MOST_OUTPUTS else outputs.new_empty(len(outputs), 0)
+
+
+def _indices(chosen: Tensor) -> Tensor:
+    """The indices of the explained outputs, ``(N,)``; -1 where places of a dense output or several outputs were chosen."""
+    return chosen if chosen.ndim == 1 else chosen.new_full((len(chosen),), -1)
 
 
 def _check_map(found: Placed, count: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_explain.core.contracts import Selection, selected
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.shares import are_shares
 from lightning_explain.core.validation import is_whole, refused
@@ -119,7 +120,7 @@ def _ordinal(outputs: Tensor) -> bool:
 
 
 def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Tensor:
-    """The index of each sample's explained output, ``(N,)``.
+    """The index of each sample's explained output, ``(N,)``; of a ``Selection`` the places in it, ``(N, K)``.
 
     0 if the output is one number per sample, whatever the label; -1 if a tuple or a callable chooses the output.
 
@@ -132,6 +133,8 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
         ValueError: If the target does not fit the outputs.
     """
     n = len(outputs)
+    if isinstance(target, Selection):
+        return target.select(outputs, None if labels is None else labels.cpu())
     if callable(target) or isinstance(target, (tuple, list)):
         chosen = choose(outputs, torch.zeros(n, dtype=torch.long), target)
         if not isinstance(chosen, Tensor) or chosen.shape != (n,):
@@ -183,12 +186,15 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
 
     Args:
         outputs: The model's outputs, ``(N, ...)``.
-        indices: The target index of each sample, ``(N,)``; not used if the target is a tuple or a callable.
+        indices: The target index of each sample, ``(N,)``, or its places ``(N, K)``, whose outputs are summed; not used if the
+            target is a tuple or another callable.
         target: Which output is explained.
 
     Raises:
         ValueError: If a tuple lies outside the outputs, or a callable fails on them.
     """
+    if indices.ndim == 2:
+        return selected(outputs, indices)
     if callable(target) or isinstance(target, (tuple, list)):
         try:
             return target(outputs) if callable(target) else outputs[(slice(None), *target)]  # type: ignore[index]
@@ -221,7 +227,7 @@ class Choice:
         self.refused = False
 
     def __call__(self, outputs: Tensor) -> Tensor:
-        """The indices of the explained outputs, ``(N,)``, on the device of ``outputs`` ``(N, ...)``."""
+        """The indices of the explained outputs, ``(N,)`` or ``(N, K)``, on the device of ``outputs`` ``(N, ...)``."""
         self.outputs, self.refused = outputs.detach(), True
         self.indices = target_indices(self.outputs.cpu(), self._target, self._labels).to(outputs.device)
         self.refused = False

@@ -22,7 +22,6 @@ from lightning_explain.core.validation import (
     is_number,
     refused,
 )
-from lightning_explain.model.targets import check_target
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
 from lightning_explain.store.thinning import Reports
@@ -33,11 +32,10 @@ _HOOKS = ("train_epoch_end", "validation_epoch_end")
 _RESERVED = ("caption", "overhead", "seconds", "table")
 
 
-def check_plain(target: Any, seed: Any, hook: Any, on_error: Any, name: Any, flags: Named, functions: Named) -> None:
+def check_plain(seed: Any, hook: Any, on_error: Any, name: Any, flags: Named, functions: Named) -> None:
     """Refuses arguments that can be checked one at a time.
 
     Args:
-        target: As the monitor takes it.
         seed: As the monitor takes it.
         hook: As the monitor takes it.
         on_error: As the monitor takes it.
@@ -49,7 +47,6 @@ def check_plain(target: Any, seed: Any, hook: Any, on_error: Any, name: Any, fla
         ValueError: If a value is not allowed.
         TypeError: If a type is not allowed.
     """
-    check_target(target)
     check_whole("", "seed", seed, least=0, most=LARGEST_SEED)
     for flag, value in flags.items():
         check_flag("", flag, value)

@@ -26,6 +26,7 @@ from lightning_explain.explainer.registry import (
     build_methods,
     build_metrics,
     build_modalities,
+    build_target,
     check_limit,
     every_default,
     warn_of_unsigned,
@@ -59,8 +60,9 @@ class ExplanationMonitor(MonitorBase):
             Default: saliency, integrated gradients (16 steps), Grad-CAM of the last layer whose places lie on the input.
         metrics: The same for metrics. Default: Infidelity (32 draws), and SensitivityMax (3) of the default integrated gradients.
         probe: ``ProbeSelection``, a ``Probe``, or dataset indices. Default: 16 samples of the validation data.
-        target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``,
-            or a callable ``(N, ...) -> (N,)``.
+        target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``, a callable ``(N, ...) -> (N,)``, or one of
+            ``lightning_explain.targets``. Where labels are not one class for each sample, ``"label"`` is ``Positive()``,
+            ``Horizon("sum")``, ``Position("label")`` or ``Pixels("label")``, by their shape.
         every_n_epochs: Explain after every n epochs; excludes ``every_n_train_steps``. Default: every epoch.
         every_n_train_steps: Explain after every n optimizer steps.
         at_start: Also explain before the first step.
@@ -151,10 +153,10 @@ class ExplanationMonitor(MonitorBase):
         scale: str = "sample",
     ) -> None:
         methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
-        modalities = resolved(modalities)
+        modalities, target = resolved(modalities), build_target(target)
         self._given = {name: value for name, value in list(locals().items()) if name not in ("self", "__class__")}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
-        arguments.check_plain(target, seed, hook, on_error, name, {n: self._given[n] for n in _FLAGS}, functions)
+        arguments.check_plain(seed, hook, on_error, name, {n: self._given[n] for n in _FLAGS}, functions)
         super().__init__()
         self.name, self.enabled, self.hook, self.at_start = name, enabled, hook, at_start
         self.by_steps = every_n_train_steps is not None
@@ -169,7 +171,7 @@ class ExplanationMonitor(MonitorBase):
         self._explainer = self._ready = Explainer(
             methods=requested,
             metrics=build_metrics(metrics, methods is None),
-            target=tuple(target) if isinstance(target, list) else target,
+            target=target,
             seed=seed,
             channels_last=channels_last,
             forward_fn=forward_fn,

@@ -230,9 +230,9 @@ def test_what_can_never_be_a_target_is_refused(target: Any, error: type[Exceptio
         (None, torch.rand(7), "label", r"needs integer labels \(7,\), got torch.float32 \(7,\)"),
         (
             None,
-            torch.zeros(7, 10, dtype=torch.long),
+            torch.zeros(7, 9, dtype=torch.long),
             "label",
-            r"got torch.int64 \(7, 10\); give such labels .* or use target=\"predicted\"",
+            r"got torch.int64 \(7, 9\); give such labels .* or use target=\"predicted\"",
         ),
         (lambda o: o[:, 0], "own", 1, r"target=1, but the model returns one number per sample, \(7,\); use target=0"),
         (
@@ -469,7 +469,7 @@ def test_outputs_with_a_class_for_each_place_are_refused_with_a_target_that_runs
     model = nn.Sequential(nn.Linear(8, math.prod(shape[1:])), nn.Unflatten(1, shape[1:]))
     probe = Probe(torch.randn(3, 8), None if labels is None else torch.zeros(labels, dtype=torch.long))
     with pytest.raises(ValueError, match=r"needs outputs \(N, C\)") as refused:
-        explain(model, probe, SALIENCY, [])
+        explain(model, probe, SALIENCY, [], target="label" if labels is None else "predicted")
     proposed = eval(re.search("target=(lambda.*), the mean of class 1", str(refused.value))[1])  # type: ignore[index]
     report = explain(model, probe, SALIENCY, [], target=proposed)
     x = probe.inputs.clone().requires_grad_()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import lightning_explain
-from lightning_explain import Probe, explain, methods, metrics, modalities
+from lightning_explain import Probe, explain, methods, metrics, modalities, targets
 
 
 def examples() -> Iterator[doctest.DocTest]:
@@ -54,7 +54,7 @@ def namespace() -> dict[str, Any]:
 def public() -> dict[str, Any]:
     """Every public name but those of modules and the version, with the object it names."""
     found = {name: getattr(lightning_explain, name) for name in lightning_explain.__all__ if name != "__version__"}
-    for package in (methods, metrics, modalities):
+    for package in (methods, metrics, modalities, targets):
         found |= {f"{package.__name__}.{name}": getattr(package, name) for name in package.__all__}
     return {name: value for name, value in found.items() if not inspect.ismodule(value)}
 

@@ -1,0 +1,198 @@
+"""Clean outputs and labels of samples in; the places in each sample's output whose sum is explained out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_explain.core.contracts import Selection
+from lightning_explain.core.validation import is_whole, refused
+
+
+def classes_last(outputs: Tensor, labels: Tensor | None) -> bool | None:
+    """Whether the classes of outputs with places are their last dimension, judging by the shape of the labels.
+
+    Args:
+        outputs: ``(N, ..., C)`` or ``(N, C, ...)``.
+        labels: One class for each place, ``(N, ...)``.
+
+    Returns:
+        ``False``: they are the dimension after the samples; ``None``: the labels fit neither.
+    """
+    if labels is None or labels.shape == outputs.shape[:-1]:
+        return True
+    return False if labels.shape == (len(outputs), *outputs.shape[2:]) else None
+
+
+@dataclass(frozen=True)
+class Position(Selection):
+    """One place of outputs for each token or step: the output of its label there, or of its predicted class without a label.
+
+    Args:
+        position: ``"label"``: the first place with a label, which is none of -100 and other negative ones; or the index of the
+            place, from the end if negative.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain import targets as t
+        >>> outputs, labels = torch.arange(8.0).reshape(1, 4, 2), torch.tensor([[-100, 1, 0, -100]])
+        >>> t.Position().select(outputs, labels).tolist()  # The second token, class 1.
+        [[3]]
+        >>> t.Position(2).select(outputs, labels).tolist()
+        [[4]]
+    """
+
+    position: str | int = "label"
+
+    def __post_init__(self) -> None:
+        if self.position != "label" and not is_whole(self.position):
+            raise refused("Position", "position", self.position, '"label" or a whole number', TypeError)
+
+    def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The place of each sample, ``(N, 1)``, in outputs ``(N, T, C)`` with labels ``(N, T)``; also ``(N, C, T)``, by the labels."""
+        last = classes_last(outputs, labels)
+        if outputs.ndim < 3 or last is None or (labels is not None and labels.is_floating_point()):
+            came = "no labels" if labels is None else f"labels {labels.dtype} {tuple(labels.shape)}"
+            raise ValueError(
+                f"{self} needs outputs (N, T, C) and whole labels (N, T), got {tuple(outputs.shape)} and {came}; give such labels "
+                "(batch_fn=...), or a callable (N, ...) -> (N,)."
+            )
+        places = outputs.flatten(1, -2) if last else outputs.flatten(2).mT
+        count, classes = places.shape[1:]
+        known = places.new_full((len(places), count), -1).long() if labels is None else labels.flatten(1).long()
+        if int(known.max()) >= classes:
+            raise ValueError(f"{self} got the label {int(known.max())} for {classes} classes; give labels below that.")
+        if self.position == "label":
+            at = (known >= 0).int().argmax(1)
+        elif -count <= int(self.position) < count:
+            at = known.new_full((len(known),), int(self.position) % count)
+        else:
+            raise ValueError(f"{self} lies outside of outputs with {count} places; use {-count} to {count - 1}.")
+        own, samples = places[torch.arange(len(places)), at], torch.arange(len(places))
+        label = known[samples, at]
+        label = label.where(label >= 0, own.argmax(1))
+        return (at * classes + label if last else label * count + at)[:, None]
+
+
+@dataclass(frozen=True)
+class Horizon(Selection):
+    """A step of a forecast, or the sum of all steps.
+
+    Args:
+        step: ``"sum"``, or the index of the step, from the end if negative. Several channels of a step are summed.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain import targets as t
+        >>> t.Horizon().select(torch.zeros(1, 4)).tolist()
+        [[0, 1, 2, 3]]
+        >>> t.Horizon(-1).select(torch.zeros(1, 4)).tolist()
+        [[3]]
+    """
+
+    step: str | int = "sum"
+
+    def __post_init__(self) -> None:
+        if self.step != "sum" and not is_whole(self.step):
+            raise refused("Horizon", "step", self.step, '"sum" or a whole number', TypeError)
+
+    def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The places of the step, ``(N, K)``, in outputs ``(N, H)`` or ``(N, H, channels)``."""
+        count = outputs.shape[1] if outputs.ndim > 1 else 1
+        places = torch.arange(outputs[0].numel()).reshape(count, -1)
+        if self.step != "sum":
+            if not -count <= int(self.step) < count:
+                raise ValueError(
+                    f"{self} lies outside of outputs {tuple(outputs.shape)}; use {-count} to {count - 1}, or 'sum'."
+                )
+            places = places[int(self.step)]
+        return places.reshape(1, -1).repeat(len(outputs), 1)
+
+
+@dataclass(frozen=True)
+class Positive(Selection):
+    """The sum of the outputs of each sample's positive labels: those above 0.5. Without one: its largest output.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain import targets as t
+        >>> t.Positive().select(torch.tensor([[3.0, 1.0, 2.0]] * 2), torch.tensor([[0, 1, 1], [0, 0, 0]])).tolist()
+        [[-1, 1, 2], [0, -1, -1]]
+    """
+
+    def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The places of the positive labels, ``(N, C)``, -1 for the others; labels have the shape of the outputs."""
+        if labels is None or labels.numel() != outputs.numel() or len(labels) != len(outputs):
+            came = "none" if labels is None else tuple(labels.shape)
+            raise ValueError(
+                f"{self} needs labels {tuple(outputs.shape)} as the outputs, got {came}; give such labels."
+            )
+        positive, flat = labels.flatten(1) > 0.5, outputs.flatten(1)
+        largest = torch.zeros_like(positive).scatter(1, flat.argmax(1, keepdim=True), True)
+        positive = positive.where(positive.any(1, keepdim=True), largest)
+        return torch.arange(flat.shape[1]).expand_as(flat).where(positive, -1)
+
+
+@dataclass(frozen=True)
+class Pixels(Selection):
+    """The sum of a class over the pixels that are predicted as it, in outputs of a segmentation.
+
+    Args:
+        class_: ``"label"``: the sample's most frequent class but 0, the background; or the index of a class. Without labels, the
+            most frequent predicted one.
+        region: ``"predicted"`` or ``"label"``: the pixels of that class. Where there are none: the other's; else all pixels.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain import targets as t
+        >>> outputs = torch.tensor([[[[3.0, 0.0]], [[0.0, 1.0]]]])  # Two classes, two pixels.
+        >>> t.Pixels().select(outputs, torch.tensor([[[0, 1]]])).tolist()
+        [[-1, 3]]
+    """
+
+    class_: str | int = "label"
+    region: str = "predicted"
+
+    def __post_init__(self) -> None:
+        if self.class_ != "label" and (not is_whole(self.class_) or int(self.class_) < 0):
+            raise refused("Pixels", "class_", self.class_, '"label" or a whole number of at least 0', TypeError)
+        if self.region not in ("predicted", "label"):
+            raise refused("Pixels", "region", self.region, '"predicted" or "label"', ValueError)
+
+    def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The places of the pixels, ``(N, h * w)``, -1 for the others, in outputs ``(N, C, h, w)`` with labels ``(N, h, w)``."""
+        fits = outputs.ndim >= 3 and (labels is None or labels.shape == (len(outputs), *outputs.shape[2:]))
+        if not fits or (labels is not None and labels.is_floating_point()):
+            came = "no labels" if labels is None else f"labels {labels.dtype} {tuple(labels.shape)}"
+            raise ValueError(
+                f"{self} needs outputs (N, C, h, w) and whole labels (N, h, w), got {tuple(outputs.shape)} and {came}; give such "
+                "labels (batch_fn=...), or a callable (N, ...) -> (N,)."
+            )
+        flat = outputs.flatten(2)
+        classes, count = flat.shape[1:]
+        predicted = flat.argmax(1)
+        known = predicted if labels is None else labels.flatten(1).long()
+        if self.class_ == "label":
+            chosen = torch.stack(
+                [_foreground(own, other, classes) for own, other in zip(known, predicted, strict=True)]
+            )
+        elif int(self.class_) < classes:
+            chosen = known.new_full((len(known),), int(self.class_))
+        else:
+            raise ValueError(f"{self} lies outside of outputs with {classes} classes; use 0 to {classes - 1}.")
+        regions = [pixels == chosen[:, None] for pixels in (predicted, known)]
+        own, other = regions if self.region == "predicted" else regions[::-1]
+        own = own.where(own.any(1, keepdim=True), other)
+        own = own.where(own.any(1, keepdim=True), torch.ones_like(own))
+        return (chosen[:, None] * count + torch.arange(count)).where(own, -1)
+
+
+def _foreground(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """The most frequent class but 0 among labels, or else among predictions, ``()``; 0 if there is none."""
+    for found in (labels, predicted):
+        counts = found[(found > 0) & (found < classes)].bincount(minlength=classes)
+        if counts.any():
+            return counts.argmax()
+    return labels.new_zeros(())
