@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from lightning_explain.checks import findings as rules
+from lightning_explain.checks.blind import blind
 from lightning_explain.checks.default_layer import default_layer
 from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.checks.trace import probabilities, reads_whole, reentrant
@@ -74,6 +75,11 @@ class DoctorContext:
     def layer(self) -> str | None:
         """The default layer of layer methods; ``None`` if there is none."""
         return default_layer(self.model, self.record, self.explained.modalities)
+
+    @cached_property
+    def blind(self) -> Finding | None:
+        """Columns of tables that decide although no gradient reaches them; ``None`` if there are none."""
+        return blind(self.explained, self.few, self.model, self.record)
 
     def check_metric(self, metric: Metric) -> None:
         """Refuses a metric that cannot score the samples.
@@ -248,6 +254,8 @@ class DoctorContext:
             what = f"the layer {method.layer!r}" if method.place == "neuron" else "the output"
             reason = f"no gradient flows from {what} back to {rules.listed(f'inputs[{i}]' for i in unread)}"
             yield refused(reason, "pass it without explaining it: Probe(forward_args=...)")
+        if self.blind is not None and method.differentiates_input:
+            yield self.blind
         if any(isinstance(m, nn.RNNBase) and record.calls[id(m)] for m in self.model.modules()):
             reason = (
                 "cuDNN has no backward pass for recurrent layers in eval mode; while explaining, cuDNN is switched off"

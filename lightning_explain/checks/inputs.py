@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_explain.checks.blind import unreached
 from lightning_explain.core.contracts import InputFacts, Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
@@ -20,7 +21,9 @@ _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
 _SEQUENCES = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.Transformer)
 
 
-def settled(given: Any, probe: Probe, model: nn.Module, record: Record) -> tuple[Modality, ...]:
+def settled(
+    given: Any, probe: Probe, model: nn.Module, record: Record, names: Sequence[str] = ()
+) -> tuple[Modality, ...]:
     """What each input of the probe is, made of plain values.
 
     Args:
@@ -29,12 +32,13 @@ def settled(given: Any, probe: Probe, model: nn.Module, record: Record) -> tuple
         probe: The samples.
         model: The module.
         record: What preflight recorded of a forward pass.
+        names: Those that the data set has for columns.
 
     Raises:
         ValueError: If a modality does not fit its input, or names one that is not there.
     """
     inputs = as_tuple(probe.inputs)
-    facts = [_facts(i, probe, model, record) for i in range(len(inputs))]
+    facts = [_facts(i, probe, model, record, names) for i in range(len(inputs))]
     own = _by_input(given, probe)
     guessed = guess(tuple(inputs), facts)
     return tuple(own.get(i, guessed[i]).bound(x.cpu(), facts[i]) for i, x in enumerate(inputs))
@@ -70,10 +74,23 @@ def _by_input(given: Any, probe: Probe) -> dict[int, Modality]:
     return found
 
 
-def _facts(i: int, probe: Probe, model: nn.Module, record: Record) -> InputFacts:
+def _facts(i: int, probe: Probe, model: nn.Module, record: Record, names: Sequence[str]) -> InputFacts:
     x = record.points[i].detach()
     time = _time_axis(x, model, record) if x.ndim == 3 and x.is_floating_point() else None
-    return InputFacts(_embeddings(i, model, record), time, _masked(probe, as_tuple(probe.inputs)[i]))
+    looked_up, masked = _embeddings(i, model, record), _masked(probe, as_tuple(probe.inputs)[i])
+    return InputFacts(
+        looked_up, time, masked, unreached(i, as_tuple(probe.inputs)[i], model, record), _names(i, probe, names)
+    )
+
+
+def _names(i: int, probe: Probe, names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the columns of a table: the data set's, if there are as many; or made of the name of the argument or the entry."""
+    count, last = as_tuple(probe.inputs)[i][0].numel(), probe.places[i][-1]
+    if len(names) == count:
+        return tuple(map(str, names))
+    if not isinstance(last, str) or len(as_tuple(probe.inputs)) == 1:
+        return ()
+    return (last,) if count == 1 else tuple(f"{last} {column}" for column in range(count))
 
 
 def _embeddings(i: int, model: nn.Module, record: Record) -> dict[str, nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 Place: TypeAlias = "tuple[int | str, ...]"
@@ -28,13 +29,32 @@ def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
 def divided(found: Mapping[Place, Any]) -> tuple[tuple[Tensor, ...], tuple[Any, ...], tuple[Place, ...]]:
     """Inputs that are explained, further arguments, and the places of both.
 
-    Floating-point tensors are explained; if there are none, the first tensor.
+    Floating-point tensors are explained, and codes of categories beside tables; if there are no floating-point ones, the first tensor.
     """
     tensors = {place: value for place, value in found.items() if isinstance(value, Tensor)}
-    explained = {place: value for place, value in tensors.items() if value.is_floating_point()}
+    numbers = [value for value in tensors.values() if value.is_floating_point()]
+    explained = {p: x for p, x in tensors.items() if x.is_floating_point() or _are_codes(p, x, numbers)}
     explained = explained or dict(list(tensors.items())[:1])
     others = {place: value for place, value in found.items() if place not in explained}
     return tuple(explained.values()), tuple(others.values()), (*explained, *others)
+
+
+_NO_CODES = ("mask", "length", "position", "type", "index", "idx")
+
+
+def _are_codes(place: Place, x: Tensor, numbers: list[Tensor]) -> bool:
+    """Whether whole numbers are columns ``(N, K)`` or a named column ``(N,)`` of a table whose other columns are ``numbers``."""
+    if not numbers or any(other.ndim > 2 for other in numbers) or x.dtype == torch.bool or x.ndim not in (1, 2):
+        return False
+    name = str(place[-1]).lower()
+    if name in ("id", "ids") or any(word in name for word in _NO_CODES):
+        return False
+    # Of one shape with numbers in several columns they are ids, and the numbers weights or a mask of these.
+    return (
+        isinstance(place[-1], str)
+        if x.ndim == 1
+        else all(x.shape != other.shape or x.shape[1] == 1 for other in numbers)
+    )
 
 
 def by_position(count: int) -> tuple[Place, ...]:

@@ -398,11 +398,15 @@ class InputFacts(NamedTuple):
         embeddings: The embedding layers that looked it up as a whole, by dotted name.
         time_axis: Of three dimensions, the one that the layer which takes it runs over; ``None`` if that is not known.
         masked: ``(N, T)``, where a mask that goes with it says that there is nothing; ``None`` if there is none.
+        blind: ``(F,)``, the columns of a table ``(N, F)`` that hold whole numbers and get no gradient; ``None`` if that is not known.
+        names: The names of its columns, as the data set or its place in the batch says; empty if there are none.
     """
 
     embeddings: Mapping[str, nn.Module] = {}
     time_axis: int | None = None
     masked: Tensor | None = None
+    blind: Tensor | None = None
+    names: tuple[str, ...] = ()
 
 
 class Modality(ABC):
@@ -436,8 +440,16 @@ class Modality(ABC):
         return self
 
     def units(self, x: Tensor) -> torch.Size:
-        """The shape of a map of ``x`` ``(N, ...)`` with one number for each unit; it broadcasts to ``x``."""
+        """The shape of a map of ``x`` ``(N, ...)`` with one number for each unit; after :meth:`spread` it broadcasts to ``x``."""
         return x.shape
+
+    def features(self, x: Tensor) -> Tensor:
+        """The number of the feature that each element belongs to if no ``feature_mask`` is given, ``(1, ...)``."""
+        return torch.arange(x[0].numel(), device=x.device).reshape(1, *x.shape[1:])
+
+    def spread(self, values: Tensor, x: Tensor) -> Tensor:
+        """Numbers in the shape of ``units`` at the elements of each unit; broadcasts to ``x``."""
+        return values
 
     def present(self, x: Tensor) -> Tensor | None:
         """Which of the units are there in each sample, boolean in the shape of ``units``; ``None``: all. Padding is none."""

@@ -88,6 +88,20 @@ def features_of(spec: FeatureMask, explained: ExplainedFunction, samples: Sample
     return _numbered(list(_raw(specs, explained, samples)))
 
 
+def shared(
+    found: tuple[Tensor, ...], spec: FeatureMask, explained: ExplainedFunction, samples: Samples
+) -> tuple[Tensor, ...]:
+    """The numbers of features, in equal shares at the elements of each where no mask is given: they add up in the units of the inputs."""
+    if spec is not None or [part.shape for part in found] != [x.shape for x in samples.inputs]:
+        return found
+    parts = []
+    for values, modality in zip(found, explained.modalities, strict=True):
+        numbers = modality.features(values)
+        counts = torch.bincount(numbers.flatten())[numbers]
+        parts.append(values / counts if bool((counts > 1).any()) else values)
+    return tuple(parts)
+
+
 def _raw(specs: Sequence[Any], explained: ExplainedFunction, samples: Samples) -> Iterator[Tensor]:
     """Yields masks with their original numbers; generated masks get numbers that no mask before them has."""
     taken = max((int(s.max()) + 1 for s in specs if isinstance(s, Tensor) and s.numel()), default=0)
@@ -102,7 +116,7 @@ def _raw(specs: Sequence[Any], explained: ExplainedFunction, samples: Samples) -
 
 def _made(spec: Mapping[str, int] | None, clean: Tensor, modality: Modality, explained: ExplainedFunction) -> Tensor:
     if spec is None:
-        return torch.arange(clean[0].numel(), device=clean.device).reshape(1, *clean.shape[1:])
+        return modality.features(clean)
     ((kind, number),) = spec.items()
     if (size := modality.pixels(clean)) is None:
         what = "a grid needs" if kind == "grid" else "superpixels need"

@@ -76,6 +76,7 @@ class Explainer(Decisions):
         scored: For each metric, the methods that it will score; filled in by :meth:`check`.
         estimate: What an explanation will cost; filled in by :meth:`check` where passes are timed.
         modalities: What the inputs are, as the user says it; :meth:`check` settles it for the probe, as a tuple.
+        feature_names: The names that the data set has for the columns of a table.
     """
 
     seed: int = 0
@@ -93,6 +94,7 @@ class Explainer(Decisions):
     left_out: Mapping[str, str] = field(default_factory=dict)
     estimate: Estimate | None = None
     modalities: Any = None
+    feature_names: tuple[str, ...] = ()
 
     def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
@@ -139,7 +141,7 @@ class Explainer(Decisions):
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
         """The probe with what its inputs are, which the context knows from now on."""
         given = self.modalities if probe.modalities is None else probe.modalities
-        probe = replace(probe, modalities=settled(given, probe, model, context.record))
+        probe = replace(probe, modalities=settled(given, probe, model, context.record, self.feature_names))
         known = self._explained(model, probe, run)
         parts = {name: getattr(known, name) for name in ("modalities", "baseline", "distribution")}
         context.explained = replace(context.explained, **parts)

@@ -21,6 +21,7 @@ from lightning_explain.core.naming import either, nearest, snake_case, unwritabl
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.schema import brief
 from lightning_explain.core.validation import check_whole
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.modalities import Tabular, Text, of_probe
 from lightning_explain.model.targets import check_target
 
@@ -78,6 +79,10 @@ def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
         found = {} if at_layer is None else {"ig": at_layer}
     if sum(modality.units(x)[1:].numel() for modality, x in zip(modalities, inputs, strict=True)) <= MOST_ABLATED:
         found["ablation"] = every_default()["ablation"]
+        if context.blind is not None:
+            blind = [name for name, method in found.items() if method.differentiates_input]
+            found = {name: method for name, method in found.items() if name not in blind}
+            warn_or_log(f"{', '.join(map(repr, blind))} are left out: {context.blind.reason}.")
     return found
 
 

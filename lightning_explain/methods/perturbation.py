@@ -12,7 +12,7 @@ from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import Reducer
 from lightning_explain.core.probe import Baseline, Samples
 from lightning_explain.core.validation import is_whole
-from lightning_explain.engine.features import FeatureMask, features_of
+from lightning_explain.engine.features import FeatureMask, features_of, shared
 from lightning_explain.engine.noise import column
 from lightning_explain.engine.paths import Ablations, Shapes, Strides, Windows
 from lightning_explain.engine.permutations import Permutations
@@ -116,7 +116,8 @@ class FeatureAblation(Ablating):
 
     def reduce(self, explained: ExplainedFunction, samples: Samples) -> Reducer:
         """Input-shaped, in units of output."""
-        return falls(features_of(self.feature_mask, explained, samples).count, samples)
+        found = yield from falls(features_of(self.feature_mask, explained, samples).count, samples)
+        return shared(found, self.feature_mask, explained, samples)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ class FeaturePermutation(Ablating):
         features = features_of(self.feature_mask, explained, samples)
         if any(len(mask) > 1 for mask in features.masks):
             raise ValueError("FeaturePermutation needs the same features in all samples; give one mask or a grid.")
-        return falls(features.count, samples)
+        found = yield from falls(features.count, samples)
+        return shared(found, self.feature_mask, explained, samples)
 
 
 def falls(count: int, samples: Samples) -> Reducer:

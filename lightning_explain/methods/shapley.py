@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare, flat
 from lightning_explain.engine.captum_adapter import attribute
-from lightning_explain.engine.features import FeatureMask, Features, features_of
+from lightning_explain.engine.features import FeatureMask, Features, features_of, shared
 from lightning_explain.engine.noise import column, mean_over_draws, narrowed
 from lightning_explain.methods._base import CaptumMethod, SumsUp, each
 
@@ -29,6 +29,7 @@ class OneByOne(CaptumMethod):
     captum_class: ClassVar[Any]
 
     n_samples: int
+    feature_mask: FeatureMask = None
 
     def explainer(self, explained: ExplainedFunction) -> Any:
         """Captum's object."""
@@ -56,7 +57,8 @@ class OneByOne(CaptumMethod):
             with explained.draws.seeded("features", sample, torch.zeros(1, dtype=torch.long)):
                 one = as_tuple(self.attribute_one(explained, sample))
             found.append(self.completed(explained, one))
-        return bare(tuple(torch.cat(column) for column in zip(*found, strict=True)))
+        joined = tuple(torch.cat(column) for column in zip(*found, strict=True))
+        return bare(shared(joined, self.feature_mask, explained, samples))
 
     def completed(self, explained: ExplainedFunction, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The attribution of one sample in a shape that all samples of the probe have."""
@@ -166,7 +168,8 @@ class ShapleyValues(SumsUp):
         (mean,) = mean_over_draws(explained, samples, 2**features.count, one, powers=(1,))
         values = mean[0] * 2**features.count
         found = [values.gather(1, flat(m.expand(len(samples), *m.shape[1:]))) for m in features.masks]
-        return bare(narrowed(tuple(f.reshape_as(x) for f, x in zip(found, samples.inputs, strict=True)), samples))
+        shaped = tuple(f.reshape_as(x) for f, x in zip(found, samples.inputs, strict=True))
+        return bare(narrowed(shared(shaped, self.feature_mask, explained, samples), samples))
 
 
 def _weights(count: int) -> Tensor:

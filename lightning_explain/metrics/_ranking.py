@@ -69,7 +69,8 @@ def spread(values: Tensor, inputs: tuple[Tensor, ...], modalities: tuple[Modalit
     """Puts values of units ``(N, U)`` back in the inputs' places; each result broadcasts to its input."""
     shapes = [modality.units(x) for x, modality in zip(inputs, modalities, strict=True)]
     parts = values.split([shape[1:].numel() for shape in shapes], 1)
-    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+    columns = zip(parts, shapes, inputs, modalities, strict=True)
+    return tuple(modality.spread(part.reshape(shape), x) for part, shape, x, modality in columns)
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:

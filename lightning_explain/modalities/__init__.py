@@ -29,15 +29,19 @@ def guess(inputs: tuple[Tensor, ...], facts: Sequence[InputFacts] = ()) -> tuple
         inputs: The inputs.
         facts: What preflight saw of each; without, whole numbers are not known to be text.
     """
-    return tuple(_guess(x, facts[i] if facts else InputFacts()) for i, x in enumerate(inputs))
+    numbers = [x.ndim for x in inputs if x.is_floating_point()]
+    beside = bool(numbers) and max(numbers) <= 2
+    return tuple(_guess(x, facts[i] if facts else InputFacts(), beside) for i, x in enumerate(inputs))
 
 
-def _guess(x: Tensor, facts: InputFacts) -> Modality:
+def _guess(x: Tensor, facts: InputFacts, beside_table: bool) -> Modality:
     if x.ndim == 4:
         return Image()
     if x.is_floating_point():
-        return Tabular() if x.ndim == 2 else TimeSeries() if x.ndim == 3 else Plain()
-    return Text() if x.ndim == 2 and facts.embeddings else Plain()
+        return Tabular() if x.ndim in (1, 2) else TimeSeries() if x.ndim == 3 else Plain()
+    if x.ndim == 2 and facts.embeddings:
+        return Text()
+    return Tabular() if beside_table and x.ndim in (1, 2) else Plain()
 
 
 def stored(modalities: tuple[Modality, ...]) -> list[dict[str, Any]]:

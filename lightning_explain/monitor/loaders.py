@@ -13,7 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Subset
 
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.loggers.packages import in_both
@@ -94,6 +94,20 @@ def batch_size(trainer: pl.Trainer) -> int | None:
         if isinstance(size, int) and size > 0:
             return size
     return None
+
+
+def feature_names(trainer: pl.Trainer) -> tuple[str, ...]:
+    """The names that the first data set of the run which has any gives the columns of its table: ``feature_names`` or ``columns``."""
+    for loader in listed([trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders]):
+        dataset = getattr(loader, "dataset", None)
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        for attribute in ("feature_names", "columns"):
+            with suppress(Exception):
+                names = getattr(dataset, attribute)
+                if not isinstance(names, (str, bytes)) and all(isinstance(name, str) for name in names):
+                    return tuple(names)
+    return ()
 
 
 def samples_in_epoch(trainer: pl.Trainer) -> int | None:

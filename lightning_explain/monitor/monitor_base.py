@@ -328,6 +328,7 @@ class MonitorBase(pl.Callback):
             forward_context=trainer.precision_plugin.forward_context,
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
+            feature_names=loaders.feature_names(trainer),
         ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
         self._samples.describe(self._ready.modalities)
         kinds = ", ".join(type(one).__name__ for one in self._ready.modalities)

@@ -120,6 +120,9 @@ def fitted(found: Mapping[Place, Any], forward: Signature, what: str) -> tuple[d
     new: dict[Any, int | str] = {name: name for name in names}
     if len(unknown) == 1 and forward.only is not None and forward.only not in names:
         new[unknown.pop()] = forward.only
+    elif unknown == names and len(forward.names) == 1 and not forward.any_name and not forward.any_position:
+        # The mapping itself is what the one argument takes.
+        return {(forward.names[0], *place): value for place, value in found.items()}, []
     elif len(names) == 1 and forward.any_position and not forward.any_name and not forward.required:
         new[unknown.pop()] = 0
     lacking = [name for name in forward.required if name not in new.values()]

@@ -78,7 +78,7 @@ def test_the_first_layer_says_which_dimension_is_time(layer: nn.Module, turns: b
 
 def test_a_modality_that_does_not_fit_is_refused_before_anything_is_explained() -> None:
     table, net = Probe(torch.randn(4, 3)), nn.Linear(3, 2)
-    with pytest.raises(ValueError, match=r"has 2 feature_names, got \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"has 2 feature_names for \(4, 3\)"):
         explain(net, table, modalities=Tabular(feature_names=["a", "b"]))
     with pytest.raises(ValueError, match=r"Text needs token ids \(N, T\), got torch.float32"):
         explain(net, table, modalities={"name": "Text"})

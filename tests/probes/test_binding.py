@@ -19,6 +19,7 @@ from lightning_explain.probes.signature import signature_of
 
 X, X2 = torch.rand(4, 3), torch.rand(4, 2, 2)
 Y = torch.tensor([1, 0, 2, 1])
+X3 = X[..., None]
 TOKENS = torch.ones(4, 5, dtype=torch.int64)
 Pair = namedtuple("Pair", "image label")
 
@@ -51,8 +52,9 @@ def parts(probe: Probe) -> tuple[list[Tensor], Tensor | None, list[Any]]:
         ((X, Y, ["a", "b", "c", "d"]), [X], Y, []),
         ((X, ["a", "b", "c", "d"]), [X], None, []),
         ((X, Y, {"size": X2}), [X], Y, []),
-        ((X, TOKENS, Y), [X], Y, [TOKENS]),
-        ((TOKENS, X, Y), [X], Y, [TOKENS]),
+        ((X, TOKENS, Y), [X, TOKENS], Y, []),
+        ((X3, TOKENS, Y), [X3], Y, [TOKENS]),
+        ((TOKENS, X, Y), [TOKENS, X], Y, []),
         ((TOKENS, TOKENS + 1, Y), [TOKENS], Y, [TOKENS + 1]),
         ((TOKENS, Y), [TOKENS], Y, []),
         ({"image": X, "label": Y}, [X], Y, []),
@@ -60,7 +62,7 @@ def parts(probe: Probe) -> tuple[list[Tensor], Tensor | None, list[Any]]:
         ({"x": X, "y": X2, "path": ["a"] * 4}, [X], X2, []),
         ({"x": X}, [X], None, []),
         ({"label": ["cat"] * 4, "x": X, "target": Y}, [X], Y, []),
-        (({"b": X, "a": TOKENS}, Y), [X], Y, [TOKENS]),
+        (({"b": X, "a": TOKENS}, Y), [X, TOKENS], Y, []),
         ({"ids": TOKENS, "mask": Y, "label": Y}, [TOKENS], Y, [Y]),
         ({"in": {"b": X, "a": X2}, "targets": {"class": Y}}, [X, X2], Y, []),
         (Batch(X, TOKENS, Y), [X], Y, [TOKENS]),
@@ -289,9 +291,18 @@ def test_what_does_not_fit_forward_is_an_error_that_shows_both(batch: Any, forwa
 @pytest.mark.parametrize(
     ("batch", "line"),
     [
-        ((TOKENS, X, Y), r"Explained: argument 1. Passed to the model, but not explained: argument 0 \(int64\)."),
-        ((X, TOKENS, Y), r"Explained: argument 0. Passed to the model, but not explained: argument 1 \(int64\)."),
-        ({"b": TOKENS, "a": X, "y": Y}, r"Explained: 'a'. Passed to the model, but not explained: 'b' \(int64\)."),
+        (
+            (TOKENS, X[..., None], Y),
+            r"Explained: argument 1. Passed to the model, but not explained: argument 0 \(int64\).",
+        ),
+        (
+            (X[..., None], TOKENS, Y),
+            r"Explained: argument 0. Passed to the model, but not explained: argument 1 \(int64\).",
+        ),
+        (
+            {"b": TOKENS, "a": X[..., None], "y": Y},
+            r"Explained: 'a'. Passed to the model, but not explained: 'b' \(int64\).",
+        ),
         ({"a": X, "b": X2, "index": Y}, r"Left out, because forward\(a, b\) does not take it: 'index'."),
     ],
 )
