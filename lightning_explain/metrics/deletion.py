@@ -35,7 +35,7 @@ def counts(units: int, n_steps: int) -> Tensor:
 
 def area(curve: Tensor, at: Tensor) -> Tensor:
     """Area under each curve ``(N, S + 1)`` over the share of changed units, by the trapezoidal rule, ``(N,)``."""
-    return torch.trapezoid(curve, (at / at[..., -1:]).to(curve), dim=1)
+    return torch.trapezoid(curve, (at.double() / at[..., -1:]).to(curve), dim=1)
 
 
 def counts_of_each(present: Tensor, n_steps: int) -> Tensor:

@@ -38,8 +38,9 @@ def samples_of(
       that one.
     - ``({...}, y)``: the mapping is bound by name, or is one argument, if its names do not fit and ``forward`` takes one.
 
-    Floating-point tensors are explained (the first tensor, if there are none); others go on as forward arguments. Lists of N
-    strings become ``Probe.meta``. Integer targets ``(N, 1)`` become ``(N,)``.
+    Floating-point tensors are explained, and codes of categories beside the numbers of a table (the first tensor, if there are no
+    floating-point ones); others go on as forward arguments. Lists of N strings
+    become ``Probe.meta``. Integer targets ``(N, 1)`` become ``(N,)``.
 
     Args:
         batch: A batch as the loader yields it.
