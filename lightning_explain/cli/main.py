@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -93,16 +94,26 @@ def _configured() -> Iterator[None]:
         sys.path.remove(folder)
 
 
+class _Modality(str, Enum):
+    image = "image"
+    text = "text"
+    tabular = "tabular"
+    series = "series"
+
+
 @app.command()
 def demo(
-    clean: Annotated[bool, typer.Option("--clean", help="Train without the mark, for comparison.")] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 4,
+    modality: Annotated[_Modality, typer.Option(help="What the network takes.")] = _Modality.image,
+    clean: Annotated[
+        bool | None, typer.Option("--clean/--marked", help="Train only without, or only with, the shortcut.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs.")] = None,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for logs and pictures.")] = Path("demo_runs"),
 ) -> None:
-    """Train on digits with a mark that gives the class away, and see the network rely on the mark."""
+    """Train on data with a shortcut that gives the class away, and without it, and see the network rely on it."""
     from lightning_explain.demo.training import run
 
-    run(output, epochs, clean)
+    run(output, epochs, clean, modality.value)
 
 
 def _table(title: str, classes: Mapping[str, type]) -> Table:

@@ -1,65 +1,81 @@
-"""Takes an output folder, trains on the demo's digits with the monitor, and prints what the network relies on."""
+"""Takes an output folder, trains on a demo's data with the monitor, and prints what the network relies on."""
 
 from __future__ import annotations
 
+import importlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from lightning_explain import methods as m
-from lightning_explain import metrics as q
-from lightning_explain.core.probe import Probe
+from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.report import Report
-from lightning_explain.demo.digits import CLASS_NAMES, MEAN, STD, DigitsModel, MarkedDigits, wrong_class
+from lightning_explain.demo.shortcut import Demo, ShortcutData
+from lightning_explain.modalities import of_probe
+from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.render.composite import composite
 from lightning_explain.render.options import Options
 from lightning_explain.store.files import replacing
 from lightning_explain.store.report_files import load_reports
 
+MODALITIES = {"image": "digits", "text": "text", "tabular": "tabular", "series": "series"}
+"""The file of each demo."""
 VARIANTS = {False: "marked", True: "clean"}
+SAMPLES = 16
 
 
-def run(output: Path, epochs: int = 4, clean: bool = False) -> None:
-    """Trains one variant, writes TensorBoard logs and pictures, and prints a table of all variants found in ``output``.
+def run(output: Path, epochs: int | None = None, clean: bool | None = None, modality: str = "image") -> None:
+    """Trains, writes TensorBoard logs and pictures, and prints a table of all variants found in the folder.
 
     Args:
-        output: Folder of all runs.
-        epochs: Passes over the 4000 training digits.
-        clean: Whether to train without the mark.
+        output: Folder of all runs; those of other modalities than images have a folder of their own in it.
+        epochs: Passes over the training samples; ``None`` for the demo's own.
+        clean: Whether to train without the shortcut, or with it; ``None`` for both, one after the other.
+        modality: ``"image"``, ``"text"``, ``"tabular"`` or ``"series"``.
     """
+    demo: Demo = importlib.import_module(f"lightning_explain.demo.{MODALITIES[modality]}").demo()
+    folder = output if modality == "image" else output / modality
+    pictures = []
+    for variant in VARIANTS if clean is None else (clean,):
+        pictures += _train(demo, folder, epochs or demo.epochs, variant)
+    _print_summary(demo, modality, output, folder, pictures)
+
+
+def _train(demo: Demo, folder: Path, epochs: int, clean: bool) -> list[Path]:
+    """Trains one variant; returns the paths of its pictures."""
     L.seed_everything(0, workers=True)
-    data = MarkedDigits(marked=not clean)
-    probe = data.probe_samples(16)
+    data = demo.data(marked=not clean)
     monitor = ExplanationMonitor(
-        methods={
-            "saliency": m.Saliency(abs=False),
-            "ig": m.IntegratedGradients(n_steps=16, baselines="black"),
-            "occlusion": m.Occlusion((1, 4, 4), strides=(1, 4, 4), baselines="black"),
-        },
-        metrics=[q.RelevanceMass(), q.Infidelity(), q.SensitivityMax()],
-        probe=probe,
+        probe=data.probe_samples(SAMPLES),
         target="predicted",
         at_start=True,
-        normalization=((MEAN,), (STD,)),
-        class_names=CLASS_NAMES,
+        class_names=data.class_names,
+        **demo.monitor,
     )
-    logger = TensorBoardLogger(output, name=VARIANTS[clean])
+    logger = TensorBoardLogger(folder, name=VARIANTS[clean])
     trainer = L.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=logger, callbacks=[monitor], enable_model_summary=False
     )
-    trainer.fit(DigitsModel(), data)
-    assert monitor.last_report is not None
-    pictures = _save_pictures(monitor.last_report, probe, Path(logger.log_dir) / "pictures")
-    _print_summary(output, probe, pictures)
+    model = demo.model()
+    trainer.fit(model, data)
+    report = monitor.last_report
+    assert report is not None
+    assert report.probe is not None
+    found = {"with": data.accuracy(model, "right"), "without": data.accuracy(model, "none")}
+    with replacing(Path(logger.log_dir) / "accuracy.json") as temporary:
+        temporary.write_text(json.dumps(found))
+    options = Options(normalization=demo.monitor.get("normalization"), class_names=data.class_names, max_rows=6)
+    return _save_pictures(report, report.probe, options, Path(logger.log_dir) / "pictures")
 
 
-def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
-    options = Options(normalization=((MEAN,), (STD,)), class_names=CLASS_NAMES, max_rows=6)
+def _save_pictures(report: Report, probe: Probe, options: Options, folder: Path) -> list[Path]:
     paths = []
     for method, picture in composite(report, probe, options).items():
         paths.append(folder / f"{method}.png")
@@ -68,38 +84,60 @@ def _save_pictures(report: Report, probe: Probe, folder: Path) -> list[Path]:
     return paths
 
 
-def _print_summary(output: Path, probe: Probe, pictures: list[Path]) -> None:
+def _print_summary(demo: Demo, modality: str, output: Path, folder: Path, pictures: Sequence[Path]) -> None:
     console = Console()
-    reports = {name: found for name in VARIANTS.values() if (found := _last_report(output / name)) is not None}
-    console.print(_table(reports, probe))
+    runs = {name: run for name in VARIANTS.values() if (run := _last_run(folder / name)) is not None}
+    console.print(_table(demo, runs))
     console.print("pictures: ", *(str(path) for path in pictures), sep="\n  ", soft_wrap=True)
-    console.print(f"dashboard: tensorboard --logdir {output} --samples_per_plugin images=1000", soft_wrap=True)
-    for clean, name in VARIANTS.items():
-        if name not in reports:
-            flag = " --clean" if clean else ""
-            console.print(f"for comparison: lightning-explain demo{flag} --output {output}", soft_wrap=True)
+    console.print(f"dashboard: tensorboard --logdir {folder} --samples_per_plugin images=1000", soft_wrap=True)
+    for name in {*VARIANTS.values()} - {*runs}:
+        more = "" if modality == "image" else f" --modality {modality}"
+        console.print(f"for comparison: lightning-explain demo{more} --{name} --output {output}", soft_wrap=True)
 
 
-def _last_report(folder: Path) -> Report | None:
-    """The report of the last epoch of the latest run in the folder."""
+def _last_run(folder: Path) -> tuple[Report, dict[str, float]] | None:
+    """The report of the last epoch, and the accuracies, of the latest run in the folder."""
     runs = sorted(folder.glob("version_*/explain"), key=lambda path: int(path.parts[-2].split("_")[1]))
-    return load_reports(runs[-1])[-1] if runs else None
+    if not runs:
+        return None
+    accuracy = runs[-1].parent / "accuracy.json"
+    return load_reports(runs[-1])[-1], json.loads(accuracy.read_text()) if accuracy.exists() else {}
 
 
-def _table(reports: dict[str, Report], probe: Probe) -> Table:
+def _table(demo: Demo, runs: dict[str, tuple[Report, dict[str, float]]]) -> Table:
+    data: ShortcutData = demo.data()
+    probe = data.probe_samples(SAMPLES)
     assert probe.targets is not None
     assert probe.masks is not None
-    title = "What the network looks at, on digits that carry the mark of a wrong class"
-    table = Table("trained on", title=title, caption=f"The mark is {probe.masks.float().mean():.0%} of the image.")
-    for name in reports:
-        table.add_column(f"{name} digits", justify="right")
-    found = list(reports.values())
-    for what, classes in {"the digit": probe.targets, "the mark's class": wrong_class(probe.targets)}.items():
-        hits = [int((report.predictions == classes).sum()) for report in found]
+    share = f"{probe.masks.float().mean():.1%}"
+    table = Table("trained on", title=demo.title, caption=f"The {demo.unit} is {share} of the input.")
+    for name in runs:
+        table.add_column(f"{name} data", justify="right")
+    for key, what in {"with": f"right {demo.unit}", "without": f"no {demo.unit}"}.items():
+        table.add_row(f"accuracy, {what}", *(f"{found.get(key, float('nan')):.0%}" for _, found in runs.values()))
+    reports = [report for report, _ in runs.values()]
+    for what, classes in {demo.truth: probe.targets, demo.shortcut: data.wrong_class(probe.targets)}.items():
+        hits = [int((report.predictions == classes).sum()) for report in reports]
         table.add_row(f"predicts {what}", *(f"{count} of {len(classes)}" for count in hits))
-    for score, form in {"relevance_mass": ".0%", "infidelity_relative": ".3f", "sensitivity_max": ".3f"}.items():
-        what = "relevance on the mark" if score == "relevance_mass" else score
-        for method in found[0].attributions:
-            means = (float(report.scores[score][method].nanmean()) for report in found)
-            table.add_row(f"{what}: {method}", *(format(mean, form) for mean in means))
+    for method in reports[0].attributions:
+        shares = (share_on(report, method, probe) for report in reports)
+        table.add_row(f"share on the {demo.unit}: {method}", *map("{:.0%}".format, shares))
+    for score in ("infidelity_relative", "sensitivity_max"):
+        for method in reports[0].scores.get(score, {}):
+            means = (float(report.scores[score][method].nanmean()) for report in reports)
+            table.add_row(f"{score}: {method}", *map("{:.3f}".format, means))
     return table
+
+
+def share_on(report: Report, method: str, probe: Probe) -> float:
+    """The mean share, in 0..1, of the absolute attribution by unit that lies in the probe's masks; NaN without a place on the input."""
+    known = report.probe or probe
+    inputs, kinds = as_tuple(known.inputs), of_probe(known)
+    found = report.maps.get(method, as_tuple(report.attributions[method]))
+    arranged = arrange(found, inputs, kinds) if found else None
+    if arranged is None or probe.masks is None:
+        return float("nan")
+    sizes = onto(arranged, inputs, kinds)[0]
+    units = kinds[0].by_unit(sizes).expand(kinds[0].units(inputs[0])).abs()
+    masks = flat(probe.masks)
+    return float(torch.nanmean((flat(units) * masks).sum(1) / flat(units).sum(1)))
