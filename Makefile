@@ -25,7 +25,6 @@ help: ## List the targets
 
 demo: $(STAMP) ## Train a network that cheats, watch it being caught, and train an honest one beside it
 	$(BIN)/lightning-explain demo
-	$(BIN)/lightning-explain demo --clean
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -154,7 +154,7 @@ class Demo:
     """
 
     data: type[ShortcutData]
-    model: type[Classifier]
+    model: Callable[[], Classifier]
     epochs: int
     title: str
     truth: str

@@ -61,12 +61,14 @@ def test_demo_hands_over_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(demo_run, "run", lambda *arguments: given.append(arguments))
     output("demo")
-    output("demo", "--clean", "--epochs", "1", "--output", "there")
-    assert given == [(Path("demo_runs"), 4, False), (Path("there"), 1, True)]
+    output("demo", "--modality", "text", "--clean", "--epochs", "1", "--output", "there")
+    assert given == [(Path("demo_runs"), None, None, "image"), (Path("there"), 1, True, "text")]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--epochs", "0"], ["--output", __file__]], ids=["no epochs", "output is a file"]
+    "arguments",
+    [["--epochs", "0"], ["--output", __file__], ["--modality", "smell"]],
+    ids=["no epochs", "output is a file", "no such modality"],
 )
 def test_demo_refuses_what_cannot_be(arguments: list[str]) -> None:
     assert "Invalid value" in output("demo", *arguments, code=2)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_explain.demo import digits
+from lightning_explain.demo import digits, series, tabular, text, training
 from lightning_explain.demo.digits import CORNER, MEAN, STD, DigitsModel, MarkedDigits, corner_marks, wrong_class
 
 
@@ -90,3 +91,41 @@ def test_the_last_feature_map_has_places_for_grad_cam() -> None:
     images = torch.zeros(2, 1, 28, 28)
     assert model.features(images).shape == (2, 32, 7, 7)
     assert model(images).shape == (2, 10)
+
+
+DEMOS = {"text": (text, 400), "tabular": (tabular, 150), "series": (series, 400)}
+
+
+@pytest.mark.parametrize("name", list(DEMOS))
+def test_only_the_shortcut_differs_and_it_lies_in_the_masks(name: str) -> None:
+    module, validation = DEMOS[name]
+    demo = module.demo()
+    data = demo.data()
+    (right, labels), (wrong, same), (none, _) = (data.samples(shown) for shown in ("right", "wrong", "none"))
+    masks = data.masks(right)
+    assert torch.equal(labels, same)
+    assert masks.flatten(1).any(1).all()
+    assert torch.equal(masks, data.masks(wrong))
+    assert torch.equal(right.where(~masks, 0), wrong.where(~masks, 0))
+    assert torch.equal(right.where(~masks, 0), none.where(~masks, 0))
+    assert ((right != wrong) & masks).flatten(1).any(1).all()
+    probe = data.probe_samples(16)
+    assert torch.equal(probe.inputs, wrong[-validation:][probe.ids])
+    assert probe.targets.tolist() == [0, 1] * 8
+    assert data.wrong_class(probe.targets).tolist() == [1, 0] * 8
+    assert demo.model()(probe.inputs).shape == (16, 2)
+
+
+# Lightning warns of short epochs and few workers, as in any small training.
+@pytest.mark.filterwarnings("default")
+def test_a_run_prints_one_table_and_saves_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training.run(tmp_path, 8, False, "tabular")
+    shown = capsys.readouterr().out
+    assert "for comparison: lightning-explain demo --modality tabular --clean" in shown
+    training.run(tmp_path, 8, True, "tabular")
+    shown = capsys.readouterr().out
+    assert "for comparison" not in shown
+    line = next(line for line in shown.splitlines() if "share on the flower: ig" in line)
+    marked, clean = (int(part.strip(" %")) for part in line.split("│")[2:4])
+    assert marked > 2 * clean
+    assert all(path.stat().st_size for path in (tmp_path / "tabular/clean/version_0/pictures").iterdir())
