@@ -38,7 +38,7 @@ def blind(explained: ExplainedFunction, samples: Samples, model: nn.Module, reco
     """What is found where other categories change f in columns that no gradient reaches, as where they are cast to look up an embedding."""
     found, outputs = list[str](), None
     for i, (x, modality) in enumerate(zip(samples.inputs, explained.modalities, strict=True)):
-        others = modality.reference(x) if isinstance(modality, Tabular) and x.is_floating_point() else None
+        others = modality.others(x) if isinstance(modality, Tabular) and x.is_floating_point() else None
         still = None if others is None else unreached(i, x, model, record)
         if others is None or still is None or not isinstance(modality, Tabular):
             continue

@@ -25,14 +25,15 @@ class Tabular(Plain):
         feature_names: A name for each column. Default: those that the data set has (``feature_names``, ``columns``); the name of the
             argument or of the batch's entry; or ``x0``, ``x1``, ...
         groups: Columns that are one unit, such as one-hot columns: ``{"color": ["c_red", "c_blue"]}``, by name or index.
-        categorical: Columns that hold codes of categories, by name or index; ``True``: all of them. What stands for a missing category is
-            another one of the probe's. Default: columns of an integer dtype, and whole numbers that no gradient reaches although the
-            output depends on them, as where a model casts them to look up an embedding.
+        categorical: Columns that hold codes of categories, by name or index; ``True``: all of them. In a table of integers another one
+            of the probe's stands for a missing category. Default: columns of an integer dtype, and whole numbers that no gradient reaches
+            although the output depends on them, as where a model casts them to look up an embedding.
 
     Raises:
         ValueError: If the input is not ``(N, F)`` or ``(N,)``, has another number of columns, or has no such column.
 
     Example:
+        >>> from lightning_explain.core.contracts import InputFacts
         >>> from lightning_explain.modalities import Tabular
         >>> table = Tabular(feature_names=["age", "red", "blue"], groups={"color": ["red", "blue"]})
         >>> table = table.bound(torch.tensor([[30.0, 0.0, 1.0]]), InputFacts())
@@ -115,7 +116,11 @@ class Tabular(Plain):
         return self.spread(placed * shares, x) if self.groups else super().onto(placed, x)
 
     def reference(self, x: Tensor) -> Tensor | None:
-        """Zero; for a category, another one of the probe's: the one that is half of all further in their order."""
+        """Zero; in a table of integers, :meth:`others`."""
+        return None if x.is_floating_point() else self.others(x)
+
+    def others(self, x: Tensor) -> Tensor | None:
+        """For each category another one of the probe's, the one that is half of all further in their order; ``None`` without categories."""
         if not self.categorical:
             return None
         found = torch.zeros_like(x)
