@@ -164,10 +164,10 @@ class Counter:
 
     def __init__(self, model: nn.Module) -> None:
         self.samples = 0
-        self._handle = model.register_forward_pre_hook(self._count)
+        self._handle = model.register_forward_pre_hook(self._count, with_kwargs=True)
 
-    def _count(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self.samples += len(arguments[0])
+    def _count(self, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        self.samples += len(next(iter((*arguments, *named.values()))))
 
     def remove(self) -> None:
         self._handle.remove()

@@ -1,0 +1,138 @@
+"""The default explanation of each modality as one writes it by hand: a few lines of Captum, and plain loops for the scores.
+
+Nothing here comes from the package. What a loop removes or adds is given, so that the scores can be compared with those of the package,
+which draws the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from captum import attr as ca
+from torch import Tensor, nn
+
+STEPS, RADIUS = 16, 0.02
+Forward = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for N samples.
+
+    Args:
+        removed: Which units are removed, ``(N, draws, ...)``, broadcastable to the inputs.
+        moved: Where in the ball around the sample the map is computed again, ``(N, draws, ...)`` in [0, 1).
+    """
+
+    removed: Tensor
+    moved: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Maps by method, and scores by metric and method."""
+
+    maps: dict[str, Tensor]
+    scores: dict[str, dict[str, Tensor]]
+
+
+def text(model: nn.Module, ids: Tensor, labels: Tensor, draws: Draws, embedding: str, pad: int = 0) -> Found:
+    """Integrated gradients at the embedding, and ablation of each word; missing words are padding."""
+    return _text(model, ids, (), labels, draws, model.get_submodule(embedding), pad)
+
+
+def bert(model: nn.Module, batch: dict[str, Tensor], labels: Tensor, draws: Draws, embedding: str) -> Found:
+    """The same for a network that takes the batch by name."""
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        return model(input_ids=ids, attention_mask=mask).logits
+
+    further = (batch["attention_mask"],)
+    return _text(logits, batch["input_ids"], further, labels, draws, model.get_submodule(embedding), 0)
+
+
+def _text(
+    f: Forward, ids: Tensor, further: tuple[Tensor, ...], labels: Tensor, draws: Draws, layer: nn.Module, pad: int
+) -> Found:
+    reference = torch.full_like(ids, pad)
+    given: dict[str, Any] = {"target": labels, "additional_forward_args": further}
+    ig = ca.LayerIntegratedGradients(f, layer).attribute(ids, reference, n_steps=STEPS, **given)
+    ablation = ca.FeatureAblation(f).attribute(ids, reference, **given)
+    by_word = {"ig": ig.sum(2), "ablation": ablation}
+    scores = infidelity(lambda x: chosen(f(x, *further), labels), ids, reference, by_word, draws.removed)
+    return Found({"ig": ig, "ablation": ablation}, {"infidelity": scores})
+
+
+def table(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Found:
+    """Gradient, integrated gradients, and ablation of each column."""
+    ablation = ca.FeatureAblation(model).attribute(x, target=labels)
+    return _numbers(model, x, labels, draws, RADIUS * x.std(0), {"ablation": ablation}, {"ablation": ablation})
+
+
+def series(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str = "") -> Found:
+    """Gradient and integrated gradients; Grad-CAM where a layer is named, as long as the series."""
+    cams = {}
+    if layer:
+        cams = {"cam": ca.LayerGradCam(model, model.get_submodule(layer)).attribute(x, target=labels)}
+    return _numbers(model, x, labels, draws, RADIUS * x.std(0), cams, cams)
+
+
+def image(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str) -> Found:
+    """Gradient, integrated gradients and Grad-CAM."""
+    cam = ca.LayerGradCam(model, model.get_submodule(layer)).attribute(x, target=labels)
+    upsampled = ca.LayerAttribution.interpolate(cam, (x.shape[2], x.shape[3]), "bilinear")
+    return _numbers(model, x, labels, draws, RADIUS, {"cam": cam}, {"cam": upsampled})
+
+
+def _numbers(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    draws: Draws,
+    radius: Tensor | float,
+    further: dict[str, Tensor],
+    on_input: dict[str, Tensor],
+) -> Found:
+    integrated = ca.IntegratedGradients(model)
+    saliency = ca.Saliency(model).attribute(x, target=labels, abs=False)
+    ig = integrated.attribute(x, target=labels, n_steps=STEPS)
+    # A gradient predicts what a removal changes once it is multiplied by what is removed.
+    predicting = {"saliency": saliency * x, "ig": ig, **on_input}
+    scores = {
+        "infidelity": infidelity(
+            lambda moved: chosen(model(moved), labels), x, torch.zeros_like(x), predicting, draws.removed
+        ),
+        "sensitivity_max": {
+            "ig": sensitivity(
+                lambda moved: integrated.attribute(moved, target=labels, n_steps=STEPS), x, ig, radius, draws.moved
+            )
+        },
+    }
+    return Found({"saliency": saliency, "ig": ig, **further}, scores)
+
+
+def chosen(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The output of each sample's label, ``(N,)``."""
+    return outputs.gather(1, labels[:, None])[:, 0]
+
+
+@torch.no_grad()
+def infidelity(f: Forward, x: Tensor, reference: Tensor, maps: dict[str, Tensor], removed: Tensor) -> dict[str, Tensor]:
+    """Mean squared difference of the changes that a map predicts, scaled to fit best, and the actual ones (Yeh et al. 2019)."""
+    clean = f(x)
+    changes = torch.stack([clean - f(torch.where(draw, reference, x)) for draw in removed.unbind(1)], 1)
+    scores = {}
+    for name, found in maps.items():
+        predicted = torch.stack([(found * draw).expand(x.shape).flatten(1).sum(1) for draw in removed.unbind(1)], 1)
+        factor = (predicted * changes).sum(1, keepdim=True) / predicted.square().sum(1, keepdim=True)
+        scores[name] = (factor * predicted - changes).square().mean(1)
+    return scores
+
+
+def sensitivity(explain: Forward, x: Tensor, found: Tensor, radius: Tensor | float, moved: Tensor) -> Tensor:
+    """Largest relative change of a map in the ball around the sample (Yeh et al. 2019)."""
+    again = [explain(x + (2 * draw - 1) * radius) - found for draw in moved.unbind(1)]
+    return torch.stack([change.flatten(1).norm(dim=1) for change in again]).amax(0) / found.flatten(1).norm(dim=1)

@@ -1,0 +1,214 @@
+"""The default explanation of each modality beside the same written by hand with Captum, in one process; tables beside shap.
+
+    pip install "lightning-explain[demo]" transformers shap
+    python benchmarks/modalities.py [--only NAME ...]
+
+For texts, tables, series and images, a small network is trained for a few steps. The methods and metrics that ``ExplanationMonitor()``
+takes by itself then explain 16 samples, and ``_few_lines.py`` does the same in plain Captum. Printed are
+
+- maps: the largest difference of any map to Captum's, relative to the largest value of that map;
+- scores: the largest relative difference of any score, and maps 64: the same of maps, both computed in float64;
+- evaluations: samples sent through the model for each sample explained, counted by a hook on the model: by hand, and by an explanation of
+  a monitor;
+- seconds: the median by hand, of ``explain()``, which checks the model each time, and of an explanation of a monitor, which has checked it
+  before. The three take turns. The ratios are medians of ratios to the time by hand in the same turn.
+
+The second table compares, in float64, Shapley values and DeepLIFT on tables with ``shap`` (if it is installed), and the ablation of words
+with its formula. The benchmark fails if a difference is above 1e-5.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import _few_lines as by_hand
+import torch
+from _against_shap import peers
+from _few_lines import Draws, Found
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from _measure import in_turn, median_ratio, parser, start, table
+from _setups import images, series, tabular, text
+from _setups._base import Net
+from _workload import samples_sent
+from lightning_explain import Probe, Report, explain
+from lightning_explain.core.draws import KeyedDraws
+from lightning_explain.core.probe import Samples, as_tuple
+from lightning_explain.core.warn import warn_or_log
+from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.registry import REMOVALS, build_methods, build_metrics
+from lightning_explain.metrics._perturbed import half
+from lightning_explain.probes.binding import bound
+from lightning_explain.probes.signature import signature_of
+
+SAMPLES, EQUAL, MOVES = 16, 1e-5, 3
+METRICS = ("infidelity", "sensitivity_max")
+Batch = Any  # a tensor, or a mapping of names to tensors
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its data, and its explanation by hand: ``by_hand(model, batch, labels, draws)``."""
+
+    modality: str
+    make: Callable[[], nn.Module]
+    data: Callable[[int, torch.Generator], Dataset[Any]]
+    by_hand: Callable[[nn.Module, Batch, Tensor, Draws], Found]
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    """By name, the smaller ones of a modality first."""
+    reading = partial(by_hand.text, embedding="embedding")
+    yield "LSTM", Case("text", lambda: text.Recurrent(nn.LSTM), text.one_decoy, reading)
+    if importlib.util.find_spec("transformers"):
+        size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        layer = "model.bert.embeddings.word_embeddings"
+        with_mask = partial(by_hand.bert, embedding=layer)
+        yield "HF BERT", Case("text", lambda: text.HuggingFace("Bert", **size), text.Mappings, with_mask)
+    yield "MLP, BatchNorm", Case("table", lambda: Net(tabular.mlp(norm=True)), tabular.classes, by_hand.table)
+    convolved = partial(by_hand.series, layer="net.4")
+    yield "1-D CNN", Case("series", lambda: Net(series.cnn()), series.windows, convolved)
+    yield "GRU", Case("series", lambda: series.Recurrent(nn.GRU), series.times_first, by_hand.series)
+    yield "2-D CNN", Case("image", lambda: Net(images.cnn()), images.squares, partial(by_hand.image, layer="net.7"))
+
+
+CASES = dict(cases())
+
+
+def prepared(case: Case, samples: int = SAMPLES, steps: int = 20) -> tuple[nn.Module, Batch, Tensor]:
+    """The trained network, and the inputs and labels of samples that it did not see."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = case.make()
+        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+        for _ in range(steps):
+            data = case.data(32, generator)
+            batch = default_collate([data[i] for i in range(32)])
+            optimizer.zero_grad()
+            model.training_step(batch, 0).backward()  # type: ignore[operator]
+            optimizer.step()
+    data = case.data(samples, generator)
+    batch = default_collate([data[i] for i in range(samples)])
+    if isinstance(batch, dict):
+        return model.eval(), batch, batch.pop("labels")
+    return model.eval(), batch[0], batch[1]
+
+
+def drawn(report: Report) -> Draws:
+    """What the explanation of a report has drawn."""
+    assert report.probe is not None
+    x, (modality, *_) = as_tuple(report.probe.inputs)[0], report.probe.modalities
+    ids = torch.arange(len(x))
+    samples = Samples((x,), (x,), (), ids, torch.zeros_like(ids))
+    draws, removed, moved = KeyedDraws(0), [], []
+    for index in range(REMOVALS):
+        at = torch.full_like(ids, index)
+        if modality.pixels(x):
+            removed.append(modality.region(x, None, partial(draws.uniform, "square", samples, at)).bool())
+        else:
+            removed.append(half(SimpleNamespace(draws=draws), samples, at, [(x, modality)])[0])  # type: ignore[arg-type]
+    if x.is_floating_point():
+        moved = [
+            draws.uniform("sensitivity/0", samples, torch.full_like(ids, index), x)[:, None] for index in range(MOVES)
+        ]
+    return Draws(torch.stack(removed, 1), torch.cat(moved, 1) if moved else torch.empty(0))
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference relative to the largest value; infinite if the shapes are others."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def differences(
+    case: Case, model: nn.Module, batch: Batch, labels: Tensor
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Those of each map and of each score; infinite where one side has none."""
+    report = explain(model, Probe(batch, labels))
+    found = case.by_hand(model, batch, labels, drawn(report))
+    ours = {name: as_tuple(value)[0] for name, value in report.attributions.items()}
+    maps = {name: distance(ours[name], found.maps[name]) for name in ours.keys() & found.maps.keys()}
+    maps |= dict.fromkeys(ours.keys() ^ found.maps.keys(), float("inf"))
+    # What its authors define; the other scores of infidelity are from the same draws.
+    mine = {f"{k}/{name}": v for k in METRICS for name, v in report.scores.get(k, {}).items()}
+    theirs = {f"{k}/{name}": v for k, by_method in found.scores.items() for name, v in by_method.items()}
+    scores = {key: distance(mine[key], theirs[key]) for key in mine.keys() & theirs.keys()}
+    scores |= dict.fromkeys(mine.keys() ^ theirs.keys(), float("inf"))
+    return maps, scores
+
+
+def doubled(model: nn.Module, batch: Batch) -> tuple[nn.Module, Batch]:
+    """Both in float64, except for ids."""
+    floating = isinstance(batch, Tensor) and batch.is_floating_point()
+    return copy.deepcopy(model).double(), batch.double() if floating else batch
+
+
+def monitored(model: nn.Module, probe: Probe) -> Callable[[], Report]:
+    """What a monitor does at the end of an epoch, after its checks before the training."""
+    probe = bound(probe, signature_of(model, None), warn_or_log)
+    asked = Explainer(
+        build_methods(None), build_metrics(None, True), auto_limit=True, default_methods=True, default_metrics=True
+    )
+    ready = asked.check(model, probe)
+    return lambda: ready.explain(model, probe)
+
+
+def line(name: str, repeat: int) -> tuple[list[str], list[str]]:
+    """The cells of a network in the table, and what differs."""
+    case = CASES[name]
+    model, batch, labels = prepared(case)
+    maps, _ = differences(case, model, batch, labels)
+    maps64, scores = differences(case, *doubled(model, batch), labels)
+    probe = Probe(batch, labels)
+    draws = drawn(explain(model, probe))
+    sides: dict[str, Callable[[], object]] = {
+        "hand": lambda: case.by_hand(model, batch, labels, draws),
+        "explain": lambda: explain(model, probe),
+        "monitor": monitored(model, probe),
+    }
+    sent = {side: samples_sent(model, sides[side]) / len(labels) for side in ("hand", "monitor")}
+    times = in_turn(sides, repeat)
+    medians = [f"{statistics.median(times[side]):.3f}" for side in sides]
+    ratios = [f"{median_ratio(times[side], times['hand']):.2f}" for side in ("explain", "monitor")]
+    largest = [f"{max(part.values()):.0e}" for part in (maps, maps64, scores)]
+    what = {f"{name}, map {k}": v for k, v in maps.items()} | {f"{name}, float64 map {k}": v for k, v in maps64.items()}
+    what |= {f"{name}, {k}": v for k, v in scores.items()}
+    cells = [case.modality, name, ", ".join(maps), *largest, *(f"{v:.0f}" for v in sent.values()), *medians, *ratios]
+    return cells, [f"{key}: {value:.1e}" for key, value in what.items() if not value <= EQUAL]
+
+
+def main() -> int:
+    made = parser(__doc__, repeat=5)
+    made.add_argument("--only", nargs="+", choices=list(CASES), metavar="NAME", help="networks by name")
+    chosen, failed = start(made), []
+    columns = ("modality", "network", "methods", "maps", "maps 64", "scores 64", "evaluations by hand", "monitor")
+    columns += ("seconds by hand", "explain()", "monitor", "explain() / hand", "monitor / hand")
+    shown = table(f"The default explanation of {SAMPLES} samples, and the same by hand", *columns)
+    for name in chosen.only or list(CASES):
+        cells, wrong = line(name, chosen.repeat)
+        shown.add_row(*cells)
+        failed += wrong
+    beside = table("Beside others, in float64", "ours", "theirs", "difference")
+    for ours, theirs, difference in peers(prepared(CASES["MLP, BatchNorm"]), prepared(CASES["LSTM"])):
+        beside.add_row(ours, theirs, f"{difference:.0e}")
+        failed += [] if difference <= EQUAL else [f"{ours}: {difference:.1e}"]
+    console = Console(width=200)
+    console.print(shown, beside)
+    console.print(f"above {EQUAL:.0e}: {'; '.join(failed)}" if failed else f"all within {EQUAL:.0e}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

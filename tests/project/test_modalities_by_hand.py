@@ -1,0 +1,51 @@
+"""The benchmark of the default explanations: they are those that a few lines of Captum give, and it sees when they are not."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import _few_lines as by_hand
+import modalities as bench
+
+from _workload import samples_sent
+from lightning_explain import Probe
+
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+
+
+@pytest.mark.parametrize("name", ["LSTM", "MLP, BatchNorm"])
+def test_default_explanations_are_those_by_hand(name: str) -> None:
+    case = bench.CASES[name]
+    model, batch, labels = bench.prepared(case, steps=5)
+    maps, _ = bench.differences(case, model, batch, labels)
+    exact, scores = bench.differences(case, *bench.doubled(model, batch), labels)
+
+    assert "ig" in maps
+    assert "infidelity/ig" in scores
+    assert max(*maps.values(), *exact.values(), *scores.values()) <= bench.EQUAL
+
+
+def test_an_explanation_sends_no_more_through_the_model_than_by_hand() -> None:
+    case = bench.CASES["MLP, BatchNorm"]
+    model, x, labels = bench.prepared(case, steps=0)
+    draws = bench.drawn(bench.explain(model, Probe(x, labels)))
+    ours = bench.monitored(model, Probe(x, labels))
+
+    assert samples_sent(model, ours) <= samples_sent(model, lambda: case.by_hand(model, x, labels, draws))
+
+
+def test_another_missing_word_and_a_lacking_map_are_seen() -> None:
+    case = bench.CASES["LSTM"]
+    wrong = replace(case, by_hand=partial(by_hand.text, embedding="embedding", pad=7))
+    maps, scores = bench.differences(wrong, *bench.prepared(case, steps=0))
+    assert min(*maps.values(), *scores.values()) > bench.EQUAL
+
+    lacking = replace(case, by_hand=lambda *given: by_hand.Found({}, {"infidelity": {"saliency": given[2].float()}}))
+    maps, scores = bench.differences(lacking, *bench.prepared(case, steps=0))
+    assert {*maps.values(), *scores.values()} == {float("inf")}
