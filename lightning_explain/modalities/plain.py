@@ -60,7 +60,15 @@ class Plain(Modality):
 
 
 _LAST_CHANNELS = (nn.Linear, nn.RNNBase, nn.LayerNorm, nn.MultiheadAttention, nn.Embedding)
-_FIRST_CHANNELS = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d)
+_FIRST_CHANNELS = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.BatchNorm1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d,
+)
 
 
 def _fits(reshape: object) -> bool:

@@ -121,6 +121,16 @@ def test_smoothing_is_along_time_and_keeps_what_is_constant() -> None:
         torch.testing.assert_close(series.blurred(torch.ones_like(x)), torch.ones_like(x))
 
 
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool1d(1), nn.AdaptiveMaxPool1d(1)], ids=["average", "maximum"])
+def test_channels_behind_a_pool_over_all_times_are_no_times(pool: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv1d(3, 16, 5, padding=2), nn.ReLU(), pool, nn.Flatten(), nn.Linear(16, 2)).eval()
+    report = explain(net, Probe(NCT, torch.tensor([0, 1, 1, 0])), {"cam": m.LayerGradCam()}, [])
+    by_hand = captum.LayerGradCam(net, net[1]).attribute(NCT, target=torch.tensor([0, 1, 1, 0]))
+    found = report.attributions["cam"]
+    assert found.shape == (4, 1, 40)  # type: ignore[union-attr]
+    torch.testing.assert_close(found, by_hand)
+
+
 def test_a_layer_of_a_recurrent_network_lies_on_its_times() -> None:
     report = explain(
         Recurrent(),
