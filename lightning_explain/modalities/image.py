@@ -73,6 +73,10 @@ class Image(Modality):
         """``(H, W)``."""
         return x.shape[2], x.shape[3]
 
+    def inside(self, masks: Tensor, x: Tensor) -> Tensor | None:
+        """Masks ``(N, H, W)`` as ``(N, 1, H, W)``."""
+        return masks[:, None] if masks.shape == (len(x), *self.pixels(x)) else None
+
     def place(self, value: Tensor, x: Tensor, how: Arrangement) -> Tensor | None:
         """A layer's activation, gradient or map as ``(N, C, h, w)``; ``None`` if it has no place on the image."""
         grid = _grid(value, self.pixels(x), how)
