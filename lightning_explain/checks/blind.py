@@ -27,10 +27,13 @@ def unreached(i: int, values: Tensor, model: nn.Module, record: Record) -> Tenso
     x = record.points[i]
     if x.ndim != 2 or not x.requires_grad or not record.chosen.requires_grad or is_sharded(model):
         return None
+    whole = (values == values.round()).all(0).cpu()
+    if not whole.any():
+        return whole
     with suppress(RuntimeError):
         (found,) = torch.autograd.grad(record.chosen.sum(), x, retain_graph=True, allow_unused=True)
         still = torch.ones(x.shape[1], dtype=torch.bool) if found is None else (found == 0).all(0).cpu()
-        return still & (values == values.round()).all(0).cpu()
+        return still & whole
     return None
 
 

@@ -15,10 +15,7 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.record import Record
 from lightning_explain.modalities import guess
-
-_CHANNELS_SECOND = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
-_SEQUENCES = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.Transformer)
+from lightning_explain.modalities.plain import FIRST_CHANNELS, LAST_CHANNELS
 
 
 def settled(
@@ -110,9 +107,10 @@ def _same(value: Tensor, x: Tensor) -> bool:
 
 def _time_axis(x: Tensor, model: nn.Module, record: Record) -> int | None:
     """The dimension of a series ``(N, a, b)`` that the first layer which takes it, in any order of dimensions, runs over."""
+    modules = {id(module): module for module in model.modules()}
     for key in record.received:
-        module = next((m for m in model.modules() if id(m) == key), None)
-        if not isinstance(module, (*_CHANNELS_SECOND, *_CHANNELS_LAST, *_SEQUENCES)):
+        module = modules.get(key)
+        if not isinstance(module, (*FIRST_CHANNELS, *LAST_CHANNELS)):
             continue
         for value in _received(module, record):
             order = next(_orders(value.detach(), x), None)
@@ -130,7 +128,7 @@ def _orders(value: Tensor, x: Tensor) -> Iterator[tuple[int, ...]]:
 
 def _time_in(module: nn.Module, order: tuple[int, ...]) -> int:
     """The dimension of what a layer received that runs over times."""
-    if isinstance(module, _CHANNELS_SECOND):
+    if isinstance(module, FIRST_CHANNELS):
         return 2
     # The samples are the first dimension of the input; the last one has the channels.
     return 1 - order.index(0)

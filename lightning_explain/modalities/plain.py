@@ -43,9 +43,14 @@ class Plain(Modality):
         """A layer's map ``(N, 1, t)`` over the T times of the input: ``(N, T)`` on ids, ``(N, 1, T)`` or ``(N, T, 1)``."""
         if x.ndim == 2:
             return placed.sum(1)
-        axis = _times(placed.shape[2], x)
+        axis = self._axis(placed, x)
         resampled = interpolate(placed.sum(1, keepdim=True), x.shape[axis], mode="linear")
         return resampled if axis == 2 else resampled.transpose(1, 2)
+
+    def _axis(self, placed: Tensor, x: Tensor) -> int:
+        """The dimension of a series that a layer's places run over: the one of that length, else the longer one."""
+        same = [axis for axis in (2, 1) if x.shape[axis] == placed.shape[2]]
+        return same[0] if same else 2 if x.shape[2] >= x.shape[1] else 1
 
     def panels(
         self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
@@ -59,16 +64,29 @@ class Plain(Modality):
         return Panel(f"all {units:,} units", "profile", values), strongest
 
 
-_LAST_CHANNELS = (nn.Linear, nn.RNNBase, nn.LayerNorm, nn.MultiheadAttention, nn.Embedding)
-_FIRST_CHANNELS = (
+FIRST_CHANNELS = (
     nn.Conv1d,
     nn.ConvTranspose1d,
     nn.BatchNorm1d,
+    nn.InstanceNorm1d,
     nn.MaxPool1d,
     nn.AvgPool1d,
     nn.AdaptiveAvgPool1d,
     nn.AdaptiveMaxPool1d,
 )
+"""Layers of series ``(N, C, T)``."""
+LAST_CHANNELS = (
+    nn.Linear,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.TransformerEncoder,
+    nn.Transformer,
+    nn.Embedding,
+)
+"""Layers of series ``(N, T, C)``, or ``(T, N, C)``."""
 
 
 def _fits(reshape: object) -> bool:
@@ -83,16 +101,10 @@ def _places(value: Tensor, x: Tensor, how: Arrangement) -> int:
     if len(same) == 1 and not (x.ndim == 3 and value.shape[1:].numel() in x.shape[1:]):
         return same[0]
     modules = [] if how.layer is None else list(how.layer.modules())
-    declared = [m for m in modules if isinstance(m, (*_FIRST_CHANNELS, *_LAST_CHANNELS))]
+    declared = [m for m in modules if isinstance(m, (*FIRST_CHANNELS, *LAST_CHANNELS))]
     if declared:
-        return 2 if isinstance(declared[0 if how.of_input else -1], _FIRST_CHANNELS) else 1
+        return 2 if isinstance(declared[0 if how.of_input else -1], FIRST_CHANNELS) else 1
     return 2 if how.layer is None else 1
-
-
-def _times(count: int, x: Tensor) -> int:
-    """The dimension of a series that ``count`` places of a layer run over: the one of that length, else the longer one."""
-    same = [axis for axis in (2, 1) if x.shape[axis] == count]
-    return same[0] if same else 2 if x.shape[2] >= x.shape[1] else 1
 
 
 def _name(found: tuple[Tensor, ...], unit: int) -> str:

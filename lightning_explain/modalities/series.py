@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, interpolate, pad
+from torch.nn.functional import conv1d, pad
 
 from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
 from lightning_explain.core.panels import Panel, SeriesPanel
@@ -65,11 +65,8 @@ class TimeSeries(Plain):
         placed = super().place(value, x, how)
         return None if placed is None or placed.shape[2] > x.shape[self.time_axis(x)] else placed
 
-    def onto(self, placed: Tensor, x: Tensor) -> Tensor:
-        """A layer's map ``(N, 1, t)`` at the T times of the input: ``(N, 1, T)`` or ``(N, T, 1)``."""
-        axis = self.time_axis(x)
-        resampled = interpolate(placed.sum(1, keepdim=True), x.shape[axis], mode="linear")
-        return resampled if axis == 2 else resampled.transpose(1, 2)
+    def _axis(self, placed: Tensor, x: Tensor) -> int:
+        return self.time_axis(x)
 
     def inside(self, masks: Tensor, x: Tensor) -> Tensor | None:
         """The masks in the shape of the series, or of times ``(N, T)``, which are then in all channels."""
