@@ -351,7 +351,20 @@ class Figure:
         values = panel.values.permute(0, 3, 1, 2).float()
         return as_pictures(resize(values, self.layout.fitted((values.shape[2], values.shape[3]))).round())
 
+    @cached_property
+    def _overlays(self) -> dict[tuple[str, str, str, int], NDArray[np.uint8]]:
+        """The panels of this report's maps that are drawn already: the overview, a method's pages and its history show the same."""
+        return {}
+
     def _pixels(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
+        if weights is not self._maps[name, panel.sign, i].weights:
+            return self._painted(name, panel, i, weights)
+        key = name, panel.kind, panel.sign, i
+        if key not in self._overlays:
+            self._overlays[key] = self._painted(name, panel, i, weights)
+        return self._overlays[key]
+
+    def _painted(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
         drawn, style = self.inputs[i], self.options.of(name)
         assert drawn.images is not None
         values = weights.float() / _LEVELS
