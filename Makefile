@@ -48,9 +48,11 @@ faults: $(STAMP) ## Inject every fault at every place, and kill and resume train
 	$(BIN)/python tests/faults/sigkill.py --moments 20 --early
 	$(BIN)/python tests/faults/sigusr1.py --moments 20
 
-docs: $(STAMP) ## Write docs/methods.md, docs/metrics.md and the presets in configs/ from the classes
+docs: $(STAMP) ## Write the reference and configs/ from the classes, and build the documentation in docs/_build
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/generate_configs.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "docs/_build/index.html"
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'

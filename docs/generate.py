@@ -363,7 +363,7 @@ PAGES: dict[str, Callable[[], str]] = {"methods.md": methods_page, "metrics.md":
 def main() -> None:
     """Writes the pages."""
     for name, page in PAGES.items():
-        (HERE / name).write_text(page(), encoding="utf-8")
+        (HERE / "reference" / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "examples" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PACKAGES = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 FILE = re.compile(r"\b(?:lightning_explain|tests|docs|benchmarks|examples|configs)/[\w/-]+\.(?:py|md|ya?ml)\b")
@@ -62,9 +62,9 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 
 def test_how_it_works_names_six_files_to_read_first() -> None:
-    text = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "how-it-works.md").read_text(encoding="utf-8")
     section = text.partition("## Read these six files first\n")[2].partition("\n## ")[0]
-    listed = re.findall(r"^\d\. \[`(lightning_explain/[\w/]+\.py)`\]\(\.\./(\S+)\): \S", section, re.MULTILINE)
+    listed = re.findall(r"^\d\. \[`(lightning_explain/[\w/]+\.py)`\]\(\.\./\.\./(\S+)\): \S", section, re.MULTILINE)
     assert len(listed) == 6
     assert all(name == link for name, link in listed)
 

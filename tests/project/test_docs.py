@@ -42,8 +42,8 @@ generate = load()
 
 @pytest.mark.parametrize("name", ["methods.md", "metrics.md"])
 def test_the_page_on_disk_is_what_the_docstrings_say(name: str) -> None:
-    written = (DOCS / name).read_text(encoding="utf-8")
-    assert written == generate.PAGES[name](), f"docs/{name} is not current: run `make docs`."
+    written = (DOCS / "reference" / name).read_text(encoding="utf-8")
+    assert written == generate.PAGES[name](), f"docs/reference/{name} is not current: run `make docs`."
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,4 +1,4 @@
-"""A user's own method, metric, target and sink, as docs/extending.md shows them, work without a change to the package."""
+"""A user's own method, metric, target and sink, as docs/how-to/extending.md shows them, work without a change to the package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from networks import samples, trained
 from training import QUIET, loader
 
 pytestmark = QUIET
-PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text(encoding="utf-8")
 LONGEST = 10
 
 

@@ -1,4 +1,4 @@
-"""What docs/modalities.md shows runs, word for word."""
+"""What docs/how-to/modalities.md shows runs, word for word."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from lightning_explain import ExplanationMonitor
 from lightning_explain.targets import Horizon
 
-PAGE = (Path(__file__).parents[2] / "docs" / "modalities.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "modalities.md").read_text()
 
 
 def test_its_examples_run_one_after_the_other() -> None:
