@@ -39,7 +39,8 @@ _FORM = {
     "meta": schema.mapped(schema.listed(schema.text(), 100_000)),
 }
 _BY_SAMPLE = ("outputs", "predictions", "targets", "ids")
-_MOST_FILES = 10_000
+_MOST_FOLDERS = 10_000
+_LISTED = 5
 _OF_RUN = ("run", "probe")  # kept once, in files of their own
 _TENSOR_FIELDS = [field.name for field in fields(Report) if field.name not in (*_PLAIN_FIELDS, *_OF_RUN)]
 
@@ -76,6 +77,42 @@ def report_path(report: Report, path: Path) -> Path:
     return path / f"report{SUFFIX}" if report.step is None else step_path(path, report, SUFFIX, _epoch_in)
 
 
+def find_run(path: str | os.PathLike[str]) -> Path:
+    """Takes a folder of reports, or one above it; returns the only folder there that has some: itself, or one below.
+
+    Args:
+        path: The folder ``<run>/<name>``, one above it such as ``<run>``, or the file of one report, which is returned as it is.
+
+    Raises:
+        FileNotFoundError: If there are no reports, or only those of several runs.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from lightning_explain import Report
+        >>> from lightning_explain.store.report_files import find_run, save_report
+        >>> ids = torch.arange(2)
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     saved = save_report(Report({}, {}, {}, torch.zeros(2), ids, ids, ids), f"{root}/version_0/explain")
+        ...     find_run(root) == saved.parent
+        True
+    """
+    path = Path(path)
+    if not path.is_dir() and (path.is_file() or (path.suffix == SUFFIX and os.path.lexists(path))):
+        return path
+    if any(map(_holds_report, path.glob(f"*{SUFFIX}"))):
+        return path
+    others = sorted(_folders_below(path))
+    if len(others) == 1:
+        return Path(others[0])
+    if others:
+        listed = ", ".join(map(repr, others[:_LISTED]))
+        more = f" or {len(others) - _LISTED} more" if len(others) > _LISTED else ""
+        raise FileNotFoundError(
+            f"No reports in '{path}' itself, and {len(others)} runs below it; give one of {listed}{more}."
+        )
+    raise _no_reports(path)
+
+
 def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
     """Takes a folder of saved reports; returns them sorted by step, then epoch, then stage (training first).
 
@@ -84,10 +121,10 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
     files in the folder are skipped.
 
     Args:
-        directory: The folder ``<run>/<name>``, or the file of one report.
+        directory: The folder ``<run>/<name>``, one above it if it has the reports of one run only, or the file of one report.
 
     Raises:
-        FileNotFoundError: If there are no reports.
+        FileNotFoundError: If there are no reports, or only those of several runs.
         ValueError: If the file of a report is broken, or no file at all.
 
     Example:
@@ -101,25 +138,40 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
         ...     print(path.name, [loaded.step for loaded in load_reports(folder)])
         step=00000120.safetensors [120]
     """
-    directory = Path(directory)
-    named = directory.suffix == SUFFIX and not directory.is_dir() and os.path.lexists(directory)
-    paths = [directory] if named or directory.is_file() else sorted(directory.glob(f"*{SUFFIX}"))
+    directory = find_run(directory)
+    paths = sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else [directory]
     found = [loaded for path in paths if (loaded := _load(path)) is not None]
     if not found:
-        others = sorted(_folders_near(directory))[:5]
-        fix = "give the folder <run>/<name> of a run, or one report's file."
-        meant = f"did you mean {' or '.join(map(repr, others))}?"
-        raise FileNotFoundError(f"No reports in '{directory}'; {meant if others else fix}")
+        raise _no_reports(directory)
     files = RunFiles(directory if directory.is_dir() else directory.parent)
     return sorted((files.attached(report, key) for report, key in found), key=_place)
 
 
-def _folders_near(directory: Path) -> Iterator[str]:
-    """The folder's parent, and folders below it, that have reports, among the first that are found."""
-    if any(directory.parent.glob(f"step=*{SUFFIX}")):
-        yield str(directory.parent)
-    for folder, _, names in islice(os.walk(directory), _MOST_FILES):
-        if folder != str(directory) and any(name.endswith(SUFFIX) for name in names):
+def _no_reports(path: Path) -> FileNotFoundError:
+    above = any(path.parent.glob(f"step=*{SUFFIX}"))
+    fix = f"did you mean '{path.parent}'?" if above else "give the folder <run>/<name> of a run, or one report's file."
+    return FileNotFoundError(f"No reports in '{path}'; {fix}")
+
+
+def _holds_report(path: Path) -> bool:
+    """Whether a file is a report by its name or by its header; what is inside may still be broken."""
+    if _is_name(path.name):
+        return True
+    try:
+        with opened(path) as file:
+            return _KEY in (file.metadata() or {})
+    except MalformedError:
+        return False
+
+
+def _is_name(name: str) -> bool:
+    return name.endswith(SUFFIX) and (name.startswith("step=") or name == f"report{SUFFIX}")
+
+
+def _folders_below(directory: Path) -> Iterator[str]:
+    """Folders below that have reports, by the names that :func:`save_report` gives, among the first that are found."""
+    for folder, _, names in islice(os.walk(directory), _MOST_FOLDERS):
+        if any(map(_is_name, names)):
             yield folder
 
 

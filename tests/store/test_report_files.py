@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.store.files import safe_name
-from lightning_explain.store.report_files import load_reports, save_report
+from lightning_explain.store.report_files import find_run, load_reports, save_report
 
 TENSOR_FIELDS = {"attributions", "scores", "standard_errors", "outputs", "predictions", "targets", "ids"}
 
@@ -172,13 +172,35 @@ def test_other_safetensors_files_in_the_folder_are_no_reports(tmp_path: Path) ->
     assert len(load_reports(tmp_path)) == 1
 
 
-def test_a_folder_without_reports_is_told_with_the_folders_that_may_have_some(tmp_path: Path) -> None:
+def test_a_run_is_found_from_above_if_it_is_the_only_one(tmp_path: Path) -> None:
+    folder = save_report(make_report(), tmp_path / "logs" / "version_0" / "explain").parent
+    save_file({"weight": torch.ones(2)}, tmp_path / "logs" / "model.safetensors")
+    for path in (folder, tmp_path / "logs" / "version_0", str(tmp_path / "logs")):
+        assert find_run(path) == folder
+        assert len(load_reports(path)) == 1
+    file = folder / "step=00000120.safetensors"
+    assert find_run(file) == file
+    other = save_report(make_report(), tmp_path / "logs" / "version_1" / "explain").parent
+    with pytest.raises(
+        FileNotFoundError, match=r"No reports in '.*logs' itself, and 2 runs below it; give one of"
+    ) as caught:
+        find_run(tmp_path / "logs")
+    assert f"{str(folder)!r}, {str(other)!r}." in str(caught.value)
+    assert find_run(other.parent) == other
+
+
+def test_reports_under_names_of_their_own_are_a_run_too(tmp_path: Path) -> None:
+    save_report(make_report(), tmp_path / "mine.safetensors")
+    assert find_run(tmp_path) == tmp_path
+
+
+def test_where_no_reports_are_the_error_says_where_to_look(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"No reports in '.*nowhere'; give the folder <run>/<name>"):
-        load_reports(tmp_path / "nowhere")
+        find_run(tmp_path / "nowhere")
     folder = save_report(make_report(), tmp_path / "explain").parent
-    with pytest.raises(FileNotFoundError, match=r"did you mean '.*explain'") as caught:
-        load_reports(tmp_path)
-    assert str(folder) in str(caught.value)
+    (folder / "ig").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"did you mean '.*explain'\?"):
+        load_reports(folder / "ig")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
@@ -254,7 +276,7 @@ def test_ordinary_names_stay_readable() -> None:
     ]
 
 
-@pytest.mark.parametrize(("folders", "end"), [(0, "or one report's file."), (1, "0'?"), (2, "1'?"), (7, "4'?")])
+@pytest.mark.parametrize(("folders", "end"), [(0, "or one report's file."), (2, "1'."), (7, "4' or 2 more.")])
 def test_the_message_about_a_folder_without_reports_ends_once(folders: int, end: str, tmp_path: Path) -> None:
     for number in range(folders):
         save_report(make_report(), tmp_path / f"run{number}")
