@@ -30,14 +30,14 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import _few_lines as by_hand
 import torch
-from _against_shap import peers
-from _few_lines import Draws, Found
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+import _few_lines as by_hand
+from _against_shap import peers
+from _few_lines import Draws, Found
 from _measure import in_turn, median_ratio, parser, start, table
 from _setups import images, series, tabular, text
 from _setups._base import Net

@@ -24,12 +24,12 @@ from functools import partial
 
 import lightning as L
 import torch
-from _arma import FEATURES, TIMES, WhiteBox, areas, arma, truth_of
-from _decoys import FLOWER, Perceptron, corners, iris_cancer, with_squares, without_flower
 from rich.markup import escape
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from _arma import FEATURES, TIMES, WhiteBox, areas, arma, truth_of
+from _decoys import FLOWER, Perceptron, corners, iris_cancer, with_squares, without_flower
 from _measure import console, parser, start, table
 from lightning_explain import ExplanationMonitor, Probe, Report, explain
 from lightning_explain import methods as m

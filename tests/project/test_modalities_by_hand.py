@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import _few_lines as by_hand
 import modalities as bench
 
+import _few_lines as by_hand
 from _workload import samples_sent
 from lightning_explain import Probe
 

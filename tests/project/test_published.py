@@ -9,9 +9,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import published
+
 import _arma
 import _decoys
-import published
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
