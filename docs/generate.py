@@ -1,4 +1,4 @@
-"""Docstrings and fields of the method and metric classes in, methods.md and metrics.md out: ``make docs``."""
+"""Docstrings and fields of the method and metric classes in, the reference of methods and metrics out: ``make docs``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from lightning_explain import methods, metrics
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by docs/generate.py from the docstrings: change those, then run `make docs`. -->"
 
-_SECTION = re.compile(r"(Cost|Chance|Returns|Signed|Not for|Args|Further arguments|Raises|Example):\s*(.*)")
+_SECTION = re.compile(r"(Formula|Cost|Chance|Returns|Signed|Not for|Args|Further arguments|Raises|Example):\s*(.*)")
 _ARGUMENT = re.compile(r"(\w+): (.*)")
 _COST = re.compile(r"(?P<forward>[^,;]+) forward, (?P<backward>[^,;.]+) backward(?:; (?P<note>.+))?\.")
 _SOURCE = re.compile(r" \((?P<paper>[^();]*(?:\d{4}|Captum)[^();]*?)(?:; (?P<twin>[^()]+))?\)")
@@ -58,6 +59,7 @@ class Entry:
         paper: Authors and year; ``Captum`` where there is no paper.
         twin: The equivalent elsewhere, such as Captum's class; may be empty.
         notes: Further paragraphs.
+        formula: What it computes, in LaTeX.
         result: Shape and unit of the result.
         chance: What a map without information scores, for a metric that knows.
         cost: Passes it takes.
@@ -72,6 +74,7 @@ class Entry:
     paper: str
     twin: str
     notes: tuple[str, ...]
+    formula: str
     result: str
     chance: str
     cost: Cost
@@ -95,6 +98,7 @@ def entry(cls: type) -> Entry:
         paper=paper,
         twin=twin,
         notes=tuple(prose[1:]),
+        formula=_needed(cls, sections, "Formula"),
         result=_result(cls, sections),
         chance=_joined(sections.get("Chance", [])),
         cost=_cost(cls, sections),
@@ -225,28 +229,31 @@ def _classes(module: ModuleType) -> list[type]:
 
 
 def methods_page() -> str:
-    """Text of methods.md."""
-    classes = _classes(methods)
-    families = {title: [cls for cls in classes if family(cls) == title] for title in FAMILIES}
-    rows = [_row(cls, _text(entry(cls).signed), _needs_layer(cls)) for group in families.values() for cls in group]
-    chapters = [
-        (f"## {title}", FAMILIES[title], *(part for cls in group for part in _method(cls)))
-        for title, group in families.items()
-    ]
+    """Text of methods.md: a table for each family."""
+    head = ("method", "cost forward", "cost backward", "signed?", "needs a layer")
+    chapters = []
+    for title, about in FAMILIES.items():
+        family_classes = [cls for cls in _classes(methods) if family(cls) == title]
+        rows = [_row("methods", cls, _text(entry(cls).signed), _needs_layer(cls)) for cls in family_classes]
+        chapters += [f"## {title}", about, _table(head, rows)]
     return _page(
         "Methods",
         "Cost counts the samples sent through the model for each explained sample, forward and backward; each entry explains "
         "its letters. Layers have a default: the last layer with a feature map. A map that contains the input minus the baseline, or "
         "a layer's activation, is in units of the output; others are gradients, which Infidelity multiplies by that difference. "
         "`m` in the examples is `lightning_explain.methods`.",
-        _table(("method", "cost forward", "cost backward", "signed?", "needs a layer"), rows),
-        *(part for chapter in chapters for part in chapter),
+        *chapters,
+        _tree("methods", [cls for title in FAMILIES for cls in _classes(methods) if family(cls) == title]),
     )
 
 
-def _row(cls: type, *further: str) -> tuple[str, ...]:
+def _tree(folder: str, classes: Iterable[type]) -> str:
+    return "\n".join(("```{toctree}", ":hidden:", "", *(f"{folder}/{cls.__name__}" for cls in classes), "```"))
+
+
+def _row(folder: str, cls: type, *further: str) -> tuple[str, ...]:
     e = entry(cls)
-    return (f"[{e.name}](#{e.name.lower()})", _code(e.cost.forward), _code(e.cost.backward), *further)
+    return (f"[{e.name}]({folder}/{e.name}.md)", _code(e.cost.forward), _code(e.cost.backward), *further)
 
 
 def _needs_layer(cls: type) -> str:
@@ -255,9 +262,10 @@ def _needs_layer(cls: type) -> str:
     return "yes" if "layer" in _names(cls) else "no"
 
 
-def _method(cls: type) -> Iterator[str]:
+def method_page(cls: type) -> str:
+    """Text of the page of one method."""
     e = entry(cls)
-    return _parts("###", e, {"Contains the input": _contains_input(cls), "Captum's class": e.twin})
+    return _class_page(e, {"Contains the input": _contains_input(cls), "Captum's class": e.twin})
 
 
 def _contains_input(cls: Any) -> str:
@@ -279,9 +287,9 @@ def metrics_page() -> str:
         "`lightning_explain.metrics`.",
         _table(
             ("metric", "cost forward", "cost backward", "better", "needs masks"),
-            [_row(cls, _better(cls), _needs_masks(cls)) for cls in classes],
+            [_row("metrics", cls, _better(cls), _needs_masks(cls)) for cls in classes],
         ),
-        *(part for cls in classes for part in _metric(cls)),
+        _tree("metrics", classes),
     )
 
 
@@ -293,7 +301,8 @@ def _needs_masks(cls: type) -> str:
     return "yes" if getattr(cls, "needs_masks", False) else "no"
 
 
-def _metric(cls: Any) -> Iterator[str]:
+def metric_page(cls: Any) -> str:
+    """Text of the page of one metric."""
     e = entry(cls)
     scores = [_score(suffix) for suffix in cls().suffixes]
     further = {
@@ -304,7 +313,7 @@ def _metric(cls: Any) -> Iterator[str]:
     undefined = {_score(suffix): reason for suffix, reason in cls.undefined.items()}
     reasons = {reason: [score for score in undefined if undefined[score] == reason] for reason in undefined.values()}
     further["Undefined"] = "; ".join(f"{', '.join(scores)} where {reason}" for reason, scores in reasons.items())
-    return _parts("##", e, further)
+    return _class_page(e, further)
 
 
 def _score(suffix: str) -> str:
@@ -317,12 +326,17 @@ def _comparable(metric: Any) -> str:
     return f"between epochs and runs, except {with_unit}" if with_unit else "between epochs and runs"
 
 
-def _parts(heading: str, e: Entry, further: Mapping[str, str]) -> Iterator[str]:
+def _class_page(e: Entry, further: Mapping[str, str]) -> str:
+    return _page(e.name, *_parts(e, further))
+
+
+def _parts(e: Entry, further: Mapping[str, str]) -> Iterator[str]:
     note = f"; {e.cost.note}" if e.cost.note else ""
     cost = f"{_code(e.cost.forward)} forward, {_code(e.cost.backward)} backward{note}."
     facts = {"Returns": e.result, "Chance": e.chance, "Cost": cost, "Not for": e.not_for, "Paper": e.paper, **further}
-    yield f"{heading} {e.name}"
-    yield from map(_text, (e.summary, *e.notes))
+    yield _text(e.summary)
+    yield f"$$\n{e.formula}\n$$"
+    yield from map(_text, e.notes)
     yield "\n".join(f"- **{name}:** {_text(fact)}" for name, fact in facts.items() if fact)
     if e.arguments:
         rows = [(_code(name), _code(default), _text(meaning)) for name, default, meaning in e.arguments]
@@ -357,11 +371,18 @@ def _code(value: str) -> str:
     return f"`{value}`"
 
 
-PAGES: dict[str, Callable[[], str]] = {"methods.md": methods_page, "metrics.md": metrics_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "methods.md": methods_page,
+    "metrics.md": metrics_page,
+    **{f"methods/{cls.__name__}.md": partial(method_page, cls) for cls in _classes(methods)},
+    **{f"metrics/{cls.__name__}.md": partial(metric_page, cls) for cls in _classes(metrics)},
+}
 
 
 def main() -> None:
     """Writes the pages."""
+    for folder in ("methods", "metrics"):
+        (HERE / "reference" / folder).mkdir(exist_ok=True)
     for name, page in PAGES.items():
         (HERE / "reference" / name).write_text(page(), encoding="utf-8")
 

@@ -68,13 +68,15 @@ class Rescaling(SumsUp, OnPath):
 
 @dataclass(frozen=True)
 class DeepLift(Rescaling):
-    """Differences from a baseline, attributed by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
+    r"""Differences from a baseline, attributed by the rescale rule (Shrikumar et al. 2017; ``captum.attr.DeepLift``).
 
     The rule holds for every activation and maximum that is called, as a module, a function or a method, in place or
     reused; the map equals Captum's on a model rewritten by hand. Everything is computed in float32 or higher: autocast is
     off, and 16-bit weights are copied as float32 for the pass, 4 bytes for each. ``Report.completeness_errors`` has
     what each map misses of f(x) - f(baseline); a warning names the methods that miss more than rounding.
 
+    Formula: \phi_i = (x_i - b_i)\,m_i,\quad m: \text{the gradient with}\ \frac{\Delta\text{out}}{\Delta\text{in}}\
+        \text{for the derivative of each activation}
     Cost: 2 forward, 2 backward.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers: the map
         misses the sum, which is reported; attention and softmax inside the model (refused): use IntegratedGradients.
@@ -104,10 +106,11 @@ class DeepLift(Rescaling):
 
 @dataclass(frozen=True)
 class DeepLiftShap(Rescaling):
-    """DeepLIFT averaged over a set of K baselines (Lundberg & Lee 2017; ``captum.attr.DeepLiftShap``).
+    r"""DeepLIFT averaged over a set of K baselines (Lundberg & Lee 2017; ``captum.attr.DeepLiftShap``).
 
     Handles activations as DeepLift does.
 
+    Formula: \phi = \frac{1}{K} \sum_{k=1}^{K} \phi^{\text{DeepLift}}(x, b^{(k)})
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers: the map
         misses the sum, which is reported; attention and softmax inside the model (refused): use GradientShap.
@@ -139,10 +142,11 @@ class DeepLiftShap(Rescaling):
 
 @dataclass(frozen=True)
 class LayerDeepLift(AtLayer, Rescaling):
-    """DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
+    r"""DeepLIFT of a layer's activations (Shrikumar et al. 2017; ``captum.attr.LayerDeepLift``).
 
     Handles activations as DeepLift does.
 
+    Formula: \phi_j = (a_j(x) - a_j(b))\,m_j,\quad m\ \text{the multipliers of DeepLift at the layer}
     Cost: 2 forward, 2 backward.
     Returns: Shaped as the layer's output, in units of the explained output.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers after the layer: the map
@@ -188,10 +192,11 @@ class LayerDeepLift(AtLayer, Rescaling):
 
 @dataclass(frozen=True)
 class LayerDeepLiftShap(LayerDeepLift):
-    """DeepLIFT of a layer's activations, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
+    r"""DeepLIFT of a layer's activations, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.LayerDeepLiftShap``).
 
     Handles activations as DeepLift does.
 
+    Formula: \phi = \frac{1}{K} \sum_{k=1}^{K} \phi^{\text{LayerDeepLift}}(x, b^{(k)})
     Cost: 2 * K forward, 2 * K backward; K baselines.
     Returns: Shaped as the layer's output, in units of the explained output.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers after the layer: the map

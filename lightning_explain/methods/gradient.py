@@ -33,8 +33,9 @@ class GradientAtInput(AtOnce):
 
 @dataclass(frozen=True)
 class Saliency(GradientAtInput):
-    """Gradient of the explained output with respect to the input (Simonyan et al. 2013; ``captum.attr.Saliency``).
+    r"""Gradient of the explained output with respect to the input (Simonyan et al. 2013; ``captum.attr.Saliency``).
 
+    Formula: \phi_i = \left|\frac{\partial f(x)}{\partial x_i}\right|
     Cost: 1 forward, 1 backward.
     Signed: with ``abs=False``.
     Not for: metrics that need signs, such as Infidelity, while ``abs=True``; saturated outputs such as probabilities,
@@ -64,8 +65,9 @@ class Saliency(GradientAtInput):
 
 @dataclass(frozen=True)
 class InputXGradient(GradientAtInput):
-    """Input times the gradient of the explained output (Shrikumar et al. 2016; ``captum.attr.InputXGradient``).
+    r"""Input times the gradient of the explained output (Shrikumar et al. 2016; ``captum.attr.InputXGradient``).
 
+    Formula: \phi_i = x_i\,\frac{\partial f(x)}{\partial x_i}
     Cost: 1 forward, 1 backward.
     Not for: inputs whose zeros carry meaning: a zero always gets zero; saturated outputs such as probabilities, whose
         gradient vanishes.
@@ -85,10 +87,11 @@ class InputXGradient(GradientAtInput):
 
 @dataclass(frozen=True)
 class GuidedBackprop(GradientAtInput):
-    """Gradient with negative values set to zero at every ReLU (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
+    r"""Gradient with negative values set to zero at every ReLU (Springenberg et al. 2014; ``captum.attr.GuidedBackprop``).
 
     Applies to ReLU only, as a module or as a function; other activations pass their plain gradient.
 
+    Formula: R^{l} = \mathbf{1}[a^{l} > 0]\,\max(R^{l+1}, 0)\ \text{at every ReLU},\quad \phi = R^{0}
     Cost: 1 forward, 1 backward.
     Not for: evidence of what the network has learned: maps hardly change with random weights (Adebayo et al. 2018);
         networks without ReLU, where it is the plain gradient.
@@ -104,10 +107,11 @@ class GuidedBackprop(GradientAtInput):
 
 @dataclass(frozen=True)
 class Deconvolution(GradientAtInput):
-    """Gradient with ReLU applied to the gradient at every ReLU (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
+    r"""Gradient with ReLU applied to the gradient at every ReLU (Zeiler & Fergus 2013; ``captum.attr.Deconvolution``).
 
     Applies to ReLU only, as a module or as a function; other activations pass their plain gradient.
 
+    Formula: R^{l} = \max(R^{l+1}, 0)\ \text{at every ReLU},\quad \phi = R^{0}
     Cost: 1 forward, 1 backward.
     Not for: evidence of what the network has learned: maps reproduce the input (Nie et al. 2018); networks without
         ReLU, where it is the plain gradient.
@@ -123,10 +127,11 @@ class Deconvolution(GradientAtInput):
 
 @dataclass(frozen=True)
 class GuidedGradCam(AtLayer, OnPath):
-    """GuidedBackprop times the upsampled LayerGradCam map (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
+    r"""GuidedBackprop times the upsampled LayerGradCam map (Selvaraju et al. 2016; ``captum.attr.GuidedGradCam``).
 
     Tokens and channels-last layers are first arranged as an image, as in ``LayerGradCam``.
 
+    Formula: \phi = \phi^{\text{GuidedBackprop}} \odot \text{upsample}(\phi^{\text{GradCAM}})
     Cost: 1 forward, 2 backward.
     Not for: evidence of what the network has learned: maps hardly change with random weights (Adebayo et al. 2018);
         inputs that are not images.

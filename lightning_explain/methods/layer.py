@@ -38,11 +38,13 @@ def replaceable(explained: ExplainedFunction, site: LayerSite) -> Iterator[nn.Mo
 
 @dataclass(frozen=True)
 class LayerGradCam(AtLayer, OnPath):
-    """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016; ``captum.attr.LayerGradCam``).
+    r"""Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016; ``captum.attr.LayerGradCam``).
 
     Tokens and channels-last layers are first arranged as ``(N, C, h, w)``, so that the mean runs over positions, as for
     a convolution; Captum averages over channels there. ``reshape="none"`` gives Captum's numbers.
 
+    Formula: \phi = \sum_c \bar{g}_c\,a_c,\quad \bar{g}_c\ \text{the mean of}\ \frac{\partial f(x)}{\partial a_c}\
+        \text{over the places}
     Cost: 1 forward, 1 backward.
     Signed: unless ``relu_attributions``.
     Not for: layers right before a flattened linear layer, whose weights vary with the position while Grad-CAM averages
@@ -85,8 +87,9 @@ class LayerGradCam(AtLayer, OnPath):
 
 @dataclass(frozen=True)
 class LayerGradientXActivation(AtLayer, AtOnce):
-    """Activation of a layer times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
+    r"""Activation of a layer times its gradient (Captum; ``captum.attr.LayerGradientXActivation``).
 
+    Formula: \phi_j = a_j(x)\,\frac{\partial f(x)}{\partial a_j}
     Cost: 1 forward, 1 backward.
     Not for: layers whose zeros carry meaning, such as normalized ones: it compares with zero; saturated outputs, whose
         gradient vanishes.
@@ -116,8 +119,9 @@ class LayerGradientXActivation(AtLayer, AtOnce):
 
 @dataclass(frozen=True)
 class LayerActivation(AtLayer, AtOnce):
-    """Activation of a layer, without any attribution (Captum; ``captum.attr.LayerActivation``).
+    r"""Activation of a layer, without any attribution (Captum; ``captum.attr.LayerActivation``).
 
+    Formula: \phi_j = a_j(x)
     Cost: 1 forward, 0 backward.
     Signed: as the activation.
     Not for: what the prediction depends on: the activation is the same for every target, and scores of it mean nothing.
@@ -152,8 +156,9 @@ class LayerActivation(AtLayer, AtOnce):
 
 @dataclass(frozen=True)
 class LayerFeatureAblation(AtLayer):
-    """Drop of the output when parts of a layer are replaced (Captum; ``captum.attr.LayerFeatureAblation``).
+    r"""Drop of the output when parts of a layer are replaced (Captum; ``captum.attr.LayerFeatureAblation``).
 
+    Formula: \phi_g = f(x) - f(x;\ a_{g \leftarrow a'})
     Cost: F + 2 forward, 0 backward; F different numbers in ``layer_mask``, by default the units of the layer.
     Not for: large layers without a ``layer_mask``: one pass for each unit; redundant channels: replacing one alone
         changes little.

@@ -42,8 +42,9 @@ class LayerOnLine(AtLayer, OnPath):
 
 @dataclass(frozen=True)
 class InternalInfluence(LayerOnLine):
-    """Gradient of a layer averaged over a path at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
+    r"""Gradient of a layer averaged over a path at the input (Leino et al. 2018; ``captum.attr.InternalInfluence``).
 
+    Formula: \phi_j = \int_0^1 \frac{\partial f(b + \alpha (x - b))}{\partial a_j}\,d\alpha
     Cost: n_steps forward, n_steps backward.
     Not for: how much a unit contributes: a gradient can be large at an inactive unit; maps that should add up.
 
@@ -71,8 +72,10 @@ class InternalInfluence(LayerOnLine):
 
 @dataclass(frozen=True)
 class LayerConductance(LayerOnLine, SumsUp):
-    """Flow of f(x) - f(baseline) through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
+    r"""Flow of f(x) - f(baseline) through each unit of a layer (Dhamdhere et al. 2018; ``captum.attr.LayerConductance``).
 
+    Formula: \phi_j = \sum_i (x_i - b_i) \int_0^1 \frac{\partial f(b + \alpha (x - b))}{\partial a_j}\,\frac{\partial
+        a_j}{\partial x_i}\,d\alpha
     Cost: n_steps + 1 forward, n_steps + 1 backward.
     Not for: layers beside a skip connection: the map leaves out what bypasses the layer; few ``n_steps``: check with
         Completeness.
@@ -110,10 +113,12 @@ class LayerConductance(LayerOnLine, SumsUp):
 
 @dataclass(frozen=True)
 class LayerIntegratedGradients(AtLayer, SumsUp):
-    """Integrated gradients of a layer's activations (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
+    r"""Integrated gradients of a layer's activations (Sundararajan et al. 2017; ``captum.attr.LayerIntegratedGradients``).
 
     The path runs in the layer's space: from the activation at the baseline to the activation at the sample.
 
+    Formula: \phi_j = (a_j(x) - a_j(b)) \int_0^1 \frac{\partial f}{\partial a_j}\left(a(b) + \alpha (a(x) -
+        a(b))\right) d\alpha
     Cost: n_steps + 2 forward, n_steps backward; with ``"auto"`` from 9 to 1025 points, as each sample needs.
     Not for: comparison with IntegratedGradients: its path passes through activations that no input may produce; layers
         that run more than once (refused).
@@ -188,11 +193,13 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
 
 @dataclass(frozen=True)
 class LayerGradientShap(AtLayer, SumsUp):
-    """GradientShap of a layer's activations (Lundberg & Lee 2017; ``captum.attr.LayerGradientShap``).
+    r"""GradientShap of a layer's activations (Lundberg & Lee 2017; ``captum.attr.LayerGradientShap``).
 
     Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
     moves only when the model changes.
 
+    Formula: \phi_j = \mathbb{E}_{b,\alpha,\varepsilon}\left[(a_j(x + \varepsilon) - a_j(b))\,\frac{\partial
+        f}{\partial a_j}\right]
     Cost: 3 * n_samples forward, n_samples backward; without ``multiply_by_inputs`` n_samples forward.
     Not for: sums over a layer that is not linear in the input: they miss f(x) - f(baseline) at any ``n_samples``, use
         LayerConductance; single units at few ``n_samples``.

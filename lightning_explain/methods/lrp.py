@@ -62,13 +62,14 @@ class _Layered(nn.Module):
 
 @dataclass(frozen=True)
 class LRP(CaptumMethod):
-    """Output redistributed layer by layer to the input (Bach et al. 2015; ``captum.attr.LRP``).
+    r"""Output redistributed layer by layer to the input (Bach et al. 2015; ``captum.attr.LRP``).
 
     Each layer that runs needs a rule. Linear, convolution, pooling and 2-D batch normalization layers and
     ``Addition_Module`` use epsilon unless ``layer.rule`` is set, as in Captum; ReLU, Tanh and dropout need none. Join
     branches with ``Addition_Module``: a plain ``+`` would count the relevance twice. A map sums to the output without
     the share of the biases.
 
+    Formula: R_i = \sum_j \frac{a_i w_{ij}}{\varepsilon + \sum_{i'} a_{i'} w_{i'j}}\,R_j
     Cost: 2 forward, 1 backward; 1 forward sample more in each explanation.
     Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); ReLU networks with the
         default rule, where it equals InputXGradient at a higher price.
@@ -89,10 +90,11 @@ class LRP(CaptumMethod):
 
 @dataclass(frozen=True)
 class LayerLRP(AtLayer):
-    """Relevance that LRP passes back to a layer (Bach et al. 2015; ``captum.attr.LayerLRP``).
+    r"""Relevance that LRP passes back to a layer (Bach et al. 2015; ``captum.attr.LayerLRP``).
 
     Works at any layer that returns a tensor, including blocks and activations, for which Captum finds no rule.
 
+    Formula: R_j = \sum_k \frac{a_j w_{jk}}{\varepsilon + \sum_{j'} a_{j'} w_{j'k}}\,R_k
     Cost: 2 forward, 1 backward; 1 forward sample more in each explanation.
     Not for: skip connections written as ``+``, attention, gates, recurrent layers (all refused); ReLU networks with the
         default rule, where it equals LayerGradientXActivation at a higher price.

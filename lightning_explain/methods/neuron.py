@@ -22,8 +22,9 @@ from lightning_explain.methods.perturbation import FeatureAblation
 
 @dataclass(frozen=True)
 class NeuronGradient(OfNeuron):
-    """Gradient of a neuron with respect to the input (Captum; ``captum.attr.NeuronGradient``).
+    r"""Gradient of a neuron with respect to the input (Captum; ``captum.attr.NeuronGradient``).
 
+    Formula: \phi_i = \frac{\partial a_j(x)}{\partial x_i}
     Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
     Not for: why the model predicts what it does: it explains the unit; curves over epochs without ``neuron_selector``:
         the strongest unit can change.
@@ -45,8 +46,9 @@ class NeuronGradient(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronGuidedBackprop(OfNeuron):
-    """GuidedBackprop of a neuron (Springenberg et al. 2014; ``captum.attr.NeuronGuidedBackprop``).
+    r"""GuidedBackprop of a neuron (Springenberg et al. 2014; ``captum.attr.NeuronGuidedBackprop``).
 
+    Formula: \phi = \phi^{\text{GuidedBackprop}}\ \text{of}\ a_j\ \text{instead of}\ f
     Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
     Not for: evidence of what the unit has learned, as for GuidedBackprop (Adebayo et al. 2018); networks without ReLU
         before the unit.
@@ -65,8 +67,9 @@ class NeuronGuidedBackprop(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronDeconvolution(OfNeuron):
-    """Deconvolution of a neuron (Zeiler & Fergus 2013; ``captum.attr.NeuronDeconvolution``).
+    r"""Deconvolution of a neuron (Zeiler & Fergus 2013; ``captum.attr.NeuronDeconvolution``).
 
+    Formula: \phi = \phi^{\text{Deconvolution}}\ \text{of}\ a_j\ \text{instead of}\ f
     Cost: 1 forward, 1 backward; 1 more forward without ``neuron_selector``.
     Not for: evidence of what the unit has learned, as for Deconvolution (Nie et al. 2018); networks without ReLU before
         the unit.
@@ -85,8 +88,9 @@ class NeuronDeconvolution(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronIntegratedGradients(OfNeuron):
-    """Integrated gradients of a neuron (Sundararajan et al. 2017; ``captum.attr.NeuronIntegratedGradients``).
+    r"""Integrated gradients of a neuron (Sundararajan et al. 2017; ``captum.attr.NeuronIntegratedGradients``).
 
+    Formula: \phi_i = (x_i - b_i) \int_0^1 \frac{\partial a_j(b + \alpha (x - b))}{\partial x_i}\,d\alpha
     Cost: n_steps forward, n_steps backward; 1 more forward without ``neuron_selector``.
     Not for: features that equal the baseline, which get zero; curves over epochs without ``neuron_selector``: the
         strongest unit can change.
@@ -114,10 +118,12 @@ class NeuronIntegratedGradients(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronGradientShap(OfNeuron):
-    """GradientShap of a neuron (Lundberg & Lee 2017; ``captum.attr.NeuronGradientShap``).
+    r"""GradientShap of a neuron (Lundberg & Lee 2017; ``captum.attr.NeuronGradientShap``).
 
     Random draws are keyed by sample id, as in GradientShap.
 
+    Formula: \phi_i = \mathbb{E}_{b,\alpha,\varepsilon}\left[(x_i + \varepsilon_i - b_i)\,\frac{\partial a_j(b +
+        \alpha (x + \varepsilon - b))}{\partial x_i}\right]
     Cost: n_samples forward, n_samples backward; 1 more forward without ``neuron_selector``.
     Not for: single pixels at few ``n_samples``: the map is a random mean; curves over epochs without
         ``neuron_selector``: the strongest unit can change.
@@ -144,10 +150,11 @@ class NeuronGradientShap(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronDeepLift(OfNeuron):
-    """DeepLIFT of a neuron (Shrikumar et al. 2017; ``captum.attr.NeuronDeepLift``).
+    r"""DeepLIFT of a neuron (Shrikumar et al. 2017; ``captum.attr.NeuronDeepLift``).
 
     Handles activations as DeepLift does.
 
+    Formula: \phi = \phi^{\text{DeepLift}}\ \text{of}\ a_j\ \text{instead of}\ f
     Cost: 2 forward, 2 backward; 1 more forward without ``neuron_selector``.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers before the unit: the map
         misses the sum, which is reported; attention and softmax before the unit (refused): use NeuronIntegratedGradients.
@@ -173,10 +180,11 @@ class NeuronDeepLift(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronDeepLiftShap(NeuronDeepLift):
-    """DeepLIFT of a neuron, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.NeuronDeepLiftShap``).
+    r"""DeepLIFT of a neuron, averaged over K baselines (Lundberg & Lee 2017; ``captum.attr.NeuronDeepLiftShap``).
 
     Handles activations as DeepLift does.
 
+    Formula: \phi = \frac{1}{K} \sum_{k=1}^{K} \phi^{\text{NeuronDeepLift}}(x, b^{(k)})
     Cost: 2 * K forward, 2 * K backward; K baselines; 1 more forward without ``neuron_selector``.
     Not for: gates and squeeze-and-excitation (products), layer or group norms, recurrent layers before the unit: the map
         misses the sum, which is reported; attention and softmax before the unit (refused): use NeuronGradientShap.
@@ -200,8 +208,9 @@ class NeuronDeepLiftShap(NeuronDeepLift):
 
 @dataclass(frozen=True)
 class NeuronFeatureAblation(OfNeuron):
-    """Drop of a neuron when a feature is replaced (Captum; ``captum.attr.NeuronFeatureAblation``).
+    r"""Drop of a neuron when a feature is replaced (Captum; ``captum.attr.NeuronFeatureAblation``).
 
+    Formula: \phi_g = a_j(x) - a_j(x_{g \leftarrow b})
     Cost: F + 1 forward, 0 backward; F features; 1 more forward without ``neuron_selector``.
     Not for: images without a ``feature_mask``: one pass for each channel of each pixel; redundant features: replacing
         one alone changes little.
@@ -227,8 +236,10 @@ class NeuronFeatureAblation(OfNeuron):
 
 @dataclass(frozen=True)
 class NeuronConductance(OfUnit):
-    """Flow from each input through a neuron to the output (Dhamdhere et al. 2018; ``captum.attr.NeuronConductance``).
+    r"""Flow from each input through a neuron to the output (Dhamdhere et al. 2018; ``captum.attr.NeuronConductance``).
 
+    Formula: \phi_i = (x_i - b_i) \int_0^1 \frac{\partial f(b + \alpha (x - b))}{\partial a_j}\,\frac{\partial
+        a_j}{\partial x_i}\,d\alpha
     Cost: n_steps forward, 2 * n_steps backward; 1 more forward without ``neuron_selector``.
     Not for: what excites the unit (use NeuronIntegratedGradients): the map shows what flows through it to the output;
         curves over epochs without ``neuron_selector``: the strongest unit can change.

@@ -23,11 +23,13 @@ _SALIENCY = Saliency(abs=False)
 
 @dataclass(frozen=True)
 class NoiseTunnel(OnPath):
-    """Map of a method averaged over noisy inputs (Smilkov et al. 2017, Adebayo et al. 2018; ``captum.attr.NoiseTunnel``).
+    r"""Map of a method averaged over noisy inputs (Smilkov et al. 2017, Adebayo et al. 2018; ``captum.attr.NoiseTunnel``).
 
     Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
     moves only when the model changes.
 
+    Formula: \phi = \frac{1}{n} \sum_{k=1}^{n} \phi^{\text{inside}}(x + \varepsilon_k),\quad \varepsilon_k \sim
+        \mathcal{N}(0, \sigma^2)
     Cost: nt_samples * inside forward, nt_samples * inside backward; inside is the cost of the method inside.
     Signed: as the method inside; no with ``smoothgrad_sq`` and ``vargrad``.
     Not for: noise as large as the signal: 1.0 drowns normalized images, Smilkov et al. use 0.1 to 0.2 of the range;

@@ -18,8 +18,9 @@ from lightning_explain.methods._base import OnPath, SumsUp, added, each, sum_of_
 
 @dataclass(frozen=True)
 class IntegratedGradients(SumsUp, OnPath):
-    """Gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
+    r"""Gradient integrated from a baseline to the input (Sundararajan et al. 2017; ``captum.attr.IntegratedGradients``).
 
+    Formula: \phi_i = (x_i - b_i) \int_0^1 \frac{\partial f(b + \alpha (x - b))}{\partial x_i}\,d\alpha
     Cost: n_steps forward, n_steps backward; with ``"auto"`` from 9 to 1025, as each sample needs.
     Not for: features that equal the baseline, which get zero (black objects on ``"black"``); few ``n_steps`` on a steep
         network: check with Completeness.
@@ -93,11 +94,13 @@ class _WithGap(IntegratedGradients):
 
 @dataclass(frozen=True)
 class GradientShap(SumsUp, OnPath):
-    """Mean gradient between random baselines and the noisy input (Lundberg & Lee 2017; ``captum.attr.GradientShap``).
+    r"""Mean gradient between random baselines and the noisy input (Lundberg & Lee 2017; ``captum.attr.GradientShap``).
 
     Follows Captum's formula with random draws keyed by sample id: every explanation repeats the same draws, so a curve
     moves only when the model changes.
 
+    Formula: \phi_i = \mathbb{E}_{b,\alpha,\varepsilon}\left[(x_i + \varepsilon_i - b_i)\,\frac{\partial f(b + \alpha
+        (x + \varepsilon - b))}{\partial x_i}\right]
     Cost: n_samples forward, n_samples backward.
     Not for: single pixels at few ``n_samples``, because the map is a random mean: check with Completeness; baselines
         that are not typical of the data.

@@ -28,10 +28,11 @@ class Ablating(OnPath):
 
 @dataclass(frozen=True)
 class Occlusion(Ablating):
-    """Drop of the output when a window of the input is replaced (Zeiler & Fergus 2013; ``captum.attr.Occlusion``).
+    r"""Drop of the output when a window of the input is replaced (Zeiler & Fergus 2013; ``captum.attr.Occlusion``).
 
     The baseline replaces the window at every position; an element gets the mean drop over the windows that cover it.
 
+    Formula: \phi_i = \frac{1}{|\{W: i \in W\}|} \sum_{W: i \in W} \left(f(x) - f(x_{W \leftarrow b})\right)
     Cost: P + 1 forward, 0 backward; P positions of the window.
     Not for: comparison across window sizes: size and stride decide what is found; evidence that is larger than the
         window or redundant; inputs without an order (tables).
@@ -83,8 +84,9 @@ class Occlusion(Ablating):
 
 @dataclass(frozen=True)
 class FeatureAblation(Ablating):
-    """Drop of the output when a feature is replaced by the baseline (Captum; ``captum.attr.FeatureAblation``).
+    r"""Drop of the output when a feature is replaced by the baseline (Captum; ``captum.attr.FeatureAblation``).
 
+    Formula: \phi_g = f(x) - f(x_{g \leftarrow b})
     Cost: F + 1 forward, 0 backward; F features, without a mask one for each number of the input.
     Not for: images without a ``feature_mask``: one pass for each channel of each pixel; redundant features: replacing
         one alone changes little.
@@ -122,13 +124,14 @@ class FeatureAblation(Ablating):
 
 @dataclass(frozen=True)
 class FeaturePermutation(Ablating):
-    """Drop of the output with a feature of another sample (Breiman 2001; ``captum.attr.FeaturePermutation``).
+    r"""Drop of the output with a feature of another sample (Breiman 2001; ``captum.attr.FeaturePermutation``).
 
     Follows Captum's formula with one permutation of the clean probe samples for each feature, drawn by sample id: the
     result depends neither on the order of the samples nor on which of them are explained together. A perturbed sample
     (in NoiseTunnel or SensitivityMax) takes its features from clean samples. A permutation that would move no sample
     becomes a shift by one.
 
+    Formula: \phi_g = f(x) - f(x_{g \leftarrow x'}),\quad x'\ \text{another sample}
     Cost: F + 1 forward, 0 backward; F features, without a mask one for each number of the input.
     Not for: probes of few samples: each feature is exchanged once, and the map is mostly chance; images pixel by pixel:
         neighbors reveal the pixel.

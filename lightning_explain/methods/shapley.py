@@ -67,10 +67,12 @@ class OneByOne(CaptumMethod):
 
 @dataclass(frozen=True)
 class ShapleyValueSampling(OneByOne, SumsUp):
-    """Shapley values estimated from random feature orders (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
+    r"""Shapley values estimated from random feature orders (Castro et al. 2009; ``captum.attr.ShapleyValueSampling``).
 
     The orders are keyed by sample id: every explanation repeats them.
 
+    Formula: \phi_g = \frac{1}{n} \sum_{\pi} \left(f(x_{S_\pi \cup g}) - f(x_{S_\pi})\right),\quad S_\pi\ \text{the
+        features before}\ g\ \text{in the order}\ \pi
     Cost: n_samples * F + 1 forward, 0 backward; F features, without a mask one for each number of the input.
     Not for: images without a ``feature_mask``: tens of thousands of passes for each sample; baselines unlike the data:
         half of the points are mixtures with them.
@@ -102,11 +104,13 @@ class ShapleyValueSampling(OneByOne, SumsUp):
 
 @dataclass(frozen=True)
 class ShapleyValues(SumsUp):
-    """Exact Shapley values of up to 12 features (Shapley 1953; ``captum.attr.ShapleyValues``).
+    r"""Exact Shapley values of up to 12 features (Shapley 1953; ``captum.attr.ShapleyValues``).
 
     Gives Captum's numbers with fewer passes: evaluates each of the 2^F sets of F features once instead of each of the
     F! orders.
 
+    Formula: \phi_g = \sum_{S \subseteq F \setminus g} \frac{|S|!\,(|F| - |S| - 1)!}{|F|!} \left(f(x_{S \cup g}) -
+        f(x_S)\right)
     Cost: 2**F forward, 0 backward; F features.
     Not for: more than 12 features (refused): use ShapleyValueSampling; baselines unlike the data: the points are
         mixtures with them.

@@ -57,10 +57,11 @@ class Surrogate(OneByOne):
 
 @dataclass(frozen=True)
 class Lime(Surrogate):
-    """Coefficients of a linear model fitted to random feature sets (Ribeiro et al. 2016; ``captum.attr.Lime``).
+    r"""Coefficients of a linear model fitted to random feature sets (Ribeiro et al. 2016; ``captum.attr.Lime``).
 
     The random sets are keyed by sample id: every explanation repeats them.
 
+    Formula: \phi = \arg\min_{w} \sum_{S} k(x, x_S) \left(f(x_S) - w_0 - \sum_{g \in S} w_g\right)^2 + \lambda \|w\|_1
     Cost: n_samples forward, 0 backward.
     Not for: more features than ``n_samples`` can separate (images without a ``feature_mask``); outputs of small scale
         (probabilities), which the default Lasso shrinks to zero.
@@ -102,10 +103,12 @@ class Lime(Surrogate):
 
 @dataclass(frozen=True)
 class KernelShap(Surrogate):
-    """Shapley values estimated by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
+    r"""Shapley values estimated by a weighted linear fit (Lundberg & Lee 2017; ``captum.attr.KernelShap``).
 
     The random feature sets are keyed by sample id: every explanation repeats them.
 
+    Formula: \phi = \arg\min_{w} \sum_{S} \frac{|F| - 1}{\binom{|F|}{|S|}\,|S|\,(|F| - |S|)} \left(f(x_S) - f(b) -
+        \sum_{g \in S} w_g\right)^2
     Cost: n_samples forward, 0 backward.
     Not for: more features than ``n_samples`` can separate (images without a ``feature_mask``); up to 12 features: use
         ShapleyValues, which is exact.

@@ -39,10 +39,11 @@ def agreement(
 
 @dataclass(frozen=True)
 class Agreement(CheckedArguments, Metric):
-    """Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
+    r"""Mean Spearman correlation between a method's map and those of the other methods (Krishna et al. 2022).
 
     Ranks pixels by their relevance, summed over channels. There is no score with fewer than two methods.
 
+    Formula: \frac{1}{M - 1} \sum_{m' \ne m} \rho(\phi_m, \phi_{m'}),\quad \rho\ \text{Spearman's correlation}
     Chance: 0, of methods that rank without regard to each other.
     Cost: 0 forward, 0 backward.
     Not for: choosing a method: all methods can be wrong together; signed maps beside unsigned ones without

@@ -32,7 +32,7 @@ def convergence_delta(attribution: Attribution, gaps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Completeness(Metric):
-    """Error of the map's sum against f(x) - f(baseline) (Sundararajan et al. 2017; Captum's ``convergence_delta``).
+    r"""Error of the map's sum against f(x) - f(baseline) (Sundararajan et al. 2017; Captum's ``convergence_delta``).
 
     ``|sum(map) - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; the numerator alone is ``_delta``. Scores only methods
     that promise the sum: integrated gradients and DeepLIFT with ``multiply_by_inputs``, their layer forms (the sum of
@@ -40,6 +40,7 @@ class Completeness(Metric):
     promises it in expectation only. A large error reveals too few ``n_steps``, or a DeepLIFT that met an operation
     without a rule.
 
+    Formula: \frac{\left|\sum_i \phi_i - (f(x) - f(b))\right|}{|f(x) - f(b)|}
     Cost: B forward, 0 backward; B different baselines of the methods (K in a set); equal ones go through once.
     Not for: deciding which map is right: a map can add up and still highlight the wrong place; samples with f(x) near
         f(baseline).

@@ -47,10 +47,12 @@ def entropy(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Concentration(Metric):
-    """Unevenness of the map: Gini index (Chalasani et al. 2020; Quantus' Sparseness), and entropy as ``_entropy``.
+    r"""Unevenness of the map: Gini index (Chalasani et al. 2020; Quantus' Sparseness), and entropy as ``_entropy``.
 
     Both use the absolute values of the pixels, after summing the channels.
 
+    Formula: G = \frac{\sum_{i=1}^{n} (2i - n - 1)\,|\phi|_{(i)}}{n \sum_i |\phi|_{(i)}},\quad H = -\frac{1}{\ln n}
+        \sum_i p_i \ln p_i,\quad p_i = \frac{|\phi_i|}{\sum_j |\phi_j|}
     Cost: 0 forward, 0 backward.
     Not for: choosing a method: a map can concentrate on the wrong pixel; maps of different resolutions, such as
         Grad-CAM beside pixel maps.

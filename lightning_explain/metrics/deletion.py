@@ -113,12 +113,14 @@ class _Curve(CheckedArguments, Metric):
 
 @dataclass(frozen=True)
 class Deletion(_Curve):
-    """Area under the output as pixels are replaced by the baseline, most relevant first (Petsiuk et al. 2018, RISE).
+    r"""Area under the output as pixels are replaced by the baseline, most relevant first (Petsiuk et al. 2018, RISE).
 
     With z(s) the sample after a share s of its pixels is replaced, the score is the integral over s of ``f(z(s))``, or
     with ``normalize`` of ``(f(z(s)) - f(baseline)) / |f(x) - f(baseline)|``. The output drops at once if the top pixels
     carry it. RISE scores a probability: use ``normalize=False`` and a ``target`` that returns one.
 
+    Formula: \int_0^1 \frac{f(z(s)) - f(b)}{|f(x) - f(b)|}\,ds,\quad z(s): \text{the top share}\ s\ \text{of the units
+        at}\ b
     Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
     Not for: maps without a sign, which rank evidence against the output high; baselines unlike the data: the score then
         measures the network's response to unusual inputs; samples with f(x) near f(baseline).
@@ -146,11 +148,13 @@ class Deletion(_Curve):
 
 @dataclass(frozen=True)
 class Insertion(_Curve):
-    """Area under the output as pixels replace those of the baseline, most relevant first (Petsiuk et al. 2018, RISE).
+    r"""Area under the output as pixels replace those of the baseline, most relevant first (Petsiuk et al. 2018, RISE).
 
     Same formula, arguments, units and errors as :class:`Deletion`, with z(s) the baseline after a share s of the
     sample's pixels is inserted. ``baselines="blur"`` is RISE's own choice.
 
+    Formula: \int_0^1 \frac{f(z(s)) - f(b)}{|f(x) - f(b)|}\,ds,\quad z(s): \text{the top share}\ s\ \text{of the units
+        at}\ x,\ \text{all others at}\ b
     Cost: 1 + M * (n_steps - 1) forward, 0 backward; M methods.
     Not for: maps without a sign, which rank evidence against the output high; baselines unlike the data: the score then
         measures the network's response to unusual inputs; samples with f(x) near f(baseline).

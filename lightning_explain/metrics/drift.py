@@ -65,13 +65,14 @@ def _scaled(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Drift(CheckedArguments, Metric):
-    """Similarity of each map to the previous and to the first explanation's map of the sample (Adebayo et al. 2018).
+    r"""Similarity of each map to the previous and to the first explanation's map of the sample (Adebayo et al. 2018).
 
     Compares pixels, summed over channels, by cosine similarity, by Spearman's rank correlation and, for images of at
     least 11 pixels a side, by structural similarity (Wang et al. 2004; torchmetrics) of the maps divided by their
     largest absolute value. Suffixes are ``_cosine_previous``, ``_cosine_first`` and so on. The first explanation has no
     score.
 
+    Formula: \frac{\phi_t \cdot \phi_{t'}}{\|\phi_t\|\,\|\phi_{t'}\|},\quad t' \in \{\text{previous}, \text{first}\}
     Cost: 0 forward, 0 backward.
     Not for: judging a method: a map that no longer moves may be wrong, or the network may have stopped learning;
         methods that failed in between: they are compared with their last map; a single explanation.

@@ -120,7 +120,7 @@ def _spread(left_out: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Infidelity(CheckedArguments, Metric):
-    """Error of a map's prediction of output changes under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
+    r"""Error of a map's prediction of output changes under perturbations (Yeh et al. 2019; ``captum.metrics.infidelity``).
 
     ``_relative`` is the score to watch: 1 - r^2, with r the correlation over the draws of a sample between the change
     that the map predicts and the actual one. It has no unit and does not depend on the scale of the output or the map. It
@@ -133,6 +133,9 @@ class Infidelity(CheckedArguments, Metric):
     are removed, the prediction is the sum of the map over these units. So are CAMs and other layer maps that contain the
     activation.
 
+    Formula: \text{infidelity} = \mathbb{E}_I\left[\left(\hat{\Delta}_I - \Delta_I\right)^2\right],\quad \Delta_I =
+        f(x) - f(x - I),\quad \hat{\Delta}_I = \sum_i I_i \phi_i;\qquad \text{relative} = 1 - r^2(\hat{\Delta},
+        \Delta)
     Chance: ``_relative`` is ``1 - 1 / (n_perturb_samples - 1)`` on average for a map without information (0.93 for 16
         draws); for squares, which overlap, 0.85 to 0.9.
     Cost: n_perturb_samples * M forward, 0 backward; M methods with different baselines: equal ones count once, and so do

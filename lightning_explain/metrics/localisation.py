@@ -136,12 +136,13 @@ def _masked(
 
 @dataclass(frozen=True)
 class RelevanceMass(_Localised):
-    """Share of the positive map inside the mask (Arras et al. 2022; Quantus' RelevanceMassAccuracy of maps without negative parts).
+    r"""Share of the positive map inside the mask (Arras et al. 2022; Quantus' RelevanceMassAccuracy of maps without negative parts).
 
     Needs ``Probe(masks=...)``. Takes the positive part of the map, as Arras et al. do; Quantus divides signed sums.
     ``_over_chance`` is the score divided by the mask's share of the image. Whether high is good depends on what the mask
     marks: an object or a shortcut.
 
+    Formula: \frac{\sum_{i \in M} \max(\phi_i, 0)}{\sum_i \max(\phi_i, 0)}
     Chance: the mask's share of the image, 1 for ``_over_chance``: that of a map that is equal everywhere.
     Cost: 0 forward, 0 backward.
     Not for: masks that cover most of the image: any map scores high; evidence against the output: negative parts do not
@@ -174,10 +175,11 @@ class RelevanceMass(_Localised):
 
 @dataclass(frozen=True)
 class RelevanceRank(_Localised):
-    """Share of the K most relevant pixels inside the mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
+    r"""Share of the K most relevant pixels inside the mask of K pixels (Arras et al. 2022; Quantus' RelevanceRankAccuracy).
 
     Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
 
+    Formula: \frac{|\text{top}_K(\phi) \cap M|}{K},\quad K = |M|
     Chance: the mask's share of the image.
     Cost: 0 forward, 0 backward.
     Not for: masks of few pixels with coarse maps such as Grad-CAM, whose pixels tie; masks of most of the image.
@@ -197,10 +199,11 @@ class RelevanceRank(_Localised):
 
 @dataclass(frozen=True)
 class PointingGame(_Localised):
-    """Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
+    r"""Whether the most relevant pixel lies inside the probe's mask (Zhang et al. 2018; Quantus' PointingGame).
 
     Needs ``Probe(masks=...)``. Whether high is good depends on what the mask marks: an object or a shortcut.
 
+    Formula: \mathbf{1}\left[\arg\max_i \phi_i \in M\right]
     Chance: the mask's share of the image.
     Cost: 0 forward, 0 backward.
     Not for: few samples: each is a hit or a miss; noisy pixel maps, whose single largest pixel is chance.

@@ -28,13 +28,15 @@ def depths(layers: int, count: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Randomization(CheckedArguments, Metric):
-    """Rank correlation with the maps of randomized networks (Adebayo et al. 2018; Quantus' MPRT).
+    r"""Rank correlation with the maps of randomized networks (Adebayo et al. 2018; Quantus' MPRT).
 
     Randomizes the layers from the top down, each stage on top of the former (cascading). The score is the mean over the
     stages of ``spearman(map of the network, map of the randomized network)``; ``_top`` is the first stage (the output
     layer alone), ``_full`` the last (all layers). A score near 1 means that the map hardly depends on the network, like
     that of an edge detector. Maps are compared in the method's own shape.
 
+    Formula: \frac{1}{L} \sum_{l=1}^{L} \rho\left(\phi(f), \phi(f_l)\right),\quad f_l: \text{the top}\ l\ \text{layers
+        random}
     Cost: n_layers * n_draws * methods forward, n_layers * n_draws * methods backward; methods is the cost of all
         methods; 1 forward sample more in each explanation.
     Not for: ranking methods: noisy maps score well (Binder et al. 2023); untrained networks, which are already random;

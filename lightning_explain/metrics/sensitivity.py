@@ -45,10 +45,11 @@ def _norm(parts: tuple[Tensor, ...] | list[Tensor], norm_ord: str | float) -> Te
 
 @dataclass(frozen=True)
 class SensitivityMax(CheckedArguments, Metric):
-    """Largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
+    r"""Largest relative change of the map near the input (Yeh et al. 2019; ``captum.metrics.sensitivity_max``).
 
     Recomputes all methods at the same perturbed samples.
 
+    Formula: \max_{\|\delta\|_\infty \le r} \frac{\|\phi(x + \delta) - \phi(x)\|}{\|\phi(x)\|}
     Cost: n_perturb_samples * methods forward, n_perturb_samples * methods backward; methods is the cost of all methods.
     Not for: deciding which map is right: a constant map scores best; images of another scale than about 1 without a
         matching ``perturb_radius``.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from latex2mathml.converter import convert
 from torch import nn
 
 from lightning_explain import Probe
@@ -40,16 +41,22 @@ def load() -> ModuleType:
 generate = load()
 
 
-@pytest.mark.parametrize("name", ["methods.md", "metrics.md"])
-def test_the_page_on_disk_is_what_the_docstrings_say(name: str) -> None:
-    written = (DOCS / "reference" / name).read_text(encoding="utf-8")
-    assert written == generate.PAGES[name](), f"docs/reference/{name} is not current: run `make docs`."
+def test_the_pages_on_disk_are_what_the_docstrings_say() -> None:
+    written = {
+        path.relative_to(DOCS / "reference").as_posix(): path.read_text(encoding="utf-8")
+        for pattern in ("methods*", "metrics*", "methods/*", "metrics/*")
+        for path in (DOCS / "reference").glob(pattern)
+        if path.is_file()
+    }
+    expected = {name: page() for name, page in generate.PAGES.items()}
+    other = [name for name in written | expected if written.get(name) != expected.get(name)]
+    assert not other, f"{other} of docs/reference are not current: run `make docs`."
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_class_has_every_section(name: str) -> None:
     entry = generate.entry(ALL[name])
-    for part in ("summary", "paper", "result", "signed", "not_for", "example"):
+    for part in ("summary", "formula", "paper", "result", "signed", "not_for", "example"):
         assert getattr(entry, part), part
     assert [argument for argument, _, _ in entry.arguments] == [field.name for field in fields(ALL[name])]
     assert name in METRICS or entry.twin == f"``captum.attr.{name}``"
@@ -62,42 +69,45 @@ def test_the_cost_is_stated_in_one_place_only(name: str) -> None:
     assert not [text for text in elsewhere if re.search(r"\bcosts?\b", text, re.IGNORECASE)]
 
 
-@pytest.mark.parametrize(("name", "classes"), [("methods.md", METHODS), ("metrics.md", METRICS)])
-def test_a_page_has_each_class_once_in_its_table_and_under_the_heading_it_links_to(
-    name: str, classes: dict[str, type]
-) -> None:
-    page = generate.PAGES[name]()
-    assert sorted(re.findall(r"^\| \[(\w+)\]\(#\w+\)", page, re.MULTILINE)) == sorted(classes)
-    headings = re.findall(r"^##+ (.+)$", page, re.MULTILINE)
-    assert len(set(headings)) == len(headings)
-    assert set(re.findall(r"\(#(\w+)\)", page)) <= {heading.lower() for heading in headings}
+@pytest.mark.parametrize(("kind", "classes"), [("methods", METHODS), ("metrics", METRICS)])
+def test_a_table_has_each_class_once_and_links_to_its_page(kind: str, classes: dict[str, type]) -> None:
+    page = generate.PAGES[f"{kind}.md"]()
+    rows = re.findall(rf"^\| \[(\w+)\]\({kind}/(\w+)\.md\)", page, re.MULTILINE)
+    assert sorted(rows) == sorted((name, name) for name in classes)
+    assert sorted(re.findall(rf"^{kind}/(\w+)$", page, re.MULTILINE)) == sorted(classes), "the table of contents"
+    assert {f"{kind}/{name}.md" for name in classes} < set(generate.PAGES)
 
 
-@pytest.mark.parametrize("name", ["methods.md", "metrics.md"])
-def test_a_page_is_well_formed(name: str) -> None:
-    page = generate.PAGES[name]()
-    tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
-    assert tables
-    for table in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
-    prose = re.sub(r"^```python\n(.*\n)+?```$", "", page, flags=re.MULTILINE)
-    assert "```" not in prose
-    assert not [line for line in prose.splitlines() if line.count("`") % 2]
-    assert not [line for line in page.splitlines() if line != line.rstrip()]
-    assert "\n\n\n" not in page
+def test_pages_are_well_formed() -> None:
+    for name, write in generate.PAGES.items():
+        page = write()
+        tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+        assert tables or "/" in name
+        for table in tables:
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+        prose = re.sub(r"^```(python|{toctree})\n(.*\n)+?```$", "", page, flags=re.MULTILINE)
+        assert "```" not in prose
+        assert not [line for line in prose.splitlines() if line.count("`") % 2]
+        assert not [line for line in page.splitlines() if line != line.rstrip()]
+        assert "\n\n\n" not in page
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_page_shows_the_example_after_the_arguments_with_results_as_comments(name: str) -> None:
-    page = generate.PAGES["methods.md" if name in METHODS else "metrics.md"]()
-    entry = re.search(rf"^##+ {name}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
-    assert entry is not None
-    assert entry[1].count("```python\n") == 1
-    example = entry[1].partition("```python\n")[2].partition("\n```\n")[0]
-    assert not entry[1].partition(example)[2].strip("`\n")
+def test_a_page_shows_formula_and_example_with_results_as_comments(name: str) -> None:
+    page = generate.PAGES[f"{'methods' if name in METHODS else 'metrics'}/{name}.md"]()
+    assert f"\n# {name}\n" in page
+    assert f"\n$$\n{generate.entry(ALL[name]).formula}\n$$\n" in page
+    assert page.count("```python\n") == 1
+    example = page.partition("```python\n")[2].partition("\n```\n")[0]
+    assert not page.partition(example)[2].strip("`\n")
     assert f"{name}(" in example
     assert re.search(r"  # torch\.Size\(\[2.*\]\)$", example)
     compile(example, name, "exec")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_formula_is_latex_that_can_be_drawn(name: str) -> None:
+    assert "<math" in convert(generate.entry(ALL[name]).formula)
 
 
 def test_families_hold_the_methods_of_captums_chapters() -> None:
@@ -112,6 +122,7 @@ def test_families_hold_the_methods_of_captums_chapters() -> None:
 class Bad:
     """A class (Nobody 2020).
 
+    Formula: f(x)
     Cost: 1 forward, 1 backward.
     Not for: use.
 
@@ -130,6 +141,7 @@ class Bad:
 
 
 FAULTS = {
+    "no formula": ("    Formula: f(x)\n", "", "has no line 'Formula: ...'"),
     "no cost": ("    Cost: 1 forward, 1 backward.\n", "", "has no line 'Cost: ...'"),
     "another cost": (
         "1 forward, 1 backward",
