@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from lightning_explain.core.contracts import Method, Metric, Modality, Sink, Target
     from lightning_explain.core.probe import Probe
     from lightning_explain.core.report import Report
-    from lightning_explain.explainer.comparison import compare
     from lightning_explain.explainer.explainer import explain
     from lightning_explain.monitor.callback import ExplanationMonitor
     from lightning_explain.probes.selection import ProbeSelection
     from lightning_explain.render.stored import draw
+    from lightning_explain.report.comparison import compare
     from lightning_explain.store.report_files import load_reports
 
 __all__ = ["ExplanationMonitor", "Probe", "ProbeSelection", "Report", "__version__"]
@@ -32,7 +32,7 @@ _HOMES = {
     "Probe": "core.probe",
     "ProbeSelection": "probes.selection",
     "Report": "core.report",
-    "compare": "explainer.comparison",
+    "compare": "report.comparison",
     "draw": "render.stored",
     "explain": "explainer.explainer",
     "load_reports": "store.report_files",
