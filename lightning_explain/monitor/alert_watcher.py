@@ -19,7 +19,7 @@ from lightning_explain.monitor.failures import FailureLog, rank_zero_warn_or_log
 
 
 def alerts_of(given: Any) -> tuple[Alert, ...]:
-    """The alerts in a user's list of instances or of mappings of their arguments; ``None``: no alerts.
+    """The alerts in a user's list of instances, expressions, or mappings of their arguments; ``None``: no alerts.
 
     Raises:
         TypeError: If the argument is not a list of alerts.
@@ -31,9 +31,12 @@ def alerts_of(given: Any) -> tuple[Alert, ...]:
         raise TypeError(f"alerts={brief(given)} is of type {type(given).__name__}; give a list of alerts.")
     found: dict[str, Alert] = {}
     for i, one in enumerate(given):
-        alert = construct(Alert, one, f"alerts[{i}]") if isinstance(one, Mapping) else one
+        arguments = {"metric": one} if isinstance(one, str) else one
+        alert = construct(Alert, arguments, f"alerts[{i}]") if isinstance(arguments, Mapping) else one
         if not isinstance(alert, Alert):
-            raise TypeError(f"alerts[{i}] is a {type(one).__name__}; give an Alert, or a mapping of its arguments.")
+            raise TypeError(
+                f"alerts[{i}] is a {type(one).__name__}; give an Alert, an expression, or a mapping of its arguments."
+            )
         if alert.key in found:
             raise ValueError(f"alerts has {alert.key!r} twice; keep one of them, since every action also warns.")
         found[alert.key] = alert

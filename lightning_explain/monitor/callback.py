@@ -91,7 +91,8 @@ class ExplanationMonitor(MonitorBase):
             to such lists, with ``"default"`` for all others.
         cmap: Colors of heat maps: a name, a matplotlib object or ``(position, color)`` pairs; or a mapping like ``panels``.
         outlier_perc: Share of a map's total that may be clipped, in percent; or a mapping as for ``panels``.
-        alerts: What to do when a score leaves its bounds: a list of ``Alert``, or of mappings with its arguments.
+        alerts: What to do when a score leaves its bounds: a list of ``Alert``, of expressions such as
+            ``"relevance_mass/ig > 0.3 for 2"``, or of mappings with the arguments of ``Alert``.
         sinks: ``"auto"``: write to the Trainer's loggers; or a list of your own ``Sink`` objects to write to as well.
         log_artifacts: At the end, upload the files of ``save_reports`` to W&B (as an artifact of type ``explanations``), MLflow or
             Comet. Off by default, because they hold the probe's inputs, and whoever sees the run can download them.
@@ -143,7 +144,7 @@ class ExplanationMonitor(MonitorBase):
         panels: Sequence[Sequence[str]] | Mapping[str, Sequence[Sequence[str]]] | None = None,
         cmap: Any = None,
         outlier_perc: float | Mapping[str, float] = 2.0,
-        alerts: Sequence[Alert | Mapping[str, Any]] | None = None,
+        alerts: Sequence[Alert | str | Mapping[str, Any]] | None = None,
         sinks: Sequence[Sink] | str = "auto",
         log_artifacts: bool = False,
         keep_every: int | None = None,

@@ -67,6 +67,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[float | None, ...], list[int]]] = {
     "once for as long as it lasts": ({"above": 0.3}, (0.4, 0.5, 0.4), [0]),
     "again after it was fine": ({"above": 0.3}, (0.4, 0.1, 0.4), [0, 2]),
     "below": ({"below": 0.3}, (0.4, 0.3, 0.2), [2]),
+    "at least": ({"at_least": 0.3}, (0.2, 0.3, 0.4), [1]),
+    "at most": ({"at_most": 0.3}, (0.4, 0.3, 0.2), [1]),
     "patience": ({"above": 0.3, "patience": 2}, (0.4, 0.2, 0.4, 0.4, 0.4), [3]),
     "doubled": ({"times": 2.0}, (1.5, 2.9, 3.0), [2]),
     "halved": ({"times": 0.5}, (3.0, 1.6, 1.5), [2]),
@@ -218,6 +220,8 @@ def test_alerts_come_from_a_configuration(tmp_path: Path) -> None:
         alerts:
           - {metric: concentration/saliency, above: -1, action: stop}
           - {metric: concentration_entropy/saliency, below: 2, patience: 2}
+          - {metric: concentration/saliency >= 2, action: stop}
+          - concentration/saliency > 3 for 2
         """
     )
     watch = ExplanationMonitor.from_config(config)
@@ -233,7 +237,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "two alike": ([Alert(KEY, above=1), Alert(KEY, above=1.0, action="stop")], "alerts has .* twice"),
     "one that is no list": (Alert(KEY, above=1), "alerts=Alert.* give a list of alerts"),
     "a mapping": ({"metric": KEY, "above": 1}, "alerts=.* give a list of alerts"),
-    "a word": (["stop"], r"alerts\[0\] is a str"),
+    "a word": (["stop"], r"Alert\('stop'\) has no bound; give exactly one"),
+    "a number": ([1], r"alerts\[0\] is a int; give an Alert, an expression, or a mapping"),
+    "a broken expression": (["told/saliency > x"], "has no finite number behind '>'"),
 }
 
 
@@ -246,7 +252,7 @@ def test_alerts_that_cannot_be_are_refused_at_once(alerts: Any, message: str) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "has none of them; give exactly one of above, below, times"),
+        ({}, "has no bound; give exactly one of above, below, at_least, at_most, times, or an expression such as"),
         ({"above": 1, "below": 0}, "has above=1, below=0; give exactly one"),
         ({"above": "1"}, r"Alert\(above='1'\); give a finite number"),
         ({"above": True}, r"Alert\(above=True\); give a finite number"),
