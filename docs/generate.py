@@ -310,7 +310,7 @@ def metric_page(cls: Any) -> str:
         "Comparable": _comparable(cls()),
         "Same as": e.twin,
     }
-    undefined = {_score(suffix): reason for suffix, reason in cls.undefined.items()}
+    undefined = {_score(suffix): reason for suffix, reason in cls().undefined.items()}
     reasons = {reason: [score for score in undefined if undefined[score] == reason] for reason in undefined.values()}
     further["Undefined"] = "; ".join(f"{', '.join(scores)} where {reason}" for reason, scores in reasons.items())
     return _class_page(e, further)

@@ -320,6 +320,8 @@ class Metric(ABC):
     methods: tuple[str, ...] | None = None
     """Names of the methods that it scores; ``None``: all that it can."""
     baselines: Baseline = None
+    curves: int | None = None
+    """Of how many of its scores, the largest, each method has a curve on its chart; ``None``: each score has a chart for all methods."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -412,9 +414,9 @@ class InputFacts(NamedTuple):
 class Modality(ABC):
     """Base class of modalities: what one input of the model is. The engine, the metrics and the renderer ask it.
 
-    It answers four questions: which units the input has (``units``, ``present``, ``pixels``), where a layer's map lies on them (``place``,
-    ``onto``), how they are perturbed (``reference``, ``region``, ``blurred``), and which panels show a map (``panels``). Unless a subclass
-    says otherwise, every element is a unit, layers have no place on the input, and there are no regions.
+    It answers four questions: which units the input has (``units``, ``present``, ``pixels``, ``named``), where a layer's map lies on them
+    (``place``, ``onto``), how they are perturbed (``reference``, ``region``, ``blurred``), and which panels show a map (``panels``). Unless
+    a subclass says otherwise, every element is a unit, layers have no place on the input, and there are no regions.
 
     Example:
         >>> from lightning_explain import Modality
@@ -446,6 +448,14 @@ class Modality(ABC):
     def features(self, x: Tensor) -> Tensor:
         """The number of the feature that each element belongs to if no ``feature_mask`` is given, ``(1, ...)``."""
         return torch.arange(x[0].numel(), device=x.device).reshape(1, *x.shape[1:])
+
+    def named(self, x: Tensor) -> Sequence[str]:
+        """The names of features that all samples ``(N, ...)`` have, such as columns or channels; empty if there are none."""
+        return ()
+
+    def by_name(self, values: Tensor, x: Tensor) -> Tensor:
+        """Numbers in the shape of ``units`` summed within each named feature, ``(N, F)``."""
+        return values.new_empty(len(values), 0)
 
     def spread(self, values: Tensor, x: Tensor) -> Tensor:
         """Numbers in the shape of ``units`` at the elements of each unit; broadcasts to ``x``."""

@@ -60,6 +60,25 @@ def either(words: Sequence[str]) -> str:
     return f"{', '.join(head)} or {last}" if head else last
 
 
+def unlike(names: Iterable[str]) -> list[str]:
+    """The names, with numbers where two are equal but for case: ``age``, ``Age (2)``.
+
+    Example:
+        >>> from lightning_explain.core.naming import unlike
+        >>> unlike(["age", "Age", "age"])
+        ['age', 'Age (2)', 'age (3)']
+    """
+    found, taken = list[str](), set[str]()
+    for name in names:
+        count, one = 1, name
+        while one.casefold() in taken:
+            count += 1
+            one = f"{name} ({count})"
+        taken.add(one.casefold())
+        found.append(one)
+    return found
+
+
 def unwritable(name: str) -> str:
     """Why a name cannot be both a tag and part of a file name on every system; an empty string if it can."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):

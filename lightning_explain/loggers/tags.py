@@ -54,11 +54,41 @@ def charts(
 ) -> Charts:
     """One chart for each score that is charted, with a curve for each method that has it: ``{name: {score: [tags]}}``.
 
-    Further arguments: :func:`tags`.
+    A metric whose scores are curves of one chart has such a chart for each method: ``<metric>/<method>``. Further arguments:
+    :func:`tags`.
     """
-    left_out = with_suffix(metrics, lambda metric: metric.uncharted)
+    methods, together = list(methods), _together(metrics)
+    left_out = with_suffix(metrics, lambda metric: metric.uncharted) | with_suffix(together, lambda m: m.suffixes)
     known = tags(name, methods, metrics, scored)
-    return {name: {score: found for score, found in known.items() if score not in left_out}}
+    found = {score: of_score for score, of_score in known.items() if score not in left_out}
+    for key, metric in together.items():
+        by_method = {m: tags(name, [m], {key: metric}) for m in (scored or {}).get(key, methods)}
+        found |= {f"{key}/{m}": [tag for part in of.values() for tag in part] for m, of in by_method.items() if of}
+    return {name: found}
+
+
+def _together(metrics: Metrics) -> dict[str, Metric]:
+    """The metrics whose scores are curves of one chart, of which only the largest are drawn."""
+    return {name: metric for name, metric in metrics.items() if metric.curves is not None}
+
+
+def curves_of(name: str, methods: Iterable[str], scalars: Scalars, metrics: Metrics) -> tuple[set[str], set[str]]:
+    """The tags of all curves that share a chart, and of those that this explanation draws: the largest of each chart.
+
+    Args:
+        name: The monitor's name.
+        methods: Names of the methods.
+        scalars: Values by ``<score>/<method>``.
+        metrics: By name.
+    """
+    every, drawn = set[str](), set[str]()
+    values = {f"{name}/{key}": value for key, value in scalars.items()}
+    for key, metric in _together(metrics).items():
+        for method in methods:
+            known = [tag for of_score in tags(name, [method], {key: metric}).values() for tag in of_score]
+            every |= set(known)
+            drawn |= set(sorted(values.keys() & set(known), key=lambda tag: (-values[tag], tag))[: metric.curves])
+    return every, drawn
 
 
 def titled(run: RunInfo) -> dict[str, Sequence[str]]:
@@ -98,7 +128,9 @@ def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]
     return replace(report, **left)
 
 
-def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures, metrics: Metrics) -> Publication:
+def publication(
+    name: str, report: Report, scalars: Scalars, pictures: Pictures, metrics: Metrics, begun: Iterable[str] = ()
+) -> Publication:
     """Everything the sinks write for one explanation.
 
     Args:
@@ -107,6 +139,7 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
         scalars: Values by ``<score>/<method>``, ``seconds`` and the like.
         pictures: Pictures by key: ``overview``, ``<method>``, ``history/<method>``.
         metrics: By name; ``higher_is_better`` decides which value summarizes a curve that can be compared.
+        begun: Tags of curves that go on, although others of their chart are larger by now.
     """
     ends = {None: "last", True: "max", False: "min"}
     better = {score: ends[metric.higher_is_better] for score, metric in score_names(metrics).items()}
@@ -114,6 +147,7 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
     by_score, left_out = tags(name, report.attributions, metrics), with_suffix(metrics, lambda metric: metric.uncharted)
     known = {tag: better[score] for score, found in by_score.items() for tag in found}
     tagged = {f"{name}/{key}": value for key, value in scalars.items()}
+    every, drawn = curves_of(name, report.attributions, scalars, metrics)
     return Publication(
         name=name,
         epoch=report.epoch or 0,
@@ -123,5 +157,5 @@ def publication(name: str, report: Report, scalars: Scalars, pictures: Pictures,
         directions={tag: known.get(tag, "last") for tag in tagged},
         report=report,
         errors={f"{name}/{key}": error for key, error in report.mean_errors().items()},
-        uncharted=frozenset(tag for score in left_out for tag in by_score.get(score, ())),
+        uncharted=frozenset(tag for score in left_out for tag in by_score.get(score, ())) | (every - drawn - {*begun}),
     )

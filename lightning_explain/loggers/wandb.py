@@ -164,7 +164,7 @@ class WandbSink(Sink):
         found = {}
         for score, tags in ({} if self._run is None else self._run.charts).items():
             start = f"{publication.name}/{score}/"
-            lines = {tag.removeprefix(start): self._points[tag] for tag in tags if tag in self._points}
+            lines = {_line(tag, start): self._points[tag] for tag in tags if tag in self._points}
             if lines:
                 xs, ys = ([[point[k] for point in line] for line in lines.values()] for k in (0, 1))
                 title = self._title(score, tags, publication.directions)
@@ -208,6 +208,13 @@ def _is_further_page(tag: str, tags: Mapping[str, object]) -> bool:
     """Whether the picture shows further samples of another one: ``explain_maps/ig/2``."""
     first, _, page = tag.rpartition("/")
     return page.isdigit() and first in tags
+
+
+def _line(tag: str, start: str) -> str:
+    """What a line of a chart is called: its method; the rest of the score's name, if the chart is of one method."""
+    method = tag.removeprefix(start)
+    metric, _, of_method = start[:-1].rpartition("/")
+    return method if method != tag else tag.removeprefix(f"{metric}_").removesuffix(f"/{of_method}")
 
 
 def _key(tag: str) -> str:

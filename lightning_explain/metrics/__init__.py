@@ -11,10 +11,11 @@ from lightning_explain.metrics.completeness import Completeness
 from lightning_explain.metrics.concentration import Concentration
 from lightning_explain.metrics.deletion import Deletion, Insertion
 from lightning_explain.metrics.drift import Drift
+from lightning_explain.metrics.importance import Importance
 from lightning_explain.metrics.infidelity import Infidelity
 from lightning_explain.metrics.localisation import PointingGame, RelevanceMass, RelevanceRank
 from lightning_explain.metrics.randomization import Randomization
 from lightning_explain.metrics.sensitivity import SensitivityMax
 
-__all__ = ["Agreement", "Completeness", "Concentration", "Deletion", "Drift", "Infidelity", "Insertion"]
+__all__ = ["Agreement", "Completeness", "Concentration", "Deletion", "Drift", "Importance", "Infidelity", "Insertion"]
 __all__ += ["PointingGame", "Randomization", "RelevanceMass", "RelevanceRank", "SensitivityMax"]

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_explain.core.contracts import InputFacts, Modality
+from lightning_explain.core.naming import unlike
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.modalities.image import Image
 from lightning_explain.modalities.plain import Plain
@@ -42,6 +43,11 @@ def _guess(x: Tensor, facts: InputFacts, beside_table: bool) -> Modality:
     if x.ndim == 2 and facts.embeddings:
         return Text()
     return Tabular() if beside_table and x.ndim in (1, 2) else Plain()
+
+
+def named_features(inputs: tuple[Tensor, ...], modalities: Sequence[Modality]) -> list[str]:
+    """The names of the features of all inputs ``(N, ...)``, one after the other; each is a name of its own."""
+    return unlike(name for x, modality in zip(inputs, modalities, strict=True) for name in modality.named(x))
 
 
 def stored(modalities: tuple[Modality, ...]) -> list[dict[str, Any]]:

@@ -60,6 +60,14 @@ class TimeSeries(Plain):
             )
         return found
 
+    def named(self, x: Tensor) -> list[str]:
+        """The names of the channels; their numbers if they have none."""
+        return list(map(str, self.channel_names or range(x.shape[3 - self.time_axis(x)])))
+
+    def by_name(self, values: Tensor, x: Tensor) -> Tensor:
+        """Summed over the times of each channel."""
+        return values.sum(self.time_axis(x))
+
     def place(self, value: Tensor, x: Tensor, how: Arrangement) -> Tensor | None:
         """A layer's tensor as ``(N, C, T)`` over the times of the input."""
         placed = super().place(value, x, how)
@@ -104,8 +112,8 @@ class TimeSeries(Plain):
         (values, series), axis = (found[0], inputs[0]), self.time_axis(inputs[0])
         if axis == 1:
             values, series = values.transpose(1, 2), series.transpose(1, 2)
-        names = self.channel_names or range(series.shape[1])
-        return (SeriesPanel("series", values=values, series=series, channels=tuple(map(str, names)), rate=self.rate),)
+        names = self.named(inputs[0])
+        return (SeriesPanel("series", values=values, series=series, channels=names, rate=self.rate),)
 
     def time_axis(self, x: Tensor) -> int:
         """The dimension that runs over the times."""

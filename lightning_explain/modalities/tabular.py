@@ -37,7 +37,7 @@ class Tabular(Plain):
         >>> from lightning_explain.modalities import Tabular
         >>> table = Tabular(feature_names=["age", "red", "blue"], groups={"color": ["red", "blue"]})
         >>> table = table.bound(torch.tensor([[30.0, 0.0, 1.0]]), InputFacts())
-        >>> table.units(torch.zeros(4, 3)), table.unit_names(torch.zeros(4, 3))
+        >>> table.units(torch.zeros(4, 3)), table.named(torch.zeros(4, 3))
         (torch.Size([4, 2]), ['age', 'color'])
     """
 
@@ -82,11 +82,15 @@ class Tabular(Plain):
         """The names of ``count`` columns."""
         return [f"x{i}" for i in range(count)] if self.feature_names is None else list(self.feature_names)
 
-    def unit_names(self, x: Tensor) -> list[str]:
+    def named(self, x: Tensor) -> list[str]:
         """The names of the units of the table ``(N, F)``."""
         names = self.columns(_table(x).shape[1])
         grouped = {i: name for name, own in (self.groups or {}).items() for i in own}
         return [grouped.get(columns[0], names[columns[0]]) for columns in self._members(x)]
+
+    def by_name(self, values: Tensor, x: Tensor) -> Tensor:
+        """Each unit is a feature."""
+        return _table(values)
 
     def units(self, x: Tensor) -> torch.Size:
         """``(N, U)``, of the columns that are in no group and the groups; ``(N,)`` for one column."""
@@ -136,7 +140,7 @@ class Tabular(Plain):
     ) -> tuple[Panel, ...]:
         """All samples as a beeswarm and as mean absolute attributions; bars and a waterfall of each."""
         x, values = _table(inputs[0]), _table(self.by_unit(found[0])).double()
-        names, texts, levels = self.unit_names(inputs[0]), self._texts(inputs[0]), torch.full_like(values, torch.nan)
+        names, texts, levels = self.named(inputs[0]), self._texts(inputs[0]), torch.full_like(values, torch.nan)
         for unit, columns in enumerate(self._members(inputs[0])):
             if len(columns) == 1 and str(columns[0]) not in (self.categorical or {}):
                 column = x[:, columns[0]].double()

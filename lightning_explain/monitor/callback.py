@@ -237,6 +237,7 @@ class ExplanationMonitor(MonitorBase):
                 self._ready = self._explainer
                 self._samples.begin_again()
                 self._memory.begin_again()
+                self._publisher.curves = set()
                 self._failure_log.failures = {}
         if stage == "fit":
             with log.guard("What watches scores could not be checked", everyone, no_refusal):

@@ -538,6 +538,7 @@ class MonitorBase(pl.Callback):
             "seed": lambda: {"seed": self._explainer.seed, **pass_size},
             "failures": lambda: {"failures": dict(self._failure_log.failures)},
             **self._memory.parts(),
+            "curves": lambda: {"curves": sorted(self._publisher.curves)},
             "samples": self._samples.state,
         }
         return saved(parts, self._failure_log)
@@ -554,6 +555,7 @@ class MonitorBase(pl.Callback):
             "alerts": lambda state: memory.alerts.load(state["alerts"]),
             "history": memory.load_history,
             "pictures": memory.load_pictures,
+            "curves": self._load_curves,
             "pace": self._load_pass_size,
             "ids": samples.load_ids,
             "probe": samples.load_probe,
@@ -568,6 +570,9 @@ class MonitorBase(pl.Callback):
                 "stay the same. To use the new seed, give the monitor another name."
             )
             self._explainer = replace(self._explainer, seed=seed)
+
+    def _load_curves(self, state: Mapping[str, Any]) -> None:
+        self._publisher.curves = set(state.get("curves", ()))
 
     def _load_pass_size(self, state: Mapping[str, Any]) -> None:
         self._pass_size = state.get("pace") if self._limit is None else None

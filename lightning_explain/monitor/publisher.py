@@ -19,7 +19,7 @@ from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Picture, Publication, Report
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.choose import sinks_for
-from lightning_explain.loggers.tags import Metrics, Scalars, publication
+from lightning_explain.loggers.tags import Metrics, Scalars, curves_of, publication
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw_sample, figure_of
@@ -54,6 +54,7 @@ class Publisher:
     _sinks: dict[str, Sink] = field(default_factory=dict)
     _drafts: dict[bool, Publication] = field(default_factory=dict)  # what is to be written, by ``Sink.narrow_pages``
     drawn: Snapshot | None = None  # the maps of the last pictures, for those over epochs
+    curves: set[str] = field(default_factory=set)  # tags of the curves that have begun where only the largest are drawn
 
     def open(self, trainer: pl.Trainer) -> None:
         """Opens the sinks on rank zero (none in a ``fast_dev_run``); those of a run that goes on, as in a test after a training, stay open.
@@ -156,7 +157,7 @@ class Publisher:
             pictures = log.survive(drawing, "Drawing pictures") or {}
             sample = partial(draw_sample, report, probe, self.options) if pictures else None
             for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
-                draft = publication(self.name, report, scalars, pictures.get(narrow, {}), metrics)
+                draft = publication(self.name, report, scalars, pictures.get(narrow, {}), metrics, self.curves)
                 self._drafts[narrow] = replace(draft, draw_sample=sample)
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
@@ -169,7 +170,8 @@ class Publisher:
         with self._on_rank_zero(trainer) as writes:
             drafts, self._drafts = self._drafts if writes else {}, {}
             for narrow, draft in drafts.items():
-                found = publication(self.name, draft.report, scalars, {}, metrics)
+                self.curves |= curves_of(self.name, draft.report.attributions, scalars, metrics)[1]
+                found = publication(self.name, draft.report, scalars, {}, metrics, self.curves)
                 found = replace(
                     found, pictures=draft.pictures, png=draft.png, draw_sample=draft.draw_sample, alerts=alerts
                 )

@@ -59,6 +59,7 @@ _FORM: Mapping[str, Mapping[str, schema.Check]] = {
     "alerts": {"alerts": schema.mapped(schema.fields(_ALERT))},
     "history": {"history": schema.fields(_HISTORY)},
     "pictures": {"pictures": schema.fields(_PICTURES)},
+    "curves": {"curves": schema.listed(schema.text(), 1_000_000)},
     "pace": {"pace": schema.whole(1)},
     "ids": {"ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)},
     "probe": {"probe": schema.nothing_or(schema.fields(PROBE, ("inputs",))), "selection": _selection},

@@ -85,7 +85,7 @@ def test_every_metric_declares_whether_its_scores_can_be_compared(name: str) -> 
     assert any("comparable" in vars(base) for base in cls.__mro__[: cls.__mro__.index(Metric)])
     assert isinstance(cls().comparable, bool)
     assert {*cls().incomparable, *cls().uncharted} <= {*cls().suffixes}
-    assert {*cls.undefined} <= {*cls().suffixes}
+    assert {*cls().undefined} <= {*cls().suffixes}
 
 
 def test_a_publication_has_the_monitors_name_before_every_tag() -> None:

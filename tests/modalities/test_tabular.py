@@ -98,7 +98,7 @@ def test_categories_beside_numbers_are_explained_together_as_captum_does() -> No
     )
     codes, numeric = report.probe.modalities  # type: ignore[union-attr]
     assert [type(one) for one in (numeric, codes)] == [Tabular, Tabular]
-    assert codes.unit_names(CODES) == ["codes 0", "codes 1"]
+    assert codes.named(CODES) == ["codes 0", "codes 1"]
     others = codes.reference(CODES)
     assert (others != CODES).all(), "a category is replaced by another one"
     assert torch.isin(others, CODES).all()
@@ -130,7 +130,7 @@ def test_a_mapping_of_columns_is_bound_whole_each_under_its_own_name() -> None:
     probe = samples_of(batch, None, signature_of(Columns()))
     assert probe.places == (("batch", "age"), ("batch", "city"))
     report = explain(Columns(), probe, ["FeatureAblation"], [], target=0)
-    names = [one.unit_names(x) for one, x in zip(report.probe.modalities, probe.inputs, strict=True)]  # type: ignore[union-attr]
+    names = [one.named(x) for one, x in zip(report.probe.modalities, probe.inputs, strict=True)]  # type: ignore[union-attr]
     assert names == [["age"], ["city"]]
     torch.testing.assert_close(report.attributions["feature_ablation"][0], batch["age"])  # type: ignore[arg-type]
 
