@@ -38,6 +38,7 @@ from lightning_explain.monitor import arguments
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alert_watcher import Alerts, alerts_of
+from lightning_explain.monitor.checkpoints import moment_of
 from lightning_explain.monitor.config import monitor_arguments
 from lightning_explain.monitor.failures import FailureLog, anything, hook, no_refusal, rank_zero_warn_or_log
 from lightning_explain.monitor.monitor_base import MonitorBase, monitors_of
@@ -229,7 +230,7 @@ class ExplanationMonitor(MonitorBase):
         survives = no_refusal if self._asked else anything
         with log.preparing("The strategy does not fit", everyone, survives) as fits:
             trainers.check_strategy(trainer)
-        self._unfit = fits.failed_rank is not None
+        self._unfit, self._moment = fits.failed_rank is not None, None
         if trainer.global_step == 0:
             # Measured in an earlier training with another model; the size in a checkpoint is restored after this.
             self._pass_size = None
@@ -323,6 +324,14 @@ class ExplanationMonitor(MonitorBase):
             return
         with self._failure_log.guard("The reports could not be uploaded", trainers.everyone(trainer)):
             self._publisher.upload(trainer)
+
+    @hook
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Notes of which step and epoch a validation or test outside of ``fit`` explains the weights."""
+        if trainer.state.fn != "fit":
+            self._moment = moment_of(checkpoint)
 
     @hook
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -79,6 +79,7 @@ class MonitorBase(pl.Callback):
     _mismatch = ""  # what the first forward showed about the binding of batches
     _run: RunInfo | None = None  # what is true of the run, once it is prepared
     _lazy = False  # the model has parameters without a shape, so it is prepared after the first batch
+    _moment: tuple[int, int] | None = None  # epoch and step of the checkpoint that is explained outside of a training
     _idle = False  # the samples or the model could not be prepared
     _unfit = False  # the strategy is none under which one can explain
     _asked: bool  # the user named what to explain, so that it is refused if it cannot be
@@ -522,8 +523,8 @@ class MonitorBase(pl.Callback):
         for name in (_WHOLE, *names):
             log.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
         stage = None if trainer.state.fn is None else trainer.state.fn.value
-        epoch = trainer.current_epoch if epoch is None else epoch
-        moment: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, "stage": stage}
+        current, step = self._moment or (trainer.current_epoch, trainer.global_step)
+        moment: dict[str, Any] = {"epoch": current if epoch is None else epoch, "step": step, "stage": stage}
         return replace(without(report, failed, metrics), **moment, run=self._run, probe=self.probe)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------

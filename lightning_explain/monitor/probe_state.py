@@ -94,8 +94,8 @@ def _not_transferred(on_device: Callable[[Any], Any]) -> None:
 class FixedSamples:
     """The fixed samples of a monitor.
 
-    A training keeps its samples from the first batch to the last, also when it is resumed. A validation or test outside
-    of ``fit`` takes samples from its own loader.
+    A training keeps its samples from the first batch to the last, also when it is resumed. A validation outside of ``fit`` explains
+    the samples of the checkpoint that it loads, if that has any; else it takes samples from its own loader, as a test does.
 
     Args:
         probe: The samples, if a ``Probe``; otherwise they are chosen.
@@ -147,6 +147,8 @@ class FixedSamples:
         if trainer.state.fn == "fit":
             self.probe = self._trained = self._of_training(trainer, pl_module, source)
             self._expected, self._notice, self._saved = None, "", False
+        elif trainer.state.fn == "validate" and self._expected is not None:
+            self.probe = self._of_checkpoint(trainer, pl_module, source)
         else:
             self.probe = self._alone(trainer, pl_module, source)
 
@@ -183,6 +185,22 @@ class FixedSamples:
                 f"{'the data now' if kept is None else whose}. To keep samples in checkpoints, use save_probe=True; to "
                 "explain other ones, give the monitor another name."
             )
+        return found
+
+    def _of_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
+        """The samples that the loaded checkpoint holds; if it holds only indices, and these are of another loader, the validation's own."""
+        if self._trained is None and self._given is None and self._selection.source != source:
+            rank_zero_warn_or_log(
+                f"The checkpoint has indices of {self._selection.source} samples, which a validation does not load: samples of its own are "
+                "explained. To explain the same ones, save checkpoints with save_probe=True."
+            )
+            found = self._alone(trainer, pl_module, source)
+        elif self._given is not None or self._selection.source == source:
+            found = self._trained = self._of_training(trainer, pl_module, source)
+        else:
+            found = self._trained  # The loader of this validation has no samples to compare them with.
+        # The next validation may load no checkpoint.
+        self._expected, self._notice, self._saved = None, "", False
         return found
 
     def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:

@@ -23,6 +23,7 @@ from lightning_explain.core.serialization import fingerprint
 from networks import DigitNet, digits, samples, trained
 from training import (
     QUIET,
+    SAFE,
     Blind,
     DigitModule,
     fit,
@@ -290,6 +291,42 @@ def resumed(root: Path, watch: ExplanationMonitor, path: Path, epochs: int = 4, 
     run = trainer(root, watch, max_epochs=epochs)
     run.fit(DigitModule(), **{**loaders(), **data}, ckpt_path=path)
     return run
+
+
+@pytest.mark.parametrize("save_probe", [True, False])
+def test_a_validation_of_a_checkpoint_explains_its_samples_at_its_step(save_probe: bool, tmp_path: Path) -> None:
+    trained, watch = monitor(save_probe=save_probe, max_examples_per_pass=4), monitor(max_examples_per_pass=4)
+    path = saved(tmp_path / "one", trained)
+    run = trainer(tmp_path / "two", watch)
+    changed = pytest.warns(UserWarning, match="The data has changed under the probe samples")
+    with changed:
+        run.validate(DigitModule(), loader(300, 24), ckpt_path=path, verbose=False, **SAFE)
+    before, after = report_of(trained), report_of(watch)
+    assert (after.step, after.epoch, after.stage) == (8, 2, "validate")
+    assert after.ids.tolist() == before.ids.tolist()
+    assert (after.fingerprint == before.fingerprint) is save_probe
+    assert torch.equal(after.attributions["saliency"], before.attributions["saliency"]) is save_probe
+    assert watch.state_dict()["ids"].tolist() == after.ids.tolist()
+    run.validate(DigitModule(), loader(300, 20), verbose=False)
+    assert report_of(watch).step == 0
+    assert are_of(watch, 300, 20)
+
+
+def test_a_validation_does_not_take_indices_of_other_data_for_its_own(tmp_path: Path) -> None:
+    trained = monitor(save_probe=False, probe=ProbeSelection(source="train", count=4))
+    path = saved(tmp_path / "one", trained)
+    watch = monitor(probe=ProbeSelection(source="train", count=4))
+    with pytest.warns(UserWarning, match="has indices of train samples, which a validation does not load"):
+        trainer(tmp_path, watch).validate(DigitModule(), loader(100, 24), ckpt_path=path, verbose=False, **SAFE)
+    assert are_of(watch, 100, 24)
+    assert report_of(watch).step == 8
+
+
+def test_a_test_of_a_checkpoint_explains_its_own_samples_at_the_step_of_the_checkpoint(tmp_path: Path) -> None:
+    path, watch = saved(tmp_path / "one", monitor()), monitor()
+    trainer(tmp_path, watch).test(DigitModule(), loader(300, 20), ckpt_path=path, verbose=False, **SAFE)
+    assert are_of(watch, 300, 20)
+    assert (report_of(watch).step, report_of(watch).epoch) == (8, 2)
 
 
 @pytest.mark.parametrize("save_probe", [True, False])
