@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
+from captum.attr._core.lrp import SUPPORTED_NON_LINEAR_LAYERS
 from torch import nn
 
 from lightning_explain.core.record import Op, Record
+from lightning_explain.engine.captum_adapter import RULED_LAYERS
 from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.model.activations import words
 from lightning_explain.model.inventory import TRANSPARENT, is_layer
@@ -30,7 +31,7 @@ _MOVES = words(
     "unflatten narrow select expand to float double t"
 )
 
-_LRP = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS)
+_LRP = (*RULED_LAYERS, *SUPPORTED_NON_LINEAR_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def lrp(model: nn.Module, record: Record) -> list[Finding]:
     reused = [repr(n) for n, m in ran.items() if record.calls[id(m)] > 1 and not isinstance(m, TRANSPARENT)]
     outside = [op for op in record.ops if not (op.name in _MOVES or op.idle or is_layer(op.module))]
     mixed = [str(name) for name, m in ran.items() if _is_ruled(m) and _goes_past(m, record)]
-    known = listed((c.__name__ for c in SUPPORTED_LAYERS_WITH_RULES), most=9)
+    known = listed((c.__name__ for c in RULED_LAYERS), most=len(RULED_LAYERS))
     wrong: dict[str, tuple[Sequence[Any], str]] = {
         "has no rule for layers": (unknown, "set module.rule to one of captum.attr._utils.lrp_rules"),
         "does not see what is computed outside of layers": (outside, f"use layers ({known})"),
@@ -106,7 +107,7 @@ def _has_rule(module: nn.Module) -> bool:
 
 def _is_ruled(module: nn.Module) -> bool:
     """Returns whether Captum's LRP hooks the input of the layer; it treats activations differently."""
-    return type(module) in SUPPORTED_LAYERS_WITH_RULES or hasattr(module, "rule")
+    return type(module) in RULED_LAYERS or hasattr(module, "rule")
 
 
 def _goes_past(module: nn.Module, record: Record) -> bool:

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.probe import Attribution, Samples, bare
@@ -19,6 +20,13 @@ _ANNOUNCEMENTS = (
     "Internal batch size cannot be less than the number of input examples",
     "The neuron_selector provided is a callable",
 )
+
+RULED_LAYERS = (
+    *SUPPORTED_LAYERS_WITH_RULES,
+    *(nn.Conv1d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm3d),
+    *(nn.AvgPool1d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
+)
+"""The layers that LRP propagates by epsilon: those of Captum, and the same ones of other dimensions, which in eval mode are affine too."""
 
 
 def attribute(call: Callable[..., Attribution], samples: Samples, **arguments: Any) -> Attribution:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from captum import attr as captum
-from captum.attr._core.lrp import SUPPORTED_NON_LINEAR_LAYERS
+from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
+from captum.attr._utils.lrp_rules import EpsilonRule
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Samples
-from lightning_explain.engine.captum_adapter import attribute
+from lightning_explain.engine.captum_adapter import RULED_LAYERS, attribute
 from lightning_explain.engine.noise import column
 from lightning_explain.methods._base import AtLayer, CaptumMethod
 from lightning_explain.modalities.image import Reshape
@@ -48,9 +49,21 @@ class _Layered(nn.Module):
         return output
 
     def relevance(self, samples: Samples) -> Attribution:
-        """Captum's LRP of the samples; restores weights and rules, because Captum deletes the rules that the user has set."""
+        """Captum's LRP of the samples; restores weights and rules, because Captum deletes the rules that the user has set.
+
+        Layers for which Captum has no default get the rule of the same layer of other dimensions. For batch normalization, whose input
+        and output epsilon relates as it does those of the affine layer before or after it, that is what LRP is on a model in which the
+        two are merged.
+        """
         weights = [(parameter, parameter.data) for parameter in self.inner.parameters()]
         rules = [(layer, vars(layer)["rule"]) for layer in self._layers if "rule" in vars(layer)]
+        for layer in self._layers:
+            if (
+                type(layer) in RULED_LAYERS
+                and type(layer) not in SUPPORTED_LAYERS_WITH_RULES
+                and "rule" not in vars(layer)
+            ):
+                layer.rule = EpsilonRule()
         try:
             return attribute(captum.LRP(self).attribute, samples)
         finally:
@@ -64,8 +77,8 @@ class _Layered(nn.Module):
 class LRP(CaptumMethod):
     r"""Output redistributed layer by layer to the input (Bach et al. 2015; ``captum.attr.LRP``).
 
-    Each layer that runs needs a rule. Linear, convolution, pooling and 2-D batch normalization layers and
-    ``Addition_Module`` use epsilon unless ``layer.rule`` is set, as in Captum; ReLU, Tanh and dropout need none. Join
+    Each layer that runs needs a rule. Linear, convolution, pooling and batch normalization layers and ``Addition_Module`` use epsilon
+    unless ``layer.rule`` is set, as in Captum, which knows 2-D ones only; ReLU, Tanh and dropout need none. Join
     branches with ``Addition_Module``: a plain ``+`` would count the relevance twice. A map sums to the output without
     the share of the biases.
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
 import functools
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from captum_reference import layers, primary
 from comparing import LIMITS, distance, prepared, together
@@ -98,3 +101,56 @@ def test_a_residual_network_with_a_plain_addition_is_refused() -> None:
     x, y = samples()
     with pytest.raises(ValueError, match="add in 'block'"):
         explain(trained(Residual, partial(Layered)), Probe(x, y), {"it": m.LRP()}, [])
+
+
+def settled(model: nn.Module, *shape: int) -> nn.Module:
+    """A model in float64 whose batch statistics are those of some data, in eval mode."""
+    for module in model.double().modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    with torch.no_grad():
+        for _ in range(20):
+            model(3 * torch.randn(16, *shape, dtype=torch.float64) + 1)
+    return model.eval()
+
+
+NORMALIZED: dict[str, tuple[Callable[[], list[nn.Module]], tuple[int, ...]]] = {
+    "behind a linear layer": (lambda: [nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)], (6,)),
+    "behind a 1-D convolution": (
+        lambda: [nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(12, 3)],
+        (2, 8),
+    ),
+    "behind a 2-D convolution": (
+        lambda: [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)],
+        (2, 8, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+def test_batch_normalization_is_as_if_merged_into_the_layer_before_it(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = NORMALIZED[name]
+    model = settled(nn.Sequential(*make()), *shape)
+    fuse = fuse_linear_bn_eval if isinstance(model[0], nn.Linear) else fuse_conv_bn_eval
+    merged = nn.Sequential(fuse(model[0], model[1]), *model[2:])
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    found, expected = (explain(net, Probe(x), [m.LRP()], [], target=1).attributions["lrp"] for net in (model, merged))
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)  # type: ignore[arg-type]
+    assert found.abs().max() > 1e-3  # type: ignore[union-attr]
+    assert not any(hasattr(module, "rule") for module in model.modules())
+
+
+def test_batch_normalization_of_columns_is_as_if_merged_into_the_layer_after_it() -> None:
+    torch.manual_seed(0)
+    model = settled(nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), 6)
+    norm, linear = model[0], copy.deepcopy(model[1])
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    with torch.no_grad():
+        linear.bias += linear.weight @ (norm.bias - norm.running_mean * scale)
+        linear.weight *= scale
+    x = torch.randn(4, 6, dtype=torch.float64)
+    nets = model, nn.Sequential(linear, *model[2:])
+    found, expected = (explain(net, Probe(x), [m.LRP()], [], target=1).attributions["lrp"] for net in nets)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)  # type: ignore[arg-type]
