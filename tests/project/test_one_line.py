@@ -29,6 +29,7 @@ def nowhere(inputs: tuple[Tensor, ...], labels: Tensor | None) -> tuple[Tensor, 
 def test_one_line_finds_the_planted_cause_and_changes_no_weight(name: str) -> None:
     result = one_line.run(replace(SETUPS[name][1], epochs=2))
     assert not result.error
+    assert result.learned
     assert result.undisturbed
     assert result.finite
     assert result.pointing["ig"] >= 0.5
@@ -38,6 +39,7 @@ def test_a_map_beside_the_cause_is_not_useful() -> None:
     result = one_line.run(replace(SETUPS["MLP"][1], epochs=1, cause=nowhere))
     assert set(result.pointing.values()) == {0.0}
     assert not result.useful
+    assert not result.learned
 
 
 def test_there_are_set_ups_of_every_modality() -> None:
