@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_explain.cli.compare import compare
 from lightning_explain.core.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -114,6 +115,9 @@ def demo(
     from lightning_explain.demo.training import run
 
     run(output, epochs, clean, modality.value)
+
+
+app.command()(compare)
 
 
 def _table(title: str, classes: Mapping[str, type]) -> Table:

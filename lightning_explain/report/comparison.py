@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, overload
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import as_tuple, flat
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief
 from lightning_explain.metrics._ranking import spearman
 from lightning_explain.metrics.drift import cosine
-from lightning_explain.store.report_files import load_reports
+from lightning_explain.report.runs import Reports, reports_of
 
-Reports: TypeAlias = "str | os.PathLike[str] | Sequence[Report]"
 TOP = 0.1
 """The share of the numbers of a map that ``top_overlap`` compares."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a score of one method differs between two reports, over the samples that have it in both.
+
+    Args:
+        score: The score.
+        method: The method.
+        a: Its mean in the first report.
+        b: Its mean in the second one.
+        change: The mean of the paired differences, which is ``b - a``.
+        error: Standard error of the change, from how the paired differences vary over samples: how far it may be from that of all
+            samples of this kind. ``None`` with fewer than two samples.
+        drawing_error: Standard error of the change given these samples, from the scores' own standard errors (of random draws, taken as
+            independent in both reports). ``None`` for scores that have none.
+        samples: How many samples have the score in both; for the others it is undefined or not finite.
+    """
+
+    score: str
+    method: str
+    a: float
+    b: float
+    change: float
+    error: float | None
+    drawing_error: float | None
+    samples: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +57,7 @@ class Comparison:
         similarity: ``similarity[measure][method]`` is ``(N,)``: ``cosine`` and ``spearman`` (-1..1), ``top_overlap`` (0..1, the share
             of the strongest tenth of one map that is in that of the other); 1 for equal maps, NaN where one is constant or not finite.
         changes: ``changes[score][method]`` is ``(N,)``: the second report's score minus the first one's.
+        differences: What became of the mean of each score and method, with standard errors.
         other_prediction: ``(N,)``, whether the predicted class differs.
         left_out: Methods that are not compared, and why.
         moments: Epoch and step of both.
@@ -39,13 +66,34 @@ class Comparison:
     ids: Tensor
     similarity: Mapping[str, Mapping[str, Tensor]]
     changes: Mapping[str, Mapping[str, Tensor]]
+    differences: Sequence[Difference]
     other_prediction: Tensor
     left_out: Mapping[str, str]
     moments: tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
 
-    def most_changed(self, method: str, count: int = 5) -> list[int]:
-        """The ids of the samples whose maps differ most by cosine similarity, the most different first; those without one last."""
-        return self.ids[self.similarity["cosine"][method].nan_to_num(torch.inf).argsort(stable=True)[:count]].tolist()
+    def most_changed(self, method: str, count: int = 5, by: str = "cosine") -> list[int]:
+        """The ids of the samples that changed most, the most different first; those of which it is not known come last.
+
+        Args:
+            method: The method.
+            count: How many.
+            by: A measure of similarity, or a score, of which the absolute change counts.
+
+        Raises:
+            ValueError: If there is no such method or measure.
+        """
+        found = {**self.similarity, **self.changes}
+        if by not in found:
+            raise ValueError(f"by={by!r} is neither a measure of similarity nor a score: {nearest(by, found)}")
+        if method not in found[by]:
+            raise ValueError(f"method={method!r} has not been compared by {by!r}: {nearest(method, found[by])}")
+        values = found[by][method] if by in self.similarity else -found[by][method].abs()
+        return self.ids[values.nan_to_num(torch.inf).argsort(stable=True)[:count]].tolist()
+
+    def score_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Column names, and one line per score and method: the fields of :class:`Difference`."""
+        names = [field.name for field in fields(Difference)]
+        return names, [[getattr(one, name) for name in names] for one in self.differences]
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Column names, and one line per sample and method: similarities, changes of scores (``<score>_change``)."""
@@ -73,7 +121,7 @@ def compare(a: Report | Reports, b: Report | Reports) -> Comparison | list[Compa
     """Takes two reports of the same samples, and returns how alike their maps are, how scores moved and which samples changed most.
 
     Args:
-        a: A report; or the reports of a run, as a list or as the folder ``<run>/<name>``.
+        a: A report; or the reports of a run, as a list or as the folder ``<run>/<name>`` or ``<run>``.
         b: The same for what it is compared with.
 
     Returns:
@@ -91,6 +139,9 @@ def compare(a: Report | Reports, b: Report | Reports) -> Comparison | list[Compa
         torch.Size([2])
         >>> found.left_out, found.other_prediction.any().item()
         ({}, False)
+        >>> found = compare(*(explain(model, probe, [m.Saliency(abs=a)], [q.Concentration()]) for a in (True, False)))
+        >>> [(one.score, one.samples, f"{one.change:.1f}") for one in found.differences][0]
+        ('concentration', 2, '0.0')
     """
     if isinstance(a, Report) and isinstance(b, Report):
         return _compared(a, b)
@@ -98,7 +149,7 @@ def compare(a: Report | Reports, b: Report | Reports) -> Comparison | list[Compa
         raise TypeError(
             f"compare(a, b) got {type(a).__name__} and {type(b).__name__}; give two reports, or two folders or lists of them."
         )
-    first, second = ({(r.step, r.stage, r.epoch): r for r in _reports_of(run)} for run in (a, b))
+    first, second = ({(r.step, r.stage, r.epoch): r for r in reports_of(run)} for run in (a, b))
     common = [moment for moment in first if moment in second]
     if not common:
         steps = [brief(sorted({step for step, *_ in run if step is not None})) for run in (first, second)]
@@ -106,13 +157,6 @@ def compare(a: Report | Reports, b: Report | Reports) -> Comparison | list[Compa
             f"compare(a, b): the runs have no step, stage and epoch in common (steps {steps[0]} and {steps[1]}); give one report of each."
         )
     return [_compared(first[moment], second[moment]) for moment in common]
-
-
-def _reports_of(run: Reports) -> Sequence[Report]:
-    found = load_reports(run) if isinstance(run, (str, os.PathLike)) else run
-    if not isinstance(found, Sequence) or not all(isinstance(report, Report) for report in found):
-        raise TypeError(f"compare(a, b) got {brief(run)}; give two reports, or two folders or lists of them.")
-    return found
 
 
 def _compared(a: Report, b: Report) -> Comparison:
@@ -136,16 +180,38 @@ def _compared(a: Report, b: Report) -> Comparison:
             first, second = (torch.cat([flat(part.double()) for part in parts], 1) for parts in maps)
             for measure, compared in {"cosine": cosine, "spearman": spearman, "top_overlap": _top_overlap}.items():
                 similarity[measure][method] = compared(first, second[order])
-    changes = {
-        score: {method: b.scores[score][method][order] - values for method, values in both.items()}
-        for score, both in {
-            score: {method: values for method, values in found.items() if method in b.scores.get(score, {})}
-            for score, found in a.scores.items()
-        }.items()
-        if both
-    }
+    changes: dict[str, dict[str, Tensor]] = {}
+    for score, method in _scores_in_both(a, b):
+        changes.setdefault(score, {})[method] = b.scores[score][method][order] - a.scores[score][method]
+    differences = [found for pair in _scores_in_both(a, b) if (found := _difference(a, b, order, *pair)) is not None]
     moments = (a.epoch, a.step), (b.epoch, b.step)
-    return Comparison(a.ids, similarity, changes, a.predictions != b.predictions[order], left_out, moments)
+    others = a.predictions != b.predictions[order]
+    return Comparison(a.ids, similarity, changes, differences, others, left_out, moments)
+
+
+def _scores_in_both(a: Report, b: Report) -> Iterator[tuple[str, str]]:
+    for score, found in a.scores.items():
+        yield from ((score, method) for method in found if method in b.scores.get(score, {}))
+
+
+def _difference(a: Report, b: Report, order: Tensor, score: str, method: str) -> Difference | None:
+    """``None`` if no sample has the score in both."""
+    first, second = (values.double() for values in (a.scores[score][method], b.scores[score][method][order]))
+    paired = torch.isfinite(first) & torch.isfinite(second)
+    first, second, count = first[paired], second[paired], int(paired.sum())
+    if not count:
+        return None
+    change = second - first
+    errors = [r.standard_errors.get(score, {}).get(method) for r in (a, b)]
+    drawn = None
+    if errors[0] is not None and errors[1] is not None:
+        squares = (errors[0].square() + errors[1][order].square())[paired].double()
+        known = squares[torch.isfinite(squares)]
+        drawn = known.sum().sqrt().item() / len(known) if len(known) else None
+    error = None if count < 2 else change.std().item() / count**0.5
+    return Difference(
+        score, method, first.mean().item(), second.mean().item(), change.mean().item(), error, drawn, count
+    )
 
 
 def _top_overlap(first: Tensor, second: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import sem, spearmanr
 
 from lightning_explain import Report, compare
 from lightning_explain.store.report_files import save_report
@@ -87,7 +87,7 @@ def test_other_samples_are_refused_with_the_reason() -> None:
         compare(report(), report(ids=torch.tensor([1, 2, 3])))
     with pytest.raises(TypeError, match=r"got Report and list; give two reports, or two folders"):
         compare(report(), [report()])  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match=r"got \[1\]"):
+    with pytest.raises(TypeError, match=r"not \[1\]; give one of these"):
         compare([1], [report()])  # type: ignore[list-item]
 
 
@@ -100,3 +100,38 @@ def test_runs_line_up_by_step_as_lists_or_folders(tmp_path: Path) -> None:
         assert [one.moments for one in found] == [((0, 4), (0, 4)), ((1, 8), (1, 8))]
     with pytest.raises(ValueError, match=r"no step, stage and epoch in common \(steps \[4, 8, 12\] and \[5\]\)"):
         compare(runs[0], [report(step=5)])
+
+
+def test_scores_are_compared_in_pairs_with_the_error_of_the_pairs_and_that_of_the_draws() -> None:
+    first, second = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.5, 2.0, 3.0])
+    drawn = {"s": {"ig": torch.tensor([0.3, 0.0, 0.4])}}
+    a = report(scores={"s": {"ig": first, "only": first}, "t": {"ig": first}}, standard_errors=drawn)
+    order = (2, 0, 1)
+    b = report(*order, scores={"s": {"ig": second[[*order]]}, "t": {"ig": first[[*order]] + 1}})
+    b = replace(b, standard_errors={"s": {"ig": torch.tensor([0.0, 0.4, 0.0])}})
+    found, other = compare(a, b).differences
+    pairs = (second - first).numpy()
+    assert (found.score, found.method, found.samples) == ("s", "ig", 3)
+    assert [found.a, found.b] == pytest.approx([7 / 3, 6.5 / 3])
+    assert found.change == pytest.approx(pairs.mean())
+    assert found.error == pytest.approx(sem(pairs))
+    assert found.drawing_error == pytest.approx((0.3**2 + 0.4**2 + 0.4**2) ** 0.5 / 3)
+    assert (other.change, other.error, other.drawing_error) == (pytest.approx(1.0), 0.0, None)
+
+
+def test_samples_without_a_score_in_one_of_the_reports_make_no_pair() -> None:
+    a = report(scores={"s": {"ig": torch.tensor([1.0, torch.nan, 3.0])}, "t": {"ig": torch.full((3,), torch.nan)}})
+    b = report(scores={"s": {"ig": torch.tensor([2.0, 9.0, torch.inf])}, "t": {"ig": torch.ones(3)}})
+    (found,) = compare(a, b).differences
+    assert (found.score, found.samples, found.change, found.error) == ("s", 1, 1.0, None)
+
+
+def test_samples_that_changed_most_are_found_by_a_score_too() -> None:
+    found = compare(report(), report(scores={"a": {"ig": torch.tensor([1.5, torch.nan, 0.0])}}))
+    assert found.most_changed("ig", by="a") == [20, 30, 10]
+    with pytest.raises(
+        ValueError, match="by='cosin' is neither a measure of similarity nor a score: did you mean 'cosine'"
+    ):
+        found.most_changed("ig", by="cosin")
+    with pytest.raises(ValueError, match="method='two' has not been compared by 'a': use one of 'ig'"):
+        found.most_changed("two", by="a")
