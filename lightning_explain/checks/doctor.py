@@ -34,6 +34,7 @@ from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.rules import INSTEAD, NoRuleError, check_precision, check_softmax
 from lightning_explain.modalities.placement import arrange, place
 from lightning_explain.model.layers import find_layer
+from lightning_explain.targets.tasks import Task
 
 _ORDER = ("fine", "canonized", "warned", "refused")
 # Points of a path that are generated: the first is often the sample itself.
@@ -51,7 +52,7 @@ class DoctorContext:
         whole: What refuses every method.
         probe_size: Samples in the probe.
         seconds: Measured time of a forward pass, for each sample.
-        target: Which output is explained; of ``"label"``, what that means for such labels.
+        task: What the model was trained for, and which output is explained.
         examined: Whether two samples at once fit into memory.
     """
 
@@ -61,7 +62,7 @@ class DoctorContext:
     whole: list[Finding]
     probe_size: int
     seconds: float
-    target: Any = "label"
+    task: Task = field(default_factory=lambda: Task("other", "label"))
     examined: bool = True
     _hidden: dict[Any, bool] = field(default_factory=dict)
     _led: dict[LayerSite, bool] = field(default_factory=dict)

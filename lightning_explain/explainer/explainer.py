@@ -42,6 +42,7 @@ from lightning_explain.explainer.registry import (
     build_modalities,
     build_target,
     check_limit,
+    check_task,
     fitting,
     warn_of_unsigned,
 )
@@ -77,6 +78,7 @@ class Explainer(Decisions):
         estimate: What an explanation will cost; filled in by :meth:`check` where passes are timed.
         modalities: What the inputs are, as the user says it; :meth:`check` settles it for the probe, as a tuple.
         feature_names: The names that the data set has for the columns of a table.
+        task_line: What the task is, and what the target means for it, in words; filled in by :meth:`check`.
     """
 
     seed: int = 0
@@ -95,6 +97,7 @@ class Explainer(Decisions):
     estimate: Estimate | None = None
     modalities: Any = None
     feature_names: tuple[str, ...] = ()
+    task_line: str = ""
 
     def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
@@ -135,7 +138,8 @@ class Explainer(Decisions):
                     raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
-            ready = replace(self, **vars(found), ranks=ranks, modalities=probe.modalities, target=context.target)
+            task = {"task": context.task.name, "target": context.task.target, "task_line": context.task.line}
+            ready = replace(self, **vars(found), **task, ranks=ranks, modalities=probe.modalities)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
 
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
@@ -157,7 +161,7 @@ class Explainer(Decisions):
     def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
         explained = self._explained(model, probe, run)
         at_once = 4 * self.limit if self.auto_limit else self.limit
-        return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
+        return preflight(explained, model, probe, self.target, at_once, self.task, self.ranks.in_step)
 
     def _timed(self, context: DoctorContext, probe: Probe, choose: bool) -> Explainer:
         """Estimates the cost, and lowers the limit to the fastest number of samples per pass if there is a choice."""
@@ -271,6 +275,7 @@ def explain(
     channels_last: bool = False,
     history: Sequence[Report] = (),
     modalities: Any = None,
+    task: str = "auto",
 ) -> Report:
     """Explains a model on fixed samples, without a Trainer, and returns maps and scores; leaves the model as it was.
 
@@ -291,6 +296,7 @@ def explain(
             ``ExplanationMonitor``.
         history: Reports of the same samples, the oldest first, for metrics such as ``Drift``.
         modalities: What the inputs are; see ``ExplanationMonitor``.
+        task: What the model was trained for; see ``ExplanationMonitor``.
 
     Returns:
         The report: ``attributions[method]`` is shaped like the inputs, ``scores[metric][method]`` is ``(N,)``.
@@ -336,6 +342,7 @@ def explain(
         default_methods=methods is None,
         default_metrics=metrics is None,
         modalities=build_modalities(modalities),
+        task=check_task(task),
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
     ready = explainer.check(model, probe)

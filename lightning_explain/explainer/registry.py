@@ -20,10 +20,11 @@ from lightning_explain.core.contracts import Method, Metric, Modality, Target
 from lightning_explain.core.naming import either, nearest, snake_case, unwritable
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.schema import brief
-from lightning_explain.core.validation import check_whole
+from lightning_explain.core.validation import check_choice, check_whole
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.modalities import Tabular, Text, of_probe
 from lightning_explain.model.targets import check_target
+from lightning_explain.model.tasks import TASKS
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
 
@@ -160,6 +161,16 @@ def check_limit(value: int | str) -> int | None:
     """
     check_whole("", "max_examples_per_pass", value, also=("auto",))
     return None if value == "auto" else int(value)
+
+
+def check_task(value: str) -> str:
+    """Returns ``task``.
+
+    Raises:
+        ValueError: If it is neither ``"auto"`` nor one of the tasks.
+    """
+    check_choice("", "task", value, ("auto", *TASKS))
+    return value
 
 
 def build(requests: Requests, classes: Mapping[str, type], kind: str, base: type) -> dict[str, Any]:

@@ -338,6 +338,8 @@ class MonitorBase(pl.Callback):
             rank_zero_info(
                 f"ExplanationMonitor: takes the input for {kinds} (modalities=... says otherwise), explains by {names}."
             )
+        if self._ready.task_line:
+            rank_zero_info(f"ExplanationMonitor: {self._ready.task_line} (task=... or target=... says otherwise).")
         for name, method in self._ready.methods.items():
             given, layer = self._explainer.methods.get(name), method.innermost.layer
             if type(given) is not type(method) and layer is not None:
