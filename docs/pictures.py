@@ -68,7 +68,9 @@ def method(name: str) -> Any:
 
 def draw_method(name: str) -> None:
     """Writes the picture of one method."""
-    if any(part in name for part in ("LRP", "Guided", "Deconvolution")):  # for which that network has no rule, or no ReLU
+    if any(
+        part in name for part in ("LRP", "Guided", "Deconvolution")
+    ):  # for which that network has no rule, or no ReLU
         report, probe, options = _digit(name)
     else:
         report, probe, options = _cat(name)
