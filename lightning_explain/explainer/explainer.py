@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
-from lightning_explain.checks.inputs import settled
+from lightning_explain.checks.inputs import lookups, settled
 from lightning_explain.checks.preflight import UncheckedError, granted, preflight
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.containers import resolved
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Lookup
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
@@ -79,6 +79,7 @@ class Explainer(Decisions):
         modalities: What the inputs are, as the user says it; :meth:`check` settles it for the probe, as a tuple.
         feature_names: The names that the data set has for the columns of a table.
         task_line: What the task is, and what the target means for it, in words; filled in by :meth:`check`.
+        lookups: Embedding layers with what they look up of the inputs; filled in by :meth:`check`.
     """
 
     seed: int = 0
@@ -98,6 +99,7 @@ class Explainer(Decisions):
     modalities: Any = None
     feature_names: tuple[str, ...] = ()
     task_line: str = ""
+    lookups: Mapping[str, Lookup] = field(default_factory=dict)
 
     def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
@@ -139,7 +141,8 @@ class Explainer(Decisions):
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
             task = {"task": context.task.name, "target": context.task.target, "task_line": context.task.line}
-            ready = replace(self, **vars(found), **task, ranks=ranks, modalities=probe.modalities)
+            inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
+            ready = replace(self, **vars(found), **task, **inputs, ranks=ranks)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
 
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
@@ -148,7 +151,7 @@ class Explainer(Decisions):
         probe = replace(probe, modalities=settled(given, probe, model, context.record, self.feature_names))
         known = self._explained(model, probe, run)
         parts = {name: getattr(known, name) for name in ("modalities", "baseline", "distribution")}
-        context.explained = replace(context.explained, **parts)
+        context.explained = replace(context.explained, **parts, lookups=lookups(model, context.record))
         return probe
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
@@ -257,6 +260,7 @@ class Explainer(Decisions):
             channels_last=self.channels_last,
             modalities=modalities,
             stds=probe.stds,
+            lookups=self.lookups,
         )
 
 
