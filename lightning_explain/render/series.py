@@ -215,9 +215,10 @@ def _curve(series: Tensor, size: tuple[int, int], limits: tuple[float, float]) -
     for before, after in pairwise(zip(x.tolist(), y.tolist(), strict=True)):
         if math.isfinite(before[1]) and math.isfinite(after[1]):
             draw.line([before, after], fill=255, width=round(1.7 * _FINE))
-    fine = np.asarray(canvas, dtype=np.float64).reshape(size[0], _FINE, size[1], _FINE)
-    found: NDArray[np.float64] = fine.mean((1, 3)) / 255
-    return found
+    # Several times as fast as the mean over parts of an array.
+    fine, parts = np.asarray(canvas, dtype=np.uint16), [slice(i, None, _FINE) for i in range(_FINE)]
+    whole: NDArray[np.uint64] = np.add.reduce([fine[down, across] for down in parts for across in parts])
+    return whole / (255 * _FINE**2)
 
 
 def _time_axis(canvas: Picture, panel: SeriesPanel, x: int, y: int, width: int) -> None:
