@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_explain.core import schema
 from lightning_explain.core.report import PassCount, Publication, Report
+from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.schema import MalformedError, brief
 from lightning_explain.store.files import SUFFIX, broken, opened, parsed, replacing, tensors_of
 from lightning_explain.store.run_files import KEY as _RUN
@@ -145,6 +146,16 @@ def load_reports(directory: str | os.PathLike[str]) -> list[Report]:
         raise _no_reports(directory)
     files = RunFiles(directory if directory.is_dir() else directory.parent)
     return sorted((files.attached(report, key) for report, key in found), key=_place)
+
+
+def find_report(files: RunFiles, step: int, epoch: int) -> tuple[Path, RunInfo | None] | None:
+    """The file of the report that a training wrote at this step and epoch, and its run if that is known; ``None`` if there is none."""
+    paths = [files.folder / f"step={step:08d}{part}{SUFFIX}" for part in ("", f"-epoch={epoch:08d}")]
+    path = next((path for path in paths if _epoch_in(path) == epoch), None)
+    if path is None:
+        return None
+    with opened(path) as file:
+        return path, files.runs.get((file.metadata() or {}).get(_RUN, ""))
 
 
 def _no_reports(path: Path) -> FileNotFoundError:

@@ -103,6 +103,13 @@ class RunFiles:
     _runs: dict[str, RunInfo] | None = None
     _probes: dict[str, Probe | None] = field(default_factory=dict)
 
+    @property
+    def runs(self) -> dict[str, RunInfo]:
+        """The runs in ``run.json`` by key, the latest last; empty if there are none, or, with a warning, if the file is broken."""
+        if self._runs is None:
+            self._runs = self._survive(lambda: _read(self.folder / "run.json", _FIX)) or {}
+        return self._runs
+
     def attached(self, report: Report, key: str) -> Report:
         """The report with its run and its samples, as far as they are known.
 
@@ -110,10 +117,8 @@ class RunFiles:
             report: A report of the folder.
             key: The key of its run, as its file has it; else the last run with the same samples is taken.
         """
-        if self._runs is None:
-            self._runs = self._survive(lambda: _read(self.folder / "run.json", _FIX)) or {}
-        same = [run for run in self._runs.values() if run.fingerprint == report.fingerprint]
-        run = self._runs.get(key, same[-1] if same else None)
+        same = [run for run in self.runs.values() if run.fingerprint == report.fingerprint]
+        run = self.runs.get(key, same[-1] if same else None)
         name = report.fingerprint
         if name and name not in self._probes:
             self._probes[name] = self._survive(lambda: self._find(name, len(report.ids)))
