@@ -40,11 +40,14 @@ def find_loader(
     Raises:
         ValueError: If the run has no loader at all, or none with that index.
     """
-    given = {"val": _val_loaders(trainer, say), "train": trainer.train_dataloader, "test": trainer.test_dataloaders}
-    loaders = {name: listed(part) for name, part in given.items()}
+    given: dict[str, Callable[[], Any]] = {
+        "val": lambda: _val_loaders(trainer, say),
+        "train": lambda: _train_loaders(trainer),
+        "test": lambda: trainer.test_dataloaders,
+    }
     order = [source, *(name for name in ("val", "test", "train") if name != source)]
-    chosen = next((name for name in order if loaders[name]), None)
-    if chosen is None:
+    chosen, found = next(((name, part) for name in order if (part := listed(given[name]()))), ("", []))
+    if not chosen:
         raise ValueError(
             f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. Give one, or probe=Probe(...)."
         )
@@ -53,12 +56,18 @@ def find_loader(
             f"There is no {source} loader; the probe samples come from the {chosen} loader. To choose it yourself, use "
             f"ProbeSelection(source={chosen!r})."
         )
-    found = loaders[chosen]
     if index >= len(found):
         raise ValueError(
             f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders; use one below {len(found)}."
         )
     return found[index]
+
+
+def _train_loaders(trainer: pl.Trainer) -> Any:
+    """Loaded by every training; a replay of checkpoints has only their source."""
+    source = trainer.fit_loop._data_source
+    unloaded = trainer.train_dataloader is None and trainer.state.fn == "fit" and source.is_defined()
+    return source.dataloader() if unloaded else trainer.train_dataloader
 
 
 def _val_loaders(trainer: pl.Trainer, say: Callable[[str], None]) -> Any:
@@ -88,7 +97,20 @@ def listed(loaders: Any) -> list[Any]:
 
 def batch_size(trainer: pl.Trainer) -> int | None:
     """The batch size of the first loader of the run that declares one; ``None``: no loader does."""
-    for loader in listed([trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders]):
+    return _batch_size([trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders])
+
+
+def batch_size_unloaded(trainer: pl.Trainer) -> int | None:
+    """The same of a ``fit`` that has loaded nothing yet; creates its loaders for this call alone."""
+    for source in (trainer.fit_loop._data_source, trainer.fit_loop.epoch_loop.val_loop._data_source):
+        with suppress(Exception):
+            if source.is_defined() and (size := _batch_size(source.dataloader())):
+                return size
+    return None
+
+
+def _batch_size(loaders: Any) -> int | None:
+    for loader in listed(loaders):
         sampler = getattr(loader, "batch_sampler", None)
         size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
         if isinstance(size, int) and size > 0:

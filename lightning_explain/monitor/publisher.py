@@ -29,9 +29,6 @@ from lightning_explain.render.page import NARROW, WIDTH
 from lightning_explain.store.files import safe_name
 from lightning_explain.store.thinning import Reports
 
-_DRAWN: set[tuple[type, bool]] = set()
-"""The modalities that this process has drawn to tell how long it takes, and whether on narrow pages."""
-
 
 @dataclass
 class Publisher:
@@ -44,6 +41,8 @@ class Publisher:
         failure_log: Reports what fails to draw or write, and lets training continue.
         own: The user's sinks, beside those of the Trainer's loggers.
         log_artifacts: Upload the files of the reports at the end.
+        run_folder: The run's folder, if it is not that of the Trainer.
+        saves_last: Save a report when the sinks have written it, so that what is saved has been written everywhere.
     """
 
     name: str
@@ -52,6 +51,8 @@ class Publisher:
     failure_log: FailureLog
     own: Sequence[Sink] = ()
     log_artifacts: bool = False
+    run_folder: Path | None = None
+    saves_last: bool = False
     _directory: Path = Path()
     _loggers: list[Logger] = field(default_factory=list)  # whose sinks are open
     _sinks: dict[str, Sink] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Publisher:
         may have to be raised on all of them.
         """
         former = self._directory, self._loggers
-        self._directory = trainers.run_directory(trainer) / safe_name(self.name)
+        self._directory = (self.run_folder or trainers.run_directory(trainer)) / safe_name(self.name)
         self._loggers = list(trainer.loggers)
         with self._on_rank_zero(trainer) as writes:
             if not self._sinks or former != (self._directory, self._loggers):
@@ -121,16 +122,14 @@ class Publisher:
         none = torch.zeros(samples, dtype=torch.long)
         report = Report({"": maps}, {}, {}, torch.zeros(samples), none, none, torch.arange(samples))
         for narrow, (most, further) in self._wanted.items():
-            # The first time in a process, fonts and colors are read.
-            kinds = {(type(modality), narrow) for modality in probe.modalities}
-            for _ in range(1 if kinds <= _DRAWN else 2):
+            # The first time, fonts and colors are read.
+            for _ in range(2):
                 started = time.perf_counter()
                 figure = figure_of(report, probe, self.options, _width(narrow))
                 found = figure.pictures(most=most, further=further)
                 for picture in found.values():
                     to_png(picture, {})
                 each = (time.perf_counter() - started) / len(found)
-            _DRAWN.update(kinds)
             # An overview, and for each method its panels and its history.
             seconds += min(most, figure.count(further=further) // 2 * (1 + 2 * methods)) * each
         return seconds
@@ -156,7 +155,7 @@ class Publisher:
                 log.report_once(key, text)
             for key, text in self._undefined(report).items():
                 log.note_once(key, text)
-            if self.reports.enabled and self._sinks:
+            if not self.saves_last:
                 self._save(report)
             drawing = partial(self._draw, report, probe, history)
             pictures = log.survive(drawing, "Drawing pictures") or {}
@@ -183,6 +182,8 @@ class Publisher:
                 for name, sink in self._sinks.items():
                     if sink.narrow_pages == narrow:
                         self.failure_log.survive(partial(sink.write, found), name)
+            if self.saves_last and drafts:
+                self._save(next(iter(drafts.values())).report)
 
     def upload(self, trainer: pl.Trainer) -> None:
         """Lets the sinks upload the files of the reports, if that is wanted. Call it on all ranks, at the end."""
@@ -210,7 +211,14 @@ class Publisher:
             self.drawn = found.snapshot
         return pictures
 
+    def snapshot(self, report: Report, probe: Probe) -> Snapshot | None:
+        """The maps of an earlier report, as the pictures of it were drawn; ``None`` where no pictures are."""
+        narrow = min(self._wanted, default=None)
+        return None if narrow is None else figure_of(report, probe, self.options, _width(narrow)).snapshot
+
     def _save(self, report: Report) -> None:
+        if not (self.reports.enabled and self._sinks):
+            return
         if self.failure_log.survive(partial(self.reports.save, report, self._directory), "Saving the report"):
             of_run = partial(self.reports.save_run, report, self._directory)
             self.failure_log.survive(of_run, "Saving the samples and settings of the reports")
