@@ -90,23 +90,33 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return {str(key): config[key] for key in config if key != "hydra"}
 
 
-def instantiated(config: Mapping[str, Any], key: str) -> Any:
-    """The object that Hydra builds from the ``_target_`` under a key. This runs code, unlike what is under ``monitor``.
+def instantiated(config: Mapping[str, Any], key: str, saved: Mapping[str, Any] | None = None) -> Any:
+    """The object that Hydra builds from the ``_target_`` (or LightningCLI's ``class_path``) under a key.
+
+    This runs code, unlike what is under ``monitor``.
+
+    Args:
+        config: The configuration.
+        key: The key.
+        saved: Arguments for what the configuration leaves out, as far as the object takes them.
 
     Raises:
         ImportError: If Hydra is not installed.
         ValueError: If there is no ``_target_``, or its class cannot be found or built.
     """
     from hydra.errors import HydraException
-    from hydra.utils import instantiate
+    from hydra.utils import get_object, instantiate
 
     node: Any = config.get(key)
+    if OmegaConf.is_dict(node) and "class_path" in node:
+        node = _as_target(OmegaConf.to_container(node, resolve=True))
     if (not isinstance(node, Mapping) and not OmegaConf.is_dict(node)) or "_target_" not in node:
         raise ValueError(
             f"{key}={brief(node)} names no class; write {key}: {{_target_: package.module.Class, argument: value}}."
         )
     try:
-        return instantiate(node)
+        more = _taken(get_object(str(node["_target_"])), saved, node) if saved else {}
+        return instantiate(node, **more)
     except (HydraException, OmegaConfBaseException) as error:
         cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
         reason = str(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception", "")
@@ -114,6 +124,24 @@ def instantiated(config: Mapping[str, Any], key: str) -> Any:
             f"{key} cannot be built: {' '.join(reason.split())}{cause}. Give _target_ an import path, and arguments "
             "that it takes."
         ) from error
+
+
+def _as_target(node: Any) -> Any:
+    """LightningCLI's ``{class_path: ..., init_args: {...}}``, at any depth, as Hydra writes it."""
+    if isinstance(node, Mapping):
+        found = {str(key): _as_target(value) for key, value in node.items()}
+        if "class_path" in found:
+            more = {**(found.get("init_args") or {}), **(found.get("dict_kwargs") or {})}
+            return {"_target_": found["class_path"], **more}
+        return found
+    return [_as_target(part) for part in node] if isinstance(node, list) else node
+
+
+def _taken(called: Any, saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of saved arguments, those that a class takes and that are not given."""
+    parameters = inspect.signature(called).parameters
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in saved.items() if name not in given and (any_name or name in parameters)}
 
 
 def _nodes(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
