@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_explain.cli.check import check
 from lightning_explain.cli.compare import compare
 from lightning_explain.core.version import __version__
 
@@ -82,6 +82,35 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def replay(
+    checkpoints: Annotated[Path, typer.Argument(exists=True, help="A folder with *.ckpt files, or one of them.")],
+    config: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="A YAML file with model, data and monitor.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides as in Hydra: monitor.seed=1, model.num_classes=5.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", file_okay=False, help="The run's folder, for reports and loggers.")
+    ] = None,
+    part: Annotated[str, typer.Option(help="i/n: what the i-th of n jobs explains, counted from 0.")] = "0/1",
+    trust: Annotated[bool, typer.Option("--trust", help="Load checkpoints that may run code.")] = False,
+) -> None:
+    """Explain the checkpoints of a finished training. The exit code is 1 if some are left out, 2 if nothing can be explained."""
+    from lightning_explain.cli.replay import replay_configured
+
+    with _configured():
+        done = replay_configured([checkpoints], config, overrides or (), output, part, not trust)
+    counts = f"{len(done.explained)} checkpoints explained, {len(done.stored)} explained before"
+    if int(os.environ.get("RANK", 0)) == 0:
+        for path, why in done.left_out.items():
+            typer.echo(f"Left out '{path}': {why}.", err=True)
+        typer.echo(f"{counts}, {len(done.left_out)} left out; reports in {done.folder}")
+    if done.left_out:
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _configured() -> Iterator[None]:
     """Resolves import paths from the current folder too, like ``python -m``; errors become one line and exit code 2."""
@@ -89,7 +118,7 @@ def _configured() -> Iterator[None]:
     sys.path.insert(0, folder)
     try:
         yield
-    except (ImportError, TypeError, ValueError) as error:
+    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     finally:
@@ -119,7 +148,6 @@ def demo(
 
 
 app.command()(compare)
-app.command()(check)
 
 
 def _table(title: str, classes: Mapping[str, type]) -> Table:
