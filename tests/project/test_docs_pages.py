@@ -22,7 +22,13 @@ pytestmark = QUIET
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # Run by tests of their own, or (how-it-works) shortened code of the package.
-ELSEWHERE = ("how-to/extending.md", "how-to/modalities.md", "tutorial/cat.md", "explanation/how-it-works.md")
+ELSEWHERE = (
+    "how-to/extending.md",
+    "how-to/modalities.md",
+    "how-to/replay.md",
+    "tutorial/cat.md",
+    "explanation/how-it-works.md",
+)
 PAGES = sorted(
     path.relative_to(DOCS).as_posix()
     for path in DOCS.rglob("*.md")
@@ -49,7 +55,7 @@ def test_python_runs_from_top_to_bottom_in_an_empty_folder(
         assert len(space["reports"]) == 3
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml") and page != "how-to/gate.md"])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")])
 def test_yaml_configures_a_monitor(page: str, tmp_path: Path) -> None:
     for block in blocks(page, "yaml"):
         config = yaml.safe_load(block)
@@ -61,6 +67,8 @@ def test_yaml_configures_a_monitor(page: str, tmp_path: Path) -> None:
                 config = compose("config").monitor
         elif "trainer" in config:
             config = config["trainer"]["callbacks"][0]["init_args"]
+        elif "monitor" in config:
+            config = config["monitor"]
         assert isinstance(ExplanationMonitor.from_config(config), ExplanationMonitor)
 
 
