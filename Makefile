@@ -10,7 +10,7 @@ VENV_LOWEST ?= .venv-lowest
 STAMP_LOWEST := $(VENV_LOWEST)/.lightning-explain
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lowest lint bench faults docs
+.PHONY: help demo test lowest lint bench faults docs dist
 
 # An environment can serve several checkouts; the one installed last is the one that is imported.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -53,6 +53,15 @@ docs: $(STAMP) ## Write the reference and configs/ from the classes, and build t
 	$(BIN)/python docs/generate_configs.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "docs/_build/index.html"
+
+dist: $(STAMP) ## Build wheel and sdist, install the wheel in an empty environment, and run the demo there
+	rm -rf dist build/dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/dist
+	build/dist/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo]"
+	cd build/dist && bin/lightning-explain demo
+	@du -sh build/dist/lib | sed 's/\t.*/ installed/'; ls -l dist
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'

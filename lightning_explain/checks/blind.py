@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.findings import Finding, listed
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Lookup
 from lightning_explain.core.probe import Samples
 from lightning_explain.core.record import Record
 from lightning_explain.distributed.fsdp import is_sharded
@@ -37,8 +39,22 @@ def unreached(i: int, values: Tensor, model: nn.Module, record: Record) -> Tenso
     return None
 
 
-def blind(explained: ExplainedFunction, samples: Samples, model: nn.Module, record: Record) -> Finding | None:
-    """What is found where other categories change f in columns that no gradient reaches, as where they are cast to look up an embedding."""
+def blind(
+    explained: ExplainedFunction,
+    samples: Samples,
+    model: nn.Module,
+    record: Record,
+    lookups: Mapping[str, Lookup] = MappingProxyType({}),
+) -> Finding | None:
+    """What is found where other categories change f in columns that no gradient reaches, as where they are cast to look up an embedding.
+
+    Args:
+        explained: The explained function.
+        samples: A few samples.
+        model: The module.
+        record: What preflight recorded.
+        lookups: Embeddings, whose columns are left out.
+    """
     found, outputs = list[str](), None
     for i, (x, modality) in enumerate(zip(samples.inputs, explained.modalities, strict=True)):
         others = modality.others(x) if isinstance(modality, Tabular) and x.is_floating_point() else None
@@ -46,7 +62,8 @@ def blind(explained: ExplainedFunction, samples: Samples, model: nn.Module, reco
         if others is None or still is None or not isinstance(modality, Tabular):
             continue
         names, outputs = modality.columns(x.shape[1]), explained.evaluate(samples) if outputs is None else outputs
-        for column in still.nonzero().flatten().tolist():
+        seen = {e for lookup in lookups.values() if lookup.input == i for e in lookup.elements or ()}
+        for column in sorted(set(still.nonzero().flatten().tolist()) - seen):
             moved = x.clone()
             moved[:, column] = others[:, column]
             points = samples.at((*samples.inputs[:i], moved, *samples.inputs[i + 1 :]))

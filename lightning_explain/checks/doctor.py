@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, permutations
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.rules import INSTEAD, NoRuleError, check_precision, check_softmax
 from lightning_explain.modalities.placement import arrange, place
 from lightning_explain.model.layers import find_layer
+from lightning_explain.targets.tasks import Task
 
 _ORDER = ("fine", "canonized", "warned", "refused")
 # Points of a path that are generated: the first is often the sample itself.
@@ -51,7 +52,7 @@ class DoctorContext:
         whole: What refuses every method.
         probe_size: Samples in the probe.
         seconds: Measured time of a forward pass, for each sample.
-        target: Which output is explained; of ``"label"``, what that means for such labels.
+        task: What the model was trained for, and which output is explained.
         examined: Whether two samples at once fit into memory.
     """
 
@@ -61,7 +62,7 @@ class DoctorContext:
     whole: list[Finding]
     probe_size: int
     seconds: float
-    target: Any = "label"
+    task: Task = field(default_factory=lambda: Task("other", "label"))
     examined: bool = True
     _hidden: dict[Any, bool] = field(default_factory=dict)
     _led: dict[LayerSite, bool] = field(default_factory=dict)
@@ -80,6 +81,11 @@ class DoctorContext:
     def blind(self) -> Finding | None:
         """Columns of tables that decide although no gradient reaches them; ``None`` if there are none."""
         return blind(self.explained, self.few, self.model, self.record)
+
+    @cached_property
+    def blind_beside_lookups(self) -> Finding | None:
+        """The same without the columns that embeddings look up."""
+        return blind(self.explained, self.few, self.model, self.record, self.explained.lookups)
 
     def check_metric(self, metric: Metric) -> None:
         """Refuses a metric that cannot score the samples.
@@ -117,16 +123,23 @@ class DoctorContext:
         return not inner.layer_shaped or inner.layer is None or self._is_placed(inner)
 
     def _is_placed(self, inner: Method) -> bool:
-        passed, how = self._passed(inner), Arrangement(inner.reshape, self._module(inner), inner.of_input, self.model)
-        tensors = tuple(t.detach() for t in passed.tensors) if passed else ()
-        return arrange(tensors, self.record.samples.inputs, self.explained.modalities, how) is not None
+        found = tuple(t.detach() for name in inner.layers for t in self._tensors(inner, name))
+        how = Method.arrangement(inner, self.explained, found)
+        return arrange(found, self.record.samples.inputs, self.explained.modalities, how) is not None
+
+    def _tensors(self, method: Method, name: str | int) -> tuple[Tensor, ...]:
+        """What one of the method's layers received or returned, or the input among them."""
+        if isinstance(name, int):
+            return self.record.points[name : name + 1]
+        passed = self.record.passed(find_layer(self.model, name), method.of_input)
+        return passed.tensors if passed else ()
 
     def verdict(self, name: str, method: Method) -> Verdict:
         """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""
         findings = list(self.whole)
         try:
             placed = method.at(self.layer)
-            for check in (self._layer, self._samples, self._gradient, self._rule, self._arguments):
+            for check in (self._layers, self._samples, self._gradient, self._rule, self._arguments):
                 if not any(finding.state == "refused" for finding in findings):
                     findings += check(placed if check == self._samples else placed.innermost)
         except ValueError as error:
@@ -140,10 +153,25 @@ class DoctorContext:
             "; ".join(dict.fromkeys(f.fix for f in findings_of_state if f.fix)),
         )
 
-    def _layer(self, method: Method) -> Iterator[Finding]:
-        name = method.layer
-        if name is None:
-            return
+    def _layers(self, method: Method) -> Iterator[Finding]:
+        for name in method.layers:
+            if isinstance(name, str):
+                one = method if method.layer == name else replace(method, layer=name)  # type: ignore[type-var]
+                yield from self._layer(one, name)
+                if one is not method and len(self._tensors(one, name)) > 1:
+                    yield refused(
+                        f"the layer {name!r} does not return a single tensor", "explain it by a method of its own"
+                    )
+            elif name >= len(self.record.points) or not self.record.points[name].is_floating_point():
+                whole = [i for i, x in enumerate(self.record.points) if x.is_floating_point()]
+                yield refused(f"inputs[{name}] is no floating-point input", f"name layers, or inputs among {whole}")
+        for later, earlier in permutations(method.layers, 2):
+            of, on = ([node_of(t) for t in self._tensors(method, n) if t.requires_grad] for n in (later, earlier))
+            if meet(of, on):
+                reason = f"the layer {later!r} depends on {earlier!r}, which moves together with it"
+                yield refused(reason, "name layers of which none depends on another")
+
+    def _layer(self, method: Method, name: str) -> Iterator[Finding]:
         try:
             layer = self._module(method)
         except ValueError as error:
@@ -193,6 +221,9 @@ class DoctorContext:
 
     def _leads_on(self, method: Method) -> bool:
         """Whether gradients flow from the explained output back to the method's layer."""
+        if isinstance(method.layer, tuple):
+            inside = [replace(method, layer=name) for name in method.layer if isinstance(name, str)]  # type: ignore[type-var]
+            return all(map(self._leads_on, inside))
         if not method.of_input and self.record.leads_on(self._module(method)):
             return True
         # Behind integers, as at an embedding, the graph begins at the layer itself.
@@ -272,7 +303,7 @@ class DoctorContext:
         """Finds inputs without a gradient: as in Captum, the gradient is taken at all inputs or at none."""
         at_layer = method.place == "layer" and not any(rule and site is None for rule, site in method.reads)
         if not method.differentiates_input or at_layer:
-            return []
+            return [i for i in self.record.unread() if i in method.layers]
         unit = self._module(method) if method.place == "neuron" else None
         if unit is not None and not self.record.returned[id(unit)].floating:
             return []
@@ -388,7 +419,7 @@ class DoctorContext:
 
     def _activation(self, method: Method) -> Any:
         """What the method's layer received or returned for one sample; ``None`` without a layer."""
-        passed = None if method.layer is None else self._passed(method)
+        passed = None if len(method.layers) != 1 else self._passed(method)
         value = None if passed is None else passed.value
         value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
         return tree_map_only(Tensor, lambda t: t.detach()[:1] if t.ndim else t, value)

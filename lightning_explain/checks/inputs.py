@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.blind import unreached
-from lightning_explain.core.contracts import InputFacts, Modality
+from lightning_explain.core.contracts import InputFacts, Lookup, Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.record import Record
@@ -41,9 +41,10 @@ def settled(
     return tuple(own.get(i, guessed[i]).bound(x.cpu(), facts[i]) for i, x in enumerate(inputs))
 
 
-def embeddings(i: int, model: nn.Module, record: Record) -> list[str]:
-    """The names of the embedding layers that look up the ids ``(N, T)`` of an input, one vector for each token."""
-    return [name for name, module in _embeddings(i, model, record).items() if isinstance(module, nn.Embedding)]
+def lookups(model: nn.Module, record: Record) -> dict[str, Lookup]:
+    """The embedding layers that look something of the inputs up, by name, with what that is: one vector for each."""
+    named = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    return {name: record.lookups[id(module)] for name, module in named if id(module) in record.lookups}
 
 
 def _by_input(given: Any, probe: Probe) -> dict[int, Modality]:
@@ -74,9 +75,15 @@ def _by_input(given: Any, probe: Probe) -> dict[int, Modality]:
 def _facts(i: int, probe: Probe, model: nn.Module, record: Record, names: Sequence[str]) -> InputFacts:
     x = record.points[i].detach()
     time = _time_axis(x, model, record) if x.ndim == 3 and x.is_floating_point() else None
-    looked_up, masked = _embeddings(i, model, record), _masked(probe, as_tuple(probe.inputs)[i])
+    own = {name: module for name, module in model.named_modules() if _of(i, module, record)}
+    counts = {name: len(set(_of(i, module, record))) for name, module in own.items()}
     return InputFacts(
-        looked_up, time, masked, unreached(i, as_tuple(probe.inputs)[i], model, record), _names(i, probe, names)
+        embeddings={name: module for name, module in own.items() if counts[name] == x[0].numel()},
+        time_axis=time,
+        masked=_masked(probe, as_tuple(probe.inputs)[i]),
+        blind=unreached(i, as_tuple(probe.inputs)[i], model, record),
+        names=_names(i, probe, names),
+        by_column=set(counts.values()) == {1},
     )
 
 
@@ -90,19 +97,15 @@ def _names(i: int, probe: Probe, names: Sequence[str]) -> tuple[str, ...]:
     return (last,) if count == 1 else tuple(f"{last} {column}" for column in range(count))
 
 
-def _embeddings(i: int, model: nn.Module, record: Record) -> dict[str, nn.Module]:
-    x, kinds = record.points[i].detach(), (nn.Embedding, nn.EmbeddingBag)
-    found = ((name, module) for name, module in model.named_modules() if isinstance(module, kinds))
-    return {name: module for name, module in found if any(_same(t, x) for t in _received(module, record))}
+def _of(i: int, module: nn.Module, record: Record) -> tuple[int, ...]:
+    """The elements of an input that a module looks up; none for modules that do not."""
+    found = record.lookups.get(id(module))
+    return found.elements or () if found is not None and found.input == i else ()
 
 
 def _received(module: nn.Module, record: Record) -> tuple[Tensor, ...]:
     passed = record.received.get(id(module))
     return () if passed is None else passed.tensors
-
-
-def _same(value: Tensor, x: Tensor) -> bool:
-    return value.shape == x.shape and value.dtype == x.dtype and torch.equal(value, x)
 
 
 def _time_axis(x: Tensor, model: nn.Module, record: Record) -> int | None:

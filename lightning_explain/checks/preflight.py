@@ -28,7 +28,7 @@ from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.model.function import TargetFunction
 from lightning_explain.model.targets import OutputError, Target, choose, target_indices
-from lightning_explain.targets.tasks import target_of_task
+from lightning_explain.targets.tasks import settled
 
 SAMPLES = 3
 """Most samples whose graph is recorded."""
@@ -44,6 +44,7 @@ def preflight(
     probe: Probe,
     target: Target,
     at_once: int,
+    task: str = "auto",
     in_step: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> DoctorContext:
     """Runs the model, and returns what is known of it; call it inside the isolation.
@@ -54,6 +55,7 @@ def preflight(
         probe: The samples as the user gave them.
         target: Which output is explained.
         at_once: Most samples in the run without a graph.
+        task: What the model was trained for; ``"auto"``: its outputs and the labels tell.
         in_step: Entered around the recorded runs, such that ranks of a sharded model fail together.
 
     Raises:
@@ -63,7 +65,9 @@ def preflight(
     samples = explained.probe
     outputs, seconds = _run_forward(function, samples, probe, at_once)
     labels = None if probe.targets is None else probe.targets.cpu()
-    target = target_of_task(target, outputs, labels)
+    named = probe.class_names is not None and outputs.shape[1:] == (len(probe.class_names),)
+    chosen = settled(task, target, outputs, labels, named)
+    target = chosen.target
     indices = target_indices(outputs, target, labels)
     check_explained(choose(outputs, indices, target), probe)
     check_ordinal(outputs, target, probe)
@@ -76,7 +80,7 @@ def preflight(
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target)
             whole = alike(function, found, outputs) if count > 1 else []
-        return DoctorContext(model, explained, found, whole, len(probe), seconds, target, count > 1)
+        return DoctorContext(model, explained, found, whole, len(probe), seconds, chosen, count > 1)
 
     try:
         # Three, two, one.

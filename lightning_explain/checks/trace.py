@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_explain.checks.lookups import Followed
 from lightning_explain.core.record import Op, Passed, Record, node_of, nodes
 from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, words
 from lightning_explain.model.hooks import at_modules
@@ -36,6 +37,7 @@ class _Recorder(TorchFunctionMode):
         self._names = {id(module): name for name, module in model.named_modules()}
         self._inside = [model]
         self._kept: list[Tensor] = []
+        self._followed = Followed(record.points)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -46,6 +48,7 @@ class _Recorder(TorchFunctionMode):
         recorded = activations and name not in _READS_SHAPE and torch.is_grad_enabled()
         kind = family(func, args, kwargs) if recorded else None
         out = func(*args, **kwargs)
+        self._followed.note(func, args, kwargs, out)
         if recorded:
             module = self._inside[-1]
             idle = name in _ARITHMETIC and len(activations) == 1 and _equal(out, activations[0])
@@ -69,6 +72,10 @@ class _Recorder(TorchFunctionMode):
         self.record.calls[id(module)] += 1
         self.record.spans.setdefault(id(module), (len(self.record.ops), 0))
         self._note_passed(self.record.received, module, arguments)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and arguments:
+            lookup = self._followed.lookup(arguments[0])
+            if lookup is not None:
+                self.record.lookups[id(module)] = lookup
 
     def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if self._inside[-1] is module:
@@ -85,7 +92,8 @@ class _Recorder(TorchFunctionMode):
         passed[id(module)] = new = Passed(value, earlier.nodes)
         for tensor in new.floating:
             # Integer inputs cannot carry a gradient; the graph starts at the first floating-point tensor.
-            if self._begin and passed is self.record.returned and not tensor.requires_grad:
+            begins = self._begin or id(module) in self.record.lookups
+            if begins and passed is self.record.returned and not tensor.requires_grad:
                 tensor.requires_grad_()
         new.nodes += [node_of(tensor) for tensor in new.floating if tensor.requires_grad]
         return new.floating

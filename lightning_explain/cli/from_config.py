@@ -23,6 +23,7 @@ from lightning_explain.explainer.registry import (
     build_metrics,
     build_target,
     check_limit,
+    check_task,
 )
 from lightning_explain.monitor.arguments import selection_of
 from lightning_explain.monitor.callback import ExplanationMonitor
@@ -108,6 +109,7 @@ def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:
         normalization=arguments.get("normalization"),
         default_methods=requests is None and not examined,
         default_metrics=arguments.get("metrics") is None,
+        task=check_task(arguments.get("task", "auto")),
     )
 
 

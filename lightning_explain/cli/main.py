@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_explain.cli.check import check
 from lightning_explain.cli.compare import compare
 from lightning_explain.core.version import __version__
 
@@ -148,6 +149,7 @@ def demo(
 
 
 app.command()(compare)
+app.command()(check)
 
 
 def _table(title: str, classes: Mapping[str, type]) -> Table:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,12 @@ from lightning_explain.core.report import PassCount, Publication, SumCheck
 from lightning_explain.core.run_info import RunInfo
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    Layers: TypeAlias = None | str | tuple[str | int, ...]
+else:
+    Layers = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
+"""The dotted name of a layer, or several, among which a number is the position of an input; ``None``: the default layer."""
 
 
 Score: TypeAlias = "tuple[Tensor, Tensor | None]"
@@ -43,6 +49,7 @@ class ExplainedFunction:
         sum_checks: Collects, by method, the check of DeepLIFT's sum for each batch of samples; ``None``: nothing is collected.
         modalities: What the inputs are, one for each.
         stds: Standard deviations of the inputs that came with the probe, one tensor ``(1, ...)`` for each; may be empty.
+        lookups: Embedding layers by dotted name, with what each looks up of an input.
     """
 
     forward: nn.Module
@@ -58,6 +65,7 @@ class ExplainedFunction:
     sum_checks: dict[str, list[SumCheck]] | None = None
     modalities: tuple[Modality, ...] = ()
     stds: tuple[Tensor, ...] = ()
+    lookups: Mapping[str, Lookup] = field(default_factory=dict)
 
     def evaluate(self, samples: Samples) -> Tensor:
         """The values of f at the samples, ``(N,)``, computed without gradients, at most ``limit`` samples per call."""
@@ -126,11 +134,13 @@ class Method:
     """Whether it runs the model with another output of the layer."""
     tensor_layers_only: ClassVar[bool] = False
     """Whether its layer must return a tensor or a plain tuple of tensors."""
+    several_layers: ClassVar[bool] = False
+    """Whether ``layer`` may be a tuple; the map then has a tensor for each of its entries."""
     samples_needed: ClassVar[int] = 1
     """How many samples it looks at together."""
     takes_distribution: ClassVar[bool] = False
     """Whether ``baselines`` is a set of reference samples."""
-    layer: str | None = None
+    layer: Layers = None
     """Dotted name of the layer; ``None`` in a layer or neuron method: the default one."""
     baselines: Baseline = None
     feature_mask: Any = None
@@ -201,6 +211,11 @@ class Method:
         return self.attribute_to_layer_input or self.attribute_to_neuron_input
 
     @property
+    def layers(self) -> tuple[str | int, ...]:
+        """The names of its layers, and the positions of inputs among them; empty without a layer."""
+        return self.layer if isinstance(self.layer, tuple) else () if self.layer is None else (self.layer,)
+
+    @property
     def needs_layer(self) -> bool:
         """Whether it has yet to be given a layer."""
         return self.place != "input" and self.layer is None
@@ -241,9 +256,15 @@ class Method:
 
     def arrangement(self, explained: ExplainedFunction, found: Attribution) -> Arrangement:
         """How its map ``found`` is to be arranged on the input: as its layer, if it is shaped as one."""
-        if not self.layer_shaped or self.layer is None:
-            return Arrangement()
-        return Arrangement(self.reshape, explained.layer(self.layer), self.of_input, explained.forward)
+        parts = [self._arranged(explained, name) for name in self.layers] if self.layer_shaped else []
+        return parts[0] if len(parts) == 1 else Arrangement(parts=tuple(parts))
+
+    def _arranged(self, explained: ExplainedFunction, name: str | int) -> Arrangement:
+        """How its map of one layer, or of an input among its layers, lies on the inputs."""
+        if isinstance(name, int):
+            return Arrangement(lookup=Lookup(name))
+        lookup = None if self.of_input or self.reshape is not None else explained.lookups.get(name)
+        return Arrangement(self.reshape, explained.layer(name), self.of_input, explained.forward, lookup)
 
     def focused(self, explained: ExplainedFunction) -> ExplainedFunction:
         """The function that it explains: a neuron, for a neuron method; otherwise the one that it is given."""
@@ -377,6 +398,19 @@ class Metric(ABC):
         """For each suffix and each method the score of the samples."""
 
 
+class Lookup(NamedTuple):
+    """What of an input an embedding layer looks up.
+
+    Args:
+        input: The position of the input.
+        elements: The numbers of its elements in a flattened sample, in the order of the vectors that the layer returns; ``None``: the
+            input itself, not looked up.
+    """
+
+    input: int
+    elements: tuple[int, ...] | None = None
+
+
 class Arrangement(NamedTuple):
     """How a layer's tensor is to be arranged as the units of an input lie.
 
@@ -385,12 +419,16 @@ class Arrangement(NamedTuple):
         layer: The layer that the tensor belongs to; it decides where the shape is ambiguous.
         of_input: Whether the tensor belongs to the layer's input rather than its output.
         model: The module that the layer is in; it says how an image is cut into patches.
+        lookup: The elements of an input that the tensor belongs to; ``None``: inferred from its shape.
+        parts: For a map of several layers, how each of its tensors is to be arranged.
     """
 
     reshape: Any = None
     layer: nn.Module | None = None
     of_input: bool = False
     model: nn.Module | None = None
+    lookup: Lookup | None = None
+    parts: tuple[Arrangement, ...] = ()
 
 
 class InputFacts(NamedTuple):
@@ -398,6 +436,7 @@ class InputFacts(NamedTuple):
 
     Args:
         embeddings: The embedding layers that looked it up as a whole, by dotted name.
+        by_column: Whether embedding layers looked up single columns of it.
         time_axis: Of three dimensions, the one that the layer which takes it runs over; ``None`` if that is not known.
         masked: ``(N, T)``, where a mask that goes with it says that there is nothing; ``None`` if there is none.
         blind: ``(F,)``, the columns of a table ``(N, F)`` that hold whole numbers and get no gradient; ``None`` if that is not known.
@@ -409,6 +448,7 @@ class InputFacts(NamedTuple):
     masked: Tensor | None = None
     blind: Tensor | None = None
     names: tuple[str, ...] = ()
+    by_column: bool = False
 
 
 class Modality(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -89,6 +89,9 @@ class SeriesPanel(Panel):
         series: ``(N, C, T)`` the input.
         channels: The names of the C channels.
         rate: Samples per second; ``None``: the axis counts steps.
+        continued: The channels that a forecast ``(N, H)`` may continue: the only one, or the one that the user names.
+        predicted: ``(N, C, H)`` the forecast of each channel, NaN where there is none; ``None``: the outputs are none.
+        future: ``(N, C, H)`` what it should be.
 
     Example:
         >>> import torch
@@ -102,3 +105,32 @@ class SeriesPanel(Panel):
     series: Tensor = field(default_factory=lambda: torch.empty(0))
     channels: Sequence[str] = ()
     rate: float | None = None
+    continued: int | None = None
+    predicted: Tensor | None = None
+    future: Tensor | None = None
+
+    def with_forecast(self, outputs: Tensor, labels: Tensor | None) -> SeriesPanel:
+        """The panel with a forecast: outputs ``(N, H)`` of one channel, or ``(N, H, C)`` of all, and labels like them.
+
+        Itself if the outputs are none: labels of another shape, whole numbers or only 0 and 1 are those of classes.
+
+        Example:
+            >>> import torch
+            >>> from lightning_explain.core.panels import SeriesPanel
+            >>> panel = SeriesPanel("series", values=torch.zeros(2, 1, 50), series=torch.rand(2, 1, 50), continued=0)
+            >>> panel.with_forecast(torch.rand(2, 8), torch.rand(2, 8)).predicted.shape
+            torch.Size([2, 1, 8])
+        """
+        if labels is None or labels.shape != outputs.shape or outputs.ndim < 2 or not labels.is_floating_point():
+            return self
+        channels, classes = self.series.shape[1], bool(((labels == 0) | (labels == 1)).all())
+        of_one = outputs.ndim == 2 and outputs.shape[1] > 1 and self.continued is not None
+        if classes or not (of_one or (outputs.ndim == 3 and outputs.shape[2] == channels)):
+            return self
+        parts = [values.detach().to(self.series) for values in (outputs, labels)]
+        if outputs.ndim == 3:
+            return replace(self, predicted=parts[0].transpose(1, 2), future=parts[1].transpose(1, 2))
+        found = [self.series.new_full((len(outputs), channels, outputs.shape[1]), torch.nan) for _ in parts]
+        for whole, part in zip(found, parts, strict=True):
+            whole[:, self.continued] = part
+        return replace(self, predicted=found[0], future=found[1])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
+from lightning_explain.core.contracts import Lookup
 from lightning_explain.core.probe import Samples
 
 
@@ -88,6 +89,7 @@ class Record:
         received: What each module received.
         returned: What each module returned, in the order in which they returned last.
         low_precision: Whether something was computed in 16 bits.
+        lookups: For each embedding layer, what it looks up of an input, where that can be told.
         consumers: For each tensor, the layers that receive it, and the modules that compute with it outside of layers.
     """
 
@@ -103,6 +105,7 @@ class Record:
     received: dict[int, Passed] = field(default_factory=dict)
     returned: dict[int, Passed] = field(default_factory=dict)
     low_precision: bool = False
+    lookups: dict[int, Lookup] = field(default_factory=dict)
     consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
 
     def passed(self, module: nn.Module, of_input: bool) -> Passed | None:

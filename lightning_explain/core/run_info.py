@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,13 @@ class RunInfo:
 def versions() -> dict[str, str]:
     """The versions of this package and of those that its numbers depend on."""
     found = {"lightning_explain": __version__, "python": platform.python_version()}
-    return found | {name: version(name) for name in ("torch", "captum", "numpy")}
+    return found | {name: _version(name) for name in ("torch", "captum", "numpy")}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    """Parses the metadata of an installed package once: each time takes milliseconds."""
+    return version(name)
 
 
 def flat(value: Any, key: str = "", lists: bool = False) -> dict[str, Any]:

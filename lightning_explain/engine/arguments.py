@@ -71,8 +71,25 @@ def _check(instance: Any, owner: str, name: str, value: Any, kind: str) -> None:
         check_scale(owner, name, value)
     elif name == "reshape":
         check_reshape(owner, value)
-    elif name == "layer" and not (value is None or isinstance(value, str)):
-        allowed = "the name of one module, such as 'layer4' (for several layers, one method for each)"
-        raise validation.refused(owner, name, value, allowed, TypeError)
+    elif name == "layer":
+        _check_layer(owner, value, instance.several_layers)
     elif name == "methods" and value is not None and not (isinstance(value, tuple) and set(map(type, value)) == {str}):
         raise validation.refused(owner, name, value, "None (all methods) or a list of names of methods", TypeError)
+
+
+def _check_layer(owner: str, value: Any, several: bool) -> None:
+    """Checks the name of a layer, or of several where they can be explained together.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    parts = value if several and isinstance(value, tuple) and value else (value,)
+    numbers = value is not parts[0]
+    if value is None or all(isinstance(part, str) or (numbers and validation.is_whole(part, 0)) for part in parts):
+        return
+    allowed = "the name of one module, such as 'layer4'"
+    if several:
+        allowed += ", or a list of names, and of positions of floating-point inputs, such as ['words', 'characters', 1]"
+    raise validation.refused(
+        owner, "layer", value, allowed + ("" if several else " (for several layers, one method for each)"), TypeError
+    )

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
-from lightning_explain.checks.inputs import settled
+from lightning_explain.checks.inputs import lookups, settled
 from lightning_explain.checks.preflight import UncheckedError, granted, preflight
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.containers import resolved
-from lightning_explain.core.contracts import ExplainedFunction
+from lightning_explain.core.contracts import ExplainedFunction, Lookup
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
 from lightning_explain.core.report import PassCount, Report
@@ -42,6 +42,7 @@ from lightning_explain.explainer.registry import (
     build_modalities,
     build_target,
     check_limit,
+    check_task,
     fitting,
     warn_of_unsigned,
 )
@@ -77,6 +78,8 @@ class Explainer(Decisions):
         estimate: What an explanation will cost; filled in by :meth:`check` where passes are timed.
         modalities: What the inputs are, as the user says it; :meth:`check` settles it for the probe, as a tuple.
         feature_names: The names that the data set has for the columns of a table.
+        task_line: What the task is, and what the target means for it, in words; filled in by :meth:`check`.
+        lookups: Embedding layers with what they look up of the inputs; filled in by :meth:`check`.
     """
 
     seed: int = 0
@@ -95,6 +98,8 @@ class Explainer(Decisions):
     estimate: Estimate | None = None
     modalities: Any = None
     feature_names: tuple[str, ...] = ()
+    task_line: str = ""
+    lookups: Mapping[str, Lookup] = field(default_factory=dict)
 
     def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
@@ -135,7 +140,9 @@ class Explainer(Decisions):
                     raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
-            ready = replace(self, **vars(found), ranks=ranks, modalities=probe.modalities, target=context.target)
+            task = {"task": context.task.name, "target": context.task.target, "task_line": context.task.line}
+            inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
+            ready = replace(self, **vars(found), **task, **inputs, ranks=ranks)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
 
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
@@ -144,7 +151,7 @@ class Explainer(Decisions):
         probe = replace(probe, modalities=settled(given, probe, model, context.record, self.feature_names))
         known = self._explained(model, probe, run)
         parts = {name: getattr(known, name) for name in ("modalities", "baseline", "distribution")}
-        context.explained = replace(context.explained, **parts)
+        context.explained = replace(context.explained, **parts, lookups=lookups(model, context.record))
         return probe
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
@@ -157,7 +164,7 @@ class Explainer(Decisions):
     def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
         explained = self._explained(model, probe, run)
         at_once = 4 * self.limit if self.auto_limit else self.limit
-        return preflight(explained, model, probe, self.target, at_once, self.ranks.in_step)
+        return preflight(explained, model, probe, self.target, at_once, self.task, self.ranks.in_step)
 
     def _timed(self, context: DoctorContext, probe: Probe, choose: bool) -> Explainer:
         """Estimates the cost, and lowers the limit to the fastest number of samples per pass if there is a choice."""
@@ -253,6 +260,7 @@ class Explainer(Decisions):
             channels_last=self.channels_last,
             modalities=modalities,
             stds=probe.stds,
+            lookups=self.lookups,
         )
 
 
@@ -271,6 +279,7 @@ def explain(
     channels_last: bool = False,
     history: Sequence[Report] = (),
     modalities: Any = None,
+    task: str = "auto",
 ) -> Report:
     """Explains a model on fixed samples, without a Trainer, and returns maps and scores; leaves the model as it was.
 
@@ -291,6 +300,7 @@ def explain(
             ``ExplanationMonitor``.
         history: Reports of the same samples, the oldest first, for metrics such as ``Drift``.
         modalities: What the inputs are; see ``ExplanationMonitor``.
+        task: What the model was trained for; see ``ExplanationMonitor``.
 
     Returns:
         The report: ``attributions[method]`` is shaped like the inputs, ``scores[metric][method]`` is ``(N,)``.
@@ -336,6 +346,7 @@ def explain(
         default_methods=methods is None,
         default_metrics=metrics is None,
         modalities=build_modalities(modalities),
+        task=check_task(task),
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
     ready = explainer.check(model, probe)

@@ -8,22 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_explain import methods as method_classes
 from lightning_explain import metrics as metric_classes
 from lightning_explain import modalities as modality_classes
 from lightning_explain import targets as target_classes
 from lightning_explain.checks.doctor import DoctorContext
-from lightning_explain.checks.inputs import embeddings
 from lightning_explain.core.contracts import Method, Metric, Modality, Target
 from lightning_explain.core.naming import either, nearest, snake_case, unwritable
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.schema import brief
-from lightning_explain.core.validation import check_whole
+from lightning_explain.core.validation import check_choice, check_whole
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.modalities import Tabular, Text, of_probe
 from lightning_explain.model.targets import check_target
+from lightning_explain.model.tasks import TASKS
 
 Requests = Mapping[str, Any] | Sequence[Any] | None
 
@@ -65,25 +65,39 @@ def every_default() -> dict[str, Method]:
 def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     """The default methods for what the inputs are: those of images and series; for text and tables, those that have a place on them.
 
-    Text: integrated gradients at the embedding that looks the ids up. Text and tables: ablation of each unit, where there are at most
-    128 of them.
+    Text and categories: integrated gradients at all embeddings that look them up, and at the floating-point inputs beside. Text and
+    tables: ablation of each unit, where there are at most 128 of them.
     """
     found, modalities, inputs = build_methods(None), of_probe(probe), as_tuple(probe.inputs)
     if not any(isinstance(modality, (Text, Tabular)) for modality in modalities):
         return found
     del found["cam"]
-    ids = next((i for i, modality in enumerate(modalities) if isinstance(modality, Text)), None)
-    if ids is not None and not any(x.is_floating_point() for x in inputs):
-        layers = embeddings(ids, context.model, context.record)
-        at_layer = method_classes.LayerIntegratedGradients(layer=layers[0], n_steps=DEFAULT_STEPS) if layers else None
-        found = {} if at_layer is None else {"ig": at_layer}
+    if layers := _at_embeddings(inputs, modalities, context):
+        layer = layers if len(layers) > 1 else str(layers[0])
+        found = {"ig": method_classes.LayerIntegratedGradients(layer=layer, n_steps=DEFAULT_STEPS)}
+    elif any(isinstance(modality, Text) for modality in modalities) and not any(x.is_floating_point() for x in inputs):
+        found = {}
     if sum(modality.units(x)[1:].numel() for modality, x in zip(modalities, inputs, strict=True)) <= MOST_ABLATED:
         found["ablation"] = every_default()["ablation"]
-        if context.blind is not None:
-            blind = [name for name, method in found.items() if method.differentiates_input]
+        blind = [name for name, method in found.items() if method.differentiates_input]
+        if blind and context.blind is not None:
             found = {name: method for name, method in found.items() if name not in blind}
             warn_or_log(f"{', '.join(map(repr, blind))} are left out: {context.blind.reason}.")
     return found
+
+
+def _at_embeddings(
+    inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...], context: DoctorContext
+) -> tuple[str | int, ...]:
+    """The embeddings that look up the inputs, and the floating-point inputs beside; none if something is read otherwise, too."""
+    lookups = context.explained.lookups
+    for i, (x, modality) in enumerate(zip(inputs, modalities, strict=True)):
+        own = {element for lookup in lookups.values() if lookup.input == i for element in lookup.elements or ()}
+        if not x.is_floating_point() and not (own if isinstance(modality, Text) else len(own) == x[0].numel()):
+            return ()
+    if not lookups or context.blind_beside_lookups is not None:
+        return ()
+    return (*lookups, *(i for i, x in enumerate(inputs) if x.is_floating_point()))
 
 
 def alternatives(model: nn.Module) -> dict[str, Method]:
@@ -160,6 +174,16 @@ def check_limit(value: int | str) -> int | None:
     """
     check_whole("", "max_examples_per_pass", value, also=("auto",))
     return None if value == "auto" else int(value)
+
+
+def check_task(value: str) -> str:
+    """Returns ``task``.
+
+    Raises:
+        ValueError: If it is neither ``"auto"`` nor one of the tasks.
+    """
+    check_choice("", "task", value, ("auto", *TASKS))
+    return value
 
 
 def build(requests: Requests, classes: Mapping[str, type], kind: str, base: type) -> dict[str, Any]:

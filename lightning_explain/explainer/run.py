@@ -49,6 +49,7 @@ class Decisions:
         target: Which output is explained.
         raising: Whether a failure ends the explanation; otherwise it is recorded in ``Report.failures``.
         ranks: The processes that explain together, each its share of the samples; by default this process alone.
+        task: What the model was trained for; see ``ExplanationMonitor``.
         warned: Methods whose incomplete maps were warned of before.
     """
 
@@ -57,6 +58,7 @@ class Decisions:
     target: Target = "label"
     raising: bool = True
     ranks: Ranks = ALONE
+    task: str = "auto"
     warned: set[str] = field(default_factory=set)
 
 

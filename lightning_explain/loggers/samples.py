@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_explain.core.report import Publication, Report
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.shares import shares_of, sigmoids_of
-from lightning_explain.model.targets import task_of
+from lightning_explain.model.tasks import task_of
 
 HEAD = {
     "epoch": int,

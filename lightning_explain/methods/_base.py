@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import ExplainedFunction, Method, Reference
+from lightning_explain.core.contracts import ExplainedFunction, Layers, Method, Reference
 from lightning_explain.core.points import PLAIN, Evaluation, LayerSite, Path, Read, Reducer
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.arguments import CheckedArguments
@@ -86,12 +86,12 @@ class AtLayer(CaptumMethod):
     reaches_input = False
     layer_shaped = True
 
-    layer: str | None = None
+    layer: Layers = None
 
     @property
     def site(self) -> LayerSite:
         """Layer site that the method reads."""
-        return LayerSite(self.layer, self.of_input)
+        return LayerSite(None if self.layer is None else str(self.layer), self.of_input)
 
     @property
     def reads(self) -> frozenset[Read]:

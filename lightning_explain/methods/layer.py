@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -34,6 +34,31 @@ def replaceable(explained: ExplainedFunction, site: LayerSite) -> Iterator[nn.Mo
     stand_in = _StandIn()
     with intercept(explained.layer(site.layer), site, lambda tensors: as_tuple(stand_in(*tensors))):
         yield stand_in
+
+
+class _Inputs(nn.Module):
+    """A function with modules in the place of some of its inputs, through which these pass."""
+
+    def __init__(self, forward: nn.Module, modules: Mapping[int, nn.Module]) -> None:
+        super().__init__()
+        self.inner, self._modules_at = forward, dict(modules)
+
+    def forward(self, *values: Any) -> Any:
+        return self.inner(*(self._modules_at[i](x) if i in self._modules_at else x for i, x in enumerate(values)))
+
+
+@contextmanager
+def replaceable_together(explained: ExplainedFunction, method: AtLayer) -> Iterator[tuple[nn.Module, list[nn.Module]]]:
+    """The function, and a module for Captum to hook for each of a method's layers, and of the inputs among them."""
+    stand_ins, at_inputs = list[nn.Module](), dict[int, nn.Module]()
+    with ExitStack() as stack:
+        for name in method.layers:
+            if isinstance(name, int):
+                at_inputs[name] = _StandIn()
+                stand_ins.append(at_inputs[name])
+            else:
+                stand_ins.append(stack.enter_context(replaceable(explained, LayerSite(name, method.of_input))))
+        yield _Inputs(explained.forward, at_inputs) if at_inputs else explained.forward, stand_ins
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from captum import attr as captum
 from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
-from lightning_explain.core.points import PLAIN, Reducer
+from lightning_explain.core.points import PLAIN, LayerSite, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
 from lightning_explain.core.report import PassCount
-from lightning_explain.engine.captum_adapter import attribute
+from lightning_explain.engine.captum_adapter import attribute, without_announcements
 from lightning_explain.engine.evaluate import intercept
 from lightning_explain.engine.noise import Scale, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Line, random_line
 from lightning_explain.methods._adaptive import FIRST, refined
 from lightning_explain.methods._base import AtLayer, OnPath, SumsUp, added, each, sum_of_evaluations
-from lightning_explain.methods.layer import LayerActivation, LayerGradientXActivation, replaceable
+from lightning_explain.methods.layer import LayerActivation, LayerGradientXActivation, replaceable_together
 from lightning_explain.modalities.image import Reshape
 
 
@@ -124,6 +127,9 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
         that run more than once (refused).
 
     Args:
+        layer: Dotted name of the layer, or several that move together, as the embeddings that look up the same ids do: the map then has
+            a tensor for each. A number among them is the position of a floating-point input that moves with them, as a layer
+            of Captum's ``ModelInputWrapper`` does. Default: the last layer with a feature map.
         n_steps: Points on the path, or ``"auto"``: adds points for each sample by the trapezoidal rule (``method`` is
             ignored) until the map sums to what the layer changes in f. ``Report.n_steps`` holds the points each sample
             took.
@@ -146,6 +152,7 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
 
     replaces_layer = True
     tensor_layers_only = True
+    several_layers = True
 
     n_steps: int | str = 50
     method: str = "gausslegendre"
@@ -164,10 +171,12 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
         """Shaped as the layer's output, in units of the explained output."""
         if not isinstance(self.n_steps, int):
             return bare(self._refined(explained, samples))
-        multiply = self.multiply_by_inputs
-        with replaceable(explained, self.site) as layer:
+        with replaceable_together(explained, self) as (forward, layers):
+            layer: Any = layers if len(layers) > 1 else layers[0]
+            with without_announcements():
+                method = captum.LayerIntegratedGradients(forward, layer, multiply_by_inputs=self.multiply_by_inputs)
             return attribute(
-                captum.LayerIntegratedGradients(explained.forward, layer, multiply_by_inputs=multiply).attribute,
+                method.attribute,
                 samples,
                 baselines=bare(explained.baseline(self.baselines, samples)),
                 n_steps=self.n_steps,
@@ -180,15 +189,33 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
             fixed = replace(self, n_steps=n_steps, method=rule, multiply_by_inputs=False)
             return each(wide, as_tuple(LayerIntegratedGradients.attribute(fixed, explained, some)))
 
-        level = LayerActivation(self.layer, self.attribute_to_layer_input)
         begun = samples.at(explained.baseline(self.baselines, samples))
-        there, here = (as_tuple(level.attribute(explained, at)) for at in (begun, samples))
-        change = tuple(wide(x - b) for x, b in zip(here, there, strict=True))
-        with torch.no_grad(), intercept(explained.layer(self.layer), self.site, lambda tensors: there):
-            # What bypasses the layer is unchanged.
-            replaced = explained.forward(*explained.in_memory_layout(samples.inputs), *samples.extra)
+        there, here = (self._levels(explained, at) for at in (begun, samples))
+        change = tuple(wide(x - b) for name in self.layers for x, b in zip(here[name], there[name], strict=True))
+        with torch.no_grad(), ExitStack() as stack:
+            # What bypasses the layers is unchanged.
+            for site in self._sites:
+                stack.enter_context(intercept(explained.layer(site.layer), site, partial(_instead, there[site.layer])))
+            inputs = tuple(there[i][0] if i in there else x for i, x in enumerate(samples.inputs))
+            replaced = explained.forward(*explained.in_memory_layout(inputs), *samples.extra)
         first, gap = mean(samples, FIRST + 1, "riemann_trapezoid"), wide(explained.evaluate(samples) - replaced)
         return narrowed(refined(self, explained, samples, first, change, gap, mean), samples)
+
+    @property
+    def _sites(self) -> list[LayerSite]:
+        return [LayerSite(name, self.of_input) for name in self.layers if isinstance(name, str)]
+
+    def _levels(self, explained: ExplainedFunction, samples: Samples) -> dict[str | int | None, tuple[Tensor, ...]]:
+        """What the layers return or receive, and the inputs among them."""
+        reads = {str(site.layer): LayerActivation(site.layer, self.of_input) for site in self._sites}
+        found = explained.execute(explained, reads, samples)
+        return {
+            name: as_tuple(found[name]) if isinstance(name, str) else (samples.inputs[name],) for name in self.layers
+        }
+
+
+def _instead(tensors: tuple[Tensor, ...], _: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tensors
 
 
 @dataclass(frozen=True)

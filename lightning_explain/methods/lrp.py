@@ -135,7 +135,7 @@ class LayerLRP(AtLayer):
         # Between layers the gradient of Captum's LRP is the relevance. Captum converts gradients to relevance in hooks on the
         # input of the next layer, and converts them back in hooks on the output of a layer with a rule. The copy taken here
         # lies between the two: past the first hook and before the second.
-        model, layer, found = _Layered(explained), explained.layer(self.layer), list[Tensor]()
+        model, layer, found = _Layered(explained), explained.layer(self.site.layer), list[Tensor]()
         ruled = type(layer) not in SUPPORTED_NON_LINEAR_LAYERS and any(layer is known for known in model.children())
 
         def note(value: Any) -> Any:

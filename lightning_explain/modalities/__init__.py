@@ -42,7 +42,7 @@ def _guess(x: Tensor, facts: InputFacts, beside_table: bool) -> Modality:
         return Tabular() if x.ndim in (1, 2) else TimeSeries() if x.ndim == 3 else Plain()
     if x.ndim == 2 and facts.embeddings:
         return Text()
-    return Tabular() if beside_table and x.ndim in (1, 2) else Plain()
+    return Tabular() if (beside_table or facts.by_column) and x.ndim in (1, 2) else Plain()
 
 
 def named_features(inputs: tuple[Tensor, ...], modalities: Sequence[Modality]) -> list[str]:

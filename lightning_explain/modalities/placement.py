@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Arrangement, Modality
-from lightning_explain.core.probe import Attribution, as_tuple
+from lightning_explain.core.contracts import Arrangement, Lookup, Modality
+from lightning_explain.core.probe import Attribution, as_tuple, flat
 
 Tensors = tuple[Tensor, ...]
 _INFERRED = Arrangement()
@@ -31,6 +32,10 @@ def arrange(
     Raises:
         ValueError: If ``how.reshape`` does not fit the map.
     """
+    if how.parts:
+        return _together(found, inputs, modalities, how.parts)
+    if how.lookup is not None and modalities[how.lookup.input].pixels(inputs[how.lookup.input]) is None:
+        return _looked_up(found[0], inputs, how.lookup)
     # Units of a layer as wide as a table are not its columns.
     elsewhere = how.layer is not None and not how.of_input and modalities[0].pixels(inputs[0]) is None
     if how.reshape is None and _like(found, inputs) and not elsewhere:
@@ -43,6 +48,28 @@ def arrange(
     # Nothing of it lies on the other inputs.
     sizes = (modality.units(x) for x, modality in zip(inputs, modalities, strict=True))
     return tuple(placed.sum(1, keepdim=True) if i == index else placed.new_zeros(s) for i, s in enumerate(sizes))
+
+
+def _together(
+    found: Tensors, inputs: Tensors, modalities: tuple[Modality, ...], parts: tuple[Arrangement, ...]
+) -> Tensors | None:
+    """The sum, in input space, of the maps of several layers; ``None`` if one of them has no place there."""
+    arranged = [arrange((part,), inputs, modalities, how) for part, how in zip(found, parts, strict=True)]
+    placed = [onto(one, inputs, modalities) for one in arranged if one is not None]
+    return tuple(map(sum, zip(*placed, strict=True))) if len(placed) == len(parts) else None  # type: ignore[arg-type]
+
+
+def _looked_up(value: Tensor, inputs: Tensors, lookup: Lookup) -> Tensors | None:
+    """The map of an embedding, summed over it, at what it looks up of an input; of the input itself as it is."""
+    zeros = [torch.zeros(x.shape, dtype=value.dtype, device=value.device) for x in inputs]
+    if lookup.elements is None:
+        zeros[lookup.input] = value
+    else:
+        vectors, elements = flat(value.sum(-1)), torch.tensor(lookup.elements, device=value.device)
+        if vectors.shape[1] != len(elements):
+            return None
+        flat(zeros[lookup.input]).index_add_(1, elements, vectors)
+    return tuple(zeros)
 
 
 def place(value: Tensor, inputs: Tensors, modalities: tuple[Modality, ...], how: Arrangement) -> Tensor | None:

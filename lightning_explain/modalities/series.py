@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
 from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
+from lightning_explain.core.naming import nearest
 from lightning_explain.core.panels import Panel, SeriesPanel
 from lightning_explain.modalities.plain import Plain
 
@@ -26,9 +27,11 @@ class TimeSeries(Plain):
         layout: ``"NCT"`` or ``"NTC"``. Default: ``"NCT"`` if the model convolves the input, ``"NTC"`` if a recurrent, linear or attention
             layer takes it; otherwise the longer dimension is taken for time.
         rate: Samples per second, for the time axis. Default: steps.
+        forecast: The channel, by name or index, that a forecast ``(N, H)`` continues in pictures. Default: the only one.
 
     Raises:
-        ValueError: If the input does not have three dimensions, the layout is unknown, or there are as many names as no dimension has.
+        ValueError: If the input does not have three dimensions, the layout is unknown, there are as many names as no dimension has, or
+            there is no such channel.
 
     Example:
         >>> from lightning_explain.modalities import TimeSeries
@@ -41,6 +44,7 @@ class TimeSeries(Plain):
     channel_names: Any = None
     layout: str | None = None
     rate: float | None = None
+    forecast: str | int | None = None
 
     def __post_init__(self) -> None:
         if self.layout not in (None, *LAYOUTS):
@@ -58,6 +62,9 @@ class TimeSeries(Plain):
                 f"TimeSeries has {len(self.channel_names)} channel_names for {channels} channels of {tuple(x.shape)} ({found.layout}); "
                 "give a name for each, or another layout."
             )
+        names = found.named(x)
+        if self.forecast is not None and self.forecast not in (*names, *range(channels)):
+            raise ValueError(f"TimeSeries(forecast={self.forecast!r}): {nearest(str(self.forecast), names)}")
         return found
 
     def named(self, x: Tensor) -> list[str]:
@@ -113,7 +120,12 @@ class TimeSeries(Plain):
         if axis == 1:
             values, series = values.transpose(1, 2), series.transpose(1, 2)
         names = self.named(inputs[0])
-        return (SeriesPanel("series", values=values, series=series, channels=names, rate=self.rate),)
+        continued = names.index(self.forecast) if self.forecast in names else self.forecast
+        if continued is None and len(names) == 1:
+            continued = 0
+        return (
+            SeriesPanel("series", values=values, series=series, channels=names, rate=self.rate, continued=continued),
+        )
 
     def time_axis(self, x: Tensor) -> int:
         """The dimension that runs over the times."""

@@ -10,14 +10,11 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Selection, selected
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.shares import are_shares
 from lightning_explain.core.validation import is_whole, refused
 
 Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
 
 TARGETS = ("label", "predicted")
-IGNORED = -100
-"""The label that torch's losses ignore."""
 _ANY_OUTPUT = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
 _OTHER_WAYS = f'target="predicted", an int, {_ANY_OUTPUT}'
 _WAYS = f'target="label", {_OTHER_WAYS.removeprefix("target=")}'
@@ -68,55 +65,9 @@ def predictions_of(outputs: Tensor) -> Tensor:
     For outputs ``(N,)`` or ``(N, 1)``: 1 where the output is positive, else 0. For outputs of more than two dimensions:
     zeros.
     """
-    if _single(outputs):
+    if single(outputs):
         return (outputs.reshape(len(outputs)) > 0).long()
     return outputs.argmax(1) if outputs.ndim == 2 else torch.zeros(len(outputs), dtype=torch.long)
-
-
-def task_of(outputs: Tensor, labels: Tensor | None, named: bool = False) -> str:
-    """What a model was trained for, as far as its outputs and labels on a few samples tell.
-
-    Args:
-        outputs: The model's outputs, ``(N, ...)``.
-        labels: Labels of the samples, or ``None``.
-        named: Whether the columns of the outputs have names, and so are classes.
-
-    Returns:
-        ``"multiclass"``: (N, C), one whole number per sample; ``"binary"``: one number per sample, labels 0 or 1;
-        ``"multilabel"``: (N, C), labels (N, C) of 0 and 1; ``"regression"``: other labels with the outputs' shape, or
-        floating ones; ``"embedding"``: (N, C) of which nothing says that the columns are classes; ``"other"``: outputs
-        of more dimensions, ordinal logits, and labels of another form.
-    """
-    if outputs.ndim > 2 or not outputs.numel() or (labels is not None and labels.is_complex()):
-        return "other"
-    flat = None if labels is None or labels.numel() != len(outputs) else labels.reshape(-1)
-    if flat is not None and not flat.is_floating_point() and not (flat >= 0).any():
-        labels = flat = None  # Negative classes are unknown ones.
-    if _single(outputs):
-        whole = flat is not None and bool(((flat == 0) | (flat == 1) | (flat == IGNORED)).all())
-        return "other" if labels is None else "binary" if whole else "regression"
-    if labels is None:
-        return "multiclass" if named or are_shares(outputs) else "embedding"
-    if flat is None:
-        alike, binary = labels.shape == outputs.shape, bool(((labels == 0) | (labels == 1)).all())
-        return "other" if not alike else "multilabel" if binary else "regression"
-    if flat.is_floating_point():
-        return "regression"
-    if _on_sphere(outputs):
-        return "embedding"
-    return "multiclass" if int(flat.max()) < outputs.shape[1] and not _ordinal(outputs) else "other"
-
-
-def _on_sphere(outputs: Tensor) -> bool:
-    norms = outputs.double().norm(dim=1)
-    return bool((outputs < 0).any()) and torch.allclose(norms, torch.ones_like(norms), atol=1e-3)
-
-
-def _ordinal(outputs: Tensor) -> bool:
-    """Whether all samples have the same distances between their logits, as in CORAL: only thresholds differ."""
-    values = outputs.double()
-    moves, distances = (x.amax(0) - x.amin(0) for x in (values[:, :1], values.diff(dim=1)))
-    return bool(distances.max() < 1e-4 * moves.max())
 
 
 def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Tensor:
@@ -143,7 +94,7 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
                 f"target={target!r} chose {came} from outputs {tuple(outputs.shape)}; give a target that chooses ({n},)."
             )
         return torch.full((n,), -1)
-    if _single(outputs):
+    if single(outputs):
         if isinstance(target, int) and target != 0:
             raise ValueError(
                 f"target={target}, but the model returns one number per sample, {tuple(outputs.shape)}; use target=0."
@@ -206,7 +157,7 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
                 f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}. "
                 "Give a tuple that indexes them, or a callable (N, ...) -> (N,) that takes them."
             ) from error
-    if _single(outputs):
+    if single(outputs):
         return outputs.reshape(len(outputs))
     return outputs.gather(1, indices[:, None]).squeeze(1)
 
@@ -234,5 +185,6 @@ class Choice:
         return self.indices
 
 
-def _single(outputs: Tensor) -> bool:
+def single(outputs: Tensor) -> bool:
+    """Whether the outputs are one number for each sample, ``(N,)`` or ``(N, 1)``."""
     return outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)

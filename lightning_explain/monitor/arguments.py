@@ -67,8 +67,9 @@ def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def asked(target: Any, *named: object) -> bool:
-    """Whether the user named what to explain, by a target or by any of the arguments that are ``None`` by default."""
-    return not (isinstance(target, str) and target == "label") or any(value is not None for value in named)
+    """Whether the user named what to explain, by a target or by any of the arguments that are ``None`` or ``"auto"`` by default."""
+    left = [value is None or (isinstance(value, str) and value == "auto") for value in named]
+    return not (isinstance(target, str) and target == "label") or not all(left)
 
 
 def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any, hook: str) -> Schedule:

@@ -28,6 +28,7 @@ from lightning_explain.explainer.registry import (
     build_modalities,
     build_target,
     check_limit,
+    check_task,
     every_default,
     warn_of_unsigned,
 )
@@ -106,6 +107,9 @@ class ExplanationMonitor(MonitorBase):
             ``Image()``; one for each of several inputs, or a mapping of their names to them. Default: guessed.
         scale: What the strongest color of words and series, or the longest bar of features, stands for: the largest absolute attribution
             of the ``"sample"``, or of ``"all"`` samples.
+        task: What the model was trained for: ``"multiclass"``, ``"binary"``, ``"multilabel"``, ``"regression"``, ``"dense"``,
+            ``"tokens"`` or ``"embedding"``. It decides what ``target="label"`` means, and what titles say. Default: its outputs and
+            labels tell, and a line at the start says what they told.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -153,6 +157,7 @@ class ExplanationMonitor(MonitorBase):
         save_inputs: bool = True,
         modalities: Any = None,
         scale: str = "sample",
+        task: str = "auto",
     ) -> None:
         methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
         modalities, target = resolved(modalities), build_target(target)
@@ -182,12 +187,12 @@ class ExplanationMonitor(MonitorBase):
             default_methods=methods is None,
             default_metrics=metrics is None,
             modalities=build_modalities(modalities),
+            task=check_task(task),
             raising=on_error == "raise",
         )
-        scores = self._ready.metrics
-        warn_of_unsigned(requested, scores)
+        warn_of_unsigned(requested, scores := self._ready.metrics)
         arguments.check_tags(possible, scores)
-        self._asked = arguments.asked(target, methods, metrics, probe, alerts, modalities, *functions.values())
+        self._asked = arguments.asked(target, methods, metrics, probe, alerts, modalities, task, *functions.values())
         self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe and save_inputs, forward_fn)
         looks_back = any(metric.needs_history for metric in scores.values())
         self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)

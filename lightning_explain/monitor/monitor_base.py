@@ -338,10 +338,13 @@ class MonitorBase(pl.Callback):
             rank_zero_info(
                 f"ExplanationMonitor: takes the input for {kinds} (modalities=... says otherwise), explains by {names}."
             )
+        if self._ready.task_line:
+            rank_zero_info(f"ExplanationMonitor: {self._ready.task_line} (task=... or target=... says otherwise).")
         for name, method in self._ready.methods.items():
             given, layer = self._explainer.methods.get(name), method.innermost.layer
             if type(given) is not type(method) and layer is not None:
-                rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, which looks the ids up.")
+                where = ", ".join(f"inputs[{n}]" if isinstance(n, int) else repr(n) for n in method.innermost.layers)
+                rank_zero_info(f"ExplanationMonitor: {name!r} explains {where}, which look the ids up or are numbers.")
             elif given is not None and given.innermost.needs_layer:
                 rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, the last feature map.")
         if not self._ready.methods:

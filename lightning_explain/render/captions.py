@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.core.shares import shares_of, sigmoids_of
-from lightning_explain.model.targets import task_of
+from lightning_explain.model.tasks import task_of
 
 _MOST = 3
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.panels import Panel
+from lightning_explain.core.panels import Panel, SeriesPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.render import bars, kinds
@@ -84,7 +84,7 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     found = captions(report, probe, names, samples)
     maps, own = dict[str, list[tuple[Panel, int]]](), dict[str, list[Panel]]()
     for name in report.attributions:
-        panels = _panels(name, report, inputs, options.of(name))
+        panels = _panels(name, report, inputs, options.of(name), probe.targets)
         own[name] = [panel for panel, _ in panels if panel.kind in kinds.KINDS]
         maps[name] = [(panel, i) for panel, i in panels if panel.kind not in kinds.KINDS]
     charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
@@ -93,10 +93,18 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     return Figure(report, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own)
 
 
-def _panels(name: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle) -> list[tuple[Panel, int]]:
+def _panels(
+    name: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle, labels: Tensor | None
+) -> list[tuple[Panel, int]]:
     """The panels of a method, each with the place of its input among ``inputs``; of the bar charts, the one with names."""
     found = [(panel, i) for i, drawn in enumerate(inputs) for panel in panels_of(name, report, drawn, style)[0]]
-    return [(panel, i) for panel, i in found if panel.kind != "profile"]
+    samples = inputs[0].samples
+    labels = None if labels is None else labels[samples].cpu()
+    return [
+        (panel.with_forecast(report.outputs[samples], labels) if isinstance(panel, SeriesPanel) else panel, i)
+        for panel, i in found
+        if panel.kind != "profile"
+    ]
 
 
 @dataclass(frozen=True, eq=False)

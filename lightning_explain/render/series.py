@@ -27,6 +27,8 @@ _BIN = 3  # pixels of a colored strip, so that a short peak remains visible
 _FINE = 3  # a pixel of a curve is the mean of so many squared
 _LABELS = 124
 _CELL, _CELL_HEIGHT = 320, 72
+_AHEAD, _FORECAST, _TRUE = (240, 240, 240), (0, 125, 90), (130, 130, 130)
+"""The colors of what is ahead: of the ground, of the forecast, and of what it should be."""
 
 
 def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
@@ -44,7 +46,7 @@ def cells(panel: Panel) -> NDArray[np.uint8]:
     """A picture of each sample alone, ``(N, h, w, 3)``: its strongest channels in their order."""
     assert isinstance(panel, SeriesPanel)
     weights, pictures = scaled(panel.values, "sample"), []
-    limits = _limits(panel.series)
+    limits = _limits(panel)
     for i, series in enumerate(panel.series):
         shown = _strongest([weights[i : i + 1]], len(series), _CHANNELS)
         strips = [strip(series[c], _of_channel(weights[i], c), (_CELL_HEIGHT, _CELL), limits[c]) for c in shown]
@@ -53,11 +55,39 @@ def cells(panel: Panel) -> NDArray[np.uint8]:
     return np.stack(pictures)
 
 
-def strip(series: Tensor, weights: Tensor, size: tuple[int, int], limits: tuple[float, float]) -> Picture:
-    """The curve of one channel ``(T,)`` over the colors of its weights ``(t,)`` in [-1, 1], as a picture ``(h, w, 3)``."""
-    opacity = _curve(series, size, limits)[..., None]
-    drawn: Picture = (_columns(weights, size[1]) * (1 - opacity) + np.array(BLACK) * opacity).round().astype(np.uint8)
-    return drawn
+def strip(
+    series: Tensor,
+    weights: Tensor,
+    size: tuple[int, int],
+    limits: tuple[float, float],
+    ahead: tuple[Tensor, Tensor] | None = None,
+) -> Picture:
+    """The curve of one channel ``(T,)`` over the colors of its weights ``(t,)`` in [-1, 1], as a picture ``(h, w, 3)``.
+
+    Args:
+        series: The channel.
+        weights: Its weights.
+        size: Height and width of the picture.
+        limits: The values at its lower and upper edge.
+        ahead: What the series should become, and its forecast, each ``(H,)``; drawn at the right of the history.
+    """
+    steps, none = len(series), series.new_empty(0)
+    true, predicted = ahead or (none, none)
+    past = round(size[1] * steps / (steps + len(predicted)))
+    drawn = np.full((*size, 3), _AHEAD, dtype=np.float64)
+    drawn[:, :past] = _columns(weights, past)
+    if ahead is not None:
+        drawn[:, past : past + 2] = GRAY
+    # From the last value of the history on.
+    before, after = series.new_full((steps - 1,), torch.nan), series.new_full((len(predicted),), torch.nan)
+    curves = [
+        (torch.cat([before, series[-1:], part]), color) for part, color in ((true, _TRUE), (predicted, _FORECAST))
+    ]
+    for values, color in (*(curves if ahead else ()), (torch.cat([series, after]), BLACK)):
+        opacity = _curve(values, size, limits)[..., None]
+        drawn = drawn * (1 - opacity) + np.array(color) * opacity
+    found: Picture = drawn.round().astype(np.uint8)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +139,13 @@ class _Drawn:
         self, canvas: Picture, sample: int, channel: int, weights: Tensor, place: tuple[int, int], size: tuple[int, int]
     ) -> None:
         x, y = place
-        limits = _limits(self.panel.series)[channel]
+        panel, limits = self.panel, _limits(self.panel)[channel]
         canvas[y - 1 : y + size[0] + 1, x - 1 : x + size[1] + 1] = LINE
-        series = self.panel.series[sample, channel]
-        canvas[y : y + size[0], x : x + size[1]] = strip(series, _of_channel(weights, channel), size, limits)
+        ahead = None
+        if panel.predicted is not None and panel.future is not None:
+            ahead = panel.future[sample, channel], panel.predicted[sample, channel]
+        series = panel.series[sample, channel]
+        canvas[y : y + size[0], x : x + size[1]] = strip(series, _of_channel(weights, channel), size, limits, ahead)
 
     def _label(self, canvas: Picture, channel: int, k: int, y: int, height: int) -> None:
         """The track, or the channel and the limits of its curves."""
@@ -120,11 +153,14 @@ class _Drawn:
             for i, words in enumerate(self.tracks[k].label):
                 write(canvas, words, MARGIN, y + i * PITCH, GRAY if i else BLACK, _LABELS - GAP - MARGIN)
             return
-        low, high = (brief(float(f"{limit:.1g}")) for limit in _limits(self.panel.series)[channel])
+        low, high = (brief(float(f"{limit:.1g}")) for limit in _limits(self.panel)[channel])
         name = self.panel.channels[channel] if self.panel.channels else str(channel)
         write(canvas, name, MARGIN, y, BLACK, _LABELS - GAP - MARGIN)
-        if height >= 2 * PITCH:
-            write(canvas, f"{low}…{high}", MARGIN, y + PITCH, GRAY, _LABELS - GAP - MARGIN)
+        lines = [(f"{low}…{high}", GRAY)]
+        if self.panel.predicted is not None and self.panel.predicted[:, channel].isfinite().any():
+            lines += [("forecast", _FORECAST), ("true", _TRUE)]
+        for i, (words, color) in enumerate(lines[: height // PITCH - 1], start=1):
+            write(canvas, words, MARGIN, y + i * PITCH, color, _LABELS - GAP - MARGIN)
 
 
 def _strongest(maps: Sequence[Tensor], channels: int, most: int) -> list[int]:
@@ -141,9 +177,10 @@ def _of_channel(weights: Tensor, channel: int) -> Tensor:
     return weights[channel if len(weights) > 1 else 0]
 
 
-def _limits(series: Tensor) -> list[tuple[float, float]]:
-    """The smallest and the largest value of each channel of ``(N, C, T)``."""
-    known = series.double().nan_to_num(torch.nan, torch.nan, torch.nan)
+def _limits(panel: SeriesPanel) -> list[tuple[float, float]]:
+    """The smallest and the largest value of each channel, with what is ahead."""
+    parts = [part for part in (panel.series, panel.predicted, panel.future) if part is not None]
+    known = torch.cat(parts, 2).double().nan_to_num(torch.nan, torch.nan, torch.nan)
     low, high = known.nan_to_num(torch.inf).amin((0, 2)), known.nan_to_num(-torch.inf).amax((0, 2))
     return [(a, b) if a <= b else (0.0, 0.0) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
 
@@ -178,14 +215,15 @@ def _curve(series: Tensor, size: tuple[int, int], limits: tuple[float, float]) -
     for before, after in pairwise(zip(x.tolist(), y.tolist(), strict=True)):
         if math.isfinite(before[1]) and math.isfinite(after[1]):
             draw.line([before, after], fill=255, width=round(1.7 * _FINE))
-    fine = np.asarray(canvas, dtype=np.float64).reshape(size[0], _FINE, size[1], _FINE)
-    found: NDArray[np.float64] = fine.mean((1, 3)) / 255
-    return found
+    # Several times as fast as the mean over parts of an array.
+    fine, parts = np.asarray(canvas, dtype=np.uint16), [slice(i, None, _FINE) for i in range(_FINE)]
+    whole: NDArray[np.uint64] = np.add.reduce([fine[down, across] for down in parts for across in parts])
+    return whole / (255 * _FINE**2)
 
 
 def _time_axis(canvas: Picture, panel: SeriesPanel, x: int, y: int, width: int) -> None:
     """Times in round numbers below a strip: in seconds, or in steps if the rate is not known."""
-    steps = panel.series.shape[2]
+    steps = panel.series.shape[2] + (0 if panel.predicted is None else panel.predicted.shape[2])
     total = steps / panel.rate if panel.rate else float(steps)
     unit = " s" if panel.rate else " steps"
     exponent = math.floor(math.log10(total / 2))

@@ -7,23 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Selection
+from lightning_explain.core.contracts import Selection, Target
 from lightning_explain.core.validation import is_whole, refused
-
-
-def classes_last(outputs: Tensor, labels: Tensor | None) -> bool | None:
-    """Whether the classes of outputs with places are their last dimension, judging by the shape of the labels.
-
-    Args:
-        outputs: ``(N, ..., C)`` or ``(N, C, ...)``.
-        labels: One class for each place, ``(N, ...)``.
-
-    Returns:
-        ``False``: they are the dimension after the samples; ``None``: the labels fit neither.
-    """
-    if labels is None or labels.shape == outputs.shape[:-1]:
-        return True
-    return False if labels.shape == (len(outputs), *outputs.shape[2:]) else None
+from lightning_explain.model.tasks import classes_last
 
 
 @dataclass(frozen=True)
@@ -187,6 +173,23 @@ class Pixels(Selection):
         own = own.where(own.any(1, keepdim=True), other)
         own = own.where(own.any(1, keepdim=True), torch.ones_like(own))
         return (chosen[:, None] * count + torch.arange(count)).where(own, -1)
+
+
+@dataclass(frozen=True)
+class Norm(Target):
+    """The Euclidean norm of each sample's output, such as an embedding.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain import targets as t
+        >>> t.Norm()(torch.tensor([[3.0, 4.0]])).tolist()
+        [5.0]
+    """
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """The norm ``(N,)`` of outputs ``(N, ...)``."""
+        norm: Tensor = outputs.flatten(1).norm(dim=1)
+        return norm
 
 
 def _foreground(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:

@@ -1,37 +1,119 @@
-"""A target, clean outputs and labels in; the target of the task that the labels belong to out."""
+"""A task, a target, clean outputs and labels in; what the target means for that task out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from lightning_explain.core.contracts import Selection
-from lightning_explain.targets.selections import Horizon, Pixels, Position, Positive, classes_last
+from lightning_explain.core.contracts import Target
+from lightning_explain.model.targets import single
+from lightning_explain.model.tasks import classes_last, task_of
+from lightning_explain.targets.selections import Horizon, Norm, Pixels, Position, Positive
 
 
-def target_of_task(target: Any, outputs: Tensor, labels: Tensor | None) -> Any:
-    """What ``target="label"`` means where labels are not one class for each sample; any other target as it is.
+@dataclass(frozen=True)
+class Task:
+    """What a model was trained for, and what is explained of it.
 
     Args:
+        name: One of ``model.tasks.TASKS``, or ``"other"``.
+        target: Which output is explained; of ``"label"``, what that means.
+        line: Both in words; empty if the user named the target.
+    """
+
+    name: str
+    target: Any
+    line: str = ""
+
+
+_FORMS: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
+    "multiclass": ("(N, C)", lambda outputs: outputs.ndim == 2 and not single(outputs)),
+    "binary": ("(N,) or (N, 1)", single),
+    "multilabel": ("(N, C)", lambda outputs: outputs.ndim == 2),
+    "dense": ("(N, C, h, w)", lambda outputs: outputs.ndim > 3),
+    "tokens": ("(N, T, C) or (N, C, T)", lambda outputs: outputs.ndim == 3),
+}
+"""The outputs that a task needs, in words and as a check."""
+_MEANINGS: dict[type, str] = {
+    Positive: "the sum of the outputs of the positive labels",
+    Horizon: "the sum of all outputs",
+    Position: "the output of the first label",
+    Pixels: "the label's most frequent class but 0, where it is predicted",
+    Norm: "the norm of the output",
+}
+
+
+def settled(task: str, target: Any, outputs: Tensor, labels: Tensor | None, named: bool = False) -> Task:
+    """The task, and what ``target="label"`` means for it; any other target is explained as it is.
+
+    Args:
+        task: One of ``TASKS``, or ``"auto"``: the outputs and labels decide.
         target: As the user gives it.
         outputs: The model's outputs on the whole probe, ``(N, ...)``.
         labels: The probe's labels, or ``None``.
+        named: Whether the columns of the outputs have names, and so are classes.
+
+    Raises:
+        ValueError: If the outputs are not those of the task.
     """
-    if not (isinstance(target, str) and target == "label") or labels is None or labels.is_complex():
-        return target
-    return _by_labels(outputs, labels) or target
+    if task in _FORMS and not _FORMS[task][1](outputs):
+        raise ValueError(
+            f'task="{task}" needs outputs {_FORMS[task][0]}, got {tuple(outputs.shape)}; use task="auto", or the task of such outputs.'
+        )
+    name = task_of(outputs, labels, named) if task == "auto" else task
+    if not (isinstance(target, str) and target == "label"):
+        return Task(name, target)
+    target = _of_labels(name, outputs, labels, given=task != "auto") or target
+    return Task(name, target, _line(name, target, outputs, labels, given=task != "auto"))
 
 
-def _by_labels(outputs: Tensor, labels: Tensor) -> Selection | None:
-    if outputs[:1].numel() == 1 or not outputs.numel() or len(labels) != len(outputs) or labels.ndim < 2:
-        return None
-    whole = not labels.is_floating_point()
-    if outputs.ndim > 2 and whole and (last := classes_last(outputs, labels)) is not None:
-        return Position() if last or outputs.ndim == 3 else Pixels()
-    if outputs.ndim > 3 or labels.numel() != outputs.numel():
-        return None
-    # Rows that are shares, as of label smoothing, are classes as well.
-    flat = labels.flatten(1).double()
-    shares = bool((flat >= 0).all()) and bool(((flat.sum(1) - 1).abs() < 1e-4).all())
-    return Positive() if shares or bool(((labels == 0) | (labels == 1)).all()) else Horizon()
+def _of_labels(name: str, outputs: Tensor, labels: Tensor | None, given: bool) -> Target | None:
+    """What ``"label"`` means, if it is not the output of one class for each sample."""
+    one = outputs[:1].numel() == 1
+    if name == "embedding" and given:
+        return Norm()
+    if name == "multilabel" or (name == "multiclass" and labels is not None and labels.shape == outputs.shape):
+        return None if one else Positive()
+    if name == "regression":
+        # Several numbers that one label belongs to, such as mean and deviation, are no horizon.
+        several = labels is None or labels.numel() != len(labels)
+        return Horizon() if several and not one else None
+    return {"tokens": Position(), "dense": Pixels()}.get(name)
+
+
+def _line(name: str, target: Any, outputs: Tensor, labels: Tensor | None, given: bool) -> str:
+    came = f"outputs {_form(outputs)}, {'no labels' if labels is None else f'{_kind(labels)} labels {_form(labels)}'}"
+    task = f"task: {'not known' if name == 'other' else name} ({'as given' if given else came})"
+    return (
+        f'{task}; target="label" means {_meaning(name, target, outputs, labels)}{_ambiguity(target, outputs, labels)}'
+    )
+
+
+def _meaning(name: str, target: Any, outputs: Tensor, labels: Tensor | None) -> str:
+    if type(target) in _MEANINGS:
+        return _MEANINGS[type(target)]
+    if single(outputs):
+        return "the output, which speaks for class 1" if name == "binary" else "the output"
+    if labels is not None:
+        return "the output of the label"
+    norm = ', and task="embedding" the norm of the output' if name == "embedding" else ""
+    return f"the largest output of each sample, for want of labels{norm}"
+
+
+def _ambiguity(target: Any, outputs: Tensor, labels: Tensor | None) -> str:
+    """What to do if places and classes cannot be told apart, being equally many."""
+    square = isinstance(target, Position) and labels is not None and outputs.ndim == 3
+    if not square or outputs.shape[1] != outputs.shape[2] or not classes_last(outputs, labels):
+        return ""
+    return "; the last dimension is taken for the classes: if it is the places, give output_fn=lambda output: output.mT"
+
+
+def _form(value: Tensor) -> str:
+    return f"({', '.join(['N', *map(str, value.shape[1:])])}{',' * (value.ndim == 1)})"
+
+
+def _kind(labels: Tensor) -> str:
+    return "float" if labels.is_floating_point() else "whole"

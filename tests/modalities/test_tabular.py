@@ -111,9 +111,15 @@ def test_categories_beside_numbers_are_explained_together_as_captum_does() -> No
 
 
 def test_where_no_gradient_reaches_a_column_defaults_ablate_and_others_warn() -> None:
+    class OneHot(OneTable):
+        def forward(self, x: Tensor) -> Tensor:
+            codes = nn.functional.one_hot(x[:, :2].long(), 5).float() @ torch.ones(5, 3).cumsum(0)
+            out: Tensor = self.head(torch.cat([codes.flatten(1), x[:, 2:]], 1))
+            return out
+
     table = torch.cat([CODES.float(), X.float()], 1)
     with pytest.warns(UserWarning, match="'saliency', 'ig' are left out: no gradient reaches the columns x0, x1"):
-        report = explain(OneTable(), Probe(table), metrics=[], target=1)
+        report = explain(OneHot(), Probe(table), metrics=[], target=1)
     assert set(report.attributions) == {"ablation"}
     assert report.attributions["ablation"][:, :2].abs().amax(0).gt(0).all()  # type: ignore[index]
     with pytest.warns(UserWarning, match="no gradient reaches the columns x0, x1"):

@@ -17,7 +17,20 @@ from lightning_explain import Alert, ExplanationMonitor, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from networks import DigitNet, trained
-from training import QUIET, DigitModule, Failing, fit, loader, loaders, monitor, report_of, steps_in, told_in, trainer
+from training import (
+    QUIET,
+    DigitModule,
+    Failing,
+    fit,
+    loader,
+    loaders,
+    monitor,
+    monitor_of_digits,
+    report_of,
+    steps_in,
+    told_in,
+    trainer,
+)
 
 pytestmark = QUIET
 KEY = "ExplanationMonitor{'name': 'explain'}"
@@ -109,7 +122,7 @@ def plain() -> DigitModule:
 def run_of(root: Path, path: Path | None, *others: Callback, epochs: int = 4, **arguments: Any) -> ExplanationMonitor:
     """A training of four batches an epoch, with a checkpoint at every last one."""
     given = {"metrics": [q.Infidelity(n_perturb_samples=2), q.Drift()], **arguments}
-    watch = monitor(**given)
+    watch = monitor_of_digits(**given)
     saved = ModelCheckpoint(root, filename="{step}", every_n_train_steps=4, save_top_k=-1)
     run = trainer(root, watch, saved, *others, max_epochs=epochs)
     run.fit(plain(), loader(), loader(100, 24), ckpt_path=path)

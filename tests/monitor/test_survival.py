@@ -15,7 +15,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_explain import ExplanationMonitor, load_reports
+from lightning_explain import ExplanationMonitor, Probe, load_reports
 from lightning_explain import metrics as q
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.monitor import lightning, metric_watchers, monitor_base, publisher
@@ -121,7 +121,9 @@ def test_whatever_fails_around_an_explanation_the_training_goes_on_and_is_saved(
     old = vars(place)[name]
     monkeypatch.setattr(place, name, property(fails) if isinstance(old, property) else fails)
     drift = {"metric": "drift_cosine_first/input_x_gradient", "above": 9}
-    named = {"methods": ["InputXGradient"], "metrics": [q.Drift()], "alerts": [drift], "probe": [0, 1]}
+    # Batches of the training are compared only with samples from its loader; to read them takes as long as the rest.
+    probe = [0, 1] if place in (FirstForward, FixedSamples) else Probe(*loader(100, 2).dataset.tensors)
+    named = {"methods": ["InputXGradient"], "metrics": [q.Drift()], "alerts": [drift], "probe": probe}
     # What the user names is refused if it cannot be prepared.
     watch = ExplanationMonitor(at_start=True, **({} if what in ("a lazy model", "the check") else named))
     saved = ModelCheckpoint(tmp_path, filename="it")
@@ -150,10 +152,8 @@ CLOCKS: dict[str, Callable[[int], float]] = {
 def test_a_clock_that_gives_no_time_ends_no_training_and_is_in_no_report(
     clock: Callable[[int], float], max_overhead: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch, readings = (
-        ExplanationMonitor(methods=["InputXGradient"], metrics=[], probe=[0, 1], max_overhead=max_overhead),
-        count(1),
-    )
+    probe, readings = Probe(*loader(100, 2).dataset.tensors), count(1)
+    watch = ExplanationMonitor(methods=["InputXGradient"], metrics=[], probe=probe, max_overhead=max_overhead)
     run = trainer(tmp_path, watch, ModelCheckpoint(tmp_path, filename="it"), max_epochs=2)
     monkeypatch.setattr(time, "perf_counter", lambda: clock(next(readings)))
     run.fit(DigitModule(), loader(0, 8), loader(100, 8))

@@ -55,7 +55,7 @@ def test_python_runs_from_top_to_bottom_in_an_empty_folder(
         assert len(space["reports"]) == 3
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml") and page != "how-to/gate.md"])
 def test_yaml_configures_a_monitor(page: str, tmp_path: Path) -> None:
     for block in blocks(page, "yaml"):
         config = yaml.safe_load(block)

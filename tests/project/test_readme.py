@@ -75,7 +75,7 @@ class Reader(CatOrDog):
         return float((self(x).argmax(1) == y).float().mean())
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), 0.01)
+        optimizer = torch.optim.Adam(self.parameters(), 0.02)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)]
 
 
@@ -100,11 +100,15 @@ def test_what_readme_watches_stops_no_healthy_training_and_keeps_good_weights(
     monkeypatch.setattr(L, "Trainer", partial(trainer, tmp_path, epochs=10))
     here: dict[str, Any] = {}
     code = next(block for block in blocks("python") if "alerts=" in block)
-    exec(code.replace('["cat", "dog"]', "list(map(str, range(10)))"), here)
+    code = code.replace('["cat", "dog"]', "list(map(str, range(10)))")
+    # What no alert looks at takes half of the time: one seed has it, too.
+    others = "q.SensitivityMax(), q.Drift()"
+    assert others in code
+    exec(code.replace(others, "") if seed else code, here)
     module, fitted = Reader(), here["trainer"]
     fitted.fit(
         module,
-        DataLoader(TensorDataset(*colored(TRAINING)), 50, shuffle=True),
+        DataLoader(TensorDataset(*colored(TRAINING)), 100, shuffle=True),
         DataLoader(TensorDataset(*colored(VALIDATION)), 500),
     )
     assert (fitted.current_epoch, len(module.accuracies)) == (10, 10), "not stopped"

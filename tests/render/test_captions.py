@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
-from lightning_explain.model.targets import task_of
+from lightning_explain.model.tasks import task_of
 from lightning_explain.render.captions import Caption, captions, sides
 
 NAMES = ["zero", "one", "two"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain import modalities as d
-from lightning_explain.core.contracts import Modality
+from lightning_explain.core.contracts import InputFacts, Modality
 from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
@@ -192,3 +192,41 @@ def test_pages_over_epochs_are_counted_named_and_drawn_again_alone(case: int) ->
         assert np.array_equal(figure.picture(key, former), figure.pictures(former)[key])
     sample = draw_sample(report, probe, Options(), "ig", 2)
     assert has(sample, ORANGE) or has(sample, BLUE)
+
+
+def test_a_forecast_continues_its_channel_beside_what_came_true() -> None:
+    panel = replace(series_of(rand(2, 2, 30) - 0.5), continued=1)
+    found = panel.with_forecast(rand(2, 10), rand(2, 10, seed=1))
+    (page,) = drawn(found)
+    green = np.flatnonzero((page == [0, 125, 90]).all(-1).any(0))
+    start, width = 124, (WIDTH - 124) // 2
+    inside = [x for x in green if start <= x]
+    assert min(inside) >= start + 0.7 * width, "a quarter of the strip is ahead"
+    middle = page[HEIGHT // 2 :]
+    assert has(middle, [0, 125, 90]), "the second channel"
+    assert not has(page[70:200, start:], [0, 125, 90]), "not the first"
+    every = panel.with_forecast(rand(2, 10, 2), rand(2, 10, 2, seed=1))
+    assert every.predicted is not None
+    assert every.predicted.shape == (2, 2, 10)
+    assert has(drawn(every)[0][70:200, start:], [0, 125, 90])
+
+
+@pytest.mark.parametrize("labels", [None, torch.ones(2), torch.ones(2, 5, dtype=torch.long), torch.eye(2, 5)])
+def test_outputs_of_classes_are_no_forecast(labels: Tensor | None) -> None:
+    panel = replace(series_of(rand(2, 1, 30)), continued=0)
+    assert panel.with_forecast(rand(2, 5), labels) is panel
+    assert replace(panel, continued=None).with_forecast(rand(2, 5), rand(2, 5)).predicted is None
+
+
+def test_a_forecast_is_that_of_the_only_channel_or_of_the_one_that_is_named() -> None:
+    x, y = rand(2, 3, 30), rand(2, 5)
+    report = Report({"ig": x}, {}, {}, y, torch.zeros(2), torch.zeros(2), torch.arange(2))
+    names = ["load", "heat", "wind"]
+    for channel, place in (("heat", 1), (2, 2), (None, None)):
+        modality = d.TimeSeries(channel_names=names, layout="NCT", forecast=channel)
+        (panel,) = figure_of(report, Probe(x, y, modalities=modality)).own["ig"]
+        assert isinstance(panel, SeriesPanel)
+        found = None if panel.predicted is None else panel.predicted[0, :, 0].isfinite().tolist()
+        assert found == (None if place is None else [i == place for i in range(3)])
+    with pytest.raises(ValueError, match=r"TimeSeries\(forecast='heta'\): did you mean 'heat'"):
+        d.TimeSeries(channel_names=names, layout="NCT", forecast="heta").bound(x, InputFacts())
