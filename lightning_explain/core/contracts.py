@@ -665,6 +665,18 @@ class Selection(Target):
             ValueError: If it does not fit these.
         """
 
+    def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
+        """What reports and captions say of the chosen places, ``(N,)`` each, by name; nothing by default.
+
+        Captions know ``position``, ``class``, ``predicted`` (a class), ``probability``, ``share``, ``overlap``, ``step`` and ``true``.
+
+        Args:
+            outputs: As in :meth:`select`.
+            labels: As in :meth:`select`.
+            places: What :meth:`select` returned, ``(N, K)``.
+        """
+        return {}
+
     def __call__(self, outputs: Tensor) -> Tensor:
         """The explained number ``(N,)`` of unlabelled samples."""
         return selected(outputs, self.select(outputs.detach().cpu()).to(outputs.device))

@@ -97,6 +97,9 @@ class Report:
         undefined_reasons: For each score that may be undefined, which is NaN: why.
         meta: Text about the samples that the batches held, such as file names: N strings for each name.
         stds: The standard deviations that came with the probe (``Probe.stds``).
+        explained: What is known of the explained output of each sample, ``(N,)`` each, where several numbers or one of many places are
+            explained: the ``position``, ``class``, ``share`` of the pixels and so on, by name (``Selection.facts``).
+        task: What the model was trained for, such as ``"multilabel"``; empty if it is not known.
         run: What is true of the whole run; in a monitor's ``last_report`` and after ``load_reports``, else ``None``.
         probe: The samples, where they are known: in a monitor's ``last_report``, and after ``load_reports`` unless the monitor had
             ``save_inputs=False``.
@@ -132,6 +135,8 @@ class Report:
     undefined_reasons: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stds: tuple[Tensor, ...] = ()
+    explained: Mapping[str, Tensor] = field(default_factory=dict)
+    task: str = ""
     run: RunInfo | None = None
     probe: Probe | None = None
 

@@ -91,6 +91,7 @@ class Explanation:
             self._places, self._own = self.decided.ranks.samples(self._own)
         self.samples = self.explained.probe[self._places]
         self.values = torch.empty(0)
+        self.facts: Mapping[str, Tensor] = {}
 
     def run(self) -> Report:
         """Returns the report, without the total cost; it is the same on all ranks, except for its failures."""
@@ -100,6 +101,7 @@ class Explanation:
         """Explains only the first ``count`` samples from now on, whose targets are chosen, on this process alone."""
         self._places = slice(count)
         self.samples, self.values = self.explained.probe[:count], self.values[:count]
+        self.facts = {name: fact[:count] for name, fact in self.facts.items()}
 
     def completed(self, outputs: Tensor, found: dict[str, Attribution]) -> Report:
         """Runs what shares no passes, and returns the report.
@@ -129,6 +131,7 @@ class Explanation:
             **whole,
             targets=_indices(probe.extra[-1].cpu()),
             ids=probe.ids,
+            task="" if self.decided.task == "auto" else self.decided.task,
             failures=self.failures,
             completeness_errors={name: check.error for name, check in checks.items()},
             undefined_reasons={
@@ -176,6 +179,7 @@ class Explanation:
             "outputs": _kept(outputs),
             "predictions": predictions_of(outputs),
             "values": self.values,
+            "explained": self.facts,
             "maps": explicit_maps(found, arranged, self.samples.inputs, self.explained.modalities),
             "n_steps": {name: taken for name, taken in steps.items() if taken is not None},
             "checks": {name: torch.stack(check, 1) for name, check in self._checks.items() if name in found},
@@ -226,20 +230,21 @@ class Explanation:
             )
         )
         outputs, indices, values = (torch.cat(column) for column in zip(*(p[:3] for p in parts), strict=True))
-        found = joined([part[3] for part in parts])
+        found, facts = joined([part[3] for part in parts]), [part[4] for part in parts]
+        self.facts = {name: torch.cat([each[name] for each in facts]) for name in facts[0]}
         for name in found:
             self.progress(name)
         return outputs, indices, values, found
 
     def _begun(
         self, explained: ExplainedFunction, planned: Plan, samples: Samples
-    ) -> tuple[Tensor, Tensor, Tensor, Found]:
+    ) -> tuple[Tensor, Tensor, Tensor, Found, Mapping[str, Tensor]]:
         choice, batch = Choice(self.decided.target, samples.extra[-1]), PlanExecution(explained, planned, samples)
         try:
             found = batch.run(choice)
         finally:
             self._refused = choice.refused
-        return choice.outputs, choice.indices, batch.outputs[CENTER], found
+        return choice.outputs, choice.indices, batch.outputs[CENTER], found, choice.facts
 
     def _attempt(self, found: dict[str, Any], names: Iterable[str], work: Work, shown: bool = True) -> None:
         """Puts the result of ``work(name)`` into ``found`` for each name; ``shown``: as a step of the progress.

@@ -163,7 +163,7 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
 
 
 class Choice:
-    """Computes the target indices of samples from their outputs, and stores both as ``indices`` and ``outputs``.
+    """Computes the target indices of samples from their outputs; stores both, and what is said of them, as ``facts``.
 
     Args:
         target: Which output is explained.
@@ -172,6 +172,7 @@ class Choice:
 
     outputs: Tensor
     indices: Tensor
+    facts: Mapping[str, Tensor]
 
     def __init__(self, target: Target, labels: Tensor | None) -> None:
         self._target, self._labels = target, labels
@@ -180,7 +181,10 @@ class Choice:
     def __call__(self, outputs: Tensor) -> Tensor:
         """The indices of the explained outputs, ``(N,)`` or ``(N, K)``, on the device of ``outputs`` ``(N, ...)``."""
         self.outputs, self.refused = outputs.detach(), True
-        self.indices = target_indices(self.outputs.cpu(), self._target, self._labels).to(outputs.device)
+        indices = target_indices(clean := self.outputs.cpu(), self._target, self._labels)
+        self.indices, self.facts = indices.to(outputs.device), {}
+        if isinstance(self._target, Selection):
+            self.facts = self._target.facts(clean, None if self._labels is None else self._labels.cpu(), indices)
         self.refused = False
         return self.indices
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_explain.core.probe import Probe
+from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.core.shares import shares_of, sigmoids_of
-from lightning_explain.model.tasks import task_of
+from lightning_explain.modalities import Text, of_probe
+from lightning_explain.model.tasks import task_of, unknown
 
 _MOST = 3
+_CHOSEN = {"tokens": "the tag", "dense": "the class"}
+"""What a map is of, where each sample has its own class."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,17 @@ def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, ro
     """
     labels = None if probe.targets is None else probe.targets.cpu()
     make = _BY_TASK.get(_task(report, labels, class_names), _other)
-    return [make(_Sample(report, labels, class_names, i)) for i in range(rows)]
+    return [make(_Sample(report, labels, class_names, i, probe)) for i in range(rows)]
 
 
 def sides(report: Report, probe: Probe, class_names: Sequence[str] | None) -> tuple[str, str, str]:
     """What negative and positive places of the maps do, and to what: ``("against", "for", "the label")``."""
     labels = None if probe.targets is None else probe.targets.cpu()
-    task, found, sample = _task(report, labels, class_names), report.targets, _Sample(report, labels, class_names, 0)
+    task, found, sample = (
+        _task(report, labels, class_names),
+        report.targets,
+        _Sample(report, labels, class_names, 0, probe),
+    )
     if task == "binary":
         return "against", "for", sample.called(1)
     if task == "multiclass" and labels is not None and torch.equal(found, labels.reshape(-1).to(found.dtype)):
@@ -79,12 +86,16 @@ def sides(report: Report, probe: Probe, class_names: Sequence[str] | None) -> tu
         return "against", "for", "the prediction"
     if task in ("multiclass", "multilabel") and bool(((found == found[:1]) & (found >= 0)).all()):
         return "against", "for", sample.called(int(found[0]))
+    if task in _CHOSEN and "class" in report.explained:
+        return "against", "for", _CHOSEN[task]
     return "lowers", "raises", "the output"
 
 
 def _task(report: Report, labels: Tensor | None, class_names: Sequence[str] | None) -> str:
     outputs = report.outputs
     sizes = (2,) if outputs.ndim == 1 or outputs.shape[1:] == (1,) else outputs.shape[1:]
+    if report.task and not (report.task == "embedding" and labels is None and class_names is not None):
+        return report.task
     return task_of(outputs, labels, named=class_names is not None and sizes == (len(class_names),))
 
 
@@ -96,6 +107,7 @@ class _Sample:
     labels: Tensor | None
     class_names: Sequence[str] | None
     index: int
+    probe: Probe
 
     @property
     def label(self) -> int | None:
@@ -116,6 +128,20 @@ class _Sample:
         outputs, values = self.report.outputs, self.report.values
         found = values if len(values) else outputs if outputs[:1].numel() == 1 else None
         return [] if found is None else [f"f = {float(found[self.index]):.3g}"]
+
+    def fact(self, name: str) -> float | None:
+        """What the report knows of the explained output."""
+        found = self.report.explained.get(name)
+        return None if found is None else float(found[self.index])
+
+    @property
+    def word(self) -> str:
+        """The word at the explained position of a text; else the position."""
+        at = int(self.fact("position") or 0)
+        for x, modality in zip(as_tuple(self.probe.inputs), of_probe(self.probe), strict=True):
+            if isinstance(modality, Text) and at < x.shape[1]:
+                return modality.words(x[self.index : self.index + 1])[0][at]
+        return f"position {at}"
 
     def named(self, index: int) -> str:
         """The class with its name."""
@@ -154,21 +180,23 @@ def _multiclass(sample: _Sample) -> Caption:
 
 
 def _binary(sample: _Sample) -> Caption:
-    share, label = float(sigmoids_of(sample.report.outputs)[sample.index]), sample.label
+    share, label = float(sigmoids_of(sample.report.outputs).reshape(-1)[sample.index]), sample.label
     lines = [] if label is None else [f"label {sample.named(label)}"]
     wrong = label is not None and label != (share > 0.5)
     short = Short(
         label="" if label is None else sample.name(label),
         predicted=sample.name(int(share > 0.5)) if wrong else "",
-        share=_percent(share),
+        share=_percent(max(share, 1 - share)),
         judged=label is not None,
     )
     return Caption((*lines, f"sigmoid {_percent(share)}"), wrong, short)
 
 
 def _multilabel(sample: _Sample) -> Caption:
-    assert sample.labels is not None
-    shares, labels = sigmoids_of(sample.report.outputs)[sample.index], sample.labels[sample.index].bool()
+    if sample.labels is None or sample.report.outputs.ndim != 2:
+        return _other(sample)
+    shares, given = sigmoids_of(sample.report.outputs)[sample.index], sample.labels[sample.index].reshape(-1)
+    labels, known = given > 0.5, ~unknown(given)
     shown = torch.where(labels | (shares > 0.5), shares + 1, shares).argsort(descending=True, stable=True).tolist()
     if sample.explained >= 0:
         shown = sorted(shown, key=lambda k: k != sample.explained)
@@ -181,16 +209,48 @@ def _multilabel(sample: _Sample) -> Caption:
         share=_percent(float(shares[most])),
         judged=True,
     )
-    return Caption(tuple(lines), bool((labels != (shares > 0.5)).any()), short)
+    return Caption((*lines, *sample.value), bool((labels != (shares > 0.5))[known].any()), short)
 
 
 def _regression(sample: _Sample) -> Caption:
-    assert sample.labels is not None
+    true, step = sample.fact("true"), sample.fact("step")
+    if true is not None and len(sample.report.values):
+        where = "in all" if step is None else f"at step {int(step)}"
+        return _plain(f"true {true:.3g} {where}", f"predicted {float(sample.report.values[sample.index]):.3g}")
+    if sample.labels is None:
+        return _other(sample)
     pairs = {"true": sample.labels[sample.index], "predicted": sample.report.outputs[sample.index]}
     lines = [f"{word} {_listed(f'{value:.3g}' for value in each.reshape(-1).tolist())}" for word, each in pairs.items()]
     if sample.report.outputs[0].numel() > 1:
         lines += [f"explained output {sample.explained}"] if sample.explained >= 0 else sample.value
     return _plain(*lines)
+
+
+def _tokens(sample: _Sample) -> Caption:
+    own, predicted = sample.fact("class"), sample.fact("predicted")
+    if own is None or predicted is None or sample.labels is None:
+        return _other(sample)
+    label = int(sample.labels[sample.index].reshape(-1)[int(sample.fact("position") or 0)])
+    share, known, wrong = _percent(sample.fact("probability") or 0.0), label >= 0, 0 <= label != predicted
+    lines = [sample.word, *([f"label {sample.named(label)}"] if known else [])]
+    lines += [f"predicted {sample.named(int(predicted))} {share}", *sample.value]
+    short = Short(
+        label=f"{sample.word}: {sample.name(int(own))}",
+        predicted=sample.name(int(predicted)) if wrong else "",
+        share=share,
+        judged=known,
+    )
+    return Caption(tuple(lines), wrong, short)
+
+
+def _dense(sample: _Sample) -> Caption:
+    own, share, overlap = (sample.fact(name) for name in ("class", "share", "overlap"))
+    if own is None or share is None:
+        return _other(sample)
+    pixels = f"{_percent(share)} of the pixels"
+    lines = [f"class {sample.named(int(own))}, {pixels}", *([] if overlap is None else [f"IoU {overlap:.0%}"])]
+    short = Short(sample.name(int(own)), pixels if overlap is None else f"{_percent(share)}, IoU {overlap:.0%}")
+    return Caption((*lines, *sample.value), short=short)
 
 
 def _embedding(sample: _Sample) -> Caption:
@@ -212,6 +272,8 @@ _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {
     "binary": _binary,
     "multilabel": _multilabel,
     "regression": _regression,
+    "tokens": _tokens,
+    "dense": _dense,
     "embedding": _embedding,
 }
 

@@ -25,7 +25,18 @@ from lightning_explain.store.run_files import KEY as _RUN
 from lightning_explain.store.run_files import RunFiles, key_of
 
 _KEY = "lightning_explain_report"
-_PLAIN_FIELDS = ("passes", "seconds", "failures", "epoch", "step", "fingerprint", "stage", "undefined_reasons", "meta")
+_PLAIN_FIELDS = (
+    "passes",
+    "seconds",
+    "failures",
+    "epoch",
+    "step",
+    "fingerprint",
+    "stage",
+    "undefined_reasons",
+    "meta",
+    "task",
+)
 _WORDS = schema.mapped(schema.text())
 _PLACE_IN_TIME = schema.nothing_or(schema.whole())
 _FORM = {
@@ -38,6 +49,7 @@ _FORM = {
     "stage": schema.nothing_or(schema.choice("", "fit", "validate", "test", "predict")),
     "undefined_reasons": _WORDS,
     "meta": schema.mapped(schema.listed(schema.text(), 100_000)),
+    "task": schema.text(100),
 }
 _BY_SAMPLE = ("outputs", "predictions", "targets", "ids")
 _MOST_FOLDERS = 10_000
@@ -293,7 +305,10 @@ def _check_samples(report: Report) -> None:
     """
     schema.tensor(1, of_whole=True)(report.ids, "ids")
     parts: dict[str, Any] = {name: getattr(report, name) for name in (*_BY_SAMPLE, "attributions", "scores")}
-    parts |= {name: getattr(report, name) for name in ("standard_errors", "maps", "n_steps", "completeness_errors")}
+    parts |= {
+        name: getattr(report, name)
+        for name in ("standard_errors", "maps", "n_steps", "completeness_errors", "explained")
+    }
     for name, part in parts.items():
         if name not in _BY_SAMPLE and not isinstance(part, dict):
             raise MalformedError(f"{name} is {brief(part)} instead of a dictionary")

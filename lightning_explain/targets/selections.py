@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Selection, Target
+from lightning_explain.core.contracts import Selection, Target, selected
+from lightning_explain.core.shares import shares_of
 from lightning_explain.core.validation import is_whole, refused
 from lightning_explain.model.tasks import classes_last
 
@@ -61,6 +63,15 @@ class Position(Selection):
         label = label.where(label >= 0, own.argmax(1))
         return (at * classes + label if last else label * count + at)[:, None]
 
+    def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
+        """``position``, ``class``, and the class ``predicted`` there with its ``probability``."""
+        last, first = bool(classes_last(outputs, labels)), places[:, 0]
+        by_place = outputs.flatten(1, -2) if last else outputs.flatten(2).mT
+        count, classes = by_place.shape[1:]
+        at, own = (first // classes, first % classes) if last else (first % count, first // count)
+        probability, predicted = shares_of(by_place[torch.arange(len(places)), at]).max(1)
+        return {"position": at, "class": own, "predicted": predicted, "probability": probability}
+
 
 @dataclass(frozen=True)
 class Horizon(Selection):
@@ -95,6 +106,14 @@ class Horizon(Selection):
                 )
             places = places[int(self.step)]
         return places.reshape(1, -1).repeat(len(outputs), 1)
+
+    def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
+        """``step``, of a single one, and the ``true`` value, the sum of the labels there."""
+        count = outputs.shape[1] if outputs.ndim > 1 else 1
+        step = {} if self.step == "sum" else {"step": torch.full((len(outputs),), int(self.step) % count)}
+        if labels is None or labels.numel() != outputs.numel():
+            return step
+        return {**step, "true": selected(labels.reshape(outputs.shape).double(), places)}
 
 
 @dataclass(frozen=True)
@@ -173,6 +192,16 @@ class Pixels(Selection):
         own = own.where(own.any(1, keepdim=True), other)
         own = own.where(own.any(1, keepdim=True), torch.ones_like(own))
         return (chosen[:, None] * count + torch.arange(count)).where(own, -1)
+
+    def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
+        """``class``, the ``share`` of the pixels explained, and the ``overlap`` of prediction and label (intersection over union)."""
+        count = outputs[0, 0].numel()
+        chosen = places.amax(1) // count
+        found = {"class": chosen, "share": (places >= 0).double().mean(1)}
+        if labels is None:
+            return found
+        predicted, known = outputs.flatten(2).argmax(1) == chosen[:, None], labels.flatten(1) == chosen[:, None]
+        return {**found, "overlap": (predicted & known).sum(1) / (predicted | known).sum(1)}
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_explain import explain
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
+from lightning_explain.modalities import Text
 from lightning_explain.model.tasks import task_of
-from lightning_explain.render.captions import Caption, captions, sides
+from lightning_explain.render.captions import Caption, Short, captions, sides
+from lightning_explain.targets import Horizon
 
 NAMES = ["zero", "one", "two"]
 
@@ -126,6 +129,58 @@ def test_a_regression_shows_true_and_predicted_values() -> None:
     horizon = many([[1.0, 2.0, 3.0, 4.0]], [[1.5, 2.5, 3.5, 4.5]], values=[10.0])
     assert horizon == [("true 1.5, 2.5, 3.5, ...", "predicted 1, 2, 3, ...", "f = 10")]
     assert many([[1.0, 0.5]], [1.25], targets=1) == [("true 1.25", "predicted 1, 0.5", "explained output 1")]
+
+
+def explained(target: Any, outputs: Tensor, labels: Tensor, inputs: Tensor, task: str, **probe: Any) -> list[Caption]:
+    """The captions of a model that returns these outputs."""
+
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return outputs[x.flatten(1)[:, 0].detach().long()] + 0.0 * x.flatten(1).sum(1).reshape(
+                -1, *(1,) * (outputs.ndim - 1)
+            )
+
+    samples = Probe(inputs, labels, **probe)
+    found = explain(Constant(), samples, ["Saliency"], [], target)
+    assert found.task == task
+    return captions(found, found.probe or samples, NAMES, len(inputs))
+
+
+def test_tags_show_the_word_its_tag_and_the_prediction() -> None:
+    outputs = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 2.0, 1.0]], [[9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    labels = torch.tensor([[-100, 2], [0, 1]])
+    first, second = explained("label", outputs, labels, torch.arange(2.0).reshape(2, 1), "tokens")
+    assert first.lines == ("position 1", "label 2 (two)", "predicted 1 (one) 67%", "f = 1")
+    assert (first.wrong, first.short) == (True, Short("position 1: two", "one", "67%", True))
+    assert second.lines[:2] == ("position 0", "label 0 (zero)")
+    assert not second.wrong
+    ids, made = torch.tensor([[1, 2]]), replace(report(torch.zeros(1, 0), [-1], [0]), task="tokens")
+    facts = {"position": 1, "class": 2, "predicted": 2, "probability": 0.5}
+    made = replace(made, explained={name: torch.tensor([value]) for name, value in facts.items()})
+    text = Probe(ids, torch.tensor([[0, 2]]), modalities=(Text(vocabulary=["a", "b", "Paris"]),))
+    assert captions(made, text, NAMES, 1)[0].lines == ("Paris", "label 2 (two)", "predicted 2 (two) 50%")
+    assert sides(made, text, NAMES) == ("against", "for", "the tag")
+
+
+def test_a_segmentation_shows_the_class_its_share_and_overlap() -> None:
+    outputs = torch.tensor([[[[0.0, 0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]]])
+    (found,) = explained("label", outputs, torch.tensor([[[1, 0, 0, 0]]]), torch.zeros(1, 4), "dense")
+    assert found.lines == ("class 1 (one), 50% of the pixels", "IoU 50%", "f = 2")
+
+
+def test_a_forecast_shows_the_true_and_predicted_value_of_what_is_explained() -> None:
+    outputs, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.5, 2.5]])
+    (total,) = explained("label", outputs, labels, torch.zeros(1, 4), "regression")
+    assert total.lines == ("true 4 in all", "predicted 3")
+    (step,) = explained(Horizon(-1), outputs, labels, torch.zeros(1, 4), "regression")
+    assert step.lines == ("true 2.5 at step 1", "predicted 2")
+
+
+def test_unknown_labels_are_neither_right_nor_wrong() -> None:
+    (found,) = explained(
+        "label", torch.tensor([[3.0, 3.0, -3.0]]), torch.tensor([[1, -1, 0]]), torch.zeros(1, 4), "multilabel"
+    )
+    assert (found.lines[0], found.lines[-1], found.wrong) == ("labels 0 (zero)", "f = 3", False)
 
 
 def test_other_outputs_get_no_softmax() -> None:

@@ -43,6 +43,8 @@ def make_report(**changes: Any) -> Report:
         epoch=3,
         step=120,
         fingerprint="ab" * 32,
+        explained={"position": torch.tensor([1, 3]), "share": torch.tensor([0.5, 0.25])},
+        task="tokens",
     )
     return replace(report, **changes)
 
