@@ -72,6 +72,8 @@ def restored(found: Any) -> tuple[Modality, ...] | None:
     for one in found:
         kind = kinds[one["class"]]
         known = {f.name: one[f.name] for f in fields(kind) if f.name in one}
+        if isinstance(known.get("vocabulary"), dict):  # The keys of JSON are strings.
+            known["vocabulary"] = {int(token): word for token, word in known["vocabulary"].items()}
         made.append(kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}))
     return tuple(made)
 

@@ -70,6 +70,14 @@ def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, ro
     return [make(_Sample(report, labels, class_names, i, probe)) for i in range(rows)]
 
 
+def word_at(probe: Probe, sample: int, position: int) -> str:
+    """The word at a position of a sample of the first text; without one, the position."""
+    for x, modality in zip(as_tuple(probe.inputs), of_probe(probe), strict=True):
+        if isinstance(modality, Text) and position < x.shape[1]:
+            return modality.words(x[sample : sample + 1])[0][position]
+    return f"position {position}"
+
+
 def sides(report: Report, probe: Probe, class_names: Sequence[str] | None) -> tuple[str, str, str]:
     """What negative and positive places of the maps do, and to what: ``("against", "for", "the label")``."""
     labels = None if probe.targets is None else probe.targets.cpu()
@@ -137,11 +145,7 @@ class _Sample:
     @property
     def word(self) -> str:
         """The word at the explained position of a text; else the position."""
-        at = int(self.fact("position") or 0)
-        for x, modality in zip(as_tuple(self.probe.inputs), of_probe(self.probe), strict=True):
-            if isinstance(modality, Text) and at < x.shape[1]:
-                return modality.words(x[self.index : self.index + 1])[0][at]
-        return f"position {at}"
+        return word_at(self.probe, self.index, int(self.fact("position") or 0))
 
     def named(self, index: int) -> str:
         """The class with its name."""

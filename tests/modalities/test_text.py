@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_tokenizer_says_all_that_is_known_of_the_ids_and_is_not_kept(of: str) 
     assert (text.tokenizer, text.pad_id, text.mask_id, {*text.special_ids} - {0}) == (None, 0, 4, {1, 2})
     assert torch.equal(text.present(IDS), IDS > 2)  # type: ignore[arg-type]
     assert text.reference(IDS)[0].tolist() == [1, 4, 4, 4, 4, 2, 0, 0]  # type: ignore[index]
-    assert restored(stored((text,))) == (text,)
+    assert restored(stored((text,))) == restored(json.loads(json.dumps(stored((text,))))) == (text,)
 
 
 def shown(text: Text, ids: Tensor) -> tuple[list[list[str]], Tensor]:
