@@ -62,8 +62,22 @@ def _text(
     ig = ca.LayerIntegratedGradients(f, layer).attribute(ids, reference, n_steps=STEPS, **given)
     ablation = ca.FeatureAblation(f).attribute(ids, reference, **given)
     by_word = {"ig": ig.sum(2), "ablation": ablation}
-    scores = infidelity(lambda x: chosen(f(x, *further), labels), ids, reference, by_word, draws.removed)
-    return Found({"ig": ig, "ablation": ablation}, {"infidelity": scores})
+    scores = {
+        "infidelity": infidelity(lambda x: chosen(f(x, *further), labels), ids, reference, by_word, draws.removed)
+    }
+    radius = RADIUS * layer(ids)[ids != pad].detach().std(correction=0)
+
+    def again(shift: Tensor) -> Tensor:
+        def moved(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+            words = (arguments[0] != pad)[:, :, None]
+            return output + words * shift.repeat(len(output) // len(shift), 1, 1)
+
+        with layer.register_forward_hook(moved):
+            return ca.LayerIntegratedGradients(f, layer).attribute(ids, reference, n_steps=STEPS, **given).sum(2)
+
+    still = torch.zeros_like(ig).detach()
+    scores["sensitivity_max"] = {"ig": sensitivity(again, still, by_word["ig"], radius, draws.moved)}
+    return Found({"ig": ig, "ablation": ablation}, scores)
 
 
 def table(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Found:

@@ -106,24 +106,28 @@ def prepared(case: Case, samples: int = SAMPLES, steps: int = 20) -> tuple[nn.Mo
     return model.eval(), batch[0], batch[1]
 
 
-def drawn(report: Report) -> Draws:
+def drawn(report: Report, case: Case) -> Draws:
     """What the explanation of a report has drawn."""
     assert report.probe is not None
     x, (modality, *_) = as_tuple(report.probe.inputs)[0], report.probe.modalities
     ids = torch.arange(len(x))
     samples = Samples((x,), (x,), (), ids, torch.zeros_like(ids))
-    draws, removed, moved = KeyedDraws(0), [], []
+    draws, removed = KeyedDraws(0), []
     for index in range(REMOVALS):
         at = torch.full_like(ids, index)
         if modality.pixels(x):
             removed.append(modality.region(x, None, partial(draws.uniform, "square", samples, at)).bool())
         else:
             removed.append(half(SimpleNamespace(draws=draws), samples, at, [(x, modality)])[0])  # type: ignore[arg-type]
-    if x.is_floating_point():
-        moved = [
-            draws.uniform("sensitivity/0", samples, torch.full_like(ids, index), x)[:, None] for index in range(MOVES)
-        ]
-    return Draws(torch.stack(removed, 1), torch.cat(moved, 1) if moved else torch.empty(0))
+    # Ids stay, and what their embedding returns moves.
+    layer = getattr(case.by_hand, "keywords", {}).get("embedding")
+    where, like = (
+        (0, x if x.is_floating_point() else x.float())
+        if layer is None
+        else (layer, as_tuple(report.attributions["ig"])[0])
+    )
+    moved = [draws.uniform(f"sensitivity/{where}", samples, torch.full_like(ids, i), like) for i in range(MOVES)]
+    return Draws(torch.stack(removed, 1), torch.stack(moved, 1))
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
@@ -138,7 +142,7 @@ def differences(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Those of each map and of each score; infinite where one side has none."""
     report = explain(model, Probe(batch, labels))
-    found = case.by_hand(model, batch, labels, drawn(report))
+    found = case.by_hand(model, batch, labels, drawn(report, case))
     ours = {name: as_tuple(value)[0] for name, value in report.attributions.items()}
     maps = {name: distance(ours[name], found.maps[name]) for name in ours if name in found.maps}
     maps |= dict.fromkeys(ours.keys() ^ found.maps.keys(), float("inf"))
@@ -178,7 +182,7 @@ def line(name: str, repeat: int) -> tuple[list[str], list[str]]:
     maps, _ = differences(case, model, batch, labels)
     maps64, scores = differences(case, *doubled(model, batch), labels)
     probe = Probe(batch, labels)
-    draws = drawn(explain(model, probe))
+    draws = drawn(explain(model, probe), case)
     sides: dict[str, Callable[[], object]] = {
         "hand": lambda: case.by_hand(model, batch, labels, draws),
         "explain": lambda: explain(model, probe),

@@ -216,7 +216,7 @@ def granted(
         if verdict.state == "warned":
             warn_or_log(lines_of([verdict], methods)[0])
     maps = [name for name, method in usable.items() if context.has_map(method)]
-    scored = scored_by(scores, usable, maps) if usable else {}
+    scored = scored_by(context.explained, scores, usable, maps) if usable else {}
     left_out = {verdict.method: in_words(verdict) for verdict in (*refused, *unfit)}
     left_out |= {n: f"scores none of the methods; it needs {scores[n].needs}." for n, by in scored.items() if not by}
     findings = {v.method: in_words(v) for v in verdicts if v.method in usable and v.reason}

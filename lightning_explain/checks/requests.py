@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_explain.core.contracts import Method, Metric
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.warn import warn_or_log
@@ -76,11 +76,12 @@ def _images(probe: Probe) -> list[tuple[Tensor, tuple[int, int]]]:
 
 
 def scored_by(
-    metrics: Mapping[str, Metric], methods: Mapping[str, Method], maps: Sequence[str]
+    explained: ExplainedFunction, metrics: Mapping[str, Metric], methods: Mapping[str, Method], maps: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """Returns, for each metric, the methods that it will score; warns of metrics and methods without any.
 
     Args:
+        explained: The explained function.
         metrics: Metrics by name, fitted to the inputs.
         methods: Methods by name.
         maps: Names of the methods that have a map in input space.
@@ -90,7 +91,12 @@ def scored_by(
     found: dict[str, tuple[str, ...]] = {}
     for name, metric in metrics.items():
         own = [method for method in maps if metric.methods is None or method in metric.methods]
-        found[name] = tuple(metric.scored(list(methods), own, promising))
+        able = {n: method for n, method in methods.items() if metric.can_score(method, explained)}
+        found[name] = tuple(
+            n for n in metric.scored(list(methods), [n for n in own if n in able], promising) if n in able
+        )
+        if found[name] and (unable := [n for n in own if n not in able]):
+            warn_or_log(f"The metric {name!r} leaves out {', '.join(map(repr, unable))}: it needs {metric.needs}.")
         if not found[name]:
             warn_or_log(
                 f"The metric {name!r} will score none of the methods; it needs {metric.needs}. Add such a method, or leave the "

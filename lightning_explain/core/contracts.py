@@ -289,7 +289,8 @@ class MetricInputs:
         samples: All samples, on the model's device.
         outputs: f at the samples, ``(N,)``.
         maps: Method name to its map in input space: one tensor per input, broadcastable to that input.
-        explain: Recomputes the maps of every method at other points of the same samples.
+        explain: Recomputes the maps of every method at other points of the same samples; a mapping of names of layers to tensors
+            ``(N, ...)`` as second argument is added to what these layers return.
         masks: The probe's regions, ``(N, ...)`` boolean, or ``None``.
         attributions: Method name to what the method returned, in its own shape; includes methods without a map in input
             space.
@@ -304,7 +305,7 @@ class MetricInputs:
     samples: Samples
     outputs: Tensor
     maps: Mapping[str, tuple[Tensor, ...]]
-    explain: Callable[[Samples], Mapping[str, tuple[Tensor, ...]]]
+    explain: Callable[..., Mapping[str, tuple[Tensor, ...]]]
     masks: Tensor | None
     attributions: Mapping[str, Attribution]
     attribute: Callable[[Samples], Mapping[str, Attribution]]
@@ -379,6 +380,10 @@ class Metric(ABC):
 
     def check_samples(self, explained: ExplainedFunction, samples: Samples) -> None:  # noqa: B027 (optional)
         """Raises ``ValueError`` if it cannot score these samples; called before the first explanation."""
+
+    def can_score(self, method: Method, explained: ExplainedFunction) -> bool:
+        """Whether it can score the maps of a method."""
+        return True
 
     def scored(self, methods: Sequence[str], maps: Sequence[str], references: Mapping[str, Reference]) -> Sequence[str]:
         """Names of the methods that it will score: of all, of those with a map in input space, of those that promise a sum."""

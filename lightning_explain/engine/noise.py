@@ -71,6 +71,8 @@ def _scale(
         return fitted(name, part, samples, x, explained.probe.ids).to(x)
     if part is not None and not isinstance(part, str):
         return float(part)
+    if not x.is_floating_point():
+        return default
     deviations = _deviations(explained)
     if part is None and not (deviations and measured(x)):
         return default
@@ -79,8 +81,13 @@ def _scale(
             f'{name}="{part}" needs standard deviations, but {len(explained.probe)} samples are too few to take them from; give '
             f"Probe(stds=...), at least {FEWEST} samples, or a number"
         )
-    found = None if part is None else _IN_STD.fullmatch(part)
-    return deviations[index].to(x) * (default if found is None else float(found[1] or 1))
+    return deviations[index].to(x) * (default if part is None else in_std(part))
+
+
+def in_std(text: str) -> float:
+    """The number of standard deviations: 0.1 for ``"0.1 std"``."""
+    found = _IN_STD.fullmatch(text)
+    return float((found and found[1]) or 1)
 
 
 def _deviations(explained: ExplainedFunction) -> tuple[Tensor, ...]:

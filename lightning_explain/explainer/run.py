@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from lightning_explain.engine.executor import Found, PlanExecution, execute, joi
 from lightning_explain.engine.pass_size import within_memory
 from lightning_explain.engine.plan import Plan, batches, plan
 from lightning_explain.engine.rules import INSTEAD
+from lightning_explain.engine.shifts import shifted
 from lightning_explain.methods import steps_taken
 from lightning_explain.modalities.placement import arrange, explicit_maps, onto
 from lightning_explain.model.inventory import ModuleInventory
@@ -294,12 +296,14 @@ class Explanation:
 
         return within_memory(within, self.explained.limit)[0]
 
-    def _attributions(self, names: Iterable[str], samples: Samples) -> dict[str, Attribution]:
+    def _attributions(
+        self, names: Iterable[str], explained: ExplainedFunction, samples: Samples
+    ) -> dict[str, Attribution]:
         """Returns the attributions of samples by the named methods."""
         methods = {name: self.decided.methods[name] for name in names}
         apart = plan(methods).apart
-        found = execute(self.explained, {name: m for name, m in methods.items() if name not in apart}, samples)
-        return {name: self._apart(self.explained, name, samples) if name in apart else found[name] for name in methods}
+        found = execute(explained, {name: m for name, m in methods.items() if name not in apart}, samples)
+        return {name: self._apart(explained, name, samples) if name in apart else found[name] for name in methods}
 
     def _checked(self, work: Callable[[ExplainedFunction], T]) -> tuple[T, dict[str, SumCheck]]:
         """Returns the result of the work, and the checks of the DeepLIFT sums of these samples, by method."""
@@ -334,8 +338,9 @@ class Explanation:
     def _score(self, name: str, found: Mapping[str, Attribution], maps: Found) -> dict[str, Mapping[str, Score]]:
         metric: Metric = self.decided.metrics[name]
         scored: dict[str, dict[str, Score]] = {}
-        wanted = metric.methods
-        for explained, names in self.functions(name for name in found if wanted is None or name in wanted):
+        wanted = [n for n in found if metric.methods is None or n in metric.methods]
+        wanted = [n for n in wanted if metric.can_score(self.decided.methods[n], self.explained)]
+        for explained, names in self.functions(wanted):
             explanations, placed = {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps}
             for suffix, score in metric.score(self._metric_inputs(explained, explanations, placed)).items():
                 _check_score(score)
@@ -352,8 +357,8 @@ class Explanation:
     def _metric_inputs(
         self, explained: ExplainedFunction, found: Mapping[str, Attribution], maps: Found
     ) -> MetricInputs:
-        def again(samples: Samples) -> Found:
-            moved = self._attributions(maps, samples)
+        def again(samples: Samples, shifts: Mapping[str, Tensor] = MappingProxyType({})) -> Found:
+            moved = self._attributions(maps, *shifted(self.explained, samples, shifts))
             arranged = {key: self._arranged(key, value, samples) for key, value in moved.items()}
             modalities = self.explained.modalities
             return {k: onto(v, samples.inputs, modalities) for k, v in arranged.items() if v is not None}
@@ -367,7 +372,7 @@ class Explanation:
             explain=again,
             masks=None if self.probe.masks is None else self.probe.masks[self._places],
             attributions=found,
-            attribute=lambda samples: self._attributions(found, samples),
+            attribute=lambda samples: self._attributions(found, self.explained, samples),
             references={key: reference for key, reference in references.items() if reference is not None},
             methods={key: self.decided.methods[key] for key in found},
             history=self.past(self.samples),

@@ -97,8 +97,9 @@ def test_a_map_of_an_embedding_lies_on_the_tokens_and_an_exact_one_predicts_ever
         assert score.max() <= 1e-14
     for name, score in found.scores["infidelity_relative"].items():
         assert score.max() <= 1e-12, name
-    with pytest.raises(ValueError, match=r"SensitivityMax perturbs floating-point inputs, but these are torch\.int64"):
-        explain(Tokens(), probe, methods, [q.SensitivityMax()])
+    with pytest.warns(UserWarning, match="The metric 'sensitivity_max' leaves out 'ablated'"):
+        moved = explain(Tokens(), probe, methods, [q.SensitivityMax()])
+    assert moved.scores["sensitivity_max"].keys() == {"embedded"}
 
 
 class Exact(Method):

@@ -34,7 +34,7 @@ def test_default_explanations_are_those_by_hand(name: str) -> None:
 def test_an_explanation_sends_no_more_through_the_model_than_by_hand() -> None:
     case = bench.CASES["MLP, BatchNorm"]
     model, x, labels = bench.prepared(case, steps=0)
-    draws = bench.drawn(bench.explain(model, Probe(x, labels)))
+    draws = bench.drawn(bench.explain(model, Probe(x, labels)), case)
     ours = bench.monitored(model, Probe(x, labels))
 
     assert samples_sent(model, ours) <= samples_sent(model, lambda: case.by_hand(model, x, labels, draws))
