@@ -100,6 +100,8 @@ class Report:
         explained: What is known of the explained output of each sample, ``(N,)`` each, where several numbers or one of many places are
             explained: the ``position``, ``class``, ``share`` of the pixels and so on, by name (``Selection.facts``).
         task: What the model was trained for, such as ``"multilabel"``; empty if it is not known.
+        logged: What the module had logged by then, by name, such as ``val_loss``: the finite numbers of ``trainer.callback_metrics``, but
+            for those of monitors. Empty outside of a Trainer, and in older files.
         run: What is true of the whole run; in a monitor's ``last_report`` and after ``load_reports``, else ``None``.
         probe: The samples, where they are known: in a monitor's ``last_report``, and after ``load_reports`` unless the monitor had
             ``save_inputs=False``.
@@ -137,6 +139,7 @@ class Report:
     stds: tuple[Tensor, ...] = ()
     explained: Mapping[str, Tensor] = field(default_factory=dict)
     task: str = ""
+    logged: Mapping[str, float] = field(default_factory=dict)
     run: RunInfo | None = None
     probe: Probe | None = None
 

@@ -47,6 +47,7 @@ class RunInfo:
         modalities: What each input is, such as ``"Image"``.
         memory_format: ``"channels_last"`` or ``"contiguous_format"``, in which images go through the model.
         drawing: How pictures are drawn: the arguments of ``Options``, as far as JSON can hold them.
+        hyperparameters: Those that the module and the data module saved (``save_hyperparameters``), flat: numbers and words by name.
     """
 
     name: str
@@ -71,6 +72,7 @@ class RunInfo:
     modalities: Sequence[str] = ()
     memory_format: str = "contiguous_format"
     drawing: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def short(self) -> dict[str, int | float | str]:

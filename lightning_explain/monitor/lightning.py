@@ -1,15 +1,18 @@
-"""Takes a Trainer, and returns its run directory, its progress bar, and what its ranks agree on."""
+"""Takes a Trainer, and returns its run directory, what it logged, its progress bar, and what its ranks agree on."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -17,6 +20,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import distributed
 
+from lightning_explain.core.containers import resolved
+from lightning_explain.core.run_info import flat, plain
+from lightning_explain.core.schema import brief, one_line
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.engine.pass_size import synchronize
@@ -27,6 +33,7 @@ from lightning_explain.monitor.failures import rank_zero_warn_or_log
 # Lightning 2.5 has no such callback.
 _AVERAGING: tuple[type, ...] = (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
 _PACKAGES = ("lightning", "pytorch_lightning", "lightning_explain")
+_MOST_HYPERPARAMETERS = 500
 _BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
 
 
@@ -114,6 +121,30 @@ def now(module: pl.LightningModule) -> float:
     with suppress(RuntimeError, ValueError):
         synchronize(module.device)
     return time.perf_counter()
+
+
+def logged(trainer: pl.Trainer, monitors: Iterable[str]) -> dict[str, float]:
+    """What the module has logged by now, by name: finite numbers, without the scores of monitors of these names.
+
+    Call it on all ranks, because Lightning may compute metrics for it.
+    """
+    scores = tuple(f"{name}/" for name in monitors)
+    found = trainer.callback_metrics.items()
+    own = {str(key): torch.as_tensor(value) for key, value in found if not str(key).startswith(scores)}
+    numbers = {key: float(value) for key, value in own.items() if value.numel() == 1 and not value.is_complex()}
+    return {key: number for key, number in numbers.items() if math.isfinite(number)}
+
+
+def hyperparameters(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    """What module and data module saved with ``save_hyperparameters``, flat, as numbers and short words."""
+    owners = [part for part in (trainer.datamodule, module) if part is not None]  # type: ignore[attr-defined]
+    saved = {key: value for owner in owners for key, value in resolved(dict(owner.hparams_initial)).items()}
+    found = islice(flat(plain(saved, numbers=False)).items(), _MOST_HYPERPARAMETERS)
+    return {key: value if isinstance(value, (bool, int, float)) else _words(value) for key, value in found}
+
+
+def _words(value: Any) -> str:
+    return one_line(value) if isinstance(value, str) else brief(value)
 
 
 def run_directory(trainer: pl.Trainer) -> Path:

@@ -182,10 +182,10 @@ class MonitorBase(pl.Callback):
             with log.guard("The cost of an explanation could not be said", everyone):
                 cost = self._say_cost(trainer)
             with log.guard("The charts could not be laid out", everyone):
-                self._run = self._run_info(trainer, cost)
+                self._run = self._run_info(trainer, pl_module, cost)
                 self._publisher.begin(trainer, self._run, self._layout(trainer))
 
-    def _run_info(self, trainer: pl.Trainer, cost: str) -> RunInfo:
+    def _run_info(self, trainer: pl.Trainer, module: pl.LightningModule, cost: str) -> RunInfo:
         """What is true of the run from now on."""
         ready, probe = self._ready, self.probe
         names = self._publisher.options.class_names or getattr(probe, "class_names", None) or ()
@@ -211,6 +211,7 @@ class MonitorBase(pl.Callback):
             modalities=() if probe is None else tuple(type(kind).__name__ for kind in of_probe(probe)),
             memory_format="channels_last" if ready.channels_last else "contiguous_format",
             drawing=self._drawing(),
+            hyperparameters=trainers.hyperparameters(trainer, module),
         )
 
     def _drawing(self) -> dict[str, Any]:
@@ -453,6 +454,10 @@ class MonitorBase(pl.Callback):
         """The means of all scores, and what the explanation took, with all that takes long about a report: drawing and keeping."""
         everyone, log, memory = trainers.everyone(trainer), self._failure_log, self._memory
         assert self.probe is not None
+        with log.guard("What the module logged is not known", everyone):
+            report = replace(
+                report, logged=trainers.logged(trainer, [monitor.name for monitor in monitors_of(trainer)])
+            )
         self.last_report, found = report, dict[str, float]()
         with log.guard("A report could not be drawn and saved", everyone):
             found = report.scalars()

@@ -36,6 +36,7 @@ _PLAIN_FIELDS = (
     "undefined_reasons",
     "meta",
     "task",
+    "logged",
 )
 _WORDS = schema.mapped(schema.text())
 _PLACE_IN_TIME = schema.nothing_or(schema.whole())
@@ -48,6 +49,7 @@ _FORM = {
     "fingerprint": schema.text(100),
     "stage": schema.nothing_or(schema.choice("", "fit", "validate", "test", "predict")),
     "undefined_reasons": _WORDS,
+    "logged": schema.mapped(schema.number(), 100_000),
     "meta": schema.mapped(schema.listed(schema.text(), 100_000)),
     "task": schema.text(100),
 }
@@ -76,7 +78,7 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
     content = {name: getattr(report, name) for name in _PLAIN_FIELDS}
     content.update({name: _pack(getattr(report, name), name, tensors) for name in _TENSOR_FIELDS})
     content.update(passes=asdict(report.passes), failures=dict(report.failures), meta=dict(report.meta))
-    content.update(undefined_reasons=dict(report.undefined_reasons))
+    content.update(undefined_reasons=dict(report.undefined_reasons), logged=dict(report.logged))
     with replacing(path) as temporary:
         of_run = {} if report.run is None else {_RUN: key_of(report.run)}
         save_file(tensors, temporary, metadata={_KEY: json.dumps(content), **of_run})

@@ -48,6 +48,7 @@ _RUN_FORM: dict[str, schema.Check] = {
     "how_to_read": _WORDS,
     "memory_format": schema.text(100),
     "drawing": _JSON,
+    "hyperparameters": _JSON,
 }
 T = TypeVar("T")
 
@@ -55,6 +56,9 @@ T = TypeVar("T")
 def key_of(run: RunInfo) -> str:
     """A short digest of what is true of a run; what an explanation costs, which is measured anew each time, does not count."""
     content = {**asdict(run), "cost": ""}
+    if not run.hyperparameters:
+        # Older files have none, and their keys were made without.
+        del content["hyperparameters"]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

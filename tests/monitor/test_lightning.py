@@ -257,3 +257,31 @@ def with_module(root: Path, callback: Callback) -> pl.Trainer:
     found = trainer(root, callback)
     found.strategy.connect(DigitModule())
     return found
+
+
+# -- what the run says of itself -----------------------------------------------------------------------------------
+
+
+class Tuned(DigitModule):
+    """Logs, with hyperparameters."""
+
+    def __init__(self, lr: float = 0.1, layers: Any = (8, 4), name: str = "a<b") -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss)
+        self.log("endless", float("inf"))
+        return loss
+
+
+def test_a_report_keeps_what_the_module_logged_and_the_run_its_hyperparameters(tmp_path: Path) -> None:
+    watches = [monitor(), monitor(name="other")]
+    finished = trainer(tmp_path, *watches, limit_train_batches=1)
+    finished.fit(Tuned(lr=0.5), **training_loaders())
+    (report,) = load_reports(tmp_path / "other")
+    expected = {name: float(finished.callback_metrics[name]) for name in ("train_loss", "val_loss")}
+    assert report.logged == watches[1].last_report.logged == expected
+    assert report.run is not None
+    assert report.run.hyperparameters == {"lr": 0.5, "layers": "[8, 4]", "name": "a<b"}
