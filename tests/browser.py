@@ -47,7 +47,7 @@ class Page:
     """
 
     def __init__(self, address: str) -> None:
-        self._address = address
+        self.address = address
 
     def seen(self, url: str, script: str, until: str, picture: Path | None = None) -> Any:
         """Opens a page, waits until an expression is true, and returns the value of a script.
@@ -62,7 +62,7 @@ class Page:
 
     async def _seen(self, url: str, script: str, until: str, picture: Path | None) -> Any:
         async with aiohttp.ClientSession() as session:
-            async with session.put(f"{self._address}/json/new?about:blank") as answer:
+            async with session.put(f"{self.address}/json/new?about:blank") as answer:
                 target = await answer.json(content_type=None)
             async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
                 await _called(socket, "Page.navigate", url=url)
@@ -77,16 +77,118 @@ class Page:
                 return await _value(socket, script)
 
 
-async def _called(socket: Any, method: str, **arguments: Any) -> dict[str, Any]:
+async def _called(
+    socket: Any, method: str, events: list[dict[str, Any]] | None = None, **arguments: Any
+) -> dict[str, Any]:
+    """The result of a command; what else the browser says meanwhile is added to ``events``."""
     await socket.send_json({"id": 1, "method": method, "params": arguments})
     while True:
         message = json.loads((await socket.receive()).data)
         if message.get("id") == 1:
             return dict(message["result"])
+        if events is not None:
+            events.append(message)
 
 
 async def _value(socket: Any, script: str) -> Any:
     return (await _called(socket, "Runtime.evaluate", expression=script, returnByValue=True))["result"].get("value")
+
+
+class Tab:
+    """An open page that is driven step by step.
+
+    Attributes:
+        requests: The addresses that it has asked for.
+        errors: What its scripts have thrown, and what the browser has refused it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, socket: Any) -> None:
+        self._loop, self._socket = loop, socket
+        self._events: list[dict[str, Any]] = []
+
+    def call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Calls a method of the DevTools protocol."""
+        return self._loop.run_until_complete(_called(self._socket, method, self._events, **arguments))
+
+    def value(self, script: str) -> Any:
+        """The value of an expression; that of a promise, once it has one."""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def wait(self, until: str, seconds: float = 20) -> None:
+        """Waits until an expression is true."""
+        deadline = time.monotonic() + seconds
+        while not self.value(until):
+            assert time.monotonic() < deadline, f"the page does not show {until}; {self.errors}"
+            time.sleep(0.05)
+
+    def press(self, key: str) -> None:
+        """Presses a key, such as ``ArrowLeft``, ``Tab`` or ``Enter``."""
+        codes = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Tab": 9, "Enter": 13, " ": 32}
+        about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": codes[key]}
+        text = {"text": {"Enter": "\r", " ": " "}[key]} if key in ("Enter", " ") else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def resize(self, width: int, height: int) -> None:
+        """Gives the page another size, in pixels."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+
+    def prefer(self, scheme: str) -> None:
+        """Tells the page that its reader prefers ``"dark"`` or ``"light"``."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def picture(self, path: Path) -> None:
+        """Saves a screenshot."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    @property
+    def requests(self) -> list[str]:
+        self.call("Runtime.evaluate", expression="0")
+        sent = [event["params"] for event in self._events if event.get("method") == "Network.requestWillBeSent"]
+        return [params["request"]["url"] for params in sent]
+
+    @property
+    def errors(self) -> list[str]:
+        self.call("Runtime.evaluate", expression="0")
+        thrown = [event for event in self._events if event.get("method") == "Runtime.exceptionThrown"]
+        entries = [event for event in self._events if event.get("method") == "Log.entryAdded"]
+        refused = [event for event in entries if event["params"]["entry"]["level"] == "error"]
+        return [json.dumps(event["params"])[:600] for event in (*thrown, *refused)]
+
+
+@contextmanager
+def tab(page: Page, url: str, offline: bool = True, **size: int) -> Iterator[Tab]:
+    """Opens a page, by default with the network off, in a tab of its own."""
+    loop = asyncio.new_event_loop()
+
+    async def opened() -> tuple[aiohttp.ClientSession, Any]:
+        session = aiohttp.ClientSession()
+        async with session.put(f"{page.address}/json/new?about:blank") as answer:
+            target = await answer.json(content_type=None)
+        return session, await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
+
+    session, socket = loop.run_until_complete(opened())
+    try:
+        found = Tab(loop, socket)
+        for domain in ("Network", "Runtime", "Log", "Page"):
+            found.call(f"{domain}.enable")
+        if offline:
+            found.call(
+                "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
+            )
+        found.resize(**{"width": SIZE[0], "height": SIZE[1], **size})
+        found.call("Page.navigate", url=url)
+        found.wait("document.readyState === 'complete'", 60)
+        yield found
+        found.call("Page.close")
+    finally:
+        loop.run_until_complete(socket.close())
+        loop.run_until_complete(session.close())
+        loop.close()
 
 
 @contextmanager
