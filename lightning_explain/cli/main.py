@@ -18,6 +18,7 @@ from rich.text import Text
 
 from lightning_explain.cli.check import check
 from lightning_explain.cli.compare import compare
+from lightning_explain.cli.report import report
 from lightning_explain.core.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -150,6 +151,7 @@ def demo(
 
 app.command()(compare)
 app.command()(check)
+app.command()(report)
 
 
 def _table(title: str, classes: Mapping[str, type]) -> Table:

@@ -53,34 +53,34 @@ class Caption:
     short: Short = field(default=Short(), compare=False)
 
 
-def captions(report: Report, probe: Probe, class_names: Sequence[str] | None, rows: int) -> list[Caption]:
+def captions(report: Report, probe: Probe | None, class_names: Sequence[str] | None, rows: int) -> list[Caption]:
     """The captions of the first ``rows`` samples, in the words of the model's task (:func:`task_of`).
 
     Args:
         report: Provides outputs, predictions and explained outputs.
-        probe: Provides the labels.
+        probe: Provides the labels; ``None`` if they are not known.
         class_names: One name per class index.
         rows: Number of samples.
 
     Returns:
         One caption per sample. A sample about which nothing is known is named by its id.
     """
-    labels = None if probe.targets is None else probe.targets.cpu()
+    labels = None if probe is None or probe.targets is None else probe.targets.cpu()
     make = _BY_TASK.get(_task(report, labels, class_names), _other)
     return [make(_Sample(report, labels, class_names, i, probe)) for i in range(rows)]
 
 
-def word_at(probe: Probe, sample: int, position: int) -> str:
+def word_at(probe: Probe | None, sample: int, position: int) -> str:
     """The word at a position of a sample of the first text; without one, the position."""
-    for x, modality in zip(as_tuple(probe.inputs), of_probe(probe), strict=True):
+    for x, modality in () if probe is None else zip(as_tuple(probe.inputs), of_probe(probe), strict=True):
         if isinstance(modality, Text) and position < x.shape[1]:
             return modality.words(x[sample : sample + 1])[0][position]
     return f"position {position}"
 
 
-def sides(report: Report, probe: Probe, class_names: Sequence[str] | None) -> tuple[str, str, str]:
+def sides(report: Report, probe: Probe | None, class_names: Sequence[str] | None) -> tuple[str, str, str]:
     """What negative and positive places of the maps do, and to what: ``("against", "for", "the label")``."""
-    labels = None if probe.targets is None else probe.targets.cpu()
+    labels = None if probe is None or probe.targets is None else probe.targets.cpu()
     task, found, sample = (
         _task(report, labels, class_names),
         report.targets,
@@ -115,7 +115,7 @@ class _Sample:
     labels: Tensor | None
     class_names: Sequence[str] | None
     index: int
-    probe: Probe
+    probe: Probe | None
 
     @property
     def label(self) -> int | None:

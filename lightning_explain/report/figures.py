@@ -1,0 +1,220 @@
+"""Explanations and their samples in; what a page shows of each sample (images, maps, words, features, series), as plain data, out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool1d
+
+from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
+from lightning_explain.core.probe import Probe, as_tuple, flat
+from lightning_explain.core.report import Report
+from lightning_explain.modalities import Plain
+from lightning_explain.render import bars
+from lightning_explain.render.captions import captions, sides
+from lightning_explain.render.color import sign_table
+from lightning_explain.render.drawn import DrawnInput, drawn_inputs, panels_of, pixels_of, resize
+from lightning_explain.render.image import KINDS as IMAGE_KINDS
+from lightning_explain.render.image import normalize, to_bytes
+from lightning_explain.render.kinds import remembered
+from lightning_explain.render.options import Options, PanelStyle
+from lightning_explain.render.stored import options_of
+from lightning_explain.report.blocks import Blocks, Resolution, numbers
+
+Encoded = dict[str, Any]
+"""What JSON can hold."""
+
+MOST_SAMPLES = 64
+_MOST_UNITS = 256
+_MOST_TIMES = 512
+_IMAGE = 192
+"""The most pixels of a side of an original image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """Turns explanations into what a page shows of them.
+
+    Args:
+        blocks: Where numbers and pictures go.
+        resolution: How fine the maps of images are.
+    """
+
+    blocks: Blocks
+    resolution: Resolution
+
+    def samples(self, report: Report, probe: Probe | None) -> Encoded:
+        """What is shown of the samples themselves: ids, texts about them, and their images, a list for each input that has some."""
+        shown = range(min(len(report.ids), MOST_SAMPLES))
+        found: Encoded = {
+            "ids": report.ids.tolist()[: len(shown)],
+            "count": len(report.ids),
+            "known": probe is not None,
+            "images": [],
+        }
+        found["about"] = [[f"{name}: {texts[i]}" for name, texts in report.meta.items()] for i in shown]
+        for drawn in [] if probe is None else drawn_inputs(probe, _options(report), slice(len(shown))):
+            pictures = [] if drawn.images is None else drawn.at(drawn.size).original
+            found["images"].append([self.blocks.picture(picture) for picture in pictures])
+        return found
+
+    def explanation(self, report: Report, probe: Probe | None) -> Encoded:
+        """What is shown of one explanation: captions, scores and maps of each sample."""
+        options, count = _options(report), min(len(report.ids), MOST_SAMPLES)
+        names = options.class_names or (probe and probe.class_names) or (report.run and report.run.class_names) or None
+        inputs = [] if probe is None else drawn_inputs(probe, options, slice(count))
+        methods = {}
+        for method in report.attributions:
+            scores = {
+                score: [numbers(by_method[method][:count]), _errors(report, score, method, count)]
+                for score, by_method in report.scores.items()
+                if method in by_method
+            }
+            panels = list(self._panels(method, report, inputs, options.of(method), count))
+            methods[method] = {"scores": scores, "panels": panels}
+        return {
+            "epoch": report.epoch,
+            "step": report.step,
+            "stage": report.stage,
+            "captions": [[list(c.lines), c.wrong] for c in captions(report, probe, names, count)],
+            "output": numbers(report.values[:count]),
+            "sides": list(sides(report, probe, names)),
+            "scale": options.scale,
+            "methods": methods,
+        }
+
+    def _panels(
+        self, method: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle, count: int
+    ) -> list[Encoded]:
+        """The panels of a method, each once: those that only show the same map in another way are left out."""
+        found: dict[str, Encoded] = {}
+        if not inputs:
+            inputs = [DrawnInput(slice(count), (), (), None)]
+            shown = [_without_samples(method, report, count)]
+        else:
+            shown = [panels_of(method, report, drawn, style)[0] for drawn in inputs]
+        for i, (drawn, panels) in enumerate(zip(inputs, shown, strict=True)):
+            for panel in panels:
+                kind = _kind(panel)
+                key = f"{i} {kind} {panel.sign}"
+                if kind and key not in found:
+                    encoded = self._encoders[kind](self, panel, drawn, style)
+                    title = f"input {drawn.index}: {panel.title}" if len(inputs) > 1 else panel.title
+                    found[key] = {"kind": kind, "title": title, "input": i, "sign": panel.sign, **encoded}
+        return list(found.values())
+
+    def _map(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
+        values = panel.values.detach().sum(1, keepdim=True).float()
+        largest, known = values.abs().amax((1, 2, 3)), values.nan_to_num(0.0, 0.0, 0.0)
+        height, width = values.shape[2:]
+        if max(height, width) > self.resolution.side:
+            factor = self.resolution.side / max(height, width)
+            known = resize(known, (max(1, round(height * factor)), max(1, round(width * factor))))
+        weights = (normalize(known, panel.sign, style.outlier_perc) * self.resolution.levels).round().to(torch.int8)
+        colors = to_bytes(sign_table(panel.sign, style.cmap))
+        return {
+            "values": self.blocks.tensor(weights),
+            "levels": self.resolution.levels,
+            "largest": numbers(largest),
+            "colors": self.blocks.value(colors.flatten().tolist()),
+            "opacity": style.alpha_overlay,
+        }
+
+    def _words(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
+        assert isinstance(panel, WordsPanel)
+        return {"values": self.blocks.tensor(panel.values.float()), "words": self.blocks.value(_listed(panel.words))}
+
+    def _features(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
+        assert isinstance(panel, FeaturesPanel)
+        return {
+            "values": self.blocks.tensor(panel.values.float()),
+            "names": self.blocks.value(list(panel.names)),
+            "texts": self.blocks.value(_listed(panel.texts)),
+        }
+
+    def _bars(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
+        values = panel.values.float()
+        strongest = values.nan_to_num(0.0).abs().sum(0).argsort(descending=True, stable=True)[:_MOST_UNITS]
+        shown = strongest.sort().values
+        return {
+            "values": self.blocks.tensor(values[:, shown]),
+            "names": self.blocks.value([panel.name(unit) for unit in shown.tolist()]),
+            "units": values.shape[1],
+        }
+
+    def _series(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
+        assert isinstance(panel, SeriesPanel)
+        weights, largest = remembered(panel)
+        return {
+            "values": self.blocks.tensor(weights),
+            "levels": 127,
+            "largest": numbers(largest),
+            "series": self.blocks.tensor(_thinned(panel.series.float())),
+            "channels": self.blocks.value(list(panel.channels)),
+            "rate": panel.rate,
+            "times": panel.series.shape[2],
+        }
+
+    def _picture(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
+        return {"pictures": [self.blocks.picture(picture) for picture in pixels_of(panel, drawn, {}, style)]}
+
+    _encoders: ClassVar[Mapping[str, Callable[..., Encoded]]] = {
+        "map": _map,
+        "words": _words,
+        "features": _features,
+        "bars": _bars,
+        "series": _series,
+        "picture": _picture,
+    }
+
+
+def _options(report: Report) -> Options:
+    """How the run draws, but all samples, with images that are large enough to be seen and no larger."""
+    options = Options() if report.run is None else options_of(report.run.drawing)
+    return replace(options, max_rows=MOST_SAMPLES, max_pixels=_IMAGE)
+
+
+def _kind(panel: Panel) -> str:
+    """How the page shows a panel; an empty string if another one says the same."""
+    classes = {WordsPanel: "words", FeaturesPanel: "features", SeriesPanel: "series"}
+    own = next((kind for cls, kind in classes.items() if isinstance(panel, cls)), "")
+    if own:
+        return own
+    if panel.kind in IMAGE_KINDS:
+        return "" if panel.kind == "original_image" else "map"
+    if panel.kind in bars.KINDS:
+        return "bars" if panel.kind == "bars" else ""
+    return "picture"
+
+
+def _without_samples(method: str, report: Report, count: int) -> tuple[Panel, ...]:
+    """The panels of a method where the inputs are not known: a map with height and width alone, or else bars."""
+    found = tuple(part[:count].detach() for part in as_tuple(report.attributions[method]))
+    placed = tuple(part[:count] for part in report.maps.get(method, ()))
+    images = report.run is None or "Image" in report.run.modalities
+    for part in placed or (() if method in report.maps else found):
+        if part.ndim == 4 and images:
+            return (Panel("heat map (all)", "heat_map", part),)
+    return Plain().panels(found, (), ())
+
+
+def _errors(report: Report, score: str, method: str, count: int) -> list[float | None] | None:
+    found = report.standard_errors.get(score, {}).get(method)
+    return None if found is None else numbers(found[:count])
+
+
+def _listed(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [list(line) for line in texts]
+
+
+def _thinned(series: Tensor) -> Tensor:
+    """Series ``(N, C, T)`` with at most twice as many times as are shown: of each stretch, the smallest and the largest value."""
+    if series.shape[2] <= 2 * _MOST_TIMES:
+        return series
+    known = flat(series).nan_to_num(0.0).reshape(series.shape)
+    high, low = adaptive_max_pool1d(known, _MOST_TIMES), -adaptive_max_pool1d(-known, _MOST_TIMES)
+    return torch.stack([low, high], 3).flatten(2)
