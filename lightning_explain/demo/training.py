@@ -22,6 +22,7 @@ from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.render.composite import composite
 from lightning_explain.render.options import Options
+from lightning_explain.report.page import write_page
 from lightning_explain.store.files import replacing
 from lightning_explain.store.report_files import load_reports
 
@@ -90,18 +91,34 @@ def _print_summary(demo: Demo, modality: str, output: Path, folder: Path, pictur
     console.print(_table(demo, runs))
     console.print("pictures: ", *(str(path) for path in pictures), sep="\n  ", soft_wrap=True)
     console.print(f"dashboard: tensorboard --logdir {folder} --samples_per_plugin images=1000", soft_wrap=True)
+    _write_page(console, folder)
     for name in {*VARIANTS.values()} - {*runs}:
         more = "" if modality == "image" else f" --modality {modality}"
         console.print(f"for comparison: lightning-explain demo{more} --{name} --output {output}", soft_wrap=True)
 
 
+def _write_page(console: Console, folder: Path) -> None:
+    """Writes the page of the latest run of each variant, and prints its path, or what to install for it."""
+    found = [path for name in VARIANTS.values() if (path := _latest(folder / name)) is not None]
+    try:
+        console.print(f"page: {write_page(found, folder / 'page.html')}", soft_wrap=True, highlight=False)
+    except ImportError as error:
+        console.print(str(error), soft_wrap=True, highlight=False, markup=False)
+
+
+def _latest(folder: Path) -> Path | None:
+    """The reports of the latest run in the folder."""
+    runs = sorted(folder.glob("version_*/explain"), key=lambda path: int(path.parts[-2].split("_")[1]))
+    return runs[-1] if runs else None
+
+
 def _last_run(folder: Path) -> tuple[Report, dict[str, float]] | None:
     """The report of the last epoch, and the accuracies, of the latest run in the folder."""
-    runs = sorted(folder.glob("version_*/explain"), key=lambda path: int(path.parts[-2].split("_")[1]))
-    if not runs:
+    run = _latest(folder)
+    if run is None:
         return None
-    accuracy = runs[-1].parent / "accuracy.json"
-    return load_reports(runs[-1])[-1], json.loads(accuracy.read_text()) if accuracy.exists() else {}
+    accuracy = run.parent / "accuracy.json"
+    return load_reports(run)[-1], json.loads(accuracy.read_text()) if accuracy.exists() else {}
 
 
 def _table(demo: Demo, runs: dict[str, tuple[Report, dict[str, float]]]) -> Table:
