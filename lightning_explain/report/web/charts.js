@@ -48,8 +48,8 @@ function draw(chart, library) {
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
   const layout = {
     margin: { l: 48, r: 8, t: 8, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", shapes,
-    font: { color: ink, size: 12 }, xaxis: { ...axis, title: { text: "step" } }, yaxis: { ...axis },
-    showlegend: traces.length > 1, legend: { orientation: "h", y: -0.3 }, hovermode: "closest",
+    font: { color: ink, size: 12 }, xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis },
+    showlegend: traces.length > 1, legend: { orientation: "h", y: -0.22 }, hovermode: "closest",
   };
   library.react(chart.plot, traces, layout, { responsive: true, displaylogo: false, displayModeBar: false });
   if (!chart.listens) {
