@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 
@@ -47,10 +48,15 @@ def _bytes(character: str) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A context that yields a temporary path in the same folder; on exit without an exception it replaces ``path``."""
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """A context that yields a temporary path in the same folder; on exit without an exception it replaces ``path``.
+
+    Args:
+        path: The file.
+        shared: Whether other processes may write the same file at the same time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{f'.{uuid4().hex}' if shared else ''}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -72,7 +72,7 @@ def save_run(run: RunInfo, folder: Path) -> Path:
     found = _read(path, "move it elsewhere, so that another one can be written.") if path.exists() else {}
     if key_of(run) not in found:
         content = {"runs": [asdict(one) for one in (*found.values(), run)]}
-        with replacing(path) as temporary:
+        with replacing(path, shared=True) as temporary:
             temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     return path
 
@@ -89,7 +89,7 @@ def save_probe(probe: Probe, folder: Path) -> Path:
     if path.exists() and _names(path) == name:
         return path
     content = {"dict": {key: _packed(value, key, tensors) for key, value in copied(columns(probe)).items()}}
-    with replacing(path) as temporary:
+    with replacing(path, shared=True) as temporary:
         described = {"fingerprint": name, "probe": content, "modalities": stored(of_probe(probe))}
         save_file(tensors, temporary, metadata={_PROBE: json.dumps(described)})
     return path
