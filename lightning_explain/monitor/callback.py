@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,7 +40,7 @@ from lightning_explain.monitor import arguments
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alert_watcher import Alerts, alerts_of
-from lightning_explain.monitor.checkpoints import moment_of
+from lightning_explain.monitor.checkpoints import load, moment_of
 from lightning_explain.monitor.config import monitor_arguments
 from lightning_explain.monitor.failures import FailureLog, anything, hook, no_refusal, rank_zero_warn_or_log
 from lightning_explain.monitor.monitor_base import MonitorBase, monitors_of
@@ -342,13 +343,21 @@ class ExplanationMonitor(MonitorBase):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses and checks the samples of a validation that runs outside of ``fit``."""
         if self.enabled and trainer.state.fn == "validate":
+            self._note_moment(trainer)
             self._prepare(trainer, pl_module, "val")
 
     @hook
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses and checks the samples of the test."""
         if self.enabled:
+            self._note_moment(trainer)
             self._prepare(trainer, pl_module, "test")
+
+    def _note_moment(self, trainer: pl.Trainer) -> None:
+        """The same for a checkpoint that holds weights only, with which Lightning calls no callback."""
+        if self._moment is None and trainer.ckpt_path is not None:
+            with self._failure_log.guard("The step of the checkpoint is not known", trainers.everyone(trainer)):
+                self._moment = moment_of(load(Path(trainer.ckpt_path)))
 
     # -- when ------------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from training import (
     loader,
     loaders,
     monitor,
+    monitor_of_digits,
     report_of,
     steps_in,
     trainer,
@@ -320,6 +321,16 @@ def test_a_validation_does_not_take_indices_of_other_data_for_its_own(tmp_path: 
         trainer(tmp_path, watch).validate(DigitModule(), loader(100, 24), ckpt_path=path, verbose=False, **SAFE)
     assert are_of(watch, 100, 24)
     assert report_of(watch).step == 8
+
+
+def test_a_checkpoint_of_weights_alone_has_a_step_too(tmp_path: Path) -> None:
+    run, watch = trainer(tmp_path, max_epochs=2), monitor_of_digits()
+    run.fit(DigitModule(), **loaders())
+    run.save_checkpoint(tmp_path / "it.ckpt", weights_only=True)
+    trainer(tmp_path, watch).validate(
+        DigitModule(), loader(100, 24), ckpt_path=tmp_path / "it.ckpt", verbose=False, **SAFE
+    )
+    assert (report_of(watch).step, report_of(watch).epoch) == (8, 2)
 
 
 def test_a_test_of_a_checkpoint_explains_its_own_samples_at_the_step_of_the_checkpoint(tmp_path: Path) -> None:
