@@ -3,5 +3,5 @@
 In: the user's arguments, a Trainer and its module. Out: logged scalars and pictures, saved reports, state in
 checkpoints. With ``loggers`` and ``demo`` the only packages that may import Lightning; only ``config.py`` imports
 OmegaConf and Hydra. Must not import ``report``, ``demo`` or ``cli``, nor do any mathematics.
-Begin reading with ``callback.py`` (when), then ``monitor_base.py`` (one explanation).
+Begin reading with ``callback.py`` (when), then ``monitor_base.py`` (one explanation); ``replay.py`` explains finished trainings.
 """

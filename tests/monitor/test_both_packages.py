@@ -17,7 +17,7 @@ from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_explain import Alert, ExplanationMonitor
+from lightning_explain import Alert, ExplanationMonitor, load_reports, replay
 from lightning_explain import loggers as sinks
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.packages import in_both
@@ -102,6 +102,15 @@ def test_a_single_callback_and_a_validation_are_taken(pl: ModuleType, tmp_path: 
     watch = monitor()
     trainer(pl, tmp_path, watch, logger=False).validate(module(pl), loader(100, 24), verbose=False)
     assert report_of(watch).stage == "validate"
+
+
+@PACKAGES
+def test_a_finished_training_is_replayed(pl: ModuleType, tmp_path: Path) -> None:
+    content = {"state_dict": module(pl).state_dict(), "epoch": 1, "global_step": 8}
+    torch.save(content, tmp_path / "it.ckpt")
+    done = replay(tmp_path, module(pl), loader(100, 24), monitor(probe=[0]))
+    assert [report.step for report in load_reports(done.folder)] == [8]
+    assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 @PACKAGES
