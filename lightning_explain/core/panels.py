@@ -89,7 +89,7 @@ class SeriesPanel(Panel):
         series: ``(N, C, T)`` the input.
         channels: The names of the C channels.
         rate: Samples per second; ``None``: the axis counts steps.
-        continued: The channels that a forecast ``(N, H)`` may continue: the only one, or the one that the user names.
+        continued: The index of the channel that a forecast ``(N, H)`` continues; ``None``: of none.
         predicted: ``(N, C, H)`` the forecast of each channel, NaN where there is none; ``None``: the outputs are none.
         future: ``(N, C, H)`` what it should be.
 

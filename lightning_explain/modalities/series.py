@@ -120,9 +120,8 @@ class TimeSeries(Plain):
         if axis == 1:
             values, series = values.transpose(1, 2), series.transpose(1, 2)
         names = self.named(inputs[0])
-        continued = names.index(self.forecast) if self.forecast in names else self.forecast
-        if continued is None and len(names) == 1:
-            continued = 0
+        channel = names.index(self.forecast) if isinstance(self.forecast, str) else self.forecast
+        continued = 0 if channel is None and len(names) == 1 else channel
         return (
             SeriesPanel("series", values=values, series=series, channels=names, rate=self.rate, continued=continued),
         )

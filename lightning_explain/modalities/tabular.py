@@ -28,6 +28,8 @@ class Tabular(Plain):
         categorical: Columns that hold codes of categories, by name or index; ``True``: all of them. In a table of integers another one
             of the probe's stands for a missing category. Default: columns of an integer dtype, and whole numbers that no gradient reaches
             although the output depends on them, as where a model casts them to look up an embedding.
+        means: The mean of each column, from which the colors of a beeswarm are measured. Default: of the probe.
+        stds: The standard deviation of each column, in which they are measured. Default: of the probe.
 
     Raises:
         ValueError: If the input is not ``(N, F)`` or ``(N,)``, has another number of columns, or has no such column.
@@ -46,6 +48,8 @@ class Tabular(Plain):
     feature_names: Any = None
     groups: Any = None
     categorical: Any = None
+    means: Any = None
+    stds: Any = None
 
     def bound(self, x: Tensor, facts: InputFacts) -> Modality:
         """With the names of the columns, the groups by index, and the codes of each category."""
@@ -57,7 +61,16 @@ class Tabular(Plain):
                 f"Tabular has {len(self.feature_names)} feature_names for {tuple(x.shape)}; give a name for each column."
             )
         given = facts.names if self.feature_names is None and len(facts.names) == count else self.feature_names
-        found = replace(self, feature_names=None if given is None else tuple(map(str, given)))
+        means, stds = (statistic.tolist() for statistic in _statistics(_table(x)))
+        for argument in ("means", "stds"):
+            if (own := getattr(self, argument)) is not None and len(own) != count:
+                raise ValueError(f"Tabular has {len(own)} {argument} for {tuple(x.shape)}; give one for each column.")
+        found = replace(
+            self,
+            feature_names=None if given is None else tuple(map(str, given)),
+            means=tuple(means if self.means is None else self.means),
+            stds=tuple(stds if self.stds is None else self.stds),
+        )
         names = found.columns(count)
         groups = {str(name): _indices(own, names, "groups") for name, own in (self.groups or {}).items()}
         taken = [i for own in groups.values() for i in own]
@@ -141,11 +154,13 @@ class Tabular(Plain):
         """All samples as a beeswarm and as mean absolute attributions; bars and a waterfall of each."""
         x, values = _table(inputs[0]), _table(self.by_unit(found[0])).double()
         names, texts, levels = self.named(inputs[0]), self._texts(inputs[0]), torch.full_like(values, torch.nan)
+        mean, std = _statistics(x)
+        if self.means is not None and self.stds is not None:
+            mean, std = (torch.tensor(known, dtype=torch.double) for known in (self.means, self.stds))
+        scaled = (x.double() - mean) / std.clamp(min=torch.finfo(torch.double).tiny)
         for unit, columns in enumerate(self._members(inputs[0])):
             if len(columns) == 1 and str(columns[0]) not in (self.categorical or {}):
-                column = x[:, columns[0]].double()
-                tiny = torch.finfo(column.dtype).tiny
-                levels[:, unit] = (column - column.mean()) / column.std(correction=0).clamp(min=tiny)
+                levels[:, unit] = scaled[:, columns[0]]
         return tuple(FeaturesPanel(kind, kind, values, names=names, texts=texts, levels=levels) for kind in _KINDS)
 
     def _texts(self, x: Tensor) -> list[list[str]]:
@@ -174,6 +189,13 @@ class Tabular(Plain):
 def _table(x: Tensor) -> Tensor:
     """A column ``(N,)`` as a table ``(N, 1)`` on the same memory."""
     return x[:, None] if x.ndim == 1 else x
+
+
+def _statistics(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column of a table ``(N, F)``, each ``(F,)``, of its finite numbers."""
+    known = table.double().nan_to_num(torch.nan, torch.nan, torch.nan)
+    mean = known.nanmean(0)
+    return mean.nan_to_num(0.0), (known - mean).square().nanmean(0).sqrt().nan_to_num(0.0)
 
 
 def _indices(given: Any, names: Sequence[str], argument: str) -> list[int]:

@@ -101,24 +101,31 @@ def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -
     if index is None:
         return [DrawnInput(samples, inputs, modalities, None)]
     others = [i for i in range(len(inputs)) if i != index]
-    return [_block(probe, samples, inputs, modalities, i, i == index, options) for i in (index, *others)]
+    masks = None if probe.masks is None else probe.masks[samples].cpu()
+    # As for the metrics, masks are regions of the first input that they fit.
+    inside = [None if masks is None else modality.inside(masks, x) for _, (modality, x) in pairs]
+    masked = next((i for i, found in enumerate(inside) if found is not None), None)
+    return [
+        _block(samples, inputs, modalities, i, i == index, options, inside[i] if i == masked else None)
+        for i in (index, *others)
+    ]
 
 
 def _block(
-    probe: Probe,
     samples: slice,
     inputs: tuple[Tensor, ...],
     modalities: tuple[Modality, ...],
     i: int,
     first: bool,
     options: Options,
+    inside: Tensor | None,
 ) -> DrawnInput:
     pixels = modalities[i].pixels(inputs[i])
     if pixels is None:
         return DrawnInput(samples, inputs, modalities, i, first)
     # Further images need not be normalized as the first one is, nor be of its size.
     size, images = shown_size(pixels, options), to_display(inputs[i], options.normalization if first else None)
-    masks = None if probe.masks is None or not first else probe.masks[samples].cpu()
+    masks = None if inside is None else inside.reshape(-1, *pixels)
     return DrawnInput(samples, inputs, modalities, i, first, images, size, masks)
 
 

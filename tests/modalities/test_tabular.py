@@ -186,3 +186,14 @@ def test_noise_is_in_standard_deviations_of_the_columns_and_constant_ones_get_no
     new = new[(new[:, None] != x).any(2).all(1) & (new[:, 3] == 7)]
     assert len(new) >= 32, "noise on all columns but the constant one"
     assert report.scores["infidelity"]["saliency"].isfinite().all()
+
+
+def test_colors_of_values_are_measured_in_standard_deviations_of_the_probe_not_of_the_samples_drawn() -> None:
+    x = torch.tensor([[0.0], [0.0], [0.0], [4.0]])
+    table = Tabular().bound(x, InputFacts())
+    panel = table.panels((x[:2],), (x[:2],), ())[0]
+    assert panel.levels.flatten().tolist() == pytest.approx([-1 / 3**0.5] * 2)  # type: ignore[attr-defined]
+    given = Tabular(means=[2.0], stds=[0.5]).bound(x, InputFacts())
+    assert given.panels((x,), (x,), ())[0].levels.flatten().tolist() == [-4, -4, -4, 4]  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"Tabular has 2 means for \(4, 1\); give one for each column"):
+        Tabular(means=[0.0, 1.0]).bound(x, InputFacts())

@@ -226,3 +226,18 @@ def test_options_change_the_pages_and_names_do_not_matter() -> None:
 def test_a_probe_of_other_samples_is_refused() -> None:
     with pytest.raises(ValueError, match=r"report has 3 samples, but probe has 2; give the probe it came from"):
         draw(report({"ig": rand(3, 1, 8, 8)}, 3), Probe(rand(2, 1, 8, 8)))
+
+
+OUTLINE = (255, 220, 0)
+
+
+def test_masks_of_a_table_are_not_outlined_on_the_image_beside_it() -> None:
+    image, table = torch.rand(2, 1, 8, 8), torch.rand(2, 8)
+    report = Report({"ig": (image, table)}, {}, {}, torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.arange(2))
+    masks = torch.ones(2, 8, dtype=torch.bool)
+    plain, masked = (draw(report, Probe((image, table), masks=each)) for each in (None, masks))
+    assert np.array_equal(plain["ig"], masked["ig"])
+    assert not (masked["ig"] == OUTLINE).all(-1).any()
+    other = replace(report, attributions={"ig": (table, image)})
+    found = draw(other, Probe((table, image), masks=image[:, 0] > 0.5))
+    assert (found["ig"] == OUTLINE).all(-1).any(), "masks of an image behind a table"
