@@ -477,6 +477,8 @@ class Modality(ABC):
 
     on_input: ClassVar[bool] = True
     """Whether the panels show a map on its input; the maps of all other inputs are drawn together."""
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """The kinds of its panels, among which ``panels=`` of a monitor chooses; empty: it is asked for whatever the user names."""
 
     def bound(self, x: Tensor, facts: InputFacts) -> Modality:
         """The modality for the probe's input ``(N, ...)``, made of plain values: what files keep, and pictures are drawn from.
@@ -577,7 +579,7 @@ class Modality(ABC):
         Args:
             found: The map in input space ``(N, ...)``, or what the method returned where it is not drawn on its input.
             inputs: The input ``(N, ...)``, or all of them.
-            asked: ``(kind, sign)`` of each column, as the user asks for images.
+            asked: ``(kind, sign)`` of each column, of the modality's own kinds; the sign is that of images. Empty: its own choice.
         """
 
 

@@ -50,6 +50,11 @@ def named_features(inputs: tuple[Tensor, ...], modalities: Sequence[Modality]) -
     return unlike(name for x, modality in zip(inputs, modalities, strict=True) for name in modality.named(x))
 
 
+def kinds_of_panels() -> dict[str, tuple[str, ...]]:
+    """The kinds of panels of each class."""
+    return {name: globals()[name].kinds for name in __all__ if globals()[name].kinds}
+
+
 def stored(modalities: tuple[Modality, ...]) -> list[dict[str, Any]]:
     """Modalities that are bound to a probe as JSON can hold them."""
     return [{"class": type(one).__name__, **(vars(one) if is_dataclass(one) else {})} for one in modalities]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,14 @@ class Image(Modality):
         >>> Image().units(torch.zeros(2, 3, 8, 8))
         torch.Size([2, 1, 8, 8])
     """
+
+    kinds: ClassVar[tuple[str, ...]] = (
+        "original_image",
+        "heat_map",
+        "blended_heat_map",
+        "masked_image",
+        "alpha_scaling",
+    )
 
     def units(self, x: Tensor) -> torch.Size:
         """``(N, 1, H, W)``."""

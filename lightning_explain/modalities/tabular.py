@@ -14,8 +14,6 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.core.panels import FeaturesPanel, Panel
 from lightning_explain.modalities.plain import Plain
 
-_KINDS = ("beeswarm", "importance", "features", "waterfall")
-
 
 @dataclass(frozen=True)
 class Tabular(Plain):
@@ -44,6 +42,7 @@ class Tabular(Plain):
     """
 
     on_input: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ("beeswarm", "importance", "features", "waterfall")
 
     feature_names: Any = None
     groups: Any = None
@@ -161,7 +160,8 @@ class Tabular(Plain):
         for unit, columns in enumerate(self._members(inputs[0])):
             if len(columns) == 1 and str(columns[0]) not in (self.categorical or {}):
                 levels[:, unit] = scaled[:, columns[0]]
-        return tuple(FeaturesPanel(kind, kind, values, names=names, texts=texts, levels=levels) for kind in _KINDS)
+        shown = [kind for kind, _ in asked if kind in self.kinds] or self.kinds
+        return tuple(FeaturesPanel(kind, kind, values, names=names, texts=texts, levels=levels) for kind in shown)
 
     def _texts(self, x: Tensor) -> list[list[str]]:
         """The values of the units in words: numbers, and the name of the column of a group that is set."""

@@ -45,6 +45,7 @@ class Text(Plain):
     """
 
     on_input: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ("words",)
 
     tokenizer: Any = None
     vocabulary: Any = None

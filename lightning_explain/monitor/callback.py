@@ -90,8 +90,9 @@ class ExplanationMonitor(MonitorBase):
             the order of ``forward``, or a mapping of its argument names. Default: batches are bound by name or position.
         class_names: A name for each class index, for titles.
         normalization: ``(mean, std)`` for each channel; undone for display and for the black baseline.
-        panels: ``(kind, sign)`` of each column of the pictures, in Captum's vocabulary; or a mapping from method names
-            to such lists, with ``"default"`` for all others.
+        panels: What is drawn: of images, ``(kind, sign)`` of each row of a page, in Captum's vocabulary; of tables ``"beeswarm"``,
+            ``"importance"``, ``"features"``, ``"waterfall"``; or a mapping from method names to such lists, with ``"default"`` for all
+            others.
         cmap: Colors of heat maps: a name, a matplotlib object or ``(position, color)`` pairs; or a mapping like ``panels``.
         outlier_perc: Share of a map's total that may be clipped, in percent; or a mapping as for ``panels``.
         alerts: What to do when a score leaves its bounds: a list of ``Alert``, of expressions such as
@@ -147,7 +148,7 @@ class ExplanationMonitor(MonitorBase):
         batch_fn: Callable[[Any], Any] | None = None,
         class_names: Sequence[str] | None = None,
         normalization: Normalization | None = None,
-        panels: Sequence[Sequence[str]] | Mapping[str, Sequence[Sequence[str]]] | None = None,
+        panels: Sequence[str | Sequence[str]] | Mapping[str, Sequence[str | Sequence[str]]] | None = None,
         cmap: Any = None,
         outlier_perc: float | Mapping[str, float] = 2.0,
         alerts: Sequence[Alert | str | Mapping[str, Any]] | None = None,

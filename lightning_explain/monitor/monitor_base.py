@@ -333,6 +333,7 @@ class MonitorBase(pl.Callback):
             feature_names=loaders.feature_names(trainer),
         ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
         self._samples.describe(self._ready.modalities)
+        self._publisher.options.check_kinds(self._ready.modalities)
         kinds = ", ".join(type(one).__name__ for one in self._ready.modalities)
         if self._explainer.default_methods and self._ready.methods:
             names = ", ".join(map(repr, self._ready.methods))

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
+from lightning_explain.modalities import of_probe
 from lightning_explain.render import letters as text
 from lightning_explain.render.captions import captions
 from lightning_explain.render.color import sign_table
@@ -50,6 +51,7 @@ def composite(report: Report, probe: Probe, options: Options | None = None) -> d
     """
     check_samples(report, probe)
     options = options or Options()
+    options.check_kinds(of_probe(probe))
     blocks = drawn_inputs(probe, options)
     rows = len(blocks[0].inputs[0])
     names = options.class_names if options.class_names is not None else probe.class_names

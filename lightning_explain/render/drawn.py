@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -22,7 +23,7 @@ from lightning_explain.render import bars
 from lightning_explain.render.image import normalize, to_bytes, to_display
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.kinds import KINDS
-from lightning_explain.render.options import Options, PanelStyle
+from lightning_explain.render.options import DEFAULT_PANELS, Options, PanelStyle
 
 _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
 
@@ -140,11 +141,17 @@ def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -
     if not drawn.first:
         return _further(found, drawn, style)
     if index is None or not arranged:
-        panels = Plain().panels(found, inputs, style.panels)
+        panels = Plain().panels(found, inputs, ())
         return panels, all_finite(panels[0].values)
     whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
     shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
-    return modalities[index].panels((shown,), (inputs[index],), style.panels), all_finite(shown)
+    return modalities[index].panels((shown,), (inputs[index],), asked(modalities[index], style)), all_finite(shown)
+
+
+def asked(modality: Modality, style: PanelStyle) -> Sequence[tuple[str, str]]:
+    """The panels of a modality's own kinds that the user names; of images, the default ones where none is."""
+    mine = [pair for pair in style.panels if pair[0] in modality.kinds]
+    return mine or [pair for pair in DEFAULT_PANELS if pair[0] in modality.kinds] if modality.kinds else style.panels
 
 
 def _further(found: tuple[Tensor, ...], drawn: DrawnInput, style: PanelStyle) -> tuple[tuple[Panel, ...], Tensor]:
@@ -153,7 +160,7 @@ def _further(found: tuple[Tensor, ...], drawn: DrawnInput, style: PanelStyle) ->
     if i is None or len(found) != len(drawn.inputs) or found[i].shape != own.shape:
         return (), torch.ones(len(own), dtype=torch.bool)
     modality = drawn.modalities[i] if drawn.modalities[i].on_input else Plain()
-    return modality.panels((found[i],), (own,), style.panels), all_finite(found[i])
+    return modality.panels((found[i],), (own,), asked(modality, style)), all_finite(found[i])
 
 
 def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:

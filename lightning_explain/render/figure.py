@@ -16,6 +16,7 @@ from lightning_explain.core.naming import nearest
 from lightning_explain.core.panels import Panel, SeriesPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
+from lightning_explain.modalities import of_probe
 from lightning_explain.render import bars, kinds
 from lightning_explain.render.captions import Caption, captions, sides
 from lightning_explain.render.color import sign_table
@@ -78,6 +79,7 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     """What is to be drawn of a report, once for :meth:`Figure.pictures` and :meth:`Figure.snapshot`. Arguments: :func:`draw`, `Layout`."""
     check_samples(report, probe)
     options = options or Options()
+    options.check_kinds(of_probe(probe))
     inputs = drawn_inputs(probe, options)
     names = options.class_names if options.class_names is not None else probe.class_names
     samples = len(inputs[0].inputs[0])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.modalities.image import Normalization
+from lightning_explain.modalities.image import Image, Normalization
 from lightning_explain.render.color import SIGNS, ColorMap, sign_table
 
-KINDS = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
+KINDS = Image.kinds
 """Captum's ``method`` argument of ``visualize_image_attr``."""
 
 HEAT_KINDS = ("heat_map", "blended_heat_map")

@@ -9,11 +9,13 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from lightning_explain.core.containers import resolved
+from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import check_choice, check_flag, check_range, check_whole, refused
+from lightning_explain.modalities import kinds_of_panels
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
-from lightning_explain.render.image import check_panel
+from lightning_explain.render.image import KINDS, check_panel
 
 Panels: TypeAlias = "tuple[tuple[str, str], ...]"
 
@@ -52,8 +54,9 @@ class Options:
     in which the key ``"default"`` (or ``None``) stands for all other methods.
 
     Args:
-        panels: ``(kind, sign)`` of each row of a method's pages (column of its composite), with the names of Captum's
-            ``visualize_image_attr``.
+        panels: What is drawn of each method. Of images, ``(kind, sign)`` of each row of its pages (column of its composite), with the
+            names of Captum's ``visualize_image_attr``. Of others, the kind alone: ``"beeswarm"``, ``"importance"``, ``"features"`` and
+            ``"waterfall"`` of tables, ``"series"``, ``"words"``; all of them where none is named.
         cmap: Colors of heat maps; ``None`` for a default for each sign, in colors that color-blind people tell apart.
         outlier_perc: Share of a map's total that may be clipped, in percent.
         alpha_overlay: Opacity of the heat map in ``blended_heat_map`` where the map is strongest, from 0 to 1; it is transparent where
@@ -108,6 +111,21 @@ class Options:
         mine = {name: value[method] if isinstance(value, PerMethod) else value for name, value in given.items()}
         return PanelStyle(**mine, alpha_overlay=self.alpha_overlay, colorbar=self.colorbar)
 
+    def check_kinds(self, modalities: Sequence[Modality]) -> None:
+        """Checks that some input can be drawn by each kind of panel that the user names.
+
+        Raises:
+            ValueError: If none can; the error lists the kinds of each modality.
+        """
+        allowed = {type(one).__name__: one.kinds for one in modalities}
+        if not all(allowed.values()):
+            return
+        given = self.panels.values() if isinstance(self.panels, PerMethod) else [self.panels]
+        for kind, _ in chain(*(panels for panels in given if panels != DEFAULT_PANELS)):
+            if not any(kind in kinds for kinds in allowed.values()):
+                words = "; ".join(f"{name} has {', '.join(map(repr, kinds))}" for name, kinds in allowed.items())
+                raise ValueError(f"panels names {kind!r}, which none of the inputs has: {words}. Give one of these.")
+
     def check_methods(self, names: Iterable[str]) -> None:
         """Checks that all methods that the options name are among ``names``.
 
@@ -148,14 +166,21 @@ def _outlier_perc(value: Any) -> Any:
 
 
 def _panels(value: Any) -> tuple[tuple[str, str], ...]:
-    pairs = [tuple(p) if isinstance(p, Sequence) and not isinstance(p, str) else p for p in _sequence("panels", value)]
+    named = [(p, "all") if isinstance(p, str) and p not in KINDS else p for p in _sequence("panels", value)]
+    pairs = [tuple(p) if isinstance(p, Sequence) and not isinstance(p, str) else p for p in named]
     if not pairs or not all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
         raise ValueError(
             f"panels={value!r}; give one (kind, sign) pair for each column, "
-            "such as [('original_image', 'all'), ('heat_map', 'positive')]."
+            "such as [('original_image', 'all'), ('heat_map', 'positive')], or kinds alone, such as ['beeswarm', 'waterfall']."
         )
+    known = list(dict.fromkeys(chain(*kinds_of_panels().values())))
     for kind, sign in pairs:
-        check_panel(kind, sign)
+        if kind not in known:
+            raise ValueError(f"There is no panel kind {kind!r}: {nearest(str(kind), known)}")
+        if kind in KINDS:
+            check_panel(kind, sign)
+        elif sign != "all":
+            raise ValueError(f"panel kind {kind!r} shows both signs, not {sign!r}; give {kind!r} alone.")
     return tuple(pairs)
 
 

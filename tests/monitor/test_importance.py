@@ -65,3 +65,16 @@ def test_a_curve_that_has_begun_has_a_point_at_every_explanation_also_in_a_resum
     (folder,) = {path.parent for path in (tmp_path / "second").rglob("step=*.safetensors")}
     means = [report.scalars()["importance_c/input_x_gradient"] for report in load_reports(folder)]
     assert means == pytest.approx([1 / 7, 5 / 7]), "reports have all features"
+
+
+def test_pages_are_chosen_in_a_configuration_and_those_of_other_inputs_refused_before_the_first_batch(
+    tmp_path: Path,
+) -> None:
+    config = {"methods": ["InputXGradient"], "metrics": [], "save_reports": False}
+    loader = DataLoader(TensorDataset(torch.ones(4, 3), torch.zeros(4, 1)), batch_size=4)
+    watch = ExplanationMonitor.from_config({**config, "panels": ["series"]}, probe=PROBE)
+    with pytest.raises(ValueError, match="panels names 'series', which none of the inputs has: Tabular has 'beeswarm'"):
+        trainer(tmp_path, watch).fit(Moving(), loader)
+    watch = ExplanationMonitor.from_config({**config, "panels": ["waterfall"]}, probe=PROBE)
+    trainer(tmp_path, watch, logger=pl.loggers.CSVLogger(tmp_path)).fit(Moving(), loader)
+    assert len({path.parent for path in tmp_path.rglob("*.png")}) == 2, "the overview, and a page of waterfalls"

@@ -230,3 +230,33 @@ def test_a_forecast_is_that_of_the_only_channel_or_of_the_one_that_is_named() ->
         assert found == (None if place is None else [i == place for i in range(3)])
     with pytest.raises(ValueError, match=r"TimeSeries\(forecast='heta'\): did you mean 'heat'"):
         d.TimeSeries(channel_names=names, layout="NCT", forecast="heta").bound(x, InputFacts())
+
+
+def test_kinds_of_panels_are_chosen_for_each_method_in_their_order() -> None:
+    table, maps = rand(16, 9), {"ig": rand(16, 9) - 0.5, "abl": rand(16, 9) - 0.5}
+    outputs, ids = torch.eye(2)[torch.arange(16) % 2], torch.arange(16)
+    report = Report(maps, {}, {}, outputs, outputs.argmax(1), ids % 2, ids)
+    probe = Probe(table, modalities=d.Tabular())
+    options = Options(panels={"ig": ["waterfall", ["beeswarm", "all"]], "default": ["importance"]})
+    figure = figure_of(report, probe, options)
+    assert {name: [panel.kind for panel in own] for name, own in figure.own.items()} == {
+        "ig": ["waterfall", "beeswarm"],
+        "abl": ["importance"],
+    }
+    assert len(figure.pictures()) == figure.count() == 1 + 9 + 1
+    assert len(figure_of(report, probe).pictures()) == 1 + 2 * 18
+
+
+def test_a_kind_of_panel_that_no_input_has_is_refused_and_one_that_another_input_has_is_not() -> None:
+    table, image = rand(2, 3), rand(2, 1, 8, 8)
+    report = Report({"ig": table}, {}, {}, torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.arange(2))
+    for kind in ("series", ("heat_map", "all")):
+        match = (
+            "names '(series|heat_map)', which none of the inputs has: Tabular has 'beeswarm', 'importance', 'features'"
+        )
+        with pytest.raises(ValueError, match=match):
+            figure_of(report, Probe(table), Options(panels=[kind]))  # type: ignore[arg-type]
+    both = replace(report, attributions={"ig": (image, table)})
+    found = figure_of(both, Probe((image, table)), Options(panels=["beeswarm"]))  # type: ignore[arg-type]
+    assert [panel.kind for panel, _ in found.panels["ig"]] == ["original_image", "heat_map", "blended_heat_map"]
+    assert [panel.kind for panel in found.own["ig"]] == ["beeswarm"]

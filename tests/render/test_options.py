@@ -40,6 +40,8 @@ def test_a_colormap_object_is_taken() -> None:
         ({"panels": ["heat_map"]}, r"panels=\['heat_map'\]; give one \(kind, sign\) pair"),
         ({"panels": [("heat_map", "all", 1)]}, r"give one \(kind, sign\) pair"),
         ({"panels": [("heatmap", "all")]}, r"no panel kind 'heatmap': did you mean 'heat_map'"),
+        ({"panels": ["beesworm"]}, r"no panel kind 'beesworm': did you mean 'beeswarm'"),
+        ({"panels": [("beeswarm", "positive")]}, r"'beeswarm' shows both signs, not 'positive'; give 'beeswarm' alone"),
         ({"panels": [("heat_map", "both")]}, r"no panel sign 'both': use one of 'all', 'positive'"),
         ({"panels": [("masked_image", "all")]}, r"cannot show both signs"),
         ({"cmap": "virdis"}, r"cmap='virdis'.*did you mean 'viridis'"),
