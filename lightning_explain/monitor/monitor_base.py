@@ -254,6 +254,7 @@ class MonitorBase(pl.Callback):
                 self._check(trainer, pl_module, ranks)
             if checked.failed_rank is not None:
                 self._choose_others(trainer, pl_module, source, ranks, checked.error)
+        self._publisher.options.check_kinds(self._ready.modalities)
         if self._pass_size is not None:
             # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
             # numbers.
@@ -333,7 +334,6 @@ class MonitorBase(pl.Callback):
             feature_names=loaders.feature_names(trainer),
         ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
         self._samples.describe(self._ready.modalities)
-        self._publisher.options.check_kinds(self._ready.modalities)
         kinds = ", ".join(type(one).__name__ for one in self._ready.modalities)
         if self._explainer.default_methods and self._ready.methods:
             names = ", ".join(map(repr, self._ready.methods))
