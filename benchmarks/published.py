@@ -8,6 +8,7 @@
 - **Iris-Cancer** (Ross et al. 2017; figures of their notebook): tumors with the measurements of a flower that gives the class away, and
   a perceptron that is tested with the flower and without it, explained by ``ExplanationMonitor``.
 - **Decoy MNIST** (the same): digits with a grey square whose shade gives the digit away in training and is random in the test.
+  Only some of MNIST is at hand, and deformed copies stand for the rest.
 
 The benchmark fails if a figure leaves its tolerance, or an order that was published does not hold.
 """
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from _arma import FEATURES, TIMES, WhiteBox, areas, arma, truth_of
-from _decoys import FLOWER, Perceptron, corners, iris_cancer, with_squares, without_flower
+from _decoys import FLOWER, Perceptron, corners, deformed, iris_cancer, with_squares, without_flower
 from _measure import console, parser, start, table
 from lightning_explain import ExplanationMonitor, Probe, Report, explain
 from lightning_explain import methods as m
@@ -48,8 +49,8 @@ ARMA = {
 STEPS = 200
 """Of training on all samples of Iris-Cancer."""
 
-EPOCHS, BATCH, LEAST_DROP = 64, 256, 0.15
-"""Of Decoy MNIST."""
+EPOCHS, BATCH, DIGITS, COPIES, SPREAD = 64, 256, 4000, 14, 0.06
+"""Of Decoy MNIST: of the training, digits at hand for it, deformed copies of each, and how far two networks are apart."""
 
 
 @dataclass(frozen=True)
@@ -191,32 +192,43 @@ def run_iris(repeats: int) -> Outcome:
 
 
 def run_decoy(repeats: int) -> Outcome:
-    """One network, as published."""
+    """One network, as published, on as many digits: those at hand and deformed copies of them; and one on those at hand alone."""
     L.seed_everything(0, verbose=False)
     images, digits = MarkedDigits(seed=0).samples("none")
     images = ((images - images.amin()) / (images.amax() - images.amin()) * 255)[:, 0]
-    train, test = torch.arange(len(images)).split([4000, len(images) - 4000])
-    x, unseen = with_squares(images[train], digits[train]), with_squares(images[test], torch.randint(10, test.shape))
-    model, batches = Perceptron(28 * 28, 10), list(zip(x.split(BATCH), digits[train].split(BATCH), strict=True))
-    masks = corners()[1].expand(len(test), -1, -1)
-    report = trained(model, batches, EPOCHS, Probe(unseen[:, None], digits[test], masks=masks))
-    accuracies = [model.accuracy(x, digits[train]), model.accuracy(unseen, digits[test])]
-    drop = accuracies[0] - accuracies[1]
-    share, chance = float(report.scores["relevance_mass"]["saliency"].nanmean()), float(masks.float().mean())
+    test = images[DIGITS:], digits[DIGITS:]
+    alone, _ = _squares_learned(images[:DIGITS], digits[:DIGITS], *test)
+    more = deformed(images[:DIGITS], COPIES, torch.Generator().manual_seed(0))
+    order = torch.randperm(len(more), generator=torch.Generator().manual_seed(0))
+    (train, unseen), report = _squares_learned(more[order], digits[:DIGITS].repeat(1 + COPIES)[order], *test)
+    share, chance = float(report.scores["relevance_mass"]["saliency"].nanmean()), float(corners()[1].float().mean())
     return Outcome(
         [
-            Row("training accuracy", 0.9969, accuracies[0], 0.02),
-            Row("test accuracy, random shades", 0.5155, accuracies[1], 0.3),
-            Row("drop", 0.4814, drop, 0.3),
+            Row("training accuracy", 0.9969, train, 0.02),
+            Row("test accuracy, random shades", 0.5155, unseen, SPREAD),
+            Row("drop", 0.4814, train - unseen, SPREAD),
         ],
         {
-            f"the accuracy drops with random shades by at least {LEAST_DROP}": drop >= LEAST_DROP,
+            "the accuracy drops more with more digits": train - unseen > alone[0] - alone[1],
             f"the maps lie on the corners more than by chance ({chance:.1%})": share > chance,
         },
-        "4,000 digits for training and 1,000 for the test instead of 60,000 and 10,000, for as many epochs. Ours falls for the squares "
-        "less; 940 epochs, as many steps as published, gave the same drop (0.22), so the steps are not the reason.",
+        f"trained on {len(more):,} images as published, but they are {DIGITS:,} digits and {COPIES} deformed copies of each. Without the "
+        f"copies, for as many epochs, the accuracies are {alone[0]:.4f} and {alone[1]:.4f}: with few digits it pays less to read the "
+        f"squares. A network and the published one may differ by {SPREAD}, two standard deviations of a difference of two networks; over "
+        "six networks the standard deviation was 0.02.",
         [f"share of the maps (Saliency) on the four corners: {share:.1%}; the paper shows this in pictures only"],
     )
+
+
+def _squares_learned(
+    images: Tensor, digits: Tensor, unseen: Tensor, labels: Tensor
+) -> tuple[tuple[float, float], Report]:
+    """Accuracies on images with the square of their digit, and on unseen ones with squares of random shades, which are explained."""
+    x, marked = with_squares(images, digits), with_squares(unseen, torch.randint(10, labels.shape))
+    model, batches = Perceptron(28 * 28, 10), list(zip(x.split(BATCH), digits.split(BATCH), strict=True))
+    masks = corners()[1].expand(len(unseen), -1, -1)
+    report = trained(model, batches, EPOCHS, Probe(marked[:, None], labels, masks=masks))
+    return (model.accuracy(x, digits), model.accuracy(marked, labels)), report
 
 
 TABLES: dict[str, tuple[str, Callable[[int], Outcome]]] = {

@@ -91,6 +91,19 @@ def test_squares_lie_in_a_corner_and_say_the_digit() -> None:
     assert squares.flatten(2).any(2).any(0).all()
 
 
+def test_deformed_copies_are_other_images_of_the_same_digits() -> None:
+    image = torch.zeros(1, 28, 28)
+    image[0, 8:20, 12:16] = 255
+    first, *copies = _decoys.deformed(image.expand(2, -1, -1), 20, torch.Generator().manual_seed(0))
+    assert torch.equal(first, image[0])
+    # The first copy of each comes before the second of any.
+    assert torch.equal(copies[0], image[0])
+    ink = torch.stack(copies[1:]).flatten(1)
+    assert len(ink.unique(dim=0)) == 40
+    assert (ink.sum(1) / image.sum() - 1).abs().max() < 0.5
+    assert ink.max() < 255.01
+
+
 def test_a_figure_out_of_its_tolerance_or_a_broken_order_fails() -> None:
     near, far = (published.Row("x", 1.0, ours, within=0.02) for ours in (0.99, 0.97))
     assert published.Outcome([near], {"holds": True}, "").passed
