@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from lightning_explain.monitor.replay import replay
     from lightning_explain.probes.selection import ProbeSelection
     from lightning_explain.render.stored import draw
+    from lightning_explain.report.clusters import clusters
     from lightning_explain.report.comparison import compare
     from lightning_explain.report.gate import check
     from lightning_explain.store.report_files import load_reports
 
 __all__ = ["ExplanationMonitor", "Probe", "ProbeSelection", "Report", "__version__"]
-__all__ += ["check", "compare", "draw", "explain", "load_reports", "replay"]
+__all__ += ["check", "clusters", "compare", "draw", "explain", "load_reports", "replay"]
 __all__ += ["Alert", "Method", "Metric", "Modality", "Sink", "Target"]
 __all__ += ["methods", "metrics", "modalities", "targets"]
 
@@ -35,6 +36,7 @@ _HOMES = {
     "ProbeSelection": "probes.selection",
     "Report": "core.report",
     "check": "report.gate",
+    "clusters": "report.clusters",
     "compare": "report.comparison",
     "draw": "render.stored",
     "explain": "explainer.explainer",

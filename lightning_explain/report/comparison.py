@@ -140,8 +140,8 @@ def compare(a: Report | Reports, b: Report | Reports) -> Comparison | list[Compa
         >>> found.left_out, found.other_prediction.any().item()
         ({}, False)
         >>> found = compare(*(explain(model, probe, [m.Saliency(abs=a)], [q.Concentration()]) for a in (True, False)))
-        >>> [(one.score, one.samples, f"{one.change:.1f}") for one in found.differences][0]
-        ('concentration', 2, '0.0')
+        >>> [(one.score, one.method, one.samples) for one in found.differences][0]
+        ('concentration', 'saliency', 2)
     """
     if isinstance(a, Report) and isinstance(b, Report):
         return _compared(a, b)

@@ -75,7 +75,7 @@ def check(run: Reports, fail_if: Sequence[str], stage: str | None = None) -> Non
         >>> check([report], fail_if=["concentration/saliency > 0.01"])
         Traceback (most recent call last):
         ...
-        AssertionError: failed: 'concentration/saliency > 0.01': 0.5... at no step (mean of 2 samples)
+        AssertionError: failed: 'concentration/saliency > 0.01': 0... at no step (mean of 2 samples)
     """
     found = findings(run, fail_if, stage)
     if any(one.state != "passed" for one in found):

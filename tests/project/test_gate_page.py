@@ -53,10 +53,12 @@ def test_its_commands_run(command: str, tmp_path: Path) -> None:
 
 
 def test_its_python_runs_and_fails_with_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gate, comparison = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    gate, comparison, clustering = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(comparison, {})
     assert "infidelity/saliency: +0.000 ± 0.000" in capsys.readouterr().out
     space: dict[str, object] = {}
+    exec(clustering, space)
+    assert space["found"].number == 2  # type: ignore[attr-defined]
     exec(gate.replace("> 0.5", "> 0.15"), space)
     with pytest.raises(AssertionError, match=r"failed: 'infidelity/saliency > 0.15': 0.2 at step 252"):
         space["test_the_network_looks_at_the_object"]()  # type: ignore[operator]
