@@ -84,6 +84,7 @@ def _facts(i: int, probe: Probe, model: nn.Module, record: Record, names: Sequen
         blind=unreached(i, as_tuple(probe.inputs)[i], model, record),
         names=_names(i, probe, names),
         by_column=set(counts.values()) == {1},
+        texts=probe.meta,
     )
 
 

@@ -442,6 +442,7 @@ class InputFacts(NamedTuple):
     Args:
         embeddings: The embedding layers that looked it up as a whole, by dotted name.
         by_column: Whether embedding layers looked up single columns of it.
+        texts: The texts in the batch: a string for each sample, by name.
         time_axis: Of three dimensions, the one that the layer which takes it runs over; ``None`` if that is not known.
         masked: ``(N, T)``, where a mask that goes with it says that there is nothing; ``None`` if there is none.
         blind: ``(F,)``, the columns of a table ``(N, F)`` that hold whole numbers and get no gradient; ``None`` if that is not known.
@@ -454,6 +455,7 @@ class InputFacts(NamedTuple):
     blind: Tensor | None = None
     names: tuple[str, ...] = ()
     by_column: bool = False
+    texts: Mapping[str, Sequence[str]] = {}
 
 
 class Modality(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -25,8 +26,8 @@ class Text(Plain):
 
     Args:
         tokenizer: A tokenizer of ``transformers`` or ``tokenizers``, from which all others are read.
-        vocabulary: The words: a sequence in the order of their ids, or a mapping of ids to words, or of words to ids. Default: ids
-            are shown.
+        vocabulary: The words: a sequence in the order of their ids, or a mapping of ids to words, or of words to ids. Default: those of
+            the first text of the batch with as many words, between spaces, as each sample has tokens; ids, if there is none.
         pad_id: The id of padding. Default: the embedding's ``padding_idx``, or what stands where an attention mask is 0.
         mask_id: The id that stands for a removed token. Default: ``pad_id``, or 0.
         special_ids: Ids of further tokens that are no units, such as those of ``[CLS]`` and ``[SEP]``.
@@ -63,8 +64,9 @@ class Text(Plain):
         )
         found = self if self.tokenizer is None else _of_tokenizer(self, ids)
         pad = found.pad_id if found.pad_id is not None else _padding(x, facts)
-        words = _words(found.vocabulary, ids)
-        return replace(found, tokenizer=None, vocabulary=words, pad_id=pad, special_ids=tuple(found.special_ids))
+        found = replace(found, tokenizer=None, pad_id=pad, special_ids=tuple(found.special_ids))
+        words = _read(x, found.present(x), facts.texts) if found.vocabulary is None else _words(found.vocabulary, ids)
+        return replace(found, vocabulary=words)
 
     def words(self, x: Tensor) -> list[list[str]]:
         """What the ids ``(N, T)`` read as; a number where there is no word."""
@@ -153,6 +155,22 @@ def _padding(x: Tensor, facts: InputFacts) -> int | None:
         if len(found) == 1 and not bool((x[~masked] == found).any()):
             return int(found)
     return None
+
+
+def _read(x: Tensor, present: Tensor | None, texts: Mapping[str, Sequence[str]]) -> dict[int, str]:
+    """The words that ids ``(N, T)`` stand for, from a string for each sample with as many words as there are tokens.
+
+    An id that stands for several words, as that of unknown ones, has none.
+    """
+    assert present is not None
+    tokens = [sample[there].tolist() for sample, there in zip(x, present, strict=True)]
+    for strings in texts.values():
+        words = [string.split() for string in strings]
+        if [len(sample) for sample in words] == [len(sample) for sample in tokens]:
+            pairs = {pair for ids, own in zip(tokens, words, strict=True) for pair in zip(ids, own, strict=True)}
+            counts = Counter(token for token, _ in pairs)
+            return {token: word for token, word in sorted(pairs) if counts[token] == 1}
+    return {}
 
 
 def _words(vocabulary: Any, ids: Sequence[int]) -> dict[int, str]:

@@ -71,6 +71,13 @@ def _unlike(value: Any) -> bool:
 
 
 def texts(parts: Mapping[str, Any], count: int | None) -> dict[str, tuple[str, ...]]:
-    """The lists of one string for each sample."""
-    lists = {key: part for key, part in parts.items() if isinstance(part, (tuple, list)) and part}
-    return {k: tuple(part) for k, part in lists.items() if len(part) == count and all(isinstance(x, str) for x in part)}
+    """The lists of one string for each sample; of a list of words for each, joined by spaces."""
+    lists = {key: part for key, part in parts.items() if isinstance(part, (tuple, list)) and len(part) == count}
+    found = {key: tuple(x if isinstance(x, str) else _sentence(x) for x in part) for key, part in lists.items() if part}
+    return {key: tuple(map(str, part)) for key, part in found.items() if None not in part}
+
+
+def _sentence(words: Any) -> str | None:
+    """The words of a list of strings, joined by spaces; ``None`` if it is none."""
+    listed = isinstance(words, (tuple, list)) and all(isinstance(word, str) for word in words)
+    return " ".join(words) if listed and words else None

@@ -13,6 +13,8 @@ from lightning_explain import Probe, explain, modalities
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.modalities import Tabular, Text, TimeSeries, restored, stored
+from lightning_explain.probes.binding import samples_of
+from lightning_explain.probes.signature import signature_of
 from lightning_explain.store.run_files import save_probe
 
 IDS = torch.tensor([[3, 4, 5, 0], [5, 6, 0, 0]])
@@ -115,3 +117,20 @@ def test_no_baseline_is_the_reference_token_and_zero_is_zero() -> None:
 
 def test_whole_numbers_without_an_embedding_are_not_text() -> None:
     assert type(modalities.guess((IDS,))[0]).__name__ == "Plain"
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_words_are_those_of_the_first_text_of_the_batch_with_as_many_as_there_are_tokens(listed: bool) -> None:
+    sentences = ["a dull ##est", "odd film"]
+    texts: Any = [one.split() for one in sentences] if listed else sentences
+    found = samples_of({"x": IDS, "path": ["a.txt", "b.txt"], "text": texts}, None, signature_of(Words()))
+    report = explain(Words(padding_idx=0), found, ["FeatureAblation"], [], modalities=Text(merge_pieces=True))
+    assert report.probe is not None
+    (text,) = report.probe.modalities
+    assert text.words(IDS) == [["a", "dull", "5", "0"], ["5", "film", "0", "0"]], "5 stands for two words"
+    clear = Probe(IDS[:1], meta={"path": ["a.txt"], "text": sentences[:1]}, modalities=Text(merge_pieces=True))
+    report = explain(Words(padding_idx=0), clear, {"it": m.FeatureAblation()}, [])
+    (panel,) = report.probe.modalities[0].panels((report.attributions["it"],), (IDS[:1],), ())  # type: ignore[union-attr]
+    assert panel.words == [["a", "dullest", "", ""]], "pieces are merged"
+    (text,) = explain(Words(), Probe(IDS, meta={"text": sentences}), ["FeatureAblation"], []).probe.modalities  # type: ignore[union-attr]
+    assert text.words(IDS)[0] == ["3", "4", "5", "0"], "no padding is known, so that the text has too few words"
