@@ -26,7 +26,7 @@ from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor.callback import ExplanationMonitor
-from lightning_explain.monitor.checkpoints import Checkpoint, load
+from lightning_explain.monitor.checkpoints import Checkpoint, load, logged_in
 from lightning_explain.monitor.failures import anything, rank_zero_warn_or_log
 from lightning_explain.render.history import PictureHistory
 from lightning_explain.store.files import safe_name
@@ -65,6 +65,7 @@ class CheckpointLoop:
     stored: list[Checkpoint] = field(default_factory=list)
     _initial: Mapping[str, Tensor] | None = None  # the weights, if checkpoints need not hold all of them
     _loaded: Checkpoint | None = None
+    _logged: Mapping[str, float] = field(default_factory=dict)  # by the training, when it saved that checkpoint
 
     def __post_init__(self) -> None:
         publisher = self.monitor._publisher
@@ -138,6 +139,10 @@ class CheckpointLoop:
             fits = "" if isinstance(error, (MalformedError, str)) else "it does not fit the model: "
             self.left_out[checkpoint.path] = one_line(f"{fits}{error}")
             return False
+        for name in self._logged:
+            trainer.callback_metrics.pop(name, None)
+        self._logged = logged_in(content, checkpoint.path.name)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._logged.items()})
         self._loaded, progress = checkpoint, trainer.fit_loop.epoch_loop
         trainer.fit_loop.epoch_progress.current.completed = checkpoint.epoch
         # The one that counts depends on the module.

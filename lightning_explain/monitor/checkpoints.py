@@ -83,6 +83,19 @@ def load(path: Path, weights_only: bool = True) -> dict[str, Any]:
     return found
 
 
+def logged_in(content: Mapping[str, Any], name: str) -> dict[str, float]:
+    """What ModelCheckpoints monitored when a checkpoint was saved under this file name, such as ``{"val_loss": 0.3}``."""
+    states = content.get("callbacks")
+    found = dict[str, float]()
+    for state in states.values() if isinstance(states, Mapping) else ():
+        if isinstance(state, Mapping) and isinstance(state.get("best_k_models"), Mapping):
+            kept = {Path(str(path)).name: score for path, score in state["best_k_models"].items()}
+            if isinstance(state.get("monitor"), str) and name in kept:
+                with suppress(TypeError, ValueError, RuntimeError):
+                    found[state["monitor"]] = float(kept[name])
+    return found
+
+
 def _broken(error: Exception) -> str:
     return f"it cannot be loaded ({one_line(f'{type(error).__name__}: {error}', 120)})"
 

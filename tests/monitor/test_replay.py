@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    every = ModelCheckpoint(root / "checkpoints", filename="{epoch}", save_top_k=-1, save_last=True)
+    every = ModelCheckpoint(root / "checkpoints", filename="{epoch}", monitor="val_loss", save_top_k=-1, save_last=True)
     training = trainer(root, watch(), every, max_epochs=3)
     training.fit(Net(), loader(0, 32), data())
     yield SimpleNamespace(checkpoints=root / "checkpoints", reports=load_reports(root / "explain"), root=root)
