@@ -118,12 +118,17 @@ METRICS = {
 }
 
 
+CHOSEN = ProbeSelection(count=4)
+
+
 def all_of_it(**options: Any) -> ExplanationMonitor:
-    return ExplanationMonitor(**{"methods": METHODS, "metrics": METRICS, "probe": ProbeSelection(count=4), **options})
+    return ExplanationMonitor(**{"methods": METHODS, "metrics": METRICS, "probe": CHOSEN, **options})
 
 
 def light(**options: Any) -> ExplanationMonitor:
-    return all_of_it(methods={"saliency": m.Saliency(abs=False), "ig": METHODS["ig"]}, **options)
+    """Two methods, on two samples that it need not choose."""
+    methods = {"saliency": m.Saliency(abs=False), "ig": METHODS["ig"]}
+    return all_of_it(**{"methods": methods, "probe": Probe(*samples(2)), **options})
 
 
 def fit(
@@ -215,7 +220,7 @@ def test_training_is_bit_identical_with_the_monitor(
 @pytest.mark.parametrize(
     ("options", "training", "count"),
     [
-        ({"every_n_train_steps": 3}, {"val_check_interval": 2, "workers": 1}, 4),
+        ({"every_n_train_steps": 3, "probe": CHOSEN}, {"val_check_interval": 2, "workers": 1}, 4),
         ({"every_n_epochs": 2, "max_examples_per_pass": 3}, {"gradient_clip_val": 0.1}, 1),
         ({"target": "predicted", "max_overhead": 1e-6}, {}, 1),
         ({"target": 3, "probe": [0, 5, 7], "save_probe": False, "save_reports": False}, {"limit_val_batches": 0}, 3),
@@ -352,10 +357,10 @@ def test_a_resumed_training_is_bit_identical_with_the_monitor(
 ) -> None:
     path, expected = resumed_alone
     if saved_with:
-        first, trainer = fit(light(at_start=True), max_epochs=2, workers=1)
+        first, trainer = fit(light(at_start=True, probe=CHOSEN), max_epochs=2, workers=1)
         path = tmp_path / "with.ckpt"
         trainer.save_checkpoint(path)
-    recorder, _ = fit(light(at_start=True), ckpt_path=path, max_epochs=4, workers=1)
+    recorder, _ = fit(light(at_start=True, probe=CHOSEN), ckpt_path=path, max_epochs=4, workers=1)
     assert_undisturbed(recorder, expected)
     assert_explained(recorder, 2, methods=2)
     assert [report.epoch for report in recorder.reports] == [2, 3]

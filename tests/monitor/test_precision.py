@@ -43,6 +43,11 @@ def all_methods() -> dict[str, Any]:
     }
 
 
+def few(metric: Any) -> Any:
+    """The metric with three draws: they are the same in every precision."""
+    return replace(metric, **{name: 3 for name in ("n_perturb_samples", "n_draws") if hasattr(metric, name)})
+
+
 def probe() -> Probe:
     x, y = samples(3)
     return Probe(x, y, masks=x[:, 0] > 0.5)
@@ -85,7 +90,7 @@ def test_every_method_finds_nearly_what_it_finds_in_float32(precision: str, tmp_
 @pytest.mark.filterwarnings("ignore:.*'cam' has a map or score that is NaN")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_metric_of_the_default_methods_scores_nearly_as_in_float32(precision: str, tmp_path: Path) -> None:
-    metrics = {name: cls() for name, cls in METRICS.items()}
+    metrics = {name: few(cls()) for name, cls in METRICS.items()}
     report, single = after_training(tmp_path, precision, None, metrics, epochs=2)
     told = {f"{k}_{s}" if s else k for k, metric in metrics.items() for s in metric.suffixes if s[:4] != "ssim"}
     assert report.scores.keys() == told
@@ -112,7 +117,7 @@ def test_half_precision_on_accelerators_is_the_same_code() -> None:
     model = trained(Added, Layered).eval()
     # Captum stabilizes LRP by 1e-9, which is 0 in float16: its maps are NaN, which is counted and told.
     methods = {name: method for name, method in all_methods().items() if "LRP" not in name and name[:6] != "Neuron"}
-    metrics = {"infidelity": q.Infidelity(), "sensitivity": q.SensitivityMax()}
+    metrics = {"infidelity": few(q.Infidelity()), "sensitivity": few(q.SensitivityMax())}
     explainer = Explainer(methods, metrics, forward_context=lambda: torch.autocast("cpu", torch.float16))
     report = explainer.check(model, probe()).explain(model, probe())
     single = explain(model, probe(), methods, metrics)
