@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from lightning_explain.core.contracts import Arrangement, Modality
 from lightning_explain.core.panels import Panel
@@ -108,6 +107,9 @@ class Image(Modality):
 
     def blurred(self, x: Tensor) -> Tensor:
         """Blurred by a Gaussian whose standard deviation is a sixteenth of the longer side."""
+        # It imports the compiler of torch, which takes as long as the rest of this package.
+        from torchvision.transforms.v2.functional import gaussian_blur
+
         sigma = max(self.pixels(x)) / 16
         # A reflected border allows kernels that are no wider than the image.
         width = min(int(4 * sigma) * 2 + 1, 2 * min(self.pixels(x)) - 1)

@@ -325,7 +325,7 @@ def test_a_probe_of_other_rows_is_refused() -> None:
         draw(report({"ig": rand(3, 1, 8, 8)}, 3), Probe(rand(2, 1, 8, 8)))
 
 
-def test_neither_import_nor_drawing_loads_pyplot() -> None:
+def test_neither_import_nor_drawing_loads_pyplot_or_torchvision() -> None:
     code = """
 import sys
 import torch
@@ -337,6 +337,6 @@ from lightning_explain.core.report import Report
 x = torch.rand(1, 1, 8, 8)
 r = Report({"ig": x}, {}, {}, torch.rand(1, 2), torch.zeros(1), torch.zeros(1), torch.arange(1))
 draw(r, Probe(x), Options(panels=(("heat_map", "positive"),)))
-assert "matplotlib.pyplot" not in sys.modules, "draw"
+assert not {"matplotlib.pyplot", "torchvision"} & sys.modules.keys(), "draw"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
