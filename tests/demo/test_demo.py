@@ -119,10 +119,10 @@ def test_only_the_shortcut_differs_and_it_lies_in_the_masks(name: str) -> None:
 # Lightning warns of short epochs and few workers, as in any small training.
 @pytest.mark.filterwarnings("default")
 def test_a_run_prints_one_table_and_saves_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    training.run(tmp_path, 8, False, "tabular")
+    training.run(tmp_path, 4, False, "tabular")
     shown = capsys.readouterr().out
     assert "for comparison: lightning-explain demo --modality tabular --clean" in shown
-    training.run(tmp_path, 8, True, "tabular")
+    training.run(tmp_path, 4, True, "tabular")
     shown = capsys.readouterr().out
     assert "for comparison" not in shown
     line = next(line for line in shown.splitlines() if "share on the flower: ig" in line)
