@@ -42,7 +42,7 @@ from lightning_explain import metrics as q
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 
-EPOCHS = 6
+EPOCHS = 5
 DEADLINE = 60.0
 _TIMES = ("explain/seconds", "explain/overhead")
 # Imported once, by the process that all others are forked from.

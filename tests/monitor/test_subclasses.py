@@ -82,7 +82,8 @@ def given(where: str, kind: type[Tensor]) -> dict[str, Any]:
         stds = (of(kind, torch.ones(1, 1, 8, 8)),)
         probe = Probe(of(kind, x), of(kind, y), of(kind, torch.arange(3)), of(kind, x[:, 0] > 0), stds=stds)
         return {"probe": probe, "metrics": [q.Drift(), q.RelevanceMass()]}
-    return {"probe": [0, 1, 2], "metrics": [q.Drift()]}
+    # To read samples from a loader takes as long as the rest.
+    return {"probe": [0, 1, 2] if where == "batches" else Probe(x, y), "metrics": [q.Drift()]}
 
 
 def loader(kind: type[Tensor] | None) -> DataLoader[Any]:
