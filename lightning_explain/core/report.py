@@ -268,6 +268,7 @@ class Publication:
         draw_sample: Called as ``draw_sample(method, index)``, returns a picture of one sample's map alone: the original beside the heat
             map, without words. ``index`` is the sample's place in the report, from 0.
         alerts: What the alerts that fired at this explanation say.
+        texts: Called as ``texts("html")`` or ``texts("markdown")``, returns maps of words as text, by full tag (``explain_words/ig``).
     """
 
     name: str
@@ -282,6 +283,7 @@ class Publication:
     png: dict[str, bytes] = field(default_factory=dict)
     draw_sample: Callable[[str, int], Picture] | None = None
     alerts: Sequence[str] = ()
+    texts: Callable[[str], Mapping[str, str]] = lambda form: {}
 
     def files(self) -> dict[str, bytes]:
         """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class TensorBoardSink(Sink):
     """Writes scalars, pictures, texts, hyperparameters and a custom-scalars page to an event file of its own in the run of a logger.
 
-    The text ``<name>_about`` says what is true of the run; ``<name>_about/remarks`` what an explanation could not show.
+    The text ``<name>_about`` says what is true of the run; ``<name>_about/remarks`` what an explanation could not show;
+    ``<name>_words/<method>`` a map of texts in words, with the strongest words of each class.
 
     Args:
         logger: The logger whose run receives them.
@@ -104,6 +105,7 @@ class TensorBoardSink(Sink):
         text = remarks(publication)
         if text != self._remarks:
             found.append(make.text(f"{publication.name}_about/remarks", text or "Nothing to remark any more."))
+        found += [make.text(tag, text) for tag, text in publication.texts("markdown").items()]
         self._events.append(pictures + records(found, publication.step))
         self._remarks = text
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,7 @@ class WandbSink(Sink):
     - ``<name>/samples``: a table with a line and a picture for each sample, method and explanation. Each explanation uploads its own lines
       only (``wandb.Table(log_mode="INCREMENTAL")``); W&B's page shows those of the last 100 explanations. A resumed run goes on.
       Before wandb 0.20 each explanation has a table of its own, and the page shows the last one.
+    - ``<name>_words/<method>``: maps of texts as HTML, with the strongest words of each class.
     - ``config["<name>"]``: the monitor's settings.
 
     Beside the table, an explanation sends fewer than 50 pictures, as W&B recommends: of each the first page only, because the table shows
@@ -61,6 +63,7 @@ class WandbSink(Sink):
         self._table: Any = None
         self._prepared: object = None
         self._pictures: dict[str, Any] = {}
+        self._texts: dict[str, Any] = {}
         self._lines: list[list[Any]] = []
         self._folder: TemporaryDirectory[str] | None = None
 
@@ -91,6 +94,7 @@ class WandbSink(Sink):
         first = ((tag, content) for tag, content in found.items() if not _is_further_page(tag, found))
         for tag, content in islice(first, self.most_pictures):
             self._pictures[_file_key(tag)] = self._image(content, publication.caption)
+        self._texts = {_file_key(tag): _html(text) for tag, text in publication.texts("html").items()}
         self._samples = self._samples or SampleTable(self._run, publication.report)
         self._lines, draw = [], publication.draw_sample
         for method, index, line in self._samples.lines(publication):
@@ -133,6 +137,7 @@ class WandbSink(Sink):
                     **{_key(tag): value for tag, value in publication.charted.items()},
                     **self._charts(publication),
                     **self._pictures,
+                    **self._texts,
                     _file_key(f"{publication.name}/samples"): table,
                     _STEP: publication.step,
                 }
@@ -201,7 +206,15 @@ class WandbSink(Sink):
         """Forgets the files of the last pictures."""
         if self._folder is not None:
             self._folder.cleanup()
+        self._texts = {}
         self._pictures, self._lines, self._folder, self._prepared = {}, [], None, None
+
+
+def _html(text: str) -> Any:
+    """A page of HTML, as it is."""
+    import wandb
+
+    return wandb.Html(StringIO(text), inject=False)
 
 
 def _is_further_page(tag: str, tags: Mapping[str, object]) -> bool:

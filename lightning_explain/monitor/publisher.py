@@ -20,6 +20,7 @@ from lightning_explain.core.report import Picture, Publication, Report
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Metrics, Scalars, curves_of, publication
+from lightning_explain.modalities import Text, of_probe
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw_sample, figure_of
@@ -167,7 +168,7 @@ class Publisher:
             sample = partial(draw_sample, report, probe, self.options) if pictures else None
             for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
                 draft = publication(self.name, report, scalars, pictures.get(narrow, {}), metrics, self.curves)
-                self._drafts[narrow] = replace(draft, draw_sample=sample)
+                self._drafts[narrow] = replace(draft, draw_sample=sample, texts=partial(self._texts, report, probe))
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
@@ -182,7 +183,12 @@ class Publisher:
                 self.curves |= curves_of(self.name, draft.report.attributions, scalars, metrics)[1]
                 found = publication(self.name, draft.report, scalars, {}, metrics, self.curves)
                 found = replace(
-                    found, pictures=draft.pictures, png=draft.png, draw_sample=draft.draw_sample, alerts=alerts
+                    found,
+                    pictures=draft.pictures,
+                    png=draft.png,
+                    draw_sample=draft.draw_sample,
+                    alerts=alerts,
+                    texts=draft.texts,
                 )
                 for name, sink in self._sinks.items():
                     if sink.narrow_pages == narrow:
@@ -215,6 +221,13 @@ class Publisher:
             pictures[narrow] = found.pictures(history, most, further)
             self.drawn = found.snapshot
         return pictures
+
+    def _texts(self, report: Report, probe: Probe, form: str) -> dict[str, str]:
+        """Maps of words as text, by full tag."""
+        if not any(isinstance(modality, Text) for modality in of_probe(probe)):
+            return {}
+        found = figure_of(report, probe, self.options).texts(form)
+        return {f"{self.name}_words/{name}": text for name, text in found.items()}
 
     def snapshot(self, report: Report, probe: Probe) -> Snapshot | None:
         """The maps of an earlier report, as the pictures of it were drawn; ``None`` where no pictures are."""

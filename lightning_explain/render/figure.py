@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.panels import Panel, SeriesPanel
+from lightning_explain.core.panels import Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.modalities import of_probe
-from lightning_explain.render import bars, kinds
+from lightning_explain.render import bars, kinds, texts
 from lightning_explain.render.captions import Caption, captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import (
@@ -200,10 +200,29 @@ class Figure:
             track = [[Track((), panel.values)] for panel in panels]
             found = zip(panels, track, strict=True)
             made = [kinds.KINDS[panel.kind].pages(panel, each, self._notes(name)) for panel, each in found]
-            pages[name] = list(chain(*made))
+            pages[name] = [*chain(*made), *self._of_classes(name)]
         for name, past in self._earlier(history).items():
             pages[f"{HISTORY}/{name}"] = [] if self.panels[name] else self._own_over_time(name, past)
         return pages
+
+    def _of_classes(self, name: str) -> list[Page]:
+        """The strongest words of each class, for a map of words."""
+        panel = self._words(name)
+        found = None if panel is None else texts.of_classes(panel, self.captions)
+        if found is None:
+            return []
+        notes = replace(self._notes(name), captions=found[1], outputs=self.report.values[:0])
+        return kinds.KINDS["features"].pages(found[0], [Track((), found[0].values)], notes)
+
+    def _words(self, name: str) -> WordsPanel | None:
+        return next((panel for panel in self.own[name] if isinstance(panel, WordsPanel)), None)
+
+    def texts(self, form: str) -> dict[str, str]:
+        """By method, its map of words as ``"html"`` or ``"markdown"``, with the strongest words of each class; none for other maps."""
+        written = {"html": texts.as_html, "markdown": texts.as_markdown}[form]
+        captions, when = self.captions if self.layout.titles else (), self.snapshot.when
+        shown = {name: panel for name in self.own if (panel := self._words(name)) is not None}
+        return {name: written(panel, captions, f"{name}, {when}") for name, panel in shown.items()}
 
     def _own_over_time(self, name: str, earlier: Sequence[Snapshot]) -> list[Page]:
         panel, found = self.own[name][0], [*earlier, self.snapshot]

@@ -292,3 +292,14 @@ def test_a_line_of_a_chart_has_at_most_100_points_from_the_first_to_the_last() -
         assert points[0][0] == 0
         assert points[-1][0] == step
         assert min(step, 49) < len(points) <= 100
+
+
+def test_maps_of_words_are_html_beside_the_pictures(clean_wandb: Path, publish: Callable[..., Publication]) -> None:
+    logger, page = WandbLogger(project="test", save_dir=clean_wandb), '<meta charset="utf-8"><p>&lt;b&gt; naïve</p>'
+    sink = WandbSink(logger)
+    sink.begin(RUN)
+    sink.write(replace(publish(), texts=lambda form: {"explain_words/ig": page} if form == "html" else {}))
+    found = finished(logger, [])
+    (entry,) = [sample for sample in found.history if "explain_words/ig" in sample]
+    assert entry["explain_words/ig"]["_type"] == "html-file"
+    assert (found.files / entry["explain_words/ig"]["path"]).read_text(encoding="utf-8") == page

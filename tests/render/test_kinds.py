@@ -14,7 +14,7 @@ from lightning_explain.core.contracts import InputFacts, Modality
 from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.render import features, series, words
+from lightning_explain.render import features, series, texts, words
 from lightning_explain.render.captions import Caption, Short
 from lightning_explain.render.figure import draw_sample, figure_of
 from lightning_explain.render.history import PictureHistory
@@ -260,3 +260,27 @@ def test_a_kind_of_panel_that_no_input_has_is_refused_and_one_that_another_input
     found = figure_of(both, Probe((image, table)), Options(panels=["beeswarm"]))  # type: ignore[arg-type]
     assert [panel.kind for panel, _ in found.panels["ig"]] == ["original_image", "heat_map", "blended_heat_map"]
     assert [panel.kind for panel in found.own["ig"]] == ["beeswarm"]
+
+
+def test_the_strongest_words_of_each_class_are_counted_drawn_and_escaped() -> None:
+    values = [[2.0, 1.0, torch.nan], [4.0, -1.0, 0.5], [1.0, 3.0, float("inf")]]
+    said = [["great", "<b>|", "[SEP]"], ["great", "dull", "<b>|"], ["dull", "great", "odd"]]
+    panel = WordsPanel("", torch.tensor(values), words=said)
+    titles = [Caption((f"label {name}",), short=Short(name)) for name in ("good", "good", "*bad*")]
+    classes = texts.strongest(panel, list(map(texts.class_of, titles)))
+    assert classes["good"] == [("great", 3.0, 2), ("<b>|", 0.75, 2)], (
+        "means over the class, and only words that speak for it"
+    )
+    assert classes["*bad*"] == [("great", 3.0, 1), ("dull", 1.0, 1)]
+    features, heads = texts.of_classes(panel, titles)  # type: ignore[misc]
+    assert [head.lines[0] for head in heads] == ["strongest words of good, 2 texts", "strongest words of *bad*, 1 text"]
+    assert features.values.nan_to_num(0.0).tolist() == [[3.0, 0.75, 0.0], [3.0, 0.0, 1.0]]
+    assert features.texts == [["2 times", "2 times", ""], ["once", "", "once"]]
+    page = texts.as_html(panel, titles, "<ig>")
+    assert "<h3>&lt;ig&gt;</h3>" in page
+    assert "<th>good</th><td>great (+3, 2 times), &lt;b&gt;| (+0.75, 2 times)</td>" in page
+    assert "<b>|" not in page
+    plain = texts.as_markdown(panel, titles, "ig")
+    assert r"| \*bad\* | great (+3, once), dull (+1, once) |" in plain
+    assert r"**great** (+2) **&lt;b&gt;\|** (+1) \[SEP\]" in plain
+    assert texts.of_classes(panel, []) is None
