@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_explain import modalities as d
@@ -182,10 +183,10 @@ def test_pages_over_epochs_are_counted_named_and_drawn_again_alone(case: int) ->
         figure = figure_of(report, probe)
         pictures = figure.pictures(history)
         assert len(pictures) == figure.count(history)
-        assert list(figure.pictures(history, further=False)) == [key for key in pictures if not key[-1].isdigit()]
-        history = history.followed_by(figure.snapshot, "f")
+        before, history = history, history.followed_by(figure.snapshot, "f")
         history = PictureHistory.of_state(history.state())
     firsts = [key for key in pictures if not key[-1].isdigit()]
+    assert list(figure.pictures(before, further=False)) == firsts
     assert firsts == ["overview", "ig", "abl", "history/ig", "history/abl"]
     former = PictureHistory(history.kept[:-1], history.count - 1, "f")
     for key in (firsts[0], firsts[1], f"{firsts[1]}/2", firsts[3]):
@@ -284,3 +285,17 @@ def test_the_strongest_words_of_each_class_are_counted_drawn_and_escaped() -> No
     assert r"| \*bad\* | great (+3, once), dull (+1, once) |" in plain
     assert r"**great** (+2) **&lt;b&gt;\|** (+1) \[SEP\]" in plain
     assert texts.of_classes(panel, []) is None
+
+
+def test_a_curve_is_drawn_in_one_call_as_line_by_line_and_the_same_again_when_it_is_remembered() -> None:
+    values = rand(60, seed=3).double()
+    values[[7, 20, 21]] = torch.tensor([torch.nan, torch.inf, torch.nan], dtype=torch.double)
+    size, limits = (40, 90), (0.0, 1.0)
+    fine = Image.new("L", (270, 120))
+    x, y = (np.arange(60) + 0.5) / 60 * 270, 120 * (0.94 - 0.88 * values.numpy())
+    for i in range(59):
+        if np.isfinite(y[[i, i + 1]]).all():
+            ImageDraw.Draw(fine).line([x[i], y[i], x[i + 1], y[i + 1]], fill=255, width=5)
+    slow = np.asarray(fine, dtype=np.float64).reshape(40, 3, 90, 3).mean((1, 3)) / 255
+    for _ in range(2):
+        assert np.allclose(series._curve(values, size, limits), slow, atol=1e-12)
