@@ -105,7 +105,8 @@ def replay(
     with _configured():
         done = replay_configured([checkpoints], config, overrides or (), output, part, not trust)
     counts = f"{len(done.explained)} checkpoints explained, {len(done.stored)} explained before"
-    if int(os.environ.get("RANK", 0)) == 0:
+    # torchrun sets both, Lightning's own launcher one of them.
+    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK")):
         for path, why in done.left_out.items():
             typer.echo(f"Left out '{path}': {why}.", err=True)
         typer.echo(f"{counts}, {len(done.left_out)} left out; reports in {done.folder}")

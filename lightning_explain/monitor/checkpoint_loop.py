@@ -34,8 +34,13 @@ from lightning_explain.store.report_files import find_report, load_reports
 from lightning_explain.store.run_files import RunFiles
 
 _SAME = ("methods", "metrics", "modalities", "fingerprint", "pass_size", "threads", "memory_format", "versions")
-_SAME_SETTINGS = ("target", "seed", "normalization", "modalities", "forward_fn", "output_fn")
-"""What of a run decides its numbers."""
+"""What of a run decides its numbers, beside the monitor's arguments."""
+_WHEN = ("at_start", "enabled", "every_n_epochs", "every_n_train_steps", "hook", "max_overhead", "on_error", "alerts")
+_WHERE = ("keep_every", "keep_last", "log_artifacts", "name", "save_inputs", "save_probe", "save_reports", "sinks")
+_DRAWING = ("class_names", "cmap", "outlier_perc", "panels", "scale")
+_KNOWN_OTHERWISE = ("channels_last", "max_examples_per_pass", "methods", "metrics", "probe")
+_OTHERS = frozenset((*_WHEN, *_WHERE, *_DRAWING, *_KNOWN_OTHERWISE))
+"""The monitor's arguments that decide no numbers, or whose effect is in :data:`_SAME`."""
 
 
 @dataclass
@@ -217,5 +222,6 @@ def _difference(stored: RunInfo | None, now: RunInfo) -> str:
     if stored is None:
         return "their settings are not known"
     fields = [name for name in _SAME if getattr(stored, name) != getattr(now, name)]
-    settings = [name for name in _SAME_SETTINGS if stored.settings.get(name) != now.settings.get(name)]
+    given = [name for name in now.settings if name not in _OTHERS]
+    settings = [name for name in given if stored.settings.get(name) != now.settings[name]]
     return f"they have other {', '.join(dict.fromkeys((*fields, *settings)))}" if fields or settings else ""

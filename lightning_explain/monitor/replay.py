@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import distributed
 
 from lightning_explain.core.schema import brief
 from lightning_explain.core.validation import check_whole
@@ -143,10 +144,11 @@ def _folder(checkpoints: Given) -> Path:
 
 
 def _launched() -> dict[str, Any]:
-    """What a Trainer must be told under ``torchrun``."""
-    here, world = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("WORLD_SIZE", 1))
-    alone = {"devices": 1}
-    return alone if world == 1 else {"devices": here, "num_nodes": world // here, "strategy": "ddp"}
+    """What a Trainer must be told under ``torchrun``; other launchers know the Trainer's arguments, or set them."""
+    if not (distributed.is_available() and distributed.is_torchelastic_launched()):
+        return {"devices": 1}
+    here, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return {"devices": here, "num_nodes": world // here, "strategy": "ddp" if world > 1 else "auto"}
 
 
 def _trainer(

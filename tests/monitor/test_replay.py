@@ -199,7 +199,10 @@ def test_only_what_is_stored_at_equal_settings_is_kept(run: SimpleNamespace, tmp
     again = partial(replay, run.checkpoints, Net(), data(), output=tmp_path, logger=False)
     again(monitor=cheap(max_examples_per_pass=3))
     before = pictures_in(tmp_path)
+    torch.set_num_threads(2)
     done = again(monitor=cheap(max_examples_per_pass="auto", keep_last=1, cmap="viridis"))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     assert ([one.step for one in done.stored], done.explained) == ([4, 8, 12], [])
     assert load_reports(tmp_path)[0].run.pass_size == 3  # type: ignore[union-attr]
     assert pictures_in(tmp_path) == before
