@@ -84,6 +84,8 @@ class Probe:
             is kept in reports.
         modalities: What the inputs are: a modality, one for each input, or a mapping of their names or positions to modalities.
             Default: guessed from the inputs, and from what the model does with them.
+        entries: ``(N, 2)`` whole numbers, where each sample is there once for each of its labels: the id of the sample, and the label
+            that is explained, -1 for the largest output. Filled in by what explains several labels of a sample.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -110,6 +112,7 @@ class Probe:
     parameters: tuple[Place, ...] = ()
     meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
     modalities: Any = None
+    entries: Tensor | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Mapping):
@@ -125,7 +128,7 @@ class Probe:
         if self.ids is None:
             object.__setattr__(self, "ids", torch.arange(len(self)))
         named: dict[str, Any] = {f"inputs[{i}]": x for i, x in enumerate(as_tuple(self.inputs))}
-        named |= {k: getattr(self, k) for k in ("targets", "ids", "masks") if getattr(self, k) is not None}
+        named |= {k: getattr(self, k) for k in ("targets", "ids", "masks", "entries") if getattr(self, k) is not None}
         for name, value in named.items():
             if not isinstance(value, Tensor):
                 raise TypeError(f"Probe({name}=...) got {kind(value)}; give a tensor.")

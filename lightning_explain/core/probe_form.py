@@ -19,5 +19,6 @@ PROBE = {
     "stds": schema.listed(schema.tensor()),
     "parameters": schema.listed(_PLACE),
     "meta": schema.mapped(TEXTS),
+    "entries": schema.nothing_or(schema.tensor(2, of_whole=True)),
 }
 """By field: the check of its value."""

@@ -78,7 +78,7 @@ class Report:
             elsewhere.
         targets: ``(N,)`` index of each sample's explained output: 0 if the output is one number per sample, -1 if no
             single index names it (a tuple or a callable chose it).
-        ids: ``(N,)`` sample ids.
+        ids: ``(N,)`` sample ids; where a sample is there once for each of its labels, an id for each of them (see :attr:`samples`).
         passes: How many samples went through the model.
         seconds: Wall time of the explanation, in seconds; in a monitor's ``last_report``, and as ``explain/seconds``, with drawing
             and writing.
@@ -143,9 +143,14 @@ class Report:
     run: RunInfo | None = None
     probe: Probe | None = None
 
+    @property
+    def samples(self) -> Tensor:
+        """``(N,)`` the ids of the samples, the same one for each label of a sample that is explained by itself."""
+        return self.explained.get("sample", self.ids)
+
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite, and not merely undefined."""
-        return {method: self.ids[self._failed(method)].tolist() for method in self.attributions}
+        return {method: self.samples[self._failed(method)].tolist() for method in self.attributions}
 
     def undefined(self) -> dict[str, dict[str, list[int]]]:
         """Score and method to the ids of the samples that have no such score, where there are any.
@@ -155,7 +160,7 @@ class Report:
         found: dict[str, dict[str, list[int]]] = {}
         for score in self.undefined_reasons:
             for method, values in self.scores.get(score, {}).items():
-                samples = self.ids[values.isnan() & ~self._failed(method)].tolist()
+                samples = self.samples[values.isnan() & ~self._failed(method)].tolist()
                 if samples:
                     found.setdefault(score, {})[method] = samples
         return found
@@ -239,7 +244,7 @@ class Report:
                 share = float(shares[i, predicted])
             shown, name = (float(output), None) if one else (predicted, self._class_name(predicted))
             names = [label, self._class_name(label), int(self.targets[i]), shown, name]
-            yield [self.epoch, self.step, int(self.ids[i]), *names, share, _number(self.values, i)]
+            yield [self.epoch, self.step, int(self.samples[i]), *names, share, _number(self.values, i)]
 
     def _class_name(self, index: int | None) -> str | None:
         names = (self.run and self.run.class_names) or (self.probe and self.probe.class_names) or ()

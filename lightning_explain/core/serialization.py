@@ -26,7 +26,9 @@ def fingerprint(probe: Probe) -> str:
     """
     digest = hashlib.sha256()
     others: dict[str, Any] = {"class_names": None, "stds": (), "parameters": (), "meta": {}}
-    for name, value in _leaves({**columns(probe), **others}):
+    found = {**columns(probe), **others}
+    del found["entries"]  # The ids tell them apart.
+    for name, value in _leaves(found):
         if isinstance(value, Tensor):
             head, body = f"{value.dtype} {tuple(value.shape)}", bytes_of(value)
         else:

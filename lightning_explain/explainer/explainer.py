@@ -55,6 +55,7 @@ from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Choice, Target
 from lightning_explain.probes.binding import bound
 from lightning_explain.probes.signature import signature_of
+from lightning_explain.targets.entries import by_label, labels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +201,8 @@ class Explainer(Decisions):
             FailedElsewhereError: If another rank failed.
             LostRanksError: If another rank is gone, or does not arrive before the deadline.
         """
-        started, own, probe = time.perf_counter(), fingerprint(probe), self._of(probe)
+        started, probe = time.perf_counter(), self.entries(probe)
+        own = fingerprint(probe)
         with ExitStack() as stack:
             with self.ranks.agree("the preparation of the model"):
                 explanation = self._begun(stack, model, probe, progress)
@@ -218,19 +220,17 @@ class Explainer(Decisions):
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
         with ExitStack() as stack:
-            return forecast(self._begun(stack, model, self._of(probe), lambda step: None))
+            return forecast(self._begun(stack, model, self.entries(probe), lambda step: None))
 
-    def _of(self, probe: Probe) -> Probe:
-        """The probe with what its inputs are."""
-        return replace(probe, modalities=self.modalities)
+    def entries(self, probe: Probe) -> Probe:
+        """The probe with what its inputs are, and with each sample once for each label that is explained by itself."""
+        return by_label(replace(probe, modalities=self.modalities), self.target, self.methods.values())
 
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
         """Enters the isolation on the stack, and returns the explanation."""
         run = stack.enter_context(explaining(model, self.forward_context))
-        labels = None if probe.targets is None else probe.targets.cpu()
-        return Explanation(
-            self, self._explained(model, probe, run, (labels,), self.ranks.synchronized), probe, progress
-        )
+        explained = self._explained(model, probe, run, (labels_of(probe),), self.ranks.synchronized)
+        return Explanation(self, explained, probe, progress)
 
     def _explained(
         self,
@@ -350,7 +350,8 @@ def explain(
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
     ready = explainer.check(model, probe)
-    past = history_of(history, replace(probe, modalities=ready.modalities))
+    probe = ready.entries(probe)
+    past = history_of(history, probe)
     if not ready.methods:
         raise ValueError("None of the default methods can be used on this model, as the warnings say; give methods=...")
-    return replace(ready.explain(model, probe, history=past), probe=replace(probe, modalities=ready.modalities))
+    return replace(ready.explain(model, probe, history=past), probe=probe)

@@ -127,11 +127,13 @@ class Explanation:
         with ranks.agree("the report"):
             mine = self._parts(outputs, found, arranged, scores)
         whole, probe = ranks.together(mine, self._own), self.explained.probe
+        if self.probe.entries is not None:
+            whole["explained"] = {**whole["explained"], "sample": self.probe.entries[:, 0].cpu()}
         checks = {name: SumCheck(*columns.unbind(1)) for name, columns in whole.pop("checks").items()}
         self._warn_of_misses(checks)
         return Report(
             **whole,
-            targets=_indices(probe.extra[-1].cpu()),
+            targets=_indices(probe.extra[-1].cpu(), whole["outputs"]),
             ids=probe.ids,
             task="" if self.decided.task == "auto" else self.decided.task,
             failures=self.failures,
@@ -384,9 +386,12 @@ def _kept(outputs: Tensor) -> Tensor:
     return outputs if outputs.ndim <= 2 or outputs[0].numel() <= _MOST_OUTPUTS else outputs.new_empty(len(outputs), 0)
 
 
-def _indices(chosen: Tensor) -> Tensor:
+def _indices(chosen: Tensor, outputs: Tensor) -> Tensor:
     """The indices of the explained outputs, ``(N,)``; -1 where places of a dense output or several outputs were chosen."""
-    return chosen if chosen.ndim == 1 else chosen.new_full((len(chosen),), -1)
+    if chosen.ndim == 1:
+        return chosen
+    single = ((chosen >= 0).sum(1) == 1) & (chosen.shape[1:] == outputs.shape[1:])
+    return chosen.amax(1).where(single, -1)
 
 
 def _check_map(found: Placed, count: int) -> None:

@@ -18,7 +18,7 @@ from lightning_explain.render.captions import word_at
 _CLASSES: dict[str, type] = {"label": str, "prediction": str, "probability": float}
 _OF_TASK: dict[str, dict[str, type]] = {
     "regression": {"true": float, "predicted": float},
-    "multilabel": {"positives": str, "sigmoids": str},
+    "multilabel": {"label": str, "positives": str, "sigmoids": str},
     "tokens": {"word": str, **_CLASSES},
     "dense": {"class": str, "share": float, "overlap": float},
 }
@@ -30,7 +30,7 @@ class SampleTable:
     """The columns of the table of a run, which stay the same when a metric fails, and its lines.
 
     ``label`` and ``prediction`` are names of classes where these are known, ``probability`` is that of the prediction; regressions have
-    ``true`` and ``predicted``, several labels ``positives`` and ``sigmoids``, tags the ``word`` as well, segmentations the ``class``, its
+    ``true`` and ``predicted``, several labels ``positives`` and ``sigmoids``, tags the ``word``, segmentations the ``class``, its
     ``share`` of the pixels and the ``overlap`` of prediction and label. ``f`` is the explained output; each score is followed by its
     standard error, ``<score>_error``. What a sample does not have is ``None``.
 
@@ -75,7 +75,8 @@ class SampleTable:
             true = float(labels[i]) if labels is not None and one else None
             return [facts.get("true", true), float(report.values[i]) if len(report.values) else None]
         if self._task == "multilabel":
-            return self._several(report.outputs[i], None if labels is None else labels[i].reshape(-1) > 0.5)
+            own = self._name(report.targets[i].item()) if report.targets[i] >= 0 else None
+            return [own, *self._several(report.outputs[i], None if labels is None else labels[i].reshape(-1) > 0.5)]
         if self._task == "dense":
             own = self._name(facts.get("class"))
             return [own, facts.get("share"), facts.get("overlap")]

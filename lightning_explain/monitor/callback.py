@@ -280,11 +280,11 @@ class ExplanationMonitor(MonitorBase):
             watchers.announce_end(trainer, self.name, self._memory.schedule, self.by_steps, self.hook, self.at_start)
         self._prepare_training(trainer, pl_module)
         with log.guard("The clock could not be started", everyone):
-            self._memory.start(self._count(trainer), self.probe)
+            self._memory.start(self._count(trainer), self._entries)
         if self._lazy:
             return
         self._catch_up(trainer, pl_module)
-        looks_back = self.probe is not None and self._memory.lacks_history(self.probe)
+        looks_back = self._entries is not None and self._memory.lacks_history(self._entries)
         if self.at_start and (trainer.global_step == 0 or looks_back):
             self._explain(trainer, pl_module)
 

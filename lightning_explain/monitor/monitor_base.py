@@ -72,6 +72,7 @@ class MonitorBase(pl.Callback):
     _ready: Explainer  # the same, checked
     _limit: int | None  # samples the model may see in one call; None: measured
     _pass_size: int | None = None  # what was measured
+    _entries: Probe | None = None  # what is explained: the samples, or each of them once for each of its labels
     _samples: FixedSamples
     _memory: Memory
     _publisher: Publisher
@@ -165,7 +166,7 @@ class MonitorBase(pl.Callback):
         A mistake in what the user asked for is raised on all ranks. Anything else is reported, and no rank explains.
         """
         log, everyone = self._failure_log, trainers.everyone(trainer)
-        self._mismatch, self._idle, self._run = "", True, None
+        self._mismatch, self._idle, self._run, self._entries = "", True, None, None
         if self._unfit:
             return
         what, survives = "The samples or the model could not be prepared", accident if self._asked else anything
@@ -187,7 +188,7 @@ class MonitorBase(pl.Callback):
 
     def _run_info(self, trainer: pl.Trainer, module: pl.LightningModule, cost: str) -> RunInfo:
         """What is true of the run from now on."""
-        ready, probe = self._ready, self.probe
+        ready, probe = self._ready, self._entries
         names = self._publisher.options.class_names or getattr(probe, "class_names", None) or ()
         settings = plain(self._given, numbers=self._publisher.reports.save_inputs)
         differ = (key for key, value in settings.items() if value != plain(self._defaults[key]))
@@ -234,7 +235,7 @@ class MonitorBase(pl.Callback):
         """Says and returns what an explanation will cost; nothing if it is not known."""
         if self._idle:
             return ""
-        expected, count = self._ready.estimate, 0 if self.probe is None else len(self.probe)
+        expected, count = self._ready.estimate, 0 if self._entries is None else len(self._entries)
         cost = "" if expected is None else self._cost(trainer, expected, count)
         rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{'; ' * bool(cost)}{self._publisher.destination}.")
         if trainer.state.fn == "fit" and resumes_otherwise(trainer.lightning_module):
@@ -284,8 +285,13 @@ class MonitorBase(pl.Callback):
     def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
         """What an explanation of so many samples will cost, in words."""
         each, seconds, epoch = expected.passes, expected.time(samples), loaders.samples_in_epoch(trainer)
+        of = (
+            f"{samples} labels of {len(self.probe)}"
+            if self.probe is not None and len(self.probe) < samples
+            else f"{samples}"
+        )
         parts = [
-            f"an explanation of {samples} samples takes {each.forward} forward and {each.backward} backward evaluations of the "
+            f"an explanation of {of} samples takes {each.forward} forward and {each.backward} backward evaluations of the "
             f"model for each, {each.forward * samples:,} and {each.backward * samples:,} in all"
         ]
         if expected.besides:
@@ -293,10 +299,10 @@ class MonitorBase(pl.Callback):
                 f"besides those of {', '.join(map(repr, expected.besides))}, whose number is not known beforehand"
             )
         drawing = 0.0
-        if trainer.is_global_zero and self.probe is not None:
+        if trainer.is_global_zero and self._entries is not None:
             # What cannot be drawn is reported when it is to be drawn.
             with suppress(Exception):
-                drawing = self._publisher.seconds_of_drawing(self.probe, len(self._ready.methods))
+                drawing = self._publisher.seconds_of_drawing(self._entries, len(self._ready.methods))
         parts.append(f"about {seconds / self._ready.ranks.world + drawing:.2g} seconds, as measured, with drawing")
         if epoch and trainer.state.fn == "fit":
             parts.append(
@@ -334,6 +340,14 @@ class MonitorBase(pl.Callback):
             feature_names=loaders.feature_names(trainer),
         ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
         self._samples.describe(self._ready.modalities)
+        self._entries = self._ready.entries(self.probe)
+        self._say_choices()
+        if measuring:
+            self._pass_size = self._ready.limit
+            rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as timed.")
+
+    def _say_choices(self) -> None:
+        """Says what the inputs, the task, the methods and their layers were taken for, where the user left it open."""
         kinds = ", ".join(type(one).__name__ for one in self._ready.modalities)
         if self._explainer.default_methods and self._ready.methods:
             names = ", ".join(map(repr, self._ready.methods))
@@ -354,9 +368,6 @@ class MonitorBase(pl.Callback):
                 f"ExplanationMonitor {self.name!r}: none of the default methods can be used on this model, so {NOTHING}. To explain it, "
                 "name methods that can: methods=..."
             )
-        if measuring:
-            self._pass_size = self._ready.limit
-            rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as timed.")
 
     # -- the first forward of the user's own ------------------------------------------------------------------------
 
@@ -454,7 +465,7 @@ class MonitorBase(pl.Callback):
     ) -> dict[str, float]:
         """The means of all scores, and what the explanation took, with all that takes long about a report: drawing and keeping."""
         everyone, log, memory = trainers.everyone(trainer), self._failure_log, self._memory
-        assert self.probe is not None
+        assert self._entries is not None
         with log.guard("What the module logged is not known", everyone):
             report = replace(
                 report, logged=trainers.logged(trainer, [monitor.name for monitor in monitors_of(trainer)])
@@ -462,10 +473,10 @@ class MonitorBase(pl.Callback):
         self.last_report, found = report, dict[str, float]()
         with log.guard("A report could not be drawn and saved", everyone):
             found = report.scalars()
-            self._publisher.prepare(trainer, report, self.probe, found, self._ready.metrics, memory.pictures)
+            self._publisher.prepare(trainer, report, self._entries, found, self._ready.metrics, memory.pictures)
         with log.guard("The maps of an explanation could not be kept", everyone):
             if trainer.state.fn == "fit":
-                memory.keep(report, self.probe, everyone.first)
+                memory.keep(report, self._entries, everyone.first)
                 memory.keep_pictures(self._publisher.drawn, report.fingerprint)
         with log.guard("The time of an explanation could not be measured", everyone):
             now = trainers.now(module)
@@ -509,7 +520,7 @@ class MonitorBase(pl.Callback):
             raise ValueError(mismatches[0])
         self._idle = self._idle or bool(mismatches)
         explainer = replace(self._ready, methods=log.without_off(self._ready.methods), metrics=metrics)
-        if self._idle or self.probe is None or log.is_off(_WHOLE) or not explainer.methods:
+        if self._idle or self._entries is None or log.is_off(_WHOLE) or not explainer.methods:
             return None
         names, ranks, report = [*explainer.methods, *metrics], trainers.everyone(trainer), None
         with (
@@ -517,7 +528,7 @@ class MonitorBase(pl.Callback):
             trainers.silenced(module),
             trainers.progress_bar(trainer, len(names)) as progress,
         ):
-            report = explainer.explain(module, self.probe, progress, self._memory.history)
+            report = explainer.explain(module, self._entries, progress, self._memory.history)
             report.scalars()  # If its scores cannot be averaged, the explanation has failed.
         if report is None or whole.failed_rank is not None:
             # Nothing is known about single methods and metrics.
@@ -534,7 +545,7 @@ class MonitorBase(pl.Callback):
         stage = None if trainer.state.fn is None else trainer.state.fn.value
         current, step = self._moment or (trainer.current_epoch, trainer.global_step)
         moment: dict[str, Any] = {"epoch": current if epoch is None else epoch, "step": step, "stage": stage}
-        return replace(without(report, failed, metrics), **moment, run=self._run, probe=self.probe)
+        return replace(without(report, failed, metrics), **moment, run=self._run, probe=self._entries)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ def sides(report: Report, probe: Probe | None, class_names: Sequence[str] | None
         return "against", "for", "the prediction"
     if task in ("multiclass", "multilabel") and bool(((found == found[:1]) & (found >= 0)).all()):
         return "against", "for", sample.called(int(found[0]))
+    if task == "multilabel" and "sample" in report.explained:
+        return "against", "for", "the label"
     if task in _CHOSEN and "class" in report.explained:
         return "against", "for", _CHOSEN[task]
     return "lowers", "raises", "the output"
@@ -206,14 +208,13 @@ def _multilabel(sample: _Sample) -> Caption:
         shown = sorted(shown, key=lambda k: k != sample.explained)
     lines = [f"labels {_listed(map(sample.named, labels.nonzero()[:, 0].tolist())) or 'none'}"]
     lines += [f"sigmoid {sample.named(k)} {_percent(float(shares[k]))}" for k in shown[:_MOST]]
-    most = int(shown[0])
-    short = Short(
-        label=_listed(map(sample.name, labels.nonzero()[:, 0].tolist())) or "none",
-        predicted=sample.name(most),
-        share=_percent(float(shares[most])),
-        judged=True,
-    )
-    return Caption((*lines, *sample.value), bool((labels != (shares > 0.5))[known].any()), short)
+    lines, most, odd = [*lines, *sample.value], int(shown[0]), (labels != (shares > 0.5)) & known
+    share = _percent(float(shares[most]))
+    if "sample" in sample.report.explained:  # One label of the sample.
+        short = Short(label=sample.name(most), share=share, judged=bool(known[most]))
+        return Caption(tuple(lines), bool(odd[most]), short)
+    names = _listed(map(sample.name, labels.nonzero()[:, 0].tolist())) or "none"
+    return Caption(tuple(lines), bool(odd.any()), Short(names, sample.name(most), share, judged=True))
 
 
 def _regression(sample: _Sample) -> Caption:

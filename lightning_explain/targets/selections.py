@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Selection, Target, selected
 from lightning_explain.core.shares import shares_of
-from lightning_explain.core.validation import is_whole, refused
+from lightning_explain.core.validation import check_whole, is_whole, refused
 from lightning_explain.model.tasks import classes_last
 
 
@@ -118,7 +118,10 @@ class Horizon(Selection):
 
 @dataclass(frozen=True)
 class Positive(Selection):
-    """The sum of the outputs of each sample's positive labels: those above 0.5. Without one: its largest output.
+    """Each of a sample's positive labels, those above 0.5, by itself: a map and scores of each. Without one: its largest output.
+
+    Args:
+        most: How many labels of a sample are explained, those of the lowest index; 0: the sum of all, as one map.
 
     Example:
         >>> import torch
@@ -126,6 +129,11 @@ class Positive(Selection):
         >>> t.Positive().select(torch.tensor([[3.0, 1.0, 2.0]] * 2), torch.tensor([[0, 1, 1], [0, 0, 0]])).tolist()
         [[-1, 1, 2], [0, -1, -1]]
     """
+
+    most: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole("Positive", "most", self.most, least=0)
 
     def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """The places of the positive labels, ``(N, C)``, -1 for the others; labels have the shape of the outputs."""

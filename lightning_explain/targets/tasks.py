@@ -38,7 +38,7 @@ _FORMS: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
 }
 """The outputs that a task needs, in words and as a check."""
 _MEANINGS: dict[type, str] = {
-    Positive: "the sum of the outputs of the positive labels",
+    Positive: "each positive label by itself",
     Horizon: "the sum of all outputs",
     Position: "the output of the first label",
     Pixels: "the label's most frequent class but 0, where it is predicted",

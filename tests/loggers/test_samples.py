@@ -42,7 +42,8 @@ def row(
         ("multiclass", [[0.0, 2.0, 0.0]], [1], {}, {"label": "dog", "prediction": "cat", "probability": pytest.approx(0.107, abs=0.001)}),
         ("regression", [[1.5]], [2.0], {}, {"true": 2.0, "predicted": 1.5}),
         ("regression", [[1.0, 0.5]], [[1.0, 1.0]], {"true": 2.0}, {"true": 2.0, "predicted": 1.5}),
-        ("multilabel", [[9.0, -9.0, 0.0]], [[1.0, 0.0, 1.0]], {}, {"positives": "cat, owl", "sigmoids": "cat 1.00, owl 0.50"}),
+        ("multilabel", [[9.0, -9.0, 0.0]], [[1.0, 0.0, 1.0]], {},
+         {"label": "cat", "positives": "cat, owl", "sigmoids": "cat 1.00, owl 0.50"}),
         ("dense", [[]], [[[0]]], FACTS, {"class": "owl", "share": 0.25, "overlap": 0.125}),
     ],
 )  # fmt: skip

@@ -143,7 +143,7 @@ def explained(target: Any, outputs: Tensor, labels: Tensor, inputs: Tensor, task
     samples = Probe(inputs, labels, **probe)
     found = explain(Constant(), samples, ["Saliency"], [], target)
     assert found.task == task
-    return captions(found, found.probe or samples, NAMES, len(inputs))
+    return captions(found, found.probe or samples, NAMES, len(found.ids))
 
 
 def test_tags_show_the_word_its_tag_and_the_prediction() -> None:
@@ -181,6 +181,18 @@ def test_unknown_labels_are_neither_right_nor_wrong() -> None:
         "label", torch.tensor([[3.0, 3.0, -3.0]]), torch.tensor([[1, -1, 0]]), torch.zeros(1, 4), "multilabel"
     )
     assert (found.lines[0], found.lines[-1], found.wrong) == ("labels 0 (zero)", "f = 3", False)
+
+
+def test_each_label_of_a_sample_has_its_own_title() -> None:
+    found = explained(
+        "label", torch.tensor([[3.0, -3.0, -3.0]]), torch.tensor([[1, 1, 0]]), torch.zeros(1, 4), "multilabel"
+    )
+    assert [each.short for each in found] == [
+        Short("zero", share="95%", judged=True),
+        Short("one", share="5%", judged=True),
+    ]
+    assert [each.wrong for each in found] == [False, True]
+    assert found[1].lines[:2] == ("labels 0 (zero), 1 (one)", "sigmoid 1 (one) 5%")
 
 
 def test_other_outputs_get_no_softmax() -> None:

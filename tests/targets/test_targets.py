@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import captum.attr
@@ -19,6 +19,8 @@ METHODS = {"ig": m.IntegratedGradients(n_steps=8), "gradient": m.Saliency(abs=Fa
 TAGS = torch.tensor([[-100, 2, 1, 0, 0], [1, 2, 0, 0, 0], [-100, -100, -100, 0, 1], [-100] * 5])
 """The first labelled position of each: 1, 0, 3, none."""
 POSITIVE = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1]])
+ENTRIES = [(0, 0), (0, 2), (1, 1), (2, -1), (3, 0), (3, 1), (3, 2)]
+"""Each sample once for each of its positive labels."""
 SEGMENTS = torch.tensor([[1, 1, 2], [0, 0, 2], [0, 0, 0], [-100, 1, 2]]).reshape(N, 1, 3)
 
 
@@ -48,10 +50,12 @@ def report(net: nn.Module, labels: Tensor | None, target: Any = "label", **optio
     return explain(net, Probe(features(), labels), METHODS, [], target, **options)
 
 
-def by_captum(net: nn.Module, one: Callable[[int], Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
+def by_captum(
+    net: nn.Module, one: Callable[[int], Callable[[Tensor], Tensor]], samples: Sequence[int] = range(N)
+) -> dict[str, Tensor]:
     """Each sample by itself, with a wrapper of the model for its own number, as it is written by hand."""
     found: dict[str, list[Tensor]] = {"ig": [], "gradient": []}
-    for i, x in enumerate(features().split(1)):
+    for i, x in enumerate(features()[list(samples)].split(1)):
         f = one(i)
         found["ig"].append(captum.attr.IntegratedGradients(lambda x, f=f: f(net(x))).attribute(x, n_steps=8))
         found["gradient"].append(
@@ -67,6 +71,13 @@ def check(found: Report, expected: dict[str, Tensor]) -> None:
         assert (found.attributions[name] - value).abs().max() <= tolerance * value.abs().max()
 
 
+def of_positive(place: int) -> Callable[[Tensor], Tensor]:
+    i, label = ENTRIES[place]
+    if label < 0:  # None is positive: the largest, on the sample itself.
+        label = int(network(C)(features())[i].argmax())
+    return lambda y: y[:, label]
+
+
 def of_positives(i: int) -> Callable[[Tensor], Tensor]:
     if i == 2:  # None is positive: the largest, on the sample itself.
         largest = int(network(C)(features())[2].argmax())
@@ -75,11 +86,39 @@ def of_positives(i: int) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.parametrize("labels", [POSITIVE, POSITIVE.float(), POSITIVE.bool()], ids=["int", "float", "bool"])
-def test_of_several_labels_the_sum_of_the_positive_ones_is_explained(labels: Tensor) -> None:
+def test_of_several_labels_each_positive_one_is_explained_by_itself(labels: Tensor) -> None:
     found = report(network(C), labels)
+    samples = [i for i, _ in ENTRIES]
+    check(found, by_captum(network(C), of_positive, samples))
+    largest = int(network(C)(features())[2].argmax())
+    assert found.targets.tolist() == [label if label >= 0 else largest for _, label in ENTRIES]
+    assert found.samples.tolist() == samples
+    columns, lines = found.table()
+    assert [line[columns.index("sample")] for line in lines[::2]] == samples
+    assert found.probe is not None
+    assert torch.equal(found.probe.targets, labels[torch.tensor(samples)])  # type: ignore[arg-type]
+
+
+def test_a_label_is_explained_alike_whatever_the_others_are() -> None:
+    noisy = {"smooth": m.NoiseTunnel(m.Saliency(abs=False), nt_samples=2)}
+    whole, alone = (
+        explain(network(C), Probe(features()[rows], POSITIVE[rows], rows), noisy, [], t.Positive(most))
+        for rows, most in ((torch.arange(N), 4), (torch.tensor([0, 3]), 2))
+    )
+    same = [whole.ids.tolist().index(entry) for entry in alone.ids.tolist()]
+    assert torch.allclose(whole.attributions["smooth"][same], alone.attributions["smooth"], rtol=1e-10)
+    assert len(alone.ids) == 4
+
+
+def test_the_sum_of_the_positive_labels_is_explained_where_it_is_asked_for() -> None:
+    found = report(network(C), POSITIVE, t.Positive(0))
     check(found, by_captum(network(C), of_positives))
-    assert found.targets.tolist() == [-1] * N
-    check(report(network(C), labels, t.Positive()), dict(found.attributions))
+    assert found.targets[2] == network(C)(features())[2].argmax()
+    assert found.targets[0] == -1
+    # Something of a method's own for each sample belongs to no label.
+    masks = torch.arange(6).expand(N, 6)
+    ablation = explain(network(C), Probe(features(), POSITIVE), [m.FeatureAblation(feature_mask=masks)], [])
+    assert len(ablation.ids) == N
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 2)], ids=["steps", "steps and channels"])
@@ -169,6 +208,7 @@ def test_what_does_not_fit_is_refused(target: Any, labels: Tensor | None, shape:
         (lambda: t.Horizon(1.5), TypeError, "step=1.5"),
         (lambda: t.Pixels(region="all"), ValueError, "region='all'"),
         (lambda: t.Pixels(-1), TypeError, "class_=-1"),
+        (lambda: t.Positive(-1), ValueError, "most=-1"),
         (lambda: ExplanationMonitor(target={"name": "Horizont"}), ValueError, "no target 'Horizont'.*Horizon"),
         (lambda: ExplanationMonitor(target={"step": 1}), ValueError, "has no 'name'"),
     ],

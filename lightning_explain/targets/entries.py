@@ -1,0 +1,75 @@
+"""Samples with several labels in; the same samples, once for each positive label, out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_explain.core.contracts import Method
+from lightning_explain.core.probe import Probe, as_tuple, bare
+from lightning_explain.targets.selections import Positive
+
+_LARGEST_ID = 2**62
+
+
+def by_label(probe: Probe, target: Any, methods: Iterable[Method] = ()) -> Probe:
+    """The probe with each sample once for each of its positive labels, if the target explains these each by itself.
+
+    Else, and where a method has something of its own for each sample, it is the given one. The id of an entry depends on the id of
+    its sample and its label alone, so that draws do not depend on the other labels.
+
+    Args:
+        probe: The samples.
+        target: Which output is explained.
+        methods: The methods.
+    """
+    labels = probe.targets
+    if probe.entries is not None or not isinstance(target, Positive) or not target.most:
+        return probe
+    if labels is None or labels.ndim != 2 or _held(methods, len(probe)):
+        return probe
+    positive = [own.nonzero()[: target.most, 0].tolist() for own in labels.cpu() > 0.5]
+    if max(map(len, positive)) < 2 or int(probe.sample_ids.abs().max()) > _LARGEST_ID // labels.shape[1]:
+        return probe
+    at, own = zip(*[(i, label) for i, found in enumerate(positive) for label in found or [-1]], strict=True)
+    return _entries(probe, torch.tensor(at), torch.tensor(own), labels.shape[1])
+
+
+def labels_of(probe: Probe) -> Tensor | None:
+    """The labels that decide what is explained, on the CPU: of an entry its own alone."""
+    if probe.targets is None:
+        return None
+    labels = probe.targets.cpu()
+    if probe.entries is None:
+        return labels
+    own = probe.entries[:, 1:]
+    return torch.zeros_like(labels).scatter(1, own.clamp(min=0), (own >= 0).to(labels.dtype))
+
+
+def _held(methods: Iterable[Method], count: int) -> bool:
+    """Whether a method has a feature mask or baseline for each sample."""
+    held = tree_leaves([(method.innermost.feature_mask, method.innermost.baselines) for method in methods])
+    return any(isinstance(value, Tensor) and value.ndim > 0 and len(value) == count > 1 for value in held)
+
+
+def _entries(probe: Probe, at: Tensor, own: Tensor, classes: int) -> Probe:
+    def taken(value: Any) -> Any:
+        by_sample = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(probe)
+        return value[at.to(value.device)] if by_sample else value
+
+    samples = probe.sample_ids.cpu()[at].long()
+    return replace(
+        probe,
+        inputs=bare(tuple(map(taken, as_tuple(probe.inputs)))),
+        targets=taken(probe.targets),
+        ids=samples * classes + own.clamp(min=0),
+        masks=taken(probe.masks),
+        forward_args=tuple(map(taken, probe.forward_args)),
+        meta={name: [texts[i] for i in at.tolist()] for name, texts in probe.meta.items()},
+        entries=torch.stack([samples, own], 1),
+    )
