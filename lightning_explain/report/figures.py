@@ -58,7 +58,7 @@ class Figures:
         }
         found["about"] = [[f"{name}: {texts[i]}" for name, texts in report.meta.items()] for i in shown]
         for drawn in [] if probe is None else drawn_inputs(probe, _options(report), slice(len(shown))):
-            pictures = [] if drawn.images is None else drawn.at(drawn.size).original
+            pictures = () if drawn.images is None else tuple(drawn.at(drawn.size).original)
             found["images"].append([self.blocks.picture(picture) for picture in pictures])
         return found
 
