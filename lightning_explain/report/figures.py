@@ -67,6 +67,7 @@ class Figures:
         options, count = _options(report), min(len(report.ids), MOST_SAMPLES)
         names = options.class_names or (probe and probe.class_names) or (report.run and report.run.class_names) or None
         inputs = [] if probe is None else drawn_inputs(probe, options, slice(count))
+        labels = None if probe is None or probe.targets is None else probe.targets[:count].cpu()
         methods = {}
         for method in report.attributions:
             scores = {
@@ -74,7 +75,7 @@ class Figures:
                 for score, by_method in report.scores.items()
                 if method in by_method
             }
-            panels = list(self._panels(method, report, inputs, options.of(method), count))
+            panels = self._panels(method, report, inputs, options.of(method), labels)
             methods[method] = {"scores": scores, "panels": panels}
         return {
             "epoch": report.epoch,
@@ -88,17 +89,18 @@ class Figures:
         }
 
     def _panels(
-        self, method: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle, count: int
+        self, method: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle, labels: Tensor | None
     ) -> list[Encoded]:
         """The panels of a method, each once: those that only show the same map in another way are left out."""
-        found: dict[str, Encoded] = {}
+        found, count = dict[str, Encoded](), min(len(report.ids), MOST_SAMPLES)
         if not inputs:
             inputs = [DrawnInput(slice(count), (), (), None)]
             shown = [_without_samples(method, report, count)]
         else:
             shown = [panels_of(method, report, drawn, style)[0] for drawn in inputs]
         for i, (drawn, panels) in enumerate(zip(inputs, shown, strict=True)):
-            for panel in panels:
+            for each in panels:
+                panel = each.with_forecast(report.outputs[:count], labels) if isinstance(each, SeriesPanel) else each
                 kind = _kind(panel)
                 key = f"{i} {kind} {panel.sign}"
                 if kind and key not in found:
@@ -149,7 +151,9 @@ class Figures:
     def _series(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
         assert isinstance(panel, SeriesPanel)
         weights, largest = remembered(panel)
+        ahead = {"forecast": panel.predicted, "future": panel.future}
         return {
+            **{name: self.blocks.tensor(values.float()) for name, values in ahead.items() if values is not None},
             "values": self.blocks.tensor(weights),
             "levels": 127,
             "largest": numbers(largest),

@@ -142,6 +142,7 @@ def _data(runs: Sequence[StoredRun], blocks: Blocks) -> Encoded:
                 "shown": shown,
                 "explanations": explained,
                 "curves": summary.curves(run),
+                "clusters": _strategies(run),
                 "compared": {} if run is members[0] else _compared(members[0], run),
             }
         )
@@ -155,6 +156,15 @@ def _data(runs: Sequence[StoredRun], blocks: Blocks) -> Encoded:
         "scores": summary.scores(runs),
         "colors": blocks.value(to_bytes(sign_table("all")).flatten().tolist()),
     }
+
+
+def _strategies(run: StoredRun) -> dict[str, dict[int, str]]:
+    """By method and sample: its place among the clusters of its class, such as ``"1 of 2"``."""
+    found: dict[str, dict[int, str]] = {}
+    for one in run.clusters:
+        places = zip(one.ids.tolist(), one.labels.tolist(), strict=True)
+        found.setdefault(one.method, {}).update({i: f"{label + 1} of {one.number}" for i, label in places})
+    return found
 
 
 def _probe(runs: Sequence[StoredRun]) -> Probe | None:

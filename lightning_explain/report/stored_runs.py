@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.core.run_info import RunInfo
+from lightning_explain.report.clusters import Clusters, clusters
 from lightning_explain.store.report_files import find_run, load_reports
+
+_FEWEST = 8
+"""The fewest samples of a class in which strategies are looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +49,17 @@ class StoredRun:
     def probe(self) -> Probe | None:
         """The samples, where they are known."""
         return self.last.probe
+
+    @cached_property
+    def clusters(self) -> list[Clusters]:
+        """Which samples of a class the last explanation explains alike, by method; empty without scikit-learn."""
+        found, counts = [], Counter(self.last.targets.tolist())
+        classes = [target for target, count in sorted(counts.items()) if target >= 0 and count >= _FEWEST]
+        for method, target in product(self.last.attributions, classes):
+            # A map may have no place on the input, or be zero on too many samples.
+            with suppress(ImportError, ValueError):
+                found.append(clusters(self.last, method, target))
+        return found
 
     @property
     def samples(self) -> tuple[object, ...]:

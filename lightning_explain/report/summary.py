@@ -119,10 +119,23 @@ def facts(runs: Sequence[StoredRun]) -> dict[str, list[tuple[str, list[tuple[str
     parts = {
         "What the doctor found": _findings,
         "Left out, failed or undefined": _lacking,
+        "Strategies: samples of one class whose last maps are alike (SpRAy)": _strategies,
         "Cost": _cost,
         "Settings": _written,
     }
     return {title: _together([(run.name, say(run)) for run in runs]) for title, say in parts.items()}
+
+
+def _strategies(run: StoredRun) -> list[tuple[str, str]]:
+    names, found = () if run.info is None else run.info.class_names, []
+    for one in run.clusters:
+        assert one.target is not None
+        name = names[one.target] if one.target < len(names) else f"class {one.target}"
+        listed = [f"{k} of {one.number}: samples {', '.join(map(str, ids))}" for k, ids in enumerate(one.samples(), 1)]
+        found.append((f"{one.method}, {name}", "; ".join(listed)))
+    return found or [
+        ("", "Not looked for: no class has 8 samples with a map on the input, or scikit-learn is missing.")
+    ]
 
 
 def _together(said: Sequence[tuple[str, list[tuple[str, str]]]]) -> list[tuple[str, list[tuple[str, str]]]]:

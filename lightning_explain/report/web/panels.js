@@ -138,6 +138,9 @@ function barsOf(panel, i, weights, numbers) {
 async function seriesOf(panel, i, weights, words) {
   const [channels, times] = panel.series.shape.slice(1), [own, places] = panel.values.shape.slice(1);
   const series = await sampleOf(panel.series, i), all = await arrayOf(panel.series), place = make("div");
+  // A forecast goes on behind the series, beside what it should be.
+  const ahead = panel.forecast ? panel.forecast.shape[2] : 0, pace = times / panel.times, width = times + ahead * pace;
+  const future = ahead ? [["future", await sampleOf(panel.future, i)], ["forecast", await sampleOf(panel.forecast, i)]] : [];
   const size = c => weights.subarray((own > 1 ? c : 0) * places, ((own > 1 ? c : 0) + 1) * places);
   const peak = c => size(c).reduce((a, b) => Math.max(a, Math.abs(b) || 0), 0);
   const shown = [...Array(channels).keys()].sort((a, b) => peak(b) - peak(a)).slice(0, MOST_CHANNELS).sort((a, b) => a - b);
@@ -151,18 +154,27 @@ async function seriesOf(panel, i, weights, words) {
     }
     const name = valueOf(panel.channels)[c] ?? String(c);
     const canvas = make("canvas", { width: places, height: 1, role: "img", "aria-label": `${words}, channel ${name}` });
+    canvas.style.width = `${(100 * times) / width}%`;
+    const later = future.map(([name, values]) => [name, values.subarray(c * ahead, (c + 1) * ahead)]).filter(([, values]) => values.every(Number.isFinite));
+    for (const [, values] of later) [low, high] = [Math.min(low, ...values), Math.max(high, ...values)];
     paint(canvas, size(c).map(weight => weight || 0), valueOf(page.colors), "all", false);
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", `0 0 ${times} 1`);
+    svg.setAttribute("viewBox", `0 0 ${width} 1`);
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("aria-hidden", "true");
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-    const at = t => 0.95 - (0.9 * (series[c * times + t] - low)) / (high - low || 1);
-    line.setAttribute("points", [...Array(times).keys()].map(t => `${t + 0.5},${at(t).toFixed(3)}`).join(" "));
-    svg.append(line);
+    const y = value => (0.95 - (0.9 * (value - low)) / (high - low || 1)).toFixed(3), last = series[c * times + times - 1];
+    const line = (points, kind) => {
+      const found = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+      found.setAttribute("points", points.map(([t, value]) => `${t},${y(value)}`).join(" "));
+      found.setAttribute("class", kind);
+      svg.append(found);
+    };
+    line([...Array(times).keys()].map(t => [t + 0.5, series[c * times + t]]), "series");
+    for (const [kind, values] of later) line([[times - 0.5, last], ...[...values].map((value, h) => [times + (h + 0.5) * pace, value])], kind);
     place.append(make("div", { class: "channel" }, make("span", {}, name), make("div", { class: "track" }, canvas, svg)));
   }
-  const end = panel.rate ? `${brief(panel.times / panel.rate)} s` : `${panel.times} steps`;
+  const steps = panel.times + ahead, end = panel.rate ? `${brief(steps / panel.rate)} s` : `${steps} steps`;
+  if (ahead) place.append(make("p", { class: "scores" }, "green: forecast; gray: what came"));
   place.append(make("div", { class: "axis" }, make("span", {}, panel.rate ? "0 s" : "0"), make("span", {}, end)));
   if (shown.length < channels) place.append(make("p", { class: "scores" }, `${shown.length} of ${channels} channels`));
   return place;

@@ -91,6 +91,8 @@ function differencesOf(group, run, i) {
 
 function scoresOf(group, run, i) {
   const place = make("p", { class: "scores" }), found = explanationOf(run);
+  const cluster = found === run.explanations.at(-1) ? run.clusters[state.method]?.[group.ids[i]] : undefined;
+  if (cluster !== undefined) place.append(make("span", {}, `strategy ${cluster}`));
   const base = page.runs[group.runs[0]], pair = `${base.shown[state.moment]} ${run.shown[state.moment]}`;
   const cosine = run.compared[pair]?.[state.method]?.[i];
   if (cosine !== undefined && run !== base) {
@@ -154,7 +156,7 @@ function showSamples() {
     const panels = runs.flatMap(run => explanationOf(run)?.methods[state.method]?.panels ?? []);
     const fluid = panels.some(panel => panel.kind !== "map" && panel.kind !== "picture");
     const columns = state.map + state.overlay + (runs.length > 1 && state.difference);
-    root.style.setProperty("--columns", fluid ? 0 : columns);
+    root.style.setProperty("--columns", Math.max(1, columns) * (state.history ? 2 : 1));
     root.querySelectorAll(".strip.runs").forEach((strip, i) => {
       forget(strip);
       strip.classList.toggle("fluid", fluid);
