@@ -19,7 +19,7 @@ from lightning_explain.render.color import sign_table
 from lightning_explain.render.image import to_bytes
 from lightning_explain.report import summary
 from lightning_explain.report.blocks import Blocks, Resolution, numbers, resolution
-from lightning_explain.report.comparison import compare
+from lightning_explain.report.comparison import cosines
 from lightning_explain.report.figures import MOST_SAMPLES, Encoded, Figures
 from lightning_explain.report.moments import moments
 from lightning_explain.report.stored_runs import StoredRun, load_runs
@@ -190,6 +190,6 @@ def _compared(first: StoredRun, run: StoredRun) -> dict[str, dict[str, list[floa
     found = {}
     for a, b in dict.fromkeys(zip(*shown, strict=True)):
         if a is not None and b is not None:
-            cosine = compare(first.reports[a], run.reports[b]).similarity["cosine"]
-            found[f"{a} {b}"] = {method: numbers(values[:MOST_SAMPLES]) for method, values in cosine.items()}
+            alike = cosines(first.reports[a], run.reports[b])
+            found[f"{a} {b}"] = {method: numbers(values[:MOST_SAMPLES]) for method, values in alike.items()}
     return found
