@@ -111,7 +111,7 @@ def test_it_is_readable_dark_narrow_and_by_screen_readers(page: Tab) -> None:
     assert page.value(dark) == before
     page.prefer("light")
     page.resize(400, 800)
-    assert page.value("document.documentElement.scrollWidth") == 400
+    page.wait("document.documentElement.scrollWidth === 400")
     page.resize(1600, 1000)
     assert page.value(NAMES) == 0
     assert page.value("[...document.querySelectorAll('img')].every(e => e.hasAttribute('alt'))")

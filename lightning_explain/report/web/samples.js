@@ -85,7 +85,7 @@ function differencesOf(group, run, i) {
     const weights = () => differenceOf(panel, before, i, mine.scale);
     const place = same ? panelElement(panel, i, weights, words, { difference: true })
       : make("p", { class: "missing" }, `${base.name} has no such map`);
-    return make("figure", { class: panel.kind === "map" ? null : "fluid" }, place, make("figcaption", {}, `difference from ${base.name}`));
+    return make("figure", { class: panel.kind === "map" ? "one" : "fluid" }, place, make("figcaption", {}, `difference from ${base.name}`));
   });
 }
 
