@@ -37,6 +37,7 @@ class ShortcutData(L.LightningDataModule):
 
     def __init__(self, marked: bool = True, share: float = 0.98, batch_size: int = 64, seed: int = 0) -> None:
         super().__init__()
+        self.save_hyperparameters()
         self.marked = marked
         self.share = share
         self.batch_size = batch_size

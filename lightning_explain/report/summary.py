@@ -63,7 +63,9 @@ def _settings(run: StoredRun) -> dict[str, Any]:
 def _last(report: Report) -> dict[str, tuple[float | None, float | None]]:
     """The means of the scores and their standard errors, and what the module logged."""
     means, errors = report.scalars(), report.mean_errors()
-    tags = [f"{score}/{method}" for score, by_method in report.scores.items() for method in by_method]
+    unsure = () if report.run is None else report.run.incomparable
+    scores = sorted(report.scores, key=lambda score: score in unsure)
+    tags = [f"{score}/{method}" for score in scores for method in report.scores[score]]
     found = {tag: (number(means[tag]) if tag in means else None, errors.get(tag)) for tag in tags}
     return found | {name: (number(value), None) for name, value in report.logged.items()}
 

@@ -125,6 +125,9 @@ def test_a_run_prints_one_table_and_saves_pictures(tmp_path: Path, capsys: pytes
     training.run(tmp_path, 4, True, "tabular")
     shown = capsys.readouterr().out
     assert "for comparison" not in shown
+    page = tmp_path / "tabular" / "page.html"
+    assert f"page: {page}" in shown.replace("\n", "")
+    assert all(f'<th scope="row" data-value="{name}">{name}</th>' in page.read_text() for name in ("marked", "clean"))
     line = next(line for line in shown.splitlines() if "share on the flower: ig" in line)
     marked, clean = (int(part.strip(" %")) for part in line.split("│")[2:4])
     assert marked > 2 * clean

@@ -76,7 +76,7 @@ def test_the_table_has_what_differs_and_the_last_scores(tmp_path: Path) -> None:
     other = info(images(), hyperparameters={"lr": 0.01, "optimizer": "adam"})
     runs = [finished(tmp_path / "a", images()), finished(tmp_path / "b", images(), seed=5, run=other)]
     page, _ = written(tmp_path, *runs)
-    head = re.findall(r'<button type="button">(.*?)</button></th>', page)
+    head = [name.replace("<wbr>", "") for name in re.findall(r'<button type="button">(.*?)</button></th>', page)]
     assert head[:3] == ["run", "last explanation", "lr"]
     assert "optimizer" not in head
     assert {"infidelity_relative/ig", "val_loss"} <= set(head)
@@ -197,3 +197,19 @@ def test_the_command_writes_the_page_and_errors_are_one_line(tmp_path: Path) -> 
     found = CliRunner().invoke(app, ["report", str(tmp_path / "nowhere")])
     assert found.exit_code == 2
     assert found.output.startswith("Error: No reports in")
+
+
+def test_samples_whose_maps_are_alike_and_forecasts_are_shown(tmp_path: Path) -> None:
+    probe = replace(images(16), targets=torch.zeros(16, dtype=torch.long))
+    halves = torch.rand(16, 3, 12, 12)
+    halves[::2, :, :6], halves[1::2, :, 6:] = 0, 0
+    one = finished(tmp_path / "one", probe, (10,), attributions={"ig": halves}, scores={}, standard_errors={})
+    future = series().inputs[:, :, :8].transpose(1, 2)  # type: ignore[index, union-attr]
+    told = {"outputs": future + 1, "targets": torch.full((2,), -1), "methods": ("ig",)}
+    other = finished(tmp_path / "other", replace(series(), targets=future), (10,), **told)
+    page, data = written(tmp_path, one, other)
+    places = data["runs"][0]["clusters"]["ig"]
+    assert {places[str(100 + i)] for i in range(0, 16, 2)} != {places[str(101 + i)] for i in range(0, 16, 2)}
+    assert "<dt>ig, cat</dt><dd>1 of 2: samples 100, 102," in page
+    (panel,) = data["runs"][1]["explanations"][0]["methods"]["ig"]["panels"]
+    assert array_of(page, panel["forecast"]) == pytest.approx(future.transpose(1, 2).numpy() + 1)
