@@ -149,8 +149,8 @@ def test_each_of_several_tensors_is_ablated_as_in_captum(
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     assert found[0].abs().max() > 0.01
-    # Nothing reads the attention's weights.
-    assert (found[1].abs().max() == 0) == (layer == "attention")
+    # Nothing reads the attention's weights; one pass of other sizes may round otherwise.
+    assert (found[1].abs().max() < 1e-6) == (layer == "attention")
 
 
 def test_a_list_of_tensors_is_ablated_as_a_tuple_of_them() -> None:

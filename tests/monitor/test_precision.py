@@ -25,7 +25,7 @@ pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore::UserWarning")]
 # How far a sample's map may be from that in float32, over the size of the latter; bfloat16 has 8 bits.
 PRECISIONS = {"bf16-mixed": 0.2, "bf16-true": 0.2, "64-true": 1e-4}
 # One neuron is looked at through a maximum and a ReLU, whose choice 8 bits may turn.
-ROUGH = {"NeuronGradientShap": 0.3}
+ROUGH = {"NeuronGradient": 0.3, "NeuronGradientShap": 0.3}
 CLOSE = ("Agreement", "Concentration", "Deletion", "Infidelity", "RelevanceMass", "SensitivityMax")
 PATCHES = {"feature_mask": {"grid": 4}}
 NEEDED: dict[str, dict[str, Any]] = {
