@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lightning-explain
-# The environment with the lowest supported versions.
+# The environment with the lowest supported versions, without the tools of the documentation, which need a newer rich.
 VENV_LOWEST ?= .venv-lowest
 STAMP_LOWEST := $(VENV_LOWEST)/.lightning-explain
 
@@ -69,9 +69,9 @@ $(STAMP): pyproject.toml | $(BIN)/python
 
 $(STAMP_LOWEST): pyproject.toml | $(VENV_LOWEST)/bin/python
 	sed -n -e '/^dependencies = \[/,/^\]/s/^  "\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' \
-		-e 's/^  "\(pytorch-lightning\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml > $(VENV_LOWEST)/lowest.txt
+		-e 's/^  "\(pytorch-lightning\|transformers\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml > $(VENV_LOWEST)/lowest.txt
 	$(VENV_LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV_LOWEST)/lowest.txt \
-		--editable '.[all]'
+		--editable '.[hydra,demo,superpixels,surrogates,tutorial,dev]'
 	@echo "$(CURDIR)" > $@
 
 $(BIN)/python $(VENV_LOWEST)/bin/python: %/bin/python:
