@@ -1,6 +1,6 @@
-"""What is made of finished runs: two of them compared, and checked by a gate.
+"""What is made of finished runs: a page that shows them, two of them compared, and checked by a gate.
 
 In: reports, or folders of runs. Out: numbers about them, an HTML page, and an error where a score is out of bounds.
 Must not train or explain anything, nor import Lightning.
-Begin reading with ``comparison.py``.
+Begin reading with ``comparison.py``; for the page with ``page.py``, whose template and scripts are in ``web/``.
 """

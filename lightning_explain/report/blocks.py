@@ -20,7 +20,8 @@ MOST_PIXELS = 40_000_000
 """Of all maps of a page together."""
 _FINE_PIXELS = 20_000_000
 _SIDES = (16, 128)
-_FINE, _COARSE = 127, 31
+_FINE, _COARSE = 127, 24
+"""With the coarse ones, even maps of noise, so many that a page is full, take at most 40 megabytes."""
 _TYPES = {torch.int8: "int8", torch.uint8: "uint8", torch.float32: "float32"}
 
 
@@ -37,7 +38,7 @@ def resolution(maps: int, side: int) -> Resolution:
     Example:
         >>> from lightning_explain.report.blocks import resolution
         >>> resolution(maps=160, side=224), resolution(maps=9_600, side=64)
-        (Resolution(side=128, levels=127), Resolution(side=64, levels=31))
+        (Resolution(side=128, levels=127), Resolution(side=64, levels=24))
     """
     low, high = _SIDES
     found = min(side, max(low, min(high, isqrt(MOST_PIXELS // max(maps, 1)))))

@@ -92,11 +92,11 @@ function differencesOf(group, run, i) {
 function scoresOf(group, run, i) {
   const place = make("p", { class: "scores" }), found = explanationOf(run);
   const cluster = found === run.explanations.at(-1) ? run.clusters[state.method]?.[group.ids[i]] : undefined;
-  if (cluster !== undefined) place.append(make("span", {}, `strategy ${cluster}`));
+  if (cluster !== undefined) place.append(make("span", {}, `strategy ${cluster}`), " ");
   const base = page.runs[group.runs[0]], pair = `${base.shown[state.moment]} ${run.shown[state.moment]}`;
   const cosine = run.compared[pair]?.[state.method]?.[i];
   if (cosine !== undefined && run !== base) {
-    place.append(make("span", { class: "cosine" }, `cosine to ${base.name} ${cosine === null ? "NaN" : cosine.toFixed(2)}`));
+    place.append(make("span", { class: "cosine" }, `cosine to ${base.name} ${cosine === null ? "NaN" : cosine.toFixed(2)}`), " ");
   }
   for (const [score, [values, errors]] of Object.entries(found.methods[state.method]?.scores ?? {})) {
     if (!page.scores[score]?.comparable) continue;
