@@ -148,7 +148,7 @@ class FixedSamples:
             self.probe = self._trained = self._of_training(trainer, pl_module, source)
             self._expected, self._notice, self._saved = None, "", False
         elif trainer.state.fn == "validate" and self._expected is not None:
-            self.probe = self._of_checkpoint(trainer, pl_module, source)
+            self.probe = self._of_loaded_state(trainer, pl_module, source)
         else:
             self.probe = self._alone(trainer, pl_module, source)
 
@@ -187,7 +187,7 @@ class FixedSamples:
             )
         return found
 
-    def _of_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
+    def _of_loaded_state(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
         """The samples that the loaded checkpoint holds; if it holds only indices, and these are of another loader, the validation's own."""
         if self._trained is None and self._given is None and self._selection.source != source:
             rank_zero_warn_or_log(
