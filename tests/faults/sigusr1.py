@@ -108,6 +108,7 @@ def fit(epochs: int, watched: bool, ckpt_path: Path | None = None, root: Path | 
         accelerator="cpu",
         callbacks=[reader, watch, Again(reader)] if watched else [],
         logger=False,
+        default_root_dir=root,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
