@@ -108,7 +108,7 @@ def main() -> None:
         arguments.add_argument(f"--{name}", type=int, default=count, help=f"default: {count}")
     arguments.add_argument("--maps", choices=("mixed", "noise"), default="mixed")
     chosen = start(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Chromium may still write there.
         root = Path(folder)
         runs = stored(root, chosen)
         started = time.perf_counter()
