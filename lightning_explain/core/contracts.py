@@ -590,7 +590,7 @@ class Sink(ABC):
 
     ``most_pictures`` is the most pictures of an explanation that it takes, 0 for none; no more are drawn than a sink takes. A sink with
     ``further_pages = False`` takes no further samples of a picture, such as ``explain_maps/ig/2``; to one with ``narrow_pages = True`` go
-    pages of images that are 500 instead of 700 pixels wide, with at most two samples.
+    pages that are 500 instead of 700 pixels wide, with fewer samples side by side.
 
     Example:
         >>> from lightning_explain import ExplanationMonitor, Sink

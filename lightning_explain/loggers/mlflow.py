@@ -26,8 +26,7 @@ class MlflowSink(Sink):
     The slider of the image grid starts at 0 and finds no picture there unless one was logged at 0. So pictures are logged by epoch, unless
     the monitor explains before the first step (``at_start``) or by steps (``every_n_train_steps``); then, as scalars, by step.
     A card of the grid shows the upper 219 pixels of a square of 256, with the picture in its middle. So pictures are squares that are
-    empty below, and pages of images are narrow ones: their capital letters are 9 pixels high there. Other pages are 700 pixels wide, and
-    their capital letters 6 pixels high.
+    empty below, and pages are narrow ones: their capital letters are 9 pixels high there.
     The settings are tags and no params, because MLflow's page lists all params above each picture, and refuses to change them in a run
     that is resumed. A tag keeps the first 1,000 characters. Characters that MLflow does not allow in names become ``_``. Scalars are
     written as the logger is told to (``synchronous``), the rest when the call returns (unless ``MLFLOW_ENABLE_ASYNC_LOGGING``).

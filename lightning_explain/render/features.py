@@ -85,17 +85,20 @@ def _strongest(strength: Tensor, most: int) -> list[int]:
     return found
 
 
-def _names_width(names: Sequence[str], letters: int = LETTERS, share: float = 0.43) -> int:
-    """The width of the column of names, which does not depend on which of them are shown."""
+def _names_width(names: Sequence[str], width: float, letters: int = LETTERS, share: float = 0.43) -> int:
+    """The width of the column of names on a page of this width, which does not depend on which of them are shown."""
     widest = max((text.width(name, letters) for name in names), default=0)
-    return min(widest, int(share * WIDTH * letters / LETTERS))
+    return min(widest, int(share * width))
 
 
 def _beeswarm(panel: FeaturesPanel, values: Tensor, notes: Notes) -> Picture:
     canvas = notes.canvas(partial(_legend, table=table("viridis")) if panel.levels is not None else None)
     values, strength = _finite(values), _strength(values)
     shown = _strongest(strength, _MOST)
-    left, right = MARGIN + _names_width(panel.names) + 2 * GAP, WIDTH - MARGIN - text.width("mean |a|", LETTERS) - GAP
+    left, right = (
+        MARGIN + _names_width(panel.names, notes.width) + 2 * GAP,
+        notes.width - MARGIN - text.width("mean |a|", LETTERS) - GAP,
+    )
     bottom = HEIGHT - 2 * PITCH - MARGIN
     span = _limits([values[:, shown]])
     axis = _axis(span, left + _DOT, right - _DOT)
@@ -105,12 +108,12 @@ def _beeswarm(panel: FeaturesPanel, values: Tensor, notes: Notes) -> Picture:
         y = TOP + line * pitch + pitch // 2
         canvas[y, left:right] = np.minimum(canvas[y, left:right], 232)
         write(canvas, panel.names[unit], MARGIN, y - PITCH // 2 - 1, BLACK, left - GAP - MARGIN)
-        write_right(canvas, brief(float(strength[unit])), WIDTH - MARGIN, y - PITCH // 2 - 1)
+        write_right(canvas, brief(float(strength[unit])), notes.width - MARGIN, y - PITCH // 2 - 1)
         levels = torch.full_like(values[:, unit], torch.nan) if panel.levels is None else panel.levels[:, unit]
         _dots(canvas, values[:, unit], levels, axis, y, pitch // 2 - _DOT)
     _write_axis(canvas, axis, span, (left, right), TOP + pitch * len(shown))
-    write_right(canvas, "mean |a|", WIDTH - MARGIN, TOP + pitch * len(shown))
-    _write_signs(canvas, axis(0.0), notes, (left, WIDTH - MARGIN), TOP + pitch * len(shown) + PITCH)
+    write_right(canvas, "mean |a|", notes.width - MARGIN, TOP + pitch * len(shown))
+    _write_signs(canvas, axis(0.0), notes, (left, notes.width - MARGIN), TOP + pitch * len(shown) + PITCH)
     missing = int((~values.isfinite()).all(1).sum())
     if missing:
         write(canvas, f"{missing} of {len(values)} not finite", MARGIN, HEIGHT - PITCH - MARGIN, AMBER, left)
@@ -192,16 +195,16 @@ def _blend(canvas: Picture, x: int, y: int, color: text.Color) -> None:
 
 def _importance(panel: FeaturesPanel, tracks: Sequence[Track], notes: Notes) -> Picture:
     measure = "share of mean |a|" if len(tracks) > 1 else "mean |a|"
-    canvas = notes.canvas(lambda canvas: WIDTH - MARGIN - text.width(measure, LETTERS))
-    write_right(canvas, measure, WIDTH - MARGIN, MARGIN)
+    canvas = notes.canvas(lambda canvas: notes.width - MARGIN - text.width(measure, LETTERS))
+    write_right(canvas, measure, notes.width - MARGIN, MARGIN)
     strengths = torch.stack([_strength(track.values) for track in tracks])
     shares = strengths / strengths.sum(1, keepdim=True).clamp(min=torch.finfo(strengths.dtype).tiny)
     shown = _strongest(shares.mean(0), _MOST)
     several = len(tracks) > 1
-    left = MARGIN + _names_width(panel.names, share=0.34 if several else 0.43) + 2 * GAP
+    left = MARGIN + _names_width(panel.names, notes.width, share=0.34 if several else 0.43) + 2 * GAP
     top = TOP + PITCH * max((len(track.label) for track in tracks), default=0)
     pitch = min((HEIGHT - top - MARGIN) // len(shown), 2 * PITCH)
-    each = (WIDTH - MARGIN - left) // len(tracks)
+    each = (notes.width - MARGIN - left) // len(tracks)
     for line, unit in enumerate(shown):
         write(canvas, panel.names[unit], MARGIN, top + line * pitch, BLACK, left - GAP - MARGIN)
     for t, track in enumerate(tracks):
@@ -277,7 +280,7 @@ def _samples(
     canvas, height = notes.canvas(), (HEIGHT - TOP) // _SAMPLES
     for i, sample in enumerate(group):
         y, found = TOP + i * height, bars[sample]
-        notes.title(canvas, sample, [values[sample]], MARGIN, y, WIDTH - 2 * MARGIN)
+        notes.title(canvas, sample, [values[sample]], MARGIN, y, notes.width - 2 * MARGIN)
         axis, ends = _draw_bars(canvas, panel, found, y + PITCH + 2, LETTERS, spans[sample])
         if stacked and found:
             start, end = found[-1].start, found[0].start + found[0].value
@@ -301,7 +304,7 @@ def _draw_bars(
 ) -> tuple[Callable[[float], int], tuple[int, int]]:
     """A line for each bar: name, value in words, bar and number. Returns the axis, and where it may be written on."""
     width, pitch = canvas.shape[1], round(PITCH * letters / LETTERS)
-    names = min(_names_width([*panel.names, "99 others"], letters), int(0.43 * width))
+    names = _names_width([*panel.names, "99 others"], min(width, WIDTH * letters / LETTERS), letters)
     numbers = max((text.width(brief(bar.value), letters) for bar in bars), default=0)
     texts = min(max((text.width(bar.text, letters) for bar in bars), default=0), int(0.17 * width))
     left = MARGIN + names + GAP + texts + 2 * GAP

@@ -234,7 +234,8 @@ class Figure:
 
     def _notes(self, name: str) -> Notes:
         captions = self.captions if self.layout.titles else ()
-        return Notes(name, self.snapshot.when, captions, self.report.values, self.sides, self.options.scale)
+        scale, width = self.options.scale, self.layout.width
+        return Notes(name, self.snapshot.when, captions, self.report.values, self.sides, scale, width)
 
     def _pages(self, key: str, own: Sequence[Page], make: Callable[[], list[Row]], which: slice) -> list[Picture]:
         rows = make()

@@ -53,6 +53,7 @@ class Notes:
         outputs: ``(N,)`` f of each sample; empty if it is not known.
         sides: What negative and positive attributions do, and to what: ``("against", "for", "the label")``.
         scale: ``"sample"``: the strongest color is the largest absolute value of each sample; ``"all"``: of all samples.
+        width: Of a page: ``WIDTH`` or ``NARROW``.
     """
 
     name: str
@@ -61,10 +62,11 @@ class Notes:
     outputs: Tensor
     sides: tuple[str, str, str]
     scale: str = "sample"
+    width: int = WIDTH
 
     def canvas(self, legend: Callable[[Picture], int] | None = None) -> Picture:
         """A white page with its head; ``legend`` draws at the right of it and returns where it begins."""
-        canvas = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
+        canvas = np.full((HEIGHT, self.width, 3), 255, dtype=np.uint8)
         end = (legend or self.signs)(canvas) - 2 * GAP
         name = text.shorten(self.name, LETTERS, end - MARGIN)
         text.write(canvas, name, MARGIN, MARGIN, LETTERS, BLACK)
@@ -149,7 +151,7 @@ def colors(values: Tensor) -> Picture:
 
 def color_bar(canvas: Picture, low: str, high: str, table: Tensor) -> int:
     """Draws 256 colors with the words at their ends in the top right corner; returns the x at which that begins."""
-    end = WIDTH - MARGIN - text.width(high, LETTERS)
+    end: int = canvas.shape[1] - MARGIN - text.width(high, LETTERS)
     write(canvas, high, end, MARGIN)
     x = end - GAP - _BAR
     canvas[MARGIN + 7 : MARGIN + 25, x - 1 : x + _BAR + 1] = LINE

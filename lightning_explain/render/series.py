@@ -31,13 +31,13 @@ _AHEAD, _FORECAST, _TRUE = (240, 240, 240), (0, 125, 90), (130, 130, 130)
 
 
 def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
-    """Two samples side by side with up to four channels; or the strongest channel of each sample, with a strip for each track.
+    """Two samples side by side, or one on narrow pages, with up to four channels; or the strongest channel of each, a strip for each track.
 
-    Series of one channel are four on a page, two above two.
+    Series of one channel are twice as many on a page, above each other.
     """
     assert isinstance(panel, SeriesPanel)
     drawn = _Drawn(panel, tracks, [notes.scaled(track.values) for track in tracks], notes)
-    samples, most = range(len(panel.series)), drawn.lines * _COLUMNS
+    samples, most = range(len(panel.series)), drawn.lines * drawn.columns
     return [partial(drawn.page, samples[i : i + most]) for i in range(0, len(samples), most)]
 
 
@@ -103,20 +103,26 @@ class _Drawn:
         return self.panel.series.shape[1]
 
     @property
+    def columns(self) -> int:
+        """How many samples are side by side: one on narrow pages."""
+        return _COLUMNS if self.notes.width == WIDTH else 1
+
+    @property
     def lines(self) -> int:
         """How many samples are above each other."""
         return 2 if self.channels == 1 and len(self.tracks) == 1 else 1
 
     def page(self, samples: range) -> Picture:
         """The page of these samples."""
-        several, height, width = len(self.tracks) > 1, (HEIGHT - TOP) // self.lines, (WIDTH - _LABELS) // _COLUMNS
+        several, height = len(self.tracks) > 1, (HEIGHT - TOP) // self.lines
+        width = (self.notes.width - _LABELS) // self.columns
         shown = _strongest([self.weights[-1][samples[0] : samples[-1] + 1]], self.channels, _CHANNELS)
         some = len(shown) < self.channels and not several
         canvas = replace(
             self.notes, when=f"{len(shown)} of {self.channels} channels" if some else self.notes.when
         ).canvas()
         for i, sample in enumerate(samples):
-            x, y = _LABELS + i % _COLUMNS * width, TOP + i // _COLUMNS * height
+            x, y = _LABELS + i % self.columns * width, TOP + i // self.columns * height
             best = _strongest([each[sample : sample + 1] for each in self.weights], self.channels, 1)
             places = [(best[0], each[sample]) for each in self.weights]
             if not several:
@@ -129,7 +135,7 @@ class _Drawn:
             size = (pitch - GAP, width - 2 * GAP)
             for k, (channel, weights) in enumerate(places):
                 self._strip(canvas, sample, channel, weights, (x, top + k * pitch), size)
-                if i % _COLUMNS == 0:
+                if i % self.columns == 0:
                     self._label(canvas, channel, k, top + k * pitch, size[0])
             _time_axis(canvas, self.panel, x, top + pitch * len(places) - GAP, size[1])
         return canvas

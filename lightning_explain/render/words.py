@@ -17,7 +17,7 @@ from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.layout import BLACK, GRAY
 from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, colors, scaled, write
-from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH
+from lightning_explain.render.page import HEIGHT, LETTERS
 
 _LABELS = 130
 _PAD, _SPACE = 3, 3
@@ -32,7 +32,7 @@ def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
     """
     assert isinstance(panel, WordsPanel)
     texts = [_Text(words, panel.values[i], LETTERS) for i, words in enumerate(panel.words)]
-    space, body = WIDTH - 2 * MARGIN - _left(tracks), HEIGHT - TOP
+    space, body = notes.width - 2 * MARGIN - _left(tracks), HEIGHT - TOP
     long = any(each.placed(each.all, space, 2) is None for each in texts)
     most = min(3 if long else 4, body // (PITCH + _line(LETTERS) * len(tracks)))
     lines = max(1, (body // most - PITCH) // (_line(LETTERS) * len(tracks)))
@@ -52,9 +52,9 @@ def _page(
     canvas, (height, lines), left = notes.canvas(), size, _left(tracks)
     for i, sample in enumerate(samples):
         y = TOP + i * height
-        notes.title(canvas, sample, [track.values[sample] for track in tracks], MARGIN, y, WIDTH - 2 * MARGIN)
+        notes.title(canvas, sample, [track.values[sample] for track in tracks], MARGIN, y, notes.width - 2 * MARGIN)
         strengths = torch.stack([each[sample].nan_to_num(0.0).abs() for each in weights]).amax(0)
-        boxes = texts[sample].shortened(strengths, WIDTH - 2 * MARGIN - left, lines)
+        boxes = texts[sample].shortened(strengths, notes.width - 2 * MARGIN - left, lines)
         used = 1 + max((line for _, _, line in boxes), default=0)
         for t, (track, values) in enumerate(zip(tracks, weights, strict=True)):
             at = y + PITCH + t * _line(LETTERS) * used

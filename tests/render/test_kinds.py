@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -15,16 +16,17 @@ from lightning_explain.core.contracts import InputFacts, Modality
 from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.render import features, series, texts, words
+from lightning_explain.render import features, letters, series, texts, words
 from lightning_explain.render.captions import Caption, Short
 from lightning_explain.render.figure import draw_sample, figure_of
 from lightning_explain.render.history import PictureHistory
 from lightning_explain.render.kinds import KINDS, recalled, remembered
 from lightning_explain.render.notes import Notes, Track
 from lightning_explain.render.options import Options
-from lightning_explain.render.page import HEIGHT, WIDTH
+from lightning_explain.render.page import HEIGHT, NARROW, WIDTH
 
 BLUE, ORANGE, RED, AMBER = ([0, 114, 178], [213, 94, 0], [190, 20, 40], [150, 85, 0])
+WIDE_PAGES = 2566978940
 RIGHT = Caption((), False, Short("good", "", "98%", True))
 WRONG = Caption((), True, Short("bad", "good", "71%", True, "label"))
 
@@ -33,10 +35,9 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def notes(n: int, scale: str = "sample", wrong: bool = False) -> Notes:
-    return Notes(
-        "ig", "epoch 3", [WRONG if wrong else RIGHT] * n, torch.ones(n), ("against", "for", "the label"), scale
-    )
+def notes(n: int, scale: str = "sample", wrong: bool = False, width: int = WIDTH) -> Notes:
+    titles = [WRONG if wrong else RIGHT] * n
+    return Notes("ig", "epoch 3", titles, torch.ones(n), ("against", "for", "the label"), scale, width)
 
 
 def drawn(panel: Panel, scale: str = "sample", wrong: bool = False) -> list[Picture]:
@@ -66,21 +67,44 @@ def series_of(values: Tensor, rate: float | None = None) -> SeriesPanel:
     return SeriesPanel("", values=values, series=rand(*values.shape, seed=9), channels=names, rate=rate)
 
 
-def test_pages_of_every_kind_have_one_size_and_mark_wrong_predictions() -> None:
+def panels_of_all_kinds() -> list[Panel]:
     panels: list[Panel] = [text_of([0.1, -1.0, 0.5], [0.1, 1.0, torch.nan])]
     panels += [
         replace(table_of(rand(2, 12) - 0.5), kind=kind) for kind in ("features", "waterfall", "beeswarm", "importance")
     ]
-    panels += [series_of(rand(2, 1, 50) - 0.5), series_of(rand(2, 6, 3000) - 0.5, rate=250.0)]
+    return [*panels, series_of(rand(2, 1, 50) - 0.5), series_of(rand(2, 6, 3000) - 0.5, rate=250.0)]
+
+
+@pytest.mark.parametrize("width", [WIDTH, NARROW])
+def test_pages_of_every_kind_have_one_size_and_mark_wrong_predictions(width: int) -> None:
+    panels = panels_of_all_kinds()
     assert {panel.kind for panel in panels} == set(KINDS)
     for panel in panels:
         for tracks in ([Track((), panel.values)], [Track(("a", f"epoch {i}"), panel.values * i) for i in range(4)]):
             for make in (KINDS[panel.kind].pages, KINDS[panel.kind].several):
-                pages = [page() for page in make(panel, tracks, notes(2))]
-                assert {(page.shape, page.dtype) for page in pages} == {((HEIGHT, WIDTH, 3), np.dtype(np.uint8))}
+                pages = [page() for page in make(panel, tracks, notes(2, width=width))]
+                assert {(page.shape, page.dtype) for page in pages} == {((HEIGHT, width, 3), np.dtype(np.uint8))}
         marked = [has(page, RED) for page in drawn(panel, wrong=True)]
         assert all(marked) != KINDS[panel.kind].of_all, panel.kind
         assert not any(has(page, RED) for page in drawn(panel))
+
+
+def test_narrow_pages_change_nothing_of_wide_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against what was drawn before there were narrow pages; letters are boxes here, because fonts differ between versions."""
+    monkeypatch.setattr(letters, "width", lambda text, size: len(text) * size // 2)
+    monkeypatch.setattr(letters, "write", box)
+    shown = [Track(("ig", "now"), torch.empty(0))]
+    checksum = 0
+    for panel in panels_of_all_kinds():
+        for count, make in ((1, KINDS[panel.kind].pages), (3, KINDS[panel.kind].several)):
+            tracks = [replace(shown[0], values=panel.values)] * count
+            for page in make(panel, tracks, notes(2)):
+                checksum = zlib.crc32(page().tobytes(), checksum)
+    assert checksum == WIDE_PAGES
+
+
+def box(canvas: Picture, text: str, x: int, y: int, size: int, color: tuple[int, int, int]) -> None:
+    canvas[max(0, y) : y + size, max(0, x) : x + len(text) * size // 2] = color
 
 
 def test_the_strongest_word_has_the_strongest_color_and_special_tokens_have_none() -> None:
