@@ -265,7 +265,8 @@ def _needs_layer(cls: type) -> str:
 def method_page(cls: type) -> str:
     """Text of the page of one method."""
     e = entry(cls)
-    return _class_page(e, {"Contains the input": _contains_input(cls), "Captum's class": e.twin})
+    picture = f"![The sample, its map, and both together](../../images/methods/{e.name}.jpg)"
+    return _class_page(e, {"Contains the input": _contains_input(cls), "Captum's class": e.twin}, picture)
 
 
 def _contains_input(cls: Any) -> str:
@@ -313,7 +314,8 @@ def metric_page(cls: Any) -> str:
     undefined = {_score(suffix): reason for suffix, reason in cls().undefined.items()}
     reasons = {reason: [score for score in undefined if undefined[score] == reason] for reason in undefined.values()}
     further["Undefined"] = "; ".join(f"{', '.join(scores)} where {reason}" for reason, scores in reasons.items())
-    return _class_page(e, further)
+    picture = f"![Over the epochs of two trainings: on marked and on clean digits](../../images/metrics/{e.name}.png)"
+    return _class_page(e, further, picture)
 
 
 def _score(suffix: str) -> str:
@@ -326,17 +328,18 @@ def _comparable(metric: Any) -> str:
     return f"between epochs and runs, except {with_unit}" if with_unit else "between epochs and runs"
 
 
-def _class_page(e: Entry, further: Mapping[str, str]) -> str:
-    return _page(e.name, *_parts(e, further))
+def _class_page(e: Entry, further: Mapping[str, str], picture: str) -> str:
+    return _page(e.name, *_parts(e, further, picture))
 
 
-def _parts(e: Entry, further: Mapping[str, str]) -> Iterator[str]:
+def _parts(e: Entry, further: Mapping[str, str], picture: str) -> Iterator[str]:
     note = f"; {e.cost.note}" if e.cost.note else ""
     cost = f"{_code(e.cost.forward)} forward, {_code(e.cost.backward)} backward{note}."
     facts = {"Returns": e.result, "Chance": e.chance, "Cost": cost, "Not for": e.not_for, "Paper": e.paper, **further}
     yield _text(e.summary)
     yield f"$$\n{e.formula}\n$$"
     yield from map(_text, e.notes)
+    yield picture
     yield "\n".join(f"- **{name}:** {_text(fact)}" for name, fact in facts.items() if fact)
     if e.arguments:
         rows = [(_code(name), _code(default), _text(meaning)) for name, default, meaning in e.arguments]

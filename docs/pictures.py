@@ -23,7 +23,7 @@ import tutorial_cat
 from lightning_explain import ExplanationMonitor, Probe, Report, explain, load_reports, methods, metrics
 from lightning_explain import methods as m
 from lightning_explain.core.naming import snake_case
-from lightning_explain.demo import digits
+from lightning_explain.demo import digits, tabular
 from lightning_explain.render.composite import composite
 from lightning_explain.render.options import Options
 
@@ -49,7 +49,7 @@ OF_A_CLASS: dict[str, dict[str, Any]] = {
     "ShapleyValueSampling": {"n_samples": 10},
     "FeatureAblation": {"feature_mask": {"superpixels": 100}},
     "NeuronFeatureAblation": {"feature_mask": {"superpixels": 100}},
-    "LayerFeatureAblation": {"layer_mask": {"grid": 1}},
+    "LayerFeatureAblation": {"layer_mask": torch.arange(54).reshape(1, 1, 6, 9)},
     "FeaturePermutation": {"feature_mask": {"grid": 24}},
     "Saliency": {"abs": False},
     "NoiseTunnel": {"attribution_method": m.IntegratedGradients(n_steps=16, baselines="blur")},
@@ -75,7 +75,8 @@ def draw_method(name: str) -> None:
     else:
         report, probe, options = _cat(name)
     picture = Image.fromarray(composite(report, probe, options)[snake_case(name)])
-    picture.save(IMAGES / "methods" / f"{name}.jpg", quality=80, optimize=True)
+    picture.thumbnail((840, 840))
+    picture.save(IMAGES / "methods" / f"{name}.jpg", quality=75, optimize=True)
 
 
 def _cat(name: str) -> tuple[Report, Probe, Options]:
@@ -85,7 +86,7 @@ def _cat(name: str) -> tuple[Report, Probe, Options]:
         image = torch.as_tensor(probe.inputs)
         probe = Probe(torch.cat([image, image.flip(-1)]), class_names=tutorial_cat.CLASS_NAMES)
     size = tutorial_cat.SIZE[0]
-    options = Options(panels=PANELS, normalization=network.normalization, min_pixels=size, max_rows=1)
+    options = Options(panels=PANELS, normalization=network.normalization, min_pixels=size, max_rows=1, outlier_perc=5)
     given = {snake_case(name): method(name)}
     report = explain(network.module, probe, given, metrics=[], target="predicted", normalization=network.normalization)
     return report, probe, options
@@ -103,11 +104,37 @@ def _digit(name: str) -> tuple[Report, Probe, Options]:
 
 def draw_metrics(names: Iterable[str]) -> None:
     """Writes the pictures of metrics: their curves over both trainings."""
-    chosen = {snake_case(name): getattr(metrics, name)() for name in names}
+    chosen = {snake_case(name): getattr(metrics, name)() for name in names if name != "Importance"}
     with TemporaryDirectory() as folder:
         runs = {which: _trained(which == "marked", chosen, Path(folder) / which) for which in ("marked", "clean")}
     for name, metric in chosen.items():
         _curves(type(metric).__name__, name, metric.suffixes, runs)
+
+
+def draw_importance() -> None:
+    """Writes the picture of Importance: the strongest columns of the demo's table over a training on a leak."""
+    demo = tabular.demo()
+    with TemporaryDirectory() as folder:
+        data = demo.data(marked=True)
+        given = {
+            **demo.monitor,
+            "methods": {"ig": m.IntegratedGradients(n_steps=16)},
+            "metrics": [metrics.Importance()],
+        }
+        monitor = ExplanationMonitor(probe=data.probe_samples(16), at_start=True, **given)
+        quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": folder}
+        L.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor], **quiet).fit(demo.model(), data)
+        reports = load_reports(Path(folder) / "explain")
+    last = {name: float(by["ig"].nanmean()) for name, by in reports[-1].scores.items()}
+    figure = Figure(figsize=(6.5, 2.9), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for name in sorted(last, key=lambda score: -last[score])[:6]:
+        points = [float(report.scores[name]["ig"].nanmean()) for report in reports]
+        axes.plot(points, marker=".", label=name.removeprefix("importance_"))
+    axes.set(title="importance", xlabel="epoch", xticks=range(len(reports)))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1, 1))
+    figure.savefig(IMAGES / "metrics" / "Importance.png")
 
 
 def _trained(marked: bool, chosen: dict[str, Any], folder: Path) -> list[Report]:
@@ -162,7 +189,10 @@ def main(names: list[str]) -> None:
         if name in methods.__all__:
             draw_method(name)
             print(name)
-    draw_metrics([name for name in names or metrics.__all__ if name in metrics.__all__])
+    if chosen := [name for name in names or metrics.__all__ if name in metrics.__all__]:
+        draw_metrics(chosen)
+    if "Importance" in chosen:
+        draw_importance()
 
 
 if __name__ == "__main__":
