@@ -45,6 +45,7 @@ class RunInfo:
         pass_size: How many samples the model is called with.
         threads: How many threads torch computes with.
         modalities: What each input is, such as ``"Image"``.
+        task: What the task was taken for, and what ``target="label"`` means for it, in words; empty if the user named the target.
         memory_format: ``"channels_last"`` or ``"contiguous_format"``, in which images go through the model.
         drawing: How pictures are drawn: the arguments of ``Options``, as far as JSON can hold them.
         hyperparameters: Those that the module and the data module saved (``save_hyperparameters``), flat: numbers and words by name.
@@ -70,6 +71,7 @@ class RunInfo:
     pass_size: int | None = None
     threads: int = 1
     modalities: Sequence[str] = ()
+    task: str = ""
     memory_format: str = "contiguous_format"
     drawing: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)

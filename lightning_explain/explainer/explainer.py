@@ -55,7 +55,7 @@ from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Choice, Target
 from lightning_explain.probes.binding import bound
 from lightning_explain.probes.signature import signature_of
-from lightning_explain.targets.entries import by_label, labels_of
+from lightning_explain.targets.entries import by_label, labels_of, summed
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +142,8 @@ class Explainer(Decisions):
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
             task = {"task": context.task.name, "target": context.task.target, "task_line": context.task.line}
+            if of_all := summed(probe, context.task.target, found.methods):
+                task["task_line"] = "; but ".join(filter(None, [context.task.line, of_all]))
             inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
             ready = replace(self, **vars(found), **task, **inputs, ranks=ranks)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
@@ -224,7 +226,7 @@ class Explainer(Decisions):
 
     def entries(self, probe: Probe) -> Probe:
         """The probe with what its inputs are, and with each sample once for each label that is explained by itself."""
-        return by_label(replace(probe, modalities=self.modalities), self.target, self.methods.values())
+        return by_label(replace(probe, modalities=self.modalities), self.target, self.methods)
 
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
         """Enters the isolation on the stack, and returns the explanation."""
@@ -350,6 +352,8 @@ def explain(
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
     ready = explainer.check(model, probe)
+    if of_all := summed(probe, ready.target, ready.methods):
+        warn_or_log(f"explain: {of_all}.")
     probe = ready.entries(probe)
     past = history_of(history, probe)
     if not ready.methods:

@@ -44,7 +44,7 @@ def how_to_read(name: str, metric: Metric) -> str:
 
 
 def about(run: RunInfo) -> str:
-    """What is true of a run, as Markdown: how to read its curves, what was checked and left out, what it costs, its settings."""
+    """What is true of a run, as Markdown: its task, how to read its curves, what was checked and left out, what it costs, its settings."""
     read = [f"- **{name}**: {text}" for name, text in run.how_to_read.items()]
     unsure = [
         f"- `{score}` is not comparable between epochs: it has a unit of the output." for score in run.incomparable
@@ -54,6 +54,7 @@ def about(run: RunInfo) -> str:
     written = {**run.methods, **run.metrics, **{name: brief(run.settings[name]) for name in run.changed}}
     settings = [f"| `{name}` | `{value}` |" for name, value in written.items()]
     parts = {
+        "What is explained": [f"{run.task[:1].upper()}{run.task[1:]}." if run.task else "What `target` says."],
         "How to read the curves": [*read, *unsure],
         "What the doctor says of the methods": findings or ["Nothing: all of them fit this model."],
         "Left out": left_out or ["Nothing."],

@@ -210,6 +210,7 @@ class MonitorBase(pl.Callback):
             pass_size=self._limit or self._pass_size,
             threads=torch.get_num_threads(),
             modalities=() if probe is None else tuple(type(kind).__name__ for kind in of_probe(probe)),
+            task=ready.task_line,
             memory_format="channels_last" if ready.channels_last else "contiguous_format",
             drawing=self._drawing(),
             hyperparameters=trainers.hyperparameters(trainer, module),

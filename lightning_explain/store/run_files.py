@@ -46,6 +46,7 @@ _RUN_FORM: dict[str, schema.Check] = {
     "methods": _WORDS,
     "metrics": _WORDS,
     "how_to_read": _WORDS,
+    "task": schema.text(),
     "memory_format": schema.text(100),
     "drawing": _JSON,
     "hyperparameters": _JSON,
@@ -56,9 +57,10 @@ T = TypeVar("T")
 def key_of(run: RunInfo) -> str:
     """A short digest of what is true of a run; what an explanation costs, which is measured anew each time, does not count."""
     content = {**asdict(run), "cost": ""}
-    if not run.hyperparameters:
+    for later in ("hyperparameters", "task"):
         # Older files have none, and their keys were made without.
-        del content["hyperparameters"]
+        if not content[later]:
+            del content[later]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

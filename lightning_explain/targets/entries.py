@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,29 +15,53 @@ from lightning_explain.core.probe import Probe, as_tuple, bare
 from lightning_explain.targets.selections import Positive
 
 _LARGEST_ID = 2**62
+_SUM = "the positive labels of a sample are explained by their sum, as one map"
 
 
-def by_label(probe: Probe, target: Any, methods: Iterable[Method] = ()) -> Probe:
+def by_label(probe: Probe, target: Any, methods: Mapping[str, Method]) -> Probe:
     """The probe with each sample once for each of its positive labels, if the target explains these each by itself.
 
-    Else, and where a method has something of its own for each sample, it is the given one. The id of an entry depends on the id of
-    its sample and its label alone, so that draws do not depend on the other labels.
+    Else, and where :func:`summed` says so, it is the given one. The id of an entry depends on the id of its sample and its label
+    alone, so that draws do not depend on the other labels.
 
     Args:
         probe: The samples.
         target: Which output is explained.
-        methods: The methods.
+        methods: The methods by name.
     """
-    labels = probe.targets
-    if probe.entries is not None or not isinstance(target, Positive) or not target.most:
-        return probe
-    if labels is None or labels.ndim != 2 or _held(methods, len(probe)):
-        return probe
-    positive = [own.nonzero()[: target.most, 0].tolist() for own in labels.cpu() > 0.5]
-    if max(map(len, positive)) < 2 or int(probe.sample_ids.abs().max()) > _LARGEST_ID // labels.shape[1]:
+    positive = _positive(probe, target)
+    if positive is None or summed(probe, target, methods):
         return probe
     at, own = zip(*[(i, label) for i, found in enumerate(positive) for label in found or [-1]], strict=True)
-    return _entries(probe, torch.tensor(at), torch.tensor(own), labels.shape[1])
+    assert probe.targets is not None
+    return _entries(probe, torch.tensor(at), torch.tensor(own), probe.targets.shape[1])
+
+
+def summed(probe: Probe, target: Any, methods: Mapping[str, Method]) -> str:
+    """Says that and why the positive labels of a sample are explained by their sum, where the target says each by itself; else nothing.
+
+    Args:
+        probe: The samples.
+        target: Which output is explained.
+        methods: The methods by name.
+    """
+    if _positive(probe, target) is None or probe.targets is None:
+        return ""
+    if held := [name for name, method in methods.items() if _holds(method, len(probe))]:
+        names = ", ".join(map(repr, held))
+        return f"{_SUM}: {names} has a feature mask or baselines for each sample; to explain each label by itself, give the same for all"
+    if int(probe.sample_ids.abs().max()) > _LARGEST_ID // probe.targets.shape[1]:
+        return f"{_SUM}: the ids of the samples are too large to number their labels; give Probe(ids=...) below 2**62 / classes"
+    return ""
+
+
+def _positive(probe: Probe, target: Any) -> list[list[int]] | None:
+    """The labels of each sample that are explained by themselves; ``None`` if no sample has several."""
+    labels = probe.targets
+    if probe.entries is not None or not isinstance(target, Positive) or labels is None or labels.ndim != 2:
+        return None
+    positive = [own.nonzero()[: target.most, 0].tolist() for own in labels.cpu() > 0.5]
+    return positive if max(map(len, positive)) > 1 else None
 
 
 def labels_of(probe: Probe) -> Tensor | None:
@@ -51,9 +75,9 @@ def labels_of(probe: Probe) -> Tensor | None:
     return torch.zeros_like(labels).scatter(1, own.clamp(min=0), (own >= 0).to(labels.dtype))
 
 
-def _held(methods: Iterable[Method], count: int) -> bool:
+def _holds(method: Method, count: int) -> bool:
     """Whether a method has a feature mask or baseline for each sample."""
-    held = tree_leaves([(method.innermost.feature_mask, method.innermost.baselines) for method in methods])
+    held = tree_leaves((method.innermost.feature_mask, method.innermost.baselines))
     return any(isinstance(value, Tensor) and value.ndim > 0 and len(value) == count > 1 for value in held)
 
 

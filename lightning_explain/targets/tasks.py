@@ -93,6 +93,8 @@ def _line(name: str, target: Any, outputs: Tensor, labels: Tensor | None, given:
 
 
 def _meaning(name: str, target: Any, outputs: Tensor, labels: Tensor | None) -> str:
+    if isinstance(target, Positive):
+        return f"{_MEANINGS[Positive]}, at most {target.most} of a sample"
     if type(target) in _MEANINGS:
         return _MEANINGS[type(target)]
     if single(outputs):

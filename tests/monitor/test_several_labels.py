@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_explain import ExplanationMonitor, draw, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.loggers.about import about
 from training import QUIET, SAFE, report_of, trainer
 
 pytestmark = QUIET
@@ -79,6 +80,19 @@ def test_each_label_is_explained_in_every_epoch_and_after_a_resume(
         assert torch.equal(found.scores[name]["saliency"], score["saliency"]), name
     assert whole.probe is not None
     assert len(whole.probe) == 4, "checkpoints keep the samples"
+
+
+def test_a_sum_is_said_where_it_is_explained_instead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = m.IntegratedGradients(n_steps=2, baselines=torch.zeros(4, 1, 8, 8))
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, found := ExplanationMonitor({"ig": own}, [])).fit(Tagger(), loader())
+    assert len(report_of(found).ids) == 4
+    line = "each positive label by itself, at most 4 of a sample; but the positive labels of a sample are explained by their sum"
+    assert line in caplog.text
+    run = report_of(found).run
+    assert run is not None
+    assert line in run.task
+    assert line in about(run)
 
 
 def test_the_files_of_a_run_are_enough_to_draw_each_label(tmp_path: Path) -> None:

@@ -115,10 +115,16 @@ def test_the_sum_of_the_positive_labels_is_explained_where_it_is_asked_for() -> 
     check(found, by_captum(network(C), of_positives))
     assert found.targets[2] == network(C)(features())[2].argmax()
     assert found.targets[0] == -1
-    # Something of a method's own for each sample belongs to no label.
-    masks = torch.arange(6).expand(N, 6)
-    ablation = explain(network(C), Probe(features(), POSITIVE), [m.FeatureAblation(feature_mask=masks)], [])
-    assert len(ablation.ids) == N
+
+
+def test_where_entries_cannot_be_made_the_sum_of_the_labels_is_explained_and_said() -> None:
+    own = {"own": m.FeatureAblation(feature_mask=torch.arange(6).expand(N, 6))}
+    with pytest.warns(UserWarning, match="explained by their sum, as one map: 'own' has a feature mask or baselines for each"):
+        found = explain(network(C), Probe(features(), POSITIVE), own, [])
+    same = explain(network(C), Probe(features(), POSITIVE), {"own": m.FeatureAblation()}, [], t.Positive(0))
+    assert torch.equal(found.attributions["own"], same.attributions["own"])  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="the ids of the samples are too large to number their labels"):
+        explain(network(C), Probe(features(), POSITIVE, ids=2**61 + torch.arange(N)), ["Saliency"], [])
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 2)], ids=["steps", "steps and channels"])
