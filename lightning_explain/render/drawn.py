@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from lightning_explain.core.contracts import Modality
-from lightning_explain.core.panels import Panel
+from lightning_explain.core.naming import unlike
+from lightning_explain.core.panels import FeaturesPanel, Panel
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
@@ -146,6 +147,34 @@ def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -
     whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
     shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
     return modalities[index].panels((shown,), (inputs[index],), asked(modalities[index], style)), all_finite(shown)
+
+
+def joined(shown: Sequence[Sequence[Panel]]) -> list[tuple[Panel, ...]]:
+    """The panels of each input, with the features of several tables in one panel of each kind, at the first of the tables."""
+    tables = [panel for panels in shown for panel in panels if isinstance(panel, FeaturesPanel)]
+    alike = {kind: [panel for panel in tables if panel.kind == kind] for kind in dict.fromkeys(p.kind for p in tables)}
+    first = {id(parts[0]): _joint(parts) if len(parts) > 1 else parts[0] for parts in alike.values()}
+    kept = [
+        [panel for panel in panels if id(panel) in first or not isinstance(panel, FeaturesPanel)] for panels in shown
+    ]
+    return [tuple(first.get(id(panel), panel) for panel in panels) for panels in kept]
+
+
+def _joint(parts: Sequence[FeaturesPanel]) -> FeaturesPanel:
+    """The features of all parts side by side, each with a name of its own."""
+    samples, blank = range(len(parts[0].values)), [[""] * part.values.shape[1] for part in parts]
+    texts = [
+        [one for part, none in zip(parts, blank, strict=True) for one in (part.texts[i] if part.texts else none)]
+        for i in samples
+    ]
+    levels = [torch.full_like(part.values, torch.nan) if part.levels is None else part.levels for part in parts]
+    return replace(
+        parts[0],
+        values=torch.cat([part.values for part in parts], 1),
+        names=unlike(name for part in parts for name in part.names),
+        texts=texts,
+        levels=None if all(part.levels is None for part in parts) else torch.cat(levels, 1),
+    )
 
 
 def asked(modality: Modality, style: PanelStyle) -> Sequence[tuple[str, str]]:

@@ -25,6 +25,7 @@ from lightning_explain.render.drawn import (
     as_pictures,
     check_samples,
     drawn_inputs,
+    joined,
     panels_of,
     pixels_of,
     resize,
@@ -99,7 +100,8 @@ def _panels(
     name: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle, labels: Tensor | None
 ) -> list[tuple[Panel, int]]:
     """The panels of a method, each with the place of its input among ``inputs``; of the bar charts, the one with names."""
-    found = [(panel, i) for i, drawn in enumerate(inputs) for panel in panels_of(name, report, drawn, style)[0]]
+    shown = joined([panels_of(name, report, drawn, style)[0] for drawn in inputs])
+    found = [(panel, i) for i, panels in enumerate(shown) for panel in panels]
     samples = inputs[0].samples
     labels = None if labels is None else labels[samples].cpu()
     return [
@@ -434,12 +436,11 @@ def draw_sample(report: Report, probe: Probe, options: Options, method: str, ind
         uint8 ``(H, W, 3)``.
     """
     style, panels = options.of(method), list[Picture]()
-    for drawn in drawn_inputs(probe, options, slice(index, index + 1)):
+    inputs = drawn_inputs(probe, options, slice(index, index + 1))
+    shown = joined([panels_of(method, report, drawn, style)[0] for drawn in inputs])
+    for drawn, found in zip(inputs, shown, strict=True):
         normalized: dict[str, Tensor] = {}
-        panels += [
-            pixels_of(panel, drawn, normalized, style)[0]
-            for panel in kinds.of_samples(panels_of(method, report, drawn, style)[0])
-        ]
+        panels += [pixels_of(panel, drawn, normalized, style)[0] for panel in kinds.of_samples(found)]
     height = max(len(panel) for panel in panels)
     canvas = np.full((height, sum(panel.shape[1] + GAP for panel in panels) - GAP, 3), 255, dtype=np.uint8)
     x = 0

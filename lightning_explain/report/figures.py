@@ -17,7 +17,7 @@ from lightning_explain.modalities import Plain
 from lightning_explain.render import bars
 from lightning_explain.render.captions import captions, sides
 from lightning_explain.render.color import sign_table
-from lightning_explain.render.drawn import DrawnInput, drawn_inputs, panels_of, pixels_of, resize
+from lightning_explain.render.drawn import DrawnInput, drawn_inputs, joined, panels_of, pixels_of, resize
 from lightning_explain.render.image import KINDS as IMAGE_KINDS
 from lightning_explain.render.image import normalize, to_bytes
 from lightning_explain.render.kinds import remembered
@@ -97,7 +97,7 @@ class Figures:
             inputs = [DrawnInput(slice(count), (), (), None)]
             shown = [_without_samples(method, report, count)]
         else:
-            shown = [panels_of(method, report, drawn, style)[0] for drawn in inputs]
+            shown = joined([panels_of(method, report, drawn, style)[0] for drawn in inputs])
         for i, (drawn, panels) in enumerate(zip(inputs, shown, strict=True)):
             for each in panels:
                 panel = each.with_forecast(report.outputs[:count], labels) if isinstance(each, SeriesPanel) else each
@@ -105,7 +105,8 @@ class Figures:
                 key = f"{i} {kind} {panel.sign}"
                 if kind and key not in found:
                     encoded = self._encoders[kind](self, panel, drawn, style)
-                    title = f"input {drawn.index}: {panel.title}" if len(inputs) > 1 else panel.title
+                    several = sum(len(panels) > 0 for panels in shown) > 1
+                    title = f"input {drawn.index}: {panel.title}" if several else panel.title
                     found[key] = {"kind": kind, "title": title, "input": i, "sign": panel.sign, **encoded}
         return list(found.values())
 

@@ -272,6 +272,40 @@ def test_kinds_of_panels_are_chosen_for_each_method_in_their_order() -> None:
     assert len(figure_of(report, probe).pictures()) == 1 + 2 * 18
 
 
+def test_several_tables_are_ranked_together_under_their_own_names() -> None:
+    """The exact map of f = 3 age + 2 dose + age(2) over two tables."""
+    numbers, codes = rand(4, 2), rand(4, 1, seed=1)
+    maps = numbers * torch.tensor([3.0, 2.0]), codes
+    values = torch.cat(maps, 1).sum(1)
+    report = Report({"ig": maps}, {}, {}, values[:, None], values, torch.zeros(4), torch.arange(4))
+    tables = d.Tabular(["age", "dose"]), d.Tabular(["age"])
+    probe = Probe((numbers, codes), modalities=tables)
+    (swarm, _, bars, stacked) = figure_of(report, probe).own["ig"]
+    assert isinstance(bars, FeaturesPanel)
+    assert list(bars.names) == ["age", "dose", "age (2)"]
+    assert torch.equal(bars.values, torch.cat(maps, 1).double())
+    assert (swarm.kind, bars.kind, stacked.kind) == ("beeswarm", "features", "waterfall")
+    assert isinstance(stacked, FeaturesPanel)
+    found = features._bars(stacked, 0, stacked.values[0], 4, base=0.0)
+    assert found[0].start + found[0].value == pytest.approx(float(values[0]), abs=1e-6)
+    assert [bar.text for bar in found] == [
+        f"{float(torch.cat([numbers, codes], 1)[0, i]):.4g}" for i in stacked.values[0].abs().argsort(descending=True)
+    ]
+    assert (
+        draw_sample(report, probe, Options(), "ig", 0).shape
+        == draw_sample(*joint_of(report, probe), Options(), "ig", 0).shape
+    )
+
+
+def joint_of(report: Report, probe: Probe) -> tuple[Report, Probe]:
+    """The same with one table."""
+    (maps,) = report.attributions.values()
+    whole = torch.cat(probe.inputs, 1)
+    return replace(report, attributions={"ig": torch.cat(maps, 1)}), Probe(
+        whole, modalities=d.Tabular(["age", "dose", "age 2"])
+    )
+
+
 def test_a_kind_of_panel_that_no_input_has_is_refused_and_one_that_another_input_has_is_not() -> None:
     table, image = rand(2, 3), rand(2, 1, 8, 8)
     report = Report({"ig": table}, {}, {}, torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.arange(2))
