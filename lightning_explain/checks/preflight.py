@@ -68,7 +68,7 @@ def preflight(
     named = probe.class_names is not None and outputs.shape[1:] == (len(probe.class_names),)
     chosen = settled(task, target, outputs, labels, named)
     target = chosen.target
-    indices = target_indices(outputs, target, labels)
+    indices = target_indices(outputs, target, labels, samples.ids)
     check_explained(choose(outputs, indices, target), probe)
     check_ordinal(outputs, target, probe)
 

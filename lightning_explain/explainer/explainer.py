@@ -176,7 +176,9 @@ class Explainer(Decisions):
         def some(count: int) -> Samples:
             chosen = torch.arange(count) % len(samples)
             labels = None if probe.targets is None else probe.targets.cpu()[chosen]
-            return replace(samples[chosen], extra=(*samples[chosen].extra, Choice(self.target, labels)))
+            return replace(
+                samples[chosen], extra=(*samples[chosen].extra, Choice(self.target, labels, samples.ids[chosen]))
+            )
 
         # Ranks of a sharded model would have to run the same number of passes.
         if choose and not self.ranks.sharded:

@@ -243,7 +243,10 @@ class Explanation:
     def _begun(
         self, explained: ExplainedFunction, planned: Plan, samples: Samples
     ) -> tuple[Tensor, Tensor, Tensor, Found, Mapping[str, Tensor]]:
-        choice, batch = Choice(self.decided.target, samples.extra[-1]), PlanExecution(explained, planned, samples)
+        choice, batch = (
+            Choice(self.decided.target, samples.extra[-1], samples.ids),
+            PlanExecution(explained, planned, samples),
+        )
         try:
             found = batch.run(choice)
         finally:

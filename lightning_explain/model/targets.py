@@ -11,11 +11,15 @@ from torch import Tensor
 from lightning_explain.core.contracts import Selection, selected
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import is_whole, refused
+from lightning_explain.model.clean import CleanSamples, packed, takes_samples, unpacked
 
-Target: TypeAlias = "str | int | tuple[int, ...] | Callable[[Tensor], Tensor]"
+Target: TypeAlias = (
+    "str | int | tuple[int, ...] | Callable[[Tensor], Tensor] | Callable[[Tensor, CleanSamples], Tensor]"
+)
 
 TARGETS = ("label", "predicted")
 _ANY_OUTPUT = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
+_CALLABLE = "a callable (outputs) or (outputs, sample) that returns (N,)"
 _OTHER_WAYS = f'target="predicted", an int, {_ANY_OUTPUT}'
 _WAYS = f'target="label", {_OTHER_WAYS.removeprefix("target=")}'
 
@@ -70,8 +74,10 @@ def predictions_of(outputs: Tensor) -> Tensor:
     return outputs.argmax(1) if outputs.ndim == 2 else torch.zeros(len(outputs), dtype=torch.long)
 
 
-def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Tensor:
+def target_indices(outputs: Tensor, target: Target, labels: Tensor | None, ids: Tensor | None = None) -> Tensor:
     """The index of each sample's explained output, ``(N,)``; of a ``Selection`` the places in it, ``(N, K)``.
+
+    Of a callable ``(outputs, sample)`` it is what that knows of each sample, ``(N, K)``.
 
     0 if the output is one number per sample, whatever the label; -1 if a tuple or a callable chooses the output.
 
@@ -79,6 +85,7 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
         outputs: The model's outputs, ``(N, ...)``, on the CPU.
         target: Which output is explained.
         labels: Labels of the samples, or ``None``.
+        ids: Their ids, ``(N,)``; by default their numbers.
 
     Raises:
         ValueError: If the target does not fit the outputs.
@@ -87,13 +94,16 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None) -> Te
     if isinstance(target, Selection):
         return target.select(outputs, None if labels is None else labels.cpu())
     if callable(target) or isinstance(target, (tuple, list)):
-        chosen = choose(outputs, torch.zeros(n, dtype=torch.long), target)
+        known = torch.full((n,), -1)
+        if takes_samples(target):
+            known = packed(CleanSamples(outputs, labels, torch.arange(n) if ids is None else ids))
+        chosen = choose(outputs, known, target)
         if not isinstance(chosen, Tensor) or chosen.shape != (n,):
             came = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
             raise ValueError(
                 f"target={target!r} chose {came} from outputs {tuple(outputs.shape)}; give a target that chooses ({n},)."
             )
-        return torch.full((n,), -1)
+        return known
     if single(outputs):
         if isinstance(target, int) and target != 0:
             raise ValueError(
@@ -137,25 +147,28 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
 
     Args:
         outputs: The model's outputs, ``(N, ...)``.
-        indices: The target index of each sample, ``(N,)``, or its places ``(N, K)``, whose outputs are summed; not used if the
-            target is a tuple or another callable.
+        indices: The target index of each sample, ``(N,)``, or its places ``(N, K)``, whose outputs are summed; of a callable
+            ``(outputs, sample)`` what :func:`target_indices` returned; not used if the target is a tuple or another callable.
         target: Which output is explained.
 
     Raises:
         ValueError: If a tuple lies outside the outputs, or a callable fails on them.
     """
-    if indices.ndim == 2:
+    if indices.ndim == 2 and isinstance(target, Selection):
         return selected(outputs, indices)
     if callable(target) or isinstance(target, (tuple, list)):
         try:
-            return target(outputs) if callable(target) else outputs[(slice(None), *target)]  # type: ignore[index]
+            if not callable(target):
+                return outputs[(slice(None), *target)]  # type: ignore[index]
+            known = (outputs, unpacked(indices, outputs)) if indices.ndim == 2 else (outputs,)
+            return target(*known)
         except torch.OutOfMemoryError:
             raise
         except (LookupError, AttributeError, TypeError, RuntimeError, ValueError) as error:
             # A ValueError also comes of an int that is too large for an index.
             raise ValueError(
                 f"target={target!r} does not fit outputs {tuple(outputs.shape)}: {type(error).__name__}: {error}. "
-                "Give a tuple that indexes them, or a callable (N, ...) -> (N,) that takes them."
+                f"Give a tuple that indexes them, or {_CALLABLE}."
             ) from error
     if single(outputs):
         return outputs.reshape(len(outputs))
@@ -168,20 +181,21 @@ class Choice:
     Args:
         target: Which output is explained.
         labels: Labels of the samples, or ``None``.
+        ids: Their ids, ``(N,)``.
     """
 
     outputs: Tensor
     indices: Tensor
     facts: Mapping[str, Tensor]
 
-    def __init__(self, target: Target, labels: Tensor | None) -> None:
-        self._target, self._labels = target, labels
+    def __init__(self, target: Target, labels: Tensor | None, ids: Tensor | None = None) -> None:
+        self._target, self._labels, self._ids = target, labels, ids
         self.refused = False
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """The indices of the explained outputs, ``(N,)`` or ``(N, K)``, on the device of ``outputs`` ``(N, ...)``."""
         self.outputs, self.refused = outputs.detach(), True
-        indices = target_indices(clean := self.outputs.cpu(), self._target, self._labels)
+        indices = target_indices(clean := self.outputs.cpu(), self._target, self._labels, self._ids)
         self.indices, self.facts = indices.to(outputs.device), {}
         if isinstance(self._target, Selection):
             self.facts = self._target.facts(clean, None if self._labels is None else self._labels.cpu(), indices)

@@ -63,7 +63,8 @@ class ExplanationMonitor(MonitorBase):
             Default: saliency, integrated gradients (16 steps), Grad-CAM of the last layer whose places lie on the input.
         metrics: The same for metrics. Default: Infidelity (32 draws), and SensitivityMax (3) of the default integrated gradients.
         probe: ``ProbeSelection``, a ``Probe``, or dataset indices. Default: 16 samples of the validation data.
-        target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``, a callable ``(N, ...) -> (N,)``, or one of
+        target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``, a callable ``(outputs)`` or
+            ``(outputs, sample)`` that returns ``(N,)``, or one of
             ``lightning_explain.targets``. Where labels are not one class for each sample, ``"label"`` is ``Positive()``,
             ``Horizon("sum")``, ``Position("label")`` or ``Pixels("label")``, by their shape.
         every_n_epochs: Explain after every n epochs; excludes ``every_n_train_steps``. Default: every epoch.

@@ -119,7 +119,9 @@ def test_the_sum_of_the_positive_labels_is_explained_where_it_is_asked_for() -> 
 
 def test_where_entries_cannot_be_made_the_sum_of_the_labels_is_explained_and_said() -> None:
     own = {"own": m.FeatureAblation(feature_mask=torch.arange(6).expand(N, 6))}
-    with pytest.warns(UserWarning, match="explained by their sum, as one map: 'own' has a feature mask or baselines for each"):
+    with pytest.warns(
+        UserWarning, match="explained by their sum, as one map: 'own' has a feature mask or baselines for each"
+    ):
         found = explain(network(C), Probe(features(), POSITIVE), own, [])
     same = explain(network(C), Probe(features(), POSITIVE), {"own": m.FeatureAblation()}, [], t.Positive(0))
     assert torch.equal(found.attributions["own"], same.attributions["own"])  # type: ignore[arg-type]

@@ -27,11 +27,11 @@ LABEL = 'target="label" means the '
     [
         ((2, 3), torch.tensor([0, 2]), "label", f"multiclass (outputs (N, 3), whole labels (N,)); {LABEL}output of the label"),
         ((2, 1), torch.tensor([0, 1]), "label", "binary (.*the output, which speaks for class 1"),
-        ((2, 3), HOT.float(), t.Positive(), "multilabel (outputs (N, 3), float labels (N, 3)); .*each positive label by itself, at most 4 of a sample"),
+        ((2, 3), HOT.float(), t.Positive(), "multilabel (outputs (N, 3), float labels (N, 3)); .*by itself, at most 4 of a sample"),
         ((2, 3), HOT - 1, t.Positive(), "multilabel (.*"),
         ((2, 3), HOT.float().log(), t.Horizon(), "regression (.*"),
         ((2, 3), torch.tensor([[1.0, torch.nan, 0.0]] * 2), t.Positive(), "multilabel (.*"),
-        ((2, 3), torch.tensor([[0.9, 0.05, 0.05]] * 2), t.Positive(), "multiclass (.*each positive label by itself, at most 4 of a sample"),
+        ((2, 3), torch.tensor([[0.9, 0.05, 0.05]] * 2), t.Positive(), "multiclass (.*by itself, at most 4 of a sample"),
         ((2, 3), torch.randn(2, 3), t.Horizon(), f"regression (.*{LABEL}sum of all outputs"),
         ((2,), torch.randn(2), "label", f"regression (outputs (N,), .*{LABEL}output"),
         ((2, 3), torch.randn(2), "label", "regression (.*"),
