@@ -218,17 +218,20 @@ def _multilabel(sample: _Sample) -> Caption:
 
 
 def _regression(sample: _Sample) -> Caption:
-    true, step = sample.fact("true"), sample.fact("step")
-    if true is not None and len(sample.report.values):
+    known, step = sample.fact("true"), sample.fact("step")
+    if known is not None and len(sample.report.values):
         where = "in all" if step is None else f"at step {int(step)}"
-        return _plain(f"true {true:.3g} {where}", f"predicted {float(sample.report.values[sample.index]):.3g}")
+        return _plain(f"true {known:.3g} {where}", f"predicted {float(sample.report.values[sample.index]):.3g}")
     if sample.labels is None:
         return _other(sample)
     pairs = {"true": sample.labels[sample.index], "predicted": sample.report.outputs[sample.index]}
     lines = [f"{word} {_listed(f'{value:.3g}' for value in each.reshape(-1).tolist())}" for word, each in pairs.items()]
     if sample.report.outputs[0].numel() > 1:
         lines += [f"explained output {sample.explained}"] if sample.explained >= 0 else sample.value
-    return _plain(*lines)
+    true, predicted = (
+        f"{word} {_listed((f'{value:.3g}' for value in each.reshape(-1).tolist()), 1)}" for word, each in pairs.items()
+    )
+    return Caption(tuple(lines), short=Short(true, predicted))
 
 
 def _tokens(sample: _Sample) -> Caption:
@@ -283,9 +286,9 @@ _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {
 }
 
 
-def _listed(words: Iterable[str]) -> str:
+def _listed(words: Iterable[str], most: int = _MOST) -> str:
     found = list(words)
-    return ", ".join(found[:_MOST]) + (", ..." if len(found) > _MOST else "")
+    return ", ".join(found[:most]) + (", ..." if len(found) > most else "")
 
 
 def _percent(share: float) -> str:

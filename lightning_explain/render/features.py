@@ -237,13 +237,12 @@ def _bars(panel: FeaturesPanel, sample: int, values: Tensor, most: int, base: fl
     if not known.isfinite().any():
         return []
     texts = panel.texts[sample] if panel.texts else [""] * len(known)
-    others = base is not None and len(known) > most
-    shown = _strongest(known.abs().nan_to_num(-1.0), most - others)
-    bars = [_Bar(panel.names[i], texts[i], float(known[i].nan_to_num(0.0))) for i in shown]
+    units = int(known.isfinite().sum())
+    others = base is not None and units > most
+    shown = _strongest(known.abs().nan_to_num(-1.0), min(units, most - others))
+    bars = [_Bar(panel.names[i], texts[i], float(known[i])) for i in shown]
     if others:
-        bars.append(
-            _Bar(f"{len(known) - len(shown)} others", "", float(known.nansum()) - sum(bar.value for bar in bars))
-        )
+        bars.append(_Bar(f"{units - len(shown)} others", "", float(known.nansum()) - sum(bar.value for bar in bars)))
     if base is None:
         return bars
     starts = base + np.cumsum([0.0, *(bar.value for bar in reversed(bars))])

@@ -321,6 +321,10 @@ def test_a_kind_of_panel_that_no_input_has_is_refused_and_one_that_another_input
     assert [panel.kind for panel in found.own["ig"]] == ["beeswarm"]
 
 
+def bars_of(panel: FeaturesPanel, sample: int, base: float | None = None) -> list[features._Bar]:
+    return features._bars(panel, sample, panel.values[sample], 5, base)
+
+
 def test_the_strongest_words_of_each_class_are_counted_drawn_and_escaped() -> None:
     values = [[2.0, 1.0, torch.nan], [4.0, -1.0, 0.5], [1.0, 3.0, float("inf")]]
     said = [["great", "<b>|", "[SEP]"], ["great", "dull", "<b>|"], ["dull", "great", "odd"]]
@@ -335,6 +339,9 @@ def test_the_strongest_words_of_each_class_are_counted_drawn_and_escaped() -> No
     assert [head.lines[0] for head in heads] == ["strongest words of good, 2 texts", "strongest words of *bad*, 1 text"]
     assert features.values.nan_to_num(0.0).tolist() == [[3.0, 0.75, 0.0], [3.0, 0.0, 1.0]]
     assert features.texts == [["2 times", "2 times", ""], ["once", "", "once"]]
+    assert [bar.name for bar in bars_of(features, 1)] == ["great", "dull"], (
+        "no line for words that the class does not have"
+    )
     page = texts.as_html(panel, titles, "<ig>")
     assert "<h3>&lt;ig&gt;</h3>" in page
     assert "<th>good</th><td>great (+3, 2 times), &lt;b&gt;| (+0.75, 2 times)</td>" in page
