@@ -1,8 +1,7 @@
-"""Trains a model with an ExplanationMonitor, configured by Hydra. Sweeps maximize the objective in configs/train.yaml."""
+"""Trains a model with an ExplanationMonitor, configured by Hydra. Sweeps are in configs/hparams_search."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import hydra
@@ -14,16 +13,14 @@ from torch import Tensor
 
 from lightning_explain import ExplanationMonitor
 
-log = logging.getLogger(__name__)
 
-
-def objective(metrics: Mapping[str, Tensor], score: str, explanation: str, weight: float) -> float:
-    """The number to maximize, ``score - weight * explanation``: a good score for a bad reason is worth less."""
-    return float(metrics[score]) - weight * float(metrics[explanation])
+def objectives(config: DictConfig, metrics: Mapping[str, Tensor]) -> list[float]:
+    """The last values of the metrics that a sweep optimizes, in the order of the directions in its preset."""
+    return [float(metrics[part.metric]) for part in config.get("objectives", {}).values()]
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> list[float]:
     if config.trainer.max_epochs % (config.monitor.every_n_epochs or 1):
         raise ValueError(
             "The last epoch would not be explained; choose monitor.every_n_epochs so that it divides the epochs."
@@ -41,11 +38,9 @@ def main(config: DictConfig) -> float:
         wandb.finish()
     if monitor.last_report is None or monitor.last_report.step != trainer.global_step:
         raise RuntimeError(
-            "The last epoch was not explained, so the objective would mix two epochs; choose monitor.every_n_epochs so that it is."
+            "The last epoch was not explained, so the objectives would mix two epochs; choose monitor.every_n_epochs so that it is."
         )
-    value = objective(trainer.callback_metrics, **config.objective)
-    log.info("objective: %.6f", value)
-    return value
+    return objectives(config, trainer.callback_metrics)
 
 
 if __name__ == "__main__":

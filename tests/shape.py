@@ -57,7 +57,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tensorboard": _LOGGERS,
     "torch.utils.tensorboard": _LOGGERS,
     "omegaconf": {"monitor"},
-    "hydra": {"monitor"},
+    "hydra": {"monitor", "report"},
     "captum": {"model", "engine", "methods", "metrics", "checks"},
     "mlxtend": {"demo"},
     "matplotlib.pyplot": set(),

@@ -29,7 +29,12 @@ _NAMED = 4
 _SCRIPTS = ("data.js", "panels.js", "samples.js", "charts.js", "page.js")
 
 
-def write_page(runs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str], title: str | None = None) -> Path:
+def write_page(
+    runs: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    title: str | None = None,
+    members: summary.Table | None = None,
+) -> Path:
     """Takes one or more finished runs, and writes a page that shows them: one HTML file that opens without a network.
 
     A slider moves through the epochs; maps of the same samples are side by side, with their differences from the first run. Below are
@@ -40,6 +45,7 @@ def write_page(runs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[s
         runs: Folders ``<run>/<name>``, or folders above with the reports of one monitor. Others are compared with the first one.
         path: Where the page is written.
         title: Its title; by default the names of the runs.
+        members: The table of the members of a sweep, above all else.
 
     Returns:
         The path.
@@ -72,6 +78,7 @@ def write_page(runs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[s
         nonce=b64encode(hashlib.sha256("".join(blocks.texts).encode()).digest()[:12]).decode(),
         runs=found,
         table=summary.table(found),
+        members=members,
         scores=data["scores"],
         facts=summary.facts(found),
         style=_asset("page.css"),

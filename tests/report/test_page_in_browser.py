@@ -19,7 +19,7 @@ WHEN = "document.getElementById('when').textContent"
 PIXELS = """[...document.querySelectorAll('.run canvas')].slice(0, 2)
   .map(c => [...c.getContext('2d').getImageData(0, 0, 12, 12).data].join())"""
 OPACITY = "getComputedStyle(document.querySelector('.overlay canvas')).opacity"
-LINES = "[...document.querySelectorAll('#table tbody tr')].map(line => line.cells[0].textContent)"
+LINES = "[...document.querySelectorAll('#runs .sorted tbody tr')].map(line => line.cells[0].textContent)"
 # What screen readers are told: the name of each control.
 NAMES = """[...document.querySelectorAll('input, select, button')].filter(e => e.offsetParent && !(e.labels?.length || e.textContent.trim()
   || e.getAttribute('aria-label'))).length"""
@@ -82,7 +82,7 @@ def test_method_overlay_and_columns_are_chosen(page: Tab) -> None:
 
 def test_the_table_is_sorted_by_numbers(page: Tab) -> None:
     assert page.value(LINES) == ["marked", "clean", "small"]
-    lr = "[...document.querySelectorAll('#table thead button')].find(e => e.textContent === 'lr')"
+    lr = "[...document.querySelectorAll('#runs .sorted thead button')].find(e => e.textContent === 'lr')"
     page.value(f"{lr}.click()")
     assert page.value(LINES) == ["small", "clean", "marked"]
     assert page.value(f"{lr}.parentNode.getAttribute('aria-sort')") == "ascending"

@@ -91,8 +91,8 @@ function listen() {
     showTheme();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
-  const table = element("table");
-  [...table.tHead.rows[0].cells].forEach((head, column) => head.querySelector("button").addEventListener("click", () => sortBy(table, column)));
+  for (const table of document.querySelectorAll("table.sorted"))
+    [...table.tHead.rows[0].cells].forEach((head, column) => head.querySelector("button").addEventListener("click", () => sortBy(table, column)));
 }
 
 if (typeof DecompressionStream === "undefined") trouble("This browser is too old for the maps and curves; the tables below need nothing.");
