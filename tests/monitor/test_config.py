@@ -19,10 +19,13 @@ import lightning_explain as package
 from lightning_explain import Alert, ExplanationMonitor, Probe, ProbeSelection
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain import modalities as d
+from lightning_explain import targets as t
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.naming import snake_case
 from lightning_explain.demo.digits import DigitsModel, MarkedDigits
 from lightning_explain.explainer.registry import METHODS, METRICS, build_methods, build_metrics
+from lightning_explain.modalities import restored, stored
 from lightning_explain.monitor.config import _FUNCTIONS, monitor_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -223,6 +226,30 @@ def test_the_annotations_of_every_public_dataclass_can_be_read(cls: type) -> Non
         box = OmegaConf.create({}, flags={"allow_objects": True})
         box["it"] = cls()
         assert resolved(box) == resolved({"it": box["it"]}) == {"it": cls()}
+
+
+IN_BOTH = """
+_target_: lightning_explain.ExplanationMonitor
+modalities:
+  ids: {_target_: lightning_explain.modalities.Text, vocabulary: [a, b]}
+  meta: {_target_: lightning_explain.modalities.Tabular, feature_names: [x, y], groups: {both: [x, y]}}
+target: {_target_: lightning_explain.targets.Horizon, step: -1}
+"""
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("conversion", ["none", "partial", "object", "all"])
+def test_modalities_and_targets_nested_in_a_hydra_configuration_are_those_of_python(
+    conversion: str, listed: bool
+) -> None:
+    given = OmegaConf.create(IN_BOTH)
+    if listed:
+        given.modalities = list(given.modalities.values())
+    found = instantiate({**given, "_convert_": conversion})._explainer
+    built = found.modalities if listed else list(found.modalities.values())
+    expected = (d.Text(vocabulary=["a", "b"]), d.Tabular(feature_names=["x", "y"], groups={"both": ["x", "y"]}))
+    assert restored(stored(tuple(built))) == restored(stored(expected))
+    assert found.target == t.Horizon(-1)
 
 
 NESTED = """
