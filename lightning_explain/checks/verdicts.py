@@ -1,31 +1,15 @@
-"""Turns verdicts into a table and lines of text."""
+"""Turns verdicts into lines of text."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lightning_explain.core.verdict import Verdict
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_COLORS = {"fine": "green", "canonized": "cyan", "warned": "yellow", "refused": "red"}
-
-
-def table(verdicts: Iterable[Verdict]) -> Table:
-    """Returns a rich table with one line for each method."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    found = Table("method", "verdict", "reason", "fix", title="Model doctor")
-    for v in verdicts:
-        found.add_row(escape(v.method), f"[{_COLORS[v.state]}]{v.state}[/]", escape(v.reason), escape(v.fix))
-    return found
 
 
 def in_words(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""Takes a configuration file, builds its model and samples, and returns the doctor's verdicts or the cost forecast."""
+"""Takes a configuration file or an import path, builds its model and samples, and returns the doctor's verdicts or the cost forecast."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ from lightning_explain.explainer.registry import (
 )
 from lightning_explain.monitor.arguments import selection_of
 from lightning_explain.monitor.callback import ExplanationMonitor
-from lightning_explain.monitor.config import instantiated, monitor_arguments, read
+from lightning_explain.monitor.checkpoints import check_module, load, load_weights, saved_arguments
+from lightning_explain.monitor.config import imported, instantiated, monitor_arguments, read, read_overrides
 from lightning_explain.probes.binding import bound
 from lightning_explain.probes.selection import ProbeSelection, collect
 from lightning_explain.probes.signature import Signature, signature_of
 
 _SAMPLES = 4
-_WAYS = "input_shape: [3, 64, 64] (random samples), or data: {_target_: ...} (a data module, a loader or a dataset)"
+_WAYS = (
+    "input_shape: [3, 64, 64] (random samples; on the command line --input-shape 3,64,64), or data: {_target_: ...} (a data module, "
+    "a loader or a dataset)"
+)
 
 
 def verdicts(model: nn.Module, explainer: Explainer, probe: Probe) -> list[Verdict]:
@@ -74,29 +78,68 @@ def _explaining_errors(probe: Probe) -> Iterator[None]:
 
 @short_errors()
 def configured_model(
-    path: Path, overrides: Sequence[str] = (), examined: bool = True
+    path: Path,
+    overrides: Sequence[str] = (),
+    examined: bool = True,
+    shapes: Sequence[Any] = (),
+    checkpoint: Path | None = None,
+    weights_only: bool = True,
 ) -> tuple[nn.Module, Explainer, Probe]:
-    """The model, what explains it, and the samples, in a file with ``model``, ``monitor`` and ``input_shape`` or ``data``.
+    """The model, what explains it, and the samples, by a file or by the import path of the model.
 
     Args:
-        path: A YAML file, composed by Hydra like ``configs/train.yaml``; it may have a ``defaults`` list.
-        overrides: As on the command line of a Hydra application: ``monitor=full``, ``model.num_classes=5``.
-        examined: ``True``: a few samples, and all methods if the file names none. ``False``: the samples and methods of
-            a monitor.
+        path: A YAML file with ``model``, ``monitor`` and ``input_shape`` or ``data``, composed by Hydra like ``configs/train.yaml``; it
+            may have a ``defaults`` list. Or an import path: ``torchvision.models:resnet18``.
+        overrides: As on the command line of a Hydra application: ``monitor=full``, ``model.num_classes=5``. With an import path they
+            are the configuration itself.
+        examined: ``True``: a few samples, and all methods if none are named. ``False``: the samples and methods of a monitor.
+        shapes: The shape of one sample of each input, instead of ``input_shape``.
+        checkpoint: A checkpoint with the weights, and with the arguments that the configuration leaves out.
+        weights_only: ``False``: load a checkpoint that holds more than tensors and plain values, which may run code.
 
     Raises:
-        ImportError: If Hydra is not installed.
-        ValueError: If a key is missing, or an object that the file names cannot be built.
+        FileNotFoundError: If there is no such file.
+        ImportError: If Hydra is needed and not installed.
+        ValueError: If a key is missing, an object cannot be built, or the weights do not fit.
         TypeError: If a value has a wrong type.
     """
-    config = read(path, overrides)
+    in_file = path.is_file()
+    if not in_file and (path.suffix in (".yaml", ".yml") or len(path.parts) > 1):
+        raise FileNotFoundError(
+            f"'{path}' does not exist; give a YAML file, or an import path such as torchvision.models:resnet18."
+        )
+    config = read(path, overrides) if in_file else read_overrides(overrides)
+    if shapes:
+        config["input_shape"] = shapes[0] if len(shapes) == 1 else list(shapes)
     arguments = monitor_arguments(config.get("monitor") or {}, ExplanationMonitor)
-    model = instantiated(config, "model")
+    saved = {} if checkpoint is None else saved_arguments(checkpoint, weights_only)
+    model = instantiated(config, "model", saved) if in_file else imported(str(path), config.get("model"), saved)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a _target_ that returns a torch.nn.Module.")
+        raise TypeError(f"model is a {type(model).__name__}; give what returns a torch.nn.Module.")
+    if checkpoint is not None:
+        _load_weights(model, checkpoint, weights_only)
     selection = selection_of(arguments.get("probe"))
     count = _SAMPLES if examined else len(selection.indices or ()) or selection.count
     return model, _explainer(arguments, examined), _probe(config, selection, count, signature_of(model))
+
+
+def _load_weights(model: Any, checkpoint: Path, weights_only: bool) -> None:
+    check_module(model)
+    content = load(checkpoint, weights_only)
+    # The module's own hook may raise anything.
+    try:
+        load_weights(model, content)
+    except Exception as error:
+        raise ValueError(f"'{checkpoint}' does not fit the model: {type(error).__name__}: {error}") from error
+
+
+def shapes_of(sizes: Sequence[str]) -> list[Any]:
+    """``["3,64,64"]`` as ``[[3, 64, 64]]``; what is no list of numbers stays as it is."""
+    parts = [one.split(",") for one in sizes]
+    return [
+        list(map(int, found)) if all(part.strip().isdecimal() for part in found) else one
+        for one, found in zip(sizes, parts, strict=True)
+    ]
 
 
 def _explainer(arguments: Mapping[str, Any], examined: bool) -> Explainer:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -41,13 +42,13 @@ def shown(value: Any) -> str:
 
 
 def table(title: str, columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> Table:
-    """A table for the console; numbers to the right."""
+    """A table for the console; numbers to the right, and cells that are rich text as they are."""
     found = Table(title=Text(title), title_justify="left")
     for i, name in enumerate(columns):
         numbers = any(isinstance(line[i], (int, float)) and not isinstance(line[i], bool) for line in lines)
         found.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
     for line in lines:
-        found.add_row(*(Text(shown(value)) for value in line))
+        found.add_row(*(value if isinstance(value, Text) else Text(shown(value)) for value in line))
     return found
 
 
@@ -82,3 +83,17 @@ def failing_with_2() -> Iterator[None]:
 
         typer.echo(f"Error: {one_line(str(error) or type(error).__name__, 500)}", err=True)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def configured() -> Iterator[None]:
+    """Resolves import paths from the current folder too, like ``python -m``; errors become one line and exit code 2."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    finally:
+        sys.path.remove(folder)

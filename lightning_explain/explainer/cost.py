@@ -6,7 +6,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from lightning_explain.engine.executor import PlanExecution
 from lightning_explain.engine.pass_size import synchronize, within_memory
 from lightning_explain.engine.plan import Plan, plan
 from lightning_explain.explainer.run import Explanation
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -70,19 +67,15 @@ class Forecast:
         """Samples sent through the model."""
         return sum((share.passes for share in self.shares), PassCount())
 
-    def table(self) -> Table:
-        """A table with a line for each part; it counts samples sent through the model, per explained sample."""
-        from rich.table import Table
-        from rich.text import Text
-
-        columns = ("methods", "path", "points", "forward", "backward", "seconds", "layers")
-        table = Table(*columns, title="Passes and seconds for each explained sample")
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Names of columns and a line for each part, with samples sent through the model, and seconds, per explained sample."""
+        columns = ["methods", "path", "points", "forward", "backward", "seconds", "layers"]
+        lines: list[list[Any]] = []
         for share in self.shares:
-            costs = (f"{cost / self.samples:.6g}" for cost in (share.passes.forward, share.passes.backward))
-            names, points = ", ".join(share.names) or "the choice of targets", str(share.points or "")
-            seconds, layers = f"{share.seconds / self.samples:.2g}", Text(", ".join(share.layers))
-            table.add_row(Text(names), share.path, points, *costs, seconds, layers)
-        return table
+            names = ", ".join(share.names) or "the choice of targets"
+            costs = [cost / self.samples for cost in (share.passes.forward, share.passes.backward, share.seconds)]
+            lines.append([names, share.path, share.points, *costs, ", ".join(share.layers)])
+        return columns, lines
 
     def __str__(self) -> str:
         return (

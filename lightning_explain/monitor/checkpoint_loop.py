@@ -26,7 +26,7 @@ from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor.callback import ExplanationMonitor
-from lightning_explain.monitor.checkpoints import Checkpoint, load, logged_in
+from lightning_explain.monitor.checkpoints import Checkpoint, load, load_weights, logged_in
 from lightning_explain.monitor.failures import anything, rank_zero_warn_or_log
 from lightning_explain.render.history import PictureHistory
 from lightning_explain.store.files import safe_name
@@ -137,8 +137,7 @@ class CheckpointLoop:
             content = load(checkpoint.path, self.weights_only)
             if self._initial is not None:
                 self.model.load_state_dict(self._initial)
-            self.model.on_load_checkpoint(content)
-            self.model.load_state_dict(content["state_dict"], strict=self.model.strict_loading)
+            load_weights(self.model, content)
         if loading.failed_rank is not None:
             error = loading.error or f"rank {loading.failed_rank} could not load it"
             fits = "" if isinstance(error, (MalformedError, str)) else "it does not fit the model: "

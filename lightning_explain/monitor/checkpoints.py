@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from lightning_explain.core import schema
 from lightning_explain.core.schema import MalformedError, one_line
+from lightning_explain.loggers.packages import in_both
 
 Given: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 """A folder of checkpoints, one checkpoint, or several of both."""
@@ -81,6 +83,22 @@ def load(path: Path, weights_only: bool = True) -> dict[str, Any]:
         raise MalformedError("it has no state_dict, so it is no checkpoint of a Trainer")
     moment_of(found)
     return found
+
+
+def check_module(model: object) -> None:
+    """Refuses what is no LightningModule.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(model, in_both(pl.LightningModule)):
+        raise TypeError(f"model is a {type(model).__name__}; give the LightningModule that was trained.")
+
+
+def load_weights(module: pl.LightningModule, content: dict[str, Any]) -> None:
+    """Puts the weights of a checkpoint into its module; ``strict_loading`` says whether all of them must be there."""
+    module.on_load_checkpoint(content)
+    module.load_state_dict(content["state_dict"], strict=module.strict_loading)
 
 
 def logged_in(content: Mapping[str, Any], name: str) -> dict[str, float]:

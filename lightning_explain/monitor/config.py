@@ -6,12 +6,15 @@ Only this module imports OmegaConf and Hydra; ``core/containers.py`` asks for Om
 from __future__ import annotations
 
 import inspect
+import pkgutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 from yaml import YAMLError
 
 from lightning_explain.core.containers import resolved
@@ -88,6 +91,55 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not OmegaConf.is_dict(config):
         raise ValueError(f"{path} is not a mapping; write keys and values, such as model: {{...}}.")
     return {str(key): config[key] for key in config if key != "hydra"}
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration in overrides alone, without a file: ``model.num_classes=5``, ``monitor.methods=[Saliency]``.
+
+    Raises:
+        ValueError: If one of them is not ``key=value``, or its key is unknown.
+    """
+    known = ("model", "monitor", "input_shape", "data")
+    for one in overrides:
+        if "=" not in one or re.split(r"[.=\[]", one)[0] not in known:
+            raise ValueError(f"{brief(one)} is no override; write key=value, with a key of {', '.join(known)}.")
+    try:
+        config = OmegaConf.from_dotlist(list(overrides))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"{' '.join(overrides)} cannot be read: {error}") from error
+    return {str(key): config[key] for key in config}
+
+
+def imported(path: str, arguments: Any = None, saved: Mapping[str, Any] | None = None) -> Any:
+    """What an import path names; called, unless it is a model already.
+
+    Args:
+        path: ``package.module:name``, or with a dot instead of the colon.
+        arguments: Arguments, as a plain or OmegaConf mapping.
+        saved: Arguments for what these leave out, as far as the object takes them.
+
+    Raises:
+        ValueError: If the path names nothing, or the object cannot be built.
+        TypeError: If the arguments are not a mapping.
+    """
+    given = resolved(arguments or {})
+    if not isinstance(given, Mapping):
+        raise TypeError(f"model={brief(given)}; give arguments by name, such as model.num_classes=5.")
+    try:
+        found = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path!r} cannot be imported: {error}; give package.module:name, such as torchvision.models:resnet18, or a YAML file."
+        ) from error
+    if isinstance(found, nn.Module) or not callable(found):
+        return found
+    try:
+        return found(**_taken(found, saved or {}, given), **given)
+    # A constructor may raise anything.
+    except Exception as error:
+        raise ValueError(
+            f"{path!r} cannot be built: {type(error).__name__}: {error}; give arguments that it takes, such as model.num_classes=5."
+        ) from error
 
 
 def instantiated(config: Mapping[str, Any], key: str, saved: Mapping[str, Any] | None = None) -> Any:

@@ -21,7 +21,7 @@ from lightning_explain.core.validation import check_whole
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.monitor.checkpoint_loop import CheckpointLoop
-from lightning_explain.monitor.checkpoints import Checkpoint, Given, find
+from lightning_explain.monitor.checkpoints import Checkpoint, Given, check_module, find
 
 _PLACE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins")
 """Of a Trainer's arguments, those that say where and how exactly it computes."""
@@ -114,8 +114,7 @@ def _checked(monitor: ExplanationMonitor, model: object, part: Sequence[int]) ->
         TypeError: If the model is no LightningModule.
         ValueError: If the part is none, the monitor is switched off, or one of its metrics needs the checkpoints of other jobs.
     """
-    if not isinstance(model, in_both(pl.LightningModule)):
-        raise TypeError(f"model is a {type(model).__name__}; give the LightningModule that was trained.")
+    check_module(model)
     if not monitor.enabled:
         raise ValueError("The monitor has enabled=False, so there is nothing to replay.")
     if not isinstance(part, Sequence) or isinstance(part, str) or len(part) != 2:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from given import doctor
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
-from lightning_explain.checks.verdicts import table as table
 from lightning_explain.core.contracts import Method
 from lightning_explain.core.verdict import Verdict
 from repairing import Own, warmed
@@ -495,16 +492,6 @@ def test_what_is_of_little_use_is_warned_of_and_done() -> None:
     with pytest.warns(UserWarning, match=r"'it' \(GuidedBackprop\): the model has no ReLU"):
         found = explain(Net(nn.GELU(), nn.GELU()), Probe(images()), {"it": m.GuidedBackprop()}, [])
     assert "it" in found.attributions
-
-
-def test_verdicts_are_printed_as_a_table() -> None:
-    console = Console(record=True, width=200, file=io.StringIO())
-    console.print(table(verdicts(Net(nn.Softmax(1), nn.GELU()), [m.Saliency(), m.DeepLift(), m.GuidedBackprop()])))
-    text = console.export_text()
-    assert "0 Saliency" in text
-    assert "fine" in text
-    assert "refused" in text
-    assert "use IntegratedGradients or GradientShap" in text
 
 
 def test_an_examination_leaves_no_trace() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -153,7 +155,7 @@ WRONG = {
     "a model that is text": (tiny(model="resnet18"), "model='resnet18' names no class; write model: {_target_:"),
     "no module": (
         tiny(model={"_target_": "torch.tensor", "data": 2}),
-        "model is a Tensor; give a _target_ that returns a torch.nn",
+        "model is a Tensor; give what returns a torch.nn.Module",
     ),
     "no samples": (
         tiny(input_shape=None),
@@ -185,6 +187,100 @@ def test_a_file_that_is_not_there_is_told() -> None:
 def test_without_hydra_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hydra", None)
     assert "pip install 'lightning-explain[hydra]'" in "\n".join(lines(EXAMPLE, code=2))
+
+
+class Trained(pl.LightningModule):
+    """A module whose arguments a checkpoint holds."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+
+NET = [f"{__name__}:Trained", "--input-shape", "5", "monitor.methods=[Saliency,LayerGradCam]"]
+
+
+def saved(path: str = "x.ckpt", **other: Any) -> Trained:
+    module = Trained(5)
+    content = {"state_dict": module.state_dict(), "hyper_parameters": {"width": 5}, "epoch": 0, "global_step": 2}
+    torch.save(content | other, path)
+    return module
+
+
+def doctor(*arguments: str, code: int) -> str:
+    result = CliRunner().invoke(app, ["doctor", *arguments], env={"NO_COLOR": "1", "COLUMNS": None})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_model_is_examined_by_its_import_path_and_a_shape() -> None:
+    assert verdicts(doctor(*NET, "model.width=5", code=1).splitlines()) == {
+        "saliency": "fine",
+        "layer_grad_cam": "refused",
+    }
+    found = json.loads(doctor(*NET, "model.width=5", "--format", "json", code=1))
+    assert [(one["method"], one["state"]) for one in found] == [("saliency", "fine"), ("layer_grad_cam", "refused")]
+    assert "| saliency | fine |  |  |" in doctor(*NET, "model.width=5", "--format", "markdown", code=1)
+
+
+def test_a_checkpoint_gives_weights_and_what_is_not_said() -> None:
+    module = saved()
+    doctor(*NET, "--checkpoint", "x.ckpt", code=1)
+    model, _, probe = configured_model(Path(NET[0]), ["input_shape=[5]"], checkpoint=Path("x.ckpt"))
+    assert torch.equal(model.head.weight, module.head.weight)
+    assert tuple(probe.inputs[0].shape if isinstance(probe.inputs, tuple) else probe.inputs.shape) == (4, 5)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line() -> None:
+    saved()
+    assert "'x.ckpt' does not fit the model: RuntimeError" in doctor(
+        *NET, "model.width=4", "--checkpoint", "x.ckpt", code=2
+    )
+    assert "model is a Functional; give the LightningModule" in doctor(
+        f"{__name__}:Functional", "--input-shape", "1,8,8", "--checkpoint", "x.ckpt", code=2
+    )
+    saved("y.ckpt", more=Functional())
+    assert "which may run code; if you trust it" in doctor(*NET, "model.width=5", "--checkpoint", "y.ckpt", code=2)
+
+
+IMPORTS = {
+    "a name": (
+        ["torch.nn:Linaer", "--input-shape", "3"],
+        "'torch.nn:Linaer' cannot be imported: module 'torch.nn' has",
+    ),
+    "a package": (["nowhere:Net"], "'nowhere:Net' cannot be imported: No module named 'nowhere'"),
+    "an argument": (["torch.nn:Linear", "model.size=3"], "'torch.nn:Linear' cannot be built: TypeError"),
+    "no key": (["torch.nn:ReLU", "size=3"], "'size=3' is no override; write key=value, with a key of model, monitor"),
+    "no samples": (["torch.nn:ReLU"], "on the command line --input-shape 3,64,64"),
+    "a shape": (["torch.nn:ReLU", "--input-shape", "3x4"], "input_shape='3x4'; give the shape of one sample"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), IMPORTS.values(), ids=IMPORTS)
+def test_a_wrong_import_path_is_told_in_a_sentence(arguments: list[str], message: str) -> None:
+    assert message in doctor(*arguments, code=2)
+
+
+def test_a_plan_tells_seconds_beside_passes_in_every_format() -> None:
+    Path("config.yaml").write_text(
+        OmegaConf.to_yaml(tiny(monitor={"methods": ["Saliency"], "metrics": [], "probe": {"count": 2}}))
+    )
+    shown = {
+        form: CliRunner()
+        .invoke(app, ["methods", "--plan", "config.yaml", "--format", form], env={"COLUMNS": None})
+        .output
+        for form in ("table", "json", "markdown")
+    }
+    (share,) = json.loads(shown["json"])["shares"]
+    assert share["methods"] == "saliency"
+    assert (share["forward"], share["backward"]) == (1, 1)
+    assert share["seconds"] > 0
+    assert "| saliency | AtInput | 1 | 1 | 1 |" in shown["markdown"]
+    assert "2 samples: 2 forward, 2 backward, at most about" in shown["table"]
 
 
 class Two(nn.Module):

@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from latex2mathml.converter import convert
 from torch import nn
+from typer.main import get_command
 
+import lightning_explain
 from lightning_explain import Probe
 from lightning_explain import methods as m
+from lightning_explain.cli.main import app
 from lightning_explain.core.points import path_of
 from lightning_explain.engine.paths import Ablations, AtInput, Windows
 from lightning_explain.engine.permutations import Permutations
@@ -44,13 +48,46 @@ generate = load()
 def test_the_pages_on_disk_are_what_the_docstrings_say() -> None:
     written = {
         path.relative_to(DOCS / "reference").as_posix(): path.read_text(encoding="utf-8")
-        for pattern in ("methods*", "metrics*", "methods/*", "metrics/*")
+        for pattern in ("command-line.md", "methods*", "metrics*", "methods/*", "metrics/*")
         for path in (DOCS / "reference").glob(pattern)
         if path.is_file()
     }
     expected = {name: page() for name, page in generate.PAGES.items()}
     other = [name for name in written | expected if written.get(name) != expected.get(name)]
     assert not other, f"{other} of docs/reference are not current: run `make docs`."
+
+
+def test_every_command_has_a_section_that_tells_each_of_its_options() -> None:
+    page = generate.PAGES["command-line.md"]()
+    for command in app.registered_commands:
+        name = command.name or command.callback.__name__
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert f"`lightning-explain {name} [OPTIONS]" in section
+        for parameter in get_command(app).commands[name].params:
+            said = parameter.metavar or parameter.name if parameter.param_type_name == "argument" else parameter.opts[0]
+            row = re.search(rf"^\| `[^`]*{re.escape(said)}[^`]*` \| (.*) \|$", section, re.M | re.I)
+            assert row, f"{name} {parameter.name}"
+            assert row[1].strip(), f"{name} {parameter.name} says nothing"
+
+
+API = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference" / "api").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", [name for name in lightning_explain.__all__ if name != "__version__"])
+def test_a_public_name_has_its_entry_in_the_api(name: str) -> None:
+    value = getattr(lightning_explain, name)
+    if not isinstance(value, ModuleType):
+        assert re.search(rf"^\.\. auto(class|function):: lightning_explain\.{name}$", API, re.MULTILINE)
+        return
+    pages = {"methods": set(METHODS), "metrics": set(METRICS)}
+    entries = set(re.findall(rf"^\.\. autoclass:: lightning_explain\.{name}\.(\w+)$", API, re.MULTILINE))
+    assert pages.get(name, entries) == set(value.__all__)
+
+
+def test_the_citation_file_is_what_its_readers_expect() -> None:
+    found = yaml.safe_load((DOCS.parent / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(found)
+    assert found["license"] in (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ALL)
