@@ -6,6 +6,7 @@ import doctest
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -226,8 +227,8 @@ def _written(parameter: Any) -> str:
 
 def _told(parameter: Any) -> str:
     """The help, what may be chosen, and the default."""
-    choices = [getattr(choice, "value", choice) for choice in getattr(parameter.type, "choices", ())]
-    default = getattr(parameter.default, "value", parameter.default)
+    choices = [choice.value for choice in type(parameter.default)] if isinstance(parameter.default, Enum) else []
+    default = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
     shown = not isinstance(default, (bool, list)) and default is not None and not callable(default)
     more = [
         ", ".join(map(_code, choices)) if choices else "",
