@@ -68,9 +68,9 @@ class TensorBoardSink(Sink):
         hparams = flat(plain(resolved(self._logger.hparams)))
         logged = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in hparams.items()}
         values = logged | {key: value for run in runs for key, value in run.short.items()}
-        # Not those that share a chart, of which only some are drawn.
-        charts = [(f"{run.name}/{score}/", tags) for run in runs for score, tags in run.charts.items()]
-        scores = [tag for start, tags in charts for tag in tags if tag.startswith(start)]
+        # Not those of charts of one method, of which only some are drawn.
+        charts = [tags for run in runs for score, tags in run.charts.items() if "/" not in score]
+        scores = [tag for tags in charts for tag in tags]
         objectives = [key for run in runs for key in run.objectives]
         default = ["hp_metric"] if logged else []
         metrics = dict.fromkeys([*objectives, *scores, *default], 0.0)

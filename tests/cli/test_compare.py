@@ -54,7 +54,7 @@ def test_tables_are_whole_in_a_pipe(runs: tuple[Path, Path], monkeypatch: pytest
     ]
     (line,) = (line for line in shown.output.splitlines() if "raw" in line and "not comparable between runs" in line)
     assert "…" not in shown.output
-    assert "30" in next(line for line in shown.output.splitlines() if "-1" in line)
+    assert "30" in next(line for line in shown.output.splitlines() if line.startswith("│") and "-1" in line)
 
 
 def test_json_and_markdown_say_the_same(runs: tuple[Path, Path]) -> None:
