@@ -67,7 +67,7 @@ def test_the_state_in_a_checkpoint_loads_without_a_warning() -> None:
     assert monitor.state_key == "ExplanationMonitor{'name': 'explain'}"
     assert monitor.probe is not None
     assert monitor.probe.sample_ids.tolist() == [0, 6, 11]
-    assert monitor.state_dict().keys() == {*state, "pictures"}
+    assert monitor.state_dict().keys() == {*state, "pictures", "curves"}
 
 
 def test_a_probe_still_has_row_ids() -> None:
