@@ -125,10 +125,10 @@ REFUSED: dict[str, tuple[nn.Module, Probe, dict[str, Any], tuple[str, ...]]] = {
     "nothing that was asked for": (
         Tokens(),
         Probe(IDS),
-        {"methods": ["InputXGradient", "IntegratedGradients"], "metrics": ["SensitivityMax"]},
+        {"methods": ["InputXGradient", "IntegratedGradients"], "metrics": ["PointingGame"]},
         (
             "'input_x_gradient' (InputXGradient), 'integrated_gradients' (IntegratedGradients): it takes the gradient",
-            "'sensitivity_max' (SensitivityMax): ",
+            "'pointing_game' (PointingGame): it needs masks",
         ),
     ),
 }
