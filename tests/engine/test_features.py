@@ -232,8 +232,8 @@ def test_coefficients_of_samples_with_fewer_features_are_filled_up_with_zeros() 
             assert value[:, 0].all()  # type: ignore[call-overload,union-attr]
 
 
-def test_several_layers_are_refused_with_one_reason_by_every_method() -> None:
-    for kind in (m.LayerIntegratedGradients, m.LayerActivation, m.NeuronGradient, m.LayerGradCam):
+def test_several_layers_are_refused_with_one_reason_by_methods_of_one_layer() -> None:
+    for kind in (m.LayerConductance, m.LayerActivation, m.NeuronGradient, m.LayerGradCam):
         for layers in (["a", "b"], ("a",)):
             with pytest.raises(TypeError, match=r"the name of one module.*for several layers, one method for each"):
                 kind(layer=layers)  # type: ignore[arg-type]
