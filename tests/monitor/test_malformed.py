@@ -125,7 +125,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"target": lambda outputs: outputs[:, 99]}, "target"),
     ({"target": lambda outputs: outputs["logits"]}, "target"),
     ({"target": lambda outputs: outputs @ torch.ones(3)}, "target"),
-    ({"target": lambda outputs, labels: outputs[:, 0]}, "target"),
+    ({"target": lambda outputs, sample, labels: outputs[:, 0]}, "target"),
     ({"target": lambda outputs: outputs.detach()[:, 0]}, "target"),
     ({"target": lambda outputs: outputs.argmax(1)}, "target"),
     ({"target": lambda outputs: torch.rand(len(outputs))}, "target"),
