@@ -154,7 +154,8 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
     Raises:
         ValueError: If a tuple lies outside the outputs, or a callable fails on them.
     """
-    if indices.ndim == 2 and not takes_samples(target):
+    # Of a callable, which knows its samples, they are no places.
+    if indices.ndim == 2 and (isinstance(target, Selection) or not callable(target)):
         return selected(outputs, indices)
     if callable(target) or isinstance(target, (tuple, list)):
         try:
