@@ -59,9 +59,13 @@ def report_at(run: Reports, step: int | None = None) -> Report:
     return found[-1]
 
 
-def moment(report: Report) -> str:
-    """When a report was made, such as ``epoch 3, step 252``."""
+def epoch_and_step(report: Report) -> str:
+    """When a report was made, such as ``epoch 3, step 252``; nothing if neither is known."""
     named = {"epoch": report.epoch, "step": report.step}
-    words = [f"{name} {number}" for name, number in named.items() if number is not None]
-    stage = [] if report.stage in (None, "fit") else [report.stage]
-    return ", ".join([*words, *stage]) or "no step"
+    return ", ".join(f"{name} {number}" for name, number in named.items() if number is not None)
+
+
+def moment(report: Report) -> str:
+    """The same with the stage, if that is not the training."""
+    stage = "" if report.stage in (None, "fit") else report.stage
+    return ", ".join(part for part in (epoch_and_step(report), stage) if part) or "no step"

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief
 from lightning_explain.report.blocks import number
+from lightning_explain.report.runs import epoch_and_step
 from lightning_explain.report.stored_runs import StoredRun
 
 _PLURAL = {True: "higher is better", False: "lower is better", None: ""}
@@ -50,7 +51,7 @@ def table(runs: Sequence[StoredRun]) -> Table:
         cells = [_cell(values[name][i]) for name in differ] + [
             _scored(*last[i].get(name, (None, None))) for name in scores
         ]
-        lines.append((run.name, (Cell(_when(run.last), run.last.step), *cells)))
+        lines.append((run.name, (Cell(epoch_and_step(run.last), run.last.step), *cells)))
     same = {name: _cell(values[name][0]).text for name in names if name not in differ}
     return Table(("last explanation", *differ, *scores), tuple(lines), same)
 
@@ -81,11 +82,6 @@ def _scored(value: float | None, error: float | None) -> Cell:
     if value is None:
         return Cell("")
     return Cell(f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}", value)
-
-
-def _when(report: Report) -> str:
-    found = {"epoch": report.epoch, "step": report.step}
-    return ", ".join(f"{name} {value}" for name, value in found.items() if value is not None)
 
 
 def curves(run: StoredRun) -> list[dict[str, Any]]:
@@ -156,7 +152,9 @@ def _findings(run: StoredRun) -> list[tuple[str, str]]:
 def _lacking(run: StoredRun) -> list[tuple[str, str]]:
     found = [] if run.info is None else list(run.info.left_out.items())
     for report in run.reports:
-        found += [(name, f"failed at {_when(report)}: {_last_line(text)}") for name, text in report.failures.items()]
+        found += [
+            (name, f"failed at {epoch_and_step(report)}: {_last_line(text)}") for name, text in report.failures.items()
+        ]
     found += [
         (method, f"a map or score is NaN or infinite on samples {brief(ids)}")
         for method, ids in run.last.nonfinite().items()

@@ -82,10 +82,10 @@ function buildCharts() {
     charts.push(Object.assign(chart, { plot, numbers }));
     whenSeen(plot, async () => { chart.drawn = true; await drawSoon(chart); });
   };
-  for (const [score, told] of Object.entries(page.scores)) {
-    const unit = told.comparable ? "" : "has a unit of the output: not comparable between epochs or runs";
-    add(document.getElementById("scores"), score, [told.better, unit].filter(Boolean).join("; "), { score });
-    if (told.read) charts.at(-1).numbers.closest("details").before(make("details", {}, make("summary", {}, "How to read it"), make("p", {}, told.read)));
+  for (const [score, facts] of Object.entries(page.scores)) {
+    const unit = facts.comparable ? "" : "has a unit of the output: not comparable between epochs or runs";
+    add(document.getElementById("scores"), score, [facts.better, unit].filter(Boolean).join("; "), { score });
+    if (facts.read) charts.at(-1).numbers.closest("details").before(make("details", {}, make("summary", {}, "How to read it"), make("p", {}, facts.read)));
   }
   const own = [...new Set(page.runs.flatMap(run => run.curves.flatMap(point => Object.keys(point.logged))))].sort();
   for (const name of own) add(document.getElementById("own"), name, "", { own: name });
