@@ -111,8 +111,8 @@ class ExplanationMonitor(MonitorBase):
         scale: What the strongest color of words and series, or the longest bar of features, stands for: the largest absolute attribution
             of the ``"sample"``, or of ``"all"`` samples.
         task: What the model was trained for: ``"multiclass"``, ``"binary"``, ``"multilabel"``, ``"regression"``, ``"dense"``,
-            ``"tokens"`` or ``"embedding"``. It decides what ``target="label"`` means, and what titles say. Default: its outputs and
-            labels tell, and a line at the start says what they told.
+            ``"tokens"`` or ``"embedding"``. It decides what ``target="label"`` means, and what titles say. Default: recognized
+            by its outputs and labels, and a line at the start says as what.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.

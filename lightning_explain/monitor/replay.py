@@ -143,7 +143,7 @@ def _folder(checkpoints: Given) -> Path:
 
 
 def _launched() -> dict[str, Any]:
-    """What a Trainer must be told under ``torchrun``; other launchers know the Trainer's arguments, or set them."""
+    """Arguments that a Trainer needs under ``torchrun``; other launchers know the Trainer's arguments, or set them."""
     if not (distributed.is_available() and distributed.is_torchelastic_launched()):
         return {"devices": 1}
     here, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
