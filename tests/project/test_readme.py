@@ -1,8 +1,9 @@
-"""What stands in README runs, word for word."""
+"""What README and the how-to on configuration show runs, word for word."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,25 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
 
 from cat_or_dog import CatOrDog, data
 from lightning_explain import ExplanationMonitor, load_reports
+from lightning_explain.cli.main import app
 from training import QUIET
 
 pytestmark = QUIET
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "how-to" / "configuration.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: str) -> list[str]:
     """The code of that language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def trainer(root: Path, epochs: int = 2, **arguments: Any) -> lightning.pytorch.Trainer:
@@ -37,23 +42,47 @@ def trainer(root: Path, epochs: int = 2, **arguments: Any) -> lightning.pytorch.
     )
 
 
-def test_all_blocks_are_run_here() -> None:
-    assert [len(blocks("python")), len(blocks("yaml"))] == [3, 0]
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_python_runs_as_it_stands_in_an_empty_folder(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_script_runs_as_it_stands_and_leaves_what_the_table_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (len(re.findall("```", README)), len(blocks("python", README))) == (2, 1)
+    here: dict[str, Any] = {}
+    exec(blocks("python", README)[0], here)
+    report = load_reports("lightning_logs/version_0")[-1]
+    assert report.epoch == 2
+    images, maps = report.probe.inputs, report.attributions["ig"].abs()
+    assert maps[images > 0.5].sum() > 0.3 * maps.sum(), "the maps lie on the squares, 6% of each image"
+    seen = tags(tmp_path / "lightning_logs" / "version_0")
+    where = re.findall(r"^\| `(explain\S*)` \|", README, re.MULTILINE)
+    assert len(where) == 5
+    for tag in where:
+        pattern = tag.replace("<method>", "ig").replace("<metric>", "infidelity_relative")
+        assert {pattern, f"{pattern}/text_summary"} & seen, tag
+    for command in re.findall(r"^\| `lightning-explain (.*?)` \|", README, re.MULTILINE):
+        arguments = shlex.split(command.replace("RUN", "lightning_logs/version_0"))
+        assert CliRunner().invoke(app, arguments).exit_code == 0, command
+    assert (tmp_path / "page.html").is_file()
+
+
+def tags(run: Path) -> set[str]:
+    """Tags of everything that TensorBoard shows of a run."""
+    found: set[str] = set()
+    for file in run.glob("events*"):
+        events = EventAccumulator(str(file)).Reload().Tags()
+        found |= {tag for kind in ("images", "scalars", "tensors") for tag in events[kind]}
+    return found
+
+
+def test_all_arguments_of_the_how_to_run_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(L, "Trainer", partial(trainer, tmp_path))
     here: dict[str, Any] = {}
-    exec(blocks("python")[number], here)
-    if "trainer" in here:
-        here["trainer"].fit(CatOrDog(), data(), data())
-        watch = next(c for c in here["trainer"].callbacks if isinstance(c, ExplanationMonitor))
-        assert watch.last_report.epoch == 1
-        assert set(watch.last_report.scores) >= {"infidelity", "infidelity_relative", "sensitivity_max"}
+    exec(blocks("python", CONFIGURATION)[0], here)
+    here["trainer"].fit(CatOrDog(), data(), data())
+    report = here["monitor"].last_report
+    assert report.epoch == 1
+    assert set(report.scores) >= {"infidelity", "infidelity_relative", "sensitivity_max"}
 
 
 class Reader(CatOrDog):
@@ -83,7 +112,7 @@ TRAINING, VALIDATION = slice(0, 1300), slice(1300, None)
 
 
 def colored(which: slice) -> tuple[Tensor, Tensor]:
-    """Digits ``(N, 3, 8, 8)``, normalized as README's images are."""
+    """Digits ``(N, 3, 8, 8)``, normalized as in the how-to."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images[which], dtype=torch.float32).reshape(-1, 1, 8, 8).expand(-1, 3, -1, -1) / 16
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -92,14 +121,14 @@ def colored(which: slice) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_what_readme_watches_stops_no_healthy_training_and_keeps_good_weights(
+def test_what_the_how_to_watches_stops_no_healthy_training_and_keeps_good_weights(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(seed)
     monkeypatch.setattr(L, "Trainer", partial(trainer, tmp_path, epochs=10))
     here: dict[str, Any] = {}
-    code = next(block for block in blocks("python") if "alerts=" in block)
+    code = blocks("python", CONFIGURATION)[0]
     code = code.replace('["cat", "dog"]', "list(map(str, range(10)))")
     # What no alert looks at takes half of the time: one seed has it, too.
     others = "q.SensitivityMax(), q.Drift()"
@@ -123,7 +152,7 @@ def test_what_readme_watches_stops_no_healthy_training_and_keeps_good_weights(
 
 def test_it_is_read_in_two_minutes_and_on_a_package_index() -> None:
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    assert len(prose.split()) < 900
+    assert len(prose.split()) < 850
     home = re.search(r'^Source = "(\S+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert home is not None
     links = re.findall(r"\]\(([^)\s]+)\)", README)
@@ -137,8 +166,7 @@ def test_it_is_read_in_two_minutes_and_on_a_package_index() -> None:
 
 
 def test_yaml_runs(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "how-to" / "configuration.md").read_text()
-    (tmp_path / "monitor.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    (tmp_path / "monitor.yaml").write_text(blocks("yaml", CONFIGURATION)[0])
     watch = ExplanationMonitor.from_config(OmegaConf.load(tmp_path / "monitor.yaml"))
     trainer(tmp_path, callbacks=[watch], enable_checkpointing=False).fit(CatOrDog(), data(), data())
     assert watch.last_report is not None
