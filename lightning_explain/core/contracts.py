@@ -633,6 +633,9 @@ class Sink(ABC):
 class Target(ABC):
     """Base class of targets: which number of the model's outputs is explained.
 
+    A plain callable ``(outputs)`` does the same; one of two arguments, ``(outputs, sample)``, also knows ``sample.label``, ``sample.id``,
+    ``sample.outputs`` and ``sample.prediction``, those of the unperturbed samples.
+
     Example:
         >>> from lightning_explain import Target
         >>> class First(Target):

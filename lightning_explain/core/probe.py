@@ -84,8 +84,8 @@ class Probe:
             is kept in reports.
         modalities: What the inputs are: a modality, one for each input, or a mapping of their names or positions to modalities.
             Default: guessed from the inputs, and from what the model does with them.
-        entries: ``(N, 2)`` whole numbers, where each sample is there once for each of its labels: the id of the sample, and the label
-            that is explained, -1 for the largest output. Filled in by what explains several labels of a sample.
+        entries: ``(N, 2)`` whole numbers, where each sample is there once for each of its labels or steps: the id of the sample, and the
+            label or step that is explained, -1 for the largest output. Filled in by what explains several of a sample.
 
     Raises:
         TypeError: If an argument has the wrong type.

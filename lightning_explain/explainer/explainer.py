@@ -55,7 +55,7 @@ from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Choice, Target
 from lightning_explain.probes.binding import bound
 from lightning_explain.probes.signature import signature_of
-from lightning_explain.targets.entries import by_label, labels_of, summed
+from lightning_explain.targets.entries import by_label, labels_of, remark
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +142,8 @@ class Explainer(Decisions):
                 needs_others = collectives_called() > called
             ranks = self.ranks.in_company(needs_others)
             task = {"task": context.task.name, "target": context.task.target, "task_line": context.task.line}
-            if of_all := summed(probe, context.task.target, found.methods):
-                task["task_line"] = "; but ".join(filter(None, [context.task.line, of_all]))
+            if line := remark(probe, context.task.target, found.methods):
+                task["task_line"] = "; but ".join(filter(None, [context.task.line, line]))
             inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
             ready = replace(self, **vars(found), **task, **inputs, ranks=ranks)
             return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
@@ -227,13 +227,13 @@ class Explainer(Decisions):
             return forecast(self._begun(stack, model, self.entries(probe), lambda step: None))
 
     def entries(self, probe: Probe) -> Probe:
-        """The probe with what its inputs are, and with each sample once for each label that is explained by itself."""
+        """The probe with what its inputs are, and with each sample once for each label or step that is explained by itself."""
         return by_label(replace(probe, modalities=self.modalities), self.target, self.methods)
 
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
         """Enters the isolation on the stack, and returns the explanation."""
         run = stack.enter_context(explaining(model, self.forward_context))
-        explained = self._explained(model, probe, run, (labels_of(probe),), self.ranks.synchronized)
+        explained = self._explained(model, probe, run, (labels_of(probe, self.target),), self.ranks.synchronized)
         return Explanation(self, explained, probe, progress)
 
     def _explained(
@@ -293,8 +293,8 @@ def explain(
         methods: A mapping of names to methods, or a list of methods or class names. Default: saliency, ig, cam.
         metrics: The same for metrics. Default: Infidelity and SensitivityMax, as in ``ExplanationMonitor``.
         target: The explained output: ``"label"`` (the prediction where there are no labels), ``"predicted"``, an int, a
-            tuple such as (class, row, column), a callable ``(N, ...) -> (N,)``, or one of ``lightning_explain.targets``; see
-            ``ExplanationMonitor``.
+            tuple such as (class, row, column), a callable ``(outputs)`` or ``(outputs, sample)`` that returns ``(N,)``, or one of
+            ``lightning_explain.targets``; see ``ExplanationMonitor``.
         seed: Key of all random draws. Draws belong to a sample: equal seeds give equal numbers in any order and chunk.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: Selects the tensor ``(N, ...)`` in what the model returns.
@@ -354,8 +354,8 @@ def explain(
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
     ready = explainer.check(model, probe)
-    if of_all := summed(probe, ready.target, ready.methods):
-        warn_or_log(f"explain: {of_all}.")
+    if line := remark(probe, ready.target, ready.methods):
+        warn_or_log(f"explain: {line}.")
     probe = ready.entries(probe)
     past = history_of(history, probe)
     if not ready.methods:

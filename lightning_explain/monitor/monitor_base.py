@@ -51,6 +51,7 @@ from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import Broadcast, Memory, restore, saved
 from lightning_explain.render.stored import stored
+from lightning_explain.targets import Horizon
 
 _WHOLE = "the whole explanation"
 MUCH = 0.2
@@ -286,8 +287,9 @@ class MonitorBase(pl.Callback):
     def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
         """What an explanation of so many samples will cost, in words."""
         each, seconds, epoch = expected.passes, expected.time(samples), loaders.samples_in_epoch(trainer)
+        entries = "steps" if isinstance(self._ready.target, Horizon) else "labels"
         of = (
-            f"{samples} labels of {len(self.probe)}"
+            f"{samples} {entries} of {len(self.probe)}"
             if self.probe is not None and len(self.probe) < samples
             else f"{samples}"
         )

@@ -75,10 +75,12 @@ class Position(Selection):
 
 @dataclass(frozen=True)
 class Horizon(Selection):
-    """A step of a forecast, or the sum of all steps.
+    """A step of a forecast, the sum of all steps, or each step by itself.
 
     Args:
-        step: ``"sum"``, or the index of the step, from the end if negative. Several channels of a step are summed.
+        step: ``"sum"``; the index of the step, from the end if negative; or ``"each"``: a map and scores of each step, which needs labels
+            ``(N, H, ...)``. Several channels of a step are summed.
+        most: Of ``"each"``: how many steps of a longer forecast are explained, evenly spaced from the first to the last.
 
     Example:
         >>> import torch
@@ -87,30 +89,56 @@ class Horizon(Selection):
         [[0, 1, 2, 3]]
         >>> t.Horizon(-1).select(torch.zeros(1, 4)).tolist()
         [[3]]
+        >>> t.Horizon("each", most=3).steps(9)
+        [0, 4, 8]
     """
 
     step: str | int = "sum"
+    most: int = 24
 
     def __post_init__(self) -> None:
-        if self.step != "sum" and not is_whole(self.step):
-            raise refused("Horizon", "step", self.step, '"sum" or a whole number', TypeError)
+        if self.step not in ("sum", "each") and not is_whole(self.step):
+            raise refused("Horizon", "step", self.step, '"sum", "each" or a whole number', TypeError)
+        check_whole("Horizon", "most", self.most, least=2)
+
+    def steps(self, count: int) -> list[int]:
+        """The steps, of so many, that ``"each"`` explains."""
+        return torch.linspace(0, count - 1, min(count, self.most), dtype=torch.float64).round().long().tolist()
 
     def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The places of the step, ``(N, K)``, in outputs ``(N, H)`` or ``(N, H, channels)``."""
+        """The places of the step, ``(N, K)``, in outputs ``(N, H)`` or ``(N, H, channels)``.
+
+        Of ``"each"``: those of the steps whose labels are not -inf, which ``targets.entries.labels_of`` puts at all but one.
+        """
         count = outputs.shape[1] if outputs.ndim > 1 else 1
         places = torch.arange(outputs[0].numel()).reshape(count, -1)
+        if self.step == "each":
+            own = self._own(outputs, labels, count)
+            return places.where(own[..., None], -1).flatten(1)
         if self.step != "sum":
             if not -count <= int(self.step) < count:
                 raise ValueError(
-                    f"{self} lies outside of outputs {tuple(outputs.shape)}; use {-count} to {count - 1}, or 'sum'."
+                    f"{self} lies outside of outputs {tuple(outputs.shape)}; use {-count} to {count - 1}, 'sum', or 'each'."
                 )
             places = places[int(self.step)]
         return places.reshape(1, -1).repeat(len(outputs), 1)
 
+    def _own(self, outputs: Tensor, labels: Tensor | None, count: int) -> Tensor:
+        """The steps ``(N, H)`` that have labels."""
+        if labels is None or labels.numel() % (len(outputs) * count) or (labels.ndim > 1 and labels.shape[1] != count):
+            came = "none" if labels is None else tuple(labels.shape)
+            raise ValueError(
+                f"{self} needs labels ({len(outputs)}, {count}, ...) for outputs {tuple(outputs.shape)}, got {came}; give such labels, "
+                "or one step, as Horizon(0)."
+            )
+        return (labels.reshape(len(outputs), count, -1) != -torch.inf).any(2)
+
     def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
         """``step``, of a single one, and the ``true`` value, the sum of the labels there."""
         count = outputs.shape[1] if outputs.ndim > 1 else 1
-        step = {} if self.step == "sum" else {"step": torch.full((len(outputs),), int(self.step) % count)}
+        channels = outputs[0].numel() // count
+        single = bool(((places >= 0).sum(1) == channels).all())
+        step = {"step": places.amax(1) // channels} if single and self.step != "sum" else {}
         if labels is None or labels.numel() != outputs.numel():
             return step
         return {**step, "true": selected(labels.reshape(outputs.shape).double(), places)}
