@@ -109,7 +109,7 @@ class DoctorContext:
                 moved = first.at((*first.inputs[:i], points[where : where + 1], *first.inputs[i + 1 :]))
                 if reads_whole(lambda moved=moved: self.explained.evaluate(moved)):  # type: ignore[misc]
                     raise ValueError(
-                        f"baselines are no numbers of {x.dtype}, but the model reads inputs[{i}] as ids or other whole numbers; give whole "
+                        f"baselines are not values of {x.dtype}, but the model reads inputs[{i}] as ids or other whole numbers; give whole "
                         "numbers, such as the id of a mask or pad token"
                     )
 
@@ -160,11 +160,11 @@ class DoctorContext:
                 yield from self._layer(one, name)
                 if one is not method and len(self._tensors(one, name)) > 1:
                     yield refused(
-                        f"the layer {name!r} does not return a single tensor", "explain it by a method of its own"
+                        f"the layer {name!r} does not return a single tensor", "explain it with a separate method"
                     )
             elif name >= len(self.record.points) or not self.record.points[name].is_floating_point():
                 whole = [i for i, x in enumerate(self.record.points) if x.is_floating_point()]
-                yield refused(f"inputs[{name}] is no floating-point input", f"name layers, or inputs among {whole}")
+                yield refused(f"inputs[{name}] is not a floating-point input", f"name layers, or inputs among {whole}")
         for later, earlier in permutations(method.layers, 2):
             of, on = ([node_of(t) for t in self._tensors(method, n) if t.requires_grad] for n in (later, earlier))
             if meet(of, on):
@@ -199,7 +199,7 @@ class DoctorContext:
             yield refused(reason, "name another layer, or select another output with output_fn")
         elif calls == 1 and differentiable and method.at_sample and self._reads_other_tokens(method, passed):
             reason = (
-                f"behind the layer {name!r} the output reads none of the patches, only a class token: the map is zero"
+                f"after the layer {name!r} the output reads none of the patches, only a class token: the map is zero"
             )
             yield Finding("warned", reason, "name an earlier layer, before the last attention")
         reason = f"the layer {name!r} runs {calls} times in one forward pass, "

@@ -18,10 +18,10 @@ def check(
     run: Annotated[Path, typer.Argument(help="The folder <run>/<name>, or <run> if it has one monitor.")],
     fail_if: Annotated[list[str], typer.Option(metavar="EXPRESSION", help=_EXPRESSION)],
     stage: Annotated[
-        str | None, typer.Option(help="fit, validate or test; else the training, or what there is without one.")
+        str | None, typer.Option(help="fit, validate or test. Default: fit, or the only stage that the run has.")
     ] = None,
 ) -> None:
-    """Check scores of a run, for CI. The exit code is 0 if all is well, 1 if an expression is true, 2 if nobody knows."""
+    """Check scores of a run, for CI. The exit code is 0 if all is well, 1 if an expression is true, 2 if that cannot be determined."""
     with failing_with_2():
         from lightning_explain.core.schema import one_line
         from lightning_explain.report.gate import findings

@@ -22,7 +22,7 @@ def compare(
     b: Run,
     step: Annotated[int | None, typer.Option(help="Compare the reports of this step instead of the last ones.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
-    most: Annotated[int, typer.Option(min=0, help="How many of the samples that changed most, for each method.")] = 5,
+    most: Annotated[int, typer.Option(min=0, help="How many of the most changed samples to list for each method.")] = 5,
 ) -> None:
     """Compare two runs of the same samples: how scores differ, with standard errors, and which samples changed most."""
     with failing_with_2():

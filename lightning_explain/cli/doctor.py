@@ -28,7 +28,7 @@ def doctor(
     trust: Annotated[bool, typer.Option("--trust", help="Load a checkpoint that may run code.")] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
 ) -> None:
-    """Check each method on a model: whether it is right, why not, and the fix. The exit code is 1 if any is refused."""
+    """Check whether each method is correct on a model, and if not, why and what to do. The exit code is 1 if any is refused."""
     with configured():
         from lightning_explain.cli.from_config import configured_model, shapes_of, verdicts
 

@@ -19,7 +19,7 @@ def examples(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print the list.")] = Format.table,
 ) -> None:
-    """List the examples, or copy them with their configurations. The exit code is 2 if a file that differs is in the way."""
+    """List the examples, or copy them with their configurations. The exit code is 2 if a file would be overwritten."""
     if copy is not None:
         with failing_with_2():
             count = copied(copy, force)
@@ -59,7 +59,7 @@ def copied(to: Path, force: bool = False) -> int:
     if others and not force:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise FileExistsError(
-            f"'{others[0]}'{more} would be overwritten, so nothing was copied; choose another folder, or say --force."
+            f"'{others[0]}'{more} would be overwritten, so nothing was copied; choose another folder, or use --force."
         )
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ app.command()(doctor)
 
 @app.command()
 def replay(
-    checkpoints: Annotated[Path, typer.Argument(exists=True, help="A folder with *.ckpt files, or one of them.")],
+    checkpoints: Annotated[Path, typer.Argument(exists=True, help="A folder with *.ckpt files, or a single one.")],
     config: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="A YAML file with model, data and monitor.")
     ],
@@ -52,7 +52,7 @@ def replay(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", file_okay=False, help="The run's folder, for reports and loggers.")
     ] = None,
-    part: Annotated[str, typer.Option(help="i/n: what the i-th of n jobs explains, counted from 0.")] = "0/1",
+    part: Annotated[str, typer.Option(help="i/n: explain the share of job i out of n, counted from 0.")] = "0/1",
     trust: Annotated[bool, typer.Option("--trust", help="Load checkpoints that may run code.")] = False,
 ) -> None:
     """Explain the checkpoints of a finished training. The exit code is 1 if some are left out, 2 if nothing can be explained."""
@@ -79,14 +79,14 @@ class _Modality(str, Enum):
 
 @app.command()
 def demo(
-    modality: Annotated[_Modality, typer.Option(help="What the network takes.")] = _Modality.image,
+    modality: Annotated[_Modality, typer.Option(help="The kind of data.")] = _Modality.image,
     clean: Annotated[
-        bool | None, typer.Option("--clean/--marked", help="Train only without, or only with, the shortcut.")
+        bool | None, typer.Option("--clean/--marked", help="Train only one network: without or with the shortcut.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs.")] = None,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for logs and pictures.")] = Path("demo_runs"),
 ) -> None:
-    """Train on data with a shortcut that gives the class away, and without it, and see the network rely on it."""
+    """Train a network on data with a shortcut that gives the class away, and one without it, and show what each relies on."""
     from lightning_explain.demo.training import run
 
     run(output, epochs, clean, modality.value)

@@ -15,11 +15,11 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folders <run>/<name>, or <run> if it has one monitor. Others are compared with the first.",
+            help="Folders <run>/<name>, or <run> if it has one monitor. The others are compared with the first.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The page.")] = Path("page.html"),
-    title: Annotated[str | None, typer.Option(help="Its title. Default: the names of the runs.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page. Default: the names of the runs.")] = None,
 ) -> None:
     """Write one HTML page of finished runs: maps over the epochs side by side, curves, tables, findings. Opens without a network."""
     with failing_with_2():

@@ -14,7 +14,7 @@ _OPERATORS = {">": "above", "<": "below", ">=": "at_least", "<=": "at_most"}
 _BOUNDS = (*_OPERATORS.values(), "times")
 _OPERATOR = re.compile("[<>]=?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_FORM = "write <metric>/<method> > 0.3, with >, >=, < or <=, and 'for 2' behind it for two explanations in a row"
+_FORM = "write <metric>/<method> > 0.3, with >, >=, < or <=, followed by 'for 2' for two explanations in a row"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Alert:
         """Takes over what an expression says, and returns the name of its bound."""
         if "patience" in found and self.patience != 1:
             raise ValueError(
-                f"Alert({brief(self.metric)}, patience={brief(self.patience)}) has its patience twice; give one of them."
+                f"Alert({brief(self.metric)}, patience={brief(self.patience)}) gives the patience twice; keep one of them."
             )
         for name, value in found.items():
             object.__setattr__(self, name, value)
@@ -145,12 +145,12 @@ def parsed(expression: str) -> dict[str, Any]:
     if not metric:
         raise ValueError(f"{brief(expression)} has no score before {last[0]!r}; {_FORM}.")
     if not words or not _NUMBER.fullmatch(words[0]) or not math.isfinite(float(words[0])):
-        raise ValueError(f"{brief(expression)} has no finite number behind {last[0]!r}; {_FORM}.")
+        raise ValueError(f"{brief(expression)} has no finite number after {last[0]!r}; {_FORM}.")
     found = {"metric": metric, _OPERATORS[last[0]]: float(words[0])}
     if len(words) == 1:
         return found
     if words[1] != "for" or len(words) != 3:
-        raise ValueError(f"{brief(expression)} goes on behind its number; {_FORM}.")
+        raise ValueError(f"{brief(expression)} continues after its number; {_FORM}.")
     if not re.fullmatch("[0-9]{1,7}", words[2]) or not 1 <= int(words[2]) <= MANY:
-        raise ValueError(f"{brief(expression)} has no whole number from 1 to {MANY} behind 'for'; {_FORM}.")
+        raise ValueError(f"{brief(expression)} has no whole number from 1 to {MANY} after 'for'; {_FORM}.")
     return found | {"patience": int(words[2])}

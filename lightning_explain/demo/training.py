@@ -130,7 +130,7 @@ def _table(demo: Demo, runs: dict[str, tuple[Report, dict[str, float]]]) -> Tabl
     table = Table("trained on", title=demo.title, caption=f"The {demo.unit} is {share} of the input.")
     for name in runs:
         table.add_column(f"{name} data", justify="right")
-    for key, what in {"with": f"right {demo.unit}", "without": f"no help by the {demo.unit}"}.items():
+    for key, what in {"with": f"right {demo.unit}", "without": f"no help from the {demo.unit}"}.items():
         table.add_row(f"accuracy, {what}", *(f"{found.get(key, float('nan')):.0%}" for _, found in runs.values()))
     reports = [report for report, _ in runs.values()]
     for what, classes in {demo.truth: probe.targets, demo.shortcut: data.wrong_class(probe.targets)}.items():

@@ -71,8 +71,8 @@ def _opened(survives: Survives) -> Iterator[None]:
 _GAVE_UP = "Gave up because another rank did; read the traceback printed there."
 _UNEVEN = (
     "The ranks call the model, which needs all of them, different numbers of times, because their samples ask for different "
-    "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the sample, or, if it is for its "
-    "weights that the model needs them, strategy='ddp'."
+    "numbers of passes (superpixels, for example). Use a method whose passes do not depend on the sample, or, if the model "
+    "needs them only because its weights are sharded, strategy='ddp'."
 )
 
 
@@ -310,7 +310,7 @@ class Ranks:
         mine = [tree_map_only(Tensor, lambda x: sent(x[:own]), tree)] if own and self.speaks else []
         parts = [part for found in self.gather(mine) for part in found]
         if len(set(map(form_of, parts))) > 1:
-            raise RuntimeError("The ranks found different things for their samples, which cannot be put together.")
+            raise RuntimeError("The ranks have results of different forms, which cannot be joined.")
         return tree_map(lambda x, *others: torch.cat([x, *others]) if isinstance(x, Tensor) else x, *parts)
 
     def total(self, *numbers: int) -> list[int]:

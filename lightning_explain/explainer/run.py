@@ -157,7 +157,7 @@ class Explanation:
             warn_or_log(
                 f"{name!r}: the map misses f(x) - f(baseline) on {count} of {len(check.error)} samples, at most by "
                 f"{check.error[worst].abs():.3g} where that is {check.change[worst]:.3g}. DeepLIFT has no rule for something in the "
-                "model, such as a product, a division, or an activation that is no call of torch's; or eps is large. For maps that "
+                "model, such as a product, a division, or an activation that is not a function of torch; or eps is large. For maps that "
                 f"add up, {INSTEAD}."
             )
 

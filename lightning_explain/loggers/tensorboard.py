@@ -104,7 +104,7 @@ class TensorBoardSink(Sink):
                 found += map(make.scalar, _margins(publication.name, tag), (scores[tag] - error, scores[tag] + error))
         text = remarks(publication)
         if text != self._remarks:
-            found.append(make.text(f"{publication.name}_about/remarks", text or "Nothing to remark any more."))
+            found.append(make.text(f"{publication.name}_about/remarks", text or "No more remarks."))
         found += [make.text(tag, text) for tag, text in publication.texts("markdown").items()]
         self._events.append(pictures + records(found, publication.step))
         self._remarks = text

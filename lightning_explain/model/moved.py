@@ -36,8 +36,8 @@ def reported(inventory: ModuleInventory) -> Iterator[None]:
         if moved:
             _MENTIONED.add(inventory.model)
             warn_or_log(
-                f"The model's forward changes {_named(inventory, moved)}, which cannot be put back after an explanation, so the training "
-                "may not be the one it would be without the monitor. Keep that in an attribute of the module."
+                f"The model's forward changes {_named(inventory, moved)}, which cannot be put back after an explanation, so training "
+                "may differ from training without the monitor. Keep that state in an attribute of the module."
             )
         if inventory.walk.full:
             _MENTIONED.add(inventory.model)

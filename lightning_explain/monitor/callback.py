@@ -249,7 +249,7 @@ class ExplanationMonitor(MonitorBase):
                 self._publisher.curves = set()
                 self._failure_log.failures = {}
         if stage == "fit":
-            with log.guard("What watches scores could not be checked", everyone, no_refusal):
+            with log.guard("The callbacks that monitor scores could not be checked", everyone, no_refusal):
                 self._check_watchers(trainer)
         with log.guard("The sinks could not be opened", everyone):
             self._publisher.open(trainer)
@@ -291,7 +291,9 @@ class ExplanationMonitor(MonitorBase):
 
     def _prepare_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._prepare(trainer, pl_module, self._selection.source)
-        with self._failure_log.guard("What watches scores is not known", trainers.everyone(trainer), no_refusal):
+        with self._failure_log.guard(
+            "The callbacks that monitor scores are not known", trainers.everyone(trainer), no_refusal
+        ):
             # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
             found = self._watchers(trainer)
             watchers.check_keys(found, self._keys())

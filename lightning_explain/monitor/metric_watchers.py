@@ -51,11 +51,11 @@ def check_keys(watchers: Watchers, keys: Collection[str]) -> None:
     """
     for watcher, key in watchers:
         if key not in keys:
-            raise ValueError(f"{called(watcher, key)} watches a score that is not logged: {nearest(key, keys)}")
+            raise ValueError(f"{called(watcher, key)} monitors a score that is not logged: {nearest(key, keys)}")
 
 
 def note_units(watched: Mapping[str, str], tags: Collection[str]) -> None:
-    """Logs what watches a score in units of the output, which rises as the network becomes confident.
+    """Logs what monitors a score in units of the output, which rises as the network becomes confident.
 
     Args:
         watched: What watches, in words, to the key of the score.
@@ -64,8 +64,8 @@ def note_units(watched: Mapping[str, str], tags: Collection[str]) -> None:
     for what, key in watched.items():
         if key in tags:
             rank_zero_info(
-                f"ExplanationMonitor: {what} watches a score in units of the output, which changes with the confidence of any network, "
-                "so its values cannot be compared between epochs; a score without unit, such as infidelity_relative, can."
+                f"ExplanationMonitor: {what} monitors a score in units of the output, which changes with the confidence of any network, "
+                "so its values cannot be compared between epochs; a score without a unit, such as infidelity_relative, can."
             )
 
 

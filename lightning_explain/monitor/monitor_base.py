@@ -181,7 +181,7 @@ class MonitorBase(pl.Callback):
                 return
             self._first_forward.begin_again()
             cost = ""
-            with log.guard("The cost of an explanation could not be said", everyone):
+            with log.guard("The cost of an explanation could not be estimated", everyone):
                 cost = self._say_cost(trainer)
             with log.guard("The charts could not be laid out", everyone):
                 self._run = self._run_info(trainer, pl_module, cost)
@@ -223,7 +223,7 @@ class MonitorBase(pl.Callback):
         if lost:
             self._failure_log.note_once(
                 "drawing",
-                f"{' and '.join(lost)} cannot be stored with the reports, so that draw(report, ...) uses the default. To store it, give "
+                f"{' and '.join(lost)} cannot be stored with the reports, so draw(report, ...) uses the default. To store it, give "
                 "a name that matplotlib knows, or (position, color) pairs.",
             )
         return found
@@ -242,8 +242,8 @@ class MonitorBase(pl.Callback):
         rank_zero_info(f"ExplanationMonitor {self.name!r}: {cost}{'; ' * bool(cost)}{self._publisher.destination}.")
         if trainer.state.fn == "fit" and resumes_otherwise(trainer.lightning_module):
             rank_zero_info(
-                "ExplanationMonitor: the model is sharded and has batch statistics, of which distributed checkpoints restore others, "
-                "so a training that is resumed may differ from an uninterrupted one, with or without the monitor."
+                "ExplanationMonitor: the model is sharded and has batch statistics, which distributed checkpoints do not restore exactly, "
+                "so a resumed training may differ from an uninterrupted one, with or without the monitor."
             )
         return cost
 
@@ -299,7 +299,7 @@ class MonitorBase(pl.Callback):
         ]
         if expected.besides:
             parts.append(
-                f"besides those of {', '.join(map(repr, expected.besides))}, whose number is not known beforehand"
+                f"in addition to those of {', '.join(map(repr, expected.besides))}, whose number is not known in advance"
             )
         drawing = 0.0
         if trainer.is_global_zero and self._entries is not None:
@@ -347,7 +347,9 @@ class MonitorBase(pl.Callback):
         self._say_choices()
         if measuring:
             self._pass_size = self._ready.limit
-            rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as timed.")
+            rank_zero_info(
+                f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as measured."
+            )
 
     def _say_choices(self) -> None:
         """Says what the inputs, the task, the methods and their layers were taken for, where the user left it open."""
@@ -355,10 +357,10 @@ class MonitorBase(pl.Callback):
         if self._explainer.default_methods and self._ready.methods:
             names = ", ".join(map(repr, self._ready.methods))
             rank_zero_info(
-                f"ExplanationMonitor: takes the input for {kinds} (modalities=... says otherwise), explains by {names}."
+                f"ExplanationMonitor: treats the input as {kinds} (to change that: modalities=...), and explains it by {names}."
             )
         if self._ready.task_line:
-            rank_zero_info(f"ExplanationMonitor: {self._ready.task_line} (task=... or target=... says otherwise).")
+            rank_zero_info(f"ExplanationMonitor: {self._ready.task_line} (to change that: task=... or target=...).")
         for name, method in self._ready.methods.items():
             given, layer = self._explainer.methods.get(name), method.innermost.layer
             if type(given) is not type(method) and layer is not None:
@@ -460,7 +462,7 @@ class MonitorBase(pl.Callback):
                 with log.guard("A report could not be written", everyone):
                     self._publisher.write(trainer, scalars, self._ready.metrics, alerts)
             if trainer.state.fn == "fit":
-                with log.guard("The time of an explanation could not be noted", everyone):
+                with log.guard("The time of an explanation could not be recorded", everyone):
                     self._note_time(module, count, started, everyone.first)
 
     def _scalars(
@@ -469,7 +471,7 @@ class MonitorBase(pl.Callback):
         """The means of all scores, and what the explanation took, with all that takes long about a report: drawing and keeping."""
         everyone, log, memory = trainers.everyone(trainer), self._failure_log, self._memory
         assert self._entries is not None
-        with log.guard("What the module logged is not known", everyone):
+        with log.guard("What the module logged could not be read", everyone):
             report = replace(
                 report, logged=trainers.logged(trainer, [monitor.name for monitor in monitors_of(trainer)])
             )

@@ -169,7 +169,7 @@ class FixedSamples:
                 if now != fingerprint(kept)[:12]:
                     rank_zero_warn_or_log(
                         f"The probe samples {listed_ids(kept.sample_ids)} of the checkpoint were bound by position, as version 0.1 did. "
-                        "The curves go on with the same samples, bound by name."
+                        "The curves continue with the same samples, bound by name."
                     )
                 kept, expected = found, (found.sample_ids, fingerprint(found))
         except Exception as error:
@@ -181,7 +181,7 @@ class FixedSamples:
             whose = "the checkpoint" if kept is None or self._saved else "the training so far"
             rank_zero_warn_or_log(
                 f"The data has changed under the probe samples {listed_ids(expected[0])}: fingerprint {expected[1][:12]} in "
-                f"{whose}, {now} now. The curves go on with the samples {listed_ids(found.sample_ids)} of "
+                f"{whose}, {now} now. The curves continue with the samples {listed_ids(found.sample_ids)} of "
                 f"{'the data now' if kept is None else whose}. To keep samples in checkpoints, use save_probe=True; to "
                 "explain other ones, give the monitor another name."
             )

@@ -89,7 +89,7 @@ class Reach:
             return found
         if not self._environment and _ENVIRONMENT.search(text):
             raise ValueError(
-                f"{_shown(keys)} in the configuration reads an environment variable, which a monitor's configuration may not: "
+                f"{_shown(keys)} in the configuration reads an environment variable, which a monitor's configuration must not: "
                 "write the value, or resolve the configuration yourself with OmegaConf.to_container(config, resolve=True)."
             )
         if depth > DEEPEST:
@@ -100,7 +100,7 @@ class Reach:
             target = at[:-1] if dynamic and not path.endswith(".") else at
             if dynamic and not target:
                 raise ValueError(
-                    f"{_shown(keys)} in the configuration names by a reference what it refers to; write the name."
+                    f"{_shown(keys)} in the configuration gives the name of a reference by another reference; write the name."
                 )
             if self._root is not None:
                 found += self._weight_at(target, depth + 1)

@@ -120,7 +120,7 @@ class Memory:
             unit = "steps" if self.by_steps else "epochs"
             rank_zero_warn_or_log(
                 f"ExplanationMonitor {self.alerts.name!r}: the schedule in the checkpoint has explained after {schedule.last} {unit}, "
-                f"but this training begins after {count}; the schedule begins anew."
+                f"but this training begins after {count}; the schedule starts again."
             )
             self.schedule = schedule = Schedule(schedule.every, schedule.max_overhead)
             self.follows = False

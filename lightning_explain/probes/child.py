@@ -75,15 +75,14 @@ def in_child(
     else:
         if moved:
             warn_or_log(
-                "Reading the probe samples has moved what cannot be put back, because it is outside of the process: "
-                f"{'; '.join(moved)}. Training may differ from one without the monitor. To avoid that, give a Probe."
+                "Reading the probe samples changed something outside of the process, which cannot be restored: "
+                f"{'; '.join(moved)}. Training may differ from training without the monitor. To avoid that, give a Probe."
             )
         return cast(T, found)
     result = work(**here)
     warn_or_log(
-        f"The probe samples were read in the training process, because {reason}. What reading moves in the dataset, such as "
-        "counters, caches and random generators of its own, has moved: training may differ from one without the monitor. To avoid that, "
-        "give a Probe."
+        f"The probe samples were read in the training process, because {reason}. Reading changed the dataset's own state, such as "
+        "counters, caches and random generators, so training may differ from training without the monitor. To avoid that, give a Probe."
     )
     return result
 

@@ -80,10 +80,10 @@ def load_runs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[StoredRun]:
     folders = [find_run(path) for path in paths]
     resolved = [folder.resolve() for folder in folders]
     if not folders:
-        raise ValueError("There is no run; give the folder of at least one.")
+        raise ValueError("No run was given; give the folder of at least one.")
     twice = next((folder for folder, one in zip(folders, resolved, strict=True) if resolved.count(one) > 1), None)
     if twice is not None:
-        raise ValueError(f"'{twice}' is given twice; give every run once.")
+        raise ValueError(f"'{twice}' is given twice; give each run once.")
     for folder, name in zip(folders, short_names(folders), strict=True):
         parts: dict[tuple[object, ...], list[Report]] = {}
         for report in load_reports(folder):

@@ -131,9 +131,7 @@ def _strategies(run: StoredRun) -> list[tuple[str, str]]:
         name = names[one.target] if one.target < len(names) else f"class {one.target}"
         listed = [f"{k} of {one.number}: samples {', '.join(map(str, ids))}" for k, ids in enumerate(one.samples(), 1)]
         found.append((f"{one.method}, {name}", "; ".join(listed)))
-    return found or [
-        ("", "Not looked for: no class has 8 samples with a map on the input, or scikit-learn is missing.")
-    ]
+    return found or [("", "Not computed: no class has 8 samples with a map on the input, or scikit-learn is missing.")]
 
 
 def _together(said: Sequence[tuple[str, list[tuple[str, str]]]]) -> list[tuple[str, list[tuple[str, str]]]]:

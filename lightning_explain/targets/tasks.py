@@ -102,7 +102,7 @@ def _meaning(name: str, target: Any, outputs: Tensor, labels: Tensor | None) -> 
     if labels is not None:
         return "the output of the label"
     norm = ', and task="embedding" the norm of the output' if name == "embedding" else ""
-    return f"the largest output of each sample, for want of labels{norm}"
+    return f"the largest output of each sample, because there are no labels{norm}"
 
 
 def _ambiguity(target: Any, outputs: Tensor, labels: Tensor | None) -> str:
@@ -110,7 +110,7 @@ def _ambiguity(target: Any, outputs: Tensor, labels: Tensor | None) -> str:
     square = isinstance(target, Position) and labels is not None and outputs.ndim == 3
     if not square or outputs.shape[1] != outputs.shape[2] or not classes_last(outputs, labels):
         return ""
-    return "; the last dimension is taken for the classes: if it is the places, give output_fn=lambda output: output.mT"
+    return "; the last dimension is taken to be the classes: if it is the positions, give output_fn=lambda output: output.mT"
 
 
 def _form(value: Tensor) -> str:

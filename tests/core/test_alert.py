@@ -50,18 +50,18 @@ BROKEN = {
     "a/x 0.3": "compares nothing",
     "a/x = 0.3": "compares nothing",
     "> 0.3": "has no score before '>'",
-    "a/x >": "has no finite number behind '>'",
-    "a/x >= x": "has no finite number behind '>='",
+    "a/x >": "has no finite number after '>'",
+    "a/x >= x": "has no finite number after '>='",
     "a/x > nan": "has no finite number",
     "a/x > inf": "has no finite number",
     "a/x > 1e999": "has no finite number",
     "a/x > 1_0": "has no finite number",
     "a/x > 30%": "has no finite number",
     "a/x > ٣": "has no finite number",
-    "a/x > 0.3 for": "goes on behind its number",
-    "a/x > 0.3 or b/x > 0.2 and": "goes on behind its number",
-    "a/x > 0.3 times 2": "goes on behind its number",
-    "a/x > 0.3 for 0": "has no whole number from 1 to 1000000 behind 'for'",
+    "a/x > 0.3 for": "continues after its number",
+    "a/x > 0.3 or b/x > 0.2 and": "continues after its number",
+    "a/x > 0.3 times 2": "continues after its number",
+    "a/x > 0.3 for 0": "has no whole number from 1 to 1000000 after 'for'",
     "a/x > 0.3 for 1.5": "has no whole number",
     "a/x > 0.3 for 99999999999999": "has no whole number",
 }
@@ -75,7 +75,7 @@ def test_what_is_no_expression_is_refused_with_the_form(expression: str, message
 
 
 def test_a_patience_that_is_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Alert\('a/x > 1 for 2', patience=3\) has its patience twice"):
+    with pytest.raises(ValueError, match=r"Alert\('a/x > 1 for 2', patience=3\) gives the patience twice"):
         Alert("a/x > 1 for 2", patience=3)
     assert Alert("a/x > 1", patience=3).patience == 3
 

@@ -211,7 +211,7 @@ def test_what_an_explanation_could_not_show_is_a_text_when_it_changes(
             3,
             "- `cam` failed: \"KeyError: 'x'\"\n- `mass` is undefined, because the mask is empty: samples [9] for `ig`",
         ),
-        (4, "Nothing to remark any more."),
+        (4, "No more remarks."),
     ]
 
 

@@ -170,8 +170,8 @@ def test_only_what_is_made_of_the_ids_is_looked_up_from_them(way: str) -> None:
 REFUSED: list[tuple[Any, str]] = [
     (("embeddings.0", "net.0"), "the layer 'net.0' depends on 'embeddings.0', which moves together with it"),
     (("net.0", 1), "the layer 'net.0' depends on 1"),
-    (("embeddings.0", 0), r"inputs\[0\] is no floating-point input. Fix: name layers, or inputs among \[1\]"),
-    (("embeddings.0", 2), r"inputs\[2\] is no floating-point input"),
+    (("embeddings.0", 0), r"inputs\[0\] is not a floating-point input. Fix: name layers, or inputs among \[1\]"),
+    (("embeddings.0", 2), r"inputs\[2\] is not a floating-point input"),
     (("embeddings.0", "embeddings.2"), "There is no layer 'embeddings.2'"),
 ]
 

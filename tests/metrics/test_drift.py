@@ -246,7 +246,7 @@ def test_a_watcher_that_looks_from_the_second_explanation_on_is_let_through(tmp_
 
 def test_a_watcher_of_structural_similarity_on_small_images_is_refused_before_training(tmp_path: Path) -> None:
     stop = EarlyStopping(monitor="explain/drift_ssim_first/saliency")
-    with pytest.raises(ValueError, match="watches a score that is not logged: did you mean"):
+    with pytest.raises(ValueError, match="monitors a score that is not logged: did you mean"):
         fit(tmp_path, drifting(at_start=True), stop)
 
 

@@ -76,7 +76,7 @@ def bump(model: Moves) -> None:
 def test_what_cannot_be_put_back_is_reported_once_with_its_name(model: Moves, name: str) -> None:
     (text,) = {line for line in explained(model) if "forward changes" in line}
     assert f"The model's forward changes {name or '0.helper.places[0]'!r}, which cannot be put back" in text
-    assert text.endswith("Keep that in an attribute of the module.")
+    assert text.endswith("Keep that state in an attribute of the module.")
 
 
 def test_what_stays_is_not_reported() -> None:

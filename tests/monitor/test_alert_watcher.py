@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a mapping": ({"metric": KEY, "above": 1}, "alerts=.* give a list of alerts"),
     "a word": (["stop"], r"Alert\('stop'\) has no bound; give exactly one"),
     "a number": ([1], r"alerts\[0\] is a int; give an Alert, an expression, or a mapping"),
-    "a broken expression": (["told/saliency > x"], "has no finite number behind '>'"),
+    "a broken expression": (["told/saliency > x"], "has no finite number after '>'"),
 }
 
 

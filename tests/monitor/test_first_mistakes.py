@@ -61,7 +61,7 @@ def test_a_score_that_will_never_be_is_told_and_nobody_may_watch_it(
     best = ModelCheckpoint(tmp_path / "best", monitor=key)
     with (
         pytest.warns(UserWarning, match=told),
-        pytest.raises(ValueError, match=r"ModelCheckpoint\(monitor='explain/.*'\) watches a score that is not logged"),
+        pytest.raises(ValueError, match=r"ModelCheckpoint\(monitor='explain/.*'\) monitors a score that is not logged"),
     ):
         fit(tmp_path, monitor(**given), None, best)
     alert = {"metric": key.removeprefix("explain/"), "above": 1}

@@ -210,7 +210,7 @@ def both(*changes: Any) -> Callable[[State], State]:
 
 
 TRAINED: dict[str, tuple[Any, str]] = {
-    "explained in the far future": (put(HUGE // 1000, "schedule", "last"), "the schedule begins anew"),
+    "explained in the far future": (put(HUGE // 1000, "schedule", "last"), "the schedule starts again"),
     "put off to the far future": (
         both(put(HUGE // 1000, "schedule", "not_before"), put(True, "schedule", "lengthened")),
         "",

@@ -102,7 +102,7 @@ def test_what_watches_a_score_with_a_unit_is_told_which_has_none(
             fit(tmp_path, monitor(**whole), ModelCheckpoint(tmp_path / "best", monitor=key))
         texts = [record.message for record in caplog.records if "in units of the output" in record.message]
         assert len(texts) == told
-        assert all("a score without unit, such as infidelity_relative, can" in text for text in texts)
+        assert all("a score without a unit, such as infidelity_relative, can" in text for text in texts)
 
 
 # -- those that run at other times ---------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ WRONG = {
 def test_a_score_that_is_not_logged_is_refused_with_the_nearest_names(
     kind: type[Callback], key: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=rf"{kind.__name__}\(monitor='{key}'\) watches a score.*({message})"):
+    with pytest.raises(ValueError, match=rf"{kind.__name__}\(monitor='{key}'\) monitors a score.*({message})"):
         fit(tmp_path, monitor(), kind(monitor=key))
 
 
@@ -185,7 +185,7 @@ def test_a_score_that_is_not_logged_is_refused_with_the_nearest_names(
 def test_a_score_of_a_method_that_was_left_out_is_refused_before_the_first_batch(tmp_path: Path) -> None:
     watch = ExplanationMonitor(metrics=[q.Infidelity(n_perturb_samples=2)], probe=ProbeSelection(count=4))
     flat = DigitModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-    with pytest.raises(ValueError, match="watches a score that is not logged"):
+    with pytest.raises(ValueError, match="monitors a score that is not logged"):
         fit(tmp_path, watch, Other(monitor="explain/infidelity/cam"), module=flat)
 
 
@@ -209,7 +209,7 @@ def test_a_scheduler_follows_a_score(tmp_path: Path) -> None:
 
 def test_a_scheduler_of_a_score_that_is_not_logged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"ReduceLROnPlateau\(monitor='explain/it'\) watches a score that is not logged"
+        ValueError, match=r"ReduceLROnPlateau\(monitor='explain/it'\) monitors a score that is not logged"
     ):
         fit(tmp_path, monitor(), module=Plateau("explain/it"))
 

@@ -626,7 +626,7 @@ def test_one_line_changes_no_training_and_says_what_it_leaves_out(
     gone = left_out(watch)
     if watch.last_report is not None and watch.last_report.run is not None:
         kinds = ", ".join(watch.last_report.run.modalities)
-        assert any(f"takes the input for {kinds}" in line for line in told)
+        assert any(f"treats the input as {kinds}" in line for line in told)
     lines = [line for line in told if "left out" in line or "nothing is explained" in line or "explained" in line]
     print(f"\n{name}: left out: {', '.join(gone) or 'nothing'}")
     for line in lines:

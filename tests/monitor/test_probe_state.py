@@ -382,7 +382,7 @@ def test_without_saved_samples_a_dataset_that_shrank_is_told_and_what_is_left_is
     path = saved(tmp_path / "one", monitor(save_probe=False))
     before = torch.load(path, weights_only=True)["callbacks"]["ExplanationMonitor{'name': 'explain'}"]["ids"].tolist()
     watch = monitor(save_probe=False)
-    match = rf"under the probe samples {re.escape(str(before))}: .* The curves go on with the samples {re.escape(str(expected))}"
+    match = rf"under the probe samples {re.escape(str(before))}: .* The curves continue with the samples {re.escape(str(expected))}"
     with pytest.warns(UserWarning, match=match):
         resumed(tmp_path / "two", watch, path, val_dataloaders=loader(100, count))
     assert report_of(watch).ids.tolist() == expected

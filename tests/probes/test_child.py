@@ -244,7 +244,9 @@ def test_what_is_shared_and_cannot_be_put_back_is_reported(kind: str, tmp_path: 
         return b"123"
 
     expected = f"3 bytes of descriptor {reading} are consumed" if kind == "pipe" else "cache.npy was opened for writing"
-    with pytest.warns(UserWarning, match=f"moved what cannot be put back.*{expected}"):
+    with pytest.warns(
+        UserWarning, match=f"changed something outside of the process, which cannot be restored.*{expected}"
+    ):
         assert in_child(work, {}) == b"123"
     os.close(reading)
     os.close(writing)

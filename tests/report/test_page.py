@@ -172,9 +172,9 @@ def test_names_are_what_tells_paths_apart() -> None:
 
 def test_a_page_of_nothing_or_of_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", images(2), (10,))
-    with pytest.raises(ValueError, match="There is no run; give the folder of at least one"):
+    with pytest.raises(ValueError, match="No run was given; give the folder of at least one"):
         write_page([], tmp_path / "page.html")
-    with pytest.raises(ValueError, match="is given twice; give every run once"):
+    with pytest.raises(ValueError, match="is given twice; give each run once"):
         write_page([run, run / "explain"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

@@ -37,7 +37,7 @@ LABEL = 'target="label" means the '
         ((2, 3), torch.randn(2), "label", "regression (.*"),
         ((2, 5, 3), torch.zeros(2, 5).long(), t.Position(), f"tokens (.*{LABEL}output of the first label"),
         ((2, 3, 5), torch.zeros(2, 5).long(), t.Position(), "tokens (.*output of the first label"),
-        ((2, 5, 5), torch.zeros(2, 5).long(), t.Position(), "tokens (.*; the last dimension is taken for the classes: .*output.mT"),
+        ((2, 5, 5), torch.zeros(2, 5).long(), t.Position(), "tokens (.*; the last dimension is taken to be the classes: .*output.mT"),
         ((2, 3, 4, 4), torch.zeros(2, 4, 4).long(), t.Pixels(), "dense (.*most frequent class but 0, where it is predicted"),
         ((2, 3), None, "label", 'embedding (.*no labels); .*largest output .*task="embedding" the norm of the output'),
         ((2, 3, 4), None, "label", "not known (.*"),
@@ -102,5 +102,5 @@ def test_a_monitor_says_the_task_before_the_first_batch(tmp_path: Path, caplog: 
     lines = [record.getMessage() for record in caplog.records if "task: " in record.getMessage()]
     assert lines == [
         "ExplanationMonitor: task: multiclass (outputs (N, 10), whole labels (N,)); "
-        f"{LABEL}output of the label (task=... or target=... says otherwise)."
+        f"{LABEL}output of the label (to change that: task=... or target=...)."
     ]
