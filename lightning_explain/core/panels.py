@@ -134,3 +134,22 @@ class SeriesPanel(Panel):
         for whole, part in zip(found, parts, strict=True):
             whole[:, self.continued] = part
         return replace(self, predicted=found[0], future=found[1])
+
+
+@dataclass(frozen=True, eq=False)
+class HorizonPanel(SeriesPanel):
+    """The steps of a forecast over the times of the history, each cell in the color of its attribution.
+
+    Args:
+        values: ``(N, B * S, T)``: for each of B channels, or of one for all of them, a row for each of S steps.
+        steps: The indices of the S steps.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.panels import HorizonPanel
+        >>> HorizonPanel("horizon", values=torch.zeros(2, 6, 50), series=torch.rand(2, 2, 50), steps=[0, 1, 2]).kind
+        'horizon'
+    """
+
+    kind: str = field(default="horizon", init=False)
+    steps: Sequence[int] = ()

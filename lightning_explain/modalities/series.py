@@ -40,7 +40,7 @@ class TimeSeries(Plain):
     """
 
     on_input: ClassVar[bool] = True
-    kinds: ClassVar[tuple[str, ...]] = ("series",)
+    kinds: ClassVar[tuple[str, ...]] = ("series", "horizon")
 
     channel_names: Any = None
     layout: str | None = None

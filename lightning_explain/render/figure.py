@@ -17,7 +17,7 @@ from lightning_explain.core.panels import Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.modalities import of_probe
-from lightning_explain.render import bars, kinds, texts
+from lightning_explain.render import bars, horizon, kinds, texts
 from lightning_explain.render.captions import Caption, captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import (
@@ -81,19 +81,41 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     check_samples(report, probe)
     options = options or Options()
     options.check_kinds(of_probe(probe))
-    inputs = drawn_inputs(probe, options)
+    first = _by_step(report, probe, options)
+    entries = options.max_rows * (len(probe) // len(first)) if first else options.max_rows
+    inputs = drawn_inputs(probe, options, slice(entries))
     names = options.class_names if options.class_names is not None else probe.class_names
-    samples = len(inputs[0].inputs[0])
-    found = captions(report, probe, names, samples)
+    samples = min(len(first), options.max_rows) if first else len(inputs[0].inputs[0])
+    found = horizon.captions_of(report, probe.targets)[:samples] if first else captions(report, probe, names, samples)
     maps, own = dict[str, list[tuple[Panel, int]]](), dict[str, list[Panel]]()
     for name in report.attributions:
         panels = _panels(name, report, inputs, options.of(name), probe.targets)
+        if first:
+            panels = [(horizon.by_step(each, report), i) for each, i in panels if isinstance(each, SeriesPanel)]
         own[name] = [panel for panel, _ in panels if panel.kind in kinds.KINDS]
         maps[name] = [(panel, i) for panel, i in panels if panel.kind not in kinds.KINDS]
     charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
     layout = Layout(samples, charts, options.titles, options.colorbar, width)
     fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in inputs]
-    return Figure(report, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own)
+    shown = replace(report, values=report.values[:0]) if first else report
+    return Figure(shown, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own)
+
+
+def _by_step(report: Report, probe: Probe, options: Options) -> list[int]:
+    """The first entry of each sample, if its steps are drawn as one map of steps and lags; else nothing.
+
+    Raises:
+        ValueError: If that is asked for, and the report has no maps of single steps.
+    """
+    named = {kind for name in report.attributions for kind, _ in options.of(name).panels}
+    first = horizon.firsts(report)
+    if "horizon" in named and (not first or "series" in named):
+        raise ValueError(
+            'panels names "horizon", which needs a map of each step of a forecast, and no "series" beside it; '
+            'give target=Horizon("each").'
+        )
+    of_series = all("horizon" in modality.kinds for modality in of_probe(probe))
+    return first if "horizon" in named or (of_series and "series" not in named) else []
 
 
 def _panels(

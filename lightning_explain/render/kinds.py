@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_max_pool1d
 
 from lightning_explain.core.panels import Panel
 from lightning_explain.core.probe import flat
-from lightning_explain.render import features, series, words
+from lightning_explain.render import features, horizon, series, words
 from lightning_explain.render.notes import Notes, Page, Track, scaled
 
 Pages: TypeAlias = Callable[[Panel, Sequence[Track], Notes], list[Page]]
@@ -41,6 +41,7 @@ class Kind(NamedTuple):
 KINDS = {
     "words": Kind(words.pages, words.pages, words.cells),
     "series": Kind(series.pages, series.pages, series.cells),
+    "horizon": Kind(horizon.pages, horizon.pages, horizon.cells),
     "beeswarm": Kind(features.beeswarm, features.importance, features.cells, of_all=True),
     "importance": Kind(features.importance, features.importance, features.cells, of_all=True),
     "features": Kind(features.features, features.importance, features.cells),
@@ -60,7 +61,7 @@ def remembered(panel: Panel) -> tuple[Tensor, Tensor]:
     weights = scaled(panel.values, "sample")
     known = weights.nan_to_num(0.0).float()
     known = known[:, None] if known.ndim == 2 else known
-    if panel.kind == "series" and known.shape[2] > _MOST_TIMES:
+    if panel.kind in ("series", "horizon") and known.shape[2] > _MOST_TIMES:
         high, low = adaptive_max_pool1d(known, _MOST_TIMES), -adaptive_max_pool1d(-known, _MOST_TIMES)
         known = torch.where(high >= -low, high, low)
     largest = flat(panel.values.nan_to_num(0.0)).abs().amax(1).float()

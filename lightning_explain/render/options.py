@@ -56,7 +56,8 @@ class Options:
     Args:
         panels: What is drawn of each method. Of images, ``(kind, sign)`` of each row of its pages (column of its composite), with the
             names of Captum's ``visualize_image_attr``. Of others, the kind alone: ``"beeswarm"``, ``"importance"``, ``"features"`` and
-            ``"waterfall"`` of tables, ``"series"``, ``"words"``; all of them where none is named.
+            ``"waterfall"`` of tables, ``"series"``, ``"horizon"`` of forecasts of which each step is explained, ``"words"``; all of them
+            where none is named, but of such forecasts ``"horizon"`` alone.
         cmap: Colors of heat maps; ``None`` for a default for each sign, in colors that color-blind people tell apart.
         outlier_perc: Share of a map's total that may be clipped, in percent.
         alpha_overlay: Opacity of the heat map in ``blended_heat_map`` where the map is strongest, from 0 to 1; it is transparent where

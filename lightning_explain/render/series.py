@@ -74,7 +74,7 @@ def strip(
     true, predicted = ahead or (none, none)
     past = round(size[1] * steps / (steps + len(predicted)))
     drawn = np.full((*size, 3), _AHEAD, dtype=np.float64)
-    drawn[:, :past] = _columns(weights, past)
+    drawn[:, :past] = columns(weights, past)
     if ahead is not None:
         drawn[:, past : past + 2] = GRAY
     # From the last value of the history on.
@@ -137,7 +137,7 @@ class _Drawn:
                 self._strip(canvas, sample, channel, weights, (x, top + k * pitch), size)
                 if i % self.columns == 0:
                     self._label(canvas, channel, k, top + k * pitch, size[0])
-            _time_axis(canvas, self.panel, x, top + pitch * len(places) - GAP, size[1])
+            time_axis(canvas, self.panel, (x, top + pitch * len(places) - GAP), size[1])
         return canvas
 
     def _strip(
@@ -190,7 +190,7 @@ def _limits(panel: SeriesPanel) -> list[tuple[float, float]]:
     return [(a, b) if a <= b else (0.0, 0.0) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
 
 
-def _columns(weights: Tensor, width: int) -> Picture:
+def columns(weights: Tensor, width: int) -> Picture:
     """The colors of the columns of a strip ``(w, 3)``; where several times share one, the strongest counts."""
     bins, times = max(1, width // _BIN), len(weights)
     known = weights.nan_to_num(0.0).float()
@@ -236,21 +236,20 @@ def _painted(series: bytes, size: tuple[int, int], limits: tuple[float, float]) 
     return whole
 
 
-def _time_axis(canvas: Picture, panel: SeriesPanel, x: int, y: int, width: int) -> None:
-    """Times in round numbers below a strip: in seconds, or in steps if the rate is not known."""
+def time_axis(canvas: Picture, panel: SeriesPanel, place: tuple[int, int], width: int, before: bool = False) -> None:
+    """Times in round numbers below a strip: in seconds, or in steps if the rate is not known; ``before``: counted back from its end."""
+    (x, y), end = place, place[0] + width
     steps = panel.series.shape[2] + (0 if panel.predicted is None else panel.predicted.shape[2])
     total = steps / panel.rate if panel.rate else float(steps)
     unit = " s" if panel.rate else " steps"
     exponent = math.floor(math.log10(total / 2))
     round_one = max(m * 10.0**e for e in (exponent - 1, exponent) for m in (1, 2, 5) if m * 10.0**e <= total / 2)
-    count, end = int(total / round_one + 1e-9), x + width
+    count = int(total / round_one + 1e-9)
     for i in range(count + 1):
-        at = x + min(round(i * round_one / total * width), width - 1)
+        far = min(round(i * round_one / total * width), width - 1)
+        at = end - 1 - far if before else x + far
         canvas[y : y + 5, at] = GRAY
-        words = f"{i * round_one:.6g}" + (unit if i == count else "")
-        start = (
-            at
-            if i == 0
-            else min(at - text.width(words.removesuffix(unit), LETTERS) // 2, end - text.width(words, LETTERS))
-        )
-        write(canvas, words, start, y + 3)
+        number = f"{'-' * (before and i > 0)}{i * round_one:.6g}"
+        words = number + (unit if i == count and not before else "")
+        start = at if i == 0 else at - text.width(number, LETTERS) // 2
+        write(canvas, words, max(min(start, end - text.width(words, LETTERS)), x), y + 3)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_explain import modalities as d
 from lightning_explain.core.contracts import InputFacts, Modality
-from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
+from lightning_explain.core.panels import FeaturesPanel, HorizonPanel, Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.render import features, letters, series, texts, words
@@ -72,7 +72,11 @@ def panels_of_all_kinds() -> list[Panel]:
     panels += [
         replace(table_of(rand(2, 12) - 0.5), kind=kind) for kind in ("features", "waterfall", "beeswarm", "importance")
     ]
-    return [*panels, series_of(rand(2, 1, 50) - 0.5), series_of(rand(2, 6, 3000) - 0.5, rate=250.0)]
+    panels += [series_of(rand(2, 1, 50) - 0.5), series_of(rand(2, 6, 3000) - 0.5, rate=250.0)]
+    return [
+        *panels,
+        HorizonPanel("", rand(2, 6, 50) - 0.5, series=rand(2, 2, 50), channels=["a", "b"], steps=[0, 1, 2]),
+    ]
 
 
 @pytest.mark.parametrize("width", [WIDTH, NARROW])
@@ -95,7 +99,7 @@ def test_narrow_pages_change_nothing_of_wide_ones(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(letters, "write", box)
     shown = [Track(("ig", "now"), torch.empty(0))]
     checksum = 0
-    for panel in panels_of_all_kinds():
+    for panel in panels_of_all_kinds()[:-1]:
         for count, make in ((1, KINDS[panel.kind].pages), (3, KINDS[panel.kind].several)):
             tracks = [replace(shown[0], values=panel.values)] * count
             for page in make(panel, tracks, notes(2)):
