@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.report import Report
+from lightning_explain.demo.epochs import METHOD, Training, write_epochs
 from lightning_explain.demo.shortcut import Demo, ShortcutData
 from lightning_explain.modalities import of_probe
 from lightning_explain.modalities.placement import arrange, onto
@@ -92,6 +93,7 @@ def _print_summary(demo: Demo, modality: str, output: Path, folder: Path, pictur
     console.print("pictures: ", *(str(path) for path in pictures), sep="\n  ", soft_wrap=True)
     console.print(f"dashboard: tensorboard --logdir {folder} --samples_per_plugin images=1000", soft_wrap=True)
     _write_page(console, folder)
+    _write_epochs(console, demo, folder)
     for name in {*VARIANTS.values()} - {*runs}:
         more = "" if modality == "image" else f" --modality {modality}"
         console.print(f"for comparison: lightning-explain demo{more} --{name} --output {output}", soft_wrap=True)
@@ -104,6 +106,20 @@ def _write_page(console: Console, folder: Path) -> None:
         console.print(f"page: {write_page(found, folder / 'page.html')}", soft_wrap=True, highlight=False)
     except ImportError as error:
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
+
+
+def _write_epochs(console: Console, demo: Demo, folder: Path) -> None:
+    """Writes the moving picture of the latest run of each variant, if there are both, and prints its path."""
+    found = {name: run for name in VARIANTS.values() if (run := _latest(folder / name)) is not None}
+    if len(found) < len(VARIANTS):
+        return
+    probe = demo.data().probe_samples(SAMPLES)
+    reports = {name: load_reports(run) for name, run in found.items()}
+    trainings = {
+        name: Training(each, [share_on(report, METHOD, probe) for report in each]) for name, each in reports.items()
+    }
+    path = write_epochs(trainings, demo.unit, folder / "epochs.gif")
+    console.print(f"epoch by epoch: {path}", soft_wrap=True, highlight=False)
 
 
 def _latest(folder: Path) -> Path | None:
