@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -22,7 +22,8 @@ METHOD = "ig"
 MILLISECONDS, AT_THE_END = 1100, 4000
 """How long a frame, and the last one, is shown."""
 _DRAWING = {"max_rows": 3, "min_pixels": 112}
-_OF_IMAGES = {"panels": (("original_image", "all"), ("heat_map", "all"))}
+_PANELS = {"Image": (("original_image", "all"), ("heat_map", "all")), "Tabular": (("features", "all"),)}
+"""By modality; of the others, all panels."""
 _CURVES, _DPI = 150, 100
 _NEARLY_WHITE = 248
 # The color of each training, and how far its number stands above its point, so that two that agree can be read.
@@ -81,7 +82,8 @@ def _save(frames: Sequence[Image.Image], path: Path) -> None:
 def _maps(report: Report) -> Picture:
     """The maps of one explanation, as they are drawn from its files."""
     assert report.run is not None
-    drawing = {**report.run.drawing, **_DRAWING, **(_OF_IMAGES if "Image" in report.run.modalities else {})}
+    drawing = {**report.run.drawing, **_DRAWING}
+    drawing["panels"] = _PANELS.get(report.run.modalities[0], drawing["panels"])
     return draw(replace(report, run=replace(report.run, drawing=drawing)), METHOD, layout="composite")
 
 
@@ -111,6 +113,6 @@ def _curves(trainings: Mapping[str, Training], unit: str, i: int, count: int, wi
     axes.set(xlim=(-0.1, count - 0.4), ylim=(-0.25, 1.05), yticks=(0, 0.5, 1), yticklabels=("0%", "50%", "100%"))
     axes.set_xticks(range(count), labels)
     axes.spines[["top", "right"]].set_visible(False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    return np.asarray(Image.open(drawn).convert("RGB"))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 from lightning_explain.demo import digits, series, tabular, text, training
 from lightning_explain.demo.digits import CORNER, MEAN, STD, DigitsModel, MarkedDigits, corner_marks, wrong_class
@@ -131,4 +134,10 @@ def test_a_run_prints_one_table_and_saves_pictures(tmp_path: Path, capsys: pytes
     line = next(line for line in shown.splitlines() if "share on the flower: ig" in line)
     marked, clean = (int(part.strip(" %")) for part in line.split("│")[2:4])
     assert marked > 2 * clean
+    assert f"epoch by epoch: {tmp_path / 'tabular' / 'epochs.gif'}" in shown.replace("\n", "")
+    with Image.open(tmp_path / "tabular" / "epochs.gif") as moving:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(moving)]
+    assert len(frames) == 1 + 4, "one before training, one for each epoch"
+    assert all((one != other).any() for one, other in pairwise(frames))
+    assert all((frame[0] == 255).all() for frame in frames), "on white"
     assert all(path.stat().st_size for path in (tmp_path / "tabular/clean/version_0/pictures").iterdir())
