@@ -97,7 +97,8 @@ def explainer(
         channels_last: Whether images go through the model in that memory layout.
     """
     explainer = Explainer(methods, metrics or {}, limit=limit, channels_last=channels_last)
-    checked = explainer.check(model, probe, measure_limit=tuned)
+    checked = explainer.check(model, probe)
+    checked = checked.fastest(model, probe) if tuned else checked
     return lambda: checked.explain(model, probe)
 
 

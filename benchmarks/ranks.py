@@ -204,7 +204,7 @@ def timed(weights: Path, shared: bool, rank: int) -> list[list[float]]:
     world = distributed.get_world_size()
     probe = workload.probe() if shared else first_samples(workload.probe(), workload.SAMPLES // world)
     ranks = Ranks(world if shared else 1)
-    ready = Explainer(workload.methods(), workload.metrics(), ranks=ranks).check(model, probe, measure_limit=True)
+    ready = Explainer(workload.methods(), workload.metrics(), ranks=ranks).check(model, probe).fastest(model, probe)
     ready = replace(ready, limit=int(ranks.first(ready.limit)))
     found = []
     for _ in range(REPEAT):

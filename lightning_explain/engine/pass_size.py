@@ -20,36 +20,38 @@ SMALLEST = 16
 BUDGET = 2.0
 """Seconds after which no further size is timed."""
 GAIN = 0.95
-"""A smaller pass is chosen only if it takes less than this fraction of the time; smaller gains are noise."""
+"""A smaller pass is chosen only if its samples take less than this fraction of the time; smaller gains are noise."""
 
 
-def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], limit: int) -> tuple[int, float]:
-    """Returns the pass size with the least time per sample, forward and backward, and that time in seconds.
+def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], limit: int) -> int:
+    """Returns the pass size with the least time per sample, forward and backward, found by throw-away passes of doubling size.
 
-    It is the limit if no size is clearly faster. The time is infinite if there is no choice, and nothing is timed.
+    It is the limit if no smaller size is clearly faster, and if passes take too long to try them.
 
     Args:
         explained: The explained function.
         samples: Returns as many samples as it is asked for, to time a pass on.
         limit: The most samples in a pass, such as those of a training batch.
     """
-    sizes = candidates(limit, samples(1))
-    if len(sizes) < 2:
-        return limit, float("inf")
-    started, seconds = time.perf_counter(), dict.fromkeys(sizes, float("inf"))
-    # The first pass warms up, and is timed again; then every size is timed twice, in turn, and its best time counts.
-    for size in (limit, *sizes, *sizes):
-        if time.perf_counter() - started < BUDGET:
-            seconds[size] = min(seconds[size], _seconds_per_sample(explained, samples(size)))
-    best = min(sizes, key=seconds.__getitem__)
-    best = best if seconds[best] < GAIN * seconds[limit] else limit
-    return best, seconds[best]
+    sizes, started, best, least = candidates(limit, samples(1)), time.perf_counter(), limit, float("inf")
+    if len(sizes) > 1:
+        _seconds_per_sample(explained, samples(sizes[0]))  # Warms up.
+    for size in sizes if len(sizes) > 1 else ():
+        seconds = float("inf")
+        for _ in range(2):
+            if time.perf_counter() - started > BUDGET:
+                return limit
+            seconds = min(seconds, _seconds_per_sample(explained, samples(size)))
+        if seconds > least / GAIN:
+            return best
+        best, least = size, min(least, seconds)
+    return best
 
 
 def candidates(limit: int, sample: Samples) -> list[int]:
-    """Returns the pass sizes worth timing, the largest first."""
+    """Returns the pass sizes worth timing, the smallest first."""
     floating = all(x.is_floating_point() for x in sample.inputs)
-    return [limit, *(size for size in (limit // 2, limit // 4) if floating and size >= SMALLEST)]
+    return [*(size for size in (limit // 4, limit // 2) if floating and size >= SMALLEST), limit]
 
 
 def synchronize(device: torch.device) -> None:

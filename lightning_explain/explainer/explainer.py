@@ -76,7 +76,7 @@ class Explainer(Decisions):
         default_methods: Whether the user named no methods: what cannot be used is left out, with a warning, instead of raising.
         default_metrics: The same for metrics.
         scored: For each metric, the methods that it will score; filled in by :meth:`check`.
-        estimate: What an explanation will cost; filled in by :meth:`check` where passes are timed.
+        estimate: What an explanation will cost; filled in by :meth:`check` if it is asked for.
         modalities: What the inputs are, as the user says it; :meth:`check` settles it for the probe, as a tuple.
         feature_names: The names that the data set has for the columns of a table.
         task_line: What the task is, and what the target means for it, in words; filled in by :meth:`check`.
@@ -102,7 +102,7 @@ class Explainer(Decisions):
     task_line: str = ""
     lookups: Mapping[str, Lookup] = field(default_factory=dict)
 
-    def check(self, model: nn.Module, probe: Probe, measure_limit: bool = False, timed: bool = False) -> Explainer:
+    def check(self, model: nn.Module, probe: Probe, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
 
         Enters the isolation once, and runs the model at most three times. With several ranks, call it on all of them: it also
@@ -111,7 +111,6 @@ class Explainer(Decisions):
         Args:
             model: The module.
             probe: The samples.
-            measure_limit: Whether to lower ``limit`` to the fastest number of samples per pass, which takes further runs.
             timed: Whether to estimate the cost of an explanation.
 
         Raises:
@@ -146,7 +145,7 @@ class Explainer(Decisions):
                 task["task_line"] = "; but ".join(filter(None, [context.task.line, line]))
             inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
             ready = replace(self, **vars(found), **task, **inputs, ranks=ranks)
-            return ready._timed(context, probe, measure_limit) if measure_limit or timed else ready
+            return ready._estimated(context) if timed else ready
 
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
         """The probe with what its inputs are, which the context knows from now on."""
@@ -169,24 +168,35 @@ class Explainer(Decisions):
         at_once = 4 * self.limit if self.auto_limit else self.limit
         return preflight(explained, model, probe, self.target, at_once, self.task, self.ranks.in_step)
 
-    def _timed(self, context: DoctorContext, probe: Probe, choose: bool) -> Explainer:
-        """Estimates the cost, and lowers the limit to the fastest number of samples per pass if there is a choice."""
-        samples, limit, seconds = context.explained.probe, self.limit, float("inf")
-
-        def some(count: int) -> Samples:
-            chosen = torch.arange(count) % len(samples)
-            labels = None if probe.targets is None else probe.targets.cpu()[chosen]
-            return replace(
-                samples[chosen], extra=(*samples[chosen].extra, Choice(self.target, labels, samples.ids[chosen]))
-            )
-
-        # Ranks of a sharded model would have to run the same number of passes.
-        if choose and not self.ranks.sharded:
-            limit, seconds = fastest(context.explained, some, limit)
+    def _estimated(self, context: DoctorContext) -> Explainer:
+        """Estimates the cost of an explanation, taking a backward pass to cost twice the forward pass."""
         expected = estimate(context.explained, context.few[:1], self.methods, self.metrics, self.scored)
-        # A backward pass is taken to cost twice the forward pass.
-        seconds = seconds if seconds < float("inf") else 3 * context.seconds
-        return replace(self, limit=limit, estimate=replace(expected, seconds=seconds))
+        return replace(self, estimate=replace(expected, seconds=3 * context.seconds))
+
+    def fastest(self, model: nn.Module, probe: Probe) -> Explainer:
+        """Lowers ``limit`` to the fastest number of samples per pass, as rank zero times it on passes whose results it drops.
+
+        Leaves the model as it was. With several ranks, call it on all of them.
+
+        Args:
+            model: The module.
+            probe: The samples.
+        """
+        if self.ranks.sharded:
+            # All ranks would have to run the same number of passes.
+            return self
+        probe, limit = self.entries(probe), self.limit
+        with self.ranks.agree("the choice of the pass size"), explaining(model, self.forward_context) as run:
+            explained, labels = self._explained(model, probe, run), labels_of(probe, self.target)
+
+            def some(count: int) -> Samples:
+                chosen = torch.arange(count) % len(explained.probe)
+                samples = explained.probe[chosen]
+                own = None if labels is None else labels.cpu()[chosen]
+                return replace(samples, extra=(*samples.extra, Choice(self.target, own, samples.ids)))
+
+            limit = fastest(explained, some, limit)
+        return replace(self, limit=int(self.ranks.first(limit)))
 
     def explain(
         self, model: nn.Module, probe: Probe, progress: Progress = lambda step: None, history: History | None = None

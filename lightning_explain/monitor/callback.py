@@ -73,7 +73,8 @@ class ExplanationMonitor(MonitorBase):
         hook: ``"train_epoch_end"``, or ``"validation_epoch_end"`` (the first validation of a due epoch). If another
             callback swaps the weights for validation, the hook decides which weights are explained.
         max_overhead: Largest share of training time the monitor may take, e.g. 0.05; it then explains less often.
-        max_examples_per_pass: Samples in one call of the model. ``"auto"``: the fastest up to the batch size and 64.
+        max_examples_per_pass: Samples in one call of the model. ``"auto"``: the fastest up to the batch size and 64,
+            timed before the first explanation and kept for all others.
         channels_last: Pass images ``(N, C, H, W)`` in that memory format, which often speeds up convolutions. Rounding
             differs: where a network has kinks, maps move by up to 1e-4 of their largest value in float32.
         on_error: ``"warn"``: report a failure once, leave out what failed, switch it off after three failures in a row

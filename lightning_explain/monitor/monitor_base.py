@@ -72,7 +72,7 @@ class MonitorBase(pl.Callback):
     _explainer: Explainer  # methods, metrics and target, not yet checked against a model
     _ready: Explainer  # the same, checked
     _limit: int | None  # samples the model may see in one call; None: measured
-    _pass_size: int | None = None  # what was measured
+    _pass_size: int | None = None  # what was measured before the first explanation
     _entries: Probe | None = None  # what is explained: the samples, or each of them once for each of its labels
     _samples: FixedSamples
     _memory: Memory
@@ -259,8 +259,7 @@ class MonitorBase(pl.Callback):
                 self._choose_others(trainer, pl_module, source, ranks, checked.error)
         self._publisher.options.check_kinds(self._ready.modalities)
         if self._pass_size is not None:
-            # Rank zero's measurement decides for all ranks, and checkpoints keep it: equal pass sizes give equal
-            # numbers.
+            # That of the training so far, or of the checkpoint: equal pass sizes give equal numbers.
             self._pass_size = int(ranks.first(self._pass_size))
             self._ready = replace(self._ready, limit=min(self._pass_size, self._ready.limit))
 
@@ -332,7 +331,6 @@ class MonitorBase(pl.Callback):
                 'target="label", but no labels can be read in the batches: if the model has several outputs, the predicted one is '
                 'explained. Give batch_fn=..., which returns (inputs, targets), or write target="predicted".'
             )
-        measuring = self._limit is None and self._pass_size is None
         self._ready = replace(
             self._explainer,
             limit=self._limit or auto_limit(loaders.batch_size(trainer)),
@@ -341,15 +339,10 @@ class MonitorBase(pl.Callback):
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
             feature_names=loaders.feature_names(trainer),
-        ).check(pl_module, self.probe, measure_limit=measuring, timed=True)
+        ).check(pl_module, self.probe, timed=True)
         self._samples.describe(self._ready.modalities)
         self._entries = self._ready.entries(self.probe)
         self._say_choices()
-        if measuring:
-            self._pass_size = self._ready.limit
-            rank_zero_info(
-                f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as measured."
-            )
 
     def _say_choices(self) -> None:
         """Says what the inputs, the task, the methods and their layers were taken for, where the user left it open."""
@@ -519,20 +512,22 @@ class MonitorBase(pl.Callback):
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> Report | None:
         """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
-        log, metrics = self._failure_log, self._failure_log.without_off(self._ready.metrics)
+        log = self._failure_log
         mismatches = [text for text in trainers.everyone(trainer).gather(self._mismatch) if text]
         if mismatches and log.raising:
             raise ValueError(mismatches[0])
         self._idle = self._idle or bool(mismatches)
-        explainer = replace(self._ready, methods=log.without_off(self._ready.methods), metrics=metrics)
-        if self._idle or self._entries is None or log.is_off(_WHOLE) or not explainer.methods:
+        methods, metrics = log.without_off(self._ready.methods), log.without_off(self._ready.metrics)
+        if self._idle or self._entries is None or log.is_off(_WHOLE) or not methods:
             return None
-        names, ranks, report = [*explainer.methods, *metrics], trainers.everyone(trainer), None
+        names, ranks, report = [*methods, *metrics], trainers.everyone(trainer), None
         with (
             log.guard("No explanation", ranks) as whole,
             trainers.silenced(module),
             trainers.progress_bar(trainer, len(names)) as progress,
         ):
+            self._choose_pass_size(module, self._entries)
+            explainer = replace(self._ready, methods=methods, metrics=metrics)
             report = explainer.explain(module, self._entries, progress, self._memory.history)
             report.scalars()  # If its scores cannot be averaged, the explanation has failed.
         if report is None or whole.failed_rank is not None:
@@ -551,6 +546,16 @@ class MonitorBase(pl.Callback):
         current, step = self._moment or (trainer.current_epoch, trainer.global_step)
         moment: dict[str, Any] = {"epoch": current if epoch is None else epoch, "step": step, "stage": stage}
         return replace(without(report, failed, metrics), **moment, run=self._run, probe=self._entries)
+
+    def _choose_pass_size(self, module: pl.LightningModule, entries: Probe) -> None:
+        """Times passes before the first explanation, unless the user, the training so far or its checkpoint says their size."""
+        if self._limit is not None or self._pass_size is not None:
+            return
+        self._ready = self._ready.fastest(module, entries)
+        self._pass_size = self._ready.limit
+        if self._run is not None:
+            self._run = replace(self._run, pass_size=self._pass_size)
+        rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as measured.")
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_explain import ExplanationMonitor, Metric, Probe, explain
 from lightning_explain import methods as m
@@ -59,7 +60,8 @@ def test_a_default_monitor_enters_the_isolation_once_and_runs_the_model_three_ti
             before.setdefault("sizes", list(sizes))
 
     run = trainer(tmp_path, Stop(**arguments), max_epochs=1, num_sanity_val_steps=0)
-    run.fit(module, loader(0, 16), loader(100, 16))
+    batches = DataLoader(loader(0, 64).dataset, batch_size=64)  # There is a choice of pass sizes.
+    run.fit(module, batches, loader(100, 16))
     assert before == {"entered": 1, "sizes": [16, 3, 1]}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_explain import ExplanationMonitor, Probe, explain
+from lightning_explain import ExplanationMonitor, Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain.core.probe import Samples
 from lightning_explain.engine.pass_size import candidates, synchronize
@@ -34,7 +34,7 @@ class Sleeping(nn.Module):
 
 def pass_size(model: nn.Module, limit: int = 64) -> int:
     probe = Probe(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
-    return Explainer({}, {}, limit=limit).check(model, probe, measure_limit=True).limit
+    return Explainer({}, {}, limit=limit).check(model, probe).fastest(model, probe).limit
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,17 @@ def test_what_is_clearly_fastest_is_chosen(seconds: object, expected: int) -> No
     assert pass_size(Sleeping(seconds)) == expected
 
 
-def test_a_slow_network_is_not_tried_at_every_size() -> None:
-    calls = []
-    assert pass_size(Sleeping(lambda n: calls.append(n) or 1.2)) == 64
-    assert calls[-2:] == [64, 64]
-    assert 64 not in calls[:-2]
+def test_the_size_is_doubled_until_a_pass_is_slower() -> None:
+    calls: list[int] = []
+    assert pass_size(Sleeping(lambda n: calls.append(n) or 0.002 * n * (0.2 if n == 16 else 1))) == 16
+    assert calls[3:] == [16, 16, 16, 32, 32], "behind the three runs of the check"
+
+
+def test_a_slow_network_is_not_tried_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_explain.engine.pass_size.BUDGET", 0.02)
+    calls: list[int] = []
+    assert pass_size(Sleeping(lambda n: calls.append(n) or 0.012)) == 64
+    assert set(calls[3:]) == {16}
 
 
 def test_there_is_nothing_to_try_for_few_samples_or_whole_numbers() -> None:
@@ -65,8 +71,8 @@ def test_there_is_nothing_to_try_for_few_samples_or_whole_numbers() -> None:
     image = sample(torch.zeros(1, 3, 8, 8))
     assert candidates(8, image) == [8]
     assert candidates(64, sample(torch.zeros(1, 3, 8, 8, dtype=torch.long))) == [64]
-    assert candidates(32, sample(torch.zeros(1, 5))) == [32, 16]
-    assert candidates(64, image) == [64, 32, 16]
+    assert candidates(32, sample(torch.zeros(1, 5))) == [16, 32]
+    assert candidates(64, image) == [16, 32, 64]
 
 
 def test_the_layout_does_not_change_the_numbers_nor_how_they_lie() -> None:
@@ -112,6 +118,22 @@ def test_only_an_accelerator_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     for device in ("cpu", "cuda:0", "mps"):
         synchronize(torch.device(device))
     assert waited == [torch.device("cuda:0"), torch.device("mps")]
+
+
+class TestInTraining:
+    pytestmark = QUIET
+
+    @pytest.mark.filterwarnings("ignore:The model's forward changes 'net.seconds.calls'")
+    def test_it_is_timed_before_the_first_explanation_and_kept(self, tmp_path: Path) -> None:
+        x, y = torch.randn(64, 3, 8, 8), torch.arange(64) % 2
+        calls: list[int] = []
+        watch = monitor(probe=Probe(x[:4], y[:4]))
+        net = Sleeping(lambda n: calls.append(n) or 0.0005 * n * (0.2 if n == 28 else 1))
+        trainer(tmp_path, watch, max_epochs=2).fit(Blind(net), DataLoader(TensorDataset(x, y), batch_size=64))
+        check, step, explanation = [4, 3, 1], [64], [4, 8]
+        assert calls == [*check, *step, *[28, 28, 28, 56, 56], *explanation, *step, *explanation]
+        assert watch.state_dict()["pace"] == 28
+        assert [report.run.pass_size for report in load_reports(tmp_path)] == [28, 28]
 
 
 class TestUsedAgain:
