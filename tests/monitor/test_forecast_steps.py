@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_explain import ExplanationMonitor, draw, load_reports
+from lightning_explain import ExplanationMonitor, Probe, draw, load_reports
 from lightning_explain import modalities as d
 from training import QUIET, SAFE, report_of, trainer
 
@@ -35,16 +35,22 @@ class Forecaster(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def loader() -> DataLoader[Any]:
+def samples() -> tuple[Tensor, Tensor]:
     make = torch.Generator().manual_seed(0)
-    return DataLoader(TensorDataset(torch.randn(4, 1, 12, generator=make), torch.randn(4, 3, generator=make)), 4)
+    return torch.randn(4, 1, 12, generator=make), torch.randn(4, 3, generator=make)
+
+
+def loader() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*samples()), 4)
 
 
 def monitor() -> ExplanationMonitor:
+    """As Hydra makes it, on samples that are given: to choose them from the loader takes most of the time."""
     instantiate = pytest.importorskip("hydra.utils").instantiate
     target = {"_target_": "lightning_explain.targets.Horizon", "step": "each"}
-    given = {"_target_": "lightning_explain.ExplanationMonitor", "methods": ["IntegratedGradients"], "metrics": []}
-    found: ExplanationMonitor = instantiate({**given, "target": target}, modalities=d.TimeSeries(layout="NCT"))
+    given = {"_target_": "lightning_explain.ExplanationMonitor", "methods": ["InputXGradient"], "_partial_": True}
+    probe = Probe(*samples(), modalities=d.TimeSeries(layout="NCT"))
+    found: ExplanationMonitor = instantiate({**given, "target": target, "metrics": []})(probe=probe)
     return found
 
 
