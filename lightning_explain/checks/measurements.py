@@ -98,7 +98,7 @@ def _cause(function: TargetFunction, samples: Samples, tolerance: float) -> tupl
         return "the model draws random numbers, as F.dropout(x) does without training=self.training", fix
     after, fix = (
         _state(model),
-        "explain a function that begins anew: forward_fn=lambda model, x: (model.reset(), model(x))[1]",
+        "explain a function that starts afresh: forward_fn=lambda model, x: (model.reset(), model(x))[1]",
     )
     changed = [name for name in after if name not in before or not _same(before[name], after[name])]
     if changed:

@@ -70,7 +70,7 @@ def restored(found: Any) -> tuple[Modality, ...] | None:
     if not isinstance(found, list) or not all(
         isinstance(one, dict) and isinstance(one.get("class"), str) for one in found
     ):
-        raise ValueError("modalities is no list of dictionaries with a class")
+        raise ValueError("modalities is not a list of dictionaries with a class")
     if any(one["class"] not in kinds for one in found):
         return None
     made = []

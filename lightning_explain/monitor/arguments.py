@@ -81,9 +81,9 @@ def schedule_of(every_n_epochs: Any, every_n_train_steps: Any, max_overhead: Any
     for name, value in {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps}.items():
         check_whole("", name, value, also=(None,), most=10**12)
     if every_n_epochs is not None and every_n_train_steps is not None:
-        raise ValueError("every_n_epochs and every_n_train_steps exclude each other; give one of them.")
+        raise ValueError("every_n_epochs and every_n_train_steps exclude each other; give only one.")
     if every_n_train_steps is not None and hook == "validation_epoch_end":
-        raise ValueError('every_n_train_steps and hook="validation_epoch_end" exclude each other; give one of them.')
+        raise ValueError('every_n_train_steps and hook="validation_epoch_end" exclude each other; give only one.')
     if max_overhead is not None and not (is_number(max_overhead) and 0 < max_overhead < math.inf):
         raise refused("", "max_overhead", max_overhead, "None or a share above 0, such as 0.05")
     return Schedule(every=every_n_epochs or every_n_train_steps or 1, max_overhead=max_overhead)

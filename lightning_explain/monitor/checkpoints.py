@@ -52,7 +52,7 @@ def moment_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
     """
     for name in ("epoch", "global_step"):
         if name not in checkpoint:
-            raise MalformedError(f"it has no {name}, so it is no checkpoint of a Trainer")
+            raise MalformedError(f"it has no {name}, so it is not a checkpoint of a Trainer")
         schema.whole()(checkpoint[name], name)
     return checkpoint["epoch"], checkpoint["global_step"]
 
@@ -65,7 +65,7 @@ def load(path: Path, weights_only: bool = True) -> dict[str, Any]:
         weights_only: Whether to load tensors and plain values only; all else may run code.
 
     Raises:
-        MalformedError: If it cannot be loaded, or is no checkpoint of a Trainer.
+        MalformedError: If it cannot be loaded, or is not a checkpoint of a Trainer.
     """
     if path.is_dir():
         raise MalformedError(
@@ -80,7 +80,7 @@ def load(path: Path, weights_only: bool = True) -> dict[str, Any]:
     except Exception as error:
         raise MalformedError(_broken(error)) from error
     if not isinstance(found, dict) or not isinstance(found.get("state_dict"), dict):
-        raise MalformedError("it has no state_dict, so it is no checkpoint of a Trainer")
+        raise MalformedError("it has no state_dict, so it is not a checkpoint of a Trainer")
     moment_of(found)
     return found
 

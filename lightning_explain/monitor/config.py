@@ -102,7 +102,7 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     known = ("model", "monitor", "input_shape", "data")
     for one in overrides:
         if "=" not in one or re.split(r"[.=\[]", one)[0] not in known:
-            raise ValueError(f"{brief(one)} is no override; write key=value, with a key of {', '.join(known)}.")
+            raise ValueError(f"{brief(one)} is not an override; write key=value, with a key of {', '.join(known)}.")
     try:
         config = OmegaConf.from_dotlist(list(overrides))
     except (OmegaConfBaseException, YAMLError) as error:

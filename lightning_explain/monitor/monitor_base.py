@@ -152,7 +152,7 @@ class MonitorBase(pl.Callback):
         if self not in monitors[:1] or check_alike(trainer, given):
             return
         text = (
-            f"ExplanationMonitor {brief(self.name)} is not in the Trainer of all ranks, or one of them did not come to setup in time. "
+            f"ExplanationMonitor {brief(self.name)} is not in the Trainer of all ranks, or one of them did not reach setup in time. "
             "Nothing is explained (enabled=False); training continues. Give every rank the same callbacks."
         )
         if self._failure_log.raising:
@@ -418,7 +418,7 @@ class MonitorBase(pl.Callback):
 
     def _end_on_mismatch(self, text: str) -> None:
         self._mismatch = (
-            f"{text}: batches are not bound as your step binds them, so {NOTHING}. "
+            f"{text}: batches are not passed as your step passes them, so {NOTHING}. "
             "Give batch_fn=lambda batch: ..., which returns (inputs, targets) with the inputs as the step passes them."
         )
         if not self._failure_log.raising:

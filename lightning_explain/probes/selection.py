@@ -88,7 +88,7 @@ class ProbeSelection:
             what = f"has {twice} twice" if twice else "is empty"
             raise ValueError(f"ProbeSelection(indices=...) {what}; give at least one sample, and each only once.")
         if self.per_class:
-            raise ValueError("ProbeSelection(indices=..., per_class=True): they exclude each other; give one of them.")
+            raise ValueError("ProbeSelection(indices=..., per_class=True): they exclude each other; give only one.")
         return tuple(map(int, indices))
 
 

@@ -75,7 +75,7 @@ def reading(path: Path) -> Iterator[int]:
         # Opening a pipe or a device would wait.
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise MalformedError("it is no regular file")
+            raise MalformedError("it is not a regular file")
         yield found.st_size
     except MalformedError:
         raise

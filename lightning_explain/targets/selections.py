@@ -57,7 +57,7 @@ class Position(Selection):
         elif -count <= int(self.position) < count:
             at = known.new_full((len(known),), int(self.position) % count)
         else:
-            raise ValueError(f"{self} lies outside of outputs with {count} places; use {-count} to {count - 1}.")
+            raise ValueError(f"{self} is outside of the outputs with {count} positions; use {-count} to {count - 1}.")
         own, samples = places[torch.arange(len(places)), at], torch.arange(len(places))
         label = known[samples, at]
         label = label.where(label >= 0, own.argmax(1))
@@ -118,7 +118,7 @@ class Horizon(Selection):
         if self.step != "sum":
             if not -count <= int(self.step) < count:
                 raise ValueError(
-                    f"{self} lies outside of outputs {tuple(outputs.shape)}; use {-count} to {count - 1}, 'sum', or 'each'."
+                    f"{self} is outside of the outputs {tuple(outputs.shape)}; use {-count} to {count - 1}, 'sum', or 'each'."
                 )
             places = places[int(self.step)]
         return places.reshape(1, -1).repeat(len(outputs), 1)
@@ -222,7 +222,7 @@ class Pixels(Selection):
         elif int(self.class_) < classes:
             chosen = known.new_full((len(known),), int(self.class_))
         else:
-            raise ValueError(f"{self} lies outside of outputs with {classes} classes; use 0 to {classes - 1}.")
+            raise ValueError(f"{self} is outside of the outputs with {classes} classes; use 0 to {classes - 1}.")
         regions = [pixels == chosen[:, None] for pixels in (predicted, known)]
         own, other = regions if self.region == "predicted" else regions[::-1]
         own = own.where(own.any(1, keepdim=True), other)

@@ -617,7 +617,7 @@ def test_two_passes_that_differ_are_blamed_on_what_the_model_keeps(how: str, tol
     assert "two forward passes on the same samples in eval mode" in verdict.reason
     assert told in verdict.reason
     assert "random numbers, as" not in verdict.reason
-    assert "begins anew" in verdict.fix
+    assert "starts afresh" in verdict.fix
 
 
 @pytest.mark.parametrize("draw", [torch.rand_like, lambda x: x * random.random(), lambda x: x * np.random.rand()])

@@ -254,7 +254,10 @@ IMPORTS = {
     ),
     "a package": (["nowhere:Net"], "'nowhere:Net' cannot be imported: No module named 'nowhere'"),
     "an argument": (["torch.nn:Linear", "model.size=3"], "'torch.nn:Linear' cannot be built: TypeError"),
-    "no key": (["torch.nn:ReLU", "size=3"], "'size=3' is no override; write key=value, with a key of model, monitor"),
+    "no key": (
+        ["torch.nn:ReLU", "size=3"],
+        "'size=3' is not an override; write key=value, with a key of model, monitor",
+    ),
     "no samples": (["torch.nn:ReLU"], "on the command line --input-shape 3,64,64"),
     "a shape": (["torch.nn:ReLU", "--input-shape", "3x4"], "input_shape='3x4'; give the shape of one sample"),
 }

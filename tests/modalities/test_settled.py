@@ -98,7 +98,7 @@ def test_they_are_kept_as_plain_values_beside_the_samples(tmp_path: Path) -> Non
     assert again == text
     assert b"Text" in save_probe(report.probe, tmp_path).read_bytes()
     assert restored([{"class": "MyOwn"}]) is None
-    with pytest.raises(ValueError, match="no list of dictionaries"):
+    with pytest.raises(ValueError, match="not a list of dictionaries"):
         restored({"class": "Text"})
 
 

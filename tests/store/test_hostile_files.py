@@ -108,10 +108,13 @@ def loop(path: Path) -> None:
 DEEP = "[" * 100_000 + "]" * 100_000
 HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     # no files
-    "a pipe": (os.mkfifo, "no regular file"),
-    "a link to a pipe": (lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")), "no regular file"),
-    "a device": (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
-    "a folder": (Path.mkdir, "no regular file"),
+    "a pipe": (os.mkfifo, "not a regular file"),
+    "a link to a pipe": (
+        lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+        "not a regular file",
+    ),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+    "a folder": (Path.mkdir, "not a regular file"),
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), "No such file"),
     "a link to itself": (loop, "."),
     # no safetensors

@@ -288,9 +288,9 @@ def sparse(folder: Path, probe: Probe) -> None:
 
 
 HOSTILE: dict[str, tuple[Any, str]] = {
-    "a pipe": (lambda folder, probe: os.mkfifo(folder / "run.json"), "run.json' is broken (it is no regular file)"),
-    "a device": (lambda folder, probe: (folder / "run.json").symlink_to("/dev/zero"), "no regular file"),
-    "a folder": (lambda folder, probe: (folder / "run.json").mkdir(), "no regular file"),
+    "a pipe": (lambda folder, probe: os.mkfifo(folder / "run.json"), "run.json' is broken (it is not a regular file)"),
+    "a device": (lambda folder, probe: (folder / "run.json").symlink_to("/dev/zero"), "not a regular file"),
+    "a folder": (lambda folder, probe: (folder / "run.json").mkdir(), "not a regular file"),
     "a link to nothing": (lambda folder, probe: (folder / "run.json").symlink_to("gone"), "No such file"),
     "a terabyte": (sparse, "more than"),
     "half a file": (run_text('{"runs": [{"na'), "Unterminated"),
@@ -307,7 +307,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "charts of numbers": (run_with(charts={"a": 1}), "charts['a'] is 1"),
     "settings that are a list": (run_with(settings=[1]), "settings is [1]"),
     "a broken probe": (lambda folder, probe: (folder / "probe.safetensors").write_bytes(b"half"), "no header"),
-    "a probe that is a pipe": (lambda folder, probe: os.mkfifo(folder / "probe.safetensors"), "no regular file"),
+    "a probe that is a pipe": (lambda folder, probe: os.mkfifo(folder / "probe.safetensors"), "not a regular file"),
     "other samples": (lambda folder, probe: save_probe(a_probe(), folder), "has other samples (probe.safetensors)"),
     "tampered samples": (probe_with(tampered), "not those whose fingerprint"),
     "a fingerprint that is a list": (probe_with(lambda c, t: c.update(fingerprint=[1])), "fingerprint is [1]"),

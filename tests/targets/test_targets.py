@@ -196,9 +196,9 @@ def test_labels_of_one_class_each_are_explained_as_ever() -> None:
     [
         ("label", torch.rand(N, 2), (C,), r"needs integer labels \(4,\)"),
         (t.Position(), torch.zeros(N, 2), (T, C), r"Position\(position='label'\) needs outputs \(N, T, C\)"),
-        (t.Position(T), TAGS, (T, C), "lies outside of outputs with 5 places; use -5 to 4"),
+        (t.Position(T), TAGS, (T, C), "is outside of the outputs with 5 positions; use -5 to 4"),
         (t.Position(), TAGS + 5, (T, C), "got the label 7 for 3 classes"),
-        (t.Horizon(4), None, (4,), r"lies outside of outputs \(4, 4\); use -4 to 3"),
+        (t.Horizon(4), None, (4,), r"is outside of the outputs \(4, 4\); use -4 to 3"),
         (t.Positive(), None, (C,), r"needs labels \(4, 3\) as the outputs, got none"),
         (t.Pixels(3), SEGMENTS, (C, 1, 3), "outputs with 3 classes; use 0 to 2"),
         (t.Pixels(), SEGMENTS.float(), (C, 1, 3), r"needs outputs \(N, C, h, w\) and whole labels"),
