@@ -266,6 +266,30 @@ def no_sinks() -> AbstractContextManager[Any]:
     return mock.patch.object(publisher, "sinks_for", unreachable)
 
 
+class Bar(pl.Callback):
+    """Reads the logged metrics on rank zero alone, as Lightning's progress bars do."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if rank() == 0:
+            trainer.progress_bar_metrics  # noqa: B018
+
+
+class Synced(DigitModule):
+    """Logs a metric that all ranks compute together when it is read."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=8)
+        return loss
+
+
+def bar_in_front(root: Path) -> dict[str, Any]:
+    watch = monitor()
+    trainer = run(root, Bar(), Synced(plain().net), watch, epochs=2)
+    assert watch.last_report is not None
+    return {**seen(watch, trainer), "logged": dict(watch.last_report.logged)}
+
+
 def closed_sinks(root: Path) -> dict[str, Any]:
     with no_sinks():
         return seen(watch := monitor(), run(root, watch, plain(), epochs=2))
@@ -350,6 +374,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "drifting": drifting,
     "raising": raised({"methods": {"bad": FailsOnOne()}, "on_error": "raise"}),
     "warnings_as_errors": warnings_as_errors,
+    "bar_in_front": bar_in_front,
     "closed_sinks": closed_sinks,
     "closed_sinks_raising": raised({"on_error": "raise"}, no_sinks),
     "unlike": unlike,

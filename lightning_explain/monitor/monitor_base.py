@@ -440,9 +440,13 @@ class MonitorBase(pl.Callback):
         started, everyone, log = trainers.now(module), trainers.everyone(trainer), self._failure_log
         report: Report | None = None
         with preserved_random_state():
+            logged: dict[str, float] = {}
+            # Before any exchange of our own: a progress bar before us may wait on rank zero, in a metric that all ranks compute.
+            with log.guard("What the module logged could not be read", everyone):
+                logged = trainers.logged(trainer, [monitor.name for monitor in monitors_of(trainer)])
             with log.guard("No explanation", everyone) as made:
                 report = self._report(trainer, module, epoch)
-            report = report if made.failed_rank is None else None
+            report = replace(report, logged=logged) if report is not None and made.failed_rank is None else None
             scalars = {} if report is None else self._scalars(trainer, module, report, count, started)
             with log.guard("The scores of an explanation did not reach the Trainer", everyone):
                 self._hand_over(trainer, module, scalars)
@@ -464,10 +468,6 @@ class MonitorBase(pl.Callback):
         """The means of all scores, and what the explanation took, with all that takes long about a report: drawing and keeping."""
         everyone, log, memory = trainers.everyone(trainer), self._failure_log, self._memory
         assert self._entries is not None
-        with log.guard("What the module logged could not be read", everyone):
-            report = replace(
-                report, logged=trainers.logged(trainer, [monitor.name for monitor in monitors_of(trainer)])
-            )
         self.last_report, found = report, dict[str, float]()
         with log.guard("A report could not be drawn and saved", everyone):
             found = report.scalars()

@@ -224,6 +224,14 @@ def test_where_warnings_are_errors_the_ranks_go_on_together_and_warn_of_the_reas
         assert text in output
 
 
+@scenario("ranks", ["bar_in_front"], indirect=True)
+def test_a_progress_bar_in_front_that_reads_metrics_on_rank_zero_alone_is_met_by_the_other_ranks(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["steps"] == one["steps"] == 4
+    assert zero["logged"]["train_loss"] == one["logged"]["train_loss"]
+    assert zero["told"] == one["told"] == []
+
+
 @scenario("ranks", ["closed_sinks"], indirect=True)
 def test_sinks_that_cannot_be_opened_on_rank_zero_are_reported_there_and_training_goes_on(ranks: Ranks) -> None:
     zero, one = ranks
