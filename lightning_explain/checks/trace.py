@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ _READS_SHAPE = words(
 )
 
 
+T = TypeVar("T")
 _ARITHMETIC = words("add radd sub mul rmul div truediv true_divide")
 
 
@@ -77,14 +78,23 @@ class _Recorder(TorchFunctionMode):
             if lookup is not None:
                 self.record.lookups[id(module)] = lookup
 
-    def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
+    def leave(self, module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
         if self._inside[-1] is module:
             self._inside.pop()
         self.record.spans[id(module)] = (self.record.spans[id(module)][0], len(self.record.ops))
-        for tensor in self._note_passed(self.record.returned, module, output):
+        begun = self._begun(module, output)
+        for tensor in self._note_passed(self.record.returned, module, output if begun is None else begun):
             # A module that returns its input unchanged does not consume it.
             if module in self.record.consumers.get(id(tensor), []):
                 self.record.consumers[id(tensor)].remove(module)
+        return begun
+
+    def _begun(self, module: nn.Module, output: Any) -> Tensor | None:
+        """An output with which the graph begins, as a copy, because the model may write into it; ``None`` for others."""
+        begins = self._begin or id(module) in self.record.lookups
+        if not (begins and isinstance(output, Tensor) and output.is_floating_point()) or output.requires_grad:
+            return None
+        return output.requires_grad_().clone()
 
     def _note_passed(self, passed: dict[int, Passed], module: nn.Module, value: Any) -> tuple[Tensor, ...]:
         """Notes what a module received or returned, as the last; returns its floating-point tensors."""
@@ -99,12 +109,12 @@ class _Recorder(TorchFunctionMode):
         return new.floating
 
 
-def _quietly(note: Callable[..., None]) -> Callable[..., None]:
+def _quietly(note: Callable[..., T]) -> Callable[..., T]:
     """The same, but torch does not hand what it reads of tensors to the recorder: that is no call of the model's."""
 
-    def quiet(*arguments: Any) -> None:
+    def quiet(*arguments: Any) -> T:
         with torch._C.DisableTorchFunction():
-            note(*arguments)
+            return note(*arguments)
 
     return quiet
 

@@ -246,3 +246,27 @@ def test_a_failure_of_the_model_in_the_look_at_it_ends_no_training(model: nn.Mod
         run.fit(DigitModule(model), loader(0, 16), loader(100, 16))
     assert run.state.finished
     assert watch.last_report is None
+
+
+class WritesIntoEmbeddings(nn.Module):
+    """One number of every embedding is shared by all words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.shared, self.head = nn.Embedding(5, 4), nn.Parameter(torch.ones(1)), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found = self.words(ids)
+        found[..., :1] = self.shared
+        found += 1
+        return self.head(found).mean(1)
+
+
+def test_a_model_that_writes_into_its_embeddings_is_explained() -> None:
+    torch.manual_seed(0)
+    model, ids = WritesIntoEmbeddings(), torch.arange(20).reshape(4, 5) % 5
+    report = explain(model, Probe(ids, torch.arange(4) % 3), {"ig": m.LayerIntegratedGradients("words", n_steps=4)}, [])
+    (own,) = [report.attributions["ig"]]
+    assert isinstance(own, Tensor)
+    assert float(own[..., 0].abs().max()) == 0, "nothing depends on what is written over"
+    assert float(own[..., 1:].abs().max()) > 0
