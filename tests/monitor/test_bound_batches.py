@@ -142,6 +142,12 @@ FORMS: dict[str, Form] = {
         lambda b: b["label"],
     ),
     "one mapping as the argument": (Whole, lambda b: (inputs(b), b["label"]), lambda net, b: net(b[0]), lambda b: b[1]),
+    "the whole batch as the argument, with a column of labels": (
+        Whole,
+        lambda b: {**inputs(b), "label": b["label"][:, None]},
+        lambda net, b: net(b),
+        lambda b: b["label"][:, 0],
+    ),
     "whole numbers first": (
         Types,
         lambda b: [b["types"], b["image"], b["label"]],
