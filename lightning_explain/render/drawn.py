@@ -140,7 +140,7 @@ def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -
     )
     arranged = stored if name in report.maps else arrange(found, inputs, modalities)
     if not drawn.first:
-        return _further(found, drawn, style)
+        return _further(found, arranged or (), drawn, style)
     if index is None or not arranged:
         panels = Plain().panels(found, inputs, ())
         return panels, all_finite(panels[0].values)
@@ -183,13 +183,17 @@ def asked(modality: Modality, style: PanelStyle) -> Sequence[tuple[str, str]]:
     return mine or [pair for pair in DEFAULT_PANELS if pair[0] in modality.kinds] if modality.kinds else style.panels
 
 
-def _further(found: tuple[Tensor, ...], drawn: DrawnInput, style: PanelStyle) -> tuple[tuple[Panel, ...], Tensor]:
+def _further(
+    found: tuple[Tensor, ...], arranged: tuple[Tensor, ...], drawn: DrawnInput, style: PanelStyle
+) -> tuple[tuple[Panel, ...], Tensor]:
     """The panels of another input than the first that is drawn; none if the method has no map for it."""
     i, own = drawn.index, drawn.inputs[drawn.index or 0]
-    if i is None or len(found) != len(drawn.inputs) or found[i].shape != own.shape:
+    # Maps of embeddings, as many as there may be, lie on what they look up; where nothing lies, there are zeros.
+    maps = found if len(found) == len(drawn.inputs) else arranged
+    if i is None or len(maps) <= i or maps[i].shape != own.shape or (maps is not found and not maps[i].any()):
         return (), torch.ones(len(own), dtype=torch.bool)
     modality = drawn.modalities[i] if drawn.modalities[i].on_input else Plain()
-    return modality.panels((found[i],), (own,), asked(modality, style)), all_finite(found[i])
+    return modality.panels((maps[i],), (own,), asked(modality, style)), all_finite(maps[i])
 
 
 def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:

@@ -216,7 +216,9 @@ class Figure:
         shown = [(name, panels[0]) for name, panels in self.own.items() if panels][: ROWS - 1]
         pages: dict[str, list[Page]] = {OVERVIEW: []}
         if shown:
-            alike = [(name, panel) for name, panel in shown if panel.kind == shown[0][1].kind]
+            # A method may have no map for one of several tables; it has its own pages.
+            units = max(panel.values.shape[1] for _, panel in shown if panel.kind == shown[0][1].kind)
+            alike = [(n, p) for n, p in shown if p.kind == shown[0][1].kind and p.values.shape[1] == units]
             tracks = [Track(lines_of(name), panel.values) for name, panel in alike]
             name = alike[0][0] if len(alike) == 1 else OVERVIEW
             pages[OVERVIEW] = kinds.KINDS[alike[0][1].kind].several(alike[0][1], tracks, self._notes(name))

@@ -301,6 +301,28 @@ def test_several_tables_are_ranked_together_under_their_own_names() -> None:
     )
 
 
+def test_maps_of_several_embeddings_are_drawn_on_their_table_beside_those_of_the_inputs() -> None:
+    numbers, codes = rand(4, 2), torch.zeros(4, 2, dtype=torch.long)
+    maps = numbers + 1, codes + 1.0
+    # What the two columns of codes look up, and the numbers.
+    by_layer = rand(4, 3), rand(4, 3), maps[0]
+    values = torch.zeros(4)
+    report = Report(
+        {"ig": by_layer, "ablation": maps}, {}, {}, values[:, None], values, values, torch.arange(4), maps={"ig": maps}
+    )
+    probe = Probe((numbers, codes), modalities=(d.Tabular(["age", "dose"]), d.Tabular(["sex", "ward"])))
+    figure = figure_of(report, probe)
+    for panels in figure.own.values():
+        assert list(panels[0].names) == ["age", "dose", "sex", "ward"]  # type: ignore[attr-defined]
+        assert torch.equal(panels[0].values, torch.cat(maps, 1).double())
+    # A method that lies on one of the tables only cannot be compared with one that lies on both.
+    partly = replace(
+        report, attributions={"ig": by_layer, "other": by_layer}, maps={"ig": maps, "other": (maps[0], 0 * maps[1])}
+    )
+    assert len(figure_of(partly, probe).own["other"][0].values[0]) == 2
+    assert len(figure_of(partly, probe).pictures()) == figure_of(partly, probe).count()
+
+
 def joint_of(report: Report, probe: Probe) -> tuple[Report, Probe]:
     """The same with one table."""
     (maps,) = report.attributions.values()
