@@ -56,10 +56,17 @@ def start(made: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Seconds that an action takes, by the chosen clock."""
+    """Seconds that an action takes, by the chosen clock, until a device has done its work, too."""
+    _synchronize()
     started = _clock()
     action()
+    _synchronize()
     return _clock() - started
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def in_turn(actions: Mapping[Any, Callable[[], object]], repeat: int) -> dict[Any, list[float]]:

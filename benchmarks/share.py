@@ -52,7 +52,9 @@ class Timed(ExplanationMonitor):
         self.taken[-1].append(time.perf_counter())
 
 
-def seconds(make: Callable[[], nn.Module], shape: tuple[int, int, int], images: int, batch: int) -> tuple[float, float]:
+def seconds(
+    make: Callable[[], nn.Module], shape: tuple[int, int, int], images: int, batch: int, accelerator: str = "cpu"
+) -> tuple[float, float]:
     """The median seconds of an epoch, and of an explanation."""
     pl.seed_everything(0, verbose=False)
     data = TensorDataset(torch.randn(images, *shape), torch.randint(10, (images,)))
@@ -60,7 +62,9 @@ def seconds(make: Callable[[], nn.Module], shape: tuple[int, int, int], images: 
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     with tempfile.TemporaryDirectory() as folder:
         logger = TensorBoardLogger(folder)
-        trainer = pl.Trainer(max_epochs=3, accelerator="cpu", logger=logger, callbacks=[timed], **quiet)
+        trainer = pl.Trainer(
+            max_epochs=3, accelerator=accelerator, devices=1, logger=logger, callbacks=[timed], **quiet
+        )
         trainer.fit(Training(make()), DataLoader(data, batch, shuffle=True))
     epochs = [(trained - begun, explained - trained) for begun, trained, explained in timed.taken[1:]]
     return statistics.median(e for e, _ in epochs), statistics.median(x for _, x in epochs)

@@ -1,0 +1,143 @@
+"""The same training with and without the monitor, bit by bit, on any device: a part of ``gpu.py``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from _measure import table
+from _workload import ResNet, images
+from lightning_explain import ExplanationMonitor, Probe
+from lightning_explain import methods as m
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from states import Recorder, assert_equal
+
+
+class Student(pl.LightningModule):
+    """A network with BatchNorm, and dropout before its head; its training draws from the device's generator."""
+
+    def __init__(self, compiled: bool, device: torch.device) -> None:
+        super().__init__()
+        net = ResNet((8, 8, 8), blocks=1)
+        net.head = nn.Sequential(nn.Dropout(0.3), net.head)
+        backend = "inductor" if device.type == "cuda" else "eager"
+        self.net = torch.compile(net, backend=backend) if compiled else net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        return F.cross_entropy(self(x + 0.1 * torch.randn_like(x)), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), 0.01)
+
+
+class DeviceRecorder(Recorder):
+    """Also keeps what belongs to the device: generators, cuDNN's settings, and the scale of float16 losses."""
+
+    def _note(self, where: str, trainer: pl.Trainer, module: pl.LightningModule, batch: Any = None) -> None:
+        super()._note(where, trainer, module, batch)
+        cudnn, scaler = torch.backends.cudnn, getattr(trainer.precision_plugin, "scaler", None)
+        self.states[-1] |= {
+            "cuda generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "settings": (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cudnn.enabled),
+            "precision": (torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.is_autocast_enabled()),
+            "scale": None if scaler is None else scaler.get_scale(),
+        }
+
+
+def trained(device: torch.device, precision: str, compiled: bool, watched: bool) -> DeviceRecorder:
+    """Trains for two epochs of two steps, and explains before the first and after each second step."""
+    pl.seed_everything(3, verbose=False)
+    monitor = _monitor() if watched else None
+    recorder = DeviceRecorder(monitor)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            max_epochs=2,
+            num_sanity_val_steps=0,
+            accelerator=device.type if device.type != "cuda" else "gpu",
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision=precision,
+            default_root_dir=folder,
+            callbacks=[*filter(None, [monitor]), recorder],
+            **quiet,
+        )
+        data = [DataLoader(TensorDataset(*images(count, 1)), 16, shuffle=count == 32) for count in (32, 16)]
+        trainer.fit(Student(compiled, device), *data)
+    return recorder
+
+
+def _monitor() -> ExplanationMonitor:
+    methods = {
+        "saliency": m.Saliency(),
+        "ig": m.IntegratedGradients(n_steps=4),
+        "cam": m.LayerGradCam(),
+        "smoothgrad": m.NoiseTunnel(m.Saliency(), nt_samples=2),
+        "deep_lift": m.DeepLift(),
+    }
+    metrics = ["Infidelity", "SensitivityMax"]
+    return ExplanationMonitor(
+        methods, metrics, Probe(*images(4, 2)), every_n_train_steps=2, at_start=True, on_error="raise"
+    )
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Kernels that give the same sum each time, so that trainings can be compared at all."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def difference(one: DeviceRecorder, other: DeviceRecorder) -> str:
+    """Where two trainings differ first, or nothing."""
+    try:
+        assert_equal(one.states, other.states, "state")
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+def interference(device: torch.device, small: bool) -> tuple[Table, list[str]]:
+    """Compares trainings in each precision that the device has, and compiled ones."""
+    half = ["16-mixed"] if device.type == "cuda" else []
+    kinds = [(precision, False) for precision in ("32-true", *half, "bf16-mixed")] + [("32-true", True)] * (not small)
+    found = table(
+        "Training with and without the monitor", "training", "states", "explanations", "again", "with the monitor"
+    )
+    wrong = []
+    with _repeatable():
+        for precision, compiled in kinds:
+            name = f"{precision}, compiled" if compiled else precision
+            plain, again, watched = (trained(device, precision, compiled, with_it) for with_it in (False, False, True))
+            control, moved = difference(plain, again), difference(plain, watched)
+            if control or moved:
+                wrong.append(f"{name}: {f'not repeatable: {control}' if control else moved}")
+            if len(watched.reports) != 3:
+                wrong.append(f"{name}: {len(watched.reports)} explanations instead of 3")
+            counts = str(len(plain.states)), str(len(watched.reports))
+            found.add_row(name, *counts, control or "equal", moved or "equal")
+    return found, wrong
