@@ -10,7 +10,7 @@ VENV_LOWEST ?= .venv-lowest
 STAMP_LOWEST := $(VENV_LOWEST)/.lightning-explain
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lowest lint bench faults docs dist
+.PHONY: help demo test lowest lint bench faults docs linkcheck pictures dist
 
 # An environment can serve several checkouts; the one installed last is the one that is imported.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -52,7 +52,16 @@ docs: $(STAMP) ## Write the reference and configs/ from the classes, and build t
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/generate_configs.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	$(BIN)/python docs/check_links.py docs/_build
 	@echo "docs/_build/index.html"
+
+linkcheck: $(STAMP) ## Ask the network whether the documentation's links to other sites still lead somewhere
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+	@echo "docs/_build/linkcheck/output.txt"
+
+pictures: $(STAMP) ## Draw the pictures of README and the documentation again (ten minutes)
+	$(BIN)/python docs/gallery.py
+	$(BIN)/python docs/pictures.py
 
 dist: $(STAMP) ## Build wheel and sdist, install the wheel in an empty environment, and run the demo there
 	rm -rf dist build/dist

@@ -14,6 +14,7 @@ from lightning_explain import __version__
 
 project = "lightning_explain"
 author = "The developers of lightning_explain"
+project_copyright = "the developers of lightning_explain"
 release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
@@ -33,6 +34,10 @@ napoleon_custom_sections = ["Cost", "Chance", "Signed", "Not for", "Further argu
 
 html_theme = "furo"
 html_title = "lightning_explain"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+# So that the longest names of methods have space in the navigation.
+html_theme_options = {"light_css_variables": {"sidebar-item-font-size": "80%"}}
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False

@@ -1,0 +1,145 @@
+"""Draws the pictures of the gallery and of README from short trainings: ``python docs/gallery.py [NAME ...]`` (all: about three minutes).
+
+``image``, ``text``, ``tabular`` and ``series`` are the demos; ``dense``, ``multilabel`` and ``forecast`` are trained here, on data in which
+it is known what the network must look at.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_explain import ExplanationMonitor, Probe, draw, load_reports, modalities
+from lightning_explain import methods as m
+from lightning_explain.demo import training
+
+IMAGES = Path(__file__).parent / "images"
+SAMPLES, EPOCHS, SIZE, DAY = 1024, 8, 32, 24
+
+
+def save(picture: Any, name: str) -> None:
+    """Writes a picture as PNG."""
+    (IMAGES / "gallery").mkdir(exist_ok=True)
+    Image.fromarray(picture).save(IMAGES / "gallery" / f"{name}.png", optimize=True)
+
+
+def draw_demo(modality: str, folder: Path) -> None:
+    """Trains both networks of a demo, and draws what each relies on; that of images is README's moving picture, too."""
+    training.run(folder, modality=modality)
+    runs = folder if modality == "image" else folder / modality
+    for variant in training.VARIANTS.values():
+        report = load_reports(runs / variant / "version_0" / "explain")[-1]
+        save(draw(report, "ig"), f"{modality}-{variant}")
+    if modality == "image":
+        shutil.copyfile(runs / "epochs.gif", IMAGES / "epochs.gif")
+
+
+class Task(L.LightningModule):
+    """Trains a network by a loss."""
+
+    def __init__(self, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.loss = net, loss
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the network says."""
+        found: Tensor = self.net(inputs)
+        return found
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        return self.loss(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+
+def draw_task(name: str, folder: Path) -> None:
+    """Trains one of the tasks, and draws its last explanation."""
+    L.seed_everything(0)
+    inputs, labels, net, loss, arguments = TASKS[name]()
+    probe = Probe(inputs[:4], labels[:4], class_names=arguments.pop("class_names", None))
+    monitor = ExplanationMonitor(
+        {"ig": m.IntegratedGradients(n_steps=32)}, metrics=[], probe=probe, every_n_epochs=EPOCHS, **arguments
+    )
+    data = DataLoader(TensorDataset(inputs[4:], labels[4:]), 32, shuffle=True)
+    quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": folder / name}
+    L.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor], **quiet).fit(Task(net, loss), data)
+    save(draw(load_reports(folder / name / "explain")[-1], "ig"), name)
+
+
+def _shapes(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise, ``(N, 1, 32, 32)``, and where a disc, a frame and a cross would be, each in its own quarter: boolean ``(N, 3, 32, 32)``."""
+    noise = 0.2 * torch.randn(SAMPLES, 1, SIZE, SIZE, generator=generator)
+    quarters = torch.rand(SAMPLES, 4, generator=generator).argsort(1)[:, :3]
+    centers = 8 + 16 * torch.stack([quarters // 2, quarters % 2], 2)
+    rows, columns = torch.arange(SIZE).view(1, 1, -1, 1), torch.arange(SIZE).view(1, 1, 1, -1)
+    down, right = (rows - centers[..., :1, None]).abs(), (columns - centers[..., 1:, None]).abs()
+    disc, frame = down**2 + right**2 <= 25, torch.maximum(down, right) == 5
+    cross = (down == right) & (down <= 5)
+    return noise, torch.stack([disc[:, 0], frame[:, 1], cross[:, 2]], 1)
+
+
+def _dense() -> tuple[Any, ...]:
+    """The disc is to be found; which of two classes it is, only the frame tells: bright or dark."""
+    generator = torch.Generator().manual_seed(0)
+    noise, shapes = _shapes(generator)
+    which = torch.randint(2, (SAMPLES,), generator=generator)
+    images = noise + shapes[:, :1] + (2 * which - 1).view(-1, 1, 1, 1) * shapes[:, 1:2]
+    net = nn.Sequential(
+        nn.Conv2d(1, 32, 4, stride=4), nn.ReLU(), nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(),
+        nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.ConvTranspose2d(32, 3, 4, stride=4),
+    )  # fmt: skip
+    labels = shapes[:, 0] * (1 + which).view(-1, 1, 1)
+    return images, labels.long(), net, F.cross_entropy, {"class_names": ["background", "frame dark", "frame bright"]}
+
+
+def _multilabel() -> tuple[Any, ...]:
+    """Any of three shapes may be there, and each is a label."""
+    generator = torch.Generator().manual_seed(0)
+    noise, shapes = _shapes(generator)
+    labels = (torch.rand(SAMPLES, 3, generator=generator) < 0.6).float()
+    images = noise + (shapes * labels.view(-1, 3, 1, 1)).sum(1, keepdim=True)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(),
+        nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(32, 3),
+    )  # fmt: skip
+    return images, labels, net, F.binary_cross_entropy_with_logits, {"class_names": ["disc", "frame", "cross"]}
+
+
+def _forecast() -> tuple[Any, ...]:
+    """Four days without a pattern; the next six hours repeat the first six of the last day."""
+    generator = torch.Generator().manual_seed(0)
+    past = torch.randn(SAMPLES, 1, 4 * DAY, generator=generator)
+    past = F.avg_pool1d(past, 5, stride=1, padding=2) * 2
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4 * DAY, 6))
+    future = past[:, 0, 3 * DAY : 3 * DAY + 6]
+    kind = modalities.TimeSeries(channel_names=("load",), layout="NCT")
+    return past, future, net, F.mse_loss, {"modalities": kind}
+
+
+DEMOS = ("image", "text", "tabular", "series")
+TASKS: dict[str, Callable[[], tuple[Any, ...]]] = {"dense": _dense, "multilabel": _multilabel, "forecast": _forecast}
+
+
+def main(names: list[str]) -> None:
+    """Draws those that are named, or all."""
+    for name in names or (*DEMOS, *TASKS):
+        with TemporaryDirectory() as folder:
+            (draw_task if name in TASKS else draw_demo)(name, Path(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
