@@ -93,17 +93,18 @@ def _shapes(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _dense() -> tuple[Any, ...]:
-    """The disc is to be found; which of two classes it is, only the frame tells: bright or dark."""
+    """Discs and frames are to be segmented; a cross is in every image, and belongs to the background."""
     generator = torch.Generator().manual_seed(0)
     noise, shapes = _shapes(generator)
-    which = torch.randint(2, (SAMPLES,), generator=generator)
-    images = noise + shapes[:, :1] + (2 * which - 1).view(-1, 1, 1, 1) * shapes[:, 1:2]
+    disc, frame = (torch.rand(2, SAMPLES, generator=generator) < 0.5).long()
+    present = torch.stack([disc, 1 - disc * (1 - frame), torch.ones_like(disc)], 1).view(-1, 3, 1, 1)
+    images = noise + (shapes * present).sum(1, keepdim=True)
     net = nn.Sequential(
         nn.Conv2d(1, 32, 4, stride=4), nn.ReLU(), nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(),
         nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.ConvTranspose2d(32, 3, 4, stride=4),
     )  # fmt: skip
-    labels = shapes[:, 0] * (1 + which).view(-1, 1, 1)
-    return images, labels.long(), net, F.cross_entropy, {"class_names": ["background", "frame dark", "frame bright"]}
+    labels = (shapes[:, :2] * present[:, :2] * torch.tensor([1, 2]).view(1, 2, 1, 1)).sum(1)
+    return images, labels, net, F.cross_entropy, {"class_names": ["none", "disc", "frame"]}
 
 
 def _multilabel() -> tuple[Any, ...]:
