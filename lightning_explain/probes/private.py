@@ -153,10 +153,13 @@ def _watch() -> Callable[[], list[str]]:
 
 
 def _waiting() -> dict[int, int]:
-    """The bytes that can be read from each pipe and socket."""
+    """The bytes that this process can read from each pipe and socket."""
     found = {}
     for number, info in _descriptors():
         if stat.S_ISFIFO(info.st_mode) or stat.S_ISSOCK(info.st_mode):
             with suppress(OSError):
+                # What goes out here, such as to the resource tracker of multiprocessing, is read by others, whenever they will.
+                if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+                    continue
                 found[number] = struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, b"\0" * 4))[0]
     return found

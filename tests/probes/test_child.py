@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
+import struct
+import subprocess
 import sys
+import termios
 import threading
 import time
 import warnings
@@ -250,6 +254,28 @@ def test_what_is_shared_and_cannot_be_put_back_is_reported(kind: str, tmp_path: 
         assert in_child(work, {}) == b"123"
     os.close(reading)
     os.close(writing)
+
+
+def test_what_another_process_takes_from_a_pipe_is_not_reported() -> None:
+    reading, writing = os.pipe()
+    with subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.DEVNULL) as reader:
+        os.close(reading)
+        reader.send_signal(signal.SIGSTOP)
+        os.waitpid(reader.pid, os.WUNTRACED)
+        os.write(writing, b"12345678")
+
+        def work() -> int:
+            os.kill(reader.pid, signal.SIGCONT)
+            while waiting := struct.unpack("i", fcntl.ioctl(writing, termios.FIONREAD, b"\0" * 4))[0]:
+                time.sleep(0.01)
+            return int(waiting)
+
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            result = in_child(work, {})
+        os.close(writing)
+    assert result == 0
+    assert not said
 
 
 def test_the_error_of_a_child_that_died_can_be_pickled() -> None:
