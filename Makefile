@@ -63,14 +63,11 @@ pictures: $(STAMP) ## Draw the pictures of README and the documentation again (t
 	$(BIN)/python docs/gallery.py
 	$(BIN)/python docs/pictures.py
 
-dist: $(STAMP) ## Build wheel and sdist, install the wheel in an empty environment, and run the demo there
-	rm -rf dist build/dist
+dist: $(STAMP) ## Build wheel and sdist, install the wheel in an empty environment, and run its commands there
+	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
-	$(PYTHON) -m venv build/dist
-	build/dist/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo]"
-	cd build/dist && bin/lightning-explain demo
-	@du -sh build/dist/lib | sed 's/\t.*/ installed/'; ls -l dist
+	$(BIN)/python tests/installed.py dist $(PYTHON)
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'

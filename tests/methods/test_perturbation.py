@@ -273,9 +273,8 @@ def test_what_is_not_allowed_is_refused_at_once(cls: type, arguments: dict, erro
 @pytest.mark.parametrize("cls", [m.Lime, m.KernelShap])
 def test_without_scikit_learn_the_error_names_the_fix(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        ImportError, match=rf"{cls.__name__} fits its model with scikit-learn: pip install scikit-learn"
-    ):
+    fix = r"pip install 'lightning-explain\[surrogates\]'"
+    with pytest.raises(ImportError, match=rf"{cls.__name__} fits its model with scikit-learn: {fix}"):
         cls()
     if cls is m.Lime:
         m.Lime(interpretable_model=object())

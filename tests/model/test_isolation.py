@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 import warnings
@@ -266,6 +267,10 @@ def what_cannot_be_put_back(fail: bool) -> None:
     assert ["'stream'" in str(warning.message) for warning in warned] == [True], "what moved is not reported"
 
 
+def _states(metric: torchmetrics.Metric) -> dict[str, Any]:
+    return copy.deepcopy({name: getattr(metric, name) for name in metric._defaults})
+
+
 def metric_states(fail: bool) -> None:
     def update(model: Side) -> None:
         model.accuracy(torch.eye(10)[:3], torch.tensor([0, 1, 5]))
@@ -275,11 +280,11 @@ def metric_states(fail: bool) -> None:
     model.accuracy.update(torch.eye(10)[:2], torch.tensor([0, 1]))
     model.collected.update(torch.zeros(3))
     metrics = (model.accuracy, model.collected)
-    expected = [metric._copy_state_dict() for metric in metrics]
+    expected = [_states(metric) for metric in metrics]
     counts = [metric._update_count for metric in metrics]
     call(update, fail, model)
     assert [metric._update_count for metric in metrics] == counts, "a metric was updated"
-    assert_equal([metric._copy_state_dict() for metric in metrics], expected)
+    assert_equal([_states(metric) for metric in metrics], expected)
     assert model.collected.compute().tolist() == [0, 0, 0]
 
 
@@ -411,6 +416,8 @@ def compiled(fail: bool) -> None:
 
 
 def sharded(fail: bool) -> None:
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        pytest.skip("FSDP of this version of torch does not run on a CPU")
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))

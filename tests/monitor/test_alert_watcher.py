@@ -109,7 +109,7 @@ def test_an_alert_is_told_once_per_firing_with_the_number_and_the_bound(tmp_path
 @pytest.mark.parametrize(
     ("alert", "value", "first", "words"),
     [
-        (Alert(KEY, times=2), 1000.0, 1.0, "1000, which is 1e+03 times its first value 1 (bound: 2 times)"),
+        (Alert(KEY, times=2), 1000.0, 1.0, "1000, which is 1000 times its first value 1 (bound: 2 times)"),
         (Alert(KEY, times=0.5), 0.25, 2.0, "0.25, which is 0.125 times its first value 2 (bound: 0.5 times)"),
         (Alert(KEY, times=3), 0.9, 0.3, "0.9, which is 3 times its first value 0.3 (bound: 3 times)"),
         (Alert(KEY, below=0.3), 0.1, 9.0, "0.1, which is below 0.3"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import installed
 import lightning_explain
 
 pytestmark = pytest.mark.slow
@@ -36,6 +37,23 @@ def test_the_wheel_holds_the_configs_of_the_tree(wheel: zipfile.ZipFile) -> None
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs
     assert {f"lightning_explain/{path}" for path in configs} <= set(wheel.namelist())
+
+
+def test_the_wheel_holds_the_examples_of_the_tree(wheel: zipfile.ZipFile) -> None:
+    examples = {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").iterdir() if path.is_file()}
+    assert {"examples/README.md", "examples/doctor.yaml", "examples/train.py"} <= examples
+    assert {f"lightning_explain/{path}" for path in examples} <= set(wheel.namelist())
+
+
+def test_a_wheel_of_the_source_distribution_is_the_wheel_of_the_tree(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    isolation = ["--no-isolation"] if importlib.util.find_spec("hatchling") else []
+    command = [sys.executable, "-m", "build", *isolation, "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (again,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(wheel.namelist())
+    if (ROOT / ".git").exists():
+        installed.source_is_whole(source, again)
 
 
 def test_the_wheel_holds_nothing_but_the_package(wheel: zipfile.ZipFile) -> None:
