@@ -24,6 +24,8 @@ from forked import on_ranks
 from lightning_explain import Probe, Report
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain import modalities as d
+from lightning_explain import targets as t
 from lightning_explain.core.contracts import ExplainedFunction, Method, MetricInputs
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.distributed.collectives import LostRanksError
@@ -231,6 +233,32 @@ def no_targets(folder: Path, rank: int) -> dict[str, Any]:
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     return {"error": "none"}
+
+
+# -- forecasts -----------------------------------------------------------------------------------------------------
+
+
+def error_by_id(outputs: Tensor, sample: Any) -> Tensor:
+    """A number for which a share of the samples has to know its own labels, ids and clean outputs."""
+    error = (outputs - sample.label).square().sum(1)
+    return error * (1 + sample.id) + outputs.gather(1, sample.prediction[:, None])[:, 0]
+
+
+def forecasts() -> dict[str, Any]:
+    """Reports of fifteen steps of three samples, a sample divided over ranks, and of a number that knows its sample."""
+    make = torch.Generator().manual_seed(3)
+    series, labels = (torch.randn(3, *shape, generator=make).double() for shape in ((1, 6), (5,)))
+    linear = nn.Linear(6, 5, bias=False)
+    linear.weight.data = torch.randn(5, 6, generator=make)
+    model = nn.Sequential(nn.Flatten(), linear, nn.Tanh()).double()
+    given = Probe(series, labels, ids=torch.tensor([7, 3, 5]), modalities=d.TimeSeries(layout="NCT"))
+    methods = {name: METHODS[name] for name in ("saliency", "ig", "shap")}
+    metrics = {"infidelity": METRICS["infidelity"], "deletion": q.Deletion()}
+    ranks, found = Ranks(distributed.get_world_size()), {}
+    for name, target in {"each": t.Horizon("each"), "callable": error_by_id}.items():
+        report = Explainer(methods, metrics, target, ranks=ranks).check(model, given).explain(model, given)
+        found[name] = {**seen(report), "explained": dict(report.explained), "values": report.values}
+    return found
 
 
 # -- exchange ------------------------------------------------------------------------------------------------------
@@ -500,6 +528,11 @@ def on_lost_ranks(folder: Path) -> dict[str, Any]:
     return found
 
 
+def on_one(folder: Path, rank: int) -> dict[str, Any]:
+    found = {"seven": explained(folder, 7, rank), "two": explained(folder, 2, rank)}
+    return {**found, "forecasts": forecasts()}
+
+
 def on_two(folder: Path, rank: int) -> dict[str, Any]:
     found = {"seven": explained(folder, 7, rank), "failing": failing(folder, rank, False)}
     OutOfMemory.limits.clear()
@@ -507,7 +540,7 @@ def on_two(folder: Path, rank: int) -> dict[str, Any]:
     uneven = explained(folder, 7, rank, True, {"bad": Uneven(), **SHARDED}, {}, raising=False)
     no, needing = no_targets(folder, rank), {"wired": wired(folder, rank), "not_ready": not_ready(folder, rank)}
     of_sharded = {"sharded": sharded, "failing_sharded": failing(folder, rank, True), "uneven": uneven}
-    return {**found, **of_sharded, "target": no, **needing}
+    return {**found, **of_sharded, "target": no, **needing, "forecasts": forecasts()}
 
 
 def on_three(folder: Path, rank: int) -> dict[str, Any]:
@@ -519,7 +552,7 @@ def on_three(folder: Path, rank: int) -> dict[str, Any]:
 def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
     scenarios: dict[int, Callable[[int], Any]] = {
-        1: lambda rank: {"seven": explained(folder, 7, rank), "two": explained(folder, 2, rank)},
+        1: partial(on_one, folder),
         2: partial(on_two, folder),
         3: partial(on_three, folder),
         4: lambda rank: {"seven": explained(folder, 7, rank)},

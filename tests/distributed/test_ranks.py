@@ -120,6 +120,22 @@ def test_a_model_that_does_not_fit_on_one_rank_is_refused_on_all(found: Found) -
     assert [rank["not_ready"]["error"] for rank in found[2]] == ["FailedElsewhereError", "ValueError"]
 
 
+@pytest.mark.parametrize("target", ["each", "callable"])
+def test_steps_of_a_forecast_and_numbers_that_know_their_sample_are_those_of_one_rank(
+    found: Found, target: str
+) -> None:
+    (alone,) = (rank["forecasts"][target] for rank in found[1])
+    assert alone["failures"] == {}
+    assert set(alone["scores"]) >= {"infidelity", "deletion"}
+    if target == "each":
+        assert alone["ids"].tolist() == [5 * i + step for i in (7, 3, 5) for step in range(5)]
+        assert alone["explained"]["step"].tolist() == [*range(5)] * 3
+    for rank in found[2]:
+        assert rank["forecasts"][target]["failures"] == {}
+        assert_close(rank["forecasts"][target], alone)
+        assert_close(rank["forecasts"][target], alone, "explained", "values")
+
+
 # -- what fails on one rank ----------------------------------------------------------------------------------------
 
 
