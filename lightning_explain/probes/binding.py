@@ -32,7 +32,8 @@ def samples_of(
 
     - A tensor: the input, without targets.
     - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: if there are several tensors, the last is
-      the targets; the others are bound by position. A tuple in it is one argument if ``forward`` does not take as many.
+      the targets (also in ``(y, None)``, without weights); the others are bound by position. A tuple in it is one argument if
+      ``forward`` does not take as many.
     - A mapping, a dataclass, or a named tuple with such a field: the tensor under label, labels, target, targets or y (in any
       case) is the targets; the others are bound by name. If one is left over, and ``forward`` has one required argument, it is
       that one.
@@ -216,9 +217,15 @@ def _arguments_in(parts: Mapping[str, Any], forward: Signature | None) -> dict[P
 # -- by position -------------------------------------------------------------------------------------------------------
 
 
+def _only(part: Any) -> Any:
+    """The tensor of a part that is a tensor beside ``None``, as labels without weights are."""
+    known = [x for x in part if x is not None] if isinstance(part, (tuple, list)) else []
+    return known[0] if len(known) == 1 and len(part) > 1 and isinstance(known[0], Tensor) else part
+
+
 def _from_sequence(batch: Any, forward: Signature | None, say: Say) -> Probe:
     what = "A tensor" if isinstance(batch, Tensor) else f"A {type(batch).__name__} batch"
-    parts = [batch] if isinstance(batch, Tensor) else list(batch)
+    parts = [batch] if isinstance(batch, Tensor) else [*batch[:1], *map(_only, batch[1:])]
     if not parts or not (isinstance(parts[0], Tensor) or are_tensors(parts[0]) or names_in(parts[0], forward)):
         first = type(parts[0]).__name__ if parts else "nothing"
         raise TypeError(

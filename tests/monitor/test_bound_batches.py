@@ -148,6 +148,12 @@ FORMS: dict[str, Form] = {
         lambda net, b: net(b),
         lambda b: b["label"][:, 0],
     ),
+    "labels beside no weights": (
+        Whole,
+        lambda b: (inputs(b), (b["label"], None)),
+        lambda net, b: net(b[0]),
+        lambda b: b[1][0],
+    ),
     "whole numbers first": (
         Types,
         lambda b: [b["types"], b["image"], b["label"]],
