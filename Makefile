@@ -30,9 +30,10 @@ test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Old versions of other packages warn of what is new to them, so warnings are no errors here.
-lowest: $(STAMP_LOWEST) ## Test equality with Captum, non-interference and the callback with the lowest supported versions
+lowest: $(STAMP_LOWEST) ## Test equality with Captum, non-interference, the callback, files and pictures with the lowest supported versions
 	$(VENV_LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -o filterwarnings=default \
-		-m "not slow and not ddp" tests/methods tests/metrics tests/monitor
+		-m "not slow and not ddp" \
+		$(addprefix tests/,core model modalities targets store render probes methods metrics monitor)
 
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
