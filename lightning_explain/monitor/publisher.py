@@ -126,15 +126,16 @@ class Publisher:
         none = torch.zeros(samples, dtype=torch.long)
         report = Report({"": maps}, {}, {}, torch.zeros(samples), none, none, torch.arange(samples))
         for narrow, (most, further) in self._wanted.items():
-            # The first time in a process, fonts and colors are read.
             kinds = {(type(modality), narrow) for modality in probe.modalities}
-            for _ in range(1 if kinds <= _DRAWN else 2):
-                started = time.perf_counter()
-                figure = figure_of(report, probe, self.options, _width(narrow))
-                found = figure.pictures(most=most, further=further)
-                for picture in found.values():
-                    to_png(picture, {})
-                each = (time.perf_counter() - started) / len(found)
+            if not kinds <= _DRAWN:
+                # The first time in a process, fonts and colors are read.
+                figure_of(report, probe, self.options, _width(narrow)).pictures(most=1, further=False)
+            started = time.perf_counter()
+            figure = figure_of(report, probe, self.options, _width(narrow))
+            found = figure.pictures(most=most, further=further)
+            for picture in found.values():
+                to_png(picture, {})
+            each = (time.perf_counter() - started) / len(found)
             _DRAWN.update(kinds)
             # An overview, and for each method its panels and its history.
             seconds += min(most, figure.count(further=further) // 2 * (1 + 2 * methods)) * each
