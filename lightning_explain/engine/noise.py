@@ -99,14 +99,26 @@ def _deviations(explained: ExplainedFunction) -> tuple[Tensor, ...]:
     return explained.remembered("standard deviations", lambda: standard_deviations(inputs))
 
 
-def add_noise(explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Scale) -> tuple[Tensor, ...]:
+def add_noise(
+    explained: ExplainedFunction, samples: Samples, indices: Tensor, stdevs: Scale, antithetic: bool = False
+) -> tuple[Tensor, ...]:
     """Returns the inputs plus normal noise; all methods that add noise to their input get the same noise.
+
+    Args:
+        explained: The explained function.
+        samples: N samples.
+        indices: ``(N,)``: the draw of each.
+        stdevs: The size of the noise.
+        antithetic: Whether draws come in pairs, the second of which has the noise of the first with the opposite sign.
 
     Raises:
         ValueError: If ``stdevs`` does not fit the inputs.
     """
     each = scales(explained, samples, "stdevs", stdevs)
-    draws = [explained.draws.normal(f"noise/{i}", samples, indices, x) for i, x in enumerate(samples.inputs)]
+    keys = indices // 2 if antithetic else indices
+    draws = [explained.draws.normal(f"noise/{i}", samples, keys, x) for i, x in enumerate(samples.inputs)]
+    if antithetic:
+        draws = [n * column(1 - 2 * (indices % 2).to(n), n) for n in draws]
     return tuple(x + n * s for x, n, s in zip(samples.inputs, draws, each, strict=True))
 
 

@@ -101,19 +101,22 @@ class Cloud:
         n_samples: Number of copies.
         stdevs: Standard deviation of the noise.
         around: The path at each copy.
+        antithetic: Whether copies come in pairs with opposite noise.
     """
 
     n_samples: int
     stdevs: Scale
     around: Path
+    antithetic: bool = False
 
     def points(self, explained: ExplainedFunction, samples: Samples) -> Iterator[Point]:
         """Yields the points of the path at the first copy, then those at the second, and so on."""
         for index in range(self.n_samples):
             indices = torch.full((len(samples),), index)
-            noisy = samples.at(add_noise(explained, samples, indices, self.stdevs)).draw(indices)
+            noisy = samples.at(add_noise(explained, samples, indices, self.stdevs, self.antithetic)).draw(indices)
             for point in self.around.points(explained, noisy):
-                named = None if point.key is None else ("cloud", value_of(self.stdevs), index, point.key)
+                own = ("cloud", value_of(self.stdevs), self.antithetic, index)
+                named = None if point.key is None else (*own, point.key)
                 yield replace(point, key=named)
 
 

@@ -45,6 +45,8 @@ class NoiseTunnel(OnPath):
             of each number of the input over the samples that ``Probe.stds`` tells; ``"0.1 std"`` for a tenth of it), a
             tensor ``(1, ...)``, or a tuple with one of these for each input. Default: ``"std"`` for tables and series, if
             it is known; otherwise 1.
+        antithetic: Draw the copies in pairs with opposite noise, x + e and x - e, whose errors partly cancel: less error at the
+            same cost where the method inside is smooth. The mean of a pair, not the copy, is then one independent draw.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -62,6 +64,7 @@ class NoiseTunnel(OnPath):
     nt_samples: int = 5
     nt_samples_batch_size: int | None = None
     stdevs: Scale = None
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +73,9 @@ class NoiseTunnel(OnPath):
             raise refused("NoiseTunnel", "attribution_method", self.attribution_method, allowed, TypeError)
         # The variance over a single copy is zero.
         check_whole("NoiseTunnel", "nt_samples", self.nt_samples, least=2 if self.nt_type == "vargrad" else 1)
+        if self.antithetic and self.nt_samples % 2:
+            allowed = "an even number with antithetic=True, because copies come in pairs"
+            raise refused("NoiseTunnel", "nt_samples", self.nt_samples, allowed)
         check_whole("NoiseTunnel", "nt_samples_batch_size", self.nt_samples_batch_size, also=(None,))
 
     def fits(self, explained: ExplainedFunction, samples: Samples, activation: Any) -> None:
@@ -84,7 +90,7 @@ class NoiseTunnel(OnPath):
     def path(self) -> Path | None:
         """The path of the method inside at each noisy copy; ``None`` if that method has no path."""
         around = path_of(self.attribution_method)
-        return None if around is None else Cloud(self.nt_samples, self.stdevs, around)
+        return None if around is None else Cloud(self.nt_samples, self.stdevs, around, self.antithetic)
 
     @property
     def reads(self) -> frozenset[Read]:
@@ -113,7 +119,7 @@ class NoiseTunnel(OnPath):
             return super().attribute(explained, samples)
 
         def one(part: Samples, indices: Tensor) -> tuple[Tensor, ...]:
-            noisy = part.at(add_noise(explained, part, indices, self.stdevs)).draw(indices)
+            noisy = part.at(add_noise(explained, part, indices, self.stdevs, self.antithetic)).draw(indices)
             return as_tuple(self.attribution_method.attribute(explained, noisy))
 
         first, second = mean_over_draws(explained, samples, self.nt_samples, one, (1, 2), self.nt_samples_batch_size)

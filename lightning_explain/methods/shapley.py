@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import comb
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare, flat
+from lightning_explain.core.validation import refused
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.features import FeatureMask, Features, features_of, shared
 from lightning_explain.engine.noise import column, mean_over_draws, narrowed
@@ -81,6 +83,8 @@ class ShapleyValueSampling(OneByOne, SumsUp):
         n_samples: Random orders for each sample.
         baselines: Value of a missing feature: ``None`` (zero), a number, a tensor, ``"black"``, ``"mean"``, or
             ``"blur"``.
+        antithetic: Draw the orders in pairs, each with its reverse (Mitchell et al. 2022), whose errors partly cancel. The mean of
+            a pair, not the order, is then one independent draw.
 
     Further arguments: :class:`FeatureAblation`.
 
@@ -100,6 +104,20 @@ class ShapleyValueSampling(OneByOne, SumsUp):
     n_samples: int = 25
     baselines: Baseline = None
     feature_mask: FeatureMask = None
+    antithetic: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.antithetic and self.n_samples % 2:
+            allowed = "an even number with antithetic=True, because orders come in pairs"
+            raise refused("ShapleyValueSampling", "n_samples", self.n_samples, allowed)
+
+    def explainer(self, explained: ExplainedFunction) -> Any:
+        """Captum's object, which draws the orders."""
+        found = super().explainer(explained)
+        if self.antithetic:
+            found.permutation_generator = _in_pairs
+        return found
 
 
 @dataclass(frozen=True)
@@ -174,6 +192,14 @@ class ShapleyValues(SumsUp):
         found = [values.gather(1, flat(m.expand(len(samples), *m.shape[1:]))) for m in features.masks]
         shaped = tuple(f.reshape_as(x) for f, x in zip(found, samples.inputs, strict=True))
         return bare(narrowed(shared(shaped, self.feature_mask, explained, samples), samples))
+
+
+def _in_pairs(count: int, orders: int) -> Iterator[list[int]]:
+    """Random orders of so many features, each followed by its reverse."""
+    for _ in range(orders // 2):
+        order = torch.randperm(count).tolist()
+        yield order
+        yield order[::-1]
 
 
 def _weights(count: int) -> Tensor:

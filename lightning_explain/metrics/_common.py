@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,12 +12,14 @@ from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
 from lightning_explain.core.probe import Samples, bare
 from lightning_explain.engine.noise import wide
 
+Evaluate: TypeAlias = "Callable[[Samples, Tensor, Tensor], Mapping[str, Tensor]]"
+
 
 def table(
     metric_inputs: MetricInputs,
     count: int,
     names: Sequence[str],
-    evaluate: Callable[[Samples, Tensor, Tensor], Mapping[str, Tensor]],
+    evaluate: Evaluate,
     exact: bool = False,
 ) -> dict[str, Tensor]:
     """What ``evaluate`` returns for each of ``count`` draws of each sample, ``(N, count)`` for each name.
@@ -30,19 +32,22 @@ def table(
             each.
         exact: Keep the numbers in float64, or the most that the device has, instead of the precision of the outputs.
     """
-    samples, like, limit = metric_inputs.samples, metric_inputs.outputs, metric_inputs.explained.limit
-    like = wide(like) if exact else like
-    found = {name: like.new_empty(len(samples), count) for name in names}
-    for start in range(0, len(samples), limit):
-        stop = min(start + limit, len(samples))
-        size = max(1, limit // (stop - start))
-        for first in range(0, count, size):
-            draws = torch.arange(first, min(first + size, count))
-            places = torch.arange(start, stop).repeat_interleave(len(draws))
-            draws = draws.repeat(stop - start)
-            for name, values in evaluate(samples[places], places, draws).items():
-                found[name][places, draws] = values.to(like.dtype)
+    like = wide(metric_inputs.outputs) if exact else metric_inputs.outputs
+    found = {name: like.new_empty(len(metric_inputs.samples), count) for name in names}
+    fill(found, metric_inputs, torch.arange(len(metric_inputs.samples)), torch.arange(count), evaluate)
     return found
+
+
+def fill(
+    found: Mapping[str, Tensor], metric_inputs: MetricInputs, places: Tensor, draws: Tensor, evaluate: Evaluate
+) -> None:
+    """Writes what ``evaluate`` returns for some samples and draws into tables ``(N, count)``; see :func:`table`."""
+    samples, limit = metric_inputs.samples, metric_inputs.explained.limit
+    for some in places.split(limit) if len(places) else ():
+        for part in draws.split(max(1, limit // len(some))):
+            rows, columns = some.repeat_interleave(len(part)), part.repeat(len(some))
+            for name, values in evaluate(samples[rows], rows, columns).items():
+                found[name][rows, columns] = values.to(found[name].dtype)
 
 
 def by_user(

@@ -16,10 +16,10 @@ from lightning_explain.core.points import value_of
 from lightning_explain.core.probe import Baseline, Samples, flat
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.validation import check_number, check_whole, is_number
-from lightning_explain.engine.arguments import CheckedArguments
+from lightning_explain.engine.arguments import AUTO, CheckedArguments
 from lightning_explain.engine.baselines import settled
 from lightning_explain.engine.noise import Scale, scales, wide
-from lightning_explain.metrics._common import by_user, joined, needs_floating, table
+from lightning_explain.metrics._common import Evaluate, by_user, fill, joined, needs_floating, table
 from lightning_explain.metrics._perturbed import Perturbed, Tensors, exact, half, origin
 from lightning_explain.metrics._ranking import units_present
 
@@ -31,6 +31,8 @@ else:
 _KINDS = ("remove", "square", "gaussian")
 # The fewest draws of which a correlation says more than chance does.
 _ENOUGH = 16
+# Draws of each sample that are added at once with n_perturb_samples="auto".
+_BLOCK = 8
 _STDEV = 0.1
 # No method has this name.
 _CHANGES = ""
@@ -137,12 +139,12 @@ class Infidelity(CheckedArguments, Metric):
         f(x) - f(x - I),\quad \hat{\Delta}_I = \sum_i I_i \phi_i;\qquad \text{relative} = 1 - r^2(\hat{\Delta},
         \Delta)
     Chance: ``_relative`` is ``1 - 1 / (n_perturb_samples - 1)`` on average for a map without information (0.93 for 16
-        draws); for squares, which overlap, 0.85 to 0.9.
+        draws); for squares, which overlap, 0.85 to 0.9. With ``"auto"`` it depends on where a sample stops.
     Cost: n_perturb_samples * M forward, 0 backward; M methods with different baselines: equal ones count once, and so do
-        all methods with noise or a function.
+        all methods with noise or a function; with ``"auto"`` at most max_perturb_samples * M.
     Not for: maps without a sign (``Saliency()``); maps of features of many units (``feature_mask``), which repeat the value
         of the feature in each; the plain score as a curve: it is in squared units of output, and grows with the
-        confidence of any network.
+        confidence of any network; ``"auto"`` where all ranks must call the model equally often, as with FSDP.
 
     Args:
         perturb_func: ``"remove"`` (replaces units by the baseline: a random square of an image, a random half of the units
@@ -150,7 +152,8 @@ class Infidelity(CheckedArguments, Metric):
             ``"gaussian"`` (noise around the input, local), or a function in Captum's form that takes the inputs and returns
             (perturbation, perturbed inputs); the prediction is then ``sum(map * perturbation)`` for every map. The function
             receives one sample at a time, with the global generators seeded for that sample and draw.
-        n_perturb_samples: Draws for each sample.
+        n_perturb_samples: Draws for each sample; or ``"auto"``: 16, then 8 more at a time for each sample and method, until the
+            standard error of ``_relative`` is at most ``tolerance``. A score is then the one that this fixed number of draws gives.
         stdevs: Standard deviation of the noise, as in :class:`NoiseTunnel`. Default: ``"0.1 std"`` for tables and series, if
             it is known; otherwise 0.1.
         size: Side of the square in pixels. Default: a quarter of the shorter side of the image.
@@ -159,6 +162,8 @@ class Infidelity(CheckedArguments, Metric):
             mean of their set of baselines.
         normalize: Scale the map by the best-fitting factor first. Otherwise the score depends on the map's scale.
         methods: Names of the methods to score. Default: all.
+        tolerance: Largest standard error, with ``n_perturb_samples="auto"``.
+        max_perturb_samples: Most draws for each sample, with ``n_perturb_samples="auto"``.
 
     Raises:
         ValueError: If an argument is not allowed.
@@ -170,12 +175,14 @@ class Infidelity(CheckedArguments, Metric):
     """
 
     perturb_func: Perturbation = "remove"
-    n_perturb_samples: int = 16
+    n_perturb_samples: int | str = 16
     stdevs: Scale = None
     size: int | None = None
     baselines: Baseline = None
     normalize: bool = True
     methods: tuple[str, ...] | None = None
+    tolerance: float = 0.05
+    max_perturb_samples: int = 128
 
     higher_is_better: ClassVar[bool | None] = False
     comparable = False
@@ -190,19 +197,26 @@ class Infidelity(CheckedArguments, Metric):
             raise ValueError(
                 f"Infidelity(perturb_func={self.perturb_func!r}): {nearest(str(self.perturb_func), _KINDS)} Or a callable."
             )
-        check_whole("Infidelity", "n_perturb_samples", self.n_perturb_samples, 2 if self.normalize else 1)
+        least = 2 if self.normalize else 1
+        check_whole("Infidelity", "n_perturb_samples", self.n_perturb_samples, least, also=(AUTO,))
+        check_whole("Infidelity", "max_perturb_samples", self.max_perturb_samples, _ENOUGH)
         if is_number(self.stdevs):
             check_number("Infidelity", "stdevs", self.stdevs)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The plain score and, from 16 draws on, ``relative``."""
-        return ("", "relative") if self.n_perturb_samples >= _ENOUGH else ("",)
+        return ("", "relative") if self._most >= _ENOUGH else ("",)
 
     @property
     def has_standard_errors(self) -> bool:
         """From two draws on."""
-        return self.n_perturb_samples > 1
+        return self._most > 1
+
+    @property
+    def _most(self) -> int:
+        """The most draws for a sample."""
+        return self.max_perturb_samples if isinstance(self.n_perturb_samples, str) else self.n_perturb_samples
 
     @property
     def uncharted(self) -> tuple[str, ...]:
@@ -225,7 +239,7 @@ class Infidelity(CheckedArguments, Metric):
     def evaluations_for(self, methods: Mapping[str, Method], again: PassCount) -> PassCount:
         """The draws, forward; where units are removed, for each baseline."""
         removes = self.perturb_func in ("remove", "square")
-        return PassCount(self.n_perturb_samples) * (len({self._own(m)[0] for m in methods.values()}) if removes else 1)
+        return PassCount(self._most) * (len({self._own(m)[0] for m in methods.values()}) if removes else 1)
 
     def _own(self, method: Method) -> tuple[Any, Reference]:
         """The baseline that a method is compared with, and a key for it."""
@@ -248,19 +262,39 @@ class Infidelity(CheckedArguments, Metric):
         Both have the jackknife over draws as standard error. ``_relative`` is NaN where no more than rounding changes, or
         the sample has a single unit.
         """
-        outputs, found = metric_inputs.outputs, dict[str, dict[str, Score]]({s: {} for s in self.suffixes})
-        for name, products, changes in self._collected(metric_inputs):
-            error = jackknife(products, changes, self.normalize)
-            plain = infidelity(products, changes, self.normalize).to(outputs)
-            found[""][name] = plain, None if error is None else error.to(outputs)
-            if "relative" in found:
-                resolution = _resolution(metric_inputs, changes)
-                value, error = relative_infidelity(products, changes, resolution, self.normalize)
-                found["relative"][name] = value.to(outputs), error.to(outputs)
+        found: dict[str, dict[str, Score]] = {s: {} for s in self.suffixes}
+        for name, products, changes, taken in self._collected(metric_inputs):
+            parts = []
+            for count in taken.unique().tolist():
+                some = (taken == count).nonzero().squeeze(1)
+                parts.append((some, self._scores(metric_inputs, some, products[some, :count], changes[some, :count])))
+            order = torch.cat([some for some, _ in parts]).argsort()
+            for suffix in found:
+                values, errors = zip(*(scores[suffix] for _, scores in parts), strict=True)
+                error = None if errors[0] is None else torch.cat(errors)[order]
+                found[suffix][name] = torch.cat(values)[order], error
         return found
 
-    def _collected(self, metric_inputs: MetricInputs) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """For each method the changes that its map predicts, and the actual ones, each ``(N, draws)``."""
+    def _scores(
+        self, metric_inputs: MetricInputs, places: Tensor, products: Tensor, changes: Tensor
+    ) -> dict[str, Score]:
+        """The scores by suffix of some samples that have equally many draws."""
+        outputs, error = metric_inputs.outputs, jackknife(products, changes, self.normalize)
+        plain = infidelity(products, changes, self.normalize).to(outputs)
+        found: dict[str, Score] = {"": (plain, None if error is None else error.to(outputs))}
+        if "relative" in self.suffixes:
+            value, error = self._relative(metric_inputs, places, products, changes)
+            found["relative"] = value.to(outputs), error.to(outputs)
+        return found
+
+    def _relative(
+        self, metric_inputs: MetricInputs, places: Tensor, products: Tensor, changes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        resolution = _resolution(metric_inputs, places, changes)
+        return relative_infidelity(products, changes, resolution, self.normalize)
+
+    def _collected(self, metric_inputs: MetricInputs) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+        """For each method the changes that its map predicts, the actual ones, ``(N, draws)``, and how many draws count, ``(N,)``."""
         by_baseline: dict[Any, tuple[Reference, list[str]]] = {}
         columns = zip(metric_inputs.samples.inputs, metric_inputs.explained.modalities, strict=True)
         # No baseline is then not the same as zero.
@@ -269,18 +303,19 @@ class Infidelity(CheckedArguments, Metric):
             key, own = self._own(metric_inputs.methods[name])
             by_baseline.setdefault((key, referred and own.baselines is None), (own, []))[1].append(name)
         for key, (reference, names) in by_baseline.items():
-            changes, products = self._compared(metric_inputs, key, reference, names)
-            yield from ((name, products[name], changes) for name in names)
+            found, taken = self._compared(metric_inputs, key, reference, names)
+            yield from ((name, found[name], found[_CHANGES], taken[name]) for name in names)
 
     def _compared(
         self, metric_inputs: MetricInputs, baseline: Any, reference: Reference, names: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The tables ``(N, draws)`` of all methods and of the actual changes, and how many draws of each sample count."""
         explained, methods = metric_inputs.explained, metric_inputs.methods
         # Metrics with equal perturbations, normalized or not, share the outputs there.
         removes = self.perturb_func in ("remove", "square")
         arguments = (baseline, self.size) if removes else (self.stdevs,)
         key = ("infidelity", value_of((self.perturb_func, self.n_perturb_samples, arguments)), explained.forward)
-        known: dict[str, Tensor] = explained.memory.get(key, {})
+        known: dict[str, Tensor] = {} if self.n_perturb_samples == AUTO else explained.memory.get(key, {})
 
         def evaluate(samples: Samples, places: Tensor, draws: Tensor) -> dict[str, Tensor]:
             perturbed = self._perturb(explained, samples, draws, reference)
@@ -295,9 +330,33 @@ class Infidelity(CheckedArguments, Metric):
             return found
 
         wanted = [*names, *{_CHANGES} - known.keys()]
-        found = known | table(metric_inputs, self.n_perturb_samples, wanted, evaluate, exact=True)
+        if self.n_perturb_samples == AUTO:
+            return self._as_needed(metric_inputs, names, evaluate)
+        found = known | table(metric_inputs, self._most, wanted, evaluate, exact=True)
         explained.memory[key] = {_CHANGES: found[_CHANGES]}
-        return found[_CHANGES], found
+        return found, dict.fromkeys(names, torch.full((len(metric_inputs.samples),), self._most))
+
+    def _as_needed(
+        self, metric_inputs: MetricInputs, names: list[str], evaluate: Evaluate
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The same with draws in blocks, for each sample until the standard errors of all methods are small enough."""
+        count, like = len(metric_inputs.samples), wide(metric_inputs.outputs)
+        found = {name: like.new_empty(count, self._most) for name in (*names, _CHANGES)}
+        taken = {name: torch.zeros(count, dtype=torch.long) for name in names}
+        first, stop = 0, _ENOUGH
+        while first < self._most:
+            left = torch.stack([done == 0 for done in taken.values()]).any(0).nonzero().squeeze(1)
+            if not len(left):
+                break
+            fill(found, metric_inputs, left, torch.arange(first, stop), evaluate)
+            for name, done in taken.items():
+                if len(own := left[done[left] == 0]):
+                    products, changes = found[name][own, :stop], found[_CHANGES][own, :stop]
+                    errors = self._relative(metric_inputs, own, products, changes)[1].cpu()
+                    # Where the score is undefined, there is no error to lower.
+                    done[own[~(errors > self.tolerance) | (stop == self._most)]] = stop
+            first, stop = stop, min(stop + _BLOCK, self._most)
+        return found, taken
 
     def _perturb(
         self, explained: ExplainedFunction, samples: Samples, indices: Tensor, reference: Reference
@@ -354,13 +413,13 @@ class Infidelity(CheckedArguments, Metric):
             raise ValueError(f"{owner} {error}; give those, or a perturb_func of your own.") from None
 
 
-def _resolution(metric_inputs: MetricInputs, changes: Tensor) -> Tensor:
-    """The smallest change ``(N,)`` that is no rounding of f; infinite for samples of a single unit."""
-    explained, outputs = metric_inputs.explained, wide(metric_inputs.outputs)
+def _resolution(metric_inputs: MetricInputs, places: Tensor, changes: Tensor) -> Tensor:
+    """The smallest change ``(N,)`` that is no rounding of f at some samples; infinite for those of a single unit."""
+    explained, outputs = metric_inputs.explained, wide(metric_inputs.outputs[places])
     dtypes = (metric_inputs.outputs.dtype, getattr(explained.forward, "dtype", torch.float32))
     eps = max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point)
     largest = torch.maximum(outputs.abs(), (outputs[:, None] - changes).abs().amax(1))
-    alone = units_present(metric_inputs.samples.inputs, explained.modalities).sum(1) < 2
+    alone = units_present(metric_inputs.samples[places].inputs, explained.modalities).sum(1) < 2
     return torch.where(alone, torch.inf, 4 * eps * largest)
 
 

@@ -270,3 +270,82 @@ def test_squares_equal_captum_with_its_decorator() -> None:
             model, perturb, x, report.attributions[name], 0.5, n_perturb_samples=16, normalize=True
         )
         assert torch.allclose(report.scores["infidelity"][name], theirs)
+
+
+X = torch.randn(6, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+TWO: dict[str, Method] = {"gradient": m.Saliency(abs=False), "ig": m.IntegratedGradients(n_steps=4)}
+COUNTS = (16, 24, 32, 40)
+
+
+def smooth() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 2)).double()
+
+
+class TestAsManyDrawsAsNeeded:
+    """``n_perturb_samples="auto"``; the slow twin is a run with each fixed number."""
+
+    def run(self, methods: Any = None, places: Any = slice(None), limit: int = 64, **arguments: Any) -> Any:
+        probe = Probe(X[places], ids=torch.arange(6)[places])
+        metric = q.Infidelity(
+            **{"n_perturb_samples": "auto", "tolerance": 0.05, "max_perturb_samples": 40, **arguments}
+        )
+        methods = TWO if methods is None else methods
+        return explain(smooth(), probe, methods, {"i": metric}, target=0, max_examples_per_pass=limit)
+
+    def test_a_score_is_that_of_the_first_number_of_draws_whose_error_is_small_enough(self) -> None:
+        found, fixed = self.run(), {count: self.run(n_perturb_samples=count) for count in COUNTS}
+        stopped = set()
+        for name in TWO:
+            for i in range(6):
+                small = (k for k in COUNTS if fixed[k].standard_errors["i_relative"][name][i] <= 0.05)
+                count = next(small, 40)
+                stopped.add(count)
+                for parts in ("scores", "standard_errors"):
+                    for key in ("i", "i_relative"):
+                        expected = getattr(fixed[count], parts)[key][name][i]
+                        torch.testing.assert_close(getattr(found, parts)[key][name][i], expected, rtol=1e-9, atol=1e-12)
+        assert len(stopped) > 2, "samples stop at different numbers"
+        assert fixed[16].passes.forward < found.passes.forward < fixed[40].passes.forward
+
+    def test_it_depends_on_neither_the_other_methods_nor_the_other_samples_nor_the_chunk(self) -> None:
+        whole = self.run().scores["i_relative"]
+        alone = self.run({"ig": TWO["ig"]}).scores["i_relative"]["ig"]
+        few, one = (self.run(places=torch.tensor([5, 1]), limit=limit).scores["i_relative"] for limit in (64, 1))
+        torch.testing.assert_close(alone, whole["ig"], rtol=1e-9, atol=1e-12)
+        for name in TWO:
+            for found in (few, one):
+                torch.testing.assert_close(found[name], whole[name][[5, 1]], rtol=1e-9, atol=1e-12)
+
+    def test_the_least_and_the_most_draws(self) -> None:
+        equal = {
+            "loose": ({"tolerance": 10.0}, 16),
+            "strict": ({"tolerance": 1e-9}, 40),
+            "odd": ({"max_perturb_samples": 21, "tolerance": 1e-9}, 21),
+        }
+        for arguments, count in equal.values():
+            found, fixed = self.run(**arguments), self.run(n_perturb_samples=count)
+            torch.testing.assert_close(found.scores, fixed.scores, rtol=1e-9, atol=1e-12)
+            assert found.passes == fixed.passes
+
+    def test_samples_without_a_score_stop_at_once(self) -> None:
+        def constant(model: nn.Module, x: Tensor) -> Tensor:
+            return model(x) * 0 + 1
+
+        metric = q.Infidelity(n_perturb_samples="auto")
+        found = explain(smooth(), Probe(X), TWO, {"i": metric}, target=0, forward_fn=constant)
+        fixed = explain(smooth(), Probe(X), TWO, {"i": q.Infidelity()}, target=0, forward_fn=constant)
+        assert found.scores["i_relative"]["ig"].isnan().all()
+        assert found.passes == fixed.passes
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"n_perturb_samples": "all"}, r"n_perturb_samples='all'.*at least 1, or 'auto'"),
+            ({"max_perturb_samples": 15}, r"max_perturb_samples=15.*at least 16"),
+            ({"tolerance": 0}, r"tolerance=0"),
+        ],
+    )
+    def test_what_is_not_allowed_is_refused(self, arguments: dict[str, Any], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            q.Infidelity(**arguments)
