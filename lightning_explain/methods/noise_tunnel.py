@@ -45,8 +45,8 @@ class NoiseTunnel(OnPath):
             of each number of the input over the samples that ``Probe.stds`` tells; ``"0.1 std"`` for a tenth of it), a
             tensor ``(1, ...)``, or a tuple with one of these for each input. Default: ``"std"`` for tables and series, if
             it is known; otherwise 1.
-        antithetic: Draw the copies in pairs with opposite noise, x + e and x - e, whose errors partly cancel: less error at the
-            same cost where the method inside is smooth. The mean of a pair, not the copy, is then one independent draw.
+        antithetic: Draw the copies in pairs with opposite noise, x + e and x - e, whose errors partly cancel: a smaller error for the
+            same copies where the method inside is smooth. The mean of a pair, not the copy, is then one independent draw.
 
     Raises:
         ValueError: If an argument is not allowed.

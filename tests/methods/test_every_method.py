@@ -54,7 +54,9 @@ def test_a_method_has_captums_name_and_arguments(name: str) -> None:
     }
     assert is_dataclass(getattr(m, name))
     ours = {field.name for field in fields(getattr(m, name))}
-    assert ours - {"reshape", "tolerance"} == known - NOT_OURS
+    assert ours - {"reshape", "tolerance", "antithetic"} == known - NOT_OURS
+    # Captum draws each copy and each order for itself.
+    assert ("antithetic" in ours) == (name in ("NoiseTunnel", "ShapleyValueSampling"))
     assert ("tolerance" in ours) == name.endswith("IntegratedGradients")
     # Captum has no word for it: how a layer's map lies on the image.
     assert ("reshape" in ours) == ("attribute_to_layer_input" in ours)
