@@ -45,9 +45,9 @@ def fill(
     samples, limit = metric_inputs.samples, metric_inputs.explained.limit
     for some in places.split(limit) if len(places) else ():
         for part in draws.split(max(1, limit // len(some))):
-            rows, columns = some.repeat_interleave(len(part)), part.repeat(len(some))
-            for name, values in evaluate(samples[rows], rows, columns).items():
-                found[name][rows, columns] = values.to(found[name].dtype)
+            each, own = some.repeat_interleave(len(part)), part.repeat(len(some))
+            for name, values in evaluate(samples[each], each, own).items():
+                found[name][each, own] = values.to(found[name].dtype)
 
 
 def by_user(
