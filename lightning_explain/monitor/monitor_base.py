@@ -486,9 +486,13 @@ class MonitorBase(pl.Callback):
         return found
 
     def _hand_over(self, trainer: pl.Trainer, module: pl.LightningModule, scalars: Mapping[str, float]) -> None:
-        """Gives the Trainer what checkpoints, early stopping and sweeps read; loggers get theirs from the sinks."""
+        """Gives the Trainer what checkpoints, early stopping and sweeps read; loggers get theirs from the sinks.
+
+        Sweeps read them after ``trainer.test``, too: scores of test samples have names of their own, so that none is chosen by them.
+        """
         missing = watchers.missing(self._watchers(trainer)) if trainer.state.fn == "fit" else []
-        tagged = {f"{self.name}/{key}": value for key, value in scalars.items()}
+        prefix = f"test/{self.name}" if trainer.state.fn == "test" else self.name
+        tagged = {f"{prefix}/{key}": value for key, value in scalars.items()}
         for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
             trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
 
