@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool1d
 
-from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
+from lightning_explain.core.contracts import Modality
+from lightning_explain.core.panels import FeaturesPanel, HorizonPanel, Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.report import Report
-from lightning_explain.modalities import Plain
-from lightning_explain.render import bars
+from lightning_explain.modalities import Plain, of_probe
+from lightning_explain.render import bars, horizon
 from lightning_explain.render.captions import captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import DrawnInput, drawn_inputs, joined, panels_of, pixels_of, resize
@@ -49,10 +50,12 @@ class Figures:
 
     def samples(self, report: Report, probe: Probe | None) -> Encoded:
         """What is shown of the samples themselves: ids, texts about them, and their images, a list for each input that has some."""
-        shown = range(min(len(report.ids), MOST_SAMPLES))
+        every = shown_entries(report, probe)
+        shown = every[:MOST_SAMPLES]
+        ids = report.ids if len(every) == len(report.ids) else report.samples
         found: Encoded = {
-            "ids": report.ids.tolist()[: len(shown)],
-            "count": len(report.ids),
+            "ids": ids[shown].tolist(),
+            "count": len(every),
             "known": probe is not None,
             "images": [],
         }
@@ -64,35 +67,51 @@ class Figures:
 
     def explanation(self, report: Report, probe: Probe | None) -> Encoded:
         """What is shown of one explanation: captions, scores and maps of each sample."""
-        options, count = _options(report), min(len(report.ids), MOST_SAMPLES)
+        options, blocks = _options(report), len(shown_entries(report, probe))
+        steps = len(report.ids) // blocks
+        count = min(blocks, MOST_SAMPLES) * steps
         names = options.class_names or (probe and probe.class_names) or (report.run and report.run.class_names) or None
         inputs = [] if probe is None else drawn_inputs(probe, options, slice(count))
         labels = None if probe is None or probe.targets is None else probe.targets[:count].cpu()
+        titles = captions(report, probe, names, count) if steps == 1 else []
+        of_steps = (
+            horizon.captions_of(report, probe.targets)[: count // steps] if probe is not None and steps > 1 else []
+        )
         methods = {}
         for method in report.attributions:
             scores = {
-                score: [numbers(by_method[method][:count]), _errors(report, score, method, count)]
+                score: [
+                    numbers(of_samples(by_method[method][:count], steps)),
+                    _errors(report, score, method, count, steps),
+                ]
                 for score, by_method in report.scores.items()
                 if method in by_method
             }
-            panels = self._panels(method, report, inputs, options.of(method), labels)
+            panels = self._panels(method, report, inputs, options.of(method), labels, count)
             methods[method] = {"scores": scores, "panels": panels}
         return {
             "epoch": report.epoch,
             "step": report.step,
             "stage": report.stage,
-            "captions": [[list(c.lines), c.wrong] for c in captions(report, probe, names, count)],
-            "output": numbers(report.values[:count]),
+            "captions": [[list(c.lines), c.wrong] for c in titles]
+            + [[[*c.lines[1:], f"scores are means over {steps} steps"], False] for c in of_steps],
+            "output": numbers(of_samples(report.values[:count], steps)),
             "sides": list(sides(report, probe, names)),
             "scale": options.scale,
             "methods": methods,
         }
 
     def _panels(
-        self, method: str, report: Report, inputs: Sequence[DrawnInput], style: PanelStyle, labels: Tensor | None
+        self,
+        method: str,
+        report: Report,
+        inputs: Sequence[DrawnInput],
+        style: PanelStyle,
+        labels: Tensor | None,
+        count: int,
     ) -> list[Encoded]:
         """The panels of a method, each once: those that only show the same map in another way are left out."""
-        found, count = dict[str, Encoded](), min(len(report.ids), MOST_SAMPLES)
+        found, of_steps = dict[str, Encoded](), bool(inputs) and _has_steps(report, inputs[0].modalities)
         if not inputs:
             inputs = [DrawnInput(slice(count), (), (), None)]
             shown = [_without_samples(method, report, count)]
@@ -100,7 +119,10 @@ class Figures:
             shown = joined([panels_of(method, report, drawn, style)[0] for drawn in inputs])
         for i, (drawn, panels) in enumerate(zip(inputs, shown, strict=True)):
             for each in panels:
-                panel = each.with_forecast(report.outputs[:count], labels) if isinstance(each, SeriesPanel) else each
+                panel = each
+                if isinstance(each, SeriesPanel):
+                    ahead = each.with_forecast(report.outputs[:count], labels)
+                    panel = horizon.by_step(each, report) if of_steps else ahead
                 kind = _kind(panel)
                 key = f"{i} {kind} {panel.sign}"
                 if kind and key not in found:
@@ -164,6 +186,19 @@ class Figures:
             "times": panel.series.shape[2],
         }
 
+    def _horizon(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
+        assert isinstance(panel, HorizonPanel)
+        weights, largest = remembered(panel)
+        return {
+            "values": self.blocks.tensor(weights),
+            "levels": 127,
+            "largest": numbers(largest),
+            "channels": self.blocks.value(list(panel.channels)),
+            "steps": self.blocks.value(list(panel.steps)),
+            "rate": panel.rate,
+            "times": panel.series.shape[2],
+        }
+
     def _picture(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
         return {"pictures": [self.blocks.picture(picture) for picture in pixels_of(panel, drawn, {}, style)]}
 
@@ -173,6 +208,7 @@ class Figures:
         "features": _features,
         "bars": _bars,
         "series": _series,
+        "horizon": _horizon,
         "picture": _picture,
     }
 
@@ -185,7 +221,7 @@ def _options(report: Report) -> Options:
 
 def _kind(panel: Panel) -> str:
     """How the page shows a panel; an empty string if another one says the same."""
-    classes = {WordsPanel: "words", FeaturesPanel: "features", SeriesPanel: "series"}
+    classes = {WordsPanel: "words", FeaturesPanel: "features", HorizonPanel: "horizon", SeriesPanel: "series"}
     own = next((kind for cls, kind in classes.items() if isinstance(panel, cls)), "")
     if own:
         return own
@@ -207,9 +243,25 @@ def _without_samples(method: str, report: Report, count: int) -> tuple[Panel, ..
     return Plain().panels(found, (), ())
 
 
-def _errors(report: Report, score: str, method: str, count: int) -> list[float | None] | None:
+def of_samples(values: Tensor, steps: int) -> Tensor:
+    """The mean ``(N,)`` over the steps of each sample of values ``(N * S,)``, of those that are known."""
+    return values if steps == 1 else values.reshape(-1, steps).nanmean(1)
+
+
+def _errors(report: Report, score: str, method: str, count: int, steps: int) -> list[float | None] | None:
     found = report.standard_errors.get(score, {}).get(method)
-    return None if found is None else numbers(found[:count])
+    return None if found is None else numbers(of_samples(found[:count].square(), steps).div(steps).sqrt())
+
+
+def _has_steps(report: Report, modalities: Sequence[Modality]) -> bool:
+    """Whether the report has a map of each step of a forecast, and all inputs are series that these can be drawn over."""
+    return bool(horizon.firsts(report)) and all("horizon" in modality.kinds for modality in modalities)
+
+
+def shown_entries(report: Report, probe: Probe | None) -> list[int]:
+    """The entries that the page has a block for: all of them, or the first of each sample if its steps are drawn as one map."""
+    of_steps = probe is not None and _has_steps(report, of_probe(probe))
+    return horizon.firsts(report) if of_steps else list(range(len(report.ids)))
 
 
 def _listed(texts: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -20,7 +20,7 @@ from lightning_explain.render.image import to_bytes
 from lightning_explain.report import summary
 from lightning_explain.report.blocks import Blocks, Resolution, numbers, resolution
 from lightning_explain.report.comparison import cosines
-from lightning_explain.report.figures import MOST_SAMPLES, Encoded, Figures
+from lightning_explain.report.figures import MOST_SAMPLES, Encoded, Figures, of_samples, shown_entries
 from lightning_explain.report.moments import moments
 from lightning_explain.report.stored_runs import StoredRun, load_runs
 from lightning_explain.store.files import replacing
@@ -150,7 +150,7 @@ def _data(runs: Sequence[StoredRun], blocks: Blocks) -> Encoded:
                 "explanations": explained,
                 "curves": summary.curves(run),
                 "clusters": _strategies(run),
-                "compared": {} if run is members[0] else _compared(members[0], run),
+                "compared": {} if run is members[0] else _compared(members[0], run, probe),
             }
         )
     return {
@@ -191,12 +191,14 @@ def _tensors(report: Report) -> list[Any]:
     return [*inputs, *(part for found in report.attributions.values() for part in as_tuple(found))]
 
 
-def _compared(first: StoredRun, run: StoredRun) -> dict[str, dict[str, list[float | None]]]:
+def _compared(first: StoredRun, run: StoredRun, probe: Probe | None) -> dict[str, dict[str, list[float | None]]]:
     """By the indices of two explanations that are shown together: the cosine of the maps of each sample, by method."""
     shown = moments([first.reports, run.reports]).shown
-    found = {}
+    found, steps = {}, len(first.last.ids) // len(shown_entries(first.last, probe))
     for a, b in dict.fromkeys(zip(*shown, strict=True)):
         if a is not None and b is not None:
             alike = cosines(first.reports[a], run.reports[b])
-            found[f"{a} {b}"] = {method: numbers(values[:MOST_SAMPLES]) for method, values in alike.items()}
+            found[f"{a} {b}"] = {
+                method: numbers(of_samples(values, steps)[:MOST_SAMPLES]) for method, values in alike.items()
+            }
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.core.run_info import RunInfo
+from lightning_explain.render.horizon import firsts
 from lightning_explain.report.clusters import Clusters, clusters
 from lightning_explain.store.report_files import find_run, load_reports
 
@@ -52,7 +53,9 @@ class StoredRun:
 
     @cached_property
     def clusters(self) -> list[Clusters]:
-        """Which samples of a class the last explanation explains alike, by method; empty without scikit-learn."""
+        """Which samples of a class the last explanation explains alike, by method; empty for forecasts and without scikit-learn."""
+        if firsts(self.last):
+            return []
         found, counts = [], Counter(self.last.targets.tolist())
         classes = [target for target, count in sorted(counts.items()) if target >= 0 and count >= _FEWEST]
         for method, target in product(self.last.attributions, classes):

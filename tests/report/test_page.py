@@ -17,7 +17,8 @@ import torch
 from typer.testing import CliRunner
 
 from finished import HOSTILE, explained, features, finished, images, info, series, texts
-from lightning_explain import compare, load_reports
+from lightning_explain import Probe, compare, load_reports
+from lightning_explain import modalities as d
 from lightning_explain.cli.main import app
 from lightning_explain.render.image import normalize
 from lightning_explain.report import page as pages
@@ -213,3 +214,34 @@ def test_samples_whose_maps_are_alike_and_forecasts_are_shown(tmp_path: Path) ->
     assert "<dt>ig, cat</dt><dd>1 of 2: samples 100, 102," in page
     (panel,) = data["runs"][1]["explanations"][0]["methods"]["ig"]["panels"]
     assert array_of(page, panel["forecast"]) == pytest.approx(future.transpose(1, 2).numpy() + 1)
+
+
+def test_the_steps_of_a_forecast_are_one_map_for_each_sample(tmp_path: Path) -> None:
+    count, steps, times = 3, 4, 12
+    inputs = torch.rand(count, 1, times, generator=torch.Generator().manual_seed(0)).repeat_interleave(steps, 0)
+    future, own = torch.rand(count, steps).repeat_interleave(steps, 0), torch.arange(steps).repeat(count)
+    ids = torch.tensor([5, 2, 9]).repeat_interleave(steps)
+    entries, modality = torch.stack([ids, own], 1), d.TimeSeries(["load"], "NCT", rate=4.0)
+    probe = Probe(inputs, future, ids * steps + own, modalities=modality, entries=entries)
+    # Of step h the strongest place is the (h + 1)-th last one.
+    maps = 0.1 * torch.rand(count * steps, 1, times)
+    maps[torch.arange(len(maps)), 0, times - 1 - own] = -2.0
+    told: dict[str, Any] = {"attributions": {"ig": maps}, "outputs": future, "values": own.double(), "targets": own}
+    told |= {"explained": {"step": own, "sample": ids}, "task": "regression", "methods": ("ig",)}
+    runs = [finished(tmp_path / name, probe, (10,), seed, **told) for seed, name in enumerate("ab")]
+    page, data = written(tmp_path, *runs)
+    (group,), (found,) = data["groups"], data["runs"][0]["explanations"]
+    assert (group["ids"], group["count"], len(group["about"])) == ([5, 2, 9], 3, 3)
+    assert found["captions"] == [[["mean error 0", "scores are means over 4 steps"], False]] * count
+    (panel,) = found["methods"]["ig"]["panels"]
+    assert (panel["kind"], data["values"][panel["steps"]]) == ("horizon", [0, 1, 2, 3])
+    drawn = array_of(page, panel["values"])
+    assert drawn.shape == (count, steps, times)
+    assert np.argwhere(drawn == -127).tolist() == [[i, h, times - 1 - h] for i in range(count) for h in range(steps)]
+    scores = load_reports(runs[0])[0]
+    values, errors = found["methods"]["ig"]["scores"]["infidelity_relative"]
+    means = scores.scores["infidelity_relative"]["ig"].reshape(count, steps).mean(1)
+    expected = scores.standard_errors["infidelity_relative"]["ig"].reshape(count, steps).norm(dim=1) / steps
+    assert values == pytest.approx(means.tolist(), rel=1e-3)
+    assert errors == pytest.approx(expected.tolist(), rel=1e-3)
+    assert data["runs"][1]["compared"]["0 0"]["ig"] == pytest.approx([1.0] * count)

@@ -180,6 +180,31 @@ async function seriesOf(panel, i, weights, words) {
   return place;
 }
 
+// The steps of a forecast, the first at the top, over the times before it; a map for each channel, or one for all of them.
+function horizonOf(panel, i, weights, words) {
+  const [rows, places] = panel.values.shape.slice(1), steps = valueOf(panel.steps), size = steps.length * places;
+  const names = valueOf(panel.channels), place = make("div"), blocks = rows / steps.length;
+  for (let b = 0; b < blocks; b++) {
+    const name = blocks === names.length && blocks > 1 ? names[b] : "", about = [words, name && `channel ${name}`].filter(Boolean).join(", ");
+    const own = weights.slice(b * size, (b + 1) * size).map(weight => weight || 0);
+    const canvas = make("canvas", { width: places, height: steps.length, role: "img", "aria-label": `${about}; ${strongestStep(own, steps, panel)}` });
+    paint(canvas, own, valueOf(page.colors), "all", false);
+    const labels = make("span", { class: "steps" }, make("span", {}, `step ${steps[0]}`), make("span", {}, name), make("span", {}, `step ${steps.at(-1)}`));
+    place.append(make("div", { class: "channel horizon" }, labels, make("div", { class: "track" }, canvas)));
+  }
+  const past = panel.rate ? `${brief(panel.times / panel.rate)} s` : `${panel.times} steps`;
+  place.append(make("div", { class: "axis" }, make("span", {}, `${past} before`), make("span", {}, "forecast begins")));
+  return place;
+}
+
+function strongestStep(weights, steps, panel) {
+  const places = weights.length / steps.length;
+  const best = weights.reduce((most, weight, k) => (Math.abs(weight) > Math.abs(weights[most]) ? k : most), 0);
+  if (!weights[best]) return "zero everywhere";
+  const lag = Math.ceil((1 - ((best % places) + 0.5) / places) * panel.times);
+  return `strongest at step ${steps[Math.floor(best / places)]}, lag ${panel.rate ? `${brief(lag / panel.rate)} s` : lag}`;
+}
+
 // The element that shows a panel of a sample; weights is a function, because they are read when they are needed.
 function panelElement(panel, i, weights, words, options) {
   if (panel.kind === "map") return mapCell(panel, weights, words, null, options);
@@ -189,8 +214,8 @@ function panelElement(panel, i, weights, words, options) {
     const values = await weights();
     if (!values) return;
     const numbers = options.difference ? values : await sampleOf(panel.values, i);
-    const made = { words: wordsOf, features: barsOf, bars: barsOf, series: seriesOf }[panel.kind];
-    place.replaceChildren(await made(panel, i, values, panel.kind === "series" ? words : numbers));
+    const made = { words: wordsOf, features: barsOf, bars: barsOf, series: seriesOf, horizon: horizonOf }[panel.kind];
+    place.replaceChildren(await made(panel, i, values, ["series", "horizon"].includes(panel.kind) ? words : numbers));
   });
   return place;
 }
