@@ -92,6 +92,7 @@ class SeriesPanel(Panel):
         continued: The index of the channel that a forecast ``(N, H)`` continues; ``None``: of none.
         predicted: ``(N, C, H)`` the forecast of each channel, NaN where there is none; ``None``: the outputs are none.
         future: ``(N, C, H)`` what it should be.
+        explained: ``(N,)`` the step of the forecast that the map explains; ``None``: not a single one.
 
     Example:
         >>> import torch
@@ -108,9 +109,10 @@ class SeriesPanel(Panel):
     continued: int | None = None
     predicted: Tensor | None = None
     future: Tensor | None = None
+    explained: Tensor | None = None
 
-    def with_forecast(self, outputs: Tensor, labels: Tensor | None) -> SeriesPanel:
-        """The panel with a forecast: outputs ``(N, H)`` of one channel, or ``(N, H, C)`` of all, and labels like them.
+    def with_forecast(self, outputs: Tensor, labels: Tensor | None, explained: Tensor | None = None) -> SeriesPanel:
+        """The panel with a forecast: outputs ``(N, H)`` of one channel, or ``(N, H, C)`` of all, labels like them, and its step ``(N,)``.
 
         Itself if the outputs are none: labels of another shape, whole numbers or only 0 and 1 are those of classes.
 
@@ -129,11 +131,12 @@ class SeriesPanel(Panel):
             return self
         parts = [values.detach().to(self.series) for values in (outputs, labels)]
         if outputs.ndim == 3:
-            return replace(self, predicted=parts[0].transpose(1, 2), future=parts[1].transpose(1, 2))
+            predicted, future = (part.transpose(1, 2) for part in parts)
+            return replace(self, predicted=predicted, future=future, explained=explained)
         found = [self.series.new_full((len(outputs), channels, outputs.shape[1]), torch.nan) for _ in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[:, self.continued] = part
-        return replace(self, predicted=found[0], future=found[1])
+        return replace(self, predicted=found[0], future=found[1], explained=explained)
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,8 +126,9 @@ def _panels(
     found = [(panel, i) for i, panels in enumerate(shown) for panel in panels]
     samples = inputs[0].samples
     labels = None if labels is None else labels[samples].cpu()
+    step = report.explained["step"][samples] if "step" in report.explained else None
     return [
-        (panel.with_forecast(report.outputs[samples], labels) if isinstance(panel, SeriesPanel) else panel, i)
+        (panel.with_forecast(report.outputs[samples], labels, step) if isinstance(panel, SeriesPanel) else panel, i)
         for panel, i in found
         if panel.kind != "profile"
     ]

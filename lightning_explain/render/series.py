@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ _BIN = 3  # pixels of a colored strip, so that a short peak remains visible
 _FINE = 3  # a pixel of a curve is the mean of so many squared
 _LABELS = 124
 _CELL, _CELL_HEIGHT = 320, 72
+_DOT = 3.5  # the radius, in pixels, of what marks the explained step
 _AHEAD, _FORECAST, _TRUE = (240, 240, 240), (0, 125, 90), (130, 130, 130)
 """The colors of what is ahead: of the ground, of the forecast, and of what it should be."""
 
@@ -60,6 +62,7 @@ def strip(
     size: tuple[int, int],
     limits: tuple[float, float],
     ahead: tuple[Tensor, Tensor] | None = None,
+    step: int | None = None,
 ) -> Picture:
     """The curve of one channel ``(T,)`` over the colors of its weights ``(t,)`` in [-1, 1], as a picture ``(h, w, 3)``.
 
@@ -69,6 +72,7 @@ def strip(
         size: Height and width of the picture.
         limits: The values at its lower and upper edge.
         ahead: What the series should become, and its forecast, each ``(H,)``; drawn at the right of the history.
+        step: The step of the forecast that has a dot, because it is the one that is explained.
     """
     steps, none = len(series), series.new_empty(0)
     true, predicted = ahead or (none, none)
@@ -85,8 +89,23 @@ def strip(
     for values, color in (*(curves if ahead else ()), (torch.cat([series, after]), BLACK)):
         opacity = _curve(values, size, limits)[..., None]
         drawn += (np.array(color) - drawn) * opacity
+    if step is not None and len(predicted) > step and predicted[step].isfinite():
+        _dot(drawn, ((steps + step + 0.5) / (steps + len(predicted)), _height(float(predicted[step]), limits)))
     found: Picture = drawn.round().astype(np.uint8)
     return found
+
+
+def _dot(canvas: NDArray[np.float64], place: tuple[float, float]) -> None:
+    """A dot with a white edge in the color of forecasts, at a place in parts of width and height."""
+    down, across = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
+    far = np.hypot(across + 0.5 - place[0] * canvas.shape[1], down + 0.5 - place[1] * canvas.shape[0])
+    for radius, color in ((_DOT + 1.5, (255, 255, 255)), (_DOT, _FORECAST)):
+        canvas += (np.array(color) - canvas) * np.clip(radius + 0.5 - far, 0, 1)[..., None]
+
+
+def _height(values: Any, limits: tuple[float, float]) -> Any:
+    """Where values are between the upper edge, 0, and the lower one, 1."""
+    return 0.94 - 0.88 * (values - limits[0]) / ((limits[1] - limits[0]) or 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +168,10 @@ class _Drawn:
         ahead = None
         if panel.predicted is not None and panel.future is not None:
             ahead = panel.future[sample, channel], panel.predicted[sample, channel]
-        series = panel.series[sample, channel]
-        canvas[y : y + size[0], x : x + size[1]] = strip(series, _of_channel(weights, channel), size, limits, ahead)
+        series, step = panel.series[sample, channel], None if panel.explained is None else int(panel.explained[sample])
+        canvas[y : y + size[0], x : x + size[1]] = strip(
+            series, _of_channel(weights, channel), size, limits, ahead, step
+        )
 
     def _label(self, canvas: Picture, channel: int, k: int, y: int, height: int) -> None:
         """The track, or the channel and the limits of its curves."""
@@ -221,7 +242,7 @@ def _painted(series: bytes, size: tuple[int, int], limits: tuple[float, float]) 
     height, width = (length * _FINE for length in size)
     values = np.frombuffer(series)
     x = (np.arange(len(values)) + 0.5) / len(values) * width
-    y = height * (0.94 - 0.88 * (values - limits[0]) / ((limits[1] - limits[0]) or 1.0))
+    y = height * _height(values, limits)
     canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     # One call for all lines between neighbors of which both are finite.

@@ -240,6 +240,18 @@ def test_a_forecast_continues_its_channel_beside_what_came_true() -> None:
     assert has(drawn(every)[0][70:200, start:], [0, 125, 90])
 
 
+def test_the_explained_step_has_a_dot_on_the_forecast() -> None:
+    panel, ahead = replace(series_of(rand(2, 1, 30) - 0.5), continued=0), (rand(2, 10), rand(2, 10, seed=1))
+    (plain,) = drawn(panel.with_forecast(*ahead))
+    places = []
+    for step in (2, 7):
+        (page,) = drawn(panel.with_forecast(*ahead, torch.tensor([step, step])))
+        changed = (page != plain).any(-1)[:, : (WIDTH + 124) // 2]
+        assert 30 < changed.sum() < 110, "a dot of ten pixels, in the first column"
+        places.append(np.flatnonzero(changed.any(0)).mean())
+    assert places[1] - places[0] == pytest.approx(5 / 40 * (WIDTH - 124) / 2, abs=3)
+
+
 @pytest.mark.parametrize("labels", [None, torch.ones(2), torch.ones(2, 5, dtype=torch.long), torch.eye(2, 5)])
 def test_outputs_of_classes_are_no_forecast(labels: Tensor | None) -> None:
     panel = replace(series_of(rand(2, 1, 30)), continued=0)
