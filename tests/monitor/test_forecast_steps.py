@@ -1,7 +1,8 @@
-"""Each step of a forecast in a training: its files are enough to draw the map of steps and lags, also after a resume."""
+"""Each step of a forecast in a training: its files are enough to draw the map of steps and lags again, also of a checkpoint."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_explain import ExplanationMonitor, Probe, draw, load_reports
+from lightning_explain import ExplanationMonitor, Probe, draw, load_reports, replay
 from lightning_explain import modalities as d
 from training import QUIET, SAFE, report_of, trainer
 
@@ -54,7 +55,7 @@ def monitor() -> ExplanationMonitor:
     return found
 
 
-def test_each_step_is_explained_and_drawn_in_every_epoch_and_after_a_resume(tmp_path: Path) -> None:
+def test_each_step_is_explained_and_drawn_in_every_epoch_after_a_resume_and_replayed(tmp_path: Path) -> None:
     whole, first, second = monitor(), monitor(), monitor()
     trainer(tmp_path / "whole", whole, max_epochs=2).fit(Forecaster(), loader())
     begun = trainer(tmp_path / "parts", first, max_epochs=1)
@@ -67,6 +68,10 @@ def test_each_step_is_explained_and_drawn_in_every_epoch_and_after_a_resume(tmp_
     assert expected.explained["step"].tolist() == [0, 1, 2] * 4
     (name,) = expected.attributions
     assert torch.equal(found.attributions[name], expected.attributions[name])  # type: ignore[arg-type]
-    stored = load_reports(tmp_path / "whole" / "explain")
+    replay(tmp_path / "one.ckpt", Forecaster(), monitor=monitor(), output=tmp_path / "replayed", logger=False)
+    stored, (replayed,) = (load_reports(tmp_path / folder / "explain") for folder in ("whole", "replayed"))
+    assert torch.equal(replayed.attributions[name], stored[0].attributions[name])  # type: ignore[arg-type]
+    # A checkpoint that is saved behind a training has the number of the epoch that would come next.
+    assert (draw(replace(replayed, epoch=0), name) == draw(stored[0], name)).all()
     assert (draw(stored[-1], name) == draw(expected, name)).all()
     assert draw(stored[-1], f"history/{name}", stored).shape == (430, 700, 3)
