@@ -64,10 +64,17 @@ def seed_generators(seed: int) -> None:
         torch.mps.manual_seed(seed)
 
 
+def cpu_generators() -> list[Callable[[], Any]]:
+    """Functions that set the global generators of the CPU as they are now, in this process or in one that unpickles them."""
+    return [
+        partial(random.setstate, random.getstate()),
+        partial(np.random.set_state, np.random.get_state()),
+        partial(torch.set_rng_state, torch.get_rng_state()),
+    ]
+
+
 def _global() -> Iterator[Callable[[], Any]]:
-    yield partial(random.setstate, random.getstate())
-    yield partial(np.random.set_state, np.random.get_state())
-    yield partial(torch.set_rng_state, torch.get_rng_state())
+    yield from cpu_generators()
     if torch.cuda.is_initialized():
         yield partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
     if torch.backends.mps.is_available():

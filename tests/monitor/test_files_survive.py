@@ -251,6 +251,8 @@ def test_monitors_whose_folders_may_be_one_are_refused(tmp_path: Path) -> None:
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # Exchanges objects with a child of its own through a pipe, and no files.
 WITH_ITS_CHILD = PACKAGE / "probes" / "child.py"
+# Exchanges objects with a process of its own through memory that has no name.
+WITH_THE_WORKER = PACKAGE / "core" / "shared_memory.py"
 # Reads checkpoints with weights_only=True, unless the user says that they may run code (test_replay.py).
 OF_CHECKPOINTS = PACKAGE / "monitor" / "checkpoints.py"
 
@@ -273,7 +275,7 @@ def unpickles(source: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "path",
-    sorted({*PACKAGE.rglob("*.py")} - {WITH_ITS_CHILD, OF_CHECKPOINTS}),
+    sorted({*PACKAGE.rglob("*.py")} - {WITH_ITS_CHILD, WITH_THE_WORKER, OF_CHECKPOINTS}),
     ids=lambda p: p.relative_to(PACKAGE).as_posix(),
 )
 def test_no_module_pickles(path: Path) -> None:
