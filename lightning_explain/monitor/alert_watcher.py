@@ -94,6 +94,19 @@ class Alerts:
             if metric not in known:
                 raise ValueError(f"Alert({brief(metric)}) names a score that is not logged: {nearest(metric, known)}")
 
+    def refuse_late(self) -> None:
+        """Refuses alerts that stop the training, if scores arrive later than they are due.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        for watch in self._watches:
+            if watch.alert.action == "stop":
+                raise ValueError(
+                    f'Alert({watch.alert.metric!r}, action="stop") would stop the training too late, because with beside=... scores arrive '
+                    'after the training has gone on. Use beside=False, or action="log".'
+                )
+
     def watched(self) -> dict[str, str]:
         """Each alert in words, and the tag of its score."""
         return {f"Alert({w.alert.metric!r})": f"{self.name}/{w.alert.metric}" for w in self._watches}
@@ -111,16 +124,20 @@ class Alerts:
                 f'Alert({asked[0].metric!r}, action="wandb"), but the Trainer has no WandbLogger; give it one, or use action="log".'
             )
 
-    def watch(self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None) -> list[str]:
+    def watch(
+        self, trainer: pl.Trainer, scalars: Mapping[str, float], epoch: int | None = None, step: int | None = None
+    ) -> list[str]:
         """Checks the scalars of one explanation, acts on every alert that fires, and returns what these say.
 
         Args:
             trainer: The Trainer.
             scalars: Equal on all ranks; by name, without the monitor's name.
             epoch: The epoch that was explained; ``None``: the current one.
+            step: The same for the step.
         """
-        texts = []
-        when = f"(epoch {trainer.current_epoch if epoch is None else epoch}, step {trainer.global_step})"
+        texts, now = [], (trainer.current_epoch, trainer.global_step)
+        epoch, step = (current if given is None else given for given, current in zip((epoch, step), now, strict=True))
+        when = f"(epoch {epoch}, step {step})"
         for watch in self._watches:
             alert, new = watch.alert, watch.first is None
             fires = watch.sees(scalars.get(alert.metric))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import Metric, Sink
@@ -22,6 +23,7 @@ from lightning_explain.core.validation import (
     is_number,
     refused,
 )
+from lightning_explain.monitor.beside import Beside
 from lightning_explain.monitor.schedule import Schedule
 from lightning_explain.probes.selection import ProbeSelection
 from lightning_explain.store.thinning import Reports
@@ -128,6 +130,24 @@ def sinks_of(sinks: Any) -> Sequence[Sink]:
     if not isinstance(sinks, (tuple, list)) or not all(isinstance(sink, Sink) for sink in sinks):
         raise TypeError(f'sinks={brief(sinks)}; give "auto" or a list of Sink objects.')
     return sinks
+
+
+def beside_of(beside: Any, when_busy: Any, name: str) -> Beside | None:
+    """What explains beside the training; ``None``: the training waits for explanations.
+
+    Raises:
+        ValueError: If the device or ``when_busy`` is none.
+    """
+    check_choice("", "when_busy", when_busy, ("skip", "wait"))
+    if isinstance(beside, bool):
+        return Beside(None, when_busy, name) if beside else None
+    try:
+        known = isinstance(beside, str) and bool(torch.device(beside))
+    except RuntimeError:
+        known = False
+    if not known:
+        raise refused("", "beside", beside, 'True, False, or a device such as "cpu" or "cuda:1"')
+    return Beside(beside, when_busy, name)
 
 
 def check_tags(methods: Iterable[str], metrics: Mapping[str, Metric]) -> None:

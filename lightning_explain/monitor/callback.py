@@ -51,6 +51,7 @@ from lightning_explain.probes.selection import ProbeSelection
 from lightning_explain.render.options import DEFAULT_PANELS, Options
 
 _FLAGS = ("at_start", "channels_last", "enabled", "save_probe", "save_reports", "save_inputs", "log_artifacts")
+_DRAWING = ("cmap", "outlier_perc", "class_names", "normalization", "scale")
 
 
 class ExplanationMonitor(MonitorBase):
@@ -114,6 +115,9 @@ class ExplanationMonitor(MonitorBase):
         task: What the model was trained for: ``"multiclass"``, ``"binary"``, ``"multilabel"``, ``"regression"``, ``"dense"``,
             ``"tokens"`` or ``"embedding"``. It decides what ``target="label"`` means, and what titles say. Default: recognized
             by its outputs and labels, and a line at the start says as what.
+        beside: ``True``, or a device such as ``"cpu"`` or ``"cuda:1"``: a process of its own explains, on the device of the model or
+            that one, and training waits only until the weights are copied. Scores arrive later, with their own step and epoch.
+        when_busy: With ``beside``, what to do when an explanation is due before the last is done: ``"skip"`` it, or ``"wait"``.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -162,9 +166,11 @@ class ExplanationMonitor(MonitorBase):
         modalities: Any = None,
         scale: str = "sample",
         task: str = "auto",
+        beside: bool | str = False,
+        when_busy: str = "skip",
     ) -> None:
-        methods, metrics, probe, target, alerts, sinks = map(resolved, (methods, metrics, probe, target, alerts, sinks))
-        modalities, target = resolved(modalities), build_target(target)
+        methods, metrics, probe, alerts, sinks = map(resolved, (methods, metrics, probe, alerts, sinks))
+        modalities, target = resolved(modalities), build_target(resolved(target))
         self._given = {name: value for name, value in list(locals().items()) if name not in ("self", "__class__")}
         functions = {"forward_fn": forward_fn, "output_fn": output_fn, "batch_fn": batch_fn}
         arguments.check_plain(seed, hook, on_error, name, {n: self._given[n] for n in _FLAGS}, functions)
@@ -174,9 +180,8 @@ class ExplanationMonitor(MonitorBase):
         schedule = arguments.schedule_of(every_n_epochs, every_n_train_steps, max_overhead, hook)
         self._selection = arguments.selection_of(probe)
         self._limit, requested = check_limit(max_examples_per_pass), build_methods(methods)
-        named = ("cmap", "outlier_perc", "class_names", "normalization", "scale")
-        drawing = {name: self._given[name] for name in named} | {"panels": DEFAULT_PANELS if panels is None else panels}
-        options = Options(**drawing)
+        drawing = {name: self._given[name] for name in _DRAWING}
+        options = Options(**drawing | {"panels": DEFAULT_PANELS if panels is None else panels})
         options.check_methods(possible := every_default() if methods is None else requested)
         self._failure_log = log = FailureLog(name, raising=on_error == "raise")
         self._explainer = self._ready = Explainer(
@@ -198,8 +203,9 @@ class ExplanationMonitor(MonitorBase):
         arguments.check_tags(possible, scores)
         self._asked = arguments.asked(target, methods, metrics, probe, alerts, modalities, task, *functions.values())
         self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe and save_inputs, forward_fn)
-        looks_back = any(metric.needs_history for metric in scores.values())
-        self._memory = Memory(schedule, Alerts(name, alerts_of(alerts), log), self.by_steps, looks_back)
+        watching, looks_back = Alerts(name, alerts_of(alerts), log), any(one.needs_history for one in scores.values())
+        self._memory = Memory(schedule, watching, self.by_steps, looks_back)
+        self._beside = arguments.beside_of(beside, when_busy, name)
         reports, own = arguments.reports_of(save_reports, keep_every, keep_last, save_inputs), arguments.sinks_of(sinks)
         self._publisher = Publisher(name, options, reports, log, own, log_artifacts)
         self._memory.alerts.check(self._keys())
@@ -254,12 +260,19 @@ class ExplanationMonitor(MonitorBase):
                 self._check_watchers(trainer)
         with log.guard("The sinks could not be opened", everyone):
             self._publisher.open(trainer)
+        with log.guard("The process that explains beside the training could not be started", everyone):
+            if self._is_beside(trainer) and trainer.is_global_zero and not self._unfit:
+                self._besides.open()
 
     def _check_watchers(self, trainer: pl.Trainer) -> None:
         self._memory.alerts.check_loggers(trainer)
         check_monitor_names([monitor.name for monitor in monitors_of(trainer)])
         found, schedule = self._watchers(trainer), self._memory.schedule
         watchers.check_keys(found, self._keys())
+        if self._is_beside(trainer):
+            trainers.check_whole(trainer)
+            watchers.refuse_late(found)
+            self._memory.alerts.refuse_late()
         watchers.warn_of_times(found, schedule, self.by_steps)
         watched = {watchers.called(watcher, key): key for watcher, key in found} | self._memory.alerts.watched()
         watchers.note_units(watched, self._tags_with_unit())
@@ -298,9 +311,13 @@ class ExplanationMonitor(MonitorBase):
             # Once more, because preparing may have left a method out on this model, and schedulers are known only now.
             found = self._watchers(trainer)
             watchers.check_keys(found, self._keys())
+            if self._is_beside(trainer):
+                watchers.refuse_late(found)
             for key in watchers.missing(found):
                 trainer.callback_metrics[key] = torch.tensor(math.nan)
             self._memory.alerts.check(self._keys())
+        if self._is_beside(trainer):
+            self._begin_beside(trainer, pl_module)
 
     def _count(self, trainer: pl.Trainer) -> int:
         """The schedule's count before a batch: optimizer steps or epochs."""
@@ -325,7 +342,9 @@ class ExplanationMonitor(MonitorBase):
 
     @hook
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops the clock, and uploads the reports if that is wanted."""
+        """Awaits the last explanation, stops the clock, and uploads the reports if that is wanted."""
+        if self.enabled and self._is_beside(trainer):
+            self._finish_beside(trainer, pl_module)
         self._memory.schedule.stop(time.perf_counter())
         self._upload(trainer)
 
@@ -374,6 +393,8 @@ class ExplanationMonitor(MonitorBase):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self.enabled and self._lazy:
             self._prepare_training(trainer, pl_module)
+        if self.enabled and self._is_beside(trainer):
+            self._take_arrived(trainer, pl_module)
         if self.by_steps:
             self._explain_if_due(trainer, pl_module, trainer.global_step)
 
@@ -403,6 +424,16 @@ class ExplanationMonitor(MonitorBase):
             self._upload(trainer)
 
     @hook
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Ends the process that explains beside the training."""
+        self._end_beside()
+
+    @hook
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The same."""
+        self._end_beside()
+
+    @hook
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Uploads the reports after the test, if that is wanted."""
         self._upload(trainer)
@@ -414,8 +445,10 @@ class ExplanationMonitor(MonitorBase):
 
     def _explain_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, count: int = 0) -> None:
         """Explains if the count of a training is due; a validation or test outside of ``fit`` has none."""
-        fitting = trainer.state.fn == "fit"
-        if self.enabled and (not fitting or self._memory.schedule.due(count)):
+        fitting, schedule = trainer.state.fn == "fit", self._memory.schedule
+        # Beside the training, rank zero alone knows what ``max_overhead`` puts off.
+        due = schedule.reached if self._is_beside(trainer) else schedule.due
+        if self.enabled and (not fitting or due(count)):
             self._explain(trainer, pl_module, count if fitting else 0)
 
 

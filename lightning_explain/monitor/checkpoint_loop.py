@@ -35,7 +35,10 @@ from lightning_explain.store.run_files import RunFiles
 
 _SAME = ("methods", "metrics", "modalities", "fingerprint", "pass_size", "threads", "memory_format", "versions")
 """What of a run decides its numbers, beside the monitor's arguments."""
-_WHEN = ("at_start", "enabled", "every_n_epochs", "every_n_train_steps", "hook", "max_overhead", "on_error", "alerts")
+_WHEN = (
+    *("at_start", "beside", "when_busy", "enabled", "every_n_epochs", "every_n_train_steps"),
+    *("hook", "max_overhead", "on_error", "alerts"),
+)
 _WHERE = ("keep_every", "keep_last", "log_artifacts", "name", "save_inputs", "save_probe", "save_reports", "sinks")
 _DRAWING = ("class_names", "cmap", "outlier_perc", "panels", "scale")
 _KNOWN_OTHERWISE = ("channels_last", "max_examples_per_pass", "methods", "metrics", "probe")
@@ -73,6 +76,8 @@ class CheckpointLoop:
     _logged: Mapping[str, float] = field(default_factory=dict)  # by the training, when it saved that checkpoint
 
     def __post_init__(self) -> None:
+        # There is no training to go on meanwhile.
+        self.monitor._beside = None
         publisher = self.monitor._publisher
         publisher.run_folder, publisher.saves_last = self.run_folder, True
         publisher.reports.keep_every = publisher.reports.keep_last = None

@@ -56,6 +56,21 @@ def check_strategy(trainer: pl.Trainer) -> None:
     )
 
 
+def check_whole(trainer: pl.Trainer) -> None:
+    """Refuses strategies under which no process has all weights, and systems without the memory that two processes share.
+
+    Raises:
+        ValueError: If the weights are sharded, or the system is Windows.
+    """
+    if os.name != "posix":
+        raise ValueError("beside=... needs Linux or macOS; use beside=False.")
+    if isinstance(trainer.strategy, in_both(FSDPStrategy, ModelParallelStrategy)):
+        raise ValueError(
+            f"beside=... copies the weights of one process, but under {type(trainer.strategy).__name__} each has only a part of them. "
+            'Use beside=False, or strategy="ddp".'
+        )
+
+
 def forward_of(trainer: pl.Trainer) -> ForwardFn:
     """The function that calls the module under this strategy; ``None``: call the module directly.
 

@@ -54,6 +54,19 @@ def check_keys(watchers: Watchers, keys: Collection[str]) -> None:
             raise ValueError(f"{called(watcher, key)} monitors a score that is not logged: {nearest(key, keys)}")
 
 
+def refuse_late(watchers: Watchers) -> None:
+    """Refuses what reads a score at once, which an explanation beside the training gives later.
+
+    Raises:
+        ValueError: If there is any.
+    """
+    for watcher, key in watchers:
+        raise ValueError(
+            f"{called(watcher, key)} reads the score when the explanation is due, but with beside=... it arrives later. Use beside=False, "
+            "or let it watch a value that the module logs."
+        )
+
+
 def note_units(watched: Mapping[str, str], tags: Collection[str]) -> None:
     """Logs what monitors a score in units of the output, which rises as the network becomes confident.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,18 +18,20 @@ from torch.nn.parameter import is_lazy
 from lightning_explain.checks.verdicts import as_written
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
-from lightning_explain.core.random_state import preserved_random_state
+from lightning_explain.core.random_state import cpu_generators, preserved_random_state
 from lightning_explain.core.report import Report
 from lightning_explain.core.run_info import RunInfo, plain, versions
 from lightning_explain.core.schema import brief, one_line
 from lightning_explain.core.serialization import fingerprint
+from lightning_explain.core.torch_settings import torch_settings
 from lightning_explain.core.validation import elapsed
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.fsdp import resumes_otherwise
-from lightning_explain.distributed.ranks import Ranks
+from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.history import History
 from lightning_explain.explainer.registry import auto_limit, every_default
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, described, score_names, tags, with_suffix, without
@@ -37,12 +40,15 @@ from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alike import check_alike
+from lightning_explain.monitor.beside import Beside
+from lightning_explain.monitor.drawing import Made
 from lightning_explain.monitor.failures import (
     NOTHING,
     FailureLog,
     accident,
     anything,
     hook,
+    no_refusal,
     nothing,
     rank_zero_warn_or_log,
 )
@@ -50,6 +56,7 @@ from lightning_explain.monitor.first_forward import FirstForward
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import Broadcast, Memory, restore, saved
+from lightning_explain.monitor.worker import Job
 from lightning_explain.render.stored import stored
 from lightning_explain.targets import Horizon
 
@@ -77,6 +84,7 @@ class MonitorBase(pl.Callback):
     _samples: FixedSamples
     _memory: Memory
     _publisher: Publisher
+    _beside: Beside | None = None  # what explains while training goes on; ``None``: training waits
     _failure_log: FailureLog
     _mismatch = ""  # what the first forward showed about the binding of batches
     _run: RunInfo | None = None  # what is true of the run, once it is prepared
@@ -437,52 +445,91 @@ class MonitorBase(pl.Callback):
             count: The schedule's count (epochs or steps); 0 outside the schedule.
             epoch: The epoch to report; ``None``: the current one.
         """
+        if self._is_beside(trainer):
+            self._explain_beside(trainer, module, count, epoch)
+            return
         started, everyone, log = trainers.now(module), trainers.everyone(trainer), self._failure_log
         report: Report | None = None
         with preserved_random_state():
-            logged: dict[str, float] = {}
             # Before any exchange of our own: a progress bar before us may wait on rank zero, in a metric that all ranks compute.
-            with log.guard("What the module logged could not be read", everyone):
-                logged = trainers.logged(trainer, [monitor.name for monitor in monitors_of(trainer)])
+            logged = self._logged(trainer)
             with log.guard("No explanation", everyone) as made:
                 report = self._report(trainer, module, epoch)
             report = replace(report, logged=logged) if report is not None and made.failed_rank is None else None
-            scalars = {} if report is None else self._scalars(trainer, module, report, count, started)
-            with log.guard("The scores of an explanation did not reach the Trainer", everyone):
-                self._hand_over(trainer, module, scalars)
-            alerts: list[str] = []
-            if trainer.state.fn == "fit":
-                with log.guard("The alerts could not be checked", everyone):
-                    if report is not None:
-                        alerts = self._memory.alerts.watch(trainer, scalars, report.epoch)
-            if report is not None:
-                with log.guard("A report could not be written", everyone):
-                    self._publisher.write(trainer, scalars, self._ready.metrics, alerts)
-            if trainer.state.fn == "fit":
-                with log.guard("The time of an explanation could not be recorded", everyone):
-                    self._note_time(module, count, started, everyone.first)
+            self._publish(trainer, module, everyone, report, count, started)
+
+    def _publish(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        ranks: Ranks,
+        report: Report | None,
+        count: int,
+        started: float,
+        make: Callable[[], Made] | None = None,
+    ) -> None:
+        """Draws, saves and logs a report, checks the alerts, and notes the time; ``None``: there is none.
+
+        Args:
+            trainer: The Trainer.
+            module: The module.
+            ranks: The processes that call it.
+            report: The report; what the module logged is not in it yet.
+            count: As for :meth:`_explain`.
+            started: Clock reading when the explanation began, in seconds.
+            make: Returns what was drawn and saved; ``None``: it is done here.
+        """
+        log = self._failure_log
+        scalars = {} if report is None else self._scalars(trainer, module, ranks, report, count, started, make)
+        with log.guard("The scores of an explanation did not reach the Trainer", ranks):
+            self._hand_over(trainer, module, scalars)
+        alerts: list[str] = []
+        if trainer.state.fn == "fit":
+            with log.guard("The alerts could not be checked", ranks):
+                if report is not None:
+                    alerts = self._memory.alerts.watch(trainer, scalars, report.epoch, report.step)
+        if report is not None:
+            with log.guard("A report could not be written", ranks):
+                self._publisher.write(trainer, ranks, scalars, self._ready.metrics, alerts)
+        if trainer.state.fn == "fit":
+            with log.guard("The time of an explanation could not be recorded", ranks):
+                self._note_time(module, count, started, ranks.first)
+
+    def _logged(self, trainer: pl.Trainer) -> dict[str, float]:
+        """What the module has logged by now. Call it on all ranks."""
+        with self._failure_log.guard("What the module logged could not be read", trainers.everyone(trainer)):
+            return trainers.logged(trainer, [monitor.name for monitor in monitors_of(trainer)])
+        return {}
 
     def _scalars(
-        self, trainer: pl.Trainer, module: pl.LightningModule, report: Report, count: int, started: float
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        ranks: Ranks,
+        report: Report,
+        count: int,
+        started: float,
+        make: Callable[[], Made] | None,
     ) -> dict[str, float]:
         """The means of all scores, and what the explanation took, with all that takes long about a report: drawing and keeping."""
-        everyone, log, memory = trainers.everyone(trainer), self._failure_log, self._memory
+        log, memory, publisher, found = self._failure_log, self._memory, self._publisher, dict[str, float]()
         assert self._entries is not None
-        self.last_report, found = report, dict[str, float]()
-        with log.guard("A report could not be drawn and saved", everyone):
+        self.last_report, probe = report, self._entries
+        with log.guard("A report could not be drawn and saved", ranks):
             found = report.scalars()
-            self._publisher.prepare(trainer, report, self._entries, found, self._ready.metrics, memory.pictures)
-        with log.guard("The maps of an explanation could not be kept", everyone):
+            here = lambda: publisher.drawing(memory.pictures).make(report, probe)  # noqa: E731
+            publisher.prepare(trainer, ranks, report, found, self._ready.metrics, make or here)
+        with log.guard("The maps of an explanation could not be kept", ranks):
             if trainer.state.fn == "fit":
-                memory.keep(report, self._entries, everyone.first)
-                memory.keep_pictures(self._publisher.drawn, report.fingerprint)
-        with log.guard("The time of an explanation could not be measured", everyone):
+                memory.keep(report, probe, ranks.first)
+                memory.keep_pictures(publisher.drawn, report.fingerprint)
+        with log.guard("The time of an explanation could not be measured", ranks):
             now = trainers.now(module)
             found |= memory.schedule.measured(started, now) if count else {"seconds": elapsed(started, now)}
             self.last_report = replace(report, seconds=found["seconds"])
-        with log.guard("The scores of an explanation are not known on all ranks", everyone):
+        with log.guard("The scores of an explanation are not known on all ranks", ranks):
             # Those of rank zero, so that keys and numbers are equal on all ranks.
-            found.update(everyone.first(found))
+            found.update(ranks.first(found))
         return found
 
     def _hand_over(self, trainer: pl.Trainer, module: pl.LightningModule, scalars: Mapping[str, float]) -> None:
@@ -516,50 +563,187 @@ class MonitorBase(pl.Callback):
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> Report | None:
         """The report without what failed on any rank; ``None`` on all ranks if it failed as a whole on any."""
+        log, ranks = self._failure_log, trainers.everyone(trainer)
+        explainer, report = self._explainer_now(ranks), None
+        if explainer is None:
+            return None
+        with (
+            log.guard("No explanation", ranks) as whole,
+            trainers.silenced(module),
+            trainers.progress_bar(trainer, len(explainer.methods) + len(explainer.metrics)) as progress,
+        ):
+            explainer = replace(explainer, limit=self._choose_pass_size(module))
+            report = explainer.explain(module, self._entries_now, progress, self._memory.history)
+            report.scalars()  # If its scores cannot be averaged, the explanation has failed.
+        report = self._settled(ranks, explainer, report if whole.failed_rank is None else None)
+        dated = {**self._moment_now(trainer, epoch), "run": self._run, "probe": self._entries}
+        return None if report is None else replace(report, **dated)
+
+    @property
+    def _entries_now(self) -> Probe:
+        assert self._entries is not None
+        return self._entries
+
+    def _explainer_now(self, ranks: Ranks) -> Explainer | None:
+        """The explainer without what is switched off; ``None`` if nothing is to be explained."""
         log = self._failure_log
-        mismatches = [text for text in trainers.everyone(trainer).gather(self._mismatch) if text]
+        mismatches = [text for text in ranks.gather(self._mismatch) if text]
         if mismatches and log.raising:
             raise ValueError(mismatches[0])
         self._idle = self._idle or bool(mismatches)
         methods, metrics = log.without_off(self._ready.methods), log.without_off(self._ready.metrics)
-        if self._idle or self._entries is None or log.is_off(_WHOLE) or not methods:
-            return None
-        names, ranks, report = [*methods, *metrics], trainers.everyone(trainer), None
-        with (
-            log.guard("No explanation", ranks) as whole,
-            trainers.silenced(module),
-            trainers.progress_bar(trainer, len(names)) as progress,
-        ):
-            self._choose_pass_size(module, self._entries)
-            explainer = replace(self._ready, methods=methods, metrics=metrics)
-            report = explainer.explain(module, self._entries, progress, self._memory.history)
-            report.scalars()  # If its scores cannot be averaged, the explanation has failed.
-        if report is None or whole.failed_rank is not None:
+        idle = self._idle or self._entries is None or log.is_off(_WHOLE) or not methods
+        return None if idle else replace(self._ready, methods=methods, metrics=metrics)
+
+    def _settled(self, ranks: Ranks, explainer: Explainer, report: Report | None) -> Report | None:
+        """The report without what failed on any rank, all of which is counted; ``None``: it failed as a whole."""
+        log = self._failure_log
+        if report is None:
             # Nothing is known about single methods and metrics.
-            log.count(_WHOLE, True, speaks=trainer.is_global_zero)
+            log.count(_WHOLE, True, speaks=ranks.rank == 0)
             return None
         with reporting_failures(report.failures):
             failed = ranks.failing(report.failures)
-        empty = ranks.failing(_numberless(report, metrics))
+        empty = ranks.failing(_numberless(report, explainer.metrics))
         for name in (name for name, rank in failed.items() if rank == ranks.rank):
             what = f"{name!r} failed and is left out of this explanation (rank {ranks.rank})"
             log.report_once(name, f"{what}; training continues. Fix the cause:\n{report.failures[name]}")
-        for name in (_WHOLE, *names):
-            log.count(name, name in failed or name in empty, speaks=trainer.is_global_zero)
+        for name in (_WHOLE, *explainer.methods, *explainer.metrics):
+            log.count(name, name in failed or name in empty, speaks=ranks.rank == 0)
+        return without(report, failed, explainer.metrics)
+
+    def _moment_now(self, trainer: pl.Trainer, epoch: int | None) -> dict[str, Any]:
+        """Epoch, step and stage of an explanation; ``epoch``: the one to report, if it is not the current one."""
         stage = None if trainer.state.fn is None else trainer.state.fn.value
         current, step = self._moment or (trainer.current_epoch, trainer.global_step)
-        moment: dict[str, Any] = {"epoch": current if epoch is None else epoch, "step": step, "stage": stage}
-        return replace(without(report, failed, metrics), **moment, run=self._run, probe=self._entries)
+        return {"epoch": current if epoch is None else epoch, "step": step, "stage": stage}
 
-    def _choose_pass_size(self, module: pl.LightningModule, entries: Probe) -> None:
-        """Times passes before the first explanation, unless the user, the training so far or its checkpoint says their size."""
-        if self._limit is not None or self._pass_size is not None:
-            return
-        self._ready = self._ready.fastest(module, entries)
-        self._pass_size = self._ready.limit
+    def _choose_pass_size(self, module: pl.LightningModule) -> int:
+        """The most samples in a pass: timed before the first explanation, unless the user, the training so far or a checkpoint says it."""
+        if self._measures:
+            self._keep_pass_size(self._ready.fastest(module, self._entries_now).limit)
+        return self._ready.limit
+
+    @property
+    def _measures(self) -> bool:
+        """Whether passes are still to be timed."""
+        return self._limit is None and self._pass_size is None
+
+    def _keep_pass_size(self, found: int) -> None:
+        self._pass_size, self._ready = found, replace(self._ready, limit=found)
         if self._run is not None:
-            self._run = replace(self._run, pass_size=self._pass_size)
-        rank_zero_info(f"ExplanationMonitor: calls the model with {self._pass_size} samples at a time, as measured.")
+            self._run = replace(self._run, pass_size=found)
+        rank_zero_info(f"ExplanationMonitor: calls the model with {found} samples at a time, as measured.")
+
+    # -- explanations beside the training: rank zero alone has them ------------------------------------------------
+
+    def _is_beside(self, trainer: pl.Trainer) -> bool:
+        """Whether another process explains; outside of ``fit`` nothing would go on meanwhile."""
+        return self._beside is not None and trainer.state.fn == "fit"
+
+    @property
+    def _besides(self) -> Beside:
+        assert self._beside is not None
+        return self._beside
+
+    def _begin_beside(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Sends the worker what does not change, and the model for a try; what cannot be sent is refused on all ranks."""
+        what, everyone = "The process that explains beside the training could not begin", trainers.everyone(trainer)
+        with self._failure_log.preparing(what, everyone, no_refusal) as begun:
+            explainer = self._explainer_now(ALONE) if trainer.is_global_zero else None
+            if explainer is not None:
+                job = self._job(module, explainer, {})
+                limit = self._besides.begin([self._entries, self._publisher.options], job)
+                if self._measures:
+                    self._keep_pass_size(limit)
+        if begun.failed_rank is not None:
+            self._idle = True
+            self._end_beside()
+
+    def _job(self, module: pl.LightningModule, explainer: Explainer, dated: Mapping[str, Any]) -> Job:
+        """The explanation of the module as it is now."""
+        return Job(
+            module=module,
+            explainer=replace(explainer, ranks=ALONE),
+            probe=self._entries_now,
+            history=self._memory.history if self._memory.looks_back else History(),
+            drawing=self._publisher.drawing(self._memory.pictures, encodes=True),
+            dated={**dated, "run": self._run, "probe": self._entries},
+            measures=self._measures,
+            settings=torch_settings(),
+            generators=cpu_generators(),
+        )
+
+    def _explain_beside(self, trainer: pl.Trainer, module: pl.LightningModule, count: int, epoch: int | None) -> None:
+        """Lets the worker explain the module as it is now. Call it on all ranks, at the same counts."""
+        started, schedule, log = time.perf_counter(), self._memory.schedule, self._failure_log
+        last, put_off = schedule.last, schedule.put_off(count)
+        schedule.pass_over(count)
+        logged = self._logged(trainer)
+        spent = elapsed(started, time.perf_counter())
+        if not trainer.is_global_zero or put_off or self._is_busy(trainer, module):
+            return
+        # What the last one took until it was published is its own time.
+        started = time.perf_counter() - spent
+        with log.guard("No explanation", ALONE) as handed_over:
+            explainer = self._explainer_now(ALONE)
+            if explainer is None:
+                return
+            job = self._job(module, explainer, {**self._moment_now(trainer, epoch), "logged": logged})
+            self._besides.hand_over(job, count, started)
+            self._memory.unfinished = last
+        if handed_over.failed_rank is not None:
+            self._settled(ALONE, self._ready, None)
+
+    def _is_busy(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+        """Whether the last explanation is not done, although it was waited for if that is wanted; one more is skipped then."""
+        besides = self._besides
+        self._take_arrived(trainer, module, waits=besides.when_busy == "wait")
+        if besides.pending is None:
+            return False
+        besides.skipped += 1
+        return True
+
+    def _take_arrived(self, trainer: pl.Trainer, module: pl.LightningModule, waits: bool = False) -> None:
+        """Publishes the explanation that the worker has done, if there is one; ``waits``: until it is done."""
+        besides, log, started = self._besides, self._failure_log, time.perf_counter()
+        if besides.pending is None:
+            return
+        taken = besides.awaited(partial(trainers.progress_bar, trainer)) if waits else besides.arrived()
+        if taken is None:
+            return
+        pending, outcome = taken
+        self._memory.unfinished, done = None, None
+        with preserved_random_state():
+            with log.guard("No explanation", ALONE):
+                done = outcome.get()
+            report = self._settled(ALONE, pending.job.explainer, None if done is None else done.report)
+            make = None if done is None else partial(getattr, done, "made")
+            self._publish(trainer, module, ALONE, report, pending.count, started - pending.blocked, make)
+        self._idle = self._idle or besides.given_up
+
+    def _finish_beside(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Awaits the last explanation, and gives the other ranks its scores."""
+        log, everyone = self._failure_log, trainers.everyone(trainer)
+        with log.guard("The last explanation is not known", everyone):
+            if trainer.is_global_zero:
+                self._take_arrived(trainer, module, waits=True)
+                self._say_skipped()
+            mine = (item for item in trainer.callback_metrics.items() if item[0].startswith(f"{self.name}/"))
+            for key, value in everyone.first({key: float(value) for key, value in mine}).items():
+                trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
+        self._end_beside()
+
+    def _say_skipped(self) -> None:
+        if self._besides.skipped:
+            rank_zero_info(
+                f"ExplanationMonitor {self.name!r}: {self._besides.skipped} explanations were skipped, because the one before was not done "
+                'when they were due. To have all of them: when_busy="wait", or explain less often.'
+            )
+
+    def _end_beside(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,22 +16,28 @@ from lightning.pytorch.loggers import Logger
 from lightning_explain.core.contracts import Sink
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe, as_tuple
-from lightning_explain.core.report import Picture, Publication, Report
+from lightning_explain.core.report import Publication, Report
 from lightning_explain.core.run_info import RunInfo
+from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Metrics, Scalars, curves_of, publication
 from lightning_explain.modalities import Text, of_probe
 from lightning_explain.monitor import lightning as trainers
+from lightning_explain.monitor.drawing import Drawing, Drawn, Made, width
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw_sample, figure_of
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
-from lightning_explain.render.page import NARROW, WIDTH
 from lightning_explain.store.files import safe_name
 from lightning_explain.store.thinning import Reports
 
 _DRAWN: set[tuple[type, bool]] = set()
 """The modalities that this process has drawn to tell how long it takes, and whether on narrow pages."""
+_SAVING, _SAVING_RUN, _DRAWING = (
+    "Saving the report",
+    "Saving the samples and settings of the reports",
+    "Drawing pictures",
+)
 
 
 @dataclass
@@ -129,9 +135,9 @@ class Publisher:
             kinds = {(type(modality), narrow) for modality in probe.modalities}
             if not kinds <= _DRAWN:
                 # The first time in a process, fonts and colors are read.
-                figure_of(report, probe, self.options, _width(narrow)).pictures(most=1, further=False)
+                figure_of(report, probe, self.options, width(narrow)).pictures(most=1, further=False)
             started = time.perf_counter()
-            figure = figure_of(report, probe, self.options, _width(narrow))
+            figure = figure_of(report, probe, self.options, width(narrow))
             found = figure.pictures(most=most, further=further)
             for picture in found.values():
                 to_png(picture, {})
@@ -141,44 +147,84 @@ class Publisher:
             seconds += min(most, figure.count(further=further) // 2 * (1 + 2 * methods)) * each
         return seconds
 
+    def drawing(self, history: PictureHistory, encodes: bool = False) -> Drawing:
+        """What draws and saves the next report, here or in another process; on rank zero.
+
+        Args:
+            history: The maps of earlier pictures.
+            encodes: Whether it also makes PNG files.
+        """
+        saves = self.reports.enabled and self._sinks and not (self.saves_last or self.failure_log.is_off(_SAVING))
+        wanted = {} if self.failure_log.is_off(_DRAWING) else self._wanted
+        return Drawing(self.options, wanted, history, self.reports, self._directory if saves else None, encodes)
+
     def prepare(
         self,
         trainer: pl.Trainer,
+        ranks: Ranks,
         report: Report,
-        probe: Probe,
         scalars: Scalars,
         metrics: Metrics,
-        history: PictureHistory,
+        make: Callable[[], Made],
     ) -> None:
         """Saves and draws one report, and lets the sinks prepare: all that takes long, before the clock is read.
 
-        Call it on all ranks, because a failure may have to be raised on all of them.
+        Call it on all of these ranks, because a failure may have to be raised on all of them.
+
+        Args:
+            trainer: The Trainer.
+            ranks: The processes that call it.
+            report: The report, which has its probe.
+            scalars: Values by ``<score>/<method>``.
+            metrics: By name.
+            make: Saves and draws, as :meth:`drawing` does; called on rank zero alone.
         """
         log, self._drafts, self.drawn = self.failure_log, {}, None
-        with self._on_rank_zero(trainer) as writes:
+        with self._on_rank_zero(trainer, ranks) as writes:
             if not writes:
                 return
             for key, text in self._remarks(report).items():
                 log.report_once(key, text)
             for key, text in self._undefined(report).items():
                 log.note_once(key, text)
-            if not self.saves_last:
-                self._save(report)
-            drawing = partial(self._draw, report, probe, history)
-            pictures = log.survive(drawing, "Drawing pictures") or {}
-            sample = partial(draw_sample, report, probe, self.options) if pictures else None
+            drawn = self._take(make())
+            probe = report.probe
+            sample = None if probe is None or not drawn.pictures else partial(draw_sample, report, probe, self.options)
             for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
-                draft = publication(self.name, report, scalars, pictures.get(narrow, {}), metrics, self.curves)
-                self._drafts[narrow] = replace(draft, draw_sample=sample, texts=partial(self._texts, report, probe))
+                draft = publication(self.name, report, scalars, drawn.pictures.get(narrow, {}), metrics, self.curves)
+                png = {f"{self.name}_maps/{key}": content for key, content in drawn.png.get(narrow, {}).items()}
+                texts = partial(self._texts, report, probe)
+                self._drafts[narrow] = replace(draft, draw_sample=sample, texts=texts, png=png)
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
                     if not log.is_off(name):
                         sink.prepare(self._drafts[sink.narrow_pages])
 
-    def write(self, trainer: pl.Trainer, scalars: Scalars, metrics: Metrics, alerts: Sequence[str] = ()) -> None:
-        """Writes what was prepared, with these scalars and what alerts say. Call it on all ranks."""
-        with self._on_rank_zero(trainer) as writes:
+    def _take(self, made: Made) -> Drawn:
+        """The pictures, if they could be drawn; reports what failed, and says once if a sink takes fewer than there are."""
+        log, self.reports = self.failure_log, made.reports
+        if made.saved is not None:
+            log.survive(made.saved.get, _SAVING)
+        if made.saved_run is not None:
+            log.survive(made.saved_run.get, _SAVING_RUN)
+        drawn = log.survive(made.drawn.get, _DRAWING) or Drawn()
+        for name, sink in self._sinks.items():
+            count = drawn.counts.get((sink.narrow_pages, sink.further_pages), 0)
+            if 0 < sink.most_pictures < count:
+                log.note_once(
+                    f"most_pictures/{name}",
+                    f"of {count} pictures of each explanation, {name} receives the first {sink.most_pictures}. For fewer pictures, "
+                    "name fewer methods, choose fewer samples, or use several monitors.",
+                )
+        self.drawn = drawn.snapshot
+        return drawn
+
+    def write(
+        self, trainer: pl.Trainer, ranks: Ranks, scalars: Scalars, metrics: Metrics, alerts: Sequence[str] = ()
+    ) -> None:
+        """Writes what was prepared, with these scalars and what alerts say. Call it on all of these ranks."""
+        with self._on_rank_zero(trainer, ranks) as writes:
             drafts, self._drafts = self._drafts if writes else {}, {}
             for narrow, draft in drafts.items():
                 self.curves |= curves_of(self.name, draft.report.attributions, scalars, metrics)[1]
@@ -205,27 +251,9 @@ class Publisher:
             for name, sink in self._sinks.items() if writes and self._directory.is_dir() else ():
                 self.failure_log.survive(partial(sink.upload, self._directory), f"The upload of {name}")
 
-    def _draw(self, report: Report, probe: Probe, history: PictureHistory) -> dict[bool, dict[str, Picture]]:
-        """As many pictures as a sink takes, by ``Sink.narrow_pages``; says once if a sink takes fewer than there are."""
-        pictures = {}
-        # The wide ones last: their maps are kept for later pictures.
-        for narrow, (most, further) in sorted(self._wanted.items(), reverse=True):
-            found = figure_of(report, probe, self.options, _width(narrow))
-            for name, sink in self._sinks.items():
-                count = found.count(history, sink.further_pages)
-                if 0 < sink.most_pictures < count and sink.narrow_pages == narrow:
-                    self.failure_log.note_once(
-                        f"most_pictures/{name}",
-                        f"of {count} pictures of each explanation, {name} receives the first {sink.most_pictures}. For fewer pictures, "
-                        "name fewer methods, choose fewer samples, or use several monitors.",
-                    )
-            pictures[narrow] = found.pictures(history, most, further)
-            self.drawn = found.snapshot
-        return pictures
-
-    def _texts(self, report: Report, probe: Probe, form: str) -> dict[str, str]:
+    def _texts(self, report: Report, probe: Probe | None, form: str) -> dict[str, str]:
         """Maps of words as text, by full tag."""
-        if not any(isinstance(modality, Text) for modality in of_probe(probe)):
+        if probe is None or not any(isinstance(modality, Text) for modality in of_probe(probe)):
             return {}
         found = figure_of(report, probe, self.options).texts(form)
         return {f"{self.name}_words/{name}": text for name, text in found.items()}
@@ -233,19 +261,18 @@ class Publisher:
     def snapshot(self, report: Report, probe: Probe) -> Snapshot | None:
         """The maps of an earlier report, as the pictures of it were drawn; ``None`` where no pictures are."""
         narrow = min(self._wanted, default=None)
-        return None if narrow is None else figure_of(report, probe, self.options, _width(narrow)).snapshot
+        return None if narrow is None else figure_of(report, probe, self.options, width(narrow)).snapshot
 
     def _save(self, report: Report) -> None:
         if not (self.reports.enabled and self._sinks):
             return
-        if self.failure_log.survive(partial(self.reports.save, report, self._directory), "Saving the report"):
-            of_run = partial(self.reports.save_run, report, self._directory)
-            self.failure_log.survive(of_run, "Saving the samples and settings of the reports")
+        if self.failure_log.survive(partial(self.reports.save, report, self._directory), _SAVING):
+            self.failure_log.survive(partial(self.reports.save_run, report, self._directory), _SAVING_RUN)
 
     @contextmanager
-    def _on_rank_zero(self, trainer: pl.Trainer) -> Iterator[bool]:
+    def _on_rank_zero(self, trainer: pl.Trainer, ranks: Ranks | None = None) -> Iterator[bool]:
         """A section in which rank zero alone works; yields whether this is it. A failure is raised or counted on all ranks."""
-        ranks = trainers.everyone(trainer)
+        ranks = ranks or trainers.everyone(trainer)
         with ranks.agree("writing"):
             yield trainer.is_global_zero
         self.failure_log.failures = ranks.first(self.failure_log.failures)
@@ -279,10 +306,6 @@ class Publisher:
             + f". They are counted in {self.name}/undefined/{score} and left out of the mean; nothing has failed."
             for score, by_method in report.undefined().items()
         }
-
-
-def _width(narrow: bool) -> int:
-    return NARROW if narrow else WIDTH
 
 
 def _named(sinks: list[Sink]) -> dict[str, Sink]:

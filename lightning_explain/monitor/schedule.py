@@ -71,7 +71,11 @@ class Schedule:
 
     def due(self, count: int) -> bool:
         """Whether to explain at this count; a count is explained only once."""
-        return count // self.every > self.last // self.every and not self.put_off(count)
+        return self.reached(count) and not self.put_off(count)
+
+    def reached(self, count: int) -> bool:
+        """Whether an explanation is due at this count, if nothing puts it off."""
+        return count // self.every > self.last // self.every
 
     def put_off(self, count: int) -> bool:
         """Whether nothing is explained at this count because of ``max_overhead``."""

@@ -79,6 +79,8 @@ class Memory:
         history: These maps.
         pictures: The maps for pictures over epochs, on rank zero.
         follows: Whether the schedule goes on from an earlier count of this training.
+        unfinished: The count of the last explanation before the one that another process is making; ``None``: none is. A training that
+            is resumed from a checkpoint which is saved meanwhile makes it again.
     """
 
     schedule: Schedule
@@ -88,13 +90,14 @@ class Memory:
     history: History = field(default_factory=History)
     pictures: PictureHistory = field(default_factory=PictureHistory)
     follows: bool = False
+    unfinished: int | None = None
 
     def begin_again(self) -> None:
         """Resets everything, because another training begins."""
         self.schedule = Schedule(self.schedule.every, self.schedule.max_overhead)
         self.alerts.load({})
         self.history, self.pictures = History(), PictureHistory()
-        self.follows = False
+        self.follows, self.unfinished = False, None
 
     def start(self, count: int, probe: Probe | None) -> None:
         """Starts the clock and arms the alerts. A schedule that no checkpoint restored skips what was due before.
@@ -181,9 +184,10 @@ class Memory:
     def _schedule_state(self) -> dict[str, Any]:
         # Includes the training since the last explanation: a checkpoint may be saved right before the next one.
         trained = {"train_seconds": self.schedule.trained(time.perf_counter())}
+        last = {} if self.unfinished is None else {"last": self.unfinished}
         return {
             "by_steps": self.by_steps,
-            "schedule": {**self.schedule.state(), **trained, "every": self.schedule.every},
+            "schedule": {**self.schedule.state(), **trained, **last, "every": self.schedule.every},
         }
 
     def load_schedule(self, state: State) -> None:

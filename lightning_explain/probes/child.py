@@ -157,7 +157,7 @@ def _served(child: _Child, here: Here, retries: bool) -> list[Any]:
             try:
                 answer: tuple[str, Any] = ("returned", here[name](*arguments))
             except Exception as error:
-                answer = ("raised", _portable(error))
+                answer = ("raised", portable_error(error))
             child.reply(_packed(answer))
 
 
@@ -182,10 +182,10 @@ class _Child:
 
     def message(self) -> Any:
         """The next message; an error if there is none, or it cannot be read."""
-        started, computed = time.monotonic(), _seconds(self._process)
+        started, computed = time.monotonic(), seconds_of(self._process)
         try:
             while not self._pipe.poll(PATIENCE):
-                waited, before, computed = time.monotonic() - started, computed, _seconds(self._process)
+                waited, before, computed = time.monotonic() - started, computed, seconds_of(self._process)
                 if computed - before < _COMPUTING * PATIENCE or waited > _LONGEST * PATIENCE:
                     raise _ForkError(f"a child process that read them did nothing for {waited:.0f} seconds")
             content = self._pipe.recv_bytes()
@@ -225,14 +225,14 @@ class _Child:
         return f"it ended with code {code}" if code >= 0 else f"signal {-code} ({signal.Signals(-code).name})"
 
 
-def _seconds(process: int) -> float:
-    """Seconds that a process and those it has started have computed."""
+def seconds_of(process: int) -> float:
+    """Seconds that a process and those it has started have computed; 0 where that is not known."""
     try:
         spent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:
         return 0.0
-    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK") + sum(_seconds(int(child)) for child in children)
+    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK") + sum(seconds_of(int(child)) for child in children)
 
 
 # -- in the child ------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def _answer(pipe: Connection, work: Callable[..., Any], names: list[str], moved:
     try:
         message: tuple[Any, ...] = ("done", work(**{name: partial(_call, pipe, name) for name in names}), moved())
     except BaseException as error:
-        message = ("failed", _portable(error), traceback.format_exc())
+        message = ("failed", portable_error(error), traceback.format_exc())
     _flush()
     pipe.send_bytes(_packed(message))
 
@@ -290,7 +290,7 @@ def _packed(message: tuple[Any, ...]) -> bytes:
         return pickle.dumps(("unsent", f"{type(error).__name__}: {error}"))
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable_error(error: BaseException) -> BaseException:
     """The error, or one of a type of Python's with the same text if it does not survive pickling."""
     try:
         copy = pickle.loads(pickle.dumps(error))

@@ -23,7 +23,7 @@ from lightning_explain import metrics as q
 from lightning_explain.core.contracts import ExplainedFunction, Method
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.model.isolation import LARGE
-from lightning_explain.monitor import publisher
+from lightning_explain.monitor import drawing, publisher
 from networks import samples
 from offline_wandb import read_back, staged
 from training import (
@@ -315,7 +315,7 @@ def test_pictures_that_cannot_be_drawn_are_told_once_and_numbers_are_still_writt
     def no_memory(*arguments: Any) -> None:
         raise MemoryError("no memory for pictures")
 
-    monkeypatch.setattr(publisher, "figure_of", no_memory)
+    monkeypatch.setattr(drawing, "figure_of", no_memory)
     with pytest.warns(RuntimeWarning, match="Drawing pictures failed; training continues") as told:
         fit(tmp_path, monitor(), max_epochs=2)
     assert len(told_in(told)) == 1

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_explain import ExplanationMonitor, Probe, load_reports
 from lightning_explain import metrics as q
 from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.monitor import lightning, metric_watchers, monitor_base, publisher
+from lightning_explain.monitor import drawing, lightning, metric_watchers, monitor_base, publisher
 from lightning_explain.monitor.alert_watcher import Alerts
 from lightning_explain.monitor.first_forward import FirstForward
 from lightning_explain.monitor.monitor_base import MonitorBase
@@ -73,7 +73,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
     "remarks": (Publisher, "_remarks"),
     "undefined scores": (Publisher, "_undefined"),
     "charts and captions": (publisher, "publication"),
-    "pictures": (publisher, "figure_of"),
+    "pictures": (drawing, "figure_of"),
     "reports": (thinning, "save_report"),
     "samples of reports": (thinning, "save_probe"),
     "the first forward": (FirstForward, "watch"),
