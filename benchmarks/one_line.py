@@ -128,7 +128,9 @@ def run(setup: Setup) -> Result:
             warnings.simplefilter("ignore")
             alone = trained(setup, folder, [])
     result.undisturbed = same(model, alone)
-    report, probe = monitor.last_report, monitor.probe
+    report = monitor.last_report
+    # With several labels the samples of the report are there once for each of them.
+    probe = None if report is None else report.probe
     if report is not None and probe is not None:
         left_out = report.run.left_out if report.run else {}
         further = {name: why for name, why in {**left_out, **report.failures}.items() if why not in " ".join(ours)}
