@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+_SIGNALS = sorted(signal.valid_signals())
 PATIENCE = 10.0
 """Seconds after which a waiting signal is handled before the next call of the model."""
 
@@ -50,7 +51,7 @@ class HeldSignals:
         if threading.current_thread() is not threading.main_thread():
             return self
         try:
-            for number in sorted(signal.valid_signals()):
+            for number in _SIGNALS:
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler

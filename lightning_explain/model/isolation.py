@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -166,16 +166,36 @@ def _usable(inventory: ModuleInventory) -> Iterator[None]:
     yield
 
 
+# A subclass may have its own idea of when it is empty.
+_BUILT_IN = (dict, OrderedDict, list, deque, set)
+
+
 @contextmanager
 def _kept(containers: Iterable[Container]) -> Iterator[None]:
     """Restores which objects are in some containers."""
-    with undone() as actions:
-        actions += [partial(_restore, c, dict(c) if isinstance(c, dict) else list(c)) for c in containers]
+    # Most are empty, such as those of hooks, and stay so: nothing is copied of them.
+    found = list(containers)
+    empty = [c for c in found if type(c) in _BUILT_IN and not c]
+    others = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in found if type(c) not in _BUILT_IN or len(c) > 0]
+    try:
         yield
+    finally:
+        with undone() as actions:
+            actions += [partial(_restore, c, []) for c in empty if c]
+            actions += [partial(_restore, *pair) for pair in others if not _unchanged(*pair)]
+
+
+def _unchanged(container: Any, saved: Any) -> bool:
+    """Whether a container holds what it did, in the same order. By identity: keys may be tensors, which are compared element by element."""
+    try:
+        if len(container) != len(saved) or not all(map(is_, container, saved)):
+            return False
+        return not isinstance(saved, dict) or all(map(is_, dict.values(container), saved.values()))
+    except Exception:
+        return False  # To restore it raises the error, after all others are restored.
 
 
 def _restore(container: Any, saved: Any) -> None:
-    # By identity: keys may be tensors, which are compared element by element.
     if len(container) == len(saved) and all(map(is_, container, saved)):
         # The size stays, because another thread may be reading the state of the model.
         for key, value in saved.items() if isinstance(container, dict) else ():

@@ -6,7 +6,7 @@ import copy
 import itertools
 import random
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -620,3 +620,32 @@ def test_hooks_of_parameters_are_kept_and_not_called() -> None:
     assert called == []
     model(x).sum().backward()
     assert called == ["gradient", "accumulated"]
+
+
+class SaysEmpty(dict[str, int]):
+    """A mapping of a user's with a length of its own."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("held", "change"),
+    [
+        ({}, lambda held: held.update(a=1)),
+        (OrderedDict(), lambda held: held.update(a=1)),
+        ([], lambda held: held.append(1)),
+        (deque(), lambda held: held.append(1)),
+        (set(), lambda held: held.add(1)),
+        ({"a": 1, "b": 2}, lambda held: held.update(a=3)),
+        ({"a": 1, "b": 2}, lambda held: held.update(a=held.pop("a"))),
+        ([1, 2], lambda held: held.reverse()),
+        (SaysEmpty(a=1), lambda held: held.update(b=2)),
+    ],
+)
+def test_containers_hold_what_they_held_in_its_order(held: Any, change: Callable[[Any], object]) -> None:
+    model = Side(lambda side: change(side.held))
+    model.held, before = held, copy.copy(list(dict.items(held)) if isinstance(held, dict) else list(held))
+    explain(model, Probe(*samples(2)), [m.Saliency(abs=False)], [], target=0)
+    assert (list(dict.items(held)) if isinstance(held, dict) else list(held)) == before
+    assert model.held is held
