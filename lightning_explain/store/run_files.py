@@ -82,17 +82,19 @@ def save_run(run: RunInfo, folder: Path) -> Path:
 def save_probe(probe: Probe, folder: Path) -> Path:
     """Saves samples as ``probe.safetensors``; as ``probe-<fingerprint>.safetensors`` if that file holds others.
 
+    Where the same samples are there as something else, such as a series with another rate, what they are now takes its place.
     Forward arguments that are neither tensors nor plain values are left out.
     """
     name, tensors = fingerprint(probe), dict[str, Tensor]()
     path = folder / f"probe{SUFFIX}"
     if path.exists() and _names(path) != name:
         path = folder / f"probe-{name[:12]}{SUFFIX}"
-    if path.exists() and _names(path) == name:
+    kinds = json.loads(json.dumps(stored(of_probe(probe))))
+    if path.exists() and _names(path) == name and _kinds(path) == kinds:
         return path
     content = {"dict": {key: _packed(value, key, tensors) for key, value in copied(columns(probe)).items()}}
     with replacing(path, shared=True) as temporary:
-        described = {"fingerprint": name, "probe": content, "modalities": stored(of_probe(probe))}
+        described = {"fingerprint": name, "probe": content, "modalities": kinds}
         save_file(tensors, temporary, metadata={_PROBE: json.dumps(described)})
     return path
 
@@ -210,6 +212,12 @@ def _names(path: Path, raising: bool = False) -> str:
         if raising:
             raise ValueError(broken("Probe", path, error, _FIX)) from error
         return ""
+
+
+def _kinds(path: Path) -> Any:
+    """What the inputs in a file of samples are, as stored; ``None`` in files that do not say."""
+    with opened(path) as file:
+        return parsed(file.metadata()[_PROBE], "samples").get("modalities")
 
 
 def _probe_in(file: Any) -> Probe:

@@ -23,9 +23,10 @@ from torch import Tensor
 from lightning_explain import Probe, ProbeSelection, Report, compare, draw, load_reports
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.serialization import columns, fingerprint
+from lightning_explain.modalities import TimeSeries
 from lightning_explain.render.page import Layout
 from lightning_explain.store.report_files import save_report
-from lightning_explain.store.run_files import save_probe, save_run
+from lightning_explain.store.run_files import RunFiles, save_probe, save_run
 from lightning_explain.store.thinning import Reports
 from training import QUIET, DigitModule, fit, loaders, report_of, trainer
 from training import monitor_of_digits as monitor
@@ -231,6 +232,18 @@ def test_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run\.json' is broken \(it is \[1, 2\] instead of .*\); move it elsewhere"):
         save_run(a_run(probe), tmp_path)
     assert (tmp_path / "run.json").read_text() == "[1, 2]"
+
+
+def test_the_same_samples_as_something_else_are_drawn_as_that(tmp_path: Path) -> None:
+    series = Probe(torch.rand(2, 3, 8), torch.tensor([0, 1]), modalities=TimeSeries(rate=10.0))
+    path = save_probe(series, tmp_path)
+    written = path.stat().st_mtime_ns
+    assert save_probe(series, tmp_path).stat().st_mtime_ns == written
+    assert save_probe(replace(series, modalities=TimeSeries(rate=20.0)), tmp_path) == path
+    found = RunFiles(tmp_path)._find(fingerprint(series), 2)
+    assert found is not None
+    assert found.modalities[0].rate == 20.0
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_fields_of_later_versions_are_left_out_and_those_of_earlier_ones_may_lack(tmp_path: Path) -> None:
