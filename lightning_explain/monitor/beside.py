@@ -41,6 +41,10 @@ class WorkerError(RuntimeError):
     """The process that explains is gone, hangs, or could not be started."""
 
 
+class LateError(WorkerError):
+    """It is not done, and training has waited long enough."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pending:
     """An explanation that is being made.
@@ -190,7 +194,7 @@ class Beside:
                 return message
             if message is not None:
                 progress(message[1])
-        raise WorkerError(f"it was not done after {seconds:.0f} seconds")
+        raise LateError(f"it was not done after {DEADLINE:.0f} seconds")
 
     def _taken(self, receive: Callable[[], tuple[Any, ...] | None]) -> tuple[Pending, Outcome[Done]] | None:
         """The result in the next message; a worker that is gone or hangs is replaced, with the same job."""
@@ -198,7 +202,7 @@ class Beside:
             try:
                 message = receive()
             except WorkerError as error:
-                outcome = self._again(str(error))
+                outcome = self._again(error)
                 if outcome is None:
                     continue
                 break
@@ -225,17 +229,16 @@ class Beside:
             warn_or_log(text, category)
         return Outcome(done)
 
-    def _again(self, why: str) -> Outcome[Done] | None:
-        """Starts the worker once more, with the same job; its failure, if that was tried before."""
+    def _again(self, why: WorkerError) -> Outcome[Done] | None:
+        """Starts the worker once more, with the same job; its failure, if that was tried before or there is no time left."""
         self._worker_now.close()
-        if self._starts > _RESTARTS:
+        if self._starts > _RESTARTS or isinstance(why, LateError):
             self._worker = None
-            return Outcome(
-                error=WorkerError(
-                    f"The process that explains beside the training failed twice: {why}. Nothing more is explained in this training. "
-                    "Look at its output above; use beside=False, or a smaller max_examples_per_pass if memory ran out."
-                )
+            text = (
+                f"The process that explains beside the training is given up: {why}. Nothing more is explained in this training. "
+                "Read what it printed; use beside=False, fewer methods or samples, or a smaller max_examples_per_pass if memory ran out."
             )
+            return Outcome(error=WorkerError(text))
         warn_or_log(
             f"ExplanationMonitor {self.name!r}: the process that explains beside the training failed: {why}. It is started once more.",
             RuntimeWarning,
@@ -272,7 +275,7 @@ class Worker:
         self._pipe = ours
         self._looked = self._alive_at = time.monotonic()
         self._computed = 0.0
-        self._close = weakref.finalize(self, _end, self.process, ours)
+        self._close = weakref.finalize(self, _end, self.process, ours, os.getpid())
 
     def send(self, kind: str, memory: SharedMemory, layout: Layout, device: str | None) -> None:
         """Sends what is to be done, and where its object is."""
@@ -327,7 +330,9 @@ class Worker:
         self._close()
 
 
-def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
+def _end(process: subprocess.Popen[bytes], pipe: Connection, owner: int) -> None:
+    if os.getpid() != owner:  # A fork of the training that exits.
+        return
     pipe.close()
     with suppress(ProcessLookupError):
         process.kill()

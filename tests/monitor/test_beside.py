@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import pytest
@@ -14,9 +16,13 @@ from torch import Tensor
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.random_state import preserved_random_state
+from lightning_explain.core.shared_memory import Layout, SharedMemory
+from lightning_explain.monitor import beside
+from lightning_explain.monitor.beside import Worker, WorkerError
 from networks import DigitNet
 from states import Recorder, assert_equal
-from training import QUIET, DigitModule, loaders, monitor_of_digits, points, trainer
+from training import QUIET, SAFE, DigitModule, Failing, loaders, monitor_of_digits, points, told_in, trainer
 
 pytestmark = QUIET
 
@@ -79,11 +85,11 @@ def watching(**arguments: Any) -> ExplanationMonitor:
 def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """The same training without a monitor, with one that it waits for, and with one beside it."""
     root = tmp_path_factory.mktemp("beside")
-    beside = watching(beside=True, when_busy="wait", alerts=["infidelity_relative/ig > -1 for 5"])
+    worker = watching(beside=True, when_busy="wait", alerts=["infidelity_relative/ig > -1 for 5"])
     return {
         "plain": trained(root / "plain", None),
         "inline": trained(root / "inline", watching()),
-        "beside": trained(root / "beside", beside),
+        "beside": trained(root / "beside", worker),
     }
 
 
@@ -132,3 +138,221 @@ def test_the_state_for_checkpoints_is_the_same(trainings: dict[str, Trained]) ->
     assert_equal(ours["history"], theirs["history"])
     assert_equal(ours["pictures"], theirs["pictures"])
     assert ours["schedule"]["last"] == theirs["schedule"]["last"] == 8
+
+
+# -- what cannot be ----------------------------------------------------------------------------------------------------
+
+
+class Locked(DigitModule):
+    """Holds what cannot be pickled, two attributes deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.cache = {"lock": threading.Lock()}  # type: ignore[assignment]
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """In the place of the worker process one that does its jobs here, when it is asked whether they are done."""
+    Here.workers = []
+    monkeypatch.setattr(beside, "Worker", Here)
+    return Here.workers  # type: ignore[return-value]
+
+
+class Here:
+    """A worker without a process.
+
+    ``plan`` holds what happens at the next looks: an error is raised, ``None`` is "not yet"; then jobs are done.
+    """
+
+    workers: ClassVar[list[Here]] = []
+    plan: ClassVar[list[Exception | None]] = []
+
+    def __init__(self) -> None:
+        self.workers.append(self)
+        self.closed, self.known, self._todo = False, [], []  # type: ignore[var-annotated]
+
+    def send(self, kind: str, memory: SharedMemory, layout: Layout, device: str | None) -> None:
+        self._todo.append((kind, memory, layout))
+
+    def due_to_look(self) -> bool:
+        return True
+
+    def message(self, seconds: float) -> tuple[Any, ...] | None:
+        kind, memory, layout = self._todo[0]
+        if kind == "explain" and self.plan:
+            happens = self.plan.pop(0)
+            if happens is not None:
+                raise happens
+            return None
+        self._todo.pop(0)
+        if kind == "known":
+            self.known = memory.read(layout)
+            return self.message(seconds)
+        job = memory.read(layout, self.known)
+        if kind == "try":
+            return "tried", 8
+        with preserved_random_state():
+            done, back = job.done(lambda name: None), SharedMemory()
+        return "done", back.write(done, {id(value): number for number, value in enumerate(self.known)}), back
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def fitted(root: Path, *callbacks: pl.Callback, module: pl.LightningModule | None = None, **arguments: Any) -> Any:
+    finished = trainer(root, *callbacks, **{"max_epochs": 2, **arguments})
+    finished.fit(DigitModule() if module is None else module, **loaders())
+    return finished
+
+
+def steps(watch: ExplanationMonitor, root: Path) -> list[int | None]:
+    folder = root / "explain"
+    return [report.step for report in load_reports(folder)] if folder.exists() else []
+
+
+@pytest.mark.usefixtures("no_process")
+def test_what_cannot_be_pickled_is_refused_before_training_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"the module.net.cache.lock cannot be pickled .*use beside=False"):
+        fitted(tmp_path, monitor_of_digits(beside=True), module=Locked())
+    assert Here.workers[-1].closed
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize(
+    "watcher",
+    [
+        pl.callbacks.ModelCheckpoint(monitor="explain/infidelity/saliency", mode="min"),
+        pl.callbacks.EarlyStopping("explain/infidelity/saliency"),
+    ],
+    ids=lambda watcher: type(watcher).__name__,
+)
+def test_what_reads_a_score_at_once_is_refused(tmp_path: Path, watcher: pl.Callback) -> None:
+    with pytest.raises(ValueError, match=r"'explain/infidelity/saliency'.* it arrives later. Use beside=False"):
+        fitted(tmp_path, monitor_of_digits(beside=True), watcher)
+
+
+@pytest.mark.usefixtures("no_process")
+def test_an_alert_that_would_stop_too_late_is_refused(tmp_path: Path) -> None:
+    alerts = [{"metric": "infidelity/saliency", "above": 0.0, "action": "stop"}]
+    with pytest.raises(ValueError, match=r'action="stop"\) would stop the training too late.* action="log"'):
+        fitted(tmp_path, monitor_of_digits(beside=True, alerts=alerts))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"beside": "gpu?"}, 'beside=\'gpu\\?\'.*"cpu" or "cuda:1"'),
+        ({"beside": 1.0}, "beside=1.0"),
+        ({"when_busy": "queue"}, "when_busy='queue'.*'skip'.*'wait'"),
+    ],
+)
+def test_wrong_arguments_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        monitor_of_digits(**given)
+
+
+# -- when the worker is busy, fails or is slow -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_process")
+def test_an_explanation_that_is_due_while_one_is_made_is_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Looked at after steps 3, 4 and 4 again, because another is due then.
+    monkeypatch.setattr(Here, "plan", [None, None, None])
+    watch = monitor_of_digits(beside=True, every_n_train_steps=2)
+    fitted(tmp_path, watch)
+    assert steps(watch, tmp_path) == [2, 6, 8]
+    assert "1 explanations were skipped, because the one before was not done" in caplog.text
+
+
+@pytest.mark.usefixtures("no_process")
+def test_or_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Here, "plan", [None, None, None, None])
+    watch = monitor_of_digits(beside=True, every_n_train_steps=2, when_busy="wait")
+    fitted(tmp_path, watch)
+    assert steps(watch, tmp_path) == [2, 4, 6, 8]
+
+
+@pytest.mark.usefixtures("no_process")
+def test_a_worker_that_fails_is_started_once_more_with_the_same_job_and_then_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_process: list[Worker]
+) -> None:
+    monkeypatch.setattr(Here, "plan", [WorkerError("it was ended by signal 9"), None, None, None])
+    watch = monitor_of_digits(beside=True, every_n_train_steps=2, when_busy="wait")
+    with pytest.warns(RuntimeWarning, match=r"failed: it was ended by signal 9. It is started once more"):
+        fitted(tmp_path, watch)
+    assert steps(watch, tmp_path) == [2, 4, 6, 8]
+    monkeypatch.setattr(Here, "plan", [WorkerError("it died"), WorkerError("it died again")])
+    with pytest.warns(RuntimeWarning) as record:
+        fitted(tmp_path / "second", watch)
+    assert any(
+        "is given up: it died again. Nothing more is explained in this training" in text for text in told_in(record)
+    )
+    assert steps(watch, tmp_path / "second") == []
+    assert all(worker.closed for worker in Here.workers)
+
+
+@pytest.mark.usefixtures("no_process")
+def test_training_waits_no_longer_than_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "DEADLINE", 0.3)
+    monkeypatch.setattr(Here, "plan", [None] * 10**6)
+    watch, started = monitor_of_digits(beside=True, every_n_train_steps=2), time.monotonic()
+    with pytest.warns(RuntimeWarning, match=r"is given up: it was not done after 0 seconds"):
+        fitted(tmp_path, watch)
+    assert time.monotonic() - started < 20
+    assert steps(watch, tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_process")
+def test_what_fails_there_is_counted_as_if_it_failed_here(tmp_path: Path) -> None:
+    methods = {"saliency": m.Saliency(abs=False), "none": Failing()}
+    watch = monitor_of_digits(beside=True, methods=methods, metrics=[], every_n_train_steps=1)
+    with pytest.warns(RuntimeWarning) as record:
+        fitted(tmp_path, watch)
+    told = told_in(record)
+    assert [text.splitlines()[0][:60] for text in told] == [
+        "ExplanationMonitor 'explain': 'none' failed and is left out ",
+        "ExplanationMonitor 'explain': 'none' failed 3 times in a row",
+    ]
+    assert "no map today" in told[0]
+
+
+@pytest.mark.usefixtures("no_process")
+def test_a_checkpoint_that_is_saved_meanwhile_does_not_count_the_explanation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that is resumed from it makes the explanation again, with the same numbers."""
+    monkeypatch.setattr(Here, "plan", [None] * 3)
+    save = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")
+    watch = monitor_of_digits(beside=True, every_n_train_steps=4)
+    fitted(tmp_path, watch, save)
+    saved = torch.load(tmp_path / "step=4.ckpt", weights_only=True)["callbacks"][watch.state_key]
+    assert saved["schedule"]["last"] == 0
+    again = monitor_of_digits(beside=True, every_n_train_steps=4)
+    resumed = trainer(tmp_path / "resumed", again, save, max_epochs=2)
+    resumed.fit(DigitModule(), **loaders(), ckpt_path=tmp_path / "step=4.ckpt", **SAFE)
+    ours, theirs = load_reports(tmp_path / "resumed" / "explain"), load_reports(tmp_path / "explain")
+    assert [report.step for report in ours] == [report.step for report in theirs] == [4, 8]
+    assert_equal(ours[0].attributions, theirs[0].attributions)
+
+
+@pytest.mark.usefixtures("no_process")
+def test_an_error_of_the_training_ends_the_worker(tmp_path: Path) -> None:
+    class Broken(DigitModule):
+        def on_train_epoch_end(self) -> None:
+            raise ArithmeticError("of the training")
+
+    with pytest.raises(ArithmeticError, match="of the training"):
+        fitted(tmp_path, monitor_of_digits(beside=True), module=Broken())
+    assert Here.workers[-1].closed
+
+
+@pytest.mark.usefixtures("no_process")
+def test_outside_of_fit_and_switched_off_there_is_no_worker(tmp_path: Path) -> None:
+    watch = monitor_of_digits(beside=True)
+    trainer(tmp_path, watch).validate(DigitModule(), loaders()["val_dataloaders"], verbose=False)
+    assert watch.last_report is not None
+    fitted(tmp_path, monitor_of_digits(beside=True, enabled=False))
+    assert Here.workers == []
