@@ -48,6 +48,7 @@ faults: $(STAMP) ## Inject every fault at every place, and kill and resume train
 	$(BIN)/python tests/faults/sigkill.py --moments 20
 	$(BIN)/python tests/faults/sigkill.py --moments 20 --early
 	$(BIN)/python tests/faults/sigusr1.py --moments 20
+	$(BIN)/python tests/faults/beside.py
 
 docs: $(STAMP) ## Write the reference and configs/ from the classes, and build the documentation in docs/_build
 	$(BIN)/python docs/generate.py
