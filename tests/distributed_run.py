@@ -133,6 +133,25 @@ def fine(root: Path) -> dict[str, Any]:
     return {**found, **samples_of(watch), "weights": module.net.state_dict()}
 
 
+def beside(root: Path) -> dict[str, Any]:
+    """The same with a process beside rank zero, which has all reports; and models that no process can explain alone."""
+    watch, module = (
+        monitor(methods={"saliency": m.Saliency(abs=False), "cam": m.LayerGradCam()}, beside=True, when_busy="wait"),
+        plain(),
+    )
+    trainer = run(root, watch, module, epochs=2)
+    refused = []
+    sharded = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    for model, arguments in ((Gathering(plain().net), {}), (Sharded(DigitNet()), {"strategy": sharded})):
+        try:
+            run(root / "refused", monitor(beside=True), model, **arguments)
+        except ValueError as error:
+            refused.append(str(error))
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("explain/")}
+    last = {} if watch.last_report is None else watch.last_report.attributions
+    return {"attributions": dict(last), "metrics": metrics, "weights": module.net.state_dict(), "refused": refused}
+
+
 class Notes(pl.Callback):
     """Copies the weights behind the monitor, before a validation spreads the statistics of rank zero."""
 
@@ -363,6 +382,7 @@ def unlike(root: Path) -> dict[str, Any]:
 
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "fine": fine,
+    "beside": beside,
     "batch_statistics": batch_statistics,
     "failing_method": failing_method,
     "failing_explanation": failing_explanation,

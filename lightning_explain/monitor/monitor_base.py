@@ -650,6 +650,11 @@ class MonitorBase(pl.Callback):
         """Sends the worker what does not change, and the model for a try; what cannot be sent is refused on all ranks."""
         what, everyone = "The process that explains beside the training could not begin", trainers.everyone(trainer)
         with self._failure_log.preparing(what, everyone, no_refusal) as begun:
+            if self._ready.ranks.sharded:
+                raise ValueError(
+                    "beside=... explains in one process, but this model cannot be called there: its forward needs the other ranks. "
+                    "Use beside=False."
+                )
             explainer = self._explainer_now(ALONE) if trainer.is_global_zero else None
             if explainer is not None:
                 job = self._job(module, explainer, {})

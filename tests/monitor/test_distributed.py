@@ -52,6 +52,23 @@ def test_all_ranks_have_the_same_maps_and_scores(ranks: Ranks) -> None:
     assert zero["told"] == one["told"] == []
 
 
+@scenario("ranks", ["beside"], indirect=True)
+def test_the_process_beside_rank_zero_finds_what_two_ranks_find(ranks: Ranks, root: Path) -> None:
+    zero, one = ranks
+    together = torch.load(root / "0.pt", weights_only=True)["fine"]
+    assert one["attributions"] == {}
+    assert all(
+        distance(zero["attributions"][name], together["attributions"][name]) <= 1e-5 for name in ("saliency", "cam")
+    )
+    assert all(torch.equal(zero["weights"][name], value) for name, value in together["weights"].items())
+    assert zero["metrics"] == one["metrics"]
+    assert zero["metrics"].keys() == together["metrics"].keys()
+    assert zero["told"] == one["told"] == []
+    for gathers, sharded in (zero["refused"], one["refused"]):
+        assert "its forward needs the other ranks" in gathers
+        assert "ModelParallelStrategy each has only a part" in sharded
+
+
 @scenario("ranks", ["fine"], indirect=True)
 def test_two_ranks_find_what_one_process_finds_with_the_same_weights(ranks: Ranks) -> None:
     zero, _ = ranks
