@@ -149,7 +149,13 @@ def beside(root: Path) -> dict[str, Any]:
             refused.append(str(error))
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("explain/")}
     last = {} if watch.last_report is None else watch.last_report.attributions
-    return {"attributions": dict(last), "metrics": metrics, "weights": module.net.state_dict(), "refused": refused}
+    return {
+        "attributions": dict(last),
+        "metrics": metrics,
+        "weights": module.net.state_dict(),
+        "refused": refused,
+        **samples_of(watch),
+    }
 
 
 class Notes(pl.Callback):
