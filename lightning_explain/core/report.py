@@ -274,6 +274,7 @@ class Publication:
             map, without words. ``index`` is the sample's place in the report, from 0.
         alerts: What the alerts that fired at this explanation say.
         texts: Called as ``texts("html")`` or ``texts("markdown")``, returns maps of words as text, by full tag (``explain_words/ig``).
+        records: The pictures as records of a TensorBoard event file, if another process has made them.
     """
 
     name: str
@@ -289,6 +290,7 @@ class Publication:
     draw_sample: Callable[[str, int], Picture] | None = None
     alerts: Sequence[str] = ()
     texts: Callable[[str], Mapping[str, str]] = lambda form: {}
+    records: bytes = b""
 
     def files(self) -> dict[str, bytes]:
         """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""

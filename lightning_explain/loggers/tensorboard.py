@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.contracts import Sink
-from lightning_explain.core.report import Publication
+from lightning_explain.core.report import Picture, Publication
 from lightning_explain.core.run_info import RunInfo, flat, plain
 from lightning_explain.loggers.about import about, remarks
 from lightning_explain.loggers.event_file import EventFile, records
@@ -79,15 +79,10 @@ class TensorBoardSink(Sink):
 
     def prepare(self, publication: Publication) -> None:
         """Encodes the pictures."""
-        make, found = _summaries(), []
-        for tag, content in publication.files().items():
-            height, width = publication.pictures[tag].shape[:2]
-            image = make.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-            # TensorBoard sorts groups, and the tags in each, by name, where "/" and "_" are equal: this is the first picture of all.
-            first = [f"{publication.name}/at_a_glance"] if tag == f"{publication.name}_maps/overview" else []
-            values = [make.Summary.Value(tag=each, image=image) for each in (tag, *first)]
-            found += [make.Summary(value=[value]) for value in values]
-        self._prepared = publication.png, records(found, publication.step)
+        made = publication.records or picture_records(
+            publication.name, publication.pictures, publication.files(), publication.step
+        )
+        self._prepared = publication.png, made
 
     def write(self, publication: Publication) -> None:
         """Adds one point for each tag, at the step of the explanation."""
@@ -108,6 +103,26 @@ class TensorBoardSink(Sink):
         found += [make.text(tag, text) for tag, text in publication.texts("markdown").items()]
         self._events.append(pictures + records(found, publication.step))
         self._remarks = text
+
+
+def picture_records(name: str, pictures: Mapping[str, Picture], png: Mapping[str, bytes], step: int) -> bytes:
+    """The records of an event file for pictures.
+
+    Args:
+        name: The monitor's name.
+        pictures: By full tag.
+        png: The same as PNG files.
+        step: The optimizer step.
+    """
+    make, found = _summaries(), []
+    for tag, content in png.items():
+        height, width = pictures[tag].shape[:2]
+        image = make.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+        # TensorBoard sorts groups, and the tags in each, by name, where "/" and "_" are equal: this is the first picture of all.
+        first = [f"{name}/at_a_glance"] if tag == f"{name}_maps/overview" else []
+        values = [make.Summary.Value(tag=each, image=image) for each in (tag, *first)]
+        found += [make.Summary(value=[value]) for value in values]
+    return records(found, step)
 
 
 def _only(tag: str) -> str:

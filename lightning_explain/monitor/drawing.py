@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
+from lightning_explain.loggers.tensorboard import picture_records
 from lightning_explain.render.figure import figure_of
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
@@ -49,12 +50,14 @@ class Drawn:
     Args:
         pictures: By ``Sink.narrow_pages``, and by key (``overview``, ``ig``, ``history/ig``).
         png: The same as PNG files, as far as they are made.
+        records: The same as records of a TensorBoard event file, as far as they are made.
         counts: How many pictures there are, by ``Sink.narrow_pages`` and ``Sink.further_pages``.
         snapshot: The maps, for later pictures.
     """
 
     pictures: Mapping[bool, Mapping[str, Picture]] = field(default_factory=dict)
     png: Mapping[bool, Mapping[str, bytes]] = field(default_factory=dict)
+    records: Mapping[bool, bytes] = field(default_factory=dict)
     counts: Mapping[tuple[bool, bool], int] = field(default_factory=dict)
     snapshot: Snapshot | None = None
 
@@ -96,6 +99,7 @@ class Drawing:
         reports: Saves the report.
         folder: Where to; ``None``: it is not saved.
         encodes: Whether to make PNG files already.
+        recorded: The monitor's name, if records of a TensorBoard event file are made, too.
     """
 
     options: Options
@@ -104,6 +108,7 @@ class Drawing:
     reports: Reports
     folder: Path | None
     encodes: bool = False
+    recorded: str | None = None
 
     def make(self, report: Report, probe: Probe) -> Made:
         """Does all of it."""
@@ -123,9 +128,25 @@ class Drawing:
             counts |= {(narrow, pages): found.count(self.history, pages) for pages in (False, True)}
             pictures[narrow] = found.pictures(self.history, most, further)
             snapshot = found.snapshot
+        if not self.encodes:
+            return Drawn(pictures, counts=counts, snapshot=snapshot)
         texts = {"epoch": str(report.epoch or 0)}
         png = {narrow: {key: to_png(one, texts) for key, one in of.items()} for narrow, of in pictures.items()}
-        return Drawn(pictures, png if self.encodes else {}, counts, snapshot)
+        return Drawn(pictures, png, self._records(pictures, png, report.step or 0), counts, snapshot)
+
+    def _records(
+        self, pictures: Mapping[bool, Mapping[str, Picture]], png: Mapping[bool, Mapping[str, bytes]], step: int
+    ) -> dict[bool, bytes]:
+        if (name := self.recorded) is None:
+            return {}
+        # Checksums of pictures take most of the time of writing them.
+        found = {narrow: (tagged(name, of), tagged(name, png[narrow])) for narrow, of in pictures.items()}
+        return {narrow: picture_records(name, *both, step) for narrow, both in found.items()}
+
+
+def tagged(name: str, by_key: Mapping[str, T]) -> dict[str, T]:
+    """The same by full tag."""
+    return {f"{name}_maps/{key}": value for key, value in by_key.items()}
 
 
 def width(narrow: bool) -> int:

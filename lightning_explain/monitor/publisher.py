@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -21,9 +22,10 @@ from lightning_explain.core.run_info import RunInfo
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Metrics, Scalars, curves_of, publication
+from lightning_explain.loggers.tensorboard import TensorBoardSink
 from lightning_explain.modalities import Text, of_probe
 from lightning_explain.monitor import lightning as trainers
-from lightning_explain.monitor.drawing import Drawing, Drawn, Made, width
+from lightning_explain.monitor.drawing import Drawing, Drawn, Made, tagged, width
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.figure import draw_sample, figure_of
 from lightning_explain.render.history import PictureHistory, Snapshot
@@ -156,7 +158,10 @@ class Publisher:
         """
         saves = self.reports.enabled and self._sinks and not (self.saves_last or self.failure_log.is_off(_SAVING))
         wanted = {} if self.failure_log.is_off(_DRAWING) else self._wanted
-        return Drawing(self.options, wanted, history, self.reports, self._directory if saves else None, encodes)
+        recorded = self.name if any(isinstance(sink, TensorBoardSink) for sink in self._sinks.values()) else None
+        return Drawing(
+            self.options, wanted, history, self.reports, self._directory if saves else None, encodes, recorded
+        )
 
     def prepare(
         self,
@@ -192,9 +197,9 @@ class Publisher:
             sample = None if probe is None or not drawn.pictures else partial(draw_sample, report, probe, self.options)
             for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
                 draft = publication(self.name, report, scalars, drawn.pictures.get(narrow, {}), metrics, self.curves)
-                png = {f"{self.name}_maps/{key}": content for key, content in drawn.png.get(narrow, {}).items()}
-                texts = partial(self._texts, report, probe)
-                self._drafts[narrow] = replace(draft, draw_sample=sample, texts=texts, png=png)
+                png, texts = tagged(self.name, drawn.png.get(narrow, {})), partial(self._texts, report, probe)
+                made_there: dict[str, Any] = {"png": png, "records": drawn.records.get(narrow, b"")}
+                self._drafts[narrow] = replace(draft, draw_sample=sample, texts=texts, **made_there)
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
