@@ -43,7 +43,8 @@ def fill(
 ) -> None:
     """Writes what ``evaluate`` returns for some samples and draws into tables ``(N, count)``; see :func:`table`."""
     samples, limit = metric_inputs.samples, metric_inputs.explained.limit
-    for some in places.split(limit) if len(places) else ():
+    # Splitting nothing gives one part that is empty.
+    for some in places.split(limit) if len(places) and len(draws) else ():
         for part in draws.split(max(1, limit // len(some))):
             each, own = some.repeat_interleave(len(part)), part.repeat(len(some))
             for name, values in evaluate(samples[each], each, own).items():
