@@ -263,7 +263,7 @@ def test_checkpoints_are_found_once_in_the_order_of_steps_and_others_are_named(m
         "other.ckpt": "it has the step and the epoch ",
         "sharded.ckpt": "it is a folder, as sharded mod",
         "text.ckpt": "it cannot be loaded (torch.sav",
-        "timeless.ckpt": "it has no epoch, so it is no c",
+        "timeless.ckpt": "it has no epoch, so it is not ",
         "weights.ckpt": "it has no state_dict, so it is",
     }
     assert "of 'a.ckpt', but other weights: keep runs apart" in why["other.ckpt"]
