@@ -60,10 +60,12 @@ class DeviceRecorder(Recorder):
         }
 
 
-def trained(device: torch.device, precision: str, compiled: bool, watched: bool) -> DeviceRecorder:
+def trained(
+    device: torch.device, precision: str, compiled: bool, watched: bool, beside: str | None = None
+) -> DeviceRecorder:
     """Trains for two epochs of two steps, and explains before the first and after each second step."""
     pl.seed_everything(3, verbose=False)
-    monitor = _monitor() if watched else None
+    monitor = _monitor(beside) if watched else None
     recorder = DeviceRecorder(monitor)
     quiet = {
         "logger": False,
@@ -87,7 +89,7 @@ def trained(device: torch.device, precision: str, compiled: bool, watched: bool)
     return recorder
 
 
-def _monitor() -> ExplanationMonitor:
+def _monitor(beside: str | None) -> ExplanationMonitor:
     methods = {
         "saliency": m.Saliency(),
         "ig": m.IntegratedGradients(n_steps=4),
@@ -96,8 +98,9 @@ def _monitor() -> ExplanationMonitor:
         "deep_lift": m.DeepLift(),
     }
     metrics = ["Infidelity", "SensitivityMax"]
+    options: dict[str, Any] = {} if beside is None else {"beside": beside, "when_busy": "wait"}
     return ExplanationMonitor(
-        methods, metrics, Probe(*images(4, 2)), every_n_train_steps=2, at_start=True, on_error="raise"
+        methods, metrics, Probe(*images(4, 2)), every_n_train_steps=2, at_start=True, on_error="raise", **options
     )
 
 
@@ -122,17 +125,19 @@ def difference(one: DeviceRecorder, other: DeviceRecorder) -> str:
 
 
 def interference(device: torch.device, small: bool) -> tuple[Table, list[str]]:
-    """Compares trainings in each precision that the device has, and compiled ones."""
+    """Compares trainings in each precision that the device has, compiled ones, and those explained beside, on the CPU."""
     half = ["16-mixed"] if device.type == "cuda" else []
-    kinds = [(precision, False) for precision in ("32-true", *half, "bf16-mixed")] + [("32-true", True)] * (not small)
+    kinds: dict[str, tuple[str, bool, str | None]] = {p: (p, False, None) for p in ("32-true", *half, "bf16-mixed")}
+    if not small:
+        kinds |= {"32-true, compiled": ("32-true", True, None), "32-true, beside": ("32-true", False, "cpu")}
     found = table(
         "Training with and without the monitor", "training", "states", "explanations", "again", "with the monitor"
     )
     wrong = []
     with _repeatable():
-        for precision, compiled in kinds:
-            name = f"{precision}, compiled" if compiled else precision
-            plain, again, watched = (trained(device, precision, compiled, with_it) for with_it in (False, False, True))
+        for name, (precision, compiled, beside) in kinds.items():
+            plain, again = (trained(device, precision, compiled, False) for _ in range(2))
+            watched = trained(device, precision, compiled, True, beside)
             control, moved = difference(plain, again), difference(plain, watched)
             if control or moved:
                 wrong.append(f"{name}: {f'not repeatable: {control}' if control else moved}")

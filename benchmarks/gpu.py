@@ -8,7 +8,8 @@ Torch, torchvision and Lightning must be there (transformers for BERT); whatever
 ``pip download --no-deps captum omegaconf ...``, and is installed in a temporary folder. Without a card it runs on the CPU, and says so.
 
 - ``interference``: the same training without the monitor, again, and with it: weights, optimizers, gradients, generators (also of the
-  device), cuDNN's settings and the scale of float16 losses, after every step, compared bit by bit; also with ``torch.compile``.
+  device), cuDNN's settings and the scale of float16 losses, after every step, compared bit by bit; also with ``torch.compile``, and
+  explained beside on the CPU.
 - ``equality``: maps on the device against Captum's call there, max|a - b| / max|b|; where float32 gives more than 1e-5, in float64.
 - ``memory``: the peak against Captum's, and how it grows with steps and draws.
 - ``passes``: seconds at several pass sizes and memory formats, and the size that is chosen.

@@ -61,7 +61,7 @@ def test_a_monitor_that_draws_from_the_generator_of_the_training_is_noticed(
 ) -> None:
     probe = Probe(*training.images(2, 2))
     monkeypatch.setattr(
-        training, "_monitor", lambda: Meddling([m.Saliency()], [], probe, every_n_train_steps=2, at_start=True)
+        training, "_monitor", lambda beside: Meddling([m.Saliency()], [], probe, every_n_train_steps=2, at_start=True)
     )
 
     assert run("interference") == 1

@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "modalities.md").read_te
 
 def test_its_examples_run_one_after_the_other() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     space: dict[str, object] = {}
     for block in blocks:
         exec(block, space)
