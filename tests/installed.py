@@ -86,7 +86,7 @@ def is_the_wheel(installed: Installed) -> None:
 def demo_runs(installed: Installed) -> None:
     """The demo catches the shortcut, and leaves a dashboard, pictures, reports and a page; ``report`` writes the page again."""
     told = installed.run("lightning-explain", "demo")
-    assert "accuracy, no help by" in told, told
+    assert "accuracy, no help from" in told, told
     for run in ("marked", "clean"):
         assert all(path.read_bytes().startswith(PNG) for path in installed.left(f"demo_runs/{run}/*/pictures/*.png"))
         installed.left(f"demo_runs/{run}/*/events.out.tfevents.*")
