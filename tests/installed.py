@@ -96,7 +96,7 @@ def demo_runs(installed: Installed) -> None:
     installed.run("lightning-explain", "report", *runs, "--output", "again.html")
     assert "</html>" in installed.left("again.html")[0].read_text(encoding="utf-8")
     for run, code in zip(runs, (1, 0), strict=True):
-        installed.run("lightning-explain", "check", run, "relevance_mass/ig > 0.3", code=code)
+        installed.run("lightning-explain", "check", run, "--fail-if", "relevance_mass/ig > 0.3", code=code)
 
 
 def methods_are_listed(installed: Installed) -> None:
