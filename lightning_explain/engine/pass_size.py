@@ -33,10 +33,12 @@ def fastest(explained: ExplainedFunction, samples: Callable[[int], Samples], lim
         samples: Returns as many samples as it is asked for, to time a pass on.
         limit: The most samples in a pass, such as those of a training batch.
     """
-    sizes, started, best, least = candidates(limit, samples(1)), time.perf_counter(), limit, float("inf")
-    if len(sizes) > 1:
-        _seconds_per_sample(explained, samples(sizes[0]))  # Warms up.
-    for size in sizes if len(sizes) > 1 else ():
+    sizes = candidates(limit, samples(1))
+    if len(sizes) < 2:
+        return limit
+    started, best, least = time.perf_counter(), limit, float("inf")
+    _seconds_per_sample(explained, samples(sizes[0]))  # Warms up.
+    for size in sizes:
         seconds = float("inf")
         for _ in range(2):
             if time.perf_counter() - started > BUDGET:
