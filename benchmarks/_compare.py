@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from _cases import Bench, Comparison, comparisons
 from _limits import found as found_at_limit
 from _limits import limits
+from _measure import distance
 from lightning_explain import Probe, explain
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Method
@@ -48,13 +48,6 @@ class Line:
 def _above(value: float | None, most: float) -> bool:
     # Written so that NaN counts as above.
     return value is not None and not value <= most
-
-
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    """The largest max|a - b| / max|b| of a sample; max|a| for samples where b is zero."""
-    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-    scale = theirs.flatten(1).abs().amax(1)
-    return ((ours - theirs).flatten(1).abs().amax(1) / scale.where(scale > 0, torch.ones_like(scale))).max().item()
 
 
 def compare(bench: Bench, pair: Comparison) -> tuple[float, PassCount]:

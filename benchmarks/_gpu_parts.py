@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from _measure import explainer, in_turn, peak_mib, table
+from _measure import distance, explainer, in_turn, peak_mib, table
 from _workload import ResNet, images, methods, trained
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
@@ -104,12 +104,6 @@ def machine(device: torch.device) -> str:
     below = f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if cuda else ""
     packages = ", ".join(f"{name} {version(name)}" for name in ("lightning", "captum", "torchvision"))
     return f"{card}; torch {torch.__version__}{below}; {packages}"
-
-
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of a sample, relative to its largest value; as it is where that value is zero."""
-    scale = theirs.flatten(1).abs().amax(1)
-    return ((ours - theirs).flatten(1).abs().amax(1) / scale.where(scale > 0, torch.ones_like(scale))).max().item()
 
 
 # -- the same numbers ----------------------------------------------------------------------------------------------

@@ -161,6 +161,13 @@ def peak_mib(action: Callable[[], object]) -> float:
     return counter.peak / 2**20
 
 
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """The largest max|a - b| / max|b| of a sample; max|a| for samples where b is zero."""
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    scale = theirs.flatten(1).abs().amax(1)
+    return ((ours - theirs).flatten(1).abs().amax(1) / scale.where(scale > 0, torch.ones_like(scale))).max().item()
+
+
 def table(title: str, *columns: str) -> Table:
     made = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
