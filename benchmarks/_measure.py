@@ -7,7 +7,7 @@ import statistics
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_explain import Probe, Report
 from lightning_explain.explainer.explainer import Explainer
 
+RESAMPLED = 2000
 console = Console(width=140)
 _clock: Callable[[], float] = time.perf_counter
 
@@ -78,9 +79,27 @@ def in_turn(actions: Mapping[Any, Callable[[], object]], repeat: int) -> dict[An
     return times
 
 
-def median_ratio(first: list[float], second: list[float]) -> float:
-    """Median ratio of the pairs; the two times of a pair were measured within moments of each other."""
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """The ratio of each pair, whose two times were measured within moments of each other."""
+    return [a / b for a, b in zip(first, second, strict=True)]
+
+
+def median_ratio(first: Sequence[float], second: Sequence[float]) -> float:
+    """Median ratio of the pairs."""
+    return statistics.median(ratios(first, second))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the median, by the bootstrap."""
+    given, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(0)
+    drawn = given[torch.randint(len(given), (RESAMPLED, len(given)), generator=generator)].quantile(0.5, 1)
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def with_interval(values: Sequence[float], digits: int = 2) -> str:
+    """The median, and its 95% interval, in words."""
+    return "{:.{n}f} ({:.{n}f} to {:.{n}f})".format(statistics.median(values), *interval(values), n=digits)
 
 
 def explainer(

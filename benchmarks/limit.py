@@ -4,7 +4,7 @@ The bare speed is that of a forward pass, and of a forward and backward pass to 
 gradient, at the best of several chunk sizes and in the memory layout of the explanation; the table also shows the other
 layout. Each sample needs 341 forward samples with a gradient, 11 more backward samples (guided backpropagation runs a
 second backward pass through the same forward pass), and 59 forward samples without a gradient. Explanation and bare
-passes alternate in one process.
+passes alternate in one process; the interval (95%) of the ratio's median comes from the bootstrap.
 
     python benchmarks/limit.py [--repeat 3] [--threads 2] [--clock process] [--channels-last]
 """
@@ -19,7 +19,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from _measure import console, explainer, in_turn, parser, start, table, without_parameter_gradients
+from _measure import (
+    console,
+    explainer,
+    in_turn,
+    parser,
+    ratios,
+    start,
+    table,
+    with_interval,
+    without_parameter_gradients,
+)
 from _workload import (
     BACKWARD,
     DISTINCT,
@@ -111,8 +121,7 @@ def main() -> None:
 
     per_sample = {d: [t / SENT for t in times[b]] for d, b in best.items()}
     limits = [least(f, b) for f, b in zip(*per_sample.values(), strict=True)]
-    ratio = statistics.median(t / limit for t, limit in zip(times["ours"], limits, strict=True))
-    summary = table(f"Median of {chosen.repeat}, {torch.get_num_threads()} threads", "", "ours", "least", "ratio")
+    summary = table(f"Median of {chosen.repeat}, {torch.get_num_threads()} threads", "", "ours", "least", "ratio (95%)")
     summary.add_row("forward samples", f"{sent:,}", f"{SAMPLES * DISTINCT:,}", f"{sent / (SAMPLES * DISTINCT):.2f}")
     summary.add_row(
         "backward samples", f"{backward:,}", f"{SAMPLES * BACKWARD:,}", f"{backward / (SAMPLES * BACKWARD):.2f}"
@@ -121,7 +130,7 @@ def main() -> None:
         "seconds without pictures",
         f"{statistics.median(times['ours']):.2f}",
         f"{statistics.median(limits):.2f}",
-        f"{ratio:.2f}",
+        with_interval(ratios(times["ours"], limits)),
     )
     console.print(summary)
 

@@ -5,7 +5,7 @@ pictures" adds, by hand, a figure for each sample and method and the scores in T
 pictures, the scores and the saved report. Random draws differ, so only deterministic maps are compared number by number:
 those of all methods but NoiseTunnel. Scores are random on both sides, and the table shows their means over the samples
 side by side (the sensitivity of NoiseTunnel is smaller with the monitor, which repeats the noise of the clean map at the
-perturbed sample).
+perturbed sample). The interval (95%) of a ratio is that of the pairs' median, by the bootstrap.
 
     python benchmarks/monitor.py [--repeat 5] [--threads 2] [--no-pictures] [--pass-size 64]
 """
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from _handwritten import SAMPLES_EACH, HandwrittenMonitor
-from _measure import console, median_ratio, parser, seconds, start, table
+from _measure import console, parser, ratios, seconds, start, table, with_interval
 from _workload import DISTINCT, SAMPLES, images, methods, metrics, probe, samples_sent, trained
 from lightning_explain import ExplanationMonitor, Probe
 from lightning_explain.modalities import guess
@@ -129,13 +129,13 @@ def differences(by_hand: HandwrittenMonitor, ours: ExplanationMonitor, samples: 
 
 def summary(sides: dict[str, Side], pictures: bool) -> Table:
     first, second = sides.values()
-    found = table(f"Median of {len(first.samples)}, {torch.get_num_threads()} threads", "", *sides, "ratio")
+    found = table(f"Median of {len(first.samples)} pairs, {torch.get_num_threads()} threads", "", *sides, "ratio (95%)")
     ratio = f"{first.samples[-1] / second.samples[-1]:.2f}x"
     found.add_row("samples sent through the model", f"{first.samples[-1]:,}", f"{second.samples[-1]:,}", ratio)
     shown = {"without pictures, s": (first.maps, second.maps), "with pictures and logs, s": (first.whole, second.whole)}
     for title, (a, b) in list(shown.items())[: 1 + pictures]:
         medians = (f"{statistics.median(times):.2f}" for times in (a, b))
-        found.add_row(title, *medians, f"{median_ratio(a, b):.2f}x")
+        found.add_row(title, *medians, with_interval(ratios(a, b)))
     return found
 
 

@@ -9,7 +9,8 @@
   difference. Completeness errors are rounding errors, too, and are not compared.
 - nodes: the same explanation by two torchrun agents on the loopback interface, each a node with one rank.
 - speed: the monitor's workload (ResNet-20, 16 samples, nine methods, two metrics) with one thread per rank: one rank
-  against two, and against two independent processes, which are the most that the machine can do.
+  against two, and against two independent processes, which are the most that the machine can do; the interval is that of the median of
+  rounds, by the bootstrap.
 
 The benchmark fails if a difference in float64 is above 1e-5.
 """
@@ -17,6 +18,7 @@ The benchmark fails if a difference in float64 is above 1e-5.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,7 @@ from torch.distributed.fsdp import fully_shard
 
 import _workload as workload
 from _cases import Bench, comparisons
-from _measure import first_samples
+from _measure import first_samples, ratios, with_interval
 from forked import on_ranks
 from lightning_explain import Probe
 from lightning_explain import metrics as q
@@ -46,7 +48,7 @@ from networks import Added, Layered, samples
 from processes import free_port
 
 EQUAL = 1e-5
-REPEAT = 2
+REPEAT, ROUNDS = 2, 5
 console = Console(width=150)
 
 
@@ -221,15 +223,21 @@ def speed(folder: Path) -> bool:
     # In a separate process: one that has already computed something cannot be forked.
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
     ways = {"one rank": (1, True), "two ranks": (2, True), "two processes, a half each": (2, False)}
-    best: dict[str, list[float]] = {}
-    for name, (world, shared) in [*ways.items()] * 2:
-        # The slowest rank counts, and the best of several explanations.
-        found = torch.tensor(on_ranks(world, partial(timed, weights, shared), fresh(folder), 1800)).amax(0).amin(0)
-        best[name] = [min(pair) for pair in zip(best.get(name, found.tolist()), found.tolist(), strict=True)]
-    table = Table("16 samples, one thread each", "wall, s", "gain", "processor, s", "gain")
-    for name, values in best.items():
-        gains = (one / value for one, value in zip(best["one rank"], values, strict=True))
-        table.add_row(name, *(f"{v:.2f}" for pair in zip(values, gains, strict=True) for v in pair))
+    found: dict[str, list[list[float]]] = {name: [] for name in ways}
+    for number in range(ROUNDS):
+        for name in reversed(ways) if number % 2 else ways:
+            world, shared = ways[name]
+            # The slowest rank counts, and the best of several explanations.
+            times = torch.tensor(on_ranks(world, partial(timed, weights, shared), fresh(folder), 1800)).amax(0).amin(0)
+            found[name].append(times.tolist())
+    table = Table(
+        f"16 samples, one thread each, {ROUNDS} rounds", "wall, s", "gain (95%)", "processor, s", "gain (95%)"
+    )
+    for name, values in found.items():
+        cells = []
+        for one, own in zip(zip(*found["one rank"], strict=True), zip(*values, strict=True), strict=True):
+            cells += [f"{statistics.median(own):.2f}", with_interval(ratios(one, own))]
+        table.add_row(name, *cells)
     console.print(table)
     return False
 
