@@ -30,6 +30,7 @@ from lightning_explain.distributed.collectives import collectives_called, report
 from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.baselines import Baselines
 from lightning_explain.engine.executor import execute
+from lightning_explain.engine.memory import keep_freed_memory
 from lightning_explain.engine.pass_size import fastest
 from lightning_explain.explainer.cost import Estimate, Forecast, estimate, forecast
 from lightning_explain.explainer.history import History, history_of
@@ -243,6 +244,7 @@ class Explainer(Decisions):
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
         """Enters the isolation on the stack, and returns the explanation."""
         run = stack.enter_context(explaining(model, self.forward_context))
+        keep_freed_memory()
         explained = self._explained(model, probe, run, (labels_of(probe, self.target),), self.ranks.synchronized)
         return Explanation(self, explained, probe, progress)
 
