@@ -86,7 +86,8 @@ def method_page(cls: type) -> str:
     """Text of the page of one method."""
     e = entry(cls)
     picture = f"![The sample, its map, and both together](../../images/methods/{e.name}.jpg)"
-    return _class_page(e, {"Contains the input": _contains_input(cls), "Captum's class": e.twin}, picture)
+    twin = "Captum's class" if "captum" in e.twin else "Same as"
+    return _class_page(e, {"Contains the input": _contains_input(cls), twin: e.twin}, picture)
 
 
 def _contains_input(cls: Any) -> str:

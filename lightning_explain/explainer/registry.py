@@ -148,11 +148,12 @@ def build_target(request: Any) -> Any:
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
-    """Warns of infidelity on maps of absolute values, which have lost the signs that it needs."""
+    """Warns of infidelity on maps that have lost the signs that it needs, as those of absolute values."""
     unsigned = [name for name, method in methods.items() if not method.signed]
     scored = [name for name, metric in metrics.items() if isinstance(metric, metric_classes.Infidelity)]
     if unsigned and scored:
-        warnings.warn(f"{unsigned} take absolute values, but {scored} need signed maps; use abs=False.", stacklevel=3)
+        reason = f"{unsigned} hold no evidence against the output, but {scored} need signed maps"
+        warnings.warn(f"{reason}; use Saliency(abs=False), HiResCAM instead of LayerCAM.", stacklevel=3)
 
 
 def auto_limit(batch: int | None) -> int:

@@ -1,4 +1,4 @@
-"""Attribution methods: one frozen dataclass for each Captum class, with Captum's name and argument names.
+"""Attribution methods: one frozen dataclass for each Captum class, with Captum's name and argument names, and a few beyond Captum.
 
 In: an ``ExplainedFunction`` and samples. Out: one attribution per sample, input-shaped or in the shape of a layer.
 Most methods declare a path, what they read on it, and a reducer (``_base.py``); the others run through Captum. An argument
@@ -10,6 +10,7 @@ Start reading at ``gradient.py``, then ``path.py``.
 from captum.attr import Attribution
 
 from lightning_explain.methods._adaptive import steps_taken as steps_taken
+from lightning_explain.methods.cam import HiResCAM, LayerCAM
 from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, GuidedGradCam, InputXGradient, Saliency
 from lightning_explain.methods.layer import (
@@ -46,9 +47,9 @@ CaptumAttribution = Attribution
 """Base class of Captum's own methods, which are bound to a model and lack our interface."""
 
 __all__ = ["LRP", "Deconvolution", "DeepLift", "DeepLiftShap", "FeatureAblation", "FeaturePermutation", "GradientShap"]
-__all__ += ["GuidedBackprop", "GuidedGradCam", "InputXGradient", "IntegratedGradients", "InternalInfluence"]
+__all__ += ["GuidedBackprop", "GuidedGradCam", "HiResCAM", "InputXGradient", "IntegratedGradients", "InternalInfluence"]
 __all__ += ["KernelShap", "Lime", "NoiseTunnel", "Occlusion", "Saliency", "ShapleyValueSampling", "ShapleyValues"]
-__all__ += ["LayerActivation", "LayerConductance", "LayerDeepLift", "LayerDeepLiftShap", "LayerFeatureAblation"]
+__all__ += ["LayerActivation", "LayerCAM", "LayerConductance", "LayerDeepLift", "LayerDeepLiftShap", "LayerFeatureAblation"]
 __all__ += ["LayerGradCam", "LayerGradientShap", "LayerGradientXActivation", "LayerIntegratedGradients", "LayerLRP"]
 __all__ += ["NeuronConductance", "NeuronDeconvolution", "NeuronDeepLift", "NeuronDeepLiftShap", "NeuronFeatureAblation"]
 __all__ += ["NeuronGradient", "NeuronGradientShap", "NeuronGuidedBackprop", "NeuronIntegratedGradients"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -184,10 +185,20 @@ class GuidedGradCam(AtLayer, OnPath):
         return functional.interpolate(cam, like.shape[2:], mode=self.interpolate_mode)
 
 
+def mean_over_places(gradient: Tensor) -> Tensor:
+    """The weights of Grad-CAM: the mean gradient of each channel, ``(N, C, 1, ...)``; that of a vector ``(N, C)`` as it is."""
+    return gradient.mean(tuple(range(2, gradient.ndim)), keepdim=True) if gradient.ndim > 2 else gradient
+
+
 def grad_cam(
-    evaluation: Evaluation, site: LayerSite, explained: ExplainedFunction, reshape: Reshape = None, summed: bool = True
+    evaluation: Evaluation,
+    site: LayerSite,
+    explained: ExplainedFunction,
+    reshape: Reshape = None,
+    summed: bool = True,
+    weights: Callable[[Tensor], Tensor] = mean_over_places,
 ) -> tuple[Tensor, ...]:
-    """Channels of a layer weighted by their mean gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` unless summed.
+    """Channels of a layer weighted by their gradient, each ``(N, 1, ...)``; ``(N, C, ...)`` unless summed.
 
     Args:
         evaluation: Holds the activation and the gradient of the layer.
@@ -195,6 +206,7 @@ def grad_cam(
         explained: The explained function.
         reshape: How to arrange the layer's map on the image.
         summed: Sum over the channels.
+        weights: What the activation is multiplied by, from its gradient ``(N, C, ...)``.
     """
     how = Arrangement(reshape, explained.layer(site.layer), site.of_input, explained.forward)
 
@@ -203,8 +215,7 @@ def grad_cam(
         return value if grid is None else grid
 
     def one(activation: Tensor, gradient: Tensor) -> Tensor:
-        a, g = placed(activation), placed(gradient)
-        weights = g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
-        return (weights * a).sum(1, keepdim=True) if summed else weights * a
+        weighted = weights(placed(gradient)) * placed(activation)
+        return weighted.sum(1, keepdim=True) if summed else weighted
 
     return each(one, evaluation.activation(site), evaluation.gradient(PLAIN, site))

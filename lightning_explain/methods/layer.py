@@ -19,7 +19,7 @@ from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tupl
 from lightning_explain.engine.captum_adapter import attribute
 from lightning_explain.engine.evaluate import intercept
 from lightning_explain.methods._base import AtLayer, AtOnce, OnPath, each
-from lightning_explain.methods.gradient import grad_cam
+from lightning_explain.methods.gradient import grad_cam, mean_over_places
 from lightning_explain.modalities.image import Reshape
 
 
@@ -101,8 +101,12 @@ class LayerGradCam(AtLayer, OnPath):
         Raises:
             ValueError: If ``reshape`` does not fit the layer.
         """
-        found = grad_cam((yield), self.site, explained, self.reshape, self.attr_dim_summation)
+        found = grad_cam((yield), self.site, explained, self.reshape, self.attr_dim_summation, self.weights)
         return each(torch.relu, found) if self.relu_attributions else found
+
+    def weights(self, gradient: Tensor) -> Tensor:
+        """What the activation is multiplied by, from its gradient ``(N, C, ...)``: the mean of each channel."""
+        return mean_over_places(gradient)
 
     def arrangement(self, explained: ExplainedFunction, found: Attribution) -> Arrangement:
         """As it is: it is arranged on the image already."""

@@ -260,11 +260,12 @@ def test_a_model_without_an_image_has_no_place_for_a_map() -> None:
 
 # -- every method --------------------------------------------------------------------------------------------------
 
+CAMS = ("LayerGradCam", "LayerCAM", "HiResCAM")
 AT_LAYER = [cls for name in m.__all__ if (cls := getattr(m, name)).layer_shaped]
 
 
-def test_there_are_eleven_methods_at_layers() -> None:
-    assert len(AT_LAYER) == 11
+def test_there_are_thirteen_methods_at_layers() -> None:
+    assert len(AT_LAYER) == 13
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -273,11 +274,11 @@ def test_every_layer_method_keeps_its_shape_and_is_scored_on_the_image() -> None
     methods["tunnel"] = m.NoiseTunnel(m.LayerGradientXActivation("tokens"), nt_samples=2)
     report = explain(Tokens(), Probe(images()), methods, ["Infidelity"])
     for name in methods:
-        shape = (2, 1, 4, 4) if name == "LayerGradCam" else (2, 17, 5)
+        shape = (2, 1, 4, 4) if name in CAMS else (2, 17, 5)
         assert report.attributions[name].shape == shape, name  # type: ignore[union-attr]
         assert name in report.scores["infidelity"]
     assert {name: found[0].shape for name, found in report.maps.items()} == {
-        name: (2, 1, 4, 4) for name in methods if name != "LayerGradCam"
+        name: (2, 1, 4, 4) for name in methods if name not in CAMS
     }
     unplaced = {name: replace(method, reshape="none") for name, method in methods.items() if name != "tunnel"}
     report = explain(Tokens(), Probe(images()), unplaced, ["Infidelity"])

@@ -119,7 +119,9 @@ def test_given_samples_are_the_monitors_samples_at_once() -> None:
 
 
 def test_a_map_without_signs_is_not_scored_silently() -> None:
-    with pytest.warns(UserWarning, match=r"\['saliency'\] take absolute values, but \['infidelity'\] need signed maps"):
+    with pytest.warns(
+        UserWarning, match=r"\['saliency'\] hold no evidence against the output, but \['infidelity'\] need signed maps"
+    ):
         ExplanationMonitor(methods=[m.Saliency()], metrics=[q.Infidelity()])
 
 

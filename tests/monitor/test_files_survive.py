@@ -235,7 +235,7 @@ ALIKE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("given", "message"), ALIKE.values(), ids=ALIKE.keys())
-@pytest.mark.filterwarnings("ignore:.*take absolute values")
+@pytest.mark.filterwarnings("ignore:.*hold no evidence against")
 def test_names_for_one_place_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"{message}.*give methods=... or metrics=... other names"):
         monitor(**given)

@@ -96,7 +96,8 @@ def test_a_class_has_every_section(name: str) -> None:
     for part in ("summary", "formula", "paper", "result", "signed", "not_for", "example"):
         assert getattr(entry, part), part
     assert [argument for argument, _, _ in entry.arguments] == [field.name for field in fields(ALL[name])]
-    assert name in METRICS or entry.twin == f"``captum.attr.{name}``"
+    twins = [f"``{package}.{name}``" for package in ("captum.attr", "pytorch_grad_cam")]
+    assert name in METRICS or entry.twin in twins
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -150,7 +151,7 @@ def test_a_formula_is_latex_that_can_be_drawn(name: str) -> None:
 def test_families_hold_the_methods_of_captums_chapters() -> None:
     found = {name: generate.family(cls) for name, cls in METHODS.items()}
     assert {name for name, where in found.items() if where == "Neuron"} == {n for n in METHODS if n[:6] == "Neuron"}
-    layers = {n for n in METHODS if n.startswith("Layer")} | {"InternalInfluence"}
+    layers = {n for n in METHODS if n.startswith("Layer")} | {"InternalInfluence", "HiResCAM"}
     assert {name for name, where in found.items() if where == "Layer"} == layers
     assert [name for name, where in found.items() if where == "Around other methods"] == ["NoiseTunnel"]
 
