@@ -120,7 +120,7 @@ def monitors() -> list[ExplanationMonitor]:
     x, y = samples(2)
     every: dict[str, Any] = {"every_n_train_steps": 1, "on_error": "raise", "probe": Probe(x, y)}
     every["panels"] = [("heat_map", "all")]
-    methods = {name: cheap(cls(**NEEDED.get(name, {}))) for name, cls in METHODS.items()}
+    methods = {name: cheap(cls(**NEEDED.get(name, {}))) for name, cls in METHODS.items() if not cls.reads_attention}
     few = {"ig": m.IntegratedGradients(n_steps=2), "cam": m.LayerGradCam()}
     metrics = [q.Infidelity(n_perturb_samples=2), q.SensitivityMax(n_perturb_samples=2), q.Drift()]
     return [

@@ -15,11 +15,9 @@ from lightning_explain.core.record import Record, nodes
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.modalities.image import is_grid
 from lightning_explain.modalities.placement import place
-from lightning_explain.model.activations import words
+from lightning_explain.model.attention import FUSED, PRODUCTS
 from lightning_explain.model.layers import plain
 
-_ATTENTION = words("scaled_dot_product_attention multi_head_attention_forward")
-_PRODUCTS = words("matmul bmm mm einsum baddbmm")
 # Between the softmax of attention and its product with the values lie at most a dropout and changes of shape.
 _NEAR = 5
 # Layers whose gradient is looked at.
@@ -63,7 +61,7 @@ class _Candidate(NamedTuple):
 
 def _candidates(model: nn.Module, record: Record, modalities: tuple[Modality, ...]) -> Iterator[_Candidate]:
     """The layers whose places lie on the input, the last first."""
-    attention = _attention(record)
+    attention = attention_in(record)
     modules = {id(module): (name, module) for name, module in model.named_modules() if name}
     for key, passed in reversed(record.returned.items()):
         value, end = passed.value, record.spans[key][1]
@@ -122,14 +120,14 @@ class _Attention(NamedTuple):
         return self.softmax < end <= self.product
 
 
-def _attention(record: Record) -> list[_Attention]:
+def attention_in(record: Record) -> list[_Attention]:
     """The calls that mix tokens by attention, in order."""
     calls, found = [op.name for op in record.ops], []
     for i, op in enumerate(record.ops):
         before = calls[max(0, i - _NEAR) : i]
-        if op.name in _ATTENTION:
+        if op.name in FUSED:
             found.append(_Attention(i, i, op.module))
-        elif op.name in _PRODUCTS and op.activations > 1 and "softmax" in before:
+        elif op.name in PRODUCTS and op.activations > 1 and "softmax" in before:
             found.append(_Attention(i - 1 - before[::-1].index("softmax"), i, op.module))
     return found
 

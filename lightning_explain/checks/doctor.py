@@ -17,13 +17,13 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks.blind import blind
-from lightning_explain.checks.default_layer import default_layer
+from lightning_explain.checks.default_layer import attention_in, default_layer
 from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.checks.trace import probabilities, reads_whole, reentrant
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method, Metric
 from lightning_explain.core.points import DEEPLIFT, PLAIN, LayerSite, path_of
 from lightning_explain.core.probe import Baseline, Samples, flat
-from lightning_explain.core.record import Op, Passed, Record, meet, node_of
+from lightning_explain.core.record import AttentionSize, Op, Passed, Record, meet, node_of
 from lightning_explain.core.report import SumCheck
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.fsdp import is_sharded
@@ -76,6 +76,12 @@ class DoctorContext:
     def layer(self) -> str | None:
         """The default layer of layer methods; ``None`` if there is none."""
         return default_layer(self.model, self.record, self.explained.modalities)
+
+    @cached_property
+    def attention(self) -> tuple[AttentionSize, ...]:
+        """Over what the model computes attention, for each sample, in the order in which it runs."""
+        sizes = (self.record.ops[part.softmax].attends for part in attention_in(self.record))
+        return tuple(size.within(len(self.record.samples)) for size in sizes if size is not None)
 
     @cached_property
     def blind(self) -> Finding | None:
@@ -418,7 +424,9 @@ class DoctorContext:
                 explained.evaluate(point.samples)
 
     def _activation(self, method: Method) -> Any:
-        """What the method's layer received or returned for one sample; ``None`` without a layer."""
+        """What the method's layer received or returned for one sample, or the attention that it reads; ``None`` without a layer."""
+        if method.reads_attention:
+            return self.attention
         passed = None if len(method.layers) != 1 else self._passed(method)
         value = None if passed is None else passed.value
         value = value[0] if isinstance(value, tuple) and len(value) == 1 else value

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_explain.checks.lookups import Followed
 from lightning_explain.core.record import Op, Passed, Record, node_of, nodes
 from lightning_explain.model.activations import ARRANGING, depending, family, kind_of, name_of, words
+from lightning_explain.model.attention import attention_call
 from lightning_explain.model.hooks import at_modules
 from lightning_explain.model.inventory import is_layer
 
@@ -53,7 +54,9 @@ class _Recorder(TorchFunctionMode):
         if recorded:
             module = self._inside[-1]
             idle = name in _ARITHMETIC and len(activations) == 1 and _equal(out, activations[0])
-            self.record.ops.append(Op(name, kind, module, self._names.get(id(module)), len(activations), idle))
+            call = attention_call(func, args, kwargs)
+            where, attends = self._names.get(id(module)), call.size if call else None
+            self.record.ops.append(Op(name, kind, module, where, len(activations), idle, attends))
             if not is_layer(module):
                 self._note_consumers(activations, module)
         self.record.low_precision |= isinstance(out, Tensor) and out.dtype in (torch.float16, torch.bfloat16)

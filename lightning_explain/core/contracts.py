@@ -136,6 +136,8 @@ class Method:
     """Whether its layer must return a tensor or a plain tuple of tensors."""
     several_layers: ClassVar[bool] = False
     """Whether ``layer`` may be a tuple; the map then has a tensor for each of its entries."""
+    reads_attention: ClassVar[bool] = False
+    """Whether its map is made of attention weights, which are the same whatever output is explained."""
     samples_needed: ClassVar[int] = 1
     """How many samples it looks at together."""
     takes_distribution: ClassVar[bool] = False

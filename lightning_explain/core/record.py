@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,26 @@ from torch.autograd.graph import get_gradient_edge
 
 from lightning_explain.core.contracts import Lookup
 from lightning_explain.core.probe import Samples
+
+
+class AttentionSize(NamedTuple):
+    """Over what attention is computed.
+
+    Args:
+        batch: The first dimension: the samples; times windows, if attention is computed within them.
+        queries: The tokens that attend.
+        keys: The tokens that they attend to.
+        heads_apart: Whether heads have a dimension of their own; otherwise they may be in the first one, too.
+    """
+
+    batch: float
+    queries: int
+    keys: int
+    heads_apart: bool = True
+
+    def within(self, samples: int) -> AttentionSize:
+        """The same for each of so many samples."""
+        return self._replace(batch=self.batch / samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +46,7 @@ class Op:
         where: The module's dotted name; ``None`` if the module is not registered in the model.
         activations: How many arguments depend on the input.
         idle: Whether it adds or multiplies by a constant that changes nothing, as in ``x + 0``.
+        attends: Over what it computes attention; ``None`` for other functions. A softmax may be that of attention.
     """
 
     name: str
@@ -34,6 +55,7 @@ class Op:
     where: str | None
     activations: int
     idle: bool = False
+    attends: AttentionSize | None = None
 
     def __str__(self) -> str:
         place = f"{self.where!r} ({type(self.module).__name__})" if self.where else type(self.module).__name__

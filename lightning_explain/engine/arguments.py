@@ -20,6 +20,7 @@ _SIZES = {"eps": "1e-10", "tolerance": "0.01"}
 _MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
 _CHOICES = {
     "method": ("riemann_right", "riemann_left", "riemann_middle", "riemann_trapezoid", "gausslegendre"),
+    "head_fusion": ("mean", "max", "min"),
     "nt_type": ("smoothgrad", "smoothgrad_sq", "vargrad"),
 }
 

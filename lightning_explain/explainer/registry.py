@@ -149,7 +149,7 @@ def build_target(request: Any) -> Any:
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
     """Warns of infidelity on maps that have lost the signs that it needs, as those of absolute values."""
-    unsigned = [name for name, method in methods.items() if not method.signed]
+    unsigned = [n for n, method in methods.items() if not (method.signed or method.innermost.reads_attention)]
     scored = [name for name, metric in metrics.items() if isinstance(metric, metric_classes.Infidelity)]
     if unsigned and scored:
         reason = f"{unsigned} hold no evidence against the output, but {scored} need signed maps"

@@ -10,6 +10,7 @@ Start reading at ``gradient.py``, then ``path.py``.
 from captum.attr import Attribution
 
 from lightning_explain.methods._adaptive import steps_taken as steps_taken
+from lightning_explain.methods.attention import AttentionRollout
 from lightning_explain.methods.cam import HiResCAM, LayerCAM
 from lightning_explain.methods.deeplift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap
 from lightning_explain.methods.gradient import Deconvolution, GuidedBackprop, GuidedGradCam, InputXGradient, Saliency
@@ -46,10 +47,18 @@ from lightning_explain.methods.surrogate import KernelShap, Lime
 CaptumAttribution = Attribution
 """Base class of Captum's own methods, which are bound to a model and lack our interface."""
 
-__all__ = ["LRP", "Deconvolution", "DeepLift", "DeepLiftShap", "FeatureAblation", "FeaturePermutation", "GradientShap"]
+__all__ = ["LRP", "AttentionRollout", "Deconvolution", "DeepLift", "DeepLiftShap", "FeatureAblation"]
+__all__ += ["FeaturePermutation", "GradientShap"]
 __all__ += ["GuidedBackprop", "GuidedGradCam", "HiResCAM", "InputXGradient", "IntegratedGradients", "InternalInfluence"]
 __all__ += ["KernelShap", "Lime", "NoiseTunnel", "Occlusion", "Saliency", "ShapleyValueSampling", "ShapleyValues"]
-__all__ += ["LayerActivation", "LayerCAM", "LayerConductance", "LayerDeepLift", "LayerDeepLiftShap", "LayerFeatureAblation"]
+__all__ += [
+    "LayerActivation",
+    "LayerCAM",
+    "LayerConductance",
+    "LayerDeepLift",
+    "LayerDeepLiftShap",
+    "LayerFeatureAblation",
+]
 __all__ += ["LayerGradCam", "LayerGradientShap", "LayerGradientXActivation", "LayerIntegratedGradients", "LayerLRP"]
 __all__ += ["NeuronConductance", "NeuronDeconvolution", "NeuronDeepLift", "NeuronDeepLiftShap", "NeuronFeatureAblation"]
 __all__ += ["NeuronGradient", "NeuronGradientShap", "NeuronGuidedBackprop", "NeuronIntegratedGradients"]

@@ -191,6 +191,12 @@ class Infidelity(CheckedArguments, Metric):
         "relative": "the output changes no more than by rounding, or the sample has a single unit"
     }
 
+    needs = "a map that has a place on the image and belongs to the explained output, as attention does not"
+
+    def can_score(self, method: Method, explained: ExplainedFunction) -> bool:
+        """Whether its map belongs to the explained output."""
+        return not method.innermost.reads_attention
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.perturb_func) and self.perturb_func not in _KINDS:

@@ -511,7 +511,7 @@ def test_an_examination_leaves_no_trace() -> None:
 
 
 def every_method(layer: str) -> dict[str, Method]:
-    classes = {name: getattr(m, name) for name in m.__all__}
+    classes = {name: getattr(m, name) for name in m.__all__ if name != "AttentionRollout"}
     made = {name: c(layer=layer) if c.place != "input" else c() for name, c in classes.items()}
     return {**made, "ShapleyValues": m.ShapleyValues(feature_mask={"grid": 32})}
 

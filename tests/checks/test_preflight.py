@@ -69,7 +69,7 @@ QUIETER = [
     pytest.mark.filterwarnings(f"ignore:{text}")
     for text in (".*the model has no ReLU", ".*None of the methods", ".*No metric", ".*The metric")
 ]
-NOT_HERE = {"LRP", "LayerLRP", "ShapleyValues"}
+NOT_HERE = {"LRP", "LayerLRP", "ShapleyValues", "AttentionRollout"}
 GUIDING = {"GuidedBackprop", "Deconvolution", "GuidedGradCam", "NeuronGuidedBackprop", "NeuronDeconvolution"}
 
 

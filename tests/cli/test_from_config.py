@@ -84,11 +84,14 @@ def test_the_example_is_examined_and_nothing_is_refused() -> None:
     assert found == {"ig": "fine", "cam": "fine", "guided": "fine", "deep_lift": "fine", "smooth": "fine"}
 
 
+REFUSED = {"attention_rollout", "lrp", "layer_lrp", "shapley_values"}
+
+
 def test_without_methods_all_are_examined_and_a_refusal_is_an_exit_code() -> None:
     shown = lines(EXAMPLE, "~monitor.methods", "input_shape=[3,32,32]", code=1)
     found = verdicts(shown)
-    assert len(found) == len(m.__all__) == 40
-    assert {name for name, state in found.items() if state == "refused"} == {"lrp", "layer_lrp", "shapley_values"}
+    assert len(found) == len(m.__all__) == 41
+    assert {name for name, state in found.items() if state == "refused"} == REFUSED
     assert any("LRP does not see what is computed outside of layers: add in 'layer1.0'" in line for line in shown)
     assert any("use IntegratedGradients" in line for line in shown)
 

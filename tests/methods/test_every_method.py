@@ -21,8 +21,14 @@ CONFIGS = HERE.parents[1] / "configs" / "method"
 FAMILIES = ("cam", "deeplift", "layer", "neuron", "perturbation", "lrp")
 # Compared in test_against_captum.py, outside of its tables.
 ELSEWHERE = {"GuidedBackprop", "NoiseTunnel", "GradientShap"}
-# Not in Captum, by the package that they are named after.
-BEYOND = {"HiResCAM": "pytorch_grad_cam", "LayerCAM": "pytorch_grad_cam"}
+# Compared in test_attention.py.
+ELSEWHERE |= {"AttentionRollout"}
+# Not in Captum: where they come from.
+BEYOND = {
+    "AttentionRollout": "(Abnar & Zuidema 2020)",
+    "HiResCAM": "``pytorch_grad_cam.HiResCAM``",
+    "LayerCAM": "``pytorch_grad_cam.LayerCAM``",
+}
 # What belongs to the call (samples, target), to passes, or to Captum's own output.
 NOT_OURS = {
     *("self", "forward_func", "model", "inputs", "target", "additional_forward_args", "args", "kwargs"),
@@ -88,7 +94,7 @@ def documented(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", m.__all__)
 def test_a_method_says_what_it_computes_and_documents_each_argument(name: str) -> None:
-    assert f"``{BEYOND.get(name, 'captum.attr')}.{name}``" in vars(getattr(m, name))["__doc__"]
+    assert BEYOND.get(name, f"``captum.attr.{name}``") in vars(getattr(m, name))["__doc__"]
     assert {field.name for field in fields(getattr(m, name))} <= documented(name)
 
 

@@ -21,7 +21,14 @@ from lightning_explain.explainer.registry import METHODS
 from lightning_explain.metrics.infidelity import relative_infidelity
 
 # What the map of each method is: with its own arguments where these decide.
-GRADIENT_LIKE = ["Deconvolution", "GuidedBackprop", "GuidedGradCam", "InternalInfluence", "NeuronDeconvolution"]
+GRADIENT_LIKE = [
+    "AttentionRollout",
+    "Deconvolution",
+    "GuidedBackprop",
+    "GuidedGradCam",
+    "InternalInfluence",
+    "NeuronDeconvolution",
+]
 GRADIENT_LIKE += ["NeuronGradient", "NeuronGuidedBackprop", "NoiseTunnel", "Saliency"]
 
 
