@@ -27,6 +27,12 @@ else:
 """Inputs as the user gives them: a tensor, a tuple of tensors, or a mapping of parameter names to tensors."""
 
 if TYPE_CHECKING:
+    Labels: TypeAlias = Tensor | None | Any
+else:
+    Labels = Any
+"""Labels as the user gives them: a tensor, or a mapping of the names of outputs to tensors. In a ``Probe`` it is a tensor or ``None``."""
+
+if TYPE_CHECKING:
     Baseline: TypeAlias = None | float | str | Tensor | Sequence[Any] | Callable[..., Any]
 else:
     Baseline = Any  # OmegaConf reads the annotations of dataclasses, and refuses unions with containers.
@@ -65,7 +71,8 @@ class Probe:
         inputs: The model's inputs: one tensor ``(N, ...)`` or a tuple of them, in the order of the model's ``forward``. Or
             everything that the model is called with, as a mapping of parameter names to values: its floating-point tensors are
             explained (the first tensor, if there are none), all others become ``forward_args``.
-        targets: Labels ``(N, ...)``, or ``None`` if there are none.
+        targets: Labels ``(N, ...)``, or ``None`` if there are none. Of a model with several outputs, a mapping of their names to labels,
+            which becomes ``labels``.
         ids: ``(N,)`` integers that name the samples, such as dataset indices; random draws are keyed by them. Default
             ``0..N-1``.
         masks: Boolean regions of the first input that they fit, for localisation metrics such as ``RelevanceMass``: ``(N, H, W)`` of
@@ -86,6 +93,7 @@ class Probe:
             Default: guessed from the inputs, and from what the model does with them.
         entries: ``(N, 2)`` whole numbers, where each sample is there once for each of its labels or steps: the id of the sample, and the
             label or step that is explained, -1 for the largest output. Filled in by what explains several of a sample.
+        labels: Labels ``(N, ...)`` of several outputs, by the name of the output or target. Filled in where ``targets`` is a mapping.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -103,7 +111,7 @@ class Probe:
     """
 
     inputs: Inputs
-    targets: Tensor | None = None
+    targets: Labels = None
     ids: Tensor | None = None
     masks: Tensor | None = None
     class_names: Sequence[str] | None = None
@@ -113,10 +121,14 @@ class Probe:
     meta: Mapping[str, Sequence[str]] = field(default_factory=dict)
     modalities: Any = None
     entries: Tensor | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Mapping):
             self._divide(self.inputs)
+        if isinstance(self.targets, Mapping):
+            object.__setattr__(self, "labels", {str(name): value for name, value in self.targets.items()})
+            object.__setattr__(self, "targets", None)
         if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
             raise TypeError(f"Probe(inputs=...) got {kind(self.inputs)}; give a tensor (N, ...) or a tuple of them.")
         if len(self) == 0:
@@ -129,6 +141,7 @@ class Probe:
             object.__setattr__(self, "ids", torch.arange(len(self)))
         named: dict[str, Any] = {f"inputs[{i}]": x for i, x in enumerate(as_tuple(self.inputs))}
         named |= {k: getattr(self, k) for k in ("targets", "ids", "masks", "entries") if getattr(self, k) is not None}
+        named |= {f"targets={{{name!r}: ...}}": value for name, value in self.labels.items()}
         for name, value in named.items():
             if not isinstance(value, Tensor):
                 raise TypeError(f"Probe({name}=...) got {kind(value)}; give a tensor.")

@@ -20,5 +20,6 @@ PROBE = {
     "parameters": schema.listed(_PLACE),
     "meta": schema.mapped(TEXTS),
     "entries": schema.nothing_or(schema.tensor(2, of_whole=True)),
+    "labels": schema.mapped(schema.tensor()),
 }
 """By field: the check of its value."""

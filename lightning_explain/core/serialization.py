@@ -65,7 +65,8 @@ def probe_state(probe: Probe) -> dict[str, Any]:
 
 def columns(probe: Probe) -> dict[str, Any]:
     """The probe's fields by name, but for the modalities, which are found anew with the model; class names as a tuple of strings."""
-    found = {field.name: getattr(probe, field.name) for field in fields(probe) if field.name != "modalities"}
+    left_out = ("modalities",) if probe.labels else ("modalities", "labels")
+    found = {field.name: getattr(probe, field.name) for field in fields(probe) if field.name not in left_out}
     names, meta = found["class_names"], {str(key): tuple(map(str, texts)) for key, texts in probe.meta.items()}
     return {**found, "class_names": None if names is None else tuple(map(str, names)), "meta": meta}
 

@@ -119,8 +119,8 @@ def _passed(positional: tuple[Any, ...], keywords: Mapping[str, Any], signature:
 
 def _is_label(place: Place, x: Tensor, own: Probe) -> bool:
     """Whether a tensor is the labels, or what they are a view of, or goes where labels go."""
-    labels = own.targets
-    return any(is_label(str(key)) for key in place) or (labels is not None and (labels is x or labels._base is x))
+    labels = [*([] if own.targets is None else [own.targets]), *own.labels.values()]
+    return any(is_label(str(key)) for key in place) or any(one is x or one._base is x for one in labels)
 
 
 def _shown(call: Mapping[Place, Any], names: Mapping[int, Place]) -> str:

@@ -9,8 +9,20 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from lightning_explain.core.call import Place, by_position, divided, leaves, named
-from lightning_explain.core.probe import Attribution, Probe, as_tuple, bare, kind
-from lightning_explain.probes.parts import are_tensors, count_of, holds_tensors, is_label, names_in, one_each, texts
+from lightning_explain.core.probe import Attribution, Labels, Probe, as_tuple, bare, kind
+from lightning_explain.probes.parts import (
+    are_labels,
+    are_tensors,
+    column,
+    count_of,
+    holds_tensors,
+    is_graph,
+    is_label,
+    labels_of,
+    names_in,
+    one_each,
+    texts,
+)
 from lightning_explain.probes.signature import Signature, fitted, misfit
 
 BatchFn = Callable[[Any], "tuple[Attribution | Mapping[str, Any], Tensor | None] | Probe"]
@@ -34,6 +46,8 @@ def samples_of(
     - A tuple or list ``(x,)``, ``(x, y)``, ``(x1, x2, ..., y)``, ``((x1, x2), y)``: if there are several tensors, the last is
       the targets (also in ``(y, None)``, without weights); the others are bound by position. A tuple in it is one argument if
       ``forward`` does not take as many.
+    - Labels of several outputs are a mapping or tuple of tensors at the end, or tensors ``(N,)`` after the first; they become
+      ``Probe.labels``. If ``forward`` takes one argument, further views of the same shape are left out, with one line.
     - A mapping, a dataclass, or a named tuple with such a field: the tensor under label, labels, target, targets or y (in any
       case) is the targets; the others are bound by name. If one is left over, and ``forward`` has one required argument, it is
       that one.
@@ -59,12 +73,25 @@ def samples_of(
     """
     if batch_fn is not None:
         return bound(_by_user(batch, batch_fn), forward, say)
+    _refuse_graphs(batch)
     by_name = names_in(batch, forward)
     if by_name is not None:
         return _from_mapping(by_name, forward, say)
     if isinstance(batch, (Tensor, tuple, list)):
         return _from_sequence(batch, forward, say)
     raise TypeError(f"Cannot read a batch of type {type(batch).__name__}. {FIX}")
+
+
+def _refuse_graphs(batch: Any) -> None:
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    graph = next((part for part in (batch, *parts) if is_graph(part)), None)
+    if graph is not None:
+        raise TypeError(
+            f"A batch holds a graph ({type(graph).__module__.partition('.')[0]} {type(graph).__name__}), whose nodes are no samples of one "
+            "shape. For graphs there is torch_geometric.explain. To explain graphs that all have equally many nodes, give batch_fn=..., "
+            "which returns the node features (graphs, nodes, features) and the labels, and forward_fn=..., which makes a graph of them "
+            "and calls the model."
+        )
 
 
 def bound(probe: Probe, forward: Signature | None, say: Say = _silent) -> Probe:
@@ -97,18 +124,21 @@ def _by_user(batch: Any, batch_fn: BatchFn) -> Probe:
         ) from error
     if isinstance(found, Probe):
         return found
-    if not isinstance(found, tuple) or len(found) != 2 or not (found[1] is None or isinstance(found[1], Tensor)):
+    if (
+        not isinstance(found, tuple)
+        or len(found) != 2
+        or not (found[1] is None or isinstance(found[1], (Tensor, Mapping)))
+    ):
         raise TypeError(
             f"batch_fn returned a {kind(found)}; return a tuple (inputs, targets), inputs a tensor "
-            "or a tuple of tensors and targets a tensor or None, or return a Probe."
+            "or a tuple of tensors and targets a tensor, a mapping of the names of outputs to tensors, or None, or return a Probe."
         )
     inputs, targets = found
     return _probe("What batch_fn returned", tuple(inputs) if isinstance(inputs, list) else inputs, targets)
 
 
-def _probe(what: str, inputs: Any, targets: Tensor | None, **rest: Any) -> Probe:
-    if targets is not None and not targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == 1:
-        targets = targets.squeeze(1)
+def _probe(what: str, inputs: Any, targets: Labels, **rest: Any) -> Probe:
+    targets = column(targets) if isinstance(targets, Tensor) else targets
     try:
         return Probe(bare(inputs) if isinstance(inputs, tuple) and inputs else inputs, targets, **rest)
     except (TypeError, ValueError) as error:
@@ -120,12 +150,12 @@ class _Rest:
     """What a batch has beside the arguments of the model.
 
     Args:
-        targets: The labels.
+        targets: The labels; of several outputs by name.
         meta: Texts, by name.
         left_out: Names of what the model does not take.
     """
 
-    targets: Tensor | None
+    targets: Labels
     meta: Mapping[str, Sequence[str]]
     left_out: list[str]
 
@@ -182,18 +212,26 @@ def _from_mapping(batch: dict[str, Any], forward: Signature | None, say: Say) ->
     if not any(isinstance(value, Tensor) for value in found.values()):
         kinds = {key: kind(value) for key, value in parts.items()}
         raise TypeError(f"{what} has no tensor to explain, only {kinds}. {FIX}")
+    given = found
     found, left_out = (found, []) if forward is None else fitted(found, forward, what)
+    # What the model does not take may be the labels of its outputs, by name.
+    named = {name: given[(name,)] for name in left_out if (name,) in given}
+    own = {n: x for n, x in named.items() if isinstance(x, Tensor) and x.ndim < 3 and are_labels([x], count)}
+    if targets is None and len(own) > 1:
+        targets, left_out = labels_of(own), [name for name in left_out if name not in own]
     rest = _Rest(targets, texts(batch, count), [repr(name) for name in (*left_out, *odd)])
     return _bound_probe(what, found, rest, forward, say)
 
 
-def _labels_in(batch: Mapping[str, Any], required: set[str]) -> Tensor | None:
-    """The labels in a mapping: the tensor under such a name, preferably one that ``forward`` does not require."""
-    found: dict[str, Tensor] = {}
+def _labels_in(batch: Mapping[str, Any], required: set[str]) -> Labels:
+    """The labels in a mapping: the tensor, or several by name, under such a name, preferably one that ``forward`` does not require."""
+    found: dict[str, Any] = {}
     for key in filter(is_label, batch):
         inner = [value for _, value in leaves(batch[key]) if isinstance(value, Tensor)]
         if isinstance(batch[key], (Tensor, Mapping)) and len(inner) == 1:
             found[key] = inner[0]
+        elif isinstance(batch[key], Mapping) and are_labels(batch[key], count_of(None, batch.values())):
+            found[key] = labels_of(batch[key])
     free = {key: value for key, value in found.items() if key not in required} or found
     if len(free) > 1:
         raise ValueError(f"Cannot infer which of {list(free)} in a batch is the targets. {FIX}")
@@ -232,7 +270,9 @@ def _from_sequence(batch: Any, forward: Signature | None, say: Say) -> Probe:
             f"Cannot read a {type(batch).__name__} batch that starts with {first}, not with a tensor, or a tuple or mapping of "
             f"them. {FIX}"
         )
+    several = _of_several(parts, forward)
     last = max((i for i, part in enumerate(parts) if isinstance(part, Tensor) or are_tensors(part)), default=0)
+    last = several or last
     targets = parts[last] if last else None
     count = count_of(targets, parts)
     if one_each(parts[0], parts, count):
@@ -241,14 +281,54 @@ def _from_sequence(batch: Any, forward: Signature | None, say: Say) -> Probe:
             f"{what} starts with {len(parts[0])} tensors of the shapes {shapes}, ...: one for each sample, not several inputs. "
             f"Samples must have one shape: pad or resize them. {FIX}"
         )
-    if not (targets is None or isinstance(targets, Tensor)):
+    if several:
+        named = labels_of(parts[several])
+        targets = named if len(named) > 1 else next(iter(named.values()))
+    elif not (targets is None or isinstance(targets, Tensor)):
         raise TypeError(f"Cannot infer which of the last {len(targets)} tensors of a batch is the targets. {FIX}")
     inner = {i: part for i, part in enumerate(parts) if i < max(last, 1)}
     odd = [i for i, part in inner.items() if i and not _is_argument(i, part, parts, count, forward)]
-    found, left_out = _in_positions([part for i, part in inner.items() if i not in odd], what, forward)
+    placed, more, targets = _beyond([part for i, part in inner.items() if i not in odd], targets, forward)
+    found, left_out = _in_positions(placed, what, forward)
+    left_out += more
     left_out += [f"part {i}" for i in odd if holds_tensors(parts[i])]
     meta = texts({str(i): part for i, part in enumerate(parts)}, count)
     return _bound_probe(what, found, _Rest(targets, meta, left_out), forward, say)
+
+
+def _of_several(parts: Sequence[Any], forward: Signature | None) -> int:
+    """The place of the last part, if it holds the labels of several outputs, and not further inputs; otherwise 0."""
+    last = len(parts) - 1
+    if last < 1 or isinstance(parts[last], Tensor) or not are_labels(parts[last], count_of(None, parts[:last])):
+        return 0
+    # Behind labels, a mapping holds something else.
+    free = last == 1 or (forward is not None and forward.takes(last))
+    taken = isinstance(parts[last], Mapping) and (not free or (forward is not None and forward.takes(last + 1)))
+    return 0 if taken else last
+
+
+def _beyond(parts: list[Any], targets: Any, forward: Signature | None) -> tuple[list[Any], list[str], Any]:
+    """The parts that a model with one argument takes, the names of those that are left out, and the labels.
+
+    Tensors after the first are labels of further outputs where all of them are numbers ``(N,)``; of several views, which have one shape,
+    the first is taken.
+    """
+    inner = isinstance(parts[0], (tuple, list))
+    spread = [x for part in parts for x in (part if are_tensors(part) else [part])]
+    one = forward is not None and len(forward.positional) == 1 and not forward.any_position
+    if not one or len(spread) < 2 or (inner and _takes_several(forward)) or not are_tensors(spread):
+        return parts, [], targets
+    if not inner and isinstance(targets, Tensor) and all(x.ndim == 1 for x in (*spread[1:], targets)):
+        return spread[:1], [], labels_of([*spread[1:], targets])
+    if any(x.shape != spread[0].shape or x.dtype != spread[0].dtype for x in spread[1:]):
+        return parts, [], targets
+    where = "tensor {} of the first part" if inner else "part {}"
+    return spread[:1], [where.format(i) for i in range(1, len(spread))], targets
+
+
+def _takes_several(forward: Signature | None) -> bool:
+    """Whether the name of the one argument is that of several tensors: ``xs``, ``pair``, ``batch``."""
+    return forward is not None and forward.positional[0].lower().endswith(("s", "pair", "batch", "tuple", "list"))
 
 
 def _is_argument(i: int, part: Any, parts: Sequence[Any], count: int | None, forward: Signature | None) -> bool:

@@ -14,6 +14,14 @@ from lightning_explain.probes.signature import Signature
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
+_GRAPHS = ("torch_geometric", "dgl", "pyg_lib")
+
+
+def is_graph(value: Any) -> bool:
+    """Whether a part is a graph or a batch of graphs, of PyTorch Geometric or DGL."""
+    return any(cls.__module__.partition(".")[0] in _GRAPHS for cls in type(value).__mro__)
+
+
 def names_in(batch: Any, forward: Signature | None) -> dict[str, Any] | None:
     """The parts of a batch by their names; ``None`` if it has no names to go by."""
     if isinstance(batch, Mapping):
@@ -35,6 +43,24 @@ def is_label(key: str) -> bool:
 def are_tensors(value: Any) -> bool:
     """Whether a part is a tuple or list of tensors, at least one."""
     return isinstance(value, (tuple, list)) and len(value) > 0 and all(isinstance(x, Tensor) for x in value)
+
+
+def are_labels(value: Any, count: int | None) -> bool:
+    """Whether a part holds the labels of several outputs: a mapping or sequence of tensors, each with a label for each sample."""
+    parts = list(value.values()) if isinstance(value, Mapping) else value if are_tensors(value) else []
+    return len(parts) > 0 and all(isinstance(x, Tensor) and x.ndim > 0 and len(x) == count for x in parts)
+
+
+def labels_of(value: Any) -> dict[str, Tensor]:
+    """The labels of several outputs by name, those of a sequence by number; classes ``(N, 1)`` become ``(N,)``."""
+    named = value.items() if isinstance(value, Mapping) else enumerate(value)
+    return {str(name): column(x) for name, x in named}
+
+
+def column(targets: Tensor) -> Tensor:
+    """Labels; whole numbers ``(N, 1)`` become ``(N,)``."""
+    single = not targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == 1
+    return targets.squeeze(1) if single else targets
 
 
 def holds_tensors(value: Any) -> bool:

@@ -299,7 +299,7 @@ def _alike(parts: list[Probe]) -> list[Probe]:
     """The batches up to the first whose samples have another form than those of the first batch."""
 
     def form(probe: Probe) -> list[Any]:
-        values = [*probe.arguments, probe.targets, probe.masks]
+        values = [*probe.arguments, probe.targets, probe.masks, *probe.labels.values()]
         return [probe.meta.keys(), *(x.shape[1:] if isinstance(x, Tensor) else None for x in values)]
 
     return list(takewhile(lambda part: form(part) == form(parts[0]), parts))

@@ -103,7 +103,7 @@ def test_other_targets_keep_their_shape(targets: Tensor) -> None:
         ((), "Cannot read a tuple batch that starts with nothing"),
         ((["a", "b"], Y), "Cannot read a tuple batch that starts with list"),
         (({}, Y), "Cannot read a tuple batch that starts with dict"),
-        ((X, (Y, Y)), "which of the last 2 tensors of a batch is the targets"),
+        ((X, (Y, Y[:2])), "which of the last 2 tensors of a batch is the targets"),
         ({"ids": ["a"] * 4, "label": Y}, r"no tensor to explain, only \{'ids': \"list of"),
         ({}, "no tensor to explain"),
         (torch.tensor(1.0), "A tensor does not read as samples"),
