@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ def preflight(
     at_once: int,
     task: str = "auto",
     in_step: Callable[[], AbstractContextManager[None]] = nullcontext,
+    earlier: Record | None = None,
 ) -> DoctorContext:
     """Runs the model, and returns what is known of it; call it inside the isolation.
 
@@ -57,6 +58,7 @@ def preflight(
         at_once: Most samples in the run without a graph.
         task: What the model was trained for; ``"auto"``: its outputs and the labels tell.
         in_step: Entered around the recorded runs, such that ranks of a sharded model fail together.
+        earlier: The record of another output of the same run of the model, whose results the function has.
 
     Raises:
         ValueError: If the model does not run on the samples, or has no such target.
@@ -66,19 +68,25 @@ def preflight(
     outputs, seconds = _run_forward(function, samples, probe, at_once)
     labels = None if probe.targets is None else probe.targets.cpu()
     named = probe.class_names is not None and outputs.shape[1:] == (len(probe.class_names),)
-    chosen = settled(task, target, outputs, labels, named)
+    inputs = tuple(x.cpu() for x in samples.inputs)
+    chosen = settled(task, target, outputs, labels, named, inputs)
     target = chosen.target
     indices = target_indices(outputs, target, labels, samples.ids)
-    check_explained(choose(outputs, indices, target), probe)
+    check_explained(choose(outputs, indices, target, inputs), probe)
     check_ordinal(outputs, target, probe)
 
     def recorded(count: int) -> DoctorContext:
         place = torch.arange(count).clamp(max=len(samples) - 1)
         found = Record(_different(samples[place], len(samples)), indices=indices[place])
         with in_step():
-            record(model, function.outputs, found)
+            if earlier is not None and len(earlier.samples) == count:
+                found = replace(earlier, indices=found.indices)
+                with torch.enable_grad():
+                    found.outputs = function.outputs(*found.points, *found.samples.extra)
+            else:
+                record(model, function.outputs, found)
             found.indices = found.indices.to(found.outputs.device)
-            found.chosen = choose(found.outputs, found.indices, target)
+            found.chosen = choose(found.outputs, found.indices, target, found.points)
             whole = alike(function, found, outputs) if count > 1 else []
         return DoctorContext(model, explained, found, whole, len(probe), seconds, chosen, count > 1)
 
@@ -130,7 +138,8 @@ def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: "
-            f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or forward_fn=...; "
+            f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or "
+            "forward_fn=lambda model, x: ..., which calls the part of it that takes them, such as the discriminator of a GAN; "
             "for samples that are chosen from a loader, give batch_fn=...."
         ) from error
 

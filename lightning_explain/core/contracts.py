@@ -647,6 +647,13 @@ class Target(ABC):
         [-1, -1]
     """
 
+    takes_inputs: ClassVar[bool] = False
+    """Whether it is called as ``target(outputs, inputs)``, with what the model was called with at the same point."""
+
+    def output(self, returned: Any) -> Tensor | None:
+        """The outputs ``(N, ...)`` in what the model returns; ``None``: a tensor, or the first of a tuple, as for other targets."""
+        return None
+
     @abstractmethod
     def __call__(self, outputs: Tensor) -> Tensor:
         """The explained number ``(N,)`` of each sample, from the outputs ``(N, ...)``."""

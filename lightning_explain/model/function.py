@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.call import Place, arguments
+from lightning_explain.core.contracts import Target as TargetClass
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.serialization import plain
@@ -52,7 +53,8 @@ class TargetFunction(nn.Module):
         super().__init__()
         self.model = model
         self._places = places
-        self._call = partial(synchronized(run), forward_fn, model) if forward_fn else partial(synchronized(run), model)
+        call = synchronized(run)
+        self._call: Callable[..., Any] = partial(call, forward_fn, model) if forward_fn else partial(call, model)
         self._target = target
         self._output_fn = output_fn
         self.choices = 1
@@ -71,9 +73,7 @@ class TargetFunction(nn.Module):
             ValueError: If the model did not return one entry for each sample.
             OutputError: If there is no tensor to explain in what it returned.
         """
-        copies = list(map(_own, values))
-        positional, keywords = arguments(self._places, copies) if self._places else (copies, {})
-        outputs = plain(self._chosen(self._call(*positional, **keywords)))
+        outputs = plain(self._chosen(self.returned(*values)))
         if outputs.ndim == 0 or len(outputs) != len(values[0]):
             came = "one number for all samples, such as a loss"
             if outputs.ndim > 0:
@@ -88,8 +88,21 @@ class TargetFunction(nn.Module):
             outputs.register_hook(self.count_backward)
         return outputs
 
+    def share(self, shared: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Wraps the calls of the model, so that what it returns can be used again."""
+        self._call = shared(self._call)
+
+    def returned(self, *values: Any) -> Any:
+        """What the model returns; the values are its inputs and forward arguments."""
+        copies = list(map(_own, values))
+        positional, keywords = arguments(self._places, copies) if self._places else (copies, {})
+        return self._call(*positional, **keywords)
+
     def _chosen(self, returned: Any) -> Tensor:
         if self._output_fn is None:
+            picked = self._target.output(returned) if isinstance(self._target, TargetClass) else None
+            if picked is not None:
+                return picked
             found = output_tensor(returned)
             if isinstance(returned, (tuple, list)) and returned[0] is found:
                 # A loss is no candidate.
@@ -97,6 +110,8 @@ class TargetFunction(nn.Module):
             return found
         try:
             outputs = self._output_fn(returned)
+        except OutputError:
+            raise
         except (LookupError, AttributeError, TypeError) as error:
             raise OutputError(
                 f"output_fn failed on what the model returned, a {type(returned).__name__}: {type(error).__name__}: {error}. "
@@ -114,7 +129,7 @@ class TargetFunction(nn.Module):
         """The explained outputs ``(N,)``; the last value is the target indices ``(N,)``, or a ``Choice``."""
         *inputs, indices = values
         outputs = self.outputs(*inputs)
-        return choose(outputs, indices(outputs) if callable(indices) else indices, self._target)
+        return choose(outputs, indices(outputs) if callable(indices) else indices, self._target, tuple(inputs))
 
 
 def _own(argument: Any) -> Any:

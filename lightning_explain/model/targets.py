@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.contracts import Selection, selected
+from lightning_explain.core.contracts import Target as TargetClass
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import is_whole, refused
 from lightning_explain.model.clean import CleanSamples, packed, takes_samples, unpacked
@@ -95,6 +96,8 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None, ids: 
         return target.select(outputs, None if labels is None else labels.cpu())
     if callable(target) or isinstance(target, (tuple, list)):
         known = torch.full((n,), -1)
+        if takes_inputs(target):
+            return known
         if takes_samples(target):
             known = packed(CleanSamples(outputs, labels, torch.arange(n) if ids is None else ids))
         chosen = choose(outputs, known, target)
@@ -142,7 +145,12 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
     return torch.full((n,), target) if isinstance(target, int) else indices
 
 
-def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
+def takes_inputs(target: Any) -> bool:
+    """Whether a target is called with the inputs, too."""
+    return isinstance(target, TargetClass) and target.takes_inputs
+
+
+def choose(outputs: Tensor, indices: Tensor, target: Target, inputs: tuple[Any, ...] = ()) -> Tensor:
     """The explained output of each sample, ``(N,)``.
 
     Args:
@@ -150,6 +158,7 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
         indices: The target index of each sample, ``(N,)``, or its places ``(N, K)``, whose outputs are summed; of a callable
             ``(outputs, sample)`` what :func:`target_indices` returned; not used if the target is a tuple or another callable.
         target: Which output is explained.
+        inputs: What the model was called with at this point.
 
     Raises:
         ValueError: If a tuple lies outside the outputs, or a callable fails on them.
@@ -161,6 +170,8 @@ def choose(outputs: Tensor, indices: Tensor, target: Target) -> Tensor:
         try:
             if not callable(target):
                 return outputs[(slice(None), *target)]  # type: ignore[index]
+            if takes_inputs(target):
+                return target(outputs, inputs)  # type: ignore[call-arg, arg-type]
             known = (outputs, unpacked(indices, outputs)) if indices.ndim == 2 else (outputs,)
             return target(*known)
         except torch.OutOfMemoryError:

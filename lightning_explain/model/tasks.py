@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_explain.core.shares import are_shares
 from lightning_explain.model.targets import single
 
-TASKS = ("multiclass", "binary", "multilabel", "regression", "dense", "tokens", "embedding")
+TASKS = ("multiclass", "binary", "multilabel", "regression", "dense", "tokens", "embedding", "reconstruction")
 IGNORED = -100
 """The label that torch's losses ignore."""
 

@@ -5,6 +5,7 @@ In: a model's outputs and labels of clean samples. Out: the places in each sampl
 Captum. Begin reading with ``Selection`` in ``core/contracts.py``, then ``selections.py``; ``tasks.py`` has the defaults.
 """
 
+from lightning_explain.targets.comparisons import ReconstructionError, Similarity
 from lightning_explain.targets.selections import Horizon, Norm, Pixels, Position, Positive
 
-__all__ = ["Horizon", "Norm", "Pixels", "Position", "Positive"]
+__all__ = ["Horizon", "Norm", "Pixels", "Position", "Positive", "ReconstructionError", "Similarity"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Target
 from lightning_explain.model.targets import single
 from lightning_explain.model.tasks import classes_last, task_of
+from lightning_explain.targets.comparisons import ReconstructionError
 from lightning_explain.targets.selections import Horizon, Norm, Pixels, Position, Positive
 
 
@@ -43,10 +44,18 @@ _MEANINGS: dict[type, str] = {
     Position: "the output of the first label",
     Pixels: "the label's most frequent class but 0, where it is predicted",
     Norm: "the norm of the output",
+    ReconstructionError: "the mean squared error of the reconstruction, which has the shape of the input",
 }
 
 
-def settled(task: str, target: Any, outputs: Tensor, labels: Tensor | None, named: bool = False) -> Task:
+def settled(
+    task: str,
+    target: Any,
+    outputs: Tensor,
+    labels: Tensor | None,
+    named: bool = False,
+    inputs: tuple[Tensor, ...] = (),
+) -> Task:
     """The task, and what ``target="label"`` means for it; any other target is explained as it is.
 
     Args:
@@ -55,6 +64,7 @@ def settled(task: str, target: Any, outputs: Tensor, labels: Tensor | None, name
         outputs: The model's outputs on the whole probe, ``(N, ...)``.
         labels: The probe's labels, or ``None``.
         named: Whether the columns of the outputs have names, and so are classes.
+        inputs: The model's inputs on the whole probe.
 
     Raises:
         ValueError: If the outputs are not those of the task.
@@ -63,11 +73,28 @@ def settled(task: str, target: Any, outputs: Tensor, labels: Tensor | None, name
         raise ValueError(
             f'task="{task}" needs outputs {_FORMS[task][0]}, got {tuple(outputs.shape)}; use task="auto", or the task of such outputs.'
         )
-    name = task_of(outputs, labels, named) if task == "auto" else task
+    name = _compared(outputs, labels, inputs) or task_of(outputs, labels, named) if task == "auto" else task
     if not (isinstance(target, str) and target == "label"):
         return Task(name, target)
+    if labels is not None and name == "embedding" and _is_view(outputs, labels, inputs):
+        return Task(name, Norm(), _line(name, Norm(), outputs, labels, given=task != "auto"))
     target = _of_labels(name, outputs, labels, given=task != "auto") or target
     return Task(name, target, _line(name, target, outputs, labels, given=task != "auto"))
+
+
+def _compared(outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...]) -> str:
+    """The task of a model whose outputs or labels have the shape of an input: an autoencoder, or one that is given two views."""
+    alike = [x for x in inputs if x.is_floating_point() and x.shape == outputs.shape and x.ndim > 1]
+    own = labels is None or (outputs.ndim > 2 and labels.ndim == 1)
+    if alike and (own or any(labels is not None and labels.shape == x.shape and labels.equal(x) for x in alike)):
+        return "reconstruction"
+    return "embedding" if labels is not None and outputs.ndim == 2 and _is_view(outputs, labels, inputs) else ""
+
+
+def _is_view(outputs: Tensor, labels: Tensor, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether what is read as labels is another view of the input."""
+    same = any(labels.shape == x.shape and labels.dtype == x.dtype for x in inputs)
+    return same and labels.is_floating_point() and labels.ndim > 1 and labels.shape != outputs.shape
 
 
 def _of_labels(name: str, outputs: Tensor, labels: Tensor | None, given: bool) -> Target | None:
@@ -75,6 +102,8 @@ def _of_labels(name: str, outputs: Tensor, labels: Tensor | None, given: bool) -
     one = outputs[:1].numel() == 1
     if name == "embedding" and given:
         return Norm()
+    if name == "reconstruction":
+        return ReconstructionError()
     if name == "multilabel" or (name == "multiclass" and labels is not None and labels.shape == outputs.shape):
         return None if one else Positive()
     if name == "regression":

@@ -218,7 +218,7 @@ def test_what_does_not_fit_is_refused(target: Any, labels: Tensor | None, shape:
         (lambda: t.Pixels(-1), TypeError, "class_=-1"),
         (lambda: t.Positive(-1), ValueError, "most=-1"),
         (lambda: ExplanationMonitor(target={"name": "Horizont"}), ValueError, "no target 'Horizont'.*Horizon"),
-        (lambda: ExplanationMonitor(target={"step": 1}), ValueError, "has no 'name'"),
+        (lambda: ExplanationMonitor(target={"step": {"size": 1}}), TypeError, "mapping of targets again"),
     ],
 )
 def test_a_wrong_argument_is_refused(make: Callable[[], Any], error: type[Exception], message: str) -> None:

@@ -1,0 +1,150 @@
+"""Reconstruction errors and similarities are those of Captum on the same function written by hand, and are the default where they fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from captum.attr import IntegratedGradients, Saliency
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from lightning_explain import Probe, explain
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain import targets as t
+
+METHODS = {"ig": m.IntegratedGradients(n_steps=8), "saliency": m.Saliency(abs=False)}
+
+
+def encoder() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def autoencoder() -> nn.Module:
+    return nn.Sequential(encoder(), nn.Tanh(), nn.Linear(3, 6))
+
+
+def rows(seed: int = 1) -> Tensor:
+    return torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def check(found: Any, function: Any, x: Tensor) -> None:
+    x = x.clone().requires_grad_()
+    by_hand = {
+        "ig": IntegratedGradients(function).attribute(x, n_steps=8),
+        "saliency": Saliency(function).attribute(x, abs=False),
+    }
+    for name, expected in by_hand.items():
+        assert (found.attributions[name] - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        (t.ReconstructionError(), lambda d: d.square().mean(1)),
+        (t.ReconstructionError("sum", 1), lambda d: d.abs().sum(1)),
+        ("label", lambda d: d.square().mean(1)),
+    ],
+)
+def test_the_reconstruction_error_moves_with_its_input(target: Any, error: Any) -> None:
+    net, x = autoencoder(), rows()
+    check(explain(net, Probe(x), METHODS, [], target=target), lambda x: error(x - net(x)), x)
+
+
+def test_its_map_is_complete_and_its_scores_are_finite() -> None:
+    net, x = autoencoder(), rows()
+    ig = {"ig": m.IntegratedGradients(n_steps=64)}
+    report = explain(
+        net, Probe(x), ig, [q.Completeness(), q.Infidelity(), q.SensitivityMax()], target=t.ReconstructionError()
+    )
+    change = report.values - (net(x * 0).square().mean(1)).detach()
+    torch.testing.assert_close(report.attributions["ig"].sum(1), change, atol=1e-3, rtol=1e-3)
+    assert not any(report.nonfinite().values())
+
+
+class Vae(nn.Module):
+    """Draws in evaluation only if it is told to."""
+
+    def __init__(self, draws: bool) -> None:
+        super().__init__()
+        self.encode, self.decode, self.draws = nn.Linear(6, 4), nn.Linear(2, 6), draws
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log = self.encode(x).chunk(2, 1)
+        return self.decode(mean + torch.randn_like(mean) * self.draws), mean, log
+
+
+@pytest.mark.filterwarnings("ignore:The model returns 3 tensors:UserWarning")
+def test_a_vae_is_explained_by_its_first_output_unless_it_draws_in_evaluation() -> None:
+    x = rows()
+    net = Vae(draws=False)
+    report = explain(net, Probe(x), METHODS, [])
+    assert report.task == "reconstruction"
+    check(report, lambda x: (x - net(x)[0]).square().mean(1), x)
+    with pytest.raises(ValueError, match="the model draws random numbers"):
+        explain(Vae(draws=True), Probe(x), METHODS, [])
+
+
+@pytest.mark.parametrize("labels", [None, "input", "classes"])
+def test_an_output_like_the_input_is_a_reconstruction_by_default(labels: str | None) -> None:
+    x = torch.rand(3, 1, 4, 4)
+    targets = {None: None, "input": x, "classes": torch.tensor([0, 1, 2])}[labels]
+    report = explain(nn.Conv2d(1, 1, 3, padding=1), Probe(x, targets), ["Saliency"], [])
+    assert report.task == "reconstruction"
+
+
+def test_similarity_of_a_pair_and_to_references() -> None:
+    net, a, b = encoder(), rows(), rows(2)
+    reference = net(b).detach()
+
+    def both(model: nn.Module, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return model(a), model(b)
+
+    pair = explain(net, Probe(a, forward_args=(b,)), METHODS, [], target=t.Similarity(), forward_fn=both)
+    check(pair, lambda x: cosine_similarity(net(x), reference.repeat(len(x) // 5, 1)), a)
+    query = explain(net, Probe(a), METHODS, [], target=t.Similarity(reference[0]))
+    check(query, lambda x: cosine_similarity(net(x), reference[:1]), a)
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    of_class = explain(net, Probe(a, labels), METHODS, [], target=t.Similarity(reference[:2]))
+    torch.testing.assert_close(of_class.values, cosine_similarity(net(a), reference[:2][labels]).detach())
+
+
+def test_two_embeddings_of_two_inputs_are_compared_by_default() -> None:
+    class Siamese(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = encoder()
+
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            return self.net(a), self.net(b)
+
+    report = explain(Siamese(), Probe((rows(), rows(2)), torch.tensor([0, 1, 0, 1, 1])), METHODS, [])
+    expected = cosine_similarity(*Siamese()(rows(), rows(2)))
+    torch.testing.assert_close(report.values, expected.detach())
+
+
+def test_another_view_is_no_label() -> None:
+    report = explain(encoder(), Probe(rows(), rows(2)), METHODS, [])
+    assert report.task == "embedding"
+    torch.testing.assert_close(report.values, encoder()(rows()).norm(dim=1).detach())
+
+
+def test_what_does_not_fit_is_refused_with_the_fix() -> None:
+    net, x = encoder(), rows()
+    with pytest.raises(ValueError, match=r"needs an output of the shape of an input .*output_fn"):
+        explain(net, Probe(x), METHODS, [], target=t.ReconstructionError())
+    with pytest.raises(ValueError, match=r"compares two embeddings.*Similarity\(to=embedding\)"):
+        explain(net, Probe(x), METHODS, [], target=t.Similarity())
+    with pytest.raises(ValueError, match="the reference has 2 numbers, but embeddings have 3"):
+        explain(net, Probe(x), METHODS, [], target=t.Similarity([1.0, 0.0]))
+    with pytest.raises(ValueError, match="a reference for each class needs whole labels"):
+        explain(net, Probe(x), METHODS, [], target=t.Similarity(torch.eye(3)))
+    with pytest.raises(ValueError, match="Similarity"):
+        t.Similarity("other")
+    with pytest.raises(ValueError, match="reduction"):
+        t.ReconstructionError("median")
+    with pytest.raises(ValueError, match="norm"):
+        t.ReconstructionError(norm=0)
