@@ -60,6 +60,11 @@ def either(words: Sequence[str]) -> str:
     return f"{', '.join(head)} or {last}" if head else last
 
 
+def target_of(name: str) -> str:
+    """The target in the name of a map of one of several targets: ``age`` of ``ig@age``; empty for other names."""
+    return name.rpartition("@")[2] if "@" in name else ""
+
+
 def unlike(names: Iterable[str]) -> list[str]:
     """The names, with numbers where two are equal but for case: ``age``, ``Age (2)``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_explain.core.naming import target_of
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Attribution, Probe, all_finite, as_tuple
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.shares import shares_of
 
+OF_TARGET = ("outputs", "predictions", "targets", "values", "explained")
+"""What there is of each of several targets."""
 Picture: TypeAlias = "NDArray[np.uint8]"
 """A picture: uint8 ``(H, W, 3)``, RGB in 0..255."""
 
@@ -105,6 +108,9 @@ class Report:
         run: What is true of the whole run; in a monitor's ``last_report`` and after ``load_reports``, else ``None``.
         probe: The samples, where they are known: in a monitor's ``last_report``, and after ``load_reports`` unless the monitor had
             ``save_inputs=False``.
+        by_target: Of several targets, what there is of each, by its name: ``outputs``, ``predictions``, ``targets``, ``values``,
+            ``explained``; those of the first are also the report's own. Maps and scores are those of ``"<method>@<target>"``.
+        tasks: The task of each of several targets.
 
     Example:
         >>> import torch
@@ -142,6 +148,35 @@ class Report:
     logged: Mapping[str, float] = field(default_factory=dict)
     run: RunInfo | None = None
     probe: Probe | None = None
+    by_target: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tasks: Mapping[str, str] = field(default_factory=dict)
+
+    def of_target(self, name: str) -> Report:
+        """The report of one of several targets alone: its maps, scores, outputs and labels.
+
+        Args:
+            name: The name of the target, one of ``by_target``.
+        """
+
+        def own(by_method: Mapping[str, Any]) -> dict[str, Any]:
+            return {method: value for method, value in by_method.items() if target_of(method) == name}
+
+        parts = {kind: own(getattr(self, kind)) for kind in ("attributions", "maps", "n_steps", "completeness_errors")}
+        for kind in ("scores", "standard_errors"):
+            parts[kind] = {score: own(by_method) for score, by_method in getattr(self, kind).items()}
+        of_all: Any = {**parts, **self.by_target[name]}
+        outputs, probe, run = of_all["outputs"], self.probe, self.run
+        if probe is not None:
+            names = fitting_names(probe.class_names, outputs)
+            probe = replace(probe, targets=probe.labels.get(name), labels={}, class_names=names)
+        if run is not None:
+            drawing = {**run.drawing, "class_names": fitting_names(run.drawing.get("class_names"), outputs)}
+            run = replace(run, class_names=tuple(fitting_names(run.class_names, outputs) or ()), drawing=drawing)
+        return replace(self, **of_all, task=self.tasks.get(name, ""), probe=probe, run=run, by_target={}, tasks={})
+
+    def by_targets(self) -> list[Report]:
+        """The report of each of several targets; the report itself if there are not several."""
+        return [self.of_target(name) for name in self.by_target] or [self]
 
     @property
     def samples(self) -> Tensor:
@@ -218,6 +253,9 @@ class Report:
             >>> [[line[columns.index(name)] for name in ("sample", "probability", "relevance_mass")] for line in lines]
             [[7, 0.11920292202211755, 0.25], [9, 0.5, 0.75]]
         """
+        if self.by_target:
+            tables = [part.table() for part in self.by_targets()]
+            return tables[0][0], [line for _, part in tables for line in part]
         columns = ["epoch", "step", "sample", "label", "label_name", "target", "prediction", "prediction_name"]
         columns += ["probability", "value", "method", *self.scores]
         columns += [*(f"{score}_error" for score in self.standard_errors), *self.meta]
@@ -249,6 +287,12 @@ class Report:
     def _class_name(self, index: int | None) -> str | None:
         names = (self.run and self.run.class_names) or (self.probe and self.probe.class_names) or ()
         return str(names[index]) if index is not None and 0 <= index < len(names) else None
+
+
+def fitting_names(names: Sequence[str] | None, outputs: Tensor) -> Sequence[str] | None:
+    """The names of classes, if one of several outputs ``(N, ...)`` has so many classes; otherwise ``None``."""
+    classes = 1 if outputs.ndim == 1 else outputs.shape[1]
+    return names if names and len(names) == (2 if classes == 1 else classes) else None
 
 
 def _number(values: Tensor | None, i: int) -> float | None:

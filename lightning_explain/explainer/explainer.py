@@ -17,9 +17,10 @@ from lightning_explain.checks.inputs import lookups, settled
 from lightning_explain.checks.preflight import UncheckedError, granted, preflight
 from lightning_explain.checks.requests import faults
 from lightning_explain.core.containers import resolved
-from lightning_explain.core.contracts import ExplainedFunction, Lookup
+from lightning_explain.core.contracts import ExplainedFunction, Lookup, Method
 from lightning_explain.core.draws import KeyedDraws
 from lightning_explain.core.probe import Probe, Samples
+from lightning_explain.core.record import Record
 from lightning_explain.core.report import PassCount, Report
 from lightning_explain.core.schema import LARGEST_SEED
 from lightning_explain.core.serialization import fingerprint, frozen
@@ -32,6 +33,7 @@ from lightning_explain.engine.baselines import Baselines
 from lightning_explain.engine.executor import execute
 from lightning_explain.engine.memory import keep_freed_memory
 from lightning_explain.engine.pass_size import fastest
+from lightning_explain.explainer import several
 from lightning_explain.explainer.cost import Estimate, Forecast, estimate, forecast
 from lightning_explain.explainer.history import History, history_of
 from lightning_explain.explainer.registry import (
@@ -51,6 +53,7 @@ from lightning_explain.explainer.run import Decisions, Explanation, Progress
 from lightning_explain.modalities import of_probe
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn, TargetFunction, samples_for
+from lightning_explain.model.heads import SharedCalls
 from lightning_explain.model.isolation import Run, explaining
 from lightning_explain.model.layers import find_layer
 from lightning_explain.model.targets import Choice, Target
@@ -82,6 +85,9 @@ class Explainer(Decisions):
         feature_names: The names that the data set has for the columns of a table.
         task_line: What the task is, and what the target means for it, in words; filled in by :meth:`check`.
         lookups: Embedding layers with what they look up of the inputs; filled in by :meth:`check`.
+        parts: Of several targets, the explainer of each, by its name; filled in by :meth:`check`.
+        part: The name of the target, of one of several.
+        labels_at: Finds the labels of the target, of one of several outputs.
     """
 
     seed: int = 0
@@ -102,6 +108,9 @@ class Explainer(Decisions):
     feature_names: tuple[str, ...] = ()
     task_line: str = ""
     lookups: Mapping[str, Lookup] = field(default_factory=dict)
+    parts: Mapping[str, Explainer] = field(default_factory=dict)
+    part: str = ""
+    labels_at: several.HeadLabels | None = None
 
     def check(self, model: nn.Module, probe: Probe, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
@@ -121,32 +130,64 @@ class Explainer(Decisions):
         with ExitStack() as stack:
             with self.ranks.agree("the check of the model"):
                 run, called = stack.enter_context(explaining(model, self.forward_context)), collectives_called()
-                context = self._preflight(model, probe, run)
-                probe = self._settled(context, model, probe, run)
-                methods = fitting(probe, context) if self.default_methods else self.methods
-                try:
-                    found = granted(
-                        context,
-                        methods,
-                        self.metrics,
-                        probe,
-                        wrong=list(faults(methods, self.metrics, probe, self.normalization)),
-                        others=alternatives,
-                        default_methods=self.default_methods,
-                        default_metrics=self.default_metrics,
-                    )
-                except Exception as error:
-                    if self.raising or isinstance(error, (ValueError, TypeError, torch.OutOfMemoryError, *ELSEWHERE)):
-                        raise
-                    raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
+                ready = several.checked(self, model, probe, run, timed)
                 needs_others = collectives_called() > called
-            ranks = self.ranks.in_company(needs_others)
-            task = {"task": context.task.name, "target": context.task.target, "task_line": context.task.line}
-            if line := remark(probe, context.task.target, found.methods):
-                task["task_line"] = "; but ".join(filter(None, [context.task.line, line]))
-            inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
-            ready = replace(self, **vars(found), **task, **inputs, ranks=ranks)
-            return ready._estimated(context) if timed else ready
+            return replace(ready, ranks=self.ranks.in_company(needs_others))
+
+    def checked(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        run: Run,
+        timed: bool,
+        calls: SharedCalls,
+        earlier: Record | None = None,
+    ) -> tuple[Explainer, Record]:
+        """The same for one target, inside the isolation, with the record of the run.
+
+        Args:
+            model: The module.
+            probe: The samples.
+            run: What the isolation yields.
+            timed: As for :meth:`check`.
+            calls: The calls of the model, which the checks of several targets share.
+            earlier: The record of the check of another target.
+        """
+        context = self._preflight(model, probe, run, calls, earlier)
+        probe = self._settled(context, model, probe, run)
+        methods = fitting(probe, context) if self.default_methods else self.methods
+        methods = self.called(methods)
+        metrics = several.metrics_of(self.metrics, self.part)
+        try:
+            found = granted(
+                context,
+                methods,
+                metrics,
+                probe,
+                wrong=list(faults(methods, metrics, probe, self.normalization)),
+                others=alternatives,
+                default_methods=self.default_methods,
+                default_metrics=self.default_metrics,
+            )
+        except Exception as error:
+            if self.raising or isinstance(error, (ValueError, TypeError, torch.OutOfMemoryError, *ELSEWHERE)):
+                raise
+            raise UncheckedError(f"The methods cannot be checked on this model: {error}") from error
+        task = {"task": context.task.name, "target": context.task.target, "task_line": context.task.line}
+        if not self.part and (line := remark(probe, context.task.target, found.methods)):
+            task["task_line"] = "; but ".join(filter(None, [context.task.line, line]))
+        inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
+        ready = replace(self, **vars(found), **task, **inputs)
+        return (ready._estimated(context) if timed else ready), context.record
+
+    @property
+    def at_once(self) -> int:
+        """Most samples in a run without a graph."""
+        return 4 * self.limit if self.auto_limit else self.limit
+
+    def labelled(self, probe: Probe) -> Probe:
+        """The probe with the labels of this target, of one of several outputs; else as it is."""
+        return probe if self.labels_at is None else replace(probe, targets=self.labels_at(probe), labels={})
 
     def _settled(self, context: DoctorContext, model: nn.Module, probe: Probe, run: Run) -> Probe:
         """The probe with what its inputs are, which the context knows from now on."""
@@ -159,15 +200,29 @@ class Explainer(Decisions):
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
         """Returns the doctor's verdicts on the methods on this model."""
+        found = list[Verdict]()
         with explaining(model, self.forward_context) as run:
-            context = self._preflight(model, probe, run)
-            self._settled(context, model, probe, run)
-            return [context.verdict(name, method) for name, method in self.methods.items()]
+            for part in several.parts_of(self, model, probe, run, SharedCalls()):
+                own = part.labelled(probe)
+                context = part._preflight(model, own, run)
+                part._settled(context, model, own, run)
+                found += [context.verdict(name, method) for name, method in part.called(self.methods).items()]
+        return found
 
-    def _preflight(self, model: nn.Module, probe: Probe, run: Run) -> DoctorContext:
-        explained = self._explained(model, probe, run)
-        at_once = 4 * self.limit if self.auto_limit else self.limit
-        return preflight(explained, model, probe, self.target, at_once, self.task, self.ranks.in_step)
+    def called(self, methods: Mapping[str, Method]) -> dict[str, Method]:
+        """The methods by the names of their maps: of one of several targets with its name, as ``ig@age``."""
+        return {f"{name}@{self.part}" if self.part else name: method for name, method in methods.items()}
+
+    def _preflight(
+        self, model: nn.Module, probe: Probe, run: Run, calls: SharedCalls | None = None, earlier: Record | None = None
+    ) -> DoctorContext:
+        explained = self.function(model, probe, run, calls)
+        try:
+            return preflight(explained, model, probe, self.target, self.at_once, self.task, self.ranks.in_step, earlier)
+        finally:
+            if calls is not None:
+                # What follows watches the model while it runs.
+                calls.end()
 
     def _estimated(self, context: DoctorContext) -> Explainer:
         """Estimates the cost of an explanation, taking a backward pass to cost twice the forward pass."""
@@ -186,6 +241,9 @@ class Explainer(Decisions):
         if self.ranks.sharded:
             # All ranks would have to run the same number of passes.
             return self
+        if self.parts:
+            first = several.part_of(self, next(iter(self.parts)))
+            return replace(self, limit=first.fastest(model, first.labelled(probe)).limit)
         probe, limit = self.entries(probe), self.limit
         with self.ranks.agree("the choice of the pass size"), explaining(model, self.forward_context) as run:
             explained, labels = self._explained(model, probe, run), labels_of(probe, self.target)
@@ -218,6 +276,14 @@ class Explainer(Decisions):
         """
         started, probe = time.perf_counter(), self.entries(probe)
         own = fingerprint(probe)
+        if self.parts:
+            reports = {}
+            for part in (several.part_of(self, name) for name in self.parts):
+                mine = part.labelled(probe)
+                past = several.history_of_part(history, own, fingerprint(mine))
+                if part.methods:
+                    reports[part.part] = part.explain(model, mine, progress, past)
+            return replace(several.joined(reports), fingerprint=own, seconds=elapsed(started, time.perf_counter()))
         with ExitStack() as stack:
             with self.ranks.agree("the preparation of the model"):
                 explanation = self._begun(stack, model, probe, progress)
@@ -234,11 +300,24 @@ class Explainer(Decisions):
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
+        if self.parts:
+            parts = [several.part_of(self, name) for name in self.parts]
+            return several.forecasts(part.forecast(model, part.labelled(probe)) for part in parts)
         with ExitStack() as stack:
             return forecast(self._begun(stack, model, self.entries(probe), lambda step: None))
 
     def entries(self, probe: Probe) -> Probe:
-        """The probe with what its inputs are, and with each sample once for each label or step that is explained by itself."""
+        """The probe with what its inputs are, and with each sample once for each label or step that is explained by itself.
+
+        Of several targets, with the labels of each, and each sample once.
+        """
+        if self.parts:
+            labels = {name: part.labelled(probe).targets for name, part in self.parts.items()}
+            known = {name: own for name, own in labels.items() if own is not None}
+            return replace(probe, modalities=self.modalities, targets=None, labels=known)
+        probe = self.labelled(probe)
+        if self.part:
+            return replace(probe, modalities=self.modalities)
         return by_label(replace(probe, modalities=self.modalities), self.target, self.methods)
 
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
@@ -248,6 +327,10 @@ class Explainer(Decisions):
         explained = self._explained(model, probe, run, (labels_of(probe, self.target),), self.ranks.synchronized)
         return Explanation(self, explained, probe, progress)
 
+    def function(self, model: nn.Module, probe: Probe, run: Run, calls: SharedCalls | None) -> ExplainedFunction:
+        """The explained function before the first explanation, whose targets are not chosen yet; its calls may be shared."""
+        return self._explained(model, probe, run, calls=calls)
+
     def _explained(
         self,
         model: nn.Module,
@@ -255,10 +338,13 @@ class Explainer(Decisions):
         run: Run,
         labels: tuple[Tensor | None, ...] = (),
         synchronized: Callable[..., Any] = lambda run: run,
+        calls: SharedCalls | None = None,
     ) -> ExplainedFunction:
         target_function = TargetFunction(
             model, run, self.target, self.forward_fn, self.output_fn, synchronized, probe.parameters
         )
+        if calls is not None:
+            target_function.share(calls.shared)
         samples = samples_for(model, probe)
         # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
         order = samples.ids.argsort(stable=True)
@@ -285,7 +371,7 @@ def explain(
     probe: Probe,
     methods: Requests = None,
     metrics: Requests = None,
-    target: Target = "label",
+    target: Target | Mapping[str, Any] = "label",
     seed: int = 0,
     *,
     forward_fn: ForwardFn = None,
@@ -306,7 +392,7 @@ def explain(
         metrics: The same for metrics. Default: Infidelity and SensitivityMax, as in ``ExplanationMonitor``.
         target: The explained output: ``"label"`` (the prediction where there are no labels), ``"predicted"``, an int, a
             tuple such as (class, row, column), a callable ``(outputs)`` or ``(outputs, sample)`` that returns ``(N,)``, or one of
-            ``lightning_explain.targets``; see ``ExplanationMonitor``.
+            ``lightning_explain.targets``, or a mapping of names to them; see ``ExplanationMonitor``.
         seed: Key of all random draws. Draws belong to a sample: equal seeds give equal numbers in any order and chunk.
         forward_fn: ``forward_fn(model, *inputs, *forward_args)`` instead of ``model(...)``.
         output_fn: Selects the tensor ``(N, ...)`` in what the model returns.
@@ -366,7 +452,7 @@ def explain(
     )
     warn_of_unsigned(explainer.methods, explainer.metrics)
     ready = explainer.check(model, probe)
-    if line := remark(probe, ready.target, ready.methods):
+    if not ready.parts and (line := remark(probe, ready.target, ready.methods)):
         warn_or_log(f"explain: {line}.")
     probe = ready.entries(probe)
     past = history_of(history, probe)

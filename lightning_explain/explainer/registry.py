@@ -139,12 +139,30 @@ def build_modalities(requests: Any) -> Any:
 def build_target(request: Any) -> Any:
     """The target as the user writes it, checked.
 
-    An instance takes the place of a class and of ``{"name": ClassName, **arguments}``, a tuple that of a list.
+    An instance takes the place of a class and of ``{"name": ClassName, **arguments}``, a tuple that of a list. Other mappings are of the
+    names of several targets.
     """
+    if isinstance(request, Mapping) and "name" not in request:
+        return _several_targets(request)
     if isinstance(request, Mapping) or (isinstance(request, type) and issubclass(request, Target)):
         return _instance(request, "target", _Kind("target", TARGETS, Target))
     check_target(request)
     return tuple(request) if isinstance(request, list) else request
+
+
+def _several_targets(request: Mapping[Any, Any]) -> dict[str, Any]:
+    if not request:
+        raise ValueError(
+            'target is an empty mapping; give names and targets, such as {"age": "label", "sex": "predicted"}.'
+        )
+    for name, target in request.items():
+        if "@" in str(name):
+            raise ValueError(
+                f"target has the key {brief(name)}; give names without @, which separates method and target."
+            )
+        if isinstance(target, Mapping) and "name" not in target:
+            raise TypeError(f"target[{brief(name)}] is a mapping of targets again; give one target for each name.")
+    return {_key(name, "target"): build_target(target) for name, target in request.items()}
 
 
 def warn_of_unsigned(methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:

@@ -31,7 +31,7 @@ from lightning_explain.methods import steps_taken
 from lightning_explain.modalities.placement import arrange, explicit_maps, onto
 from lightning_explain.model.inventory import ModuleInventory
 from lightning_explain.model.isolation import STATE_SAVERS
-from lightning_explain.model.targets import Choice, Target, predictions_of
+from lightning_explain.model.targets import Choice, predictions_of
 
 T = TypeVar("T")
 # The most numbers for each sample that a report keeps of outputs with more than two dimensions.
@@ -48,7 +48,7 @@ class Decisions:
     Args:
         methods: Methods by name.
         metrics: Metrics by name.
-        target: Which output is explained.
+        target: Which output is explained; a mapping of names to that, for several.
         raising: Whether a failure ends the explanation; otherwise it is recorded in ``Report.failures``.
         ranks: The processes that explain together, each its share of the samples; by default this process alone.
         task: What the model was trained for; see ``ExplanationMonitor``.
@@ -57,7 +57,7 @@ class Decisions:
 
     methods: Mapping[str, Method]
     metrics: Mapping[str, Metric]
-    target: Target = "label"
+    target: Any = "label"
     raising: bool = True
     ranks: Ranks = ALONE
     task: str = "auto"

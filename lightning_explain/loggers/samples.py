@@ -42,7 +42,9 @@ class SampleTable:
     def __init__(self, run: RunInfo | None, report: Report) -> None:
         self._names = () if run is None else run.class_names
         labels = None if report.probe is None else report.probe.targets
-        self._task = report.task or task_of(report.outputs, labels, report.outputs.shape[1:] == (len(self._names),))
+        # Several targets share the columns of classes.
+        named = report.outputs.shape[1:] == (len(self._names),)
+        self._task = "" if report.by_target else report.task or task_of(report.outputs, labels, named)
         self._scores: list[str] = []
         for score in dict.fromkeys([*(() if run is None else run.higher_is_better), *report.scores]):
             self._scores += [score, f"{score}_error"] if score in report.standard_errors else [score]
@@ -55,9 +57,13 @@ class SampleTable:
 
     def lines(self, publication: Publication) -> Iterator[tuple[str, int, list[Any]]]:
         """The method, the index of the sample and the line of each, sample by sample; their numbers are those of ``Report.table()``."""
-        report = publication.report
+        for report in publication.report.by_targets():
+            yield from self._of_target(publication, report)
+
+    def _of_target(self, publication: Publication, report: Report) -> Iterator[tuple[str, int, list[Any]]]:
         columns, lines = report.table()
-        shares = _shares(report.outputs, self._task)
+        several = bool(publication.report.by_target)
+        shares = _shares(report.outputs, report.task if several and report.task == "multiclass" else self._task)
         known = [self._words(report, i, shares) for i in range(len(report.ids))]
         for k, line in enumerate(lines):
             i = k // len(report.attributions)

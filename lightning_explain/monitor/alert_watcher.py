@@ -80,6 +80,11 @@ class Alerts:
         self._failure_log = failure_log
         self._watches = [Watch(alert) for alert in alerts]
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the scores that the alerts name."""
+        return [f"{self.name}/{watch.alert.metric}" for watch in self._watches]
+
     def check(self, keys: Iterable[str]) -> None:
         """Refuses alerts on scores that are never logged.
 

@@ -33,6 +33,7 @@ from lightning_explain.explainer.registry import (
     every_default,
     warn_of_unsigned,
 )
+from lightning_explain.explainer.several import named
 from lightning_explain.modalities.image import Normalization
 from lightning_explain.model.function import ForwardFn, OutputFn
 from lightning_explain.model.targets import Target
@@ -67,7 +68,8 @@ class ExplanationMonitor(MonitorBase):
         target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``, a callable ``(outputs)`` or
             ``(outputs, sample)`` that returns ``(N,)``, or one of
             ``lightning_explain.targets``. Where labels are not one class for each sample, ``"label"`` is ``Positive()``,
-            ``Horizon("sum")``, ``Position("label")`` or ``Pixels("label")``, by their shape.
+            ``Horizon("sum")``, ``Position("label")`` or ``Pixels("label")``, by their shape. Or a mapping of names to such targets:
+            a map of each, such as ``ig@age``. Of a model that returns several outputs by name, each is explained, at most 4.
         every_n_epochs: Explain after every n epochs; excludes ``every_n_train_steps``. Default: every epoch.
         every_n_train_steps: Explain after every n optimizer steps.
         at_start: Also explain before the first step.
@@ -113,8 +115,8 @@ class ExplanationMonitor(MonitorBase):
         scale: What the strongest color of words and series, or the longest bar of features, stands for: the largest absolute attribution
             of the ``"sample"``, or of ``"all"`` samples.
         task: What the model was trained for: ``"multiclass"``, ``"binary"``, ``"multilabel"``, ``"regression"``, ``"dense"``,
-            ``"tokens"`` or ``"embedding"``. It decides what ``target="label"`` means, and what titles say. Default: recognized
-            by its outputs and labels, and a line at the start says as what.
+            ``"tokens"``, ``"embedding"`` or ``"reconstruction"``. It decides what ``target="label"`` means, and what titles say.
+            Default: recognized by its outputs and labels, and a line at the start says as what.
         beside: ``True``, or a device such as ``"cpu"`` or ``"cuda:1"``: a process of its own explains, on the device of the model or
             that one, and training waits only until the weights are copied. Scores arrive later, with their own step and epoch.
         when_busy: With ``beside``, what to do when an explanation is due before the last is done: ``"skip"`` it, or ``"wait"``.
@@ -135,7 +137,7 @@ class ExplanationMonitor(MonitorBase):
         methods: Requests = None,
         metrics: Requests = None,
         probe: ProbeSelection | Probe | Sequence[int] | None = None,
-        target: Target = "label",
+        target: Target | Mapping[str, Any] = "label",
         every_n_epochs: int | None = None,
         every_n_train_steps: int | None = None,
         at_start: bool = False,
@@ -200,7 +202,7 @@ class ExplanationMonitor(MonitorBase):
             raising=on_error == "raise",
         )
         warn_of_unsigned(requested, scores := self._ready.metrics)
-        arguments.check_tags(possible, scores)
+        arguments.check_tags(named(possible, target), scores)
         self._asked = arguments.asked(target, methods, metrics, probe, alerts, modalities, task, *functions.values())
         self._samples = FixedSamples(probe, self._selection, batch_fn, save_probe and save_inputs, forward_fn)
         watching, looks_back = Alerts(name, alerts_of(alerts), log), any(one.needs_history for one in scores.values())
@@ -208,7 +210,7 @@ class ExplanationMonitor(MonitorBase):
         self._beside = arguments.beside_of(beside, when_busy, name)
         reports, own = arguments.reports_of(save_reports, keep_every, keep_last, save_inputs), arguments.sinks_of(sinks)
         self._publisher = Publisher(name, options, reports, log, own, log_artifacts)
-        self._memory.alerts.check(self._keys())
+        watching.check([*self._keys(), *self._anticipated(watching.keys)])
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **arguments: Any) -> ExplanationMonitor:
@@ -268,7 +270,7 @@ class ExplanationMonitor(MonitorBase):
         self._memory.alerts.check_loggers(trainer)
         check_monitor_names([monitor.name for monitor in monitors_of(trainer)])
         found, schedule = self._watchers(trainer), self._memory.schedule
-        watchers.check_keys(found, self._keys())
+        watchers.check_keys(found, [*self._keys(), *self._anticipated(key for _, key in found)])
         if self._is_beside(trainer):
             trainers.check_whole(trainer)
             watchers.refuse_late(found)

@@ -12,7 +12,7 @@ from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.loggers.tensorboard import picture_records
-from lightning_explain.render.figure import figure_of
+from lightning_explain.render.by_target import figures_of
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
 from lightning_explain.render.page import NARROW, WIDTH
@@ -124,7 +124,7 @@ class Drawing:
         snapshot: Snapshot | None = None
         # The wide ones last: their maps are kept for later pictures.
         for narrow, (most, further) in sorted(self.wanted.items(), reverse=True):
-            found = figure_of(report, probe, self.options, width(narrow))
+            found = figures_of(report, probe, self.options, width(narrow))
             counts |= {(narrow, pages): found.count(self.history, pages) for pages in (False, True)}
             pictures[narrow] = found.pictures(self.history, most, further)
             snapshot = found.snapshot

@@ -33,6 +33,7 @@ from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.history import History
 from lightning_explain.explainer.registry import auto_limit, every_default
+from lightning_explain.explainer.several import named
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, described, score_names, tags, with_suffix, without
 from lightning_explain.modalities import of_probe
@@ -111,7 +112,9 @@ class MonitorBase(pl.Callback):
         A score with a unit of the output is in reports and can be monitored, but has no chart if another one says the same
         without a unit: ``infidelity`` beside ``infidelity_relative``.
         """
-        return charts(self.name, self._ready.methods, self._ready.metrics, self._ready.scored)
+        ready = self._ready
+        methods = named(ready.methods, ready.target) if ready is self._explainer else ready.methods
+        return charts(self.name, methods, ready.metrics, ready.scored)
 
     def switch_on(self, what: str | None = None) -> None:
         """Switches a method, metric or sink back on that failed three times in a row; without a name, all of them.
@@ -142,8 +145,16 @@ class MonitorBase(pl.Callback):
 
     def _methods(self) -> Iterable[str]:
         """The names of the methods; before the model has been seen, those of all that may be chosen for it."""
-        unseen = self._ready is self._explainer and self._explainer.default_methods
-        return every_default() if unseen else self._ready.methods
+        if self._ready is not self._explainer:
+            return self._ready.methods
+        possible = every_default() if self._explainer.default_methods else self._ready.methods
+        return named(possible, self._explainer.target)
+
+    def _anticipated(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys that a model with several outputs may log: which these are is known once it has been seen."""
+        open_ = self._ready is self._explainer and self._explainer.target == "label"
+        known = set(self._keys()) if open_ else set()
+        return {key for key in keys if "@" in key and key.rpartition("@")[0] in known}
 
     def _watchers(self, trainer: pl.Trainer) -> watchers.Watchers:
         return watchers.watchers_of(trainer, self.name, [monitor.name for monitor in monitors_of(trainer)])
@@ -334,7 +345,8 @@ class MonitorBase(pl.Callback):
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, ranks: Ranks) -> None:
         assert self.probe is not None
-        if self._explainer.target == "label" and self.probe.targets is None and not self._samples.given:
+        unlabelled = self.probe.targets is None and not self.probe.labels
+        if self._explainer.target == "label" and unlabelled and not self._samples.given:
             rank_zero_warn_or_log(
                 'target="label", but no labels can be read in the batches: if the model has several outputs, the predicted one is '
                 'explained. Give batch_fn=..., which returns (inputs, targets), or write target="predicted".'
@@ -363,7 +375,7 @@ class MonitorBase(pl.Callback):
         if self._ready.task_line:
             rank_zero_info(f"ExplanationMonitor: {self._ready.task_line} (to change that: task=... or target=...).")
         for name, method in self._ready.methods.items():
-            given, layer = self._explainer.methods.get(name), method.innermost.layer
+            given, layer = self._explainer.methods.get(name.rpartition("@")[0] or name), method.innermost.layer
             if type(given) is not type(method) and layer is not None:
                 where = ", ".join(f"inputs[{n}]" if isinstance(n, int) else repr(n) for n in method.innermost.layers)
                 rank_zero_info(f"ExplanationMonitor: {name!r} explains {where}, which look the ids up or are numbers.")

@@ -27,7 +27,8 @@ from lightning_explain.modalities import Text, of_probe
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.drawing import Drawing, Drawn, Made, tagged, width
 from lightning_explain.monitor.failures import FailureLog
-from lightning_explain.render.figure import draw_sample, figure_of
+from lightning_explain.render.by_target import figures_of
+from lightning_explain.render.figure import draw_sample
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
 from lightning_explain.store.files import safe_name
@@ -137,9 +138,9 @@ class Publisher:
             kinds = {(type(modality), narrow) for modality in probe.modalities}
             if not kinds <= _DRAWN:
                 # The first time in a process, fonts and colors are read.
-                figure_of(report, probe, self.options, width(narrow)).pictures(most=1, further=False)
+                figures_of(report, probe, self.options, width(narrow)).pictures(most=1, further=False)
             started = time.perf_counter()
-            figure = figure_of(report, probe, self.options, width(narrow))
+            figure = figures_of(report, probe, self.options, width(narrow))
             found = figure.pictures(most=most, further=further)
             for picture in found.values():
                 to_png(picture, {})
@@ -260,13 +261,13 @@ class Publisher:
         """Maps of words as text, by full tag."""
         if probe is None or not any(isinstance(modality, Text) for modality in of_probe(probe)):
             return {}
-        found = figure_of(report, probe, self.options).texts(form)
+        found = figures_of(report, probe, self.options).texts(form)
         return {f"{self.name}_words/{name}": text for name, text in found.items()}
 
     def snapshot(self, report: Report, probe: Probe) -> Snapshot | None:
         """The maps of an earlier report, as the pictures of it were drawn; ``None`` where no pictures are."""
         narrow = min(self._wanted, default=None)
-        return None if narrow is None else figure_of(report, probe, self.options, width(narrow)).snapshot
+        return None if narrow is None else figures_of(report, probe, self.options, width(narrow)).snapshot
 
     def _save(self, report: Report) -> None:
         if not (self.reports.enabled and self._sinks):
@@ -298,7 +299,7 @@ class Publisher:
             if not any(bool(part.any()) for part in as_tuple(value))
         }
         names, outputs = self.options.class_names, report.outputs
-        if names is not None and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
+        if names is not None and not report.by_target and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):
             count = f"class_names has {len(names)} names, but the model has {outputs.shape[1]} outputs"
             remarks["class_names"] = f"{count}; give one for each."
         return remarks

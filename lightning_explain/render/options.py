@@ -29,7 +29,9 @@ class PerMethod(dict[str, Any]):
     """One option's values by method name, and under ``DEFAULT`` the value of all other methods."""
 
     def __missing__(self, method: str) -> Any:
-        return self[DEFAULT]
+        # What is given for a method holds for its map of each of several targets.
+        base = method.rpartition("@")[0]
+        return self[base] if base in self else self[DEFAULT]
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(self.items()))

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from lightning_explain.core.naming import nearest
+from lightning_explain.core.naming import nearest, target_of
 from lightning_explain.core.probe import Probe
-from lightning_explain.core.report import Picture, Report
+from lightning_explain.core.report import Picture, Report, fitting_names
 from lightning_explain.core.run_info import plain
 from lightning_explain.core.schema import brief, one_line
 from lightning_explain.core.validation import check_choice
+from lightning_explain.render.by_target import figures_of
 from lightning_explain.render.composite import composite
-from lightning_explain.render.figure import HISTORY, figure_of
+from lightning_explain.render.figure import HISTORY
 from lightning_explain.render.history import PictureHistory
 from lightning_explain.render.options import Options, PerMethod
 
@@ -23,7 +24,8 @@ def draw(report: Report, name: str, history: Sequence[Report] = (), layout: str 
 
     Args:
         report: The report, with its ``run`` (how to draw; else the defaults) and ``probe``.
-        name: ``"overview"``, the name of a method, or ``"history/<method>"``; with ``/2``, ``/3`` for further samples.
+        name: ``"overview"``, the name of a method, or ``"history/<method>"``; with ``/2``, ``/3`` for further samples. Of several
+            targets ``"overview@<target>"`` and ``"<method>@<target>"``.
         history: For ``"history/<method>"``: the earlier reports of the run, the oldest first; ``load_reports(folder)`` is fine. Without
             files that ``keep_every`` and ``keep_last`` did not keep, other epochs may be shown than on the dashboard.
         layout: ``"pages"``, as on the dashboard: samples are columns, all pictures have one size. ``"composite"``: one tall picture of a
@@ -51,11 +53,17 @@ def draw(report: Report, name: str, history: Sequence[Report] = (), layout: str 
     options = Options() if report.run is None else options_of(report.run.drawing)
     if layout == "pages":
         past = _before(report, report.probe, options, history) if name.startswith(f"{HISTORY}/") else None
-        return figure_of(report, report.probe, options).picture(name, past)
+        return figures_of(report, report.probe, options).picture(name, past)
     if name not in report.attributions:
         raise ValueError(f"There is no picture {name!r} of this report: {nearest(name, report.attributions)}")
-    alone = replace(report, attributions={name: report.attributions[name]})
-    return composite(alone, report.probe, options)[name]
+    alone, probe = replace(report, attributions={name: report.attributions[name]}), report.probe
+    if (of := target_of(name)) in report.by_target:
+        alone = alone.of_target(of)
+        options, probe = (
+            replace(options, class_names=fitting_names(options.class_names, alone.outputs)),
+            alone.probe or probe,
+        )
+    return composite(alone, probe, options)[name]
 
 
 def _before(report: Report, probe: Probe, options: Options, history: Sequence[Report]) -> PictureHistory:
@@ -65,7 +73,7 @@ def _before(report: Report, probe: Probe, options: Options, history: Sequence[Re
         moments = [(-1 if r.step is None else r.step, -1 if r.epoch is None else r.epoch) for r in (each, report)]
         earlier = moments[0] < moments[1] or (report.stage not in (None, "fit") and moments[0] == moments[1])
         if earlier and each.stage in (None, "fit") and each.fingerprint == report.fingerprint:
-            found = found.followed_by(figure_of(each, probe, options).snapshot, each.fingerprint)
+            found = found.followed_by(figures_of(each, probe, options).snapshot, each.fingerprint)
     return found
 
 

@@ -67,6 +67,8 @@ class Figures:
 
     def explanation(self, report: Report, probe: Probe | None) -> Encoded:
         """What is shown of one explanation: captions, scores and maps of each sample."""
+        if report.by_target:
+            return _joined({n: self._of_target(report, n, probe) for n in report.by_target})
         options, blocks = _options(report), len(shown_entries(report, probe))
         steps = len(report.ids) // blocks
         count = min(blocks, MOST_SAMPLES) * steps
@@ -100,6 +102,10 @@ class Figures:
             "scale": options.scale,
             "methods": methods,
         }
+
+    def _of_target(self, report: Report, name: str, probe: Probe | None) -> Encoded:
+        one = replace(report, probe=probe).of_target(name)
+        return self.explanation(one, one.probe)
 
     def _panels(
         self,
@@ -210,6 +216,25 @@ class Figures:
         "series": _series,
         "horizon": _horizon,
         "picture": _picture,
+    }
+
+
+def _joined(parts: Mapping[str, Encoded]) -> Encoded:
+    """The explanations of several targets as one, whose captions have the lines of each; one number f for all of them there is not."""
+    first, found = next(iter(parts.values())), [part["captions"] for part in parts.values()]
+    captions_of_all = [
+        [
+            [f"{name}: {line}" for name, (lines, _) in zip(parts, each, strict=True) for line in lines],
+            any(w for _, w in each),
+        ]
+        for each in zip(*found, strict=True)
+    ]
+    return {
+        **first,
+        "captions": captions_of_all,
+        "output": [None] * len(first["output"]),
+        "sides": ["lowers", "raises", "the output"],
+        "methods": {method: value for part in parts.values() for method, value in part["methods"].items()},
     }
 
 

@@ -56,12 +56,14 @@ class StoredRun:
         """Which samples of a class the last explanation explains alike, by method; empty for forecasts and without scikit-learn."""
         if firsts(self.last):
             return []
-        found, counts = [], Counter(self.last.targets.tolist())
-        classes = [target for target, count in sorted(counts.items()) if target >= 0 and count >= _FEWEST]
-        for method, target in product(self.last.attributions, classes):
-            # A map may have no place on the input, or be zero on too many samples.
-            with suppress(ImportError, ValueError):
-                found.append(clusters(self.last, method, target))
+        found = []
+        for report in self.last.by_targets():
+            counts = Counter(report.targets.tolist())
+            classes = [target for target, count in sorted(counts.items()) if target >= 0 and count >= _FEWEST]
+            for method, target in product(report.attributions, classes):
+                # A map may have no place on the input, or be zero on too many samples.
+                with suppress(ImportError, ValueError):
+                    found.append(clusters(report, method, target))
         return found
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_explain.core import schema
-from lightning_explain.core.report import PassCount, Publication, Report
+from lightning_explain.core.report import OF_TARGET, PassCount, Publication, Report
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.schema import MalformedError, brief
 from lightning_explain.store.files import SUFFIX, broken, opened, parsed, replacing, tensors_of
@@ -37,6 +37,7 @@ _PLAIN_FIELDS = (
     "meta",
     "task",
     "logged",
+    "tasks",
 )
 _WORDS = schema.mapped(schema.text())
 _PLACE_IN_TIME = schema.nothing_or(schema.whole())
@@ -52,6 +53,7 @@ _FORM = {
     "logged": schema.mapped(schema.number(), 100_000),
     "meta": schema.mapped(schema.listed(schema.text(), 100_000)),
     "task": schema.text(100),
+    "tasks": _WORDS,
 }
 _BY_SAMPLE = ("outputs", "predictions", "targets", "ids")
 _MOST_FOLDERS = 10_000
@@ -78,7 +80,11 @@ def save_report(report: Report, path: str | os.PathLike[str]) -> Path:
     content = {name: getattr(report, name) for name in _PLAIN_FIELDS}
     content.update({name: _pack(getattr(report, name), name, tensors) for name in _TENSOR_FIELDS})
     content.update(passes=asdict(report.passes), failures=dict(report.failures), meta=dict(report.meta))
-    content.update(undefined_reasons=dict(report.undefined_reasons), logged=dict(report.logged))
+    content.update(
+        undefined_reasons=dict(report.undefined_reasons), logged=dict(report.logged), tasks=dict(report.tasks)
+    )
+    # Older versions know no reports of several targets.
+    content = {name: value for name, value in content.items() if value or name not in ("by_target", "tasks")}
     with replacing(path) as temporary:
         of_run = {} if report.run is None else {_RUN: key_of(report.run)}
         save_file(tensors, temporary, metadata={_KEY: json.dumps(content), **of_run})
@@ -309,7 +315,7 @@ def _check_samples(report: Report) -> None:
     parts: dict[str, Any] = {name: getattr(report, name) for name in (*_BY_SAMPLE, "attributions", "scores")}
     parts |= {
         name: getattr(report, name)
-        for name in ("standard_errors", "maps", "n_steps", "completeness_errors", "explained")
+        for name in ("standard_errors", "maps", "n_steps", "completeness_errors", "explained", "by_target")
     }
     for name, part in parts.items():
         if name not in _BY_SAMPLE and not isinstance(part, dict):
@@ -317,3 +323,6 @@ def _check_samples(report: Report) -> None:
         for leaf in tree_leaves(part):
             if not isinstance(leaf, Tensor) or leaf.ndim == 0 or len(leaf) != len(report.ids):
                 raise MalformedError(f"{name} holds {brief(leaf)} for {len(report.ids)} samples")
+    for name, found in report.by_target.items():
+        if not isinstance(found, dict) or found.keys() != {*OF_TARGET} or not isinstance(found["explained"], dict):
+            raise MalformedError(f"by_target holds {brief(found)} of {brief(name)}")

@@ -315,7 +315,7 @@ def test_pictures_that_cannot_be_drawn_are_told_once_and_numbers_are_still_writt
     def no_memory(*arguments: Any) -> None:
         raise MemoryError("no memory for pictures")
 
-    monkeypatch.setattr(drawing, "figure_of", no_memory)
+    monkeypatch.setattr(drawing, "figures_of", no_memory)
     with pytest.warns(RuntimeWarning, match="Drawing pictures failed; training continues") as told:
         fit(tmp_path, monitor(), max_epochs=2)
     assert len(told_in(told)) == 1

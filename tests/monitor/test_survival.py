@@ -73,7 +73,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
     "remarks": (Publisher, "_remarks"),
     "undefined scores": (Publisher, "_undefined"),
     "charts and captions": (publisher, "publication"),
-    "pictures": (drawing, "figure_of"),
+    "pictures": (drawing, "figures_of"),
     "reports": (thinning, "save_report"),
     "samples of reports": (thinning, "save_probe"),
     "the first forward": (FirstForward, "watch"),

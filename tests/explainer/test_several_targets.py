@@ -1,0 +1,199 @@
+"""Several outputs of one model, and several targets of one output: each has maps and scores of its own, equal to those of it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+from torch import Tensor, nn
+
+from lightning_explain import Probe, Report, draw, explain, load_reports
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from lightning_explain.core.run_info import RunInfo
+from lightning_explain.core.serialization import fingerprint
+from lightning_explain.report.page import write_page
+from lightning_explain.store.report_files import save_report
+from lightning_explain.store.run_files import save_probe
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*scores none of the methods:UserWarning")
+METHODS = {"ig": m.IntegratedGradients(n_steps=4), "saliency": m.Saliency(abs=False)}
+METRICS = [q.Infidelity(n_perturb_samples=16)]
+
+
+class Heads(nn.Module):
+    """``form`` makes of the outputs what it returns."""
+
+    def __init__(self, form: Any = dict) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.age, self.sex, self.form = nn.Linear(16, 1), nn.Linear(16, 3), form
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.body(x)
+        return self.form({"age": self.age(h), "sex": self.sex(h)})
+
+
+def heads(form: Any = dict) -> Heads:
+    torch.manual_seed(0)
+    return Heads(form).eval()
+
+
+LABELS = {"age": torch.tensor([30.0, 41.0, 7.0, 66.0]), "sex": torch.tensor([2, 0, 1, 1])}
+
+
+def images() -> Tensor:
+    return torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def explained(**more: Any) -> Report:
+    return explain(heads(), Probe(images(), LABELS), METHODS, METRICS, **more)
+
+
+def test_every_output_is_explained_as_if_it_were_the_only_one() -> None:
+    report = explained()
+    assert list(report.attributions) == ["ig@age", "saliency@age", "ig@sex", "saliency@sex"]
+    assert report.tasks == {"age": "regression", "sex": "multiclass"}
+    for name, labels in LABELS.items():
+        alone = explain(
+            heads(), Probe(images(), labels), METHODS, METRICS, output_fn=lambda found, name=name: found[name]
+        )
+        part = report.of_target(name)
+        torch.testing.assert_close(part.values, alone.values)
+        torch.testing.assert_close(part.outputs, alone.outputs)
+        assert torch.equal(part.targets, alone.targets)
+        assert torch.equal(part.probe.targets, labels)
+        for method in METHODS:
+            torch.testing.assert_close(part.attributions[f"{method}@{name}"], alone.attributions[method])
+            for score, values in alone.scores.items():
+                torch.testing.assert_close(report.scores[score][f"{method}@{name}"], values[method], equal_nan=True)
+
+
+def test_maps_equal_captum_by_hand() -> None:
+    net, x, found = heads(), images(), explained()
+    by_hand = IntegratedGradients(lambda x: net(x)["sex"]).attribute(
+        x.requires_grad_(), target=LABELS["sex"], n_steps=4
+    )
+    mine = found.attributions["ig@sex"]
+    assert (mine - by_hand).abs().max() <= 1e-5 * by_hand.abs().max()
+
+
+def test_the_model_runs_three_times_before_the_explanation_however_many_outputs() -> None:
+    from lightning_explain.explainer.explainer import Explainer
+
+    calls = []
+
+    def counted(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        calls.append(1)
+        return found
+
+    Explainer(METHODS, {}).check(heads(counted), Probe(images(), LABELS))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("form", "labels"),
+    [
+        (lambda found: tuple(found.values()), LABELS),
+        (lambda found: tuple(found.values()), {"0": LABELS["age"], "1": LABELS["sex"]}),
+        (dict, torch.stack([LABELS["age"], LABELS["sex"].float()], 1)),
+    ],
+)
+def test_outputs_and_labels_are_found_by_name_or_else_by_place(form: Any, labels: Any) -> None:
+    report = explain(heads(form), Probe(images(), labels), METHODS, [], target=dict.fromkeys(LABELS, "label"))
+    expected = explained()
+    for name, value in report.attributions.items():
+        torch.testing.assert_close(value, expected.attributions[name])
+    assert torch.equal(report.of_target("sex").targets, LABELS["sex"])
+
+
+def test_several_targets_of_one_output() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    report = explain(net, Probe(images()), METHODS, [], target={"two": 2, "four": 4, "best": "predicted"})
+    for name, index in (("two", 2), ("four", 4)):
+        alone = explain(net, Probe(images()), METHODS, [], target=index)
+        torch.testing.assert_close(report.attributions[f"ig@{name}"], alone.attributions["ig"])
+
+
+def test_by_default_at_most_four_outputs_are_explained_and_the_others_are_named_once() -> None:
+    def six(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict.fromkeys("abcdef", found["age"])
+
+    with pytest.warns(
+        UserWarning, match=r"returns 6 outputs by name: 'a', 'b', 'c', 'd' are explained, 'e', 'f' are not"
+    ) as seen:
+        report = explain(heads(six), Probe(images()), METHODS, [])
+    assert sum("6 outputs" in str(one.message) for one in seen) == 1
+    assert list(report.by_target) == ["a", "b", "c", "d"]
+
+
+def test_a_default_output_that_cannot_be_explained_is_left_out_and_a_named_one_is_refused() -> None:
+    labels = {"age": LABELS["age"], "sex": torch.tensor([2, 0, 1, 9])}
+    with pytest.warns(UserWarning, match=r"The output 'sex' is left out: .*9"):
+        report = explain(heads(), Probe(images(), labels), METHODS, [])
+    assert list(report.by_target) == ["age"]
+    with pytest.raises(ValueError, match=r"target 'sex': .*indices 7 to 7 of 3 outputs"):
+        explain(heads(), Probe(images()), METHODS, [], target={"sex": 7})
+    with pytest.raises(TypeError, match=r"target has the name 'size', but the model returns \['age', 'sex'\]"):
+        explain(heads(), Probe(images()), METHODS, [], target={"size": "predicted"})
+
+
+def test_a_mapping_with_one_output_is_that_output() -> None:
+    report = explain(heads(lambda found: {"sex": found["sex"]}), Probe(images(), LABELS["sex"]), METHODS, [])
+    assert list(report.attributions) == ["ig", "saliency"]
+    torch.testing.assert_close(report.attributions["ig"], explained().attributions["ig@sex"])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({}, "empty mapping"),
+        ({"a@b": 0}, "names without @"),
+        ({"a": {"b": 0}}, "a mapping of targets again"),
+        ({"a": "labels"}, "did you mean 'label'"),
+    ],
+)
+def test_targets_that_are_none_are_refused(target: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        explain(heads(), Probe(images()), METHODS, [], target=target)
+
+
+def test_metrics_may_name_methods_and_compare_with_earlier_reports() -> None:
+    scores = {"infidelity": q.Infidelity(methods=("ig",)), "drift": q.Drift()}
+    first = explain(heads(), Probe(images(), LABELS), METHODS, scores)
+    second = explain(heads(), Probe(images(), LABELS), METHODS, scores, history=[first])
+    assert list(second.scores["infidelity"]) == ["ig@age", "ig@sex"]
+    drift = next(values for name, values in second.scores.items() if name.startswith("drift"))
+    assert set(drift) == set(second.attributions)
+
+
+def test_files_pictures_tables_and_the_page_know_every_target(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    report = explained()
+    report = replace(report, run=RunInfo(name="explain", fingerprint=report.fingerprint), step=3, epoch=0)
+    save_report(report, tmp_path)
+    save_probe(report.probe, tmp_path)
+    (loaded,) = load_reports(tmp_path)
+    assert fingerprint(loaded.probe) == fingerprint(report.probe) == report.fingerprint
+    assert loaded.tasks == report.tasks
+    assert torch.equal(loaded.of_target("age").outputs, report.of_target("age").outputs)
+    for name in ("overview@age", "overview@sex", "ig@sex"):
+        assert (draw(loaded, name) == draw(report, name)).all()
+    assert (draw(report, "ig@age") != draw(report, "ig@sex")).any()
+    assert draw(report, "ig@sex", layout="composite").ndim == 3
+    columns, lines = report.table()
+    assert len(lines) == 4 * len(report.attributions)
+    labels = {
+        line[columns.index("method")]: line[columns.index("label")]
+        for line in lines
+        if line[columns.index("sample")] == 0
+    }
+    assert labels["ig@sex"] == 2
+    text = write_page([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "ig@age" in text
+    assert "sex: label 2" in text

@@ -1,0 +1,127 @@
+"""A training of a model with several outputs: curves, pictures and files of each, watched, resumed and configured by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_explain import ExplanationMonitor, draw, load_reports
+from lightning_explain import methods as m
+from lightning_explain import metrics as q
+from training import QUIET, SAFE, trainer
+
+pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore:.*ProbeSelection.count=16.*:UserWarning")]
+
+
+class Faces(Dataset[Any]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> Any:
+        image = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(i))
+        return image, {"age": image.mean()[None], "sex": torch.tensor(i % 2)}
+
+
+class Module(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.age, self.sex = nn.Linear(16, 1), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.body(x)
+        return {"age": self.age(h), "sex": self.sex(h)}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, labels = batch
+        found = self(x)
+        return F.mse_loss(found["age"], labels["age"]) + F.cross_entropy(found["sex"], labels["sex"])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+SMALL: dict[str, Any] = {
+    "methods": {"ig": m.IntegratedGradients(n_steps=2)},
+    "metrics": {"infidelity": q.Infidelity(n_perturb_samples=16), "drift": q.Drift()},
+}
+
+
+def fit(folder: Path, monitor: ExplanationMonitor, *callbacks: Any, epochs: int = 2, **more: Any) -> pl.Trainer:
+    pl.seed_everything(0, verbose=False)
+    loaders = [DataLoader(Faces(), 4), DataLoader(Faces(), 4)]
+    found = trainer(folder, monitor, *callbacks, max_epochs=epochs)
+    found.fit(Module(), *loaders, **more)
+    return found
+
+
+def test_the_default_explains_each_output(tmp_path: Path) -> None:
+    monitor = ExplanationMonitor()
+    found = fit(tmp_path, monitor, ModelCheckpoint(tmp_path / "best", monitor="explain/infidelity_relative/ig@age"))
+    report = monitor.last_report
+    assert report is not None
+    assert set(report.attributions) == {
+        f"{method}@{of}" for method in ("saliency", "ig", "cam") for of in ("age", "sex")
+    }
+    assert not any(report.nonfinite().values())
+    assert {f"explain/infidelity_relative/ig@{of}" for of in ("age", "sex")} <= found.callback_metrics.keys()
+    assert found.checkpoint_callback.best_model_score is not None
+    reports = load_reports(next(tmp_path.rglob("probe.safetensors")).parent)
+    assert [one.epoch for one in reports] == [0, 1]
+    picture = draw(reports[-1], "history/ig@sex", reports)
+    assert picture.shape == draw(reports[-1], "overview@age").shape
+
+
+@pytest.mark.parametrize("target", ["label", {"age": "label", "young": 0}])
+def test_a_resumed_training_continues_the_curves(tmp_path: Path, target: Any) -> None:
+    def monitor() -> ExplanationMonitor:
+        given = {"age": "label", "sex": 1} if isinstance(target, dict) else target
+        return ExplanationMonitor(**SMALL, target=given)
+
+    whole, first, second = monitor(), monitor(), monitor()
+    fit(tmp_path / "whole", whole, epochs=3)
+    half = fit(tmp_path / "first", first, epochs=2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    fit(tmp_path / "second", second, epochs=3, ckpt_path=tmp_path / "half.ckpt", **SAFE)
+    assert whole.last_report is not None
+    assert second.last_report is not None
+    assert second.last_report.scalars() == whole.last_report.scalars()
+    for name, value in whole.last_report.attributions.items():
+        assert torch.equal(value, second.last_report.attributions[name])
+    assert any(name.startswith("drift") and "ig@age" in scores for name, scores in second.last_report.scores.items())
+
+
+def test_the_training_is_the_one_without_it(tmp_path: Path) -> None:
+    alone = fit(tmp_path / "alone", ExplanationMonitor(enabled=False)).lightning_module.state_dict()
+    with_it = fit(tmp_path / "with", ExplanationMonitor(**SMALL)).lightning_module.state_dict()
+    assert all(torch.equal(alone[name], with_it[name]) for name in alone)
+
+
+def test_a_configuration_names_targets_and_alerts_on_them() -> None:
+    config = {"target": {"age": "label", "sex": {"name": "Position"}}, "alerts": ["infidelity_relative/ig@age > 2"]}
+    monitor = ExplanationMonitor.from_config(config)
+    assert monitor.charts["explain"]["infidelity_relative"][0] == "explain/infidelity_relative/saliency@age"
+    ExplanationMonitor(alerts=["infidelity_relative/ig@whatever > 2"])
+    with pytest.raises(ValueError, match="names a score that is not logged"):
+        ExplanationMonitor(target={"age": 0}, alerts=["infidelity_relative/ig@sex > 2"])
+
+
+def test_panels_of_a_method_hold_for_its_map_of_every_target(tmp_path: Path) -> None:
+    monitor = ExplanationMonitor(**SMALL, panels={"ig": [("heat_map", "positive")]})
+    assert monitor._publisher.options.of("ig@age").panels == (("heat_map", "positive"),)
+
+
+def test_an_alert_on_an_output_that_is_not_there_is_refused_before_the_first_batch(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="names a score that is not logged"):
+        fit(tmp_path, ExplanationMonitor(**SMALL, alerts=["infidelity_relative/ig@size > 2"]))
