@@ -41,6 +41,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from _setups import SETUPS, Setup
 from lightning_explain import ExplanationMonitor
+from lightning_explain.core.naming import target_of
 from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import of_probe
@@ -172,7 +173,7 @@ def pointing(report: Report, name: str, probe: Probe, setup: Setup) -> float | N
     maps = by_unit(report, name, probe)
     if maps is None:
         return None
-    masks = setup.cause(inputs, probe.targets)
+    masks = setup.of_targets.get(target_of(name), setup.cause)(inputs, probe.targets)
     columns = [(flat(a).abs(), flat(reached(mask, a))) for a, mask in zip(maps, masks, strict=True)]
     strengths, planted = (torch.cat(parts, 1) for parts in zip(*columns, strict=True))
     strongest = strengths.nan_to_num(-1).argmax(1, keepdim=True)

@@ -1,11 +1,11 @@
-"""What people train, in small: text, tables, series and images, each with a planted cause at a known place."""
+"""What people train, in small: text, tables, series, images and other tasks, each with a planted cause at a known place."""
 
-from _setups import images, series, tabular, text, transformers
+from _setups import images, series, tabular, tasks, text, transformers
 from _setups._base import Setup
 
 SETUPS: dict[str, tuple[str, Setup]] = {
     name: (modality.__name__.rpartition(".")[2], setup)
-    for modality in (text, tabular, series, images, transformers)
+    for modality in (text, tabular, series, images, transformers, tasks)
     for name, setup in modality.setups()
 }
 """By name: the modality, and the set-up."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -54,12 +54,14 @@ class Setup:
         data: Returns this many samples, drawn with this generator.
         cause: Returns for each input a mask of its units, true where the planted cause lies, from the probe's inputs and labels.
         epochs: Passes over the training samples.
+        of_targets: Of several targets, the cause of each; else that of all.
     """
 
     make: Callable[[], L.LightningModule]
     data: Callable[[int, torch.Generator], Dataset[Any]]
     cause: Cause
     epochs: int = 4
+    of_targets: Mapping[str, Cause] = field(default_factory=dict)
 
 
 def binary(outputs: Tensor, labels: Tensor) -> Tensor:
