@@ -159,7 +159,7 @@ def pairs(count: int, generator: torch.Generator) -> Dataset[Any]:
 
 
 class Pretext(Task):
-    """Self-supervised: the embedding of an image predicts its mean color; no labels."""
+    """Self-supervised: the embedding of an image predicts the color in another view of it; no labels."""
 
     def __init__(self) -> None:
         super().__init__(lr=1e-2)
@@ -169,20 +169,20 @@ class Pretext(Task):
         return self.net(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x, _ = batch
-        return F.mse_loss(self.head(self(x)), x[SQUARE].mean((2, 3)))
+        x, view = batch
+        return F.mse_loss(self.head(self(x)), view[SQUARE].mean((2, 3)))
 
 
 # -- reconstructions -------------------------------------------------------------------------------------------------------
 
 
 def patterns(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """Noise, and a square with one of two patterns, the one the negative of the other."""
+    """Noise, and a square with one of two patterns, the one the negative of the other; the image is its own label."""
     x, y = 0.3 * noise(count, generator, 1), labels_of(count, generator)
     stripes = torch.ones(8, 8)
     stripes[:, ::2] = -1
     x[SQUARE] += 2 * (2.0 * y - 1)[:, None, None, None] * stripes
-    return tensors(x, y)
+    return tensors(x, x.clone())
 
 
 class Autoencoder(Task):
@@ -199,7 +199,7 @@ class Autoencoder(Task):
         return self.decode(self.encode(x))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.mse_loss(self(batch[0]), batch[0])
+        return F.mse_loss(self(batch[0]), batch[1])
 
 
 class VAE(Autoencoder):
@@ -216,7 +216,7 @@ class VAE(Autoencoder):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         found, mean, log = self(batch[0])
-        return F.mse_loss(found, batch[0]) + 1e-4 * (mean.square() + log.exp() - 1 - log).mean()
+        return F.mse_loss(found, batch[1]) + 1e-4 * (mean.square() + log.exp() - 1 - log).mean()
 
 
 class SamplingVAE(VAE):
@@ -269,7 +269,7 @@ def setups() -> Iterator[tuple[str, Setup]]:
     yield "ordinal (CORAL)", Setup(Coral, grades, in_place(SQUARE), 6)
     yield "contrastive views", Setup(Contrastive, views, in_place(SQUARE), 6)
     yield "siamese pairs", Setup(Siamese, pairs, in_place(SQUARE, inputs_with=2), 6)
-    yield "self-supervised embedding", Setup(Pretext, images.squares, in_place(SQUARE), 6)
+    yield "self-supervised embedding", Setup(Pretext, views, in_place(SQUARE), 6)
     yield "autoencoder", Setup(Autoencoder, patterns, in_place(SQUARE), 6)
     yield "VAE", Setup(VAE, patterns, in_place(SQUARE), 6)
     yield "VAE that samples", Setup(SamplingVAE, patterns, in_place(SQUARE), 6)

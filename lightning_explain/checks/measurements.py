@@ -94,7 +94,10 @@ def _cause(function: TargetFunction, samples: Samples, tolerance: float) -> tupl
     else:
         equal = _difference(second, first) <= tolerance
     if equal:
-        fix = "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ..."
+        fix = (
+            "switch that off in eval mode, or explain a function without it: forward_fn=lambda model, x: ... (of a VAE, one that decodes "
+            "the mean)"
+        )
         return "the model draws random numbers, as F.dropout(x) does without training=self.training", fix
     after, fix = (
         _state(model),
