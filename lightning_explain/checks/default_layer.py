@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_explain.core.contracts import Arrangement, Modality
 from lightning_explain.core.record import Record, nodes
 from lightning_explain.distributed.fsdp import is_sharded
+from lightning_explain.engine.evaluate import by_sample
 from lightning_explain.modalities.image import is_grid
 from lightning_explain.modalities.placement import place
 from lightning_explain.model.attention import FUSED, PRODUCTS
@@ -24,7 +25,7 @@ _NEAR = 5
 _MOST = 40
 
 
-def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, ...]) -> str | None:
+def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, ...], frames: int = 1) -> str | None:
     """The dotted name of the last layer whose places lie on the input, on the way to the explained output.
 
     Feature maps and tokens count; tokens only before the last attention, because behind it nothing but a class token may matter.
@@ -35,12 +36,15 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
         model: The module.
         record: The record of a forward pass.
         modalities: What the inputs are.
+        frames: How many tensors a layer has for each sample, where the frames of a video are among the samples.
 
     Returns:
         The name; ``None`` if there is no such layer.
     """
     ahead = None if record.chosen.grad_fn is None else set(nodes(record.chosen.grad_fn))
-    leading = (one for one in _candidates(model, record, modalities) if ahead is None or ahead.intersection(one.nodes))
+    leading = (
+        one for one in _candidates(model, record, modalities, frames) if ahead is None or ahead.intersection(one.nodes)
+    )
     last = next(leading, None)
     if last is None:
         return None
@@ -59,13 +63,18 @@ class _Candidate(NamedTuple):
     nodes: list[Any]
 
 
-def _candidates(model: nn.Module, record: Record, modalities: tuple[Modality, ...]) -> Iterator[_Candidate]:
+def _candidates(
+    model: nn.Module, record: Record, modalities: tuple[Modality, ...], frames: int
+) -> Iterator[_Candidate]:
     """The layers whose places lie on the input, the last first."""
     attention = attention_in(record)
     modules = {id(module): (name, module) for name, module in model.named_modules() if name}
     for key, passed in reversed(record.returned.items()):
-        value, end = passed.value, record.spans[key][1]
-        if key not in modules or not isinstance(value, Tensor) or value.ndim < 3 or len(value) != len(record.samples):
+        end = record.spans[key][1]
+        if key not in modules or not isinstance(passed.value, Tensor) or passed.value.ndim < 3:
+            continue
+        value = by_sample(passed.value, len(record.samples), frames)
+        if len(value) != len(record.samples):
             continue
         if any(part.contains(end) for part in attention) or _runs_in(key, attention, record, model):
             continue
@@ -104,8 +113,8 @@ def _placed(
     if placed is None or value.ndim == 3 or not mixes:
         return placed
     # Where heads and numbers of tokens may be dimensions, rows and columns must be in proportion to an image's.
-    size, sizes = (placed.shape[2], placed.shape[3]), (m.pixels(x) for m, x in zip(modalities, inputs, strict=True))
-    return placed if any(of_image and is_grid(size, of_image) for of_image in sizes) else None
+    grids = (modality.grid(x) for modality, x in zip(modalities, inputs, strict=True))
+    return placed if any(grid and is_grid(tuple(placed.shape[2:]), grid) for grid in grids) else None
 
 
 class _Attention(NamedTuple):

@@ -27,7 +27,7 @@ from lightning_explain.core.record import AttentionSize, Op, Passed, Record, mee
 from lightning_explain.core.report import SumCheck
 from lightning_explain.core.verdict import Verdict
 from lightning_explain.distributed.fsdp import is_sharded
-from lightning_explain.engine.evaluate import check_length, watching
+from lightning_explain.engine.evaluate import by_sample, check_length, watching
 from lightning_explain.engine.features import features_of
 from lightning_explain.engine.pairs import rescaled
 from lightning_explain.engine.pass_size import within_memory
@@ -75,7 +75,7 @@ class DoctorContext:
     @cached_property
     def layer(self) -> str | None:
         """The default layer of layer methods; ``None`` if there is none."""
-        return default_layer(self.model, self.record, self.explained.modalities)
+        return default_layer(self.model, self.record, self.explained.modalities, self.explained.frames)
 
     @cached_property
     def attention(self) -> tuple[AttentionSize, ...]:
@@ -138,7 +138,11 @@ class DoctorContext:
         if isinstance(name, int):
             return self.record.points[name : name + 1]
         passed = self.record.passed(find_layer(self.model, name), method.of_input)
-        return passed.tensors if passed else ()
+        return tuple(map(self._by_sample, passed.tensors)) if passed else ()
+
+    def _by_sample(self, tensor: Tensor) -> Tensor:
+        """What a layer has, with the samples first, where frames are among them."""
+        return by_sample(tensor, len(self.record.samples), self.explained.frames)
 
     def verdict(self, name: str, method: Method) -> Verdict:
         """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""
@@ -196,7 +200,8 @@ class DoctorContext:
                 fix = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
                 yield refused(reason, fix)
         for tensor in passed.tensors if method.place == "layer" else ():
-            check_length(LayerSite(name, method.of_input), tensor, len(self.record.samples))
+            found = tensor if method.path is None or method.backward_rule == "deeplift" else self._by_sample(tensor)
+            check_length(LayerSite(name, method.of_input), found, len(self.record.samples))
         # An auxiliary head, or a branch that is discarded.
         ends_there = (method.backward_rule != "none" and method.place == "layer") or method.through_neuron
         differentiable = passed.floating and self.record.chosen.requires_grad and not method.of_input

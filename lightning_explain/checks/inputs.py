@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.blind import unreached
+from lightning_explain.checks.frames import layout_of
 from lightning_explain.core.contracts import InputFacts, Lookup, Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
@@ -76,6 +77,7 @@ def _facts(i: int, probe: Probe, model: nn.Module, record: Record, names: Sequen
     x = record.points[i].detach()
     time = _time_axis(x, model, record) if x.ndim == 3 and x.is_floating_point() else None
     own = {name: module for name, module in model.named_modules() if _of(i, module, record)}
+    layout, by_frame = layout_of(x, model, record) if x.ndim == 5 else (None, False)
     counts = {name: len(set(_of(i, module, record))) for name, module in own.items()}
     return InputFacts(
         embeddings={name: module for name, module in own.items() if counts[name] == x[0].numel()},
@@ -85,6 +87,8 @@ def _facts(i: int, probe: Probe, model: nn.Module, record: Record, names: Sequen
         names=_names(i, probe, names),
         by_column=set(counts.values()) == {1},
         texts=probe.meta,
+        layout=layout,
+        by_frame=by_frame,
     )
 
 

@@ -49,7 +49,7 @@ def fitted(metric: Metric, methods: Mapping[str, Method], probe: Probe) -> Metri
         if asked not in methods:
             raise ValueError(f"it asks for the method {asked!r}: {nearest(asked, methods)}")
     inputs = as_tuple(probe.inputs)
-    return metric.fitted(inputs, of_probe(probe))
+    return metric.named(probe.names).fitted(inputs, of_probe(probe))
 
 
 def _check_masks(metric: Metric, probe: Probe) -> None:
@@ -63,7 +63,7 @@ def _check_masks(metric: Metric, probe: Probe) -> None:
         )
     columns = list(zip(as_tuple(probe.inputs), of_probe(probe), strict=True))
     if all(modality.inside(masks, x) is None for x, modality in columns):
-        allowed = " or ".join(str((len(probe), *(mod.pixels(x) or mod.units(x)[1:]))) for x, mod in columns)
+        allowed = " or ".join(str((len(probe), *(mod.grid(x) or mod.units(x)[1:]))) for x, mod in columns)
         raise ValueError(f"it got Probe(masks=...) of shape {tuple(masks.shape)}; give masks of shape {allowed}.")
     if not ((masks == 0) | (masks == 1)).all():
         raise ValueError("it got Probe(masks=...) with values other than 0 and 1; give boolean masks.")

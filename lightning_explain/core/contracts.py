@@ -50,6 +50,8 @@ class ExplainedFunction:
         modalities: What the inputs are, one for each.
         stds: Standard deviations of the inputs that came with the probe, one tensor ``(1, ...)`` for each; may be empty.
         lookups: Embedding layers by dotted name, with what each looks up of an input.
+        frames: How many tensors a layer has for each sample, one after the other, where the model puts the frames of a video among the
+            samples; 1 elsewhere.
     """
 
     forward: nn.Module
@@ -66,6 +68,7 @@ class ExplainedFunction:
     modalities: tuple[Modality, ...] = ()
     stds: tuple[Tensor, ...] = ()
     lookups: Mapping[str, Lookup] = field(default_factory=dict)
+    frames: int = 1
 
     def evaluate(self, samples: Samples) -> Tensor:
         """The values of f at the samples, ``(N,)``, computed without gradients, at most ``limit`` samples per call."""
@@ -372,6 +375,10 @@ class Metric(ABC):
         """The suffixes of scores that are in reports and can be monitored, but have no chart, because another one has."""
         return ()
 
+    def named(self, names: Sequence[str]) -> Metric:
+        """The metric for inputs of these names; called before :meth:`fitted`."""
+        return self
+
     def fitted(self, inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> Metric:
         """The metric for these inputs, by what they are.
 
@@ -445,6 +452,8 @@ class InputFacts(NamedTuple):
         embeddings: The embedding layers that looked it up as a whole, by dotted name.
         by_column: Whether embedding layers looked up single columns of it.
         texts: The texts in the batch: a string for each sample, by name.
+        layout: Of five dimensions, how the first convolution takes them, ``"NCTHW"`` or ``"NTCHW"``; ``None`` if that is not known.
+        by_frame: Whether that is a 2-D convolution, which takes frame by frame.
         time_axis: Of three dimensions, the one that the layer which takes it runs over; ``None`` if that is not known.
         masked: ``(N, T)``, where a mask that goes with it says that there is nothing; ``None`` if there is none.
         blind: ``(F,)``, the columns of a table ``(N, F)`` that hold whole numbers and get no gradient; ``None`` if that is not known.
@@ -458,6 +467,8 @@ class InputFacts(NamedTuple):
     names: tuple[str, ...] = ()
     by_column: bool = False
     texts: Mapping[str, Sequence[str]] = {}
+    layout: str | None = None
+    by_frame: bool = False
 
 
 class Modality(ABC):
@@ -523,6 +534,14 @@ class Modality(ABC):
     def pixels(self, x: Tensor) -> tuple[int, int] | None:
         """Height and width of the input ``(N, ...)`` if its units are pixels."""
         return None
+
+    def grid(self, x: Tensor) -> tuple[int, ...] | None:
+        """How many units lie along each axis, if neighbors belong together: ``(H, W)`` of images, ``(D, H, W)`` of volumes."""
+        return self.pixels(x)
+
+    def displayed(self, x: Tensor) -> Tensor:
+        """The input ``(N, C, H, W)`` as pictures show it, with other channels in [0, 1]; itself, unless its units are pixels."""
+        return x
 
     def inside(self, masks: Tensor, x: Tensor) -> Tensor | None:
         """The probe's masks ``(N, ...)`` in the shape of ``units``; ``None`` if they are no regions of this input.

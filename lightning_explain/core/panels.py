@@ -80,6 +80,80 @@ class FeaturesPanel(Panel):
 
 
 @dataclass(frozen=True, eq=False)
+class VolumePanel(Panel):
+    """Volumes and their attribution: three slices through the strongest voxel, and a projection of the map.
+
+    Args:
+        values: ``(N, D, H, W)`` the attribution of each voxel.
+        volume: ``(N, D, H, W)`` the input in [0, 1], as gray values.
+        orientation: Where each axis leads, such as ``"SPL"``; empty if that is not known.
+        spacing: The distance from one voxel to the next along each axis; empty: the same along all.
+        masks: ``(N, D, H, W)`` boolean regions, which are outlined; ``None`` if there are none.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.panels import VolumePanel
+        >>> VolumePanel("volume", values=torch.zeros(2, 8, 9, 9), volume=torch.rand(2, 8, 9, 9), orientation="SPL").kind
+        'slices'
+    """
+
+    kind: str = field(default="slices", init=False)
+    volume: Tensor = field(default_factory=lambda: torch.empty(0))
+    orientation: str = ""
+    spacing: Sequence[float] = ()
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FramesPanel(Panel):
+    """Videos and their attribution: the most attributed frames, over a curve of how much lies on each frame.
+
+    Args:
+        values: ``(N, T, H, W)`` the attribution of each pixel of each frame.
+        frames: ``(N, T, 3, H, W)`` the input in [0, 1].
+        rate: Frames per second; ``None``: frames are numbered.
+        masks: ``(N, T, H, W)`` boolean regions, which are outlined; ``None`` if there are none.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.panels import FramesPanel
+        >>> FramesPanel("frames", values=torch.zeros(2, 8, 9, 9), frames=torch.rand(2, 8, 3, 9, 9), rate=25.0).kind
+        'frames'
+    """
+
+    kind: str = field(default="frames", init=False)
+    frames: Tensor = field(default_factory=lambda: torch.empty(0))
+    rate: float | None = None
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrogramPanel(Panel):
+    """Spectrograms and their attribution, with low frequencies at the bottom and axes of frequency and time.
+
+    Args:
+        values: ``(N, F, T)`` the attribution, the lowest frequency last.
+        image: ``(N, F, T)`` the input in [0, 1], likewise.
+        ticks: Numbers on the axis of frequencies, each with its place, from 0 at the top to 1 at the bottom.
+        unit: What they are in, such as ``"Hz"``.
+        rate: Columns per second; ``None``: the axis counts them.
+
+    Example:
+        >>> import torch
+        >>> from lightning_explain.core.panels import SpectrogramPanel
+        >>> ticks = [(1.0, "0"), (0.5, "4k")]
+        >>> SpectrogramPanel("", values=torch.zeros(2, 64, 50), image=torch.rand(2, 64, 50), ticks=ticks, unit="Hz").kind
+        'spectrogram'
+    """
+
+    kind: str = field(default="spectrogram", init=False)
+    image: Tensor = field(default_factory=lambda: torch.empty(0))
+    ticks: Sequence[tuple[float, str]] = ()
+    unit: str = ""
+    rate: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class SeriesPanel(Panel):
     """The channels of a series, each a curve over a strip in the colors of its attribution.
 

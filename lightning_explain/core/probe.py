@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.call import Place, by_position, divided, leaves
+from lightning_explain.core.naming import unlike
 
 if TYPE_CHECKING:
     Attribution: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -209,6 +210,12 @@ class Probe:
     def places(self) -> tuple[Place, ...]:
         """Where each of the ``arguments`` goes in the call of the model."""
         return self.parameters or by_position(len(self.arguments))
+
+    @property
+    def names(self) -> list[str]:
+        """What each of the inputs is called: as the argument or the entry of the batch; ``input 0`` and so on by position."""
+        last = [place[-1] for place in self.places[: len(as_tuple(self.inputs))]]
+        return unlike(name if isinstance(name, str) else f"input {name}" for name in last)
 
     def __len__(self) -> int:
         return len(as_tuple(self.inputs)[0])

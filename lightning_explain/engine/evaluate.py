@@ -79,8 +79,17 @@ def forward_backward(explained: ExplainedFunction, points: Sequence[Point], read
         for number, rule in enumerate(rules, 1):
             with in_force(rule, values):
                 readings |= gradients(rule, reads, values, places, number < len(rules))
+    found = {
+        read: tuple(by_sample(part, len(values), explained.frames) if read[1] else part for part in parts)
+        for read, parts in readings.items()
+    }
     # Cloned, because the explained outputs may be a view of all outputs.
-    return evaluations_of(points, values.detach().clone(), readings, {})
+    return evaluations_of(points, values.detach().clone(), found, {})
+
+
+def by_sample(part: Tensor, count: int, frames: int) -> Tensor:
+    """What a layer has for each frame of so many samples, ``(count * frames, ...)``, as ``(count, frames, ...)``; others unchanged."""
+    return part.unflatten(0, (count, frames)) if frames > 1 and part.ndim and len(part) == count * frames else part
 
 
 def gradients(rule: str, reads: frozenset[Read], values: Tensor, places: Places, again: bool = False) -> Readings:

@@ -118,22 +118,35 @@ def _made(spec: Mapping[str, int] | None, clean: Tensor, modality: Modality, exp
     if spec is None:
         return modality.features(clean)
     ((kind, number),) = spec.items()
-    if (size := modality.pixels(clean)) is None:
+    if (size := modality.grid(clean)) is None:
         what = "a grid needs" if kind == "grid" else "superpixels need"
         raise ValueError(f"{what} images (N, C, H, W), got {tuple(clean.shape)}; give a tensor as feature_mask.")
     if kind == "grid":
-        down, right = (torch.arange(n, device=clean.device) // number for n in size)
-        return (down[:, None] * (int(right[-1]) + 1) + right).expand(1, *clean.shape[1:])
+        cells = _cells(size, number, clean).reshape(1, *modality.units(clean)[1:])
+        return modality.spread(cells, clean).expand(1, *clean.shape[1:])
+    if modality.units(clean)[1] > 1:
+        raise ValueError(
+            f"superpixels need channels first, got {tuple(clean.shape)}; give a grid or a tensor as feature_mask."
+        )
     segments = [_superpixels(sample, number, explained) for sample in clean]
     return torch.stack([s.to(clean.device).expand(clean.shape[1:]) for s in segments])
 
 
+def _cells(size: tuple[int, ...], number: int, like: Tensor) -> Tensor:
+    """The number of the patch, or cube, with ``number`` units a side that each unit of a grid of this size lies in."""
+    found = torch.zeros((1,) * len(size), dtype=torch.long, device=like.device)
+    for axis, n in enumerate(size):
+        at = torch.arange(n, device=like.device) // number
+        found = found * (int(at[-1]) + 1) + at.reshape([n if i == axis else 1 for i in range(len(size))])
+    return found
+
+
 def _superpixels(sample: Tensor, count: int, explained: ExplainedFunction) -> Tensor:
-    """Returns the SLIC segments ``(H, W)`` of one clean sample ``(C, H, W)``; computed once per explanation."""
+    """Returns the SLIC segments ``(H, W)`` of one clean sample ``(C, H, W)``, or of a volume; computed once per explanation."""
     image = sample.detach().float().cpu().movedim(0, -1).contiguous().numpy()
     key = ("superpixels", count, image.shape, blake2b(image.tobytes()).digest())
     # Colors in Lab space differ by up to 100, other channels by up to about 1.
-    color = image.shape[-1] == 3
+    color = image.shape[-1] == 3 and image.ndim == 3
     options = {"compactness": 10.0 if color else 0.1, "convert2lab": color, "start_label": 0, "channel_axis": -1}
     return explained.remembered(key, lambda: torch.from_numpy(_slic()(image, n_segments=count, **options)).long())
 

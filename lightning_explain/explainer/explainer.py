@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
+from lightning_explain.checks.frames import frames_among_samples
 from lightning_explain.checks.inputs import lookups, settled
 from lightning_explain.checks.preflight import UncheckedError, granted, preflight
 from lightning_explain.checks.requests import faults
@@ -111,6 +112,7 @@ class Explainer(Decisions):
     parts: Mapping[str, Explainer] = field(default_factory=dict)
     part: str = ""
     labels_at: several.HeadLabels | None = None
+    frames: int = 1
 
     def check(self, model: nn.Module, probe: Probe, timed: bool = False) -> Explainer:
         """Checks everything on the model and the probe, and returns the explainer with all layers named.
@@ -177,7 +179,7 @@ class Explainer(Decisions):
         if not self.part and (line := remark(probe, context.task.target, found.methods)):
             task["task_line"] = "; but ".join(filter(None, [context.task.line, line]))
         inputs = {"modalities": probe.modalities, "lookups": context.explained.lookups}
-        ready = replace(self, **vars(found), **task, **inputs)
+        ready = replace(self, **vars(found), **task, **inputs, frames=context.explained.frames)
         return (ready._estimated(context) if timed else ready), context.record
 
     @property
@@ -195,7 +197,8 @@ class Explainer(Decisions):
         probe = replace(probe, modalities=settled(given, probe, model, context.record, self.feature_names))
         known = self._explained(model, probe, run)
         parts = {name: getattr(known, name) for name in ("modalities", "baseline", "distribution")}
-        context.explained = replace(context.explained, **parts, lookups=lookups(model, context.record))
+        frames = frames_among_samples(model, context.record, known.modalities)
+        context.explained = replace(context.explained, **parts, lookups=lookups(model, context.record), frames=frames)
         return probe
 
     def verdicts(self, model: nn.Module, probe: Probe) -> list[Verdict]:
@@ -363,6 +366,7 @@ class Explainer(Decisions):
             modalities=modalities,
             stds=probe.stds,
             lookups=self.lookups,
+            frames=self.frames,
         )
 
 

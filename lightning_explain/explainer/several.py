@@ -221,6 +221,7 @@ def _joined(explainer: Explainer, parts: Mapping[str, Explainer]) -> Explainer:
         scored=scored,
         modalities=first.modalities,
         lookups=first.lookups,
+        frames=first.frames,
         task_line="; ".join(lines),
         estimate=_sum_of(estimates) if estimates else None,
         **of_all,

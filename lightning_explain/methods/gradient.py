@@ -215,7 +215,16 @@ def grad_cam(
         return value if grid is None else grid
 
     def one(activation: Tensor, gradient: Tensor) -> Tensor:
-        weighted = weights(placed(gradient)) * placed(activation)
+        a, g = placed(activation), placed(gradient)
+        # Where a layer has a map for each frame, each frame has its own weights, as in Captum.
+        by_frame = explained.frames > 1 and a.ndim == 5 and a.shape[2] == activation.shape[1] == explained.frames
+        weighted = (_of_frames(weights, g) if by_frame else weights(g)) * a
         return weighted.sum(1, keepdim=True) if summed else weighted
 
     return each(one, evaluation.activation(site), evaluation.gradient(PLAIN, site))
+
+
+def _of_frames(weights: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
+    """The weights by the gradient ``(N, C, T, h, w)``, of each frame as if it were a sample."""
+    found: Tensor = weights(gradient.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(gradient), -1))
+    return found.transpose(1, 2)

@@ -238,7 +238,7 @@ class Infidelity(CheckedArguments, Metric):
         if self.perturb_func == "gaussian":
             needs_floating('Infidelity(perturb_func="gaussian")', inputs)
         for x, modality in zip(inputs, modalities, strict=True):
-            if self.perturb_func == "square" or (self.perturb_func == "remove" and modality.pixels(x)):
+            if self.perturb_func == "square" or (self.perturb_func == "remove" and modality.grid(x)):
                 self._square(modality, x, lambda like: torch.zeros_like(like))
         return self
 
@@ -401,7 +401,7 @@ class Infidelity(CheckedArguments, Metric):
     def _removed(self, explained: ExplainedFunction, samples: Samples, indices: Tensor) -> Tensors:
         """Whether each unit is removed, one boolean tensor for each input, which it broadcasts to."""
         columns = list(zip(samples.inputs, explained.modalities, strict=True))
-        regional = [self.perturb_func == "square" or modality.pixels(x) is not None for x, modality in columns]
+        regional = [self.perturb_func == "square" or modality.grid(x) is not None for x, modality in columns]
         draw = partial(explained.draws.uniform, "square", samples, indices)
         squares = [
             self._square(mod, exact(x), draw).bool() for (x, mod), has in zip(columns, regional, strict=True) if has

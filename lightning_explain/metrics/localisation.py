@@ -73,8 +73,9 @@ def pointing_game(found: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
 
 
 def grown(masks: Tensor, by: int) -> Tensor:
-    """Masks ``(N, H, W)`` that reach so many pixels farther along both axes; those of any shape for 0."""
-    return F.max_pool2d(masks[:, None].float(), 2 * by + 1, 1, by)[:, 0] > 0 if by else masks
+    """Masks ``(N, H, W)`` or ``(N, D, H, W)`` that reach so many units farther along all axes; those of any shape for 0."""
+    pool = F.max_pool2d if masks.ndim == 3 else F.max_pool3d
+    return pool(masks[:, None].float(), 2 * by + 1, 1, by)[:, 0] > 0 if by else masks
 
 
 def _ranked(values: Tensor) -> Tensor:
@@ -241,7 +242,7 @@ class PointingGame(_Localised):
         Raises:
             ValueError: If there is a tolerance, and no image.
         """
-        if self.tolerance and not any(modality.pixels(x) for x, modality in zip(inputs, modalities, strict=True)):
+        if self.tolerance and not any(modality.grid(x) for x, modality in zip(inputs, modalities, strict=True)):
             raise ValueError(
                 f"PointingGame(tolerance={self.tolerance}) counts pixels of images, and there is none; leave it out."
             )

@@ -17,10 +17,13 @@ from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.modalities.image import Image
 from lightning_explain.modalities.plain import Plain
 from lightning_explain.modalities.series import TimeSeries
+from lightning_explain.modalities.spectrogram import Spectrogram
 from lightning_explain.modalities.tabular import Tabular
 from lightning_explain.modalities.text import Text
+from lightning_explain.modalities.video import Video, is_video
+from lightning_explain.modalities.volume import Volume
 
-__all__ = ["Image", "Plain", "Tabular", "Text", "TimeSeries"]
+__all__ = ["Image", "Plain", "Spectrogram", "Tabular", "Text", "TimeSeries", "Video", "Volume"]
 
 
 def guess(inputs: tuple[Tensor, ...], facts: Sequence[InputFacts] = ()) -> tuple[Modality, ...]:
@@ -39,7 +42,13 @@ def _guess(x: Tensor, facts: InputFacts, beside_table: bool) -> Modality:
     if x.ndim == 4:
         return Image()
     if x.is_floating_point():
-        return Tabular() if x.ndim in (1, 2) else TimeSeries() if x.ndim == 3 else Plain()
+        by_rank: dict[int, type[Modality]] = {
+            1: Tabular,
+            2: Tabular,
+            3: TimeSeries,
+            5: Video if x.ndim == 5 and is_video(x, facts) else Volume,
+        }
+        return by_rank.get(x.ndim, Plain)()
     if x.ndim == 2 and facts.embeddings:
         return Text()
     return Tabular() if (beside_table or facts.by_column) and x.ndim in (1, 2) else Plain()

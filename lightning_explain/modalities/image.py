@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_explain.core.contracts import Arrangement, Modality
-from lightning_explain.core.panels import Panel
+from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
+from lightning_explain.core.panels import FeaturesPanel, Panel
 
 if TYPE_CHECKING:
     Reshape: TypeAlias = None | str | tuple[int, int] | Callable[[Tensor], Tensor]
@@ -33,6 +34,8 @@ else:
 Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
 """``(mean, std)`` of the images, each one number or one number per channel."""
 
+KINDS = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
+"""Captum's ``method`` argument of ``visualize_image_attr``."""
 LAYOUTS = ("channels_first", "channels_last", "tokens", "none")
 _WAYS = (
     f"give None, {', '.join(map(repr, LAYOUTS))}, a pair (h, w) of patches, or (from Python) a function "
@@ -43,6 +46,8 @@ _OTHER_TOKENS = 6
 # How many there are in networks that have more than one.
 _SEVERAL = (2, 4, 5)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_COLORS, _OF_BANDS = 3, (2.0, 98.0)
+"""The channels of a color image, and the percentiles of a band that are black and white."""
 _FIRST = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, *_POOLS)
 
 
@@ -55,22 +60,8 @@ def upsample(layer_map: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Image(Modality):
-    """An image ``(N, C, H, W)``: its units are pixels, with the channels summed.
-
-    Example:
-        >>> from lightning_explain.modalities import Image
-        >>> Image().units(torch.zeros(2, 3, 8, 8))
-        torch.Size([2, 1, 8, 8])
-    """
-
-    kinds: ClassVar[tuple[str, ...]] = (
-        "original_image",
-        "heat_map",
-        "blended_heat_map",
-        "masked_image",
-        "alpha_scaling",
-    )
+class Pixels(Modality):
+    """Base class of inputs ``(N, C, H, W)``, whose units are pixels, with the channels summed."""
 
     def units(self, x: Tensor) -> torch.Size:
         """``(N, 1, H, W)``."""
@@ -98,12 +89,7 @@ class Image(Modality):
         pixels = self.pixels(x)
         if size is not None and size > min(pixels):
             raise ValueError(f"needs squares no larger than the shorter side of the images, {min(pixels)} pixels")
-        size, corner, inside = size or max(1, min(pixels) // 4), draw(x.new_empty(len(x), 2)), []
-        for axis, length in enumerate(pixels):
-            first = (corner[:, axis : axis + 1].double() * (length - size + 1)).long()
-            at = torch.arange(length, device=x.device)
-            inside.append((at >= first) & (at < first + size))
-        return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(x.dtype)
+        return block(x, pixels, (size or max(1, min(pixels) // 4),) * 2, draw)
 
     def blurred(self, x: Tensor) -> Tensor:
         """Blurred by a Gaussian whose standard deviation is a sixteenth of the longer side."""
@@ -116,16 +102,90 @@ class Image(Modality):
         blurred: Tensor = gaussian_blur(x, [width, width], [sigma, sigma])
         return blurred
 
+
+@dataclass(frozen=True)
+class Image(Pixels):
+    """An image ``(N, C, H, W)``: its units are pixels, with the channels summed.
+
+    Args:
+        bands: The channels, from 0, that pictures show as red, green and blue, as of satellites, or the one that they show in gray. Each
+            goes from the 2nd to the 98th percentile of the sample. Default: three channels as they are; any other number as their mean.
+        band_names: A name for each channel. A page then shows how much of each map lies on each channel; without names, if there
+            are more than three.
+
+    Raises:
+        ValueError: If there is no such channel, or another number of names than of channels.
+
+    Example:
+        >>> from lightning_explain.modalities import Image
+        >>> Image().units(torch.zeros(2, 3, 8, 8))
+        torch.Size([2, 1, 8, 8])
+        >>> Image(bands=(3, 2, 1)).displayed(torch.rand(2, 13, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = KINDS
+
+    bands: Any = None
+    band_names: Any = None
+
+    def bound(self, x: Tensor, facts: InputFacts) -> Modality:
+        """With bands and names that are channels of the input."""
+        channels = x.shape[1] if x.ndim == 4 else 0
+        if self.bands is not None:
+            given = tuple(self.bands)
+            if len(given) not in (1, 3) or not all(type(band) is int and 0 <= band < channels for band in given):
+                raise ValueError(f"Image(bands={self.bands!r}); give one or three of the {channels} channels, from 0.")
+        if self.band_names is not None and len(self.band_names) != channels:
+            raise ValueError(
+                f"Image has {len(self.band_names)} band_names for {tuple(x.shape)}; give a name for each channel."
+            )
+        names = None if self.band_names is None else tuple(map(str, self.band_names))
+        return replace(self, bands=None if self.bands is None else tuple(self.bands), band_names=names)
+
+    def displayed(self, x: Tensor) -> Tensor:
+        """The bands, each stretched."""
+        if self.bands is None:
+            return x
+        chosen = x[:, list(self.bands)].float()
+        found: Tensor = stretched(chosen.flatten(0, 1), _OF_BANDS).reshape(chosen.shape)
+        return found
+
     def panels(
         self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
     ) -> tuple[Panel, ...]:
-        """One column for each pair that is asked for."""
-        return tuple(Panel(_title(kind, sign), kind, found[0], sign) for kind, sign in asked)
+        """One column for each pair that is asked for; of several bands, how much of the map lies on each."""
+        shown = tuple(Panel(_title(kind, sign), kind, found[0], sign) for kind, sign in asked)
+        channels = found[0].shape[1]
+        if inputs[0].shape[1] != channels or (self.band_names is None and channels <= _COLORS):
+            return shown
+        sizes = found[0].double().abs().flatten(2).sum(2)
+        shares = sizes / sizes.sum(1, keepdim=True).clamp(min=torch.finfo(torch.double).tiny)
+        names = self.band_names or [f"band {i}" for i in range(channels)]
+        return (*shown, FeaturesPanel("share of each band", "importance", shares, names=names))
+
+
+def stretched(x: Tensor, percentiles: tuple[float, float] = (0.5, 99.5)) -> Tensor:
+    """Each sample of ``(N, ...)`` in [0, 1]: the lower percentile of its values is 0, the upper one 1; what is not finite is 0."""
+    flat = x.flatten(1).nan_to_num(0.0, 0.0, 0.0)
+    low, high = (torch.from_numpy(ends).to(flat)[:, None] for ends in np.percentile(flat.numpy(), percentiles, axis=1))
+    return ((flat - low) / (high - low).clamp(min=torch.finfo(flat.dtype).tiny)).clamp(0, 1).reshape(x.shape)
 
 
 def _title(kind: str, sign: str) -> str:
     words = kind if kind == "original_image" else f"{kind} ({sign})"
     return words.replace("_", " ")
+
+
+def block(x: Tensor, grid: tuple[int, ...], sizes: tuple[int, ...], draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """1 in a random block of units and 0 elsewhere, ``(N, 1, *grid)``; ``sizes``: how long it is along each axis."""
+    corner, inside = draw(x.new_empty(len(x), len(grid))), x.new_ones(len(x), 1, *(1,) * len(grid))
+    for axis, (length, size) in enumerate(zip(grid, sizes, strict=True)):
+        first = (corner[:, axis : axis + 1].double() * (length - size + 1)).long()
+        at = torch.arange(length, device=x.device)
+        within = (at >= first) & (at < first + size)
+        inside = inside * within.reshape(len(x), 1, *(length if i == axis else 1 for i in range(len(grid))))
+    return inside
 
 
 def check_reshape(owner: str, value: Any) -> None:
@@ -145,9 +205,8 @@ def _grid(value: Tensor, image: tuple[int, int], how: Arrangement) -> Tensor | N
         return _called(reshape, value)
     if isinstance(reshape, tuple):
         return _sized(value, reshape, how)
-    size = _patches(value.shape[1], image, how.model) if value.ndim == 3 and reshape in (None, "tokens") else None
-    if size is not None:
-        return _from_tokens(value, size)
+    if value.ndim == 3 and reshape in (None, "tokens") and (found := from_tokens(value, image, how.model)) is not None:
+        return found
     if value.ndim == 4 and reshape in (None, "channels_first", "channels_last"):
         last = _is_channels_last(value, image, how) if reshape is None else reshape == "channels_last"
         return value.movedim(-1, 1) if last else value
@@ -179,14 +238,20 @@ def _unfit(reshape: object, value: Tensor) -> ValueError:
     return ValueError(f"reshape={reshape!r} does not fit the layer's {tuple(value.shape)}; {_WAYS}.")
 
 
-def _from_tokens(value: Tensor, size: tuple[int, int]) -> Tensor:
+def from_tokens(value: Tensor, grid: tuple[int, ...], model: nn.Module | None) -> Tensor | None:
+    """Tokens ``(N, T, C)`` of patches of an image, or of a volume, as ``(N, C, h, w)`` or ``(N, C, d, h, w)``; ``None`` if none fit."""
+    size = _patches(value.shape[1], grid, model)
+    return None if size is None else _from_tokens(value, size)
+
+
+def _from_tokens(value: Tensor, size: tuple[int, ...]) -> Tensor:
     """The last h*w tokens of ``(N, T, C)`` as ``(N, C, h, w)``; class tokens and registers come before the patches."""
-    patches = value[:, value.shape[1] - size[0] * size[1] :]
+    patches = value[:, value.shape[1] - math.prod(size) :]
     return patches.transpose(1, 2).reshape(len(value), value.shape[2], *size)
 
 
-def _patches(tokens: int, image: tuple[int, int], model: nn.Module | None) -> tuple[int, int] | None:
-    """The grid of patches ``(h, w)`` for a number of tokens, with or without a class token; ``None`` if none fits.
+def _patches(tokens: int, image: tuple[int, ...], model: nn.Module | None) -> tuple[int, ...] | None:
+    """The grid of patches ``(h, w)`` or ``(d, h, w)`` for a number of tokens, with or without a class token; ``None`` if none fits.
 
     Tried in this order: patches that a convolution of the model cuts, square patches that cover the image exactly, square
     patches that leave or exceed a border, any square grid; the first two of these after two class tokens, or four registers with
@@ -195,29 +260,27 @@ def _patches(tokens: int, image: tuple[int, int], model: nn.Module | None) -> tu
     counts = [count for count in (tokens - 1, tokens) if count > 1]
     sure = [*_cut(image, model), *_coverings(image)]
     grids = [*sure, *_coverings(image, exact=False)]
-    squares = [(math.isqrt(count),) * 2 for count in counts]
+    squares = [(math.isqrt(count),) * 2 for count in counts] if len(image) == 2 else []
     several = [tokens - others for others in _SEVERAL]
-    found = [grid for grid in (*grids, *squares) if grid[0] * grid[1] in counts]
-    return next(iter([*found, *(grid for grid in sure if grid[0] * grid[1] in several)]), None)
+    found = [grid for grid in (*grids, *squares) if math.prod(grid) in counts]
+    return next(iter([*found, *(grid for grid in sure if math.prod(grid) in several)]), None)
 
 
-def _cut(image: tuple[int, int], model: nn.Module | None) -> Iterator[tuple[int, int]]:
+def _cut(image: tuple[int, ...], model: nn.Module | None) -> Iterator[tuple[int, ...]]:
     """The grid ``(h, w)`` that each convolution with a stride makes of the image; patches may overlap, and need not be square."""
     for conv in () if model is None else model.modules():
-        if isinstance(conv, nn.Conv2d) and max(conv.stride) > 1:
-            border = (0, 0) if isinstance(conv.padding, str) else conv.padding
+        if isinstance(conv, (nn.Conv2d, nn.Conv3d)) and len(conv.stride) == len(image) and max(conv.stride) > 1:
+            border = (0,) * len(image) if isinstance(conv.padding, str) else conv.padding
             sides = zip(image, conv.kernel_size, conv.stride, border, conv.dilation, strict=True)
-            height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
-            yield height, width
+            yield tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
 
 
-def _coverings(image: tuple[int, int], exact: bool = True) -> list[tuple[int, int]]:
+def _coverings(image: tuple[int, ...], exact: bool = True) -> list[tuple[int, ...]]:
     """The grid ``(h, w)`` for each size of a square patch; ``exact``: only sizes that divide the image's sides."""
-    height, width = image
     sizes = range(1, max(image) + 1)
     if exact:
-        return [(height // p, width // p) for p in sizes if height % p == width % p == 0]
-    return [grid for p in sizes for grid in ((height // p, width // p), (-(-height // p), -(-width // p)))]
+        return [tuple(n // p for n in image) for p in sizes if not any(n % p for n in image)]
+    return [grid for p in sizes for grid in (tuple(n // p for n in image), tuple(-(-n // p) for n in image))]
 
 
 def _is_channels_last(value: Tensor, image: tuple[int, int], how: Arrangement) -> bool:
@@ -227,9 +290,12 @@ def _is_channels_last(value: Tensor, image: tuple[int, int], how: Arrangement) -
     return last and declared != "channels_first" and (not first or declared == "channels_last")
 
 
-def is_grid(pair: tuple[int, int], image: tuple[int, int]) -> bool:
-    """Whether rows and columns of a map are in proportion to those of an image, or those of patches that cover it."""
-    return pair[0] * image[1] == pair[1] * image[0] or pair in _coverings(image, exact=False)
+def is_grid(sizes: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether rows and columns of a map are in proportion to those of an image, or those of patches that cover it; or of a volume."""
+    if len(sizes) != len(image):
+        return False
+    alike = all(size * image[0] == sizes[0] * length for size, length in zip(sizes, image, strict=True))
+    return alike or tuple(sizes) in _coverings(image, exact=False)
 
 
 def _layout(how: Arrangement, shape: torch.Size) -> str | None:

@@ -34,16 +34,16 @@ def arrange(
     """
     if how.parts:
         return _together(found, inputs, modalities, how.parts)
-    if how.lookup is not None and modalities[how.lookup.input].pixels(inputs[how.lookup.input]) is None:
+    if how.lookup is not None and modalities[how.lookup.input].grid(inputs[how.lookup.input]) is None:
         return _looked_up(found[0], inputs, how.lookup)
     # Units of a layer as wide as a table are not its columns.
-    elsewhere = how.layer is not None and not how.of_input and modalities[0].pixels(inputs[0]) is None
+    elsewhere = how.layer is not None and not how.of_input and modalities[0].grid(inputs[0]) is None
     if how.reshape is None and _like(found, inputs) and not elsewhere:
         return found
     index, placed = _placed(found[0], inputs, modalities, how) if len(found) == 1 else (0, None)
     if placed is None:
         return None
-    if placed is found[0] and len(inputs) == 1 and modalities[0].pixels(inputs[0]) is not None:
+    if placed is found[0] and len(inputs) == 1 and modalities[0].grid(inputs[0]) is not None:
         return found
     # Nothing of it lies on the other inputs.
     sizes = (modality.units(x) for x, modality in zip(inputs, modalities, strict=True))

@@ -71,7 +71,7 @@ def _picture(
         mine = of_samples(shown)
         normalized: dict[str, Tensor] = {}
         columns += [pixels_of(panel, block, normalized, style) for panel in mine]
-        panels += [replace(p, title=f"input {block.index}: {p.title}") for p in mine] if len(blocks) > 1 else mine
+        panels += [replace(p, title=f"{block.name}: {p.title}") for p in mine] if len(blocks) > 1 else mine
         finite &= fine
     signs = tuple(dict.fromkeys(p.sign for p in panels if p.kind in HEAT_KINDS)) if style.colorbar else ()
     headers = tuple(header(p.title, column.shape[2]) for p, column in zip(panels, columns, strict=True))

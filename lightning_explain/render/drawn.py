@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import unlike
-from lightning_explain.core.panels import FeaturesPanel, Panel
+from lightning_explain.core.panels import FeaturesPanel, FramesPanel, Panel, VolumePanel
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
@@ -33,8 +33,9 @@ _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
 class DrawnInput:
     """The inputs of the samples that are drawn, what they are, and the index of the one that a block of columns shows.
 
-    The first block also shows maps that have no place on an input. If the input has pixels: its images, their size in the
-    picture, and their masks.
+    The first block also shows maps that have no place on an input. If the input has pixels: its images, and their size in the
+    picture. ``masks`` are the regions of the input, those of images ``(N, H, W)``, of others in the shape of its units. ``name`` is
+    what the input is called.
     """
 
     samples: slice
@@ -45,11 +46,12 @@ class DrawnInput:
     images: Tensor | None = None
     size: tuple[int, int] = (0, 0)
     masks: Tensor | None = None
+    name: str = ""
 
     @cached_property
     def outline(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
         """Where lines are drawn around the masks: inside and outside of them."""
-        return None if self.masks is None else _outline(self.masks, self.size)
+        return None if self.masks is None or self.images is None else _outline(self.masks, self.size)
 
     @cached_property
     def original(self) -> NDArray[np.uint8]:
@@ -107,9 +109,13 @@ def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -
     # As for the metrics, masks are regions of the first input that they fit.
     inside = [None if masks is None else modality.inside(masks, x) for _, (modality, x) in pairs]
     masked = next((i for i, found in enumerate(inside) if found is not None), None)
-    return [
+    blocks = [
         _block(samples, inputs, modalities, i, i == index, options, inside[i] if i == masked else None)
         for i in (index, *others)
+    ]
+    return [
+        replace(block, name=name)
+        for block, name in zip(blocks, (probe.names[i] for i in (index, *others)), strict=True)
     ]
 
 
@@ -122,11 +128,15 @@ def _block(
     options: Options,
     inside: Tensor | None,
 ) -> DrawnInput:
-    pixels = modalities[i].pixels(inputs[i])
-    if pixels is None:
-        return DrawnInput(samples, inputs, modalities, i, first)
+    kinds, pixels = modalities[i].kinds, modalities[i].pixels(inputs[i])
+    if pixels is None or (kinds and "original_image" not in kinds):
+        return DrawnInput(samples, inputs, modalities, i, first, masks=inside)
     # Further images need not be normalized as the first one is, nor be of its size.
-    size, images = shown_size(pixels, options), to_display(inputs[i], options.normalization if first else None)
+    chosen = modalities[i].displayed(inputs[i])
+    size, images = (
+        shown_size(pixels, options),
+        to_display(chosen, options.normalization if first and chosen is inputs[i] else None),
+    )
     masks = None if inside is None else inside.reshape(-1, *pixels)
     return DrawnInput(samples, inputs, modalities, i, first, images, size, masks)
 
@@ -146,7 +156,15 @@ def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -
         return panels, all_finite(panels[0].values)
     whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
     shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
-    return modalities[index].panels((shown,), (inputs[index],), asked(modalities[index], style)), all_finite(shown)
+    panels = modalities[index].panels((shown,), (inputs[index],), asked(modalities[index], style))
+    return tuple(_masked(panel, drawn.masks) for panel in panels), all_finite(shown)
+
+
+def _masked(panel: Panel, masks: Tensor | None) -> Panel:
+    """The panel with what it outlines."""
+    if masks is None or not isinstance(panel, (VolumePanel, FramesPanel)):
+        return panel
+    return replace(panel, masks=masks.reshape(panel.values.shape))
 
 
 def joined(shown: Sequence[Sequence[Panel]]) -> list[tuple[Panel, ...]]:

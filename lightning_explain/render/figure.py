@@ -17,7 +17,8 @@ from lightning_explain.core.panels import Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.modalities import of_probe
-from lightning_explain.render import bars, horizon, kinds, texts
+from lightning_explain.modalities.image import KINDS
+from lightning_explain.render import bars, beside, horizon, kinds, texts
 from lightning_explain.render.captions import Caption, captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import (
@@ -31,7 +32,7 @@ from lightning_explain.render.drawn import (
     resize,
 )
 from lightning_explain.render.history import PictureHistory, Snapshot
-from lightning_explain.render.image import HEAT_KINDS, KINDS, normalize, smooth
+from lightning_explain.render.image import HEAT_KINDS, normalize, smooth
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.layout import GAP
 from lightning_explain.render.legend import Legend
@@ -44,6 +45,8 @@ OVERVIEW, HISTORY = "overview", "history"
 _WORDS = {"original_image": "image", "heat_map": "map", "blended_heat_map": "overlay", "masked_image": "masked"}
 _PREFERRED = ("infidelity_relative", "relevance_mass", "sensitivity_max")
 _LEVELS = 127
+_LINES = 3
+"""The most lines beside a row."""
 _KINDS_WITH_MAP = [kind for kind in KINDS if kind != "original_image"]
 
 
@@ -88,17 +91,44 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     samples = min(len(first), options.max_rows) if first else len(inputs[0].inputs[0])
     found = horizon.captions_of(report, probe.targets)[:samples] if first else captions(report, probe, names, samples)
     maps, own = dict[str, list[tuple[Panel, int]]](), dict[str, list[Panel]]()
+    shares, of_input = dict[str, dict[int, float]](), dict[str, list[int]]()
     for name in report.attributions:
         panels = _panels(name, report, inputs, options.of(name), probe.targets)
+        shares[name] = beside.shares(panels, inputs)
+        panels = beside.joined_panels(panels, inputs)
         if first:
             panels = [(horizon.by_step(each, report), i) for each, i in panels if isinstance(each, SeriesPanel)]
         own[name] = [panel for panel, _ in panels if panel.kind in kinds.KINDS]
+        of_input[name] = [i for panel, i in panels if panel.kind in kinds.KINDS]
         maps[name] = [(panel, i) for panel, i in panels if panel.kind not in kinds.KINDS]
     charts = any(panel.kind in bars.KINDS for panels in maps.values() for panel, _ in panels)
-    layout = Layout(samples, charts, options.titles, options.colorbar, width)
-    fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in inputs]
+    images = max(1, len(beside.images_of(inputs)))
+    layout = Layout(samples, charts, options.titles, options.colorbar, width, images)
+    together = beside.joined_images(inputs)
+    fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in together]
     shown = replace(report, values=report.values[:0]) if first else report
-    return Figure(shown, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own)
+    heads = {
+        name: [_head(inputs[i], shares[name].get(i)) if len(inputs) > 1 else "" for i in of_input[name]] for name in own
+    }
+    lines = {name: _lines(inputs, shares[name]) for name in maps}
+    return Figure(shown, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own, heads, lines)
+
+
+def _head(drawn: DrawnInput, share: float | None) -> str:
+    """The name of an input, and how much of a map lies on it."""
+    return drawn.name if share is None else f"{drawn.name} {share:.0%}"
+
+
+def _lines(inputs: Sequence[DrawnInput], shares: Mapping[int, float]) -> dict[int, tuple[str, ...]]:
+    """By the place of an input that has rows: what is said beside its map; for all images that are side by side, two lines."""
+    places = beside.images_of(inputs)
+    found = dict[int, tuple[str, ...]]()
+    if len(inputs) > 1:
+        found |= {i: (_head(drawn, shares.get(i)),) for i, drawn in enumerate(inputs)}
+    if places:
+        each = [_head(inputs[i], shares.get(i)) for i in places]
+        found[places[0]] = tuple(each) if len(each) == 2 else (" | ".join(each),)
+    return found
 
 
 def _by_step(report: Report, probe: Probe, options: Options) -> list[int]:
@@ -155,6 +185,8 @@ class Figure:
         inputs: At the size of panels.
         panels: By method, each with the place of its input.
         own: By method, the panels that have pages of their own.
+        heads: By method, for each of these panels the name of its input, where there are several, and how much of the map lies on it.
+        lines: The same by method and place of an input, for its rows.
     """
 
     report: Report
@@ -165,6 +197,8 @@ class Figure:
     inputs: Sequence[DrawnInput]
     panels: Mapping[str, Sequence[tuple[Panel, int]]]
     own: Mapping[str, Sequence[Panel]]
+    heads: Mapping[str, Sequence[str]]
+    lines: Mapping[str, Mapping[int, tuple[str, ...]]]
 
     def count(self, history: PictureHistory | None = None, further: bool = True) -> int:
         """How many pictures there are, with or without further pages."""
@@ -225,8 +259,8 @@ class Figure:
             pages[OVERVIEW] = kinds.KINDS[alike[0][1].kind].several(alike[0][1], tracks, self._notes(name))
         for name, panels in self.own.items():
             track = [[Track((), panel.values)] for panel in panels]
-            found = zip(panels, track, strict=True)
-            made = [kinds.KINDS[panel.kind].pages(panel, each, self._notes(name)) for panel, each in found]
+            found = zip(panels, track, self.heads[name], strict=True)
+            made = [kinds.KINDS[panel.kind].pages(panel, each, self._notes(name, head)) for panel, each, head in found]
             pages[name] = [*chain(*made), *self._of_classes(name)]
         for name, past in self._earlier(history).items():
             pages[f"{HISTORY}/{name}"] = [] if self.panels[name] else self._own_over_time(name, past)
@@ -259,10 +293,18 @@ class Figure:
         ]
         return kinds.KINDS[panel.kind].several(panel, tracks, self._notes(name))
 
-    def _notes(self, name: str) -> Notes:
+    def _notes(self, name: str, of_input: str = "") -> Notes:
         captions = self.captions if self.layout.titles else ()
         scale, width = self.options.scale, self.layout.width
-        return Notes(name, self.snapshot.when, captions, self.report.values, self.sides, scale, width)
+        return Notes(
+            f"{name}, {of_input}" if of_input else name,
+            self.snapshot.when,
+            captions,
+            self.report.values,
+            self.sides,
+            scale,
+            width,
+        )
 
     def _pages(self, key: str, own: Sequence[Page], make: Callable[[], list[Row]], which: slice) -> list[Picture]:
         rows = make()
@@ -342,12 +384,15 @@ class Figure:
         images = self.inputs[0].images is not None and len(shown) > 0
         rows = [self._image_row(("image", self.snapshot.when), 0)] if images else []
         count = len(rows) + len(shown)
-        return rows + [self._row(name, *found, lines_of(name), count, True) for name, found in shown]
+        labels = {name: (*lines_of(name), *self.lines[name].get(found[1], ()))[:_LINES] for name, found in shown}
+        return rows + [self._row(name, *found, labels[name], count, True) for name, found in shown]
 
     def _rows(self, name: str) -> list[Row]:
         rows, numbered, panels = list[Row](), set[tuple[str, int]](), self.panels[name]
         for panel, i in panels:
-            several = (f"input {self.inputs[i].index}",) if len(self.inputs) > 1 else ()
+            several = self.lines[name].get(i, ())
+            if len(several) > 1 and panel.kind == "original_image":
+                several = (" | ".join(self.inputs[k].name for k in beside.images_of(self.inputs)),)
             when = () if rows else (self.snapshot.when,)
             sign = () if panel.sign == "all" else (panel.sign.replace("_", " "),)
             words = () if panel.kind in bars.KINDS else (_WORDS.get(panel.kind, panel.title),)

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.modalities.image import Image, Normalization
+from lightning_explain.modalities.image import KINDS, Normalization
 from lightning_explain.render.color import SIGNS, ColorMap, sign_table
-
-KINDS = Image.kinds
-"""Captum's ``method`` argument of ``visualize_image_attr``."""
 
 HEAT_KINDS = ("heat_map", "blended_heat_map")
 """The kinds of panels that use a color map."""
@@ -180,15 +177,17 @@ def panel(
 
 
 def smooth(normalized_map: Tensor) -> Tensor:
-    """Maps ``(N, H, W)``, smoothed over a 27th of their longer side, so that it is seen in a small picture where a speckled one lies.
+    """Maps ``(N, H, W)``, or of volumes, smoothed over a 27th of their longest side, so that it is seen where a speckled one lies.
 
     Each place has the mean absolute value around it, over that of the strongest place, to the power of 1.5, so that noise all over the
     image stays faint; and the sign that prevails there.
     """
-    deviation = max(normalized_map.shape[1:]) / 27
-    down, across = (_gaussian(size, deviation) for size in normalized_map.shape[1:])
-    strength, balance = (down @ values @ across.T for values in (normalized_map.abs(), normalized_map))
-    most = strength.amax((1, 2), keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)
+    axes, deviation = range(1, normalized_map.ndim), max(normalized_map.shape[1:]) / 27
+    strength, balance = normalized_map.abs(), normalized_map
+    for axis in axes:
+        weights = _gaussian(normalized_map.shape[axis], deviation)
+        strength, balance = ((values.movedim(axis, -1) @ weights.T).movedim(-1, axis) for values in (strength, balance))
+    most = strength.amax(tuple(axes), keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)
     return (strength / most).pow(1.5).copysign(balance)
 
 

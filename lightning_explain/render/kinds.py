@@ -9,17 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool1d
+from torch.nn.functional import adaptive_max_pool1d, adaptive_max_pool3d, interpolate
 
-from lightning_explain.core.panels import Panel
+from lightning_explain.core.panels import FramesPanel, Panel, VolumePanel
 from lightning_explain.core.probe import flat
-from lightning_explain.render import features, horizon, series, words
+from lightning_explain.render import features, frames, horizon, series, slices, spectrograms, words
 from lightning_explain.render.notes import Notes, Page, Track, scaled
 
 Pages: TypeAlias = Callable[[Panel, Sequence[Track], Notes], list[Page]]
 
 _LEVELS = 127
 _MOST_TIMES = 512
+_MOST_VOXELS = 24
+"""The most along each axis of a volume or video that is kept for later pages."""
 
 
 class Kind(NamedTuple):
@@ -41,6 +43,9 @@ class Kind(NamedTuple):
 KINDS = {
     "words": Kind(words.pages, words.pages, words.cells),
     "series": Kind(series.pages, series.pages, series.cells),
+    "frames": Kind(frames.pages, frames.pages, frames.cells),
+    "spectrogram": Kind(spectrograms.pages, spectrograms.pages, spectrograms.cells),
+    "slices": Kind(slices.pages, slices.pages, slices.cells),
     "horizon": Kind(horizon.pages, horizon.pages, horizon.cells),
     "beeswarm": Kind(features.beeswarm, features.importance, features.cells, of_all=True),
     "importance": Kind(features.importance, features.importance, features.cells, of_all=True),
@@ -61,6 +66,9 @@ def remembered(panel: Panel) -> tuple[Tensor, Tensor]:
     weights = scaled(panel.values, "sample")
     known = weights.nan_to_num(0.0).float()
     known = known[:, None] if known.ndim == 2 else known
+    if isinstance(panel, (VolumePanel, FramesPanel)):
+        high, low = (adaptive_max_pool3d(sign * known, _kept(panel)) for sign in (1, -1))
+        known = torch.where(high >= low, high, -low).flatten(2)
     if panel.kind in ("series", "horizon") and known.shape[2] > _MOST_TIMES:
         high, low = adaptive_max_pool1d(known, _MOST_TIMES), -adaptive_max_pool1d(-known, _MOST_TIMES)
         known = torch.where(high >= -low, high, low)
@@ -72,4 +80,12 @@ def remembered(panel: Panel) -> tuple[Tensor, Tensor]:
 def recalled(weights: Tensor, largest: Tensor, panel: Panel) -> Tensor:
     """The reverse of :func:`remembered`: a map in the form of a panel's values, NaN where the map was not finite."""
     values = weights.float() / _LEVELS * largest[:, None, None]
+    if isinstance(panel, (VolumePanel, FramesPanel)):
+        whole = values.unflatten(2, _kept(panel)[1:])[:, None]
+        return interpolate(whole, panel.values.shape[1:], mode="trilinear")[:, 0]
     return values if panel.values.ndim == 3 else values[:, 0]
+
+
+def _kept(panel: Panel) -> tuple[int, ...]:
+    """The size of what is kept of a volume or video."""
+    return tuple(min(n, _MOST_VOXELS) for n in panel.values.shape[1:])

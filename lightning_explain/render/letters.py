@@ -82,6 +82,16 @@ def write(canvas: Picture, text: str, x: int, y: int, size: int, color: Color) -
     np.minimum(region, line[: region.shape[0], : region.shape[1]], out=region)
 
 
+def stamp(picture: Picture, text: str, x: int, y: int, size: int, color: Color) -> None:
+    """Draws a line of text with a dark edge on any ground ``(H, W, 3)``, top left corner at (x, y), which must be inside."""
+    for shade, moves in (((0, 0, 0), [(0, 1), (1, 0), (2, 1), (1, 2)]), (color, [(1, 1)])):
+        for right, down in moves:
+            opacity = 1 - _line(text, size, (0, 0, 0))[..., :1] / 255
+            part = picture[y + down : y + down + len(opacity), x + right : x + right + opacity.shape[1]]
+            opacity = opacity[: len(part), : part.shape[1]]
+            part[:] = (part * (1 - opacity) + np.array(shade) * opacity).round()
+
+
 @lru_cache(maxsize=1024)
 def _line(text: str, size: int, color: Color) -> Picture:
     """A line of text on white. Captions and ticks are the same in the pictures of all methods."""

@@ -13,9 +13,9 @@ from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import check_choice, check_flag, check_range, check_whole, refused
 from lightning_explain.modalities import kinds_of_panels
-from lightning_explain.modalities.image import Normalization
+from lightning_explain.modalities.image import KINDS, Normalization
 from lightning_explain.render.color import ColorMap, frozen_pairs, table
-from lightning_explain.render.image import KINDS, check_panel
+from lightning_explain.render.image import check_panel
 
 Panels: TypeAlias = "tuple[tuple[str, str], ...]"
 

@@ -65,6 +65,7 @@ class Layout:
         titles: Whether each column has its label and prediction.
         notes: Whether each map has numbers beside it, and each page space for a last line.
         width: Of a page: ``WIDTH``, or ``NARROW`` for at most two columns.
+        beside: How many images each sample has side by side.
     """
 
     samples: int
@@ -72,11 +73,12 @@ class Layout:
     titles: bool = True
     notes: bool = True
     width: int = WIDTH
+    beside: int = 1
 
     @property
     def columns(self) -> int:
         """How many samples a page shows."""
-        most = 2 if self.width < WIDTH else CHARTS if self.charts else COLUMNS
+        most = math.ceil((2 if self.width < WIDTH else CHARTS if self.charts else COLUMNS) / self.beside)
         return math.ceil(self.samples / math.ceil(self.samples / most))
 
     @property

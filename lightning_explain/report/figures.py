@@ -15,11 +15,11 @@ from lightning_explain.core.panels import FeaturesPanel, HorizonPanel, Panel, Se
 from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
+from lightning_explain.modalities.image import KINDS as IMAGE_KINDS
 from lightning_explain.render import bars, horizon
 from lightning_explain.render.captions import captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import DrawnInput, drawn_inputs, joined, panels_of, pixels_of, resize
-from lightning_explain.render.image import KINDS as IMAGE_KINDS
 from lightning_explain.render.image import normalize, to_bytes
 from lightning_explain.render.kinds import remembered
 from lightning_explain.render.options import Options, PanelStyle
@@ -134,7 +134,7 @@ class Figures:
                 if kind and key not in found:
                     encoded = self._encoders[kind](self, panel, drawn, style)
                     several = sum(len(panels) > 0 for panels in shown) > 1
-                    title = f"input {drawn.index}: {panel.title}" if several else panel.title
+                    title = f"{drawn.name}: {panel.title}" if several else panel.title
                     found[key] = {"kind": kind, "title": title, "input": i, "sign": panel.sign, **encoded}
         return list(found.values())
 

@@ -118,9 +118,9 @@ def test_a_panel_that_needs_pixels_is_refused_where_there_are_none(
 
 
 def test_images_and_everything_else_are_guessed_by_their_rank() -> None:
-    shapes = [(2, 5), (2, 3, 8), (2, 3, 8, 8), (2, 3, 4, 8, 8)]
+    shapes = [(2, 5), (2, 3, 8), (2, 3, 8, 8), (2, 1, 4, 8, 8)]
     found = modalities.guess(tuple(torch.zeros(shape) for shape in shapes))
-    assert [type(modality).__name__ for modality in found] == ["Tabular", "TimeSeries", "Image", "Plain"]
+    assert [type(modality).__name__ for modality in found] == ["Tabular", "TimeSeries", "Image", "Volume"]
 
 
 def test_nothing_but_the_guess_tells_an_image_by_its_rank() -> None:
@@ -128,8 +128,11 @@ def test_nothing_but_the_guess_tells_an_image_by_its_rank() -> None:
     known = {
         "modalities/__init__.py": 1,
         "core/contracts.py": 1,
+        "modalities/spectrogram.py": 1,
         "checks/default_layer.py": 1,
         "methods/layer.py": 1,
+        "methods/attention.py": 1,
+        "model/attention.py": 1,
         "report/figures.py": 1,
         "report/page.py": 1,
     }

@@ -202,10 +202,10 @@ def test_any_shape_of_image_is_drawn(shape: tuple[int, ...]) -> None:
 
 
 def test_panels_of_several_inputs_go_on_on_further_pages() -> None:
-    inputs = (rand(2, 3, 32, 32), rand(2, 3, 16, 16), rand(2, 5))
-    made = Probe(inputs, modalities=(Image(), Image(), Plain()))
+    inputs = (rand(2, 3, 32, 32), rand(2, 3, 16, 16), rand(2, 5), rand(2, 6))
+    made = Probe(inputs, modalities=(Image(), Image(), Plain(), Plain()))
     drawn = draw(report({"ig": tuple(x - 0.5 for x in inputs)}, 2), made)
-    assert list(drawn) == ["overview", "ig", "ig/2"], "seven panels"
+    assert list(drawn) == ["overview", "ig", "ig/2"], "three of both images, and two charts"
 
 
 def test_options_change_the_pages_and_names_do_not_matter() -> None:

@@ -1,0 +1,259 @@
+"""Volumes and their attributions in; pages with three slices through the strongest voxel of each, and a projection, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from lightning_explain.core.panels import Panel, VolumePanel
+from lightning_explain.core.report import Picture
+from lightning_explain.render import letters as text
+from lightning_explain.render.image import panel as image_panel
+from lightning_explain.render.image import smooth
+from lightning_explain.render.layout import BLACK, GRAY, LINE
+from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write
+from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH
+
+_SAMPLES = 2
+_LABELS = 124
+_CELL, _SMALL = 160, 18
+_CROSS, _OUTLINE, _EDGE = (0, 200, 90), (255, 220, 0), (235, 235, 235)
+"""The colors of the cross, of what surrounds a mask, and of the letters at the edges."""
+_OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+_PLANES = (("axial", "S", "A", "R"), ("coronal", "A", "S", "R"), ("sagittal", "R", "S", "A"))
+"""By the convention of radiologists: the name of a slice, what its axis leads to, what is at the top, and what is at the left."""
+
+
+class View(NamedTuple):
+    """How slices across one axis are shown.
+
+    Args:
+        name: What they are called.
+        fixed: The axis across which they lie.
+        down: The axis that runs down.
+        across: The axis that runs to the right.
+        flipped: Whether each of these two runs the other way.
+        edges: The letters at the top, right, bottom and left.
+    """
+
+    name: str
+    fixed: int
+    down: int
+    across: int
+    flipped: tuple[bool, bool] = (False, False)
+    edges: tuple[str, str, str, str] = ("", "", "", "")
+
+    def of(self, values: Tensor, index: int | None = None) -> Tensor:
+        """The slice ``(h, w)`` of a volume ``(D, H, W)``; with no index, what is the strongest along the axis."""
+        if index is None:
+            place = values.abs().argmax(self.fixed, keepdim=True)
+            values, index = values.gather(self.fixed, place), 0
+        found = values.select(self.fixed, index)
+        found = found if self.down < self.across else found.T
+        return found.flip([axis for axis in (0, 1) if self.flipped[axis]])
+
+    def place(self, voxel: Sequence[int], shape: Sequence[int]) -> tuple[float, float]:
+        """Where the middle of a voxel lies, in parts of height and width."""
+        places = [(voxel[axis] + 0.5) / shape[axis] for axis in (self.down, self.across)]
+        down, across = (1 - at if flip else at for at, flip in zip(places, self.flipped, strict=True))
+        return down, across
+
+
+def views(orientation: str) -> list[View]:
+    """The axial, coronal and sagittal view of a volume whose axes lead there; across each axis, if that is not known."""
+    if not orientation:
+        axes = [(0, 1, 2), (1, 0, 2), (2, 0, 1)]
+        return [
+            View(f"slice {'DHW'[f]}", f, d, a, edges=("", "", f"{'DHW'[a]} →", f"{'DHW'[d]} ↓")) for f, d, a in axes
+        ]
+
+    def axis(letter: str) -> int:
+        return next(i for i, end in enumerate(orientation) if end in (letter, _OPPOSITE[letter]))
+
+    found = []
+    for name, through, top, left in _PLANES:
+        down, across = axis(top), axis(left)
+        flipped = orientation[down] == top, orientation[across] == left
+        found.append(
+            View(name, axis(through), down, across, flipped, (top, _OPPOSITE[left], _OPPOSITE[top], left)),
+        )
+    return found
+
+
+def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
+    """Two samples, each with three slices and a projection; or side by side the slices of each track, through its own strongest voxel."""
+    assert isinstance(panel, VolumePanel)
+    drawn = _Drawn(panel, tracks, [notes.scaled(track.values) for track in tracks], notes)
+    several = len(tracks) > 1
+    most = 1 if several and notes.width < WIDTH else _SAMPLES
+    samples, draw = range(len(panel.values)), drawn.several if several else drawn.page
+    return [partial(draw, samples[i : i + most]) for i in range(0, len(samples), most)]
+
+
+def cells(panel: Panel) -> NDArray[np.uint8]:
+    """A picture of each sample alone, ``(N, h, w, 3)``: three slices and a projection."""
+    assert isinstance(panel, VolumePanel)
+    weights, line, found = scaled(panel.values, "sample"), text.line_height(_SMALL), []
+    for sample in range(len(panel.values)):
+        shown = Shown(panel, sample, weights[sample])
+        canvas = np.full((2 * (_CELL + line + GAP), 2 * (_CELL + GAP), 3), 255, dtype=np.uint8)
+        for i, (name, picture) in enumerate(shown.pictures((_CELL, _CELL), _SMALL)):
+            y, x = i // 2 * (_CELL + line + GAP), i % 2 * (_CELL + GAP)
+            text.write(canvas, name, x, y, _SMALL, BLACK)
+            canvas[y + line : y + line + len(picture), x : x + picture.shape[1]] = picture
+        found.append(canvas)
+    return np.stack(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One sample of a panel with one map.
+
+    Args:
+        panel: The panel.
+        sample: The number of the sample.
+        weights: Its map in [-1, 1], ``(d, h, w)``, at any resolution.
+    """
+
+    panel: VolumePanel
+    sample: int
+    weights: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(D, H, W)``."""
+        return tuple(self.panel.volume.shape[1:])
+
+    @cached_property
+    def map(self) -> Tensor:
+        """The map ``(D, H, W)`` as it is drawn: smoothed, with the strongest place as strong as before."""
+        known = self.weights.nan_to_num(0.0).float()
+        if known.shape != self.shape:
+            known = interpolate(known[None, None], self.shape, mode="trilinear")[0, 0]
+        return smooth(known[None])[0] * known.abs().max()
+
+    @cached_property
+    def voxel(self) -> tuple[int, int, int]:
+        """The strongest voxel of what is drawn."""
+        place = int(self.map.abs().argmax())
+        d, h, w = np.unravel_index(place, self.shape)
+        return int(d), int(h), int(w)
+
+    def pictures(self, box: tuple[int, int], size: int, projected: bool = True) -> list[tuple[str, Picture]]:
+        """The slices, and the projection along the first axis, with their names; of one scale, none larger than the box."""
+        found, gray = list[tuple[str, Picture]](), self.panel.volume[self.sample]
+        seen = views(self.panel.orientation)
+        for view, fitted in zip(seen, self._sizes(seen, box), strict=True):
+            index, masks = self.voxel[view.fixed], self.panel.masks
+            inside = None if masks is None else view.of(masks[self.sample], index)
+            picture = overlay(view.of(gray, index), view.of(self.map, index), fitted, inside)
+            self._mark(picture, view, size)
+            found.append((f"{view.name} {index + 1}/{self.shape[view.fixed]}", picture))
+        if projected:
+            first = seen[0]
+            along = gray.mean(first.fixed, keepdim=True)
+            picture = overlay(first.of(along, 0), first.of(self.map), found[0][1].shape[:2])
+            self._mark(picture, first, size)
+            found.append(("projection", picture))
+        return found
+
+    def _sizes(self, seen: Sequence[View], box: tuple[int, int]) -> list[tuple[int, int]]:
+        """Height and width of each view in pixels; a millimeter is equally long in all."""
+        lengths = [n * step for n, step in zip(self.shape, self.panel.spacing or (1.0,) * 3, strict=True)]
+        scale = min(min(box[0] / lengths[view.down], box[1] / lengths[view.across]) for view in seen)
+        return [(max(1, int(lengths[v.down] * scale)), max(1, int(lengths[v.across] * scale))) for v in seen]
+
+    def _mark(self, picture: Picture, view: View, size: int) -> None:
+        """Draws a cross, open in the middle, at the strongest voxel, and the letters at the edges."""
+        (height, width), (down, across) = picture.shape[:2], view.place(self.voxel, self.shape)
+        y, x = min(int(down * height), height - 1), min(int(across * width), width - 1)
+        if bool(self.weights.isfinite().any()) and float(self.map.abs().max()) > 0:
+            reach = max(4, min(height, width) // 8)
+            for part in (picture[: max(y - reach, 0), x], picture[y + reach :, x]):
+                part[:] = _CROSS
+            for part in (picture[y, : max(x - reach, 0)], picture[y, x + reach :]):
+                part[:] = _CROSS
+        line = text.line_height(size)
+        for i, words in enumerate(view.edges if min(height, width) > 3 * line else ()):
+            wide = text.width(words, size) + 2
+            places = [(0, (width - wide) // 2), ((height - line) // 2, width - wide - 1)]
+            places += [(height - line - 1, (width - wide) // 2), ((height - line) // 2, 1)]
+            text.stamp(picture, words, places[i][1], places[i][0], size, _EDGE)
+
+
+def overlay(image: Tensor, weights: Tensor, size: tuple[int, ...], mask: Tensor | None = None) -> Picture:
+    """A map ``(h, w)`` over gray values ``(h, w)`` or colors ``(3, h, w)`` in [0, 1], as a picture of a size; masks are outlined."""
+    colors = image.expand(3, *image.shape[-2:])[None].float()
+    enlarged, spread = (_resized(part, size) for part in (colors, weights[None, None].float()))
+    drawn = image_panel("blended_heat_map", "all", enlarged.clamp(0, 1), spread[:, 0].clamp(-1, 1))
+    picture: Picture = np.ascontiguousarray(drawn[0].permute(1, 2, 0).numpy())
+    if mask is not None:
+        inside = interpolate(mask[None, None].float(), size, mode="nearest")
+        line = inside.bool() & (max_pool2d(1 - inside, 3, stride=1, padding=1) > 0)
+        picture[line[0, 0].numpy()] = _OUTLINE
+    return picture
+
+
+def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
+    return interpolate(values, size, mode="bilinear", antialias=size[0] < values.shape[2] or size[1] < values.shape[3])
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What the pages show: a panel, its tracks, and these in [-1, 1]."""
+
+    panel: VolumePanel
+    tracks: Sequence[Track]
+    weights: Sequence[Tensor]
+    notes: Notes
+
+    def page(self, samples: range) -> Picture:
+        """The page of these samples, one above the other."""
+        canvas, height = self.notes.canvas(), (HEIGHT - TOP) // _SAMPLES
+        pitch = (self.notes.width - 2 * MARGIN) // 4
+        for i, sample in enumerate(samples):
+            y = TOP + i * height
+            values = [self.tracks[0].values[sample]]
+            self.notes.title(canvas, sample, values, MARGIN, y, self.notes.width - 2 * MARGIN)
+            top = y + (PITCH if self.notes.captions else 0)
+            box = (y + height - top - PITCH - GAP, pitch - GAP)
+            shown = Shown(self.panel, sample, self.weights[0][sample]).pictures(box, LETTERS - 4)
+            for k, (name, picture) in enumerate(shown):
+                x = MARGIN + k * pitch
+                write(canvas, name, x, top, GRAY, pitch - GAP)
+                paste(canvas, picture, x, top + PITCH)
+        return canvas
+
+    def several(self, samples: range) -> Picture:
+        """The page of these samples, side by side, with the slices of each track."""
+        canvas = self.notes.canvas()
+        width = (self.notes.width - _LABELS) // (_SAMPLES if self.notes.width == WIDTH else 1)
+        top = TOP + (2 * PITCH if self.notes.captions else 0)
+        pitch = (HEIGHT - top - MARGIN) // len(self.tracks)
+        for k, track in enumerate(self.tracks):
+            for i, words in enumerate(track.label):
+                write(canvas, words, MARGIN, top + k * pitch + i * PITCH, GRAY if i else BLACK, _LABELS - GAP - MARGIN)
+        for i, sample in enumerate(samples):
+            x = _LABELS + i * width
+            maps = [track.values[sample] for track in self.tracks]
+            self.notes.title_in_two_lines(canvas, sample, maps, (x, TOP), width - GAP)
+            for k, weights in enumerate(self.weights):
+                box = (pitch - GAP, (width - 2 * GAP) // 3 - GAP)
+                shown = Shown(self.panel, sample, weights[sample]).pictures(box, LETTERS - 8, projected=False)
+                for j, (_, picture) in enumerate(shown):
+                    paste(canvas, picture, x + j * ((width - 2 * GAP) // 3), top + k * pitch)
+        return canvas
+
+
+def paste(canvas: Picture, picture: Picture, x: int, y: int) -> None:
+    """Draws a picture in a frame, top left corner at (x, y)."""
+    height, width = picture.shape[:2]
+    canvas[y - 1 : y + height + 1, x - 1 : x + width + 1] = LINE
+    canvas[y : y + height, x : x + width] = picture
