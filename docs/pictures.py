@@ -104,7 +104,7 @@ def _digit(name: str) -> tuple[Report, Probe, Options]:
 
 def draw_metrics(names: Iterable[str]) -> None:
     """Writes the pictures of metrics: their curves over both trainings."""
-    chosen = {snake_case(name): getattr(metrics, name)() for name in names if name != "Importance"}
+    chosen = {snake_case(name): getattr(metrics, name)() for name in names if name not in ("Importance", "Share")}
     with TemporaryDirectory() as folder:
         runs = {which: _trained(which == "marked", chosen, Path(folder) / which) for which in ("marked", "clean")}
     for name, metric in chosen.items():
@@ -125,16 +125,56 @@ def draw_importance() -> None:
         quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": folder}
         L.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor], **quiet).fit(demo.model(), data)
         reports = load_reports(Path(folder) / "explain")
+    _shares("Importance", reports)
+
+
+class _ImageAndTable(L.LightningModule):
+    """Learns from an image and two numbers, of which the second one gives the class away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(64 + 2, 2)
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        """The logits."""
+        found: torch.Tensor = self.net(torch.cat([image.flatten(1), meta], 1))
+        return found
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """The loss of one batch."""
+        return torch.nn.functional.cross_entropy(self(batch["image"], batch["meta"]), batch["label"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def draw_share() -> None:
+    """Writes the picture of Share: an image and a table of which a network learns that the table is enough."""
+    L.seed_everything(0)
+    labels, images = torch.randint(2, (512,)), torch.randn(512, 1, 8, 8)
+    meta = torch.stack([torch.randn(512), 4.0 * labels - 2], 1)
+    data = [{"image": i, "meta": t, "label": y} for i, t, y in zip(images, meta, labels, strict=True)]
+    with TemporaryDirectory() as folder:
+        given = {"methods": {"ig": m.IntegratedGradients(n_steps=16)}, "metrics": [metrics.Share()], "at_start": True}
+        quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": folder}
+        trainer = L.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[ExplanationMonitor(**given)], **quiet)
+        trainer.fit(_ImageAndTable(), torch.utils.data.DataLoader(data, 32))
+        _shares("Share", load_reports(Path(folder) / "explain"))
+
+
+def _shares(cls: str, reports: list[Report]) -> None:
+    """Writes the curves of the largest scores of a metric that has one for each feature or input."""
     last = {name: float(by["ig"].nanmean()) for name, by in reports[-1].scores.items()}
     figure = Figure(figsize=(6.5, 2.9), dpi=110, layout="constrained")
     axes = figure.subplots()
     for name in sorted(last, key=lambda score: -last[score])[:6]:
         points = [float(report.scores[name]["ig"].nanmean()) for report in reports]
-        axes.plot(points, marker=".", label=name.removeprefix("importance_"))
-    axes.set(title="importance", xlabel="epoch", xticks=range(len(reports)))
+        axes.plot(points, marker=".", label=name.removeprefix(f"{cls.lower()}_"))
+    axes.set(title=cls.lower(), xlabel="epoch", xticks=range(len(reports)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1, 1))
-    figure.savefig(IMAGES / "metrics" / "Importance.png")
+    figure.savefig(IMAGES / "metrics" / f"{cls}.png")
 
 
 def _trained(marked: bool, chosen: dict[str, Any], folder: Path) -> list[Report]:
@@ -189,10 +229,13 @@ def main(names: list[str]) -> None:
         if name in methods.__all__:
             draw_method(name)
             print(name)
-    if chosen := [name for name in names or metrics.__all__ if name in metrics.__all__]:
+    chosen = [name for name in names or metrics.__all__ if name in metrics.__all__]
+    own = {"Importance": draw_importance, "Share": draw_share}
+    if set(chosen) - set(own):
         draw_metrics(chosen)
-    if "Importance" in chosen:
-        draw_importance()
+    for name in own:
+        if name in chosen:
+            own[name]()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from lightning_explain.metrics.infidelity import Infidelity
 from lightning_explain.metrics.localisation import PointingGame, RelevanceMass, RelevanceRank
 from lightning_explain.metrics.randomization import Randomization
 from lightning_explain.metrics.sensitivity import SensitivityMax
+from lightning_explain.metrics.share import Share
 
 __all__ = ["Agreement", "Completeness", "Concentration", "Deletion", "Drift", "Importance", "Infidelity", "Insertion"]
-__all__ += ["PointingGame", "Randomization", "RelevanceMass", "RelevanceRank", "SensitivityMax"]
+__all__ += ["PointingGame", "Randomization", "RelevanceMass", "RelevanceRank", "SensitivityMax", "Share"]
