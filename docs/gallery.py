@@ -1,7 +1,7 @@
 """Draws the pictures of the gallery and of README from short trainings: ``python docs/gallery.py [NAME ...]`` (all: about three minutes).
 
 ``image``, ``text``, ``tabular`` and ``series`` are the demos; ``dense``, ``multilabel`` and ``forecast`` are trained here, on data in which
-it is known what the network must look at.
+it is known what the network must look at; so are ``volume``, ``video``, ``audio`` and ``bands`` (``gallery_grids.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import gallery_grids
 import lightning as L
 import torch
 from PIL import Image
@@ -77,7 +78,10 @@ def draw_task(name: str, folder: Path) -> None:
     data = DataLoader(TensorDataset(inputs[4:], labels[4:]), 32, shuffle=True)
     quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": folder / name}
     L.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor], **quiet).fit(Task(net, loss), data)
-    save(draw(load_reports(folder / name / "explain")[-1], "ig"), name)
+    report = load_reports(folder / name / "explain")[-1]
+    save(draw(report, "ig"), name)
+    if name == "bands":
+        save(draw(report, "ig/2"), "bands-share")
 
 
 def _shapes(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -133,6 +137,7 @@ def _forecast() -> tuple[Any, ...]:
 
 DEMOS = ("image", "text", "tabular", "series")
 TASKS: dict[str, Callable[[], tuple[Any, ...]]] = {"dense": _dense, "multilabel": _multilabel, "forecast": _forecast}
+TASKS |= gallery_grids.TASKS
 
 
 def main(names: list[str]) -> None:
