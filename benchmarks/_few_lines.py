@@ -101,6 +101,23 @@ def image(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str)
     return _numbers(model, x, labels, draws, RADIUS, {"cam": cam}, {"cam": upsampled})
 
 
+def volume(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str) -> Found:
+    """Gradient, integrated gradients and Grad-CAM of a volume, or of a video with channels first."""
+    cam = ca.LayerGradCam(model, model.get_submodule(layer)).attribute(x, target=labels)
+    upsampled = ca.LayerAttribution.interpolate(cam, x.shape[2:], "trilinear")
+    return _numbers(model, x, labels, draws, RADIUS, {"cam": cam}, {"cam": upsampled})
+
+
+def frames(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str) -> Found:
+    """The same of videos ``(N, T, C, H, W)`` whose frames go through 2-D layers as if they were samples."""
+    cams = ca.LayerGradCam(model, model.get_submodule(layer)).attribute(x, target=labels)
+    cam = cams.unflatten(0, x.shape[:2]).transpose(1, 2)
+    upsampled = torch.stack(
+        [ca.LayerAttribution.interpolate(each, x.shape[3:], "bilinear") for each in cam.unbind(2)], 1
+    )
+    return _numbers(model, x, labels, draws, RADIUS, {"cam": cam}, {"cam": upsampled})
+
+
 def _numbers(
     model: nn.Module,
     x: Tensor,

@@ -3,8 +3,8 @@
     pip install "lightning-explain[demo]" transformers shap
     python benchmarks/modalities.py [--only NAME ...]
 
-For texts, tables, series and images, a small network is trained for a few steps. The methods and metrics that ``ExplanationMonitor()``
-takes by itself then explain 16 samples, and ``_few_lines.py`` does the same in plain Captum. Printed are
+For texts, tables, series, images, volumes and videos, a small network is trained for a few steps. The methods and metrics that
+``ExplanationMonitor()`` takes by itself then explain 16 samples, and ``_few_lines.py`` does the same in plain Captum. Printed are
 
 - maps: the largest difference of any map to Captum's, relative to the largest value of that map;
 - scores: the largest relative difference of any score, and maps 64: the same of maps, both computed in float64;
@@ -39,7 +39,7 @@ import _few_lines as by_hand
 from _against_shap import peers
 from _few_lines import Draws, Found
 from _measure import in_turn, median_ratio, parser, start, table
-from _setups import images, series, tabular, text
+from _setups import images, series, tabular, text, volumes
 from _setups._base import Net
 from _workload import samples_sent
 from lightning_explain import Probe, Report, explain
@@ -81,6 +81,11 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "1-D CNN", Case("series", lambda: Net(series.cnn()), series.windows, convolved)
     yield "GRU", Case("series", lambda: series.Recurrent(nn.GRU), series.times_first, by_hand.series)
     yield "2-D CNN", Case("image", lambda: Net(images.cnn()), images.squares, partial(by_hand.image, layer="net.7"))
+    bands = volumes.planted((5, 24, 24), volumes.FIELD)
+    yield "2-D CNN, 5 bands", Case("bands", lambda: Net(volumes.cnn2d(5)), bands, partial(by_hand.image, layer="net.6"))
+    scans, clips = volumes.planted((1, 12, 16, 12), volumes.LESION), volumes.planted((8, 3, 16, 16), volumes.EVENT)
+    yield "3-D CNN", Case("volume", lambda: Net(volumes.cnn3d()), scans, partial(by_hand.volume, layer="net.6"))
+    yield "2-D CNN and LSTM", Case("video", volumes.Frames, clips, partial(by_hand.frames, layer="cnn.6"))
 
 
 CASES = dict(cases())
@@ -115,7 +120,7 @@ def drawn(report: Report, case: Case) -> Draws:
     draws, removed = KeyedDraws(0), []
     for index in range(REMOVALS):
         at = torch.full_like(ids, index)
-        if modality.pixels(x):
+        if modality.grid(x):
             removed.append(modality.region(x, None, partial(draws.uniform, "square", samples, at)).bool())
         else:
             removed.append(half(SimpleNamespace(draws=draws), samples, at, [(x, modality)])[0])  # type: ignore[arg-type]

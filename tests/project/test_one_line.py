@@ -43,7 +43,8 @@ def test_a_map_beside_the_cause_is_not_useful() -> None:
 
 
 def test_there_are_set_ups_of_every_modality() -> None:
-    assert {modality for modality, _ in SETUPS.values()} >= {"text", "tabular", "series", "images", "tasks"}
+    known = {"text", "tabular", "series", "images", "tasks", "volumes"}
+    assert {modality for modality, _ in SETUPS.values()} >= known
 
 
 @pytest.mark.parametrize("name", list(SETUPS))
