@@ -1,11 +1,11 @@
-"""Which layer Grad-CAM explains by default, on every family of networks in timm and torchvision that is at hand.
+"""Which layer ``cam`` explains by default, and by which method, on every family of networks in timm and torchvision that is at hand.
 
     pip install timm torchvision
     python benchmarks/default_layers.py [--seconds 40] [family ...]
 
 Without timm, its families are skipped. Each family is tried with its smallest network, random weights and images of 128
 pixels (more, if it runs on no less). It learns for ``--seconds`` of processor time to tell the color of a bright square (a sixteenth of the
-image) in noise; then the pointing game says on how many of 16 images the strongest place of ``LayerGradCam()`` lies in the
+image) in noise; then the pointing game says on how many of 16 images the strongest place of the default ``cam`` lies in the
 square (by chance on 0.06). A network that has not learned the task has no score.
 
 The benchmark fails if a default method stops anything, if a chosen layer is none that the user may have meant (it has no
@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from statistics import mean
+from typing import Any
 
 import torch
 import torchvision
@@ -265,6 +266,7 @@ class Line:
     family: str
     size: int = 0
     layer: str = "-"
+    method: Any = None
     shape: str = ""
     learned: float | None = None
     score: float | None = None
@@ -274,7 +276,8 @@ class Line:
     def __str__(self) -> str:
         learned, score = ("" if value is None else f"{value:.2f}" for value in (self.learned, self.score))
         return (
-            f"{self.family:38} {self.size or '':>4} {self.layer:44} {self.shape:18} {learned:>5} {score:>5}  "
+            f"{self.family:38} {self.size or '':>4} {self.layer:44} {type(self.method).__name__:24} "
+            f"{self.shape:18} {learned:>5} {score:>5}  "
             f"{'WRONG ' if self.wrong else ''}{self.note}"
         )
 
@@ -315,7 +318,7 @@ def tried(family: str, make: Callable[[int], nn.Module], seconds: float) -> Line
     report = explain(
         model,
         Probe(x, y, masks=masks),
-        {"cam": m.LayerGradCam()},
+        {"cam": line.method},
         {"pointing": q.PointingGame()},
         max_examples_per_pass=8,
     )
@@ -342,7 +345,8 @@ def choose(line: Line, model: nn.Module, probe: Probe) -> None:
     if "cam" not in ready.methods:
         line.note = "; ".join(str(w.message)[:160] for w in said if "'cam'" in str(w.message))
         return
-    line.layer = str(ready.methods["cam"].layer)
+    line.method = ready.methods["cam"]
+    line.layer = str(line.method.layer)
     found = explain(
         model, probe, {"a": m.LayerActivation(line.layer), "c": ready.methods["cam"]}, [], max_examples_per_pass=8
     )

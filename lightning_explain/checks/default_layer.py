@@ -16,19 +16,25 @@ from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.engine.evaluate import by_sample
 from lightning_explain.modalities.image import is_grid
 from lightning_explain.modalities.placement import place
+from lightning_explain.model.activations import ARRANGING, kind_of, words
 from lightning_explain.model.attention import FUSED, PRODUCTS
 from lightning_explain.model.layers import plain
 
 # Between the softmax of attention and its product with the values lie at most a dropout and changes of shape.
 _NEAR = 5
+# Graph nodes that are linear in what they receive.
+_LINEAR = ARRANGING | words("Addmm Mm Sum Mean Add Gather AvgPool2D MkldnnAdaptiveAvgPool2D AdaptiveAvgPool2D")
 # Layers whose gradient is looked at.
 _MOST = 40
+# By how much gradients that are the same may differ, of the largest.
+_SAME = 1e-3
 
 
 def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, ...], frames: int = 1) -> str | None:
     """The dotted name of the last layer whose places lie on the input, on the way to the explained output.
 
-    Feature maps and tokens count; tokens only before the last attention, because behind it nothing but a class token may matter.
+    Feature maps and tokens count; tokens behind the last attention only where several places matter there, and not a class token alone.
+    Otherwise it is what enters the last block, where patches still reach the class token, if a module returns that; or its norm.
     Left out are layers inside of attention, whose dimensions are heads and pairs of tokens, and those that do not have the
     samples first. With several inputs, on which no place is known, it is the last feature map ``(N, C, h, w)``.
 
@@ -45,22 +51,66 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
     leading = (
         one for one in _candidates(model, record, modalities, frames) if ahead is None or ahead.intersection(one.nodes)
     )
-    last = next(leading, None)
-    if last is None:
+    first = next(leading, None)
+    if first is None:
         return None
+    if first.value.ndim != 3:
+        return plain(first.name)
+    found = [first, *islice(leading, _MOST - 1)]
     # Ranks of a sharded model would have to go back together.
-    if last.value.ndim == 3 and ahead is not None and not is_sharded(model):
-        last = next(iter(_of_use([last, *islice(leading, _MOST - 1)], model, record, modalities)), last)
-    return plain(last.name)
+    useful = [] if ahead is None or is_sharded(model) else _of_use(found, model, record, modalities)
+    chosen = next((one for one in (*useful, *found) if one in useful or not one.late), None)
+    return None if chosen is None else plain(_stream(chosen, found, record).name)
+
+
+def _stream(chosen: _Candidate, found: list[_Candidate], record: Record) -> _Candidate:
+    """The layer whose output enters the chosen one and also bypasses it, as the residual stream does a block's norm; or the chosen one."""
+    if chosen.late or chosen.value.ndim != 3:
+        return chosen
+    received = record.received[id(chosen.module)].tensors
+    returned = {id(x): record.consumers.get(id(x), []) for x in received}
+    entering = ((one, id(record.returned[id(one.module)].value)) for one in found if one is not chosen)
+    users = ((one, returned[key]) for one, key in entering if key in returned)
+    return next((one for one, by in users if any(module is not chosen.module for module in by)), chosen)
+
+
+def weighs_places(layer: nn.Module, model: nn.Module, record: Record, modalities: tuple[Modality, ...]) -> bool:
+    """Whether the explained output weighs the places of a layer by themselves, as a flattened head or a class token does.
+
+    Behind global average pooling, the gradient is the same at all places. Takes a backward pass from the explained output to the
+    layer; ``False`` also where that cannot be told: sharded models, layers that run several times or return no single tensor.
+    """
+    passed = record.passed(layer, of_input=False)
+    value = None if passed is None else passed.value
+    if not isinstance(value, Tensor) or not (value.requires_grad and record.chosen.requires_grad):
+        return False
+    if record.calls[id(layer)] > 1 or is_sharded(model) or len(value) != len(record.samples):
+        return False
+    with suppress(RuntimeError):
+        (found,) = torch.autograd.grad(record.chosen.sum(), value, retain_graph=True, allow_unused=True)
+        how = Arrangement(layer=layer, model=model)
+        placed = None if found is None else place(found, record.samples.inputs, modalities, how)
+        if placed is not None:
+            mean = placed.flatten(2).mean(2, keepdim=True)
+            return bool((placed.flatten(2) - mean).abs().max() > _SAME * placed.abs().max())
+    return False
+
+
+def is_linear_behind(layer: nn.Module, record: Record) -> bool:
+    """Whether the explained output is a linear function of what the layer returns, as with one linear layer behind a flattened map."""
+    passed = record.passed(layer, of_input=False)
+    ends = set() if passed is None else set(passed.nodes)
+    return all(kind_of(node) in _LINEAR for node in nodes(record.chosen.grad_fn, ends))
 
 
 class _Candidate(NamedTuple):
-    """A layer whose places lie on the input, what it returned, and the graph nodes of that."""
+    """A layer whose places lie on the input, what it returned, the graph nodes of that, and whether it is tokens behind all attention."""
 
     name: str
     module: nn.Module
     value: Tensor
     nodes: list[Any]
+    late: bool
 
 
 def _candidates(
@@ -80,15 +130,17 @@ def _candidates(
             continue
         name, module = modules[key]
         placed = _placed(value, module, model, record, modalities, bool(attention))
-        too_late = value.ndim == 3 and attention and end > attention[-1].product
-        if placed is not None and placed[0, 0].numel() > 1 and not too_late:
-            yield _Candidate(name, module, value, passed.nodes)
+        late = value.ndim == 3 and bool(attention) and end > attention[-1].product
+        # Channels after pooling, (N, C, 1), may be as many as there are patches.
+        pooled = placed is not None and placed.ndim > value.ndim and value.shape[2] == 1
+        if placed is not None and placed[0, 0].numel() > 1 and not pooled:
+            yield _Candidate(name, module, value, passed.nodes, late)
 
 
 def _of_use(
     found: list[_Candidate], model: nn.Module, record: Record, modalities: tuple[Modality, ...]
 ) -> list[_Candidate]:
-    """Those of some layers where a place, and not only a class token, changes the explained output; none if that fails."""
+    """Those of some layers where several places, and not only a class token, change the explained output; none if that fails."""
     found = [one for one in found if one.value.requires_grad]
     with suppress(RuntimeError):
         end, values = record.chosen.sum(), [one.value for one in found]
@@ -99,8 +151,13 @@ def _of_use(
             else place(g, record.samples.inputs, modalities, Arrangement(layer=one.module, model=model))
             for one, g in zip(found, gradients, strict=True)
         )
-        return [one for one, g in zip(found, placed, strict=True) if g is not None and bool(g.any())]
+        return [one for one, g in zip(found, placed, strict=True) if g is not None and _several(g)]
     return []
+
+
+def _several(gradient: Tensor) -> bool:
+    """Whether a gradient ``(N, C, ...)`` is other than zero at more than one place of a sample."""
+    return bool((gradient.flatten(2).ne(0).any(1).sum(1) > 1).any())
 
 
 def _placed(

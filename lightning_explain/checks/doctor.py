@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks.blind import blind
-from lightning_explain.checks.default_layer import attention_in, default_layer
+from lightning_explain.checks.default_layer import attention_in, default_layer, is_linear_behind, weighs_places
 from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.checks.trace import probabilities, reads_whole, reentrant
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method, Metric
@@ -82,6 +82,21 @@ class DoctorContext:
         """Over what the model computes attention, for each sample, in the order in which it runs."""
         sizes = (self.record.ops[part.softmax].attends for part in attention_in(self.record))
         return tuple(size.within(len(self.record.samples)) for size in sizes if size is not None)
+
+    @cached_property
+    def averaging_misleads(self) -> bool:
+        """Whether Grad-CAM's mean over the places of the default layer is wrong: behind tokens, and where the output is linear.
+
+        Behind a flattened map that further nonlinear layers read, it points at least as well as other maps of the layer.
+        """
+        layer = None if self.layer is None else find_layer(self.model, self.layer)
+        if layer is None or not self._weighs_places(layer):
+            return False
+        tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
+        return tokens or is_linear_behind(layer, self.record)
+
+    def _weighs_places(self, layer: nn.Module) -> bool:
+        return weighs_places(layer, self.model, self.record, self.explained.modalities)
 
     @cached_property
     def blind(self) -> Finding | None:
@@ -213,6 +228,8 @@ class DoctorContext:
                 f"after the layer {name!r} the output reads none of the patches, only a class token: the map is zero"
             )
             yield Finding("warned", reason, "name an earlier layer, before the last attention")
+        elif calls == 1 and differentiable and method.averages_places and self._weighs_places(layer):
+            yield Finding("fine", rules.UNEVEN.format(layer=name), "use LayerIntegratedGradients")
         reason = f"the layer {name!r} runs {calls} times in one forward pass, "
         if calls > 1 and method.replaces_layer:
             yield refused(f"{reason}and every run would be replaced", "name a layer that runs once")

@@ -55,6 +55,12 @@ UNGUIDED = Finding(
 )
 
 
+UNEVEN = (
+    "after the layer {layer!r} each place has weights of its own (a flattened head, a class token), over which Grad-CAM averages: its map "
+    "may point elsewhere"
+)
+
+
 def listed(things: Iterable[Any], most: int = 3) -> str:
     """Joins the first few distinct names for a message: ``"a, b, c and 2 more"``."""
     names = list(dict.fromkeys(str(thing) for thing in things))

@@ -131,6 +131,8 @@ class Method:
     """Whether its gradients or its path reach the inputs; ``False``: they end at the layer."""
     at_sample: ClassVar[bool] = False
     """Whether it takes a single gradient, at the sample itself."""
+    averages_places: ClassVar[bool] = False
+    """Whether it averages the gradient of a layer over places."""
     through_neuron: ClassVar[bool] = False
     """Whether a neuron method explains the output through the unit, not the unit itself."""
     replaces_layer: ClassVar[bool] = False

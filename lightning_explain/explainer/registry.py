@@ -41,6 +41,8 @@ MOST_ABLATED = 128
 """The most units that are ablated by default, each of which takes a forward pass."""
 # Chosen by benchmarks/default_cost.py: 65 forward and backward evaluations of each sample, and 32 forward ones.
 DEFAULT_STEPS, DEFAULT_DRAWS, REMOVALS = 16, 3, 32
+# On the path in the space of a layer, behind which a network is nearly linear.
+LAYER_STEPS = 4
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -65,11 +67,16 @@ def every_default() -> dict[str, Method]:
 def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     """The default methods for what the inputs are: those of images and series; for text and tables, those that have a place on them.
 
+    Images and series: ``cam`` is Grad-CAM, but integrated gradients of the layer where Grad-CAM's mean over places is wrong: where a class
+    token reads the tokens, or one linear layer a flattened map.
+
     Text and categories: integrated gradients at all embeddings that look them up, and at the floating-point inputs beside. Text and
     tables: ablation of each unit, where there are at most 128 of them.
     """
     found, modalities, inputs = build_methods(None), of_probe(probe), as_tuple(probe.inputs)
     if not any(isinstance(modality, (Text, Tabular)) for modality in modalities):
+        if context.averaging_misleads:
+            found["cam"] = method_classes.LayerIntegratedGradients(n_steps=LAYER_STEPS)
         return found
     del found["cam"]
     if layers := _at_embeddings(inputs, modalities, context):

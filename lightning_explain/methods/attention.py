@@ -134,7 +134,7 @@ class AttentionRollout(CaptumMethod):
     def arrangement(self, explained: ExplainedFunction, found: Attribution) -> Arrangement:
         """As it is on images; maps of heads lie on the words that their tokens are."""
         (value,) = as_tuple(found)
-        if value.ndim == 4:
+        if value.ndim > 3:
             return Arrangement("channels_first")
         words = _text(explained.probe, value.shape[1]) if value.ndim == 3 else None
         return Arrangement(lookup=None if words is None else Lookup(words, tuple(range(value.shape[1]))))

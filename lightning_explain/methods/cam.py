@@ -33,6 +33,8 @@ class HiResCAM(LayerGradCam):
         torch.Size([2, 1, 8, 8])
     """
 
+    averages_places = False
+
     def weights(self, gradient: Tensor) -> Tensor:
         """The gradient itself, ``(N, C, ...)``."""
         return gradient
@@ -60,6 +62,8 @@ class LayerCAM(LayerGradCam):
         >>> report.attributions["layer_cam"].shape
         torch.Size([2, 1, 8, 8])
     """
+
+    averages_places = False
 
     @property
     def signed(self) -> bool:

@@ -88,6 +88,7 @@ class LayerGradCam(AtLayer, OnPath):
     """
 
     at_sample = True
+    averages_places = True
     multiplies_by_inputs = True
 
     attribute_to_layer_input: bool = False

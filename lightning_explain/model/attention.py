@@ -94,7 +94,7 @@ def _softmax(input: Tensor, dim: int | None = None, *others: Any, **further: Any
     """Of a softmax over the last of three or four dimensions."""
     if input.ndim not in (3, 4) or dim not in (-1, input.ndim - 1):
         return None
-    size = AttentionSize(len(input), input.shape[-2], input.shape[-1], input.ndim == 4)
+    size = AttentionSize(len(input), input.shape[-2], input.shape[-1], input.ndim > 3)
     return AttentionCall(size, lambda returned: returned.detach())
 
 

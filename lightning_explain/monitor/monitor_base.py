@@ -374,18 +374,30 @@ class MonitorBase(pl.Callback):
             )
         if self._ready.task_line:
             rank_zero_info(f"ExplanationMonitor: {self._ready.task_line} (to change that: task=... or target=...).")
-        for name, method in self._ready.methods.items():
-            given, layer = self._explainer.methods.get(name.rpartition("@")[0] or name), method.innermost.layer
-            if type(given) is not type(method) and layer is not None:
-                where = ", ".join(f"inputs[{n}]" if isinstance(n, int) else repr(n) for n in method.innermost.layers)
-                rank_zero_info(f"ExplanationMonitor: {name!r} explains {where}, which look the ids up or are numbers.")
-            elif given is not None and given.innermost.needs_layer:
-                rank_zero_info(f"ExplanationMonitor: {name!r} explains the layer {layer!r}, the last feature map.")
+        for name in self._ready.methods:
+            if line := self._layer_line(name):
+                rank_zero_info(f"ExplanationMonitor: {name!r} {line}")
         if not self._ready.methods:
             rank_zero_warn_or_log(
                 f"ExplanationMonitor {self.name!r}: none of the default methods can be used on this model, so {NOTHING}. To explain it, "
                 "name methods that can: methods=..."
             )
+
+    def _layer_line(self, name: str) -> str:
+        """Which layers a method explains where the user left them open, and how; empty if there is nothing to say."""
+        given = self._explainer.methods.get(name.rpartition("@")[0] or name)
+        method = self._ready.methods[name].innermost
+        if given is not None and given.innermost.needs_layer:
+            line = f"explains the layer {method.layer!r}, the last feature map, by {type(method).__name__}"
+            if type(given) is type(self._ready.methods[name]):
+                found = self._ready.findings.get(name, "")
+                return f"{line}; {found}" if found else f"{line}."
+            why = "each of its places has weights of its own after it, over which Grad-CAM would average"
+            return f"{line}, because {why}."
+        if type(given) is not type(self._ready.methods[name]) and method.layer is not None:
+            where = ", ".join(f"inputs[{n}]" if isinstance(n, int) else repr(n) for n in method.layers)
+            return f"explains {where}, which look the ids up or are numbers."
+        return ""
 
     # -- the first forward of the user's own ------------------------------------------------------------------------
 

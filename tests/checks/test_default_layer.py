@@ -11,6 +11,7 @@ from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.explainer.registry import build_methods
 
 
 class Attention(nn.Module):
@@ -157,14 +158,14 @@ class Series(nn.Module):
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
-    "a class token": (Tokens(), IMAGES, "blocks.1.norm1"),
-    "a class token, attention by hand": (Tokens(by_hand=True), IMAGES, "blocks.1.norm1"),
-    "the mean over tokens": (Tokens(mean=True), IMAGES, "blocks.1.norm1"),
-    "the mean over tokens, attention by hand": (Tokens(by_hand=True, mean=True), IMAGES, "blocks.1.norm1"),
+    "a class token": (Tokens(), IMAGES, "blocks.0"),
+    "a class token, attention by hand": (Tokens(by_hand=True), IMAGES, "blocks.0"),
+    "the mean over tokens": (Tokens(mean=True), IMAGES, "norm"),
+    "the mean over tokens, attention by hand": (Tokens(by_hand=True, mean=True), IMAGES, "norm"),
     "torchvision's ViT": (
         VisionTransformer(16, 4, 2, 4, 16, 32, num_classes=3),
         IMAGES,
-        "encoder.layers.encoder_layer_1.ln_1",
+        "encoder.layers.encoder_layer_0",
     ),
     "torchvision's Swin": (
         SwinTransformer([2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=3),
@@ -172,10 +173,10 @@ NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
         "permute",
     ),
     "attention in the model's own forward": (Flat(), IMAGES, "qkv"),
-    "a module that attention shares": (Shared(), IMAGES, "blocks.0"),
+    "a module that attention shares": (Shared(), IMAGES, "blocks"),
     "a bias of its own": (Biased(), IMAGES, "first"),
     "frames": (Frames(), IMAGES, "early"),
-    "a series": (Series(), torch.randn(4, 7, 5), "block.norm1"),
+    "a series": (Series(), torch.randn(4, 7, 5), "block"),
     "a table": (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(4, 5), None),
     "a convolutional network": (resnet18(num_classes=3), torch.randn(4, 3, 64, 64), "layer4"),
 }
@@ -195,3 +196,71 @@ def test_the_default_layer_lies_on_the_input_and_matters(model: nn.Module, x: Te
     assert torch.equal(report.attributions["cam"], report.attributions["named"])
     if "torchvision" not in type(model).__module__:  # Their heads begin with zeros.
         assert report.attributions["cam"].flatten(1).any(1).all(), "some place matters in every sample"
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "method"),
+    [
+        (Tokens(), IMAGES, m.LayerIntegratedGradients),
+        (Tokens(mean=True), IMAGES, m.LayerGradCam),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 3)), IMAGES, m.LayerIntegratedGradients),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+            IMAGES,
+            m.LayerGradCam,
+        ),
+    ],
+    ids=["a class token", "the mean over tokens", "a flattened map before one linear layer", "global pooling"],
+)
+def test_grad_cam_is_not_the_default_where_its_mean_over_places_is_wrong(
+    model: nn.Module, x: Tensor, method: type
+) -> None:
+    defaults = Explainer(build_methods(None), {}, default_methods=True).check(model.eval(), Probe(x))
+    assert type(defaults.methods["cam"]) is method
+    named = Explainer({"cam": m.LayerGradCam()}, {}).check(model, Probe(x))
+    assert type(named.methods["cam"]) is m.LayerGradCam, "what was named is never changed"
+    assert ("cam" in named.findings) == (method is not m.LayerGradCam)
+
+
+def test_before_further_layers_that_read_a_flattened_map_grad_cam_stays_with_a_finding() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    found = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(IMAGES))
+    assert type(found.methods["cam"]) is m.LayerGradCam
+    assert "each place has weights of its own" in found.findings["cam"]
+    other = Explainer({"exact": m.HiResCAM(), "layer": m.LayerCAM()}, {}).check(net, Probe(IMAGES))
+    assert not other.findings, "they average nothing"
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def hugging_face(name: str, task: str, **arguments: object) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(num_labels=3, **arguments)
+    return getattr(transformers, f"{name}For{task}Classification")(config).eval()
+
+
+def test_the_vit_of_hugging_face_is_explained_where_its_last_block_begins() -> None:
+    model = hugging_face("ViT", "Image", image_size=16, patch_size=4, **SMALL)
+    cam = Explainer(build_methods(None), {}, default_methods=True).check(model, Probe(IMAGES)).methods["cam"]
+    assert type(cam) is m.LayerIntegratedGradients
+    # Before transformers 5 its blocks return tuples.
+    assert cam.layer in ("vit.layers.0", "vit.encoder.layer.0", "vit.encoder.layer.1.layernorm_before")
+
+
+def test_the_swin_of_hugging_face_is_explained_before_its_mean_over_tokens() -> None:
+    sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
+    model = hugging_face("Swin", "Image", **sizes)
+    cam = Explainer(build_methods(None), {}, default_methods=True).check(model, Probe(IMAGES)).methods["cam"]
+    assert (type(cam), cam.layer) == (m.LayerGradCam, "swin.layernorm")
+
+
+def test_the_bert_of_hugging_face_is_explained_at_its_words() -> None:
+    model = hugging_face("Bert", "Sequence", vocab_size=20, **SMALL)
+    ids = torch.randint(1, 20, (4, 6), generator=torch.Generator().manual_seed(0))
+    found = Explainer(build_methods(None), {}, default_methods=True).check(model, Probe(ids)).methods
+    assert {name: method.layer for name, method in found.items()} == {
+        "ig": "bert.embeddings.word_embeddings",
+        "ablation": None,
+    }

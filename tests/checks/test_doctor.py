@@ -299,7 +299,8 @@ def assert_says(verdict: Verdict, reason: str) -> None:
 def test_the_same_network_without_the_fault_is_not_accused(fault: str) -> None:
     _, sound, methods, _, _ = FAULTS[fault]
     for verdict in verdicts(sound(), SOUND.get(fault, methods)):
-        assert (verdict.state, verdict.reason) == ("fine", "")
+        assert verdict.state == "fine"
+        assert not verdict.reason or "Grad-CAM averages" in verdict.reason  # Its head is flattened.
 
 
 # Activations in forms that Captum's hooks do not reach, or that it has no rule for.

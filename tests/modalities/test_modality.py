@@ -131,8 +131,6 @@ def test_nothing_but_the_guess_tells_an_image_by_its_rank() -> None:
         "modalities/spectrogram.py": 1,
         "checks/default_layer.py": 1,
         "methods/layer.py": 1,
-        "methods/attention.py": 1,
-        "model/attention.py": 1,
         "report/figures.py": 1,
         "report/page.py": 1,
     }
