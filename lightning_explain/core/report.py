@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -62,6 +62,24 @@ class SumCheck(NamedTuple):
     def missed(self) -> Tensor:
         """``(N,)``: whether the error is larger than rounding explains."""
         return self.error.abs() > torch.maximum(1e-3 * self.change.abs(), 1e-5 * self.size)
+
+
+class _Results(NamedTuple):
+    """What follows from the numbers of a report.
+
+    Args:
+        nonfinite: What :meth:`Report.nonfinite` returns.
+        undefined: What :meth:`Report.undefined` returns.
+        zero: What :meth:`Report.zero` returns.
+        means: The means in :meth:`Report.scalars`.
+        errors: What :meth:`Report.mean_errors` returns.
+    """
+
+    nonfinite: dict[str, list[int]]
+    undefined: dict[str, dict[str, list[int]]]
+    zero: list[str]
+    means: dict[str, float]
+    errors: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,20 +203,34 @@ class Report:
 
     def nonfinite(self) -> dict[str, list[int]]:
         """Method name to the ids of the samples whose map or score is NaN or infinite, and not merely undefined."""
-        return {method: self.samples[self._failed(method)].tolist() for method in self.attributions}
+        return dict(self._results.nonfinite)
 
     def undefined(self) -> dict[str, dict[str, list[int]]]:
         """Score and method to the ids of the samples that have no such score, where there are any.
 
         ``undefined_reasons`` says why: a mask is empty, for example. Samples in :meth:`nonfinite` are left out.
         """
-        found: dict[str, dict[str, list[int]]] = {}
+        return dict(self._results.undefined)
+
+    def zero(self) -> list[str]:
+        """The methods whose map is zero everywhere, on all samples."""
+        return list(self._results.zero)
+
+    @cached_property
+    def _results(self) -> _Results:
+        """What the methods return, computed once; a report that comes from another process brings it along."""
+        methods = dict.fromkeys([*self.attributions, *(name for found in self.scores.values() for name in found)])
+        failed = {method: self._failed(method) for method in methods}
+        nonfinite = {method: self.samples[failed[method]].tolist() for method in self.attributions}
+        undefined: dict[str, dict[str, list[int]]] = {}
         for score in self.undefined_reasons:
             for method, values in self.scores.get(score, {}).items():
-                samples = self.samples[values.isnan() & ~self._failed(method)].tolist()
+                samples = self.samples[values.isnan() & ~failed[method]].tolist()
                 if samples:
-                    found.setdefault(score, {})[method] = samples
-        return found
+                    undefined.setdefault(score, {})[method] = samples
+        maps = self.attributions.items()
+        zero = [name for name, value in maps if not any(bool(part.any()) for part in as_tuple(value))]
+        return _Results(nonfinite, undefined, zero, self._means(), self._mean_errors())
 
     def _failed(self, method: str) -> Tensor:
         """Whether the map or a score of each sample is not finite without a reason, ``(N,)``."""
@@ -210,10 +242,14 @@ class Report:
 
     def mean_errors(self) -> dict[str, float]:
         """Standard error of each mean in :meth:`scalars`, given these samples: sqrt(sum of squared errors) / N."""
+        return dict(self._results.errors)
+
+    def _mean_errors(self) -> dict[str, float]:
         found = {}
         for score, by_method in self.standard_errors.items():
-            for method, errors in by_method.items():
-                finite = errors[torch.isfinite(self.scores[score][method])].double()
+            values = self.scores.get(score, {})
+            for method in (name for name in by_method if name in values):
+                finite = by_method[method][torch.isfinite(values[method])].double()
                 if len(finite):
                     found[f"{score}/{method}"] = finite.square().sum().sqrt().item() / len(finite)
         return found
@@ -225,15 +261,19 @@ class Report:
         with a non-finite map or score, ``undefined/<metric>/<method>`` that of samples for which the score is undefined, where
         there are any, ``n_steps/<method>`` the mean number of points.
         """
+        found = dict(self._results.means)
+        found.update({f"nonfinite/{k}": float(len(v)) for k, v in self._results.nonfinite.items()})
+        undefined = self._results.undefined.items()
+        found.update({f"undefined/{s}/{k}": float(len(v)) for s, by_method in undefined for k, v in by_method.items()})
+        return found
+
+    def _means(self) -> dict[str, float]:
         found = {f"n_steps/{method}": steps.double().mean().item() for method, steps in self.n_steps.items()}
         for metric, by_method in self.scores.items():
             for method, values in by_method.items():
                 finite = values[torch.isfinite(values)]
                 if len(finite):
                     found[f"{metric}/{method}"] = finite.double().mean().item()
-        found.update({f"nonfinite/{k}": float(len(v)) for k, v in self.nonfinite().items()})
-        undefined = self.undefined().items()
-        found.update({f"undefined/{s}/{k}": float(len(v)) for s, by_method in undefined for k, v in by_method.items()})
         return found
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
@@ -316,6 +356,7 @@ class Publication:
         png: Full tag to the PNG file of a picture, as far as :meth:`files` has made them.
         draw_sample: Called as ``draw_sample(method, index)``, returns a picture of one sample's map alone: the original beside the heat
             map, without words. ``index`` is the sample's place in the report, from 0.
+        sample_png: These pictures as PNG files, by method and index, as far as another process has made them.
         alerts: What the alerts that fired at this explanation say.
         texts: Called as ``texts("html")`` or ``texts("markdown")``, returns maps of words as text, by full tag (``explain_words/ig``).
         records: The pictures as records of a TensorBoard event file, if another process has made them.
@@ -332,9 +373,10 @@ class Publication:
     uncharted: frozenset[str] = frozenset()
     png: dict[str, bytes] = field(default_factory=dict)
     draw_sample: Callable[[str, int], Picture] | None = None
+    sample_png: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
     alerts: Sequence[str] = ()
     texts: Callable[[str], Mapping[str, str]] = lambda form: {}
-    records: bytes = b""
+    records: bytes | memoryview = b""
 
     def files(self) -> dict[str, bytes]:
         """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""
@@ -345,6 +387,12 @@ class Publication:
             with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
                 self.png.update(zip(missing, pool.map(encode, map(self.pictures.__getitem__, missing)), strict=True))
         return {tag: self.png[tag] for tag in self.pictures}
+
+    def sample_file(self, method: str, index: int) -> bytes | None:
+        """The picture of one sample's map alone as a PNG file; ``None`` where no pictures are drawn."""
+        if (method, index) in self.sample_png or self.draw_sample is None:
+            return self.sample_png.get((method, index))
+        return to_png(self.draw_sample(method, index), {})
 
     @property
     def scores(self) -> dict[str, float]:

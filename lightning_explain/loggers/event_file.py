@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
@@ -58,37 +58,37 @@ class EventFile:
         """The folder of the run, absolute."""
         return self._folder
 
-    def append(self, content: bytes) -> None:
+    def append(self, *parts: bytes | memoryview) -> None:
         """Writes records, as :func:`records` makes them.
 
         Raises:
             OSError: If they cannot be written; the file keeps what it had.
         """
-        first = _record(_event_class()(wall_time=time.time(), file_version="brain.Event:2"))
         if self._remote:
             import fsspec  # type: ignore[import-untyped]
 
             with fsspec.open(f"{self._folder}/{_name()}", "wb") as file:
-                file.write(first + content)
+                file.write(b"".join((_first_record(), *parts)))
             return
         if self._path is None or not os.path.isfile(self._path) or os.path.getsize(self._path) != self._size:
-            self._path, self._size, content = os.path.join(self._folder, _name()), 0, first + content
-        check_room(Path(self._folder), len(content))
-        self._append(self._path, content)
+            self._path, self._size, parts = os.path.join(self._folder, _name()), 0, (_first_record(), *parts)
+        check_room(Path(self._folder), sum(map(len, parts)))
+        self._append(self._path, parts)
 
-    def _append(self, path: str, content: bytes) -> None:
+    def _append(self, path: str, parts: Sequence[bytes | memoryview]) -> None:
         os.makedirs(self._folder, exist_ok=True)
         try:
             with open(path, "ab", buffering=0) as file:
                 # On a full disk a write may succeed for only a part of the bytes, without an error.
-                if (written := file.write(content)) != len(content):
-                    raise OSError(errno.ENOSPC, f"{written} of {len(content)} bytes could be written", path)
+                for part in parts:
+                    if (written := file.write(part)) != len(part):
+                        raise OSError(errno.ENOSPC, f"{written} of {len(part)} bytes could be written", path)
         except BaseException:
             self._path = None
             with suppress(OSError):
                 os.truncate(path, self._size) if self._size else os.unlink(path)
             raise
-        self._size += len(content)
+        self._size += sum(map(len, parts))
 
 
 def records(summaries: Iterable[Any], step: int | None = None) -> bytes:
@@ -100,6 +100,11 @@ def records(summaries: Iterable[Any], step: int | None = None) -> bytes:
     """
     event = _event_class()
     return b"".join(_record(event(wall_time=time.time(), step=step, summary=summary)) for summary in summaries)
+
+
+def _first_record() -> bytes:
+    """What every event file begins with."""
+    return _record(_event_class()(wall_time=time.time(), file_version="brain.Event:2"))
 
 
 def _name() -> str:

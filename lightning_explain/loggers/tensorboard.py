@@ -32,7 +32,7 @@ class TensorBoardSink(Sink):
     def __init__(self, logger: TensorBoardLogger) -> None:
         self._logger = logger
         self._events = EventFile(logger.log_dir)
-        self._prepared: tuple[object, bytes] = (None, b"")  # whose pictures, and their records
+        self._prepared: tuple[object, bytes | memoryview] = (None, b"")  # whose pictures, and their records
         self._remarks = ""
         self._objectives: tuple[str, ...] = ()
 
@@ -90,19 +90,25 @@ class TensorBoardSink(Sink):
             self.prepare(publication)
         make, pictures = _summaries(), self._prepared[1]
         self._prepared = None, b""
-        # An objective is charted under its own key in any case, which the hyperparameters refer to.
-        objectives = {tag: publication.scalars[tag] for tag in self._objectives if tag in publication.scalars}
-        found = [make.scalar(tag, value) for tag, value in (objectives | publication.charted).items()]
-        scores = publication.scores
-        for tag, error in publication.errors.items():
-            if tag in scores:
-                found += map(make.scalar, _margins(publication.name, tag), (scores[tag] - error, scores[tag] + error))
+        found = [_of_scalars(self._scalars(publication))]
         text = remarks(publication)
         if text != self._remarks:
             found.append(make.text(f"{publication.name}_about/remarks", text or "No more remarks."))
         found += [make.text(tag, text) for tag, text in publication.texts("markdown").items()]
-        self._events.append(pictures + records(found, publication.step))
+        self._events.append(pictures, records(found, publication.step))
         self._remarks = text
+
+    def _scalars(self, publication: Publication) -> dict[str, float]:
+        """The points of all curves by tag: objectives, what is charted, and the margins of scores with standard errors."""
+        # An objective is charted under its own key in any case, which the hyperparameters refer to.
+        found = {tag: publication.scalars[tag] for tag in self._objectives if tag in publication.scalars}
+        scores = publication.scores
+        found |= publication.charted
+        for tag, error in publication.errors.items():
+            if tag in scores:
+                lower, upper = _margins(publication.name, tag)
+                found |= {lower: scores[tag] - error, upper: scores[tag] + error}
+        return found
 
 
 def picture_records(name: str, pictures: Mapping[str, Picture], png: Mapping[str, bytes], step: int) -> bytes:
@@ -123,6 +129,12 @@ def picture_records(name: str, pictures: Mapping[str, Picture], png: Mapping[str
         values = [make.Summary.Value(tag=each, image=image) for each in (tag, *first)]
         found += [make.Summary(value=[value]) for value in values]
     return records(found, step)
+
+
+def _of_scalars(values: Mapping[str, float]) -> Any:
+    """One message with all points, because one for each takes ten times as long, most of it for their checksums."""
+    summary = _summaries().Summary
+    return summary(value=[summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
 
 
 def _only(tag: str) -> str:

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lightning_explain.core.contracts import Sink
-from lightning_explain.core.png import to_png
 from lightning_explain.core.report import Publication
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.samples import SampleTable
@@ -96,10 +95,10 @@ class WandbSink(Sink):
             self._pictures[_file_key(tag)] = self._image(content, publication.caption)
         self._texts = {_file_key(tag): _html(text) for tag, text in publication.texts("html").items()}
         self._samples = self._samples or SampleTable(self._run, publication.report)
-        self._lines, draw = [], publication.draw_sample
+        self._lines = []
         for method, index, line in self._samples.lines(publication):
-            image = None if draw is None else self._image(to_png(draw(method, index), {}), None)
-            self._lines.append([image, *line])
+            alone = publication.sample_file(method, index)
+            self._lines.append([None if alone is None else self._image(alone, None), *line])
         self._prepared = publication.png
 
     def write(self, publication: Publication) -> None:
