@@ -35,8 +35,9 @@ from processes import Started
 from training import Blind, loader, monitor_of_digits, trainer
 
 DEADLINE = 90.0
-PATIENCE = 3.0
+PATIENCE = 2.0
 SHARED = Path("/dev/shm")
+PLAIN = "no monitor"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ CASES = (
     Case("disk full", (), told="Saving the report"),
     Case("error of the training", (), code=None, told="of the training"),
     Case("Ctrl-C", (), code=None),
+    Case(
+        "worker killed, then Ctrl-C", (2,), code=None, told="was ended by signal 9 (SIGKILL). It is started once more"
+    ),
     Case("training killed", (), code=-signal.SIGKILL),
 )
 
@@ -76,25 +80,37 @@ CASES = (
 
 
 class Late(m.Saliency):
-    """Takes a second in the worker, so that the fault strikes before it is done."""
+    """In the worker, is not done before the fault has struck, which a file says."""
 
     def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
         if os.getpid() != self.training:
             if self.runs_out:
                 raise torch.OutOfMemoryError("out of memory")
-            time.sleep(1.0)
+            while not struck(self.root, explanations(self.root)).exists():
+                time.sleep(0.01)
         return torch.ones_like(samples.inputs[0])
 
     training: int = 0
     runs_out: bool = False
+    root: Path = Path()
+
+
+def explanations(root: Path) -> int:
+    """How many explanations there are by now."""
+    return len(list((root / "explain").glob("step=*")))
+
+
+def struck(root: Path, number: int) -> Path:
+    """The file that says that the fault of an explanation has struck."""
+    return root / f"struck-{number}"
 
 
 class Strike(pl.Callback):
-    """The fault, right after the first explanation is handed over; notes the workers' processes."""
+    """The fault, right after the first explanation is handed over, or the second one; notes the workers' processes."""
 
     def __init__(self, name: str, watch: ExplanationMonitor, root: Path) -> None:
-        self.name, self.watch, self.root = name, watch, root
-        self.struck = False
+        self.faults, self.watch, self.root = name.split(", then "), watch, root
+        self.number = 0
 
     def worker(self) -> int | None:
         found = self.watch._besides._worker
@@ -110,24 +126,30 @@ class Strike(pl.Callback):
         worker = self.worker()
         with (self.root / "workers.txt").open("a") as file:
             file.write(f"{worker or ''}\n")
-        if batch_idx < 1 or self.struck or worker is None:
-            return
-        self.struck = True
-        if self.name in ("worker killed", "worker killed twice"):
+        if batch_idx % 2 and worker is not None:
+            # By then it is known whether those before are there.
+            number, self.number = self.number, self.number + 1
+            if number < len(self.faults):
+                torch.save(module.state_dict(), self.root / "weights.pt")
+                self.strike(self.faults[number], worker)
+            struck(self.root, number).touch()
+
+    def strike(self, fault: str, worker: int) -> None:
+        if fault in ("worker killed", "worker killed twice"):
             os.kill(worker, signal.SIGKILL)
-        if self.name == "worker killed twice":
+        if fault == "worker killed twice":
             threading.Thread(target=self.kill_another, args=(worker,), daemon=True).start()
-        if self.name == "worker stopped":
+        if fault == "worker stopped":
             os.kill(worker, signal.SIGSTOP)
-        elif self.name == "error of the training":
+        elif fault == "error of the training":
             raise ArithmeticError("of the training")
-        elif self.name == "Ctrl-C":
+        elif fault == "Ctrl-C":
             os.killpg(os.getpgrp(), signal.SIGINT)
-        elif self.name == "training killed":
+        elif fault == "training killed":
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        if self.name == "module that cannot be pickled later" and batch_idx == 1:
+        if self.faults == ["module that cannot be pickled later"] and batch_idx == 1:
             module.lock = threading.Lock()
 
 
@@ -140,13 +162,13 @@ def train(name: str, root: Path) -> None:
     beside.PATIENCE = PATIENCE
     module = Blind()
     method = Late(abs=False)
-    vars(method).update(training=os.getpid(), runs_out=name == "worker out of memory")
+    vars(method).update(training=os.getpid(), runs_out=name == "worker out of memory", root=root)
     if name == "module that cannot be pickled":
         module.lock = threading.Lock()  # type: ignore[assignment]
     if name == "disk full":
         (root / "explain").write_text("There is no room for a folder.")
     callbacks: list[pl.Callback] = []
-    if name != "no monitor":
+    if name != PLAIN:
         arguments: dict[str, Any] = {"every_n_train_steps": 2, "when_busy": "wait", "max_examples_per_pass": 8}
         watch = monitor_of_digits(methods={"late": method}, metrics=[], beside=True, **arguments)
         callbacks = [watch, Strike(name, watch, root)]
@@ -168,8 +190,10 @@ def wrong(case: Case, root: Path, process: Started, before: set[str]) -> Iterato
     steps = tuple(report.step for report in load_reports(folder)) if folder.is_dir() else ()
     if steps != tuple(case.steps):
         yield f"explained steps {steps}"
-    if code == 0:
-        ours, theirs = (torch.load(path / "weights.pt", weights_only=True) for path in (root, root.parent / "plain"))
+    if code == 0 or case.steps:
+        ours, theirs = (
+            torch.load(path / "weights.pt", weights_only=True) for path in (root, root.parent / "no-monitor")
+        )
         if not all(torch.equal(ours[name], theirs[name]) for name in theirs):
             yield "has other weights"
     workers = root / "workers.txt"
@@ -195,30 +219,30 @@ def shared() -> set[str]:
     return {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
 
 
-def outcome(case: Case, folder: Path) -> list[str]:
-    """What is wrong after a training with this fault."""
-    root, before = folder / case.name.replace(" ", "-"), shared()
-    process = start(case.name, root)
-    return [*wrong(case, root, process, before)]
+def outcomes(cases: Sequence[Case], folder: Path) -> dict[str, list[str]]:
+    """What is wrong after a training with each of these faults, which run at once, and one without a monitor."""
+    before, roots = (
+        shared(),
+        {name: folder / name.replace(" ", "-") for name in (PLAIN, *(case.name for case in cases))},
+    )
+    processes = {name: start(name, root) for name, root in roots.items()}
+    try:
+        for process in processes.values():
+            process.wait(DEADLINE)
+    finally:
+        # The workers are in its session, but are to have ended by themselves.
+        for process in processes.values():
+            if process.returncode is None:
+                process.end()
+    assert processes[PLAIN].returncode == 0, (roots[PLAIN] / "output.txt").read_text()
+    return {case.name: [*wrong(case, roots[case.name], processes[case.name], before)] for case in cases}
 
 
 def start(name: str, root: Path) -> Started:
-    """Runs a training to its end."""
+    """Starts a training with a fault in a process of its own."""
     (root / "tmp").mkdir(parents=True)
     temporary = {"TMPDIR": str(root / "tmp")}
-    process = Started([__file__, "--one", name, str(root)], root, root / "output.txt", **temporary)
-    try:
-        process.wait(DEADLINE)
-    finally:
-        # The workers are in its session, but are to have ended by themselves.
-        if process.returncode is None:
-            process.end()
-    return process
-
-
-def plain(folder: Path) -> None:
-    """The training without a monitor, with whose weights others are compared."""
-    assert start("no monitor", folder / "plain").returncode == 0, (folder / "plain" / "output.txt").read_text()
+    return Started([__file__, "--one", name, str(root)], root, root / "output.txt", **temporary)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -231,15 +255,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train(given.one[0], Path(given.one[1]))
         return 0
     missed, cases = 0, [case for case in CASES if re.search(given.only, case.name)]
-    with tempfile.TemporaryDirectory() as folder:
-        plain(Path(folder))
-        for case in cases:
-            started, found = time.perf_counter(), outcome(case, Path(folder))
-            missed += bool(found)
-            print(
-                f"{case.name}: {'; '.join(found) or 'as it should be'} ({time.perf_counter() - started:.1f} s)",
-                flush=True,
-            )
+    for case in cases:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            (found,) = outcomes([case], Path(folder)).values()
+        missed += bool(found)
+        seconds = time.perf_counter() - started
+        print(f"{case.name}: {'; '.join(found) or 'as it should be'} ({seconds:.1f} s)", flush=True)
     print(f"{len(cases) - missed} of {len(cases)} faults were survived, and nothing was left behind.")
     return 1 if missed else 0
 
