@@ -29,10 +29,12 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import ExplainedFunction, MetricInputs
 from lightning_explain.core.probe import Attribution, Samples
+from lightning_explain.monitor import beside as worker_processes
 from lightning_explain.monitor import publisher
 from networks import DigitNet, digits
 from states import Recorder, assert_equal
-from training import Counted, DigitModule, NoTarget, loader, monitor
+from training import Counted, DigitModule, Failing, NoTarget, loader, monitor
+from workers import Here
 
 KEY = "explain/infidelity/saliency"
 
@@ -334,6 +336,11 @@ def raised(
     return scenario
 
 
+def beside_here() -> AbstractContextManager[Any]:
+    """What explains beside rank zero is in its process."""
+    return mock.patch.object(worker_processes, "Worker", Here)
+
+
 def double(outputs: Tensor) -> Tensor:
     return 2 * outputs[:, 0]
 
@@ -389,6 +396,9 @@ def unlike(root: Path) -> dict[str, Any]:
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "fine": fine,
     "beside": beside,
+    "beside_raising": raised(
+        {"methods": {"bad": Failing()}, "beside": True, "every_n_train_steps": 1, "on_error": "raise"}, beside_here
+    ),
     "batch_statistics": batch_statistics,
     "failing_method": failing_method,
     "failing_explanation": failing_explanation,

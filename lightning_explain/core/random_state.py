@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # Deep enough for loader -> dataset -> subset -> transform -> list -> transform -> generator; containers longer than
 # _LONGEST are not searched, because many datasets hold a list of a million file names.
@@ -71,6 +72,26 @@ def cpu_generators() -> list[Callable[[], Any]]:
         partial(np.random.set_state, np.random.get_state()),
         partial(torch.set_rng_state, torch.get_rng_state()),
     ]
+
+
+def cuda_generators() -> list[Tensor]:
+    """The states of the generators of all CUDA devices, on the CPU; none if CUDA is not initialized, which this does not do."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def set_cuda_generators(states: Sequence[Tensor], former: torch.device, device: torch.device) -> None:
+    """Sets what :func:`cuda_generators` returned, in a process that may compute on another device; does not touch CUDA if it does not.
+
+    Args:
+        states: One for each device.
+        former: Where the states' process computes.
+        device: Where this one does; its generator becomes that of ``former``.
+    """
+    if not states or device.type != "cuda":
+        return
+    torch.cuda.set_rng_state_all(states)
+    if former.type == "cuda" and former != device:
+        torch.cuda.set_rng_state(states[former.index or 0], device)
 
 
 def _global() -> Iterator[Callable[[], Any]]:

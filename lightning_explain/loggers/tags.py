@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import torch
+
 from lightning_explain.core.contracts import Metric
 from lightning_explain.core.naming import score_name
+from lightning_explain.core.probe import all_finite, as_tuple
 from lightning_explain.core.report import Picture, Publication, Report
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.loggers.about import how_to_read
@@ -115,6 +118,8 @@ def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]
         metrics: All metrics, by name.
     """
     failed = set(failed)
+    if not failed:
+        return report
     lost = set(score_names({name: metric for name, metric in metrics.items() if name in failed}))
 
     def kept(named: Mapping[str, Any], gone: set[str] = failed) -> dict[str, Any]:
@@ -126,6 +131,22 @@ def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]
     for kind in ("scores", "standard_errors"):
         left[kind] = {score: kept(found) for score, found in kept(getattr(report, kind), lost).items()}
     return replace(report, **left)
+
+
+def numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
+    """Methods without a finite map on any sample, and metrics without a finite score for any of the other methods."""
+    empty = {name for name, value in report.attributions.items() if not all_finite(*as_tuple(value)).any()}
+    for name, metric in metrics.items():
+        found = [
+            values[~values.isnan()] if score in report.undefined_reasons else values
+            for score in score_names({name: metric})
+            for method, values in report.scores.get(score, {}).items()
+            if method not in empty
+        ]
+        # Undefined is not failed.
+        if any(len(values) for values in found) and not any(bool(torch.isfinite(values).any()) for values in found):
+            empty = empty | {name}
+    return empty
 
 
 def publication(

@@ -22,10 +22,10 @@ from typing import Any
 
 from torch import nn
 
+from lightning_explain.core.outcome import Outcome
 from lightning_explain.core.shared_memory import Layout, SharedMemory
 from lightning_explain.core.warn import warn_or_log
-from lightning_explain.monitor.drawing import Outcome
-from lightning_explain.monitor.worker import Done, Job, Progress
+from lightning_explain.monitor.job import Done, Job, Progress
 from lightning_explain.probes.child import seconds_of
 
 DEADLINE = 600.0
@@ -74,8 +74,11 @@ class Beside:
         self.pending: Pending | None = None
         self.skipped = 0
         self._worker: Worker | None = None
+        self._classes: Sequence[type] = ()
         self._known: Sequence[Any] = ()
         self._memory = self._of_known = self._layout = self._layout_of_known = None  # type: Any
+        self._trying = False
+        self._knows = False  # whether the worker has what is known by now
         self._starts = 0
 
     def open(self) -> None:
@@ -89,27 +92,38 @@ class Beside:
         """Whether there is no worker, nor will there be."""
         return self._worker is None
 
-    def begin(self, known: Sequence[Any], job: Job) -> int:
-        """Sends what stays the same, and one job for a try; returns the most samples in a pass, measured there if it is not known.
+    def begin(self, known: Sequence[Any], job: Job) -> None:
+        """Sends one job for a try, whose result :meth:`tried` awaits.
 
         Args:
-            known: Objects that jobs and reports name instead of sending them.
+            known: Objects that jobs and reports name instead of sending them; they stay as they are.
             job: As all that follow.
 
         Raises:
-            TypeError: If something cannot be pickled or read there; it says what.
-            WorkerError: If the process does not answer.
+            TypeError: If something cannot be pickled; it says what.
         """
-        self._known = [*known, *dict.fromkeys(map(type, job.module.modules()))]
+        explainer, self._memory = job.explainer, SharedMemory()
+        parts = (*job.module.modules(), *explainer.methods.values(), *explainer.metrics.values(), explainer.target)
+        self._classes = [*dict.fromkeys(map(type, parts))]
         try:
-            self._of_known, self._memory = SharedMemory(), SharedMemory()
-            self._layout_of_known = self._of_known.write(self._known)
-            self._write(job)
+            self._write(known, job)
         except OSError:
             raise
         except Exception as error:
             raise TypeError(_refusal(error, job)) from error
-        self._send("known", "try")
+        self._send("try")
+        self._trying = True
+
+    def tried(self) -> None:
+        """Awaits what became of the try, if there is one.
+
+        Raises:
+            TypeError: If something cannot be read there; it says what.
+            WorkerError: If the process does not answer.
+        """
+        if not self._trying:
+            return
+        self._trying = False
         message = self._await(lambda name: None, DEADLINE)
         if message[0] == "failed":
             raise TypeError(
@@ -117,12 +131,12 @@ class Beside:
                 f"({type(message[1]).__name__}: {message[1]}). It imports modules as this process does, from sys.path. "
                 "Make them importable, or use beside=False."
             ) from message[1]
-        return int(message[1])
 
-    def hand_over(self, job: Job, count: int, started: float) -> None:
+    def hand_over(self, known: Sequence[Any], job: Job, count: int, started: float) -> None:
         """Copies a job into the shared memory, and lets the worker begin.
 
         Args:
+            known: As for :meth:`begin`.
             job: The job.
             count: That of the schedule.
             started: Clock reading since which training waits, in seconds.
@@ -130,7 +144,7 @@ class Beside:
         Raises:
             Exception: If something in it cannot be pickled.
         """
-        self._write(job)
+        self._write(known, job)
         with suppress(OSError):  # A look at the pipe will say so.
             self._send("explain")
         self.pending = Pending(job, count, time.perf_counter() - started)
@@ -155,13 +169,14 @@ class Beside:
 
     def close(self) -> None:
         """Ends the worker and gives its memory back; an explanation that is not done is lost."""
-        self.pending = None
+        self.pending, self._trying = None, False
         if self._worker is not None:
             self._worker.close()
         for memory in (self._memory, self._of_known):
             if memory is not None:
                 memory.close()
         self._worker = self._memory = self._of_known = None
+        self._known = ()
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -172,18 +187,25 @@ class Beside:
         return self._worker
 
     def _start(self) -> None:
-        self._worker = Worker()
+        self._worker, self._knows = Worker(), False
         self._starts += 1
 
-    def _write(self, job: Job) -> None:
-        self._layout = self._memory.write(job, {id(value): number for number, value in enumerate(self._known)})
+    def _write(self, known: Sequence[Any], job: Job) -> None:
+        known = [*known, *self._classes]
+        if [*map(id, known)] != [*map(id, self._known)]:
+            # Into memory of its own: the worker still reads in the former one.
+            memory = SharedMemory()
+            self._layout_of_known = memory.write(known)
+            if self._of_known is not None:
+                self._of_known.close()
+            self._known, self._of_known, self._knows = known, memory, False
+        self._layout = self._memory.write(job, {id(value): number for number, value in enumerate(known)})
 
-    def _send(self, *kinds: str) -> None:
-        for kind in kinds:
-            memory, layout = (
-                (self._of_known, self._layout_of_known) if kind == "known" else (self._memory, self._layout)
-            )
-            self._worker_now.send(kind, memory, layout, self.device)
+    def _send(self, kind: str) -> None:
+        if not self._knows:
+            self._worker_now.send("known", self._of_known, self._layout_of_known, self.device)
+            self._knows = True
+        self._worker_now.send(kind, self._memory, self._layout, self.device)
 
     def _await(self, progress: Progress, seconds: float) -> tuple[Any, ...]:
         """The next message that is no step."""
@@ -245,7 +267,7 @@ class Beside:
         )
         self._start()
         with suppress(OSError):  # The next message says so.
-            self._send("known", "explain")
+            self._send("explain")
         return None
 
 
@@ -257,9 +279,9 @@ class Worker:
 
     def __init__(self) -> None:
         ours, theirs = Pipe()
-        # Ctrl-C is for this process, also while that one is still importing.
+        # Ctrl-C is for this process, also while that one is still importing, which looking for garbage would slow down.
         code = (
-            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            "import gc, signal; gc.disable(); signal.signal(signal.SIGINT, signal.SIG_IGN); "
             f"from lightning_explain.monitor.worker import main; main({theirs.fileno()}, {os.getpid()})"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -260,11 +260,11 @@ class ExplanationMonitor(MonitorBase):
         if stage == "fit":
             with log.guard("The callbacks that monitor scores could not be checked", everyone, no_refusal):
                 self._check_watchers(trainer)
-        with log.guard("The sinks could not be opened", everyone):
-            self._publisher.open(trainer)
         with log.guard("The process that explains beside the training could not be started", everyone):
             if self._is_beside(trainer) and trainer.is_global_zero and not self._unfit:
                 self._besides.open()
+        with log.guard("The sinks could not be opened", everyone):
+            self._publisher.open(trainer)
 
     def _check_watchers(self, trainer: pl.Trainer) -> None:
         self._memory.alerts.check_loggers(trainer)
@@ -396,7 +396,8 @@ class ExplanationMonitor(MonitorBase):
         if self.enabled and self._lazy:
             self._prepare_training(trainer, pl_module)
         if self.enabled and self._is_beside(trainer):
-            self._take_arrived(trainer, pl_module)
+            with self._raising_later(trainers.everyone(trainer)):
+                self._take_arrived(trainer, pl_module)
         if self.by_steps:
             self._explain_if_due(trainer, pl_module, trainer.global_step)
 

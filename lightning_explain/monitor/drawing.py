@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from pickle import PickleBuffer
+from typing import Any, TypeVar
 
+from lightning_explain.core.outcome import Outcome
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.loggers.tensorboard import picture_records
+from lightning_explain.modalities import Text, of_probe
 from lightning_explain.render.by_target import figures_of
+from lightning_explain.render.figure import draw_sample
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
 from lightning_explain.render.page import NARROW, WIDTH
@@ -22,42 +26,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome(Generic[T]):
-    """What a piece of work returned, or the error that it raised."""
-
-    value: T | None = None
-    error: BaseException | None = None
-
-    @classmethod
-    def of(cls, work: Callable[[], T]) -> Outcome[T]:
-        """Does the work."""
-        try:
-            return cls(work())
-        except Exception as error:
-            return cls(error=error)
-
-    def get(self) -> T:
-        """Returns or raises as the work did."""
-        if self.error is not None:
-            raise self.error
-        return cast(T, self.value)
-
-
-@dataclass(frozen=True, eq=False)
 class Drawn:
     """The pictures of one report.
 
     Args:
         pictures: By ``Sink.narrow_pages``, and by key (``overview``, ``ig``, ``history/ig``).
         png: The same as PNG files, as far as they are made.
-        records: The same as records of a TensorBoard event file, as far as they are made.
+        records: The same as records of a TensorBoard event file, as far as they are made: a buffer that unpickling does not copy.
+        samples: The map of each sample alone as a PNG file, by method and index, as far as they are made.
+        texts: Maps of words as text by form (``"html"``, ``"markdown"``) and full tag, as far as they are made.
         counts: How many pictures there are, by ``Sink.narrow_pages`` and ``Sink.further_pages``.
         snapshot: The maps, for later pictures.
     """
 
     pictures: Mapping[bool, Mapping[str, Picture]] = field(default_factory=dict)
     png: Mapping[bool, Mapping[str, bytes]] = field(default_factory=dict)
-    records: Mapping[bool, bytes] = field(default_factory=dict)
+    records: Mapping[bool, Any] = field(default_factory=dict)
+    samples: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
+    texts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     counts: Mapping[tuple[bool, bool], int] = field(default_factory=dict)
     snapshot: Snapshot | None = None
 
@@ -89,6 +75,23 @@ class Made:
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """What sinks ask for beside pictures: texts, and these.
+
+    Args:
+        name: The monitor's name.
+        records: Whether a sink writes records of a TensorBoard event file.
+        png: Whether one takes PNG files.
+        samples: Whether one takes the map of each sample alone.
+    """
+
+    name: str
+    records: bool
+    png: bool
+    samples: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Drawing:
     """Draws and saves a report: all that takes long after an explanation, and needs neither Trainer nor loggers.
 
@@ -98,8 +101,7 @@ class Drawing:
         history: The maps of earlier pictures.
         reports: Saves the report.
         folder: Where to; ``None``: it is not saved.
-        encodes: Whether to make PNG files already.
-        recorded: The monitor's name, if records of a TensorBoard event file are made, too.
+        encoded: What the sinks will ask for, made already; ``None``: none of it.
     """
 
     options: Options
@@ -107,8 +109,7 @@ class Drawing:
     history: PictureHistory
     reports: Reports
     folder: Path | None
-    encodes: bool = False
-    recorded: str | None = None
+    encoded: Encoded | None = None
 
     def make(self, report: Report, probe: Probe) -> Made:
         """Does all of it."""
@@ -128,20 +129,29 @@ class Drawing:
             counts |= {(narrow, pages): found.count(self.history, pages) for pages in (False, True)}
             pictures[narrow] = found.pictures(self.history, most, further)
             snapshot = found.snapshot
-        if not self.encodes:
-            return Drawn(pictures, counts=counts, snapshot=snapshot)
-        texts = {"epoch": str(report.epoch or 0)}
-        png = {narrow: {key: to_png(one, texts) for key, one in of.items()} for narrow, of in pictures.items()}
-        return Drawn(pictures, png, self._records(pictures, png, report.step or 0), counts, snapshot)
+        drawn = Drawn(pictures, counts=counts, snapshot=snapshot)
+        return drawn if self.encoded is None else self._encoded(drawn, self.encoded, report, probe)
 
-    def _records(
-        self, pictures: Mapping[bool, Mapping[str, Picture]], png: Mapping[bool, Mapping[str, bytes]], step: int
-    ) -> dict[bool, bytes]:
-        if (name := self.recorded) is None:
-            return {}
-        # Checksums of pictures take most of the time of writing them.
-        found = {narrow: (tagged(name, of), tagged(name, png[narrow])) for narrow, of in pictures.items()}
-        return {narrow: picture_records(name, *both, step) for narrow, both in found.items()}
+    def _encoded(self, drawn: Drawn, wanted: Encoded, report: Report, probe: Probe) -> Drawn:
+        """The same with what sinks would make of it, which takes much of the time of writing them."""
+        name, texts, step = wanted.name, {"epoch": str(report.epoch or 0)}, report.step or 0
+        png = {narrow: {key: to_png(one, texts) for key, one in of.items()} for narrow, of in drawn.pictures.items()}
+        records, samples = dict[bool, PickleBuffer](), dict[tuple[str, int], bytes]()
+        for narrow, of in drawn.pictures.items() if wanted.records else ():
+            made = picture_records(name, tagged(name, of), tagged(name, png[narrow]), step)
+            records[narrow] = PickleBuffer(made)
+        for method in report.attributions if wanted.samples and drawn.pictures else ():
+            for i in range(len(report.ids)):
+                samples[method, i] = to_png(draw_sample(report, probe, self.options, method, i), {})
+        words = {form: words_of(report, probe, self.options, name, form) for form in ("html", "markdown")}
+        return replace(drawn, png=png if wanted.png else {}, records=records, samples=samples, texts=words)
+
+
+def words_of(report: Report, probe: Probe, options: Options, name: str, form: str) -> dict[str, str]:
+    """Maps of words as text, ``"html"`` or ``"markdown"``, by full tag; nothing where no input is a text."""
+    if not any(isinstance(modality, Text) for modality in of_probe(probe)):
+        return {}
+    return {f"{name}_words/{key}": text for key, text in figures_of(report, probe, options).texts(form).items()}
 
 
 def tagged(name: str, by_key: Mapping[str, T]) -> dict[str, T]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,9 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import is_lazy
 
 from lightning_explain.checks.verdicts import as_written
-from lightning_explain.core.contracts import Metric
-from lightning_explain.core.probe import Probe, all_finite, as_tuple
-from lightning_explain.core.random_state import cpu_generators, preserved_random_state
+from lightning_explain.core.probe import Probe
+from lightning_explain.core.random_state import cpu_generators, cuda_generators, preserved_random_state
 from lightning_explain.core.report import Report
 from lightning_explain.core.run_info import RunInfo, plain, versions
 from lightning_explain.core.schema import brief, one_line
@@ -35,7 +34,7 @@ from lightning_explain.explainer.history import History
 from lightning_explain.explainer.registry import auto_limit, every_default
 from lightning_explain.explainer.several import named
 from lightning_explain.loggers.packages import in_both
-from lightning_explain.loggers.tags import charts, described, score_names, tags, with_suffix, without
+from lightning_explain.loggers.tags import charts, described, numberless, tags, with_suffix, without
 from lightning_explain.modalities import of_probe
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
@@ -54,10 +53,10 @@ from lightning_explain.monitor.failures import (
     rank_zero_warn_or_log,
 )
 from lightning_explain.monitor.first_forward import FirstForward
+from lightning_explain.monitor.job import Job
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import Broadcast, Memory, restore, saved
-from lightning_explain.monitor.worker import Job
 from lightning_explain.render.stored import stored
 from lightning_explain.targets import Horizon
 
@@ -93,6 +92,8 @@ class MonitorBase(pl.Callback):
     _moment: tuple[int, int] | None = None  # epoch and step of the checkpoint that is explained outside of a training
     _idle = False  # the samples or the model could not be prepared
     _unfit = False  # the strategy is none under which one can explain
+    _untried = False  # beside the training, whether the worker can read the model is not known yet
+    _raised: Exception | None = None  # by rank zero alone, and not yet by the others
     _asked: bool  # the user named what to explain, so that it is refused if it cannot be
 
     def __init__(self) -> None:
@@ -406,6 +407,7 @@ class MonitorBase(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Compares the first forward with how its batch is bound."""
+        self._await_trial(trainer)
         self._watch_forward(trainer, pl_module, batch)
 
     @hook
@@ -619,8 +621,17 @@ class MonitorBase(pl.Callback):
         idle = self._idle or self._entries is None or log.is_off(_WHOLE) or not methods
         return None if idle else replace(self._ready, methods=methods, metrics=metrics)
 
-    def _settled(self, ranks: Ranks, explainer: Explainer, report: Report | None) -> Report | None:
-        """The report without what failed on any rank, all of which is counted; ``None``: it failed as a whole."""
+    def _settled(
+        self, ranks: Ranks, explainer: Explainer, report: Report | None, empty: Collection[str] | None = None
+    ) -> Report | None:
+        """The report without what failed on any rank, all of which is counted; ``None``: it failed as a whole.
+
+        Args:
+            ranks: The processes that explained.
+            explainer: What was to be explained.
+            report: The report.
+            empty: What has no finite number in it; then the report is without what failed already. ``None``: to be found here.
+        """
         log = self._failure_log
         if report is None:
             # Nothing is known about single methods and metrics.
@@ -628,13 +639,13 @@ class MonitorBase(pl.Callback):
             return None
         with reporting_failures(report.failures):
             failed = ranks.failing(report.failures)
-        empty = ranks.failing(_numberless(report, explainer.metrics))
+        without_numbers = ranks.failing(numberless(report, explainer.metrics) if empty is None else empty)
         for name in (name for name, rank in failed.items() if rank == ranks.rank):
             what = f"{name!r} failed and is left out of this explanation (rank {ranks.rank})"
             log.report_once(name, f"{what}; training continues. Fix the cause:\n{report.failures[name]}")
         for name in (_WHOLE, *explainer.methods, *explainer.metrics):
-            log.count(name, name in failed or name in empty, speaks=ranks.rank == 0)
-        return without(report, failed, explainer.metrics)
+            log.count(name, name in failed or name in without_numbers, speaks=ranks.rank == 0)
+        return without(report, failed, explainer.metrics) if empty is None else report
 
     def _moment_now(self, trainer: pl.Trainer, epoch: int | None) -> dict[str, Any]:
         """Epoch, step and stage of an explanation; ``epoch``: the one to report, if it is not the current one."""
@@ -681,11 +692,30 @@ class MonitorBase(pl.Callback):
                 )
             explainer = self._explainer_now(ALONE) if trainer.is_global_zero else None
             if explainer is not None:
-                job = self._job(module, explainer, {})
-                limit = self._besides.begin([self._entries, self._publisher.options], job)
-                if self._measures:
-                    self._keep_pass_size(limit)
-        if begun.failed_rank is not None:
+                self._besides.begin(self._known, self._job(module, explainer, self._moment_now(trainer, None)))
+        self._idle = self._idle or begun.failed_rank is not None
+        self._untried = not self._idle
+        if self._idle:
+            self._end_beside()
+
+    @property
+    def _known(self) -> list[Any]:
+        """What jobs and reports of this training have in common."""
+        return [self._entries, self._publisher.options, self._run]
+
+    def _await_trial(self, trainer: pl.Trainer) -> None:
+        """Refuses, on all ranks and before the first batch, a model that the worker cannot read. It had until now to start."""
+        if not self._untried:
+            return
+        self._untried, log = False, self._failure_log
+        what, everyone = (
+            "The process that explains beside the training cannot explain the model",
+            trainers.everyone(trainer),
+        )
+        with log.preparing(what, everyone, no_refusal) as tried:
+            if trainer.is_global_zero:
+                self._besides.tried()
+        if tried.failed_rank is not None:
             self._idle = True
             self._end_beside()
 
@@ -701,28 +731,52 @@ class MonitorBase(pl.Callback):
             measures=self._measures,
             settings=torch_settings(),
             generators=cpu_generators(),
+            cuda_generators=cuda_generators(),
         )
 
     def _explain_beside(self, trainer: pl.Trainer, module: pl.LightningModule, count: int, epoch: int | None) -> None:
         """Lets the worker explain the module as it is now. Call it on all ranks, at the same counts."""
-        started, schedule, log = time.perf_counter(), self._memory.schedule, self._failure_log
+        self._await_trial(trainer)
+        started, schedule, everyone = time.perf_counter(), self._memory.schedule, trainers.everyone(trainer)
         last, put_off = schedule.last, schedule.put_off(count)
         schedule.pass_over(count)
         logged = self._logged(trainer)
-        spent = elapsed(started, time.perf_counter())
-        if not trainer.is_global_zero or put_off or self._is_busy(trainer, module):
+        spent, free = elapsed(started, time.perf_counter()), False
+        if trainer.is_global_zero and not put_off:
+            with self._raising_later(everyone):
+                free = not self._is_busy(trainer, module)
+        self._raise_together(everyone)
+        if not free:
             return
         # What the last one took until it was published is its own time.
-        started = time.perf_counter() - spent
-        with log.guard("No explanation", ALONE) as handed_over:
+        started, moment = time.perf_counter() - spent, {**self._moment_now(trainer, epoch), "logged": logged}
+        with self._raising_later(everyone), self._failure_log.guard("No explanation", ALONE) as handed_over:
             explainer = self._explainer_now(ALONE)
             if explainer is None:
                 return
-            job = self._job(module, explainer, {**self._moment_now(trainer, epoch), "logged": logged})
-            self._besides.hand_over(job, count, started)
+            self._besides.hand_over(self._known, self._job(module, explainer, moment), count, started)
             self._memory.unfinished = last
         if handed_over.failed_rank is not None:
             self._settled(ALONE, self._ready, None)
+
+    @contextmanager
+    def _raising_later(self, everyone: Ranks) -> Iterator[None]:
+        """A section of rank zero alone; an error in it is raised on all ranks where they meet next: they would wait for rank zero."""
+        try:
+            yield
+        except Exception as error:
+            if everyone.world == 1:
+                raise
+            self._raised = self._raised or error
+
+    def _raise_together(self, everyone: Ranks) -> None:
+        """Raises on all ranks what rank zero could not raise alone. Call it on all ranks."""
+        if not self._failure_log.raising:
+            return
+        error, self._raised = self._raised, None
+        with self._failure_log.guard("An explanation beside the training failed", everyone):
+            if error is not None:
+                raise error
 
     def _is_busy(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
         """Whether the last explanation is not done, although it was waited for if that is wanted; one more is skipped then."""
@@ -746,8 +800,12 @@ class MonitorBase(pl.Callback):
         with preserved_random_state():
             with log.guard("No explanation", ALONE):
                 done = outcome.get()
-            report = self._settled(ALONE, pending.job.explainer, None if done is None else done.report)
-            make = None if done is None else partial(getattr, done, "made")
+                if self._measures:
+                    self._keep_pass_size(done.limit)
+            report, empty, make = None, frozenset[str](), None
+            if done is not None:
+                report, empty, make = done.report, done.empty, partial(getattr, done, "made")
+            report = self._settled(ALONE, pending.job.explainer, report, empty)
             self._publish(trainer, module, ALONE, report, pending.count, started - pending.blocked, make)
         self._idle = self._idle or besides.given_up
 
@@ -755,6 +813,8 @@ class MonitorBase(pl.Callback):
         """Awaits the last explanation, and gives the other ranks its scores."""
         log, everyone = self._failure_log, trainers.everyone(trainer)
         with log.guard("The last explanation is not known", everyone):
+            if self._raised is not None:
+                raise self._raised
             if trainer.is_global_zero:
                 self._take_arrived(trainer, module, waits=True)
                 self._say_skipped()
@@ -771,6 +831,7 @@ class MonitorBase(pl.Callback):
             )
 
     def _end_beside(self) -> None:
+        self._untried, self._raised = False, None
         if self._beside is not None:
             self._beside.close()
 
@@ -842,19 +903,3 @@ _join_pytorch_lightning()
 def monitors_of(trainer: pl.Trainer) -> list[MonitorBase]:
     """The enabled monitors of a Trainer, in the order of its callbacks."""
     return [c for c in trainer.callbacks if isinstance(c, MonitorBase) and c.enabled]  # type: ignore[attr-defined]
-
-
-def _numberless(report: Report, metrics: Mapping[str, Metric]) -> set[str]:
-    """Methods without a finite map on any sample, and metrics without a finite score for any of the other methods."""
-    empty = {name for name, value in report.attributions.items() if not all_finite(*as_tuple(value)).any()}
-    for name, metric in metrics.items():
-        found = [
-            values[~values.isnan()] if score in report.undefined_reasons else values
-            for score in score_names({name: metric})
-            for method, values in report.scores.get(score, {}).items()
-            if method not in empty
-        ]
-        # Undefined is not failed.
-        if any(len(values) for values in found) and not any(bool(torch.isfinite(values).any()) for values in found):
-            empty = empty | {name}
-    return empty

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,9 +23,9 @@ from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Metrics, Scalars, curves_of, publication
 from lightning_explain.loggers.tensorboard import TensorBoardSink
-from lightning_explain.modalities import Text, of_probe
+from lightning_explain.loggers.wandb import WandbSink
 from lightning_explain.monitor import lightning as trainers
-from lightning_explain.monitor.drawing import Drawing, Drawn, Made, tagged, width
+from lightning_explain.monitor.drawing import Drawing, Drawn, Encoded, Made, tagged, width, words_of
 from lightning_explain.monitor.failures import FailureLog
 from lightning_explain.render.by_target import figures_of
 from lightning_explain.render.figure import draw_sample
@@ -155,14 +155,26 @@ class Publisher:
 
         Args:
             history: The maps of earlier pictures.
-            encodes: Whether it also makes PNG files.
+            encodes: Whether it also makes what sinks will ask for, such as PNG files.
         """
         saves = self.reports.enabled and self._sinks and not (self.saves_last or self.failure_log.is_off(_SAVING))
         wanted = {} if self.failure_log.is_off(_DRAWING) else self._wanted
-        recorded = self.name if any(isinstance(sink, TensorBoardSink) for sink in self._sinks.values()) else None
         return Drawing(
-            self.options, wanted, history, self.reports, self._directory if saves else None, encodes, recorded
+            self.options,
+            wanted,
+            history,
+            self.reports,
+            self._directory if saves else None,
+            self._encoded if encodes else None,
         )
+
+    @property
+    def _encoded(self) -> Encoded:
+        """What the sinks ask for."""
+        sinks = [sink for sink in self._sinks.values() if sink.most_pictures]
+        of_tensorboard = [isinstance(sink, TensorBoardSink) for sink in sinks]
+        samples = any(isinstance(sink, WandbSink) for sink in sinks)
+        return Encoded(self.name, records=any(of_tensorboard), png=not all(of_tensorboard), samples=samples)
 
     def prepare(
         self,
@@ -198,9 +210,10 @@ class Publisher:
             sample = None if probe is None or not drawn.pictures else partial(draw_sample, report, probe, self.options)
             for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
                 draft = publication(self.name, report, scalars, drawn.pictures.get(narrow, {}), metrics, self.curves)
-                png, texts = tagged(self.name, drawn.png.get(narrow, {})), partial(self._texts, report, probe)
-                made_there: dict[str, Any] = {"png": png, "records": drawn.records.get(narrow, b"")}
-                self._drafts[narrow] = replace(draft, draw_sample=sample, texts=texts, **made_there)
+                png, texts = tagged(self.name, drawn.png.get(narrow, {})), partial(self._texts, report, drawn.texts)
+                made: dict[str, Any] = {"png": png, "records": drawn.records.get(narrow, b"")}
+                made |= {"sample_png": drawn.samples, "draw_sample": sample, "texts": texts}
+                self._drafts[narrow] = replace(draft, **made)
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
@@ -234,15 +247,9 @@ class Publisher:
             drafts, self._drafts = self._drafts if writes else {}, {}
             for narrow, draft in drafts.items():
                 self.curves |= curves_of(self.name, draft.report.attributions, scalars, metrics)[1]
-                found = publication(self.name, draft.report, scalars, {}, metrics, self.curves)
-                found = replace(
-                    found,
-                    pictures=draft.pictures,
-                    png=draft.png,
-                    draw_sample=draft.draw_sample,
-                    alerts=alerts,
-                    texts=draft.texts,
-                )
+                last = publication(self.name, draft.report, scalars, {}, metrics, self.curves)
+                later = {name: getattr(last, name) for name in ("scalars", "directions", "uncharted")}
+                found = replace(draft, **later, alerts=alerts)
                 for name, sink in self._sinks.items():
                     if sink.narrow_pages == narrow:
                         self.failure_log.survive(partial(sink.write, found), name)
@@ -257,12 +264,11 @@ class Publisher:
             for name, sink in self._sinks.items() if writes and self._directory.is_dir() else ():
                 self.failure_log.survive(partial(sink.upload, self._directory), f"The upload of {name}")
 
-    def _texts(self, report: Report, probe: Probe | None, form: str) -> dict[str, str]:
+    def _texts(self, report: Report, made: Mapping[str, Mapping[str, str]], form: str) -> Mapping[str, str]:
         """Maps of words as text, by full tag."""
-        if probe is None or not any(isinstance(modality, Text) for modality in of_probe(probe)):
-            return {}
-        found = figures_of(report, probe, self.options).texts(form)
-        return {f"{self.name}_words/{name}": text for name, text in found.items()}
+        if form in made or report.probe is None:
+            return made.get(form, {})
+        return words_of(report, report.probe, self.options, self.name, form)
 
     def snapshot(self, report: Report, probe: Probe) -> Snapshot | None:
         """The maps of an earlier report, as the pictures of it were drawn; ``None`` where no pictures are."""
@@ -295,8 +301,7 @@ class Publisher:
             f"zero/{method}": f"the map of {method!r} is zero everywhere, on all samples, and its scores mean nothing: the "
             "explained output does not depend on this input or layer. After the last block of a transformer, for example, "
             "only the class token is used; explain an earlier layer."
-            for method, value in report.attributions.items()
-            if not any(bool(part.any()) for part in as_tuple(value))
+            for method in report.zero()
         }
         names, outputs = self.options.class_names, report.outputs
         if names is not None and not report.by_target and outputs.ndim == 2 and 1 < outputs.shape[1] != len(names):

@@ -1,12 +1,15 @@
-"""The process that explains beside a training: a module in, its report and pictures out. ``beside.py`` has the other end.
+"""The process that explains beside a training: jobs in, what became of them out. ``beside.py`` has the other end.
 
 It is no fork, so that it has threads and CUDA of its own, and does not import the user's script: functions and classes of
-``__main__`` come as cloudpickle sends them.
+``__main__`` come as cloudpickle sends them. Training waits until it has imported what its first job needs: what only drawing and writing
+need is imported later.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import os
 import signal
 import sys
@@ -16,92 +19,21 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
-
-from lightning_explain.core.probe import Probe
-from lightning_explain.core.report import Report
+from lightning_explain.core.outcome import Outcome
 from lightning_explain.core.shared_memory import Layout, SharedMemory
-from lightning_explain.core.torch_settings import set_torch_settings
-from lightning_explain.explainer.explainer import Explainer
-from lightning_explain.explainer.history import History
-from lightning_explain.loggers.tags import without
-from lightning_explain.monitor.drawing import Drawing, Made
-from lightning_explain.monitor.lightning import silenced
 from lightning_explain.probes.child import portable_error
+
+if TYPE_CHECKING:
+    from lightning_explain.monitor.job import Done, Job
 
 _WATCHED_EVERY = 0.5  # seconds
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One explanation: everything that decides its numbers, as it is at that moment.
-
-    Args:
-        module: The module.
-        explainer: What explains it.
-        probe: The samples.
-        history: Maps of earlier explanations.
-        drawing: What draws and saves the report.
-        dated: What the report says of its moment, its run and its samples.
-        measures: Whether the fastest number of samples in a pass is still to be found.
-        settings: Those of torch.
-        generators: Functions that set the random generators of the CPU as they are in the training.
-    """
-
-    module: pl.LightningModule
-    explainer: Explainer
-    probe: Probe
-    history: History
-    drawing: Drawing
-    dated: Mapping[str, Any]
-    measures: bool
-    settings: Mapping[str, Any]
-    generators: Sequence[Callable[[], Any]] = ()
-
-    def begin(self, device: str | None) -> None:
-        """Sets everything as it was; ``device``: where to compute, ``None``: where the module is."""
-        set_torch_settings(self.settings)
-        for put in self.generators:
-            put()
-        if device is not None:
-            self.module.to(device)
-
-    def limit(self) -> int:
-        """The most samples in a pass, measured here if it is not known."""
-        found = self.explainer.fastest(self.module, self.probe) if self.measures else self.explainer
-        return found.limit
-
-    def done(self, progress: Progress) -> Done:
-        """Explains, draws and saves."""
-        with silenced(self.module):
-            report = self.explainer.explain(self.module, self.probe, progress, self.history)
-        report.scalars()  # If its scores cannot be averaged, the explanation has failed.
-        dated = replace(without(report, report.failures, self.explainer.metrics), **self.dated)
-        made = self.drawing.make(dated, self.probe).map_errors(portable_error)
-        return Done(replace(report, **self.dated), made)
-
-
-@dataclass(frozen=True, eq=False)
-class Done:
-    """What became of a job.
-
-    Args:
-        report: The report, with what failed in it.
-        made: Its pictures and files.
-        warnings: What was warned of, with its category.
-    """
-
-    report: Report
-    made: Made
-    warnings: list[tuple[str, type[Warning]]] = field(default_factory=list)
 
 
 class _Parent:
@@ -144,19 +76,23 @@ def main(descriptor: int, parent: int) -> None:
     # What the model prints is nobody's message.
     sys.stdout.flush()
     other = _Parent(descriptor, parent)
-    known: Sequence[Any] = ()
+    # While the parent prepares the first job.
+    importlib.import_module("lightning_explain.monitor.job")
+    gc.freeze()
+    gc.enable()
+    known = Outcome[Sequence[Any]](())
     while True:
         kind, memory, layout, device = other.receive()
         try:
             if kind == "known":
-                known = memory.read(layout, (), device)
+                known = Outcome.of(partial(memory.read, layout, (), device))
                 continue
-            job: Job = memory.read(layout, known, device)
+            job: Job = memory.read(layout, known.get(), device)
             job.begin(device)
             if kind == "try":
-                other.say("tried", job.limit())
+                other.say("tried")
             else:
-                numbers = {id(value): number for number, value in enumerate(known)}
+                numbers = {id(value): number for number, value in enumerate(known.get())}
                 other.give(_with_warnings(partial(job.done, partial(other.say, "step"))), numbers)
             del job
         except BaseException as error:

@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_explain.core.random_state import preserved_random_state, seeded_random_state
+from lightning_explain.core.random_state import (
+    cuda_generators,
+    preserved_random_state,
+    seeded_random_state,
+    set_cuda_generators,
+)
 
 
 def numbers() -> list[float]:
@@ -118,3 +123,41 @@ def test_owners_may_hold_themselves_long_lists_and_generators_without_a_state() 
     owner.me = owner
     with preserved_random_state(owner, None, torch, int):
         owner.system.random()
+
+
+class Cuda:
+    """Two devices without a GPU: the state of a generator is a tensor."""
+
+    def __init__(self, *states: int) -> None:
+        self.states = [torch.tensor([state]) for state in states]
+
+    def is_initialized(self) -> bool:
+        return bool(self.states)
+
+    def get_rng_state_all(self) -> list[torch.Tensor]:
+        return list(self.states)
+
+    def set_rng_state_all(self, states: list[torch.Tensor]) -> None:
+        self.states = list(states)
+
+    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+        self.states[device.index] = state
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cuda:0", [3, 4]), ("cuda:1", [3, 3]), ("cpu", [8, 9])], ids=["there", "elsewhere", "not"]
+)
+def test_another_process_has_the_generators_of_cuda_wherever_it_computes(
+    monkeypatch: pytest.MonkeyPatch, device: str, expected: list[int]
+) -> None:
+    monkeypatch.setattr(torch, "cuda", Cuda(3, 4))
+    states = cuda_generators()
+    monkeypatch.setattr(torch, "cuda", there := Cuda(8, 9))
+    set_cuda_generators(states, torch.device("cuda", 0), torch.device(device))
+    assert [state.item() for state in there.states] == expected
+
+
+def test_no_generators_of_cuda_are_sent_before_cuda_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "cuda", Cuda())
+    assert cuda_generators() == []
+    set_cuda_generators([], torch.device("cpu"), torch.device("cpu"))

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -16,13 +16,12 @@ from torch import Tensor
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
-from lightning_explain.core.random_state import preserved_random_state
-from lightning_explain.core.shared_memory import Layout, SharedMemory
 from lightning_explain.monitor import beside
-from lightning_explain.monitor.beside import Worker, WorkerError
+from lightning_explain.monitor.beside import WorkerError
 from networks import DigitNet
 from states import Recorder, assert_equal
 from training import QUIET, SAFE, DigitModule, Failing, loaders, monitor_of_digits, points, told_in, trainer
+from workers import Here
 
 pytestmark = QUIET
 
@@ -152,52 +151,11 @@ class Locked(DigitModule):
 
 
 @pytest.fixture
-def no_process(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+def no_process(monkeypatch: pytest.MonkeyPatch) -> list[Here]:
     """In the place of the worker process one that does its jobs here, when it is asked whether they are done."""
-    Here.workers = []
+    monkeypatch.setattr(Here, "workers", [])
     monkeypatch.setattr(beside, "Worker", Here)
-    return Here.workers  # type: ignore[return-value]
-
-
-class Here:
-    """A worker without a process.
-
-    ``plan`` holds what happens at the next looks: an error is raised, ``None`` is "not yet"; then jobs are done.
-    """
-
-    workers: ClassVar[list[Here]] = []
-    plan: ClassVar[list[Exception | None]] = []
-
-    def __init__(self) -> None:
-        self.workers.append(self)
-        self.closed, self.known, self._todo = False, [], []  # type: ignore[var-annotated]
-
-    def send(self, kind: str, memory: SharedMemory, layout: Layout, device: str | None) -> None:
-        self._todo.append((kind, memory, layout))
-
-    def due_to_look(self) -> bool:
-        return True
-
-    def message(self, seconds: float) -> tuple[Any, ...] | None:
-        kind, memory, layout = self._todo[0]
-        if kind == "explain" and self.plan:
-            happens = self.plan.pop(0)
-            if happens is not None:
-                raise happens
-            return None
-        self._todo.pop(0)
-        if kind == "known":
-            self.known = memory.read(layout)
-            return self.message(seconds)
-        job = memory.read(layout, self.known)
-        if kind == "try":
-            return "tried", 8
-        with preserved_random_state():
-            done, back = job.done(lambda name: None), SharedMemory()
-        return "done", back.write(done, {id(value): number for number, value in enumerate(self.known)}), back
-
-    def close(self) -> None:
-        self.closed = True
+    return Here.workers
 
 
 def fitted(root: Path, *callbacks: pl.Callback, module: pl.LightningModule | None = None, **arguments: Any) -> Any:
@@ -215,6 +173,26 @@ def steps(watch: ExplanationMonitor, root: Path) -> list[int | None]:
 def test_what_cannot_be_pickled_is_refused_before_training_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"the module.net.cache.lock cannot be pickled .*use beside=False"):
         fitted(tmp_path, monitor_of_digits(beside=True), module=Locked())
+    assert Here.workers[-1].closed
+
+
+class Untrained(DigitModule):
+    """A module that must not be trained."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise AssertionError("a batch")
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize("at_start", [False, True])
+def test_what_the_process_cannot_read_is_refused_before_the_first_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_start: bool
+) -> None:
+    monkeypatch.setattr(Here, "trial", ModuleNotFoundError("No module named 'mine'"))
+    with pytest.raises(
+        TypeError, match=r"cannot read the model \(ModuleNotFoundError: No module named 'mine'\).*beside=False"
+    ):
+        fitted(tmp_path, monitor_of_digits(beside=True, at_start=at_start), module=Untrained())
     assert Here.workers[-1].closed
 
 
@@ -252,6 +230,19 @@ def test_wrong_arguments_are_refused(given: dict[str, Any], message: str) -> Non
         monitor_of_digits(**given)
 
 
+@pytest.mark.usefixtures("no_process")
+def test_the_pass_size_is_measured_with_the_first_explanation_and_what_stays_the_same_is_sent_once(
+    tmp_path: Path,
+) -> None:
+    arguments: dict[str, Any] = {"when_busy": "wait", "every_n_train_steps": 2, "max_examples_per_pass": "auto"}
+    watch = monitor_of_digits(beside=True, **arguments)
+    fitted(tmp_path, watch)
+    sizes = {report.run.pass_size for report in load_reports(tmp_path / "explain") if report.run is not None}
+    assert sizes == {watch.state_dict()["pace"]}
+    # The second time with the size.
+    assert Here.workers[-1].sent == ["known", "try", "explain", "known", "explain", "explain", "explain"]
+
+
 # -- when the worker is busy, fails or is slow -------------------------------------------------------------------------
 
 
@@ -277,7 +268,7 @@ def test_or_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_process")
 def test_a_worker_that_fails_is_started_once_more_with_the_same_job_and_then_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_process: list[Worker]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_process: list[Here]
 ) -> None:
     monkeypatch.setattr(Here, "plan", [WorkerError("it was ended by signal 9"), None, None, None])
     watch = monitor_of_digits(beside=True, every_n_train_steps=2, when_busy="wait")

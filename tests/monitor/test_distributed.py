@@ -224,6 +224,14 @@ def test_an_error_on_one_rank_is_raised_on_all(ranks: Ranks) -> None:
     assert one["error"].startswith("ArithmeticError: no ")
 
 
+@scenario("ranks", ["beside_raising"], indirect=True)
+def test_an_error_of_the_process_beside_rank_zero_is_raised_on_all(ranks: Ranks) -> None:
+    zero, one = ranks
+    assert zero["error"] == "ArithmeticError: no map today"
+    assert one["error"].startswith("FailedElsewhereError: Gave up because ")
+    assert one["error"].endswith("failed on rank 0; read the traceback printed there.")
+
+
 @scenario("ranks", ["warnings_as_errors"], indirect=True)
 def test_where_warnings_are_errors_the_ranks_go_on_together_and_warn_of_the_reasons(ranks: Ranks) -> None:
     zero, one = ranks

@@ -84,7 +84,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
     "reading the batch": (FixedSamples, "read"),
     "counting": (ExplanationMonitor, "_count"),
     "catching up": (ExplanationMonitor, "_catch_up"),
-    "counts of failures": (monitor_base, "_numberless"),
+    "counts of failures": (monitor_base, "numberless"),
 }
 
 
