@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,28 @@ class EventFile:
 
     def _append(self, path: str, parts: Sequence[bytes | memoryview]) -> None:
         os.makedirs(self._folder, exist_ok=True)
+        size = sum(map(len, parts))
         try:
             with open(path, "ab", buffering=0) as file:
                 # On a full disk a write may succeed for only a part of the bytes, without an error.
-                for part in parts:
-                    if (written := file.write(part)) != len(part):
-                        raise OSError(errno.ENOSPC, f"{written} of {len(part)} bytes could be written", path)
+                if (written := _written(file, parts)) != size:
+                    raise OSError(errno.ENOSPC, f"{written} of {size} bytes could be written", path)
         except BaseException:
             self._path = None
             with suppress(OSError):
                 os.truncate(path, self._size) if self._size else os.unlink(path)
             raise
-        self._size += sum(map(len, parts))
+        self._size += size
+
+
+def _written(file: FileIO, parts: Sequence[bytes | memoryview]) -> int:
+    """Writes until a part does not fit, and returns the number of bytes."""
+    total = 0
+    for part in parts:
+        total += (written := file.write(part))
+        if written != len(part):
+            break
+    return total
 
 
 def records(summaries: Iterable[Any], step: int | None = None) -> bytes:
