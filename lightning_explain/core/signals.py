@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 _SIGNALS = sorted(signal.valid_signals())
+_handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+"""Without the conversion of what is no handler to an enumeration, which takes long for 64 signals."""
 PATIENCE = 10.0
 """Seconds after which a waiting signal is handled before the next call of the model."""
 
@@ -52,7 +54,7 @@ class HeldSignals:
             return self
         try:
             for number in _SIGNALS:
-                handler = signal.getsignal(number)
+                handler = _handler_of(number)
                 if callable(handler):
                     self._handlers[number] = handler
                     signal.signal(number, self._arrived)

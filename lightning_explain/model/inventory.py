@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_explain.model.reachable import Container, Walk, is_hooks, slots, sort_of
+from lightning_explain.model.reachable import Container, Walk, hooks_among, slots, sort_of
 
 # In eval mode they return their input, at most in another shape.
 TRANSPARENT = (
@@ -30,37 +31,51 @@ class ModuleInventory:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.modules = list(model.modules())
+        self._named = dict(model.named_modules())
+        self.modules = list(self._named.values())
         self.copies: dict[int, Tensor] = {}
         """By id, the copies of tensors that were made when the isolation began."""
 
     @cached_property
     def walk(self) -> Walk:
         """Everything that can be reached from the modules."""
-        return Walk(dict(self.model.named_modules()))
+        return Walk(self._named)
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters, each once."""
+        found = (parameter for module in self.modules for parameter in module._parameters.values())
+        return list({id(parameter): parameter for parameter in found if parameter is not None}.values())
 
     @cached_property
     def containers(self) -> list[Container]:
         """The attribute dictionaries of the modules and of the objects in them, and all containers; without the hooks."""
-        return [value for sort, value in self.walk.owned if sort == "container"]
+        return self.walk.owned["container"]
 
     @cached_property
     def slots(self) -> list[tuple[Any, str]]:
         """The attributes in slots, as ``(object, name)``."""
-        return [(value, name) for sort, value in self.walk.owned if sort == "object" for name in slots(value)]
+        return [(value, name) for value in self.walk.owned["object"] for name in slots(value)]
 
     @cached_property
-    def tensors(self) -> list[tuple[Any, Any, Tensor]]:
-        """All tensors but the parameters, as ``(container, key or index, tensor)``; ``None, None`` if it is in none of the model's own."""
-        held = [
+    def tensors(self) -> list[Tensor]:
+        """All tensors but the parameters, each once."""
+        found = self._all("tensor")
+        if self.walk.full:
+            found += [v for container in self.containers for _, v in _items(container) if sort_of(type(v)) == "tensor"]
+        distinct = {id(value): value for value in found}.values()
+        # A plain one is no parameter; asking whether others are is slow.
+        return [value for value in distinct if type(value) is Tensor or not isinstance(value, nn.Parameter)]
+
+    def holders(self, tensors: Iterable[Tensor]) -> list[tuple[Any, Any, Tensor]]:
+        """The containers of the model's own that hold some of the tensors, as ``(container, key or index, tensor)``."""
+        wanted = {id(tensor) for tensor in tensors}
+        return [
             (container, key, value)
-            for container in self.containers
-            for key, value in (container.items() if isinstance(container, dict) else enumerate(container))
-            if sort_of(type(value)) == "tensor"
+            for container in (self.containers if wanted else ())
+            for key, value in _items(container)
+            if id(value) in wanted
         ]
-        known = {id(value) for _, _, value in held}
-        others = [(None, None, value) for value in self._all("tensor") if id(value) not in known]
-        return [entry for entry in (*held, *others) if not isinstance(entry[2], nn.Parameter)]
 
     @property
     def arrays(self) -> list[Any]:
@@ -72,15 +87,19 @@ class ModuleInventory:
         """The random generators."""
         return self._all("generator")
 
-    @property
+    @cached_property
     def hooks(self) -> list[Container]:
         """The containers that hold the hooks of modules."""
-        found = [v for module in self.modules for name, v in vars(module).items() if is_hooks(name)]
+        attributes = map(vars, self.modules)
+        found = [held[name] for held in attributes for name in hooks_among(tuple(held))]
         return [value for value in found if sort_of(type(value)) == "container"]
 
     def _all(self, sort: str) -> list[Any]:
-        shared = [value for found, value in self.walk.shared if found == sort and size_of(value) <= SMALL]
-        return [*(value for found, value in self.walk.owned if found == sort), *shared]
+        return [*self.walk.owned[sort], *(value for value in self.walk.shared[sort] if size_of(value) <= SMALL)]
+
+
+def _items(container: Container) -> Iterable[tuple[Any, Any]]:
+    return dict.items(container) if isinstance(container, dict) else enumerate(container)
 
 
 def size_of(value: Any) -> int:

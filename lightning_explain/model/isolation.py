@@ -10,7 +10,7 @@ import copy
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from operator import is_
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from weakref import WeakSet
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.signals import HeldSignals, undone
@@ -37,28 +38,45 @@ Run: TypeAlias = "Callable[..., Any]"
 @contextmanager
 def _set(things: Iterable[Any], name: str, value: object) -> Iterator[None]:
     """Gives an attribute of all things a value, and puts back what each had."""
-
-    def give(thing: Any, what: object) -> None:
-        if getattr(thing, name) is not what:
-            setattr(thing, name, what)
-
-    with undone() as actions:
+    before: list[tuple[Any, Any]] = []
+    try:
         for thing in things:
-            actions.append(partial(give, thing, getattr(thing, name)))
-            give(thing, value)
+            had = getattr(thing, name)
+            before.append((thing, had))
+            if had is not value:
+                _give(thing, name, value)
         yield
+    finally:
+        with undone() as actions:
+            actions += [
+                partial(_give, thing, name, had) for thing, had in before if getattr(thing, name, EMPTY) is not had
+            ]
+
+
+def _give(thing: Any, name: str, value: object) -> None:
+    """Sets an attribute; of a module without its search for parameters and buffers, unless its class has one of its own."""
+    if isinstance(thing, nn.Module) and name in vars(thing) and type(thing).__setattr__ is nn.Module.__setattr__:
+        vars(thing)[name] = value
+    else:
+        setattr(thing, name, value)
 
 
 def _inplace(inventory: ModuleInventory) -> AbstractContextManager[None]:
-    eager = (module for module in inventory.modules if not isinstance(module, torch.jit.ScriptModule))
+    found = (module for module in inventory.modules if _may_have(module, "inplace"))
+    eager = (module for module in found if not isinstance(module, torch.jit.ScriptModule))
     return _set([module for module in eager if getattr(module, "inplace", None) is True], "inplace", False)
+
+
+def _may_have(module: nn.Module, name: str) -> bool:
+    """Whether a module may have an attribute; faster than looking it up, which takes long where there is none."""
+    kind = type(module)
+    return name in vars(module) or hasattr(kind, name) or kind.__getattr__ is not nn.Module.__getattr__
 
 
 @contextmanager
 def _gradients(inventory: ModuleInventory) -> Iterator[None]:
     # Without parameter gradients a backward pass costs less, and nothing is accumulated in ``.grad``.
-    parameters = list(inventory.model.parameters())
-    with _set(parameters, "grad", None), _set(parameters, "requires_grad", False):
+    with _set(inventory.parameters, "grad", None), _set(inventory.parameters, "requires_grad", False):
         yield
 
 
@@ -68,6 +86,10 @@ def _tensors(inventory: ModuleInventory) -> Iterator[None]:
     groups = _by_storage({id(tensor): tensor for tensor in _tensors_in(inventory)}.values())
     _mention_size(inventory, groups)
     with undone() as actions:
+        for tensors in _taken_together(groups):
+            flat, values = _flattened(tensors)
+            inventory.copies.update(zip(map(id, tensors), values, strict=True))
+            actions.append(partial(_put_all_back, tensors, flat, values))
         for group in groups:
             for tensor, value in _copies(group):
                 inventory.copies[id(tensor)] = value
@@ -83,6 +105,52 @@ def _by_storage(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
         key = (tensor.device, tensor.untyped_storage().data_ptr()) if _is_plain(tensor) else id(tensor)
         groups.setdefault(key, []).append(tensor)
     return list(groups.values())
+
+
+TOGETHER = 2**16
+"""Bytes of a tensor up to which it is copied, and compared afterwards, together with others of its dtype."""
+
+
+def _taken_together(groups: list[list[Tensor]]) -> list[list[Tensor]]:
+    """Takes the small tensors with a storage of their own out of the groups: lists of several of one dtype and device."""
+    alike: dict[Any, list[Tensor]] = {}
+    for tensor, *others in groups:
+        small = not others and tensor.numel() * tensor.element_size() <= TOGETHER
+        if small and _is_plain(tensor) and tensor.is_contiguous():
+            alike.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    found = [tensors for tensors in alike.values() if len(tensors) > 1]
+    taken = {id(tensor) for tensors in found for tensor in tensors}
+    groups[:] = [group for group in groups if id(group[0]) not in taken]
+    return found
+
+
+@torch.no_grad()
+def _flattened(tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A copy of several tensors as one, and the parts of it that are copies of each."""
+    flat = _flatten_dense_tensors(tensors)
+    return flat, list(_unflatten_dense_tensors(flat, tensors))
+
+
+@torch.no_grad()
+def _put_all_back(tensors: list[Tensor], flat: Tensor, values: list[Tensor]) -> None:
+    """Puts back what several tensors were; almost always all of them are, which one comparison shows."""
+    with suppress(RuntimeError):  # One is on another device by now, or sparse.
+        same = all(tensor.shape == value.shape for tensor, value in zip(tensors, values, strict=True))
+        if same and _same_bits(_flatten_dense_tensors(tensors), flat):
+            return
+    with undone() as actions:
+        actions += [partial(_put_back, tensor, value) for tensor, value in zip(tensors, values, strict=True)]
+
+
+_AS_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _same_bits(tensor: Tensor, value: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same, also NaN and the sign of zero."""
+    bits = _AS_BITS.get(value.element_size()) if _is_plain(tensor) and _is_plain(value) else None
+    if bits is None or tensor.dtype != value.dtype:
+        return tensor.dtype == value.dtype and torch.equal(tensor, value)
+    return torch.equal(tensor.view(bits), value.view(bits))
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -139,17 +207,20 @@ def _put_array_back(array: Any, value: Any) -> None:
 
 @torch.no_grad()
 def _put_back(tensor: Tensor, value: Tensor) -> None:
+    if tensor.dtype != value.dtype or tensor.device != value.device:
+        tensor.data = value.clone()
+        return
     if tensor.shape != value.shape:
         tensor.resize_(value.shape)
     # Unchanged tensors are skipped, as they may not be writable (views, expanded tensors). Sparse ones cannot be
     # compared.
-    if tensor.layout != torch.strided or not torch.equal(tensor, value):
+    if tensor.layout != torch.strided or not _same_bits(tensor, value):
         tensor.copy_(value)
 
 
 def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
     # Tensors made in inference mode cannot change outside of it.
-    yield from (value for _, _, value in inventory.tensors if not value.is_meta and not value.is_inference())
+    yield from (value for value in inventory.tensors if not value.is_meta and not value.is_inference())
     # Parameters change in optimizer steps only, except in an embedding with max_norm, whose forward rescales them.
     for module in inventory.modules:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
@@ -160,8 +231,8 @@ def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
 def _usable(inventory: ModuleInventory) -> Iterator[None]:
     """Replaces tensors made in inference mode by copies: outside of it they cannot be changed or differentiated."""
     # The state saver "attributes" puts the originals back.
-    for container, key, value in inventory.tensors:
-        if isinstance(container, (dict, list)) and value.is_inference():
+    for container, key, value in inventory.holders(tensor for tensor in inventory.tensors if tensor.is_inference()):
+        if isinstance(container, (dict, list)):
             container[key] = value.clone()
     yield
 
@@ -174,14 +245,17 @@ _BUILT_IN = (dict, OrderedDict, list, deque, set)
 def _kept(containers: Iterable[Container]) -> Iterator[None]:
     """Restores which objects are in some containers."""
     # Most are empty, such as those of hooks, and stay so: nothing is copied of them.
-    found = list(containers)
-    empty = [c for c in found if type(c) in _BUILT_IN and not c]
-    others = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in found if type(c) not in _BUILT_IN or len(c) > 0]
+    empty, others = list[Any](), list[tuple[Any, Any]]()
+    for held in containers:
+        if type(held) in _BUILT_IN and not held:
+            empty.append(held)
+        else:
+            others.append((held, dict(held) if isinstance(held, dict) else list(held)))
     try:
         yield
     finally:
         with undone() as actions:
-            actions += [partial(_restore, c, []) for c in empty if c]
+            actions += [partial(_restore, c, []) for c in (empty if any(empty) else ()) if c]
             actions += [partial(_restore, *pair) for pair in others if not _unchanged(*pair)]
 
 
@@ -254,10 +328,15 @@ def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
 @contextmanager
 def _sharded(inventory: ModuleInventory) -> Iterator[None]:
     """Reshards FSDP2 modules before and after: a forward leaves gathered weights where training needs sharded ones."""
+    # Recognized by their methods, because importing FSDP is slow.
+    kinds = {
+        kind
+        for kind in set(map(type, inventory.modules))
+        if hasattr(kind, "reshard") and hasattr(kind, "set_reshard_after_forward")
+    }
     with undone() as actions:
-        for module in inventory.modules:
-            # Recognized by their methods, because importing FSDP is slow.
-            if hasattr(type(module), "reshard") and hasattr(type(module), "set_reshard_after_forward"):
+        for module in inventory.modules if kinds else ():
+            if type(module) in kinds:
                 reshard: Any = module.reshard
                 reshard()
                 actions.append(reshard)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import length_hint
+from operator import is_, length_hint
 from typing import Any
 from weakref import WeakSet
 
@@ -26,9 +27,8 @@ def reported(inventory: ModuleInventory) -> Iterator[None]:
     if inventory.model in _MENTIONED:
         yield
         return
-    before = [
-        (value, _mark(value)) for sort, value in inventory.walk.shared if sort in ("container", "class", "iterator")
-    ]
+    shared = inventory.walk.shared
+    before = [(value, _mark(value)) for sort in ("container", "class", "iterator") for value in shared[sort]]
     try:
         yield
     finally:
@@ -52,7 +52,8 @@ def _mark(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [*dict.keys(value), *dict.values(value)]
     if isinstance(value, type):
-        return [part for name, part in vars(value).items() if not name.startswith("__")]
+        attributes = vars(value)
+        return [attributes[name] for name in _unreserved(tuple(attributes))]
     if isinstance(value, types.GeneratorType):
         return [] if value.gi_frame is None else [value.gi_frame.f_lasti, *value.gi_frame.f_locals.values()]
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -60,9 +61,20 @@ def _mark(value: Any) -> list[Any]:
     return [length_hint(value, -1), repr(value)]
 
 
+@functools.lru_cache(4096)
+def _unreserved(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that Python does not reserve; what it keeps under the others may come and go by itself."""
+    return tuple(name for name in names if not name.startswith("__"))
+
+
 def _same(before: list[Any], after: list[Any]) -> bool:
-    return len(before) == len(after) and all(
-        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b) for a, b in zip(before, after, strict=True)
+    # Nearly always everything is the same, which is seen at once.
+    return len(before) == len(after) and (
+        all(map(is_, before, after))
+        or all(
+            a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)
+            for a, b in zip(before, after, strict=True)
+        )
     )
 
 

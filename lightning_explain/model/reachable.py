@@ -17,7 +17,7 @@ import threading
 import types
 from argparse import Namespace
 from collections import UserDict, UserList, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -102,10 +102,15 @@ def _is_foreign(code: Any) -> bool:
     return _package(getattr(code, "__module__", None)) in _FOREIGN
 
 
-@functools.cache
 def is_hooks(name: Any) -> bool:
     """Whether an attribute of a module with this name holds its hooks."""
     return isinstance(name, str) and name.startswith("_") and "_hooks" in name
+
+
+@functools.lru_cache(4096)
+def hooks_among(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the attributes of a module that hold its hooks."""
+    return tuple(filter(is_hooks, names))
 
 
 class Walk:
@@ -122,10 +127,10 @@ class Walk:
         self._names = {id(module): name for name, module in modules.items()}
         self._code: list[tuple[Any, Any, Any]] = []
         # Code waits until everything owned is known.
-        self.owned = list(
-            self._reached([(None, None, module) for module in modules.values()], self._owned_parts, _CODE)
-        )
-        self.shared = list(self._reached(self._code, _shared_parts))
+        self.owned = self._reached([(None, None, module) for module in modules.values()], self._owned_parts, _CODE)
+        """What belongs to the modules, by its sort."""
+        self.shared = self._reached(self._code, _shared_parts)
+        """What lies behind code, by its sort."""
 
     def holder(self, value: Any) -> tuple[Any, Any]:
         """What holds an object, and under which key; where several do, the first."""
@@ -147,21 +152,25 @@ class Walk:
         roots: Iterable[tuple[Any, Any, Any]],
         parts: Callable[[Any, str], Iterable[Part]],
         later: Sequence[str] = (),
-    ) -> Iterator[tuple[str, Any]]:
+    ) -> dict[str, list[Any]]:
+        reached: dict[str, list[Any]] = {sort: [] for sort in _SORTS}
+        found = self._found
         waiting = deque((holder, [(key, value)]) for holder, key, value in roots)
-        while waiting:
+        while waiting and not self.full:
             holder, pairs = waiting.popleft()
             for key, value in pairs:
                 sort = sort_of(type(value))
                 if sort in later:
                     self._code.append((holder, key, value))
-                elif sort and id(value) not in self._found:
-                    self.full = self.full or len(self._found) >= MOST
-                    if self.full:
-                        return
-                    self._found[id(value)] = (value, holder, key)
-                    yield sort, value
-                    waiting.append((value, list(parts(value, sort))))
+                elif sort and id(value) not in found:
+                    if len(found) >= MOST:
+                        self.full = True
+                        break
+                    found[id(value)] = (value, holder, key)
+                    reached[sort].append(value)
+                    if held := list(parts(value, sort)):
+                        waiting.append((value, held))
+        return reached
 
     def _owned_parts(self, value: Any, sort: str) -> Iterable[Part]:
         if sort in ("module", "object"):
@@ -210,12 +219,14 @@ def _parts(value: Any, sort: str) -> Iterable[Part]:
 def _of_container(value: Any) -> Iterable[Part]:
     # Not by its own values(), which may load them.
     values = dict.values(value) if isinstance(value, dict) else value
-    # Quick for long lists of names or numbers.
-    if not any(sort_of(cls) for cls in set(map(type, values))):
+    # Quick for long lists of names or numbers, and for the many attributes of a module that are numbers.
+    kinds = {kind for kind in set(map(type, values)) if sort_of(kind)}
+    if not kinds:
         return ()
     if not isinstance(value, dict):
-        return list(enumerate(value))
-    return [(key, held) for key, held in dict.items(value) if not is_hooks(key)]
+        return [(index, held) for index, held in enumerate(value) if type(held) in kinds]
+    pairs = [(key, held) for key, held in dict.items(value) if type(held) in kinds]
+    return [(key, held) for key, held in pairs if not is_hooks(key)]
 
 
 @functools.cache

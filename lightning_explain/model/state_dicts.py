@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.signals import undone
 from lightning_explain.model.inventory import ModuleInventory
+from lightning_explain.model.reachable import sort_of
 
 
 @contextmanager
 def training_state(inventory: ModuleInventory) -> Iterator[None]:
     """Lets each module's ``state_dict()`` return what the module had on entry, whatever a forward moves meanwhile."""
     hook, key = _TrainingState(inventory), object()
-    with undone() as actions:
-        for module in inventory.modules:
-            hooks = vars(module).get("_state_dict_hooks")
-            if hooks is not None:
-                actions.append(partial(hooks.pop, key, None))
-                hooks[key] = hook
+    found = [vars(module).get("_state_dict_hooks") for module in inventory.modules]
+    hooks = [each for each in found if each is not None]
+    try:
+        for each in hooks:
+            each[key] = hook
         yield
+    finally:
+        for each in hooks:
+            each.pop(key, None)
 
 
 class _TrainingState:
@@ -76,13 +77,19 @@ def _is_plain(value: Any) -> bool:
 def _registered(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers that a module itself saves."""
     both = {**module._parameters, **module._buffers}
+    if not both:
+        return {}
     left_out = module._non_persistent_buffers_set
     return {name: tensor for name, tensor in both.items() if tensor is not None and name not in left_out}
 
 
 def _plain(module: nn.Module) -> dict[str, Tensor]:
     """The tensors in plain attributes, which some modules, such as metrics, save too."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+    attributes = vars(module)
+    # Most modules have none, which their types tell faster than isinstance() for each attribute.
+    if "tensor" not in map(sort_of, set(map(type, attributes.values()))):
+        return {}
+    return {name: value for name, value in attributes.items() if isinstance(value, Tensor)}
 
 
 def _no_hook() -> Callable[..., None]:

@@ -35,6 +35,8 @@ def output_tensor(output: Any) -> Tensor:
     Raises:
         OutputError: If there is no tensor in that place.
     """
+    if isinstance(output, Tensor):
+        return output
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
     elif hasattr(output, "logits"):
@@ -134,10 +136,11 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
                 f'target="label" needs integer labels ({n},), got {came}; give such labels (batch_fn=...), or use {_OTHER_WAYS}.'
             )
         indices = labels.long().cpu()
-        # Outputs of an ordinal model stand for "more than this class"; the highest class has none, and reads the last.
-        indices = indices.where(indices != classes, classes - 1)
     # Not every int fits into a tensor.
-    lowest, highest = (target, target) if isinstance(target, int) else (int(indices.min()), int(indices.max()))
+    lowest, highest = (target, target) if isinstance(target, int) else (int(end) for end in indices.aminmax())
+    if target == "label" and highest == classes:
+        # Outputs of an ordinal model stand for "more than this class"; the highest class has none, and reads the last.
+        indices, highest = indices.clamp(max=classes - 1), classes - 1
     if lowest < 0 or highest >= classes:
         raise ValueError(
             f"target={target!r} gives indices {lowest} to {highest} of {classes} outputs; use indices from 0 to {classes - 1}."

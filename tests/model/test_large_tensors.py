@@ -154,3 +154,32 @@ def test_explain_leaves_a_bank_and_its_views_as_they_were(monkeypatch: pytest.Mo
     assert torch.equal(model.bank, torch.ones(64, 3))
     model.newest.zero_()
     assert not model.bank[:2].any()
+
+
+CHANGES: dict[str, Callable[[Held], Any]] = {
+    "nothing": lambda held: None,
+    "a number": lambda held: held.others[1].fill_(7),
+    "a sign of zero": lambda held: held.others[0].neg_(),
+    "a number without its version": lambda held: held.others[2].data.fill_(7),
+    "a shape": lambda held: held.others[1].resize_(4).fill_(1),
+    "a shape of as many numbers": lambda held: held.others[1].resize_(2, 4).fill_(1),
+    "a dtype": lambda held: setattr(held.others[1], "data", torch.ones(8, dtype=torch.int64)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_small_tensors_are_copied_together_and_put_back_to_the_last_bit(change: Callable[[Held], Any]) -> None:
+    def held() -> Held:
+        odd = torch.tensor([0.0, -0.0, 1.0])
+        model = Held(torch.tensor(3), odd, torch.arange(8.0), torch.tensor([torch.nan, torch.inf]))
+        model.register_buffer("count", torch.tensor(5))
+        return model
+
+    model, expected = held(), held().tensors()
+    with Copied() as copied, explaining(model):
+        change(model)
+    if change is CHANGES["nothing"]:
+        assert copied.size == 0, "copied one by one"
+    for found, before in zip(model.tensors(), expected, strict=True):
+        assert (found.shape, found.dtype) == (before.shape, before.dtype)
+        assert torch.equal(found.reshape(-1).view(torch.uint8), before.reshape(-1).view(torch.uint8))
