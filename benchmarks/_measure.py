@@ -125,7 +125,8 @@ def explainer(
     explainer = Explainer(methods, metrics or {}, limit=limit, channels_last=channels_last)
     checked = explainer.check(model, probe)
     checked = checked.fastest(model, probe) if tuned else checked
-    return lambda: checked.explain(model, probe)
+    entries = checked.entries(probe)  # As a monitor does, once.
+    return lambda: checked.explain(model, entries)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +25,59 @@ def fingerprint(probe: Probe) -> str:
     Device and memory layout do not matter. Forward arguments that are neither tensors nor plain values count by their
     type only.
     """
-    digest = hashlib.sha256()
     others: dict[str, Any] = {"class_names": None, "stds": (), "parameters": (), "meta": {}}
     found = {**columns(probe), **others}
     del found["entries"]  # The ids tell them apart.
-    for name, value in _leaves(found):
-        if isinstance(value, Tensor):
-            head, body = f"{value.dtype} {tuple(value.shape)}", bytes_of(value)
-        else:
-            head, body = f"{value!r}" if type(value) in _PLAIN else f"{type(value)}", b""
-        digest.update(f"{name} {head} {len(body)}\n".encode() + body)
+    parts = list(_leaves(found))
+    state = [(name, _state_of(value) if isinstance(value, Tensor) else _text(value)) for name, value in parts]
+    if (known := _KNOWN.get(probe)) is None or known[0] != state:
+        known = _KNOWN[probe] = state, _digest(parts)
+    return known[1]
+
+
+_KNOWN: WeakKeyDictionary[Probe, tuple[list[tuple[str, Any]], str]] = WeakKeyDictionary()
+"""Fingerprints that have been computed, with the state that the probe had."""
+
+
+def _state_of(value: Tensor) -> tuple[Any, ...]:
+    """Tells whether a tensor is another one, or has been written into, also through an array that shares its memory."""
+    size = value.numel() * value.element_size()
+    if type(value) is not Tensor or value.is_inference() or not value.is_contiguous():
+        return (object(),)
+    if size <= _SMALL:
+        return id(value), value._version, bytes_of(value)
+    if size % 8 or value.data_ptr() % 8 or value.storage_offset():
+        return (object(),)
+    return id(value), value._version, value.detach().view(-1).view(torch.int64).sum().item()
+
+
+_SMALL = 1024
+"""Bytes up to which a tensor is compared as a whole, instead of its sum."""
+
+
+def _text(value: Any) -> str:
+    return f"{value!r}" if type(value) in _PLAIN else f"{type(value)}"
+
+
+def _digest(parts: list[tuple[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, value in parts:
+        body = _buffer(value) if isinstance(value, Tensor) else b""
+        head = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else _text(value)
+        digest.update(f"{name} {head} {len(body)}\n".encode())
+        digest.update(body)
     return digest.hexdigest()
+
+
+def _buffer(value: Tensor) -> bytes | memoryview:
+    if not value.numel():
+        return b""  # Its strides need not be contiguous, whatever it is asked for.
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def bytes_of(value: Tensor) -> bytes:
     """The numbers of a tensor as bytes, whatever its dtype: NumPy has no bfloat16."""
-    if not value.numel():
-        return b""  # Its strides need not be contiguous, whatever it is asked for.
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return bytes(_buffer(value))
 
 
 def probe_state(probe: Probe) -> dict[str, Any]:

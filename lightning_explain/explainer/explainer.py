@@ -298,8 +298,7 @@ class Explainer(Decisions):
                 function: Any = explanation.explained.forward
                 passes = PassCount(*self.ranks.total(function.passes.forward, function.passes.backward))
         seconds = elapsed(started, time.perf_counter())
-        report = replace(report, meta=probe.meta, stds=probe.stds)
-        return replace(report, passes=passes, seconds=seconds, fingerprint=own)
+        return replace(report, meta=probe.meta, stds=probe.stds, passes=passes, seconds=seconds, fingerprint=own)
 
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
@@ -319,9 +318,8 @@ class Explainer(Decisions):
             known = {name: own for name, own in labels.items() if own is not None}
             return replace(probe, modalities=self.modalities, targets=None, labels=known)
         probe = self.labelled(probe)
-        if self.part:
-            return replace(probe, modalities=self.modalities)
-        return by_label(replace(probe, modalities=self.modalities), self.target, self.methods)
+        known = probe if probe.modalities is self.modalities else replace(probe, modalities=self.modalities)
+        return known if self.part else by_label(known, self.target, self.methods)
 
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
         """Enters the isolation on the stack, and returns the explanation."""
@@ -348,10 +346,12 @@ class Explainer(Decisions):
         )
         if calls is not None:
             target_function.share(calls.shared)
-        samples = samples_for(model, probe)
-        # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
-        order = samples.ids.argsort(stable=True)
-        inputs, modalities = tuple(x[order.to(x.device)] for x in samples.inputs), of_probe(probe)
+        samples, modalities = samples_for(model, probe), of_probe(probe)
+        inputs, ids = samples.inputs, samples.ids.tolist()
+        if ids != sorted(ids):
+            # Sorted by id, so that random choices from the probe do not depend on the order of its samples.
+            order = samples.ids.argsort(stable=True)
+            inputs = tuple(x[order.to(x.device)] for x in inputs)
         baselines = Baselines(inputs, self.normalization, samples.ids, modalities, self.seed)
         return ExplainedFunction(
             forward=target_function,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_explain.core import serialization
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.serialization import fingerprint, probe_state
 
@@ -100,6 +101,34 @@ def test_a_fingerprint_takes_any_dtype_and_any_argument() -> None:
     dtypes = [torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float64, torch.complex64]
     found = {fingerprint(Probe(torch.zeros(2, 0), forward_args=(torch.zeros(2, 0, dtype=d), object()))) for d in dtypes}
     assert len(found) == len(dtypes)
+
+
+def test_a_fingerprint_is_computed_once_and_again_for_whatever_is_written_into_the_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is remembered for a probe; the slow twin is the fingerprint of a new one."""
+    x, y, further = np.random.default_rng(0).random((4, 100)), torch.tensor([1, 0, 2, 1]), {"scale": 2.0}
+    probe, computed = Probe(torch.from_numpy(x), y, forward_args=(further,)), list[str]()
+    digest = serialization._digest
+    monkeypatch.setattr(serialization, "_digest", lambda parts: computed.append(digest(parts)) or computed[-1])
+
+    def same() -> bool:
+        return fingerprint(probe) == fingerprint(Probe(torch.from_numpy(x), y, forward_args=(further,)))
+
+    first = fingerprint(probe)
+    assert fingerprint(probe) == first
+    assert len(computed) == 1
+    for write in (
+        lambda: probe.inputs[2].add_(1),
+        lambda: probe.inputs.data[0].zero_(),
+        lambda: x.__setitem__((3, 7), 0.5),
+        lambda: y.numpy().__setitem__(2, 0),
+        lambda: further.update(scale=3.0),
+    ):
+        before = fingerprint(probe)
+        write()
+        assert fingerprint(probe) != before
+        assert same()
 
 
 def test_a_fingerprint_is_this_one_in_every_version() -> None:
