@@ -286,7 +286,7 @@ class Samples:
             yield self[start : start + size]
 
     def __getitem__(self, index: slice | Tensor) -> Samples:
-        return self._map(lambda x: x[index])
+        return self if isinstance(index, slice) and index == slice(None) else self._map(lambda x: x[index])
 
     def repeat(self, times: int) -> Samples:
         """Every sample repeated ``times`` times, copies side by side: ``a a b b``."""

@@ -166,6 +166,15 @@ class Ranks:
             RuntimeError: If the ranks call a sharded model different numbers of times.
         """
         agreement = Agreement()
+        if self.world == 1:
+            try:
+                yield agreement
+            except Exception as error:
+                raise_if_lost(error)
+                if isinstance(error, ELSEWHERE) or not survives(error):
+                    raise
+                agreement.failed_rank, agreement.error = 0, error
+            return
         with _opened(survives):
             try:
                 yield agreement
@@ -207,16 +216,14 @@ class Ranks:
         """Exchanges how the section ended, unless an exchange inside has ended it, and raises or notes it."""
         global _ended
         *around, last = (_INSIDE if error is None else _status_of(error, survives) for survives in _OPEN)
-        statuses = [_DONE if error is None else last]
-        if self.world > 1:
-            if _ended is None:
-                self._exchange(_Statuses((*around, *statuses)))
-            assert _ended is not None
-            place, statuses = _ended
-            if place < len(around):
-                # It is for the section around this one to say how.
-                raise error or FailedElsewhereError(_GAVE_UP)
-            _ended = None
+        if _ended is None:
+            self._exchange(_Statuses((*around, _DONE if error is None else last)))
+        assert _ended is not None
+        place, statuses = _ended
+        if place < len(around):
+            # It is for the section around this one to say how.
+            raise error or FailedElsewhereError(_GAVE_UP)
+        _ended = None
         failure = self._failure(what, statuses, retries, error)
         if failure is not None:
             raise failure

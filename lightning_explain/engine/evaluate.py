@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from lightning_explain.core.contracts import ExplainedFunction
@@ -144,11 +143,19 @@ def evaluations_of(points: Sequence[Point], values: Tensor, readings: Readings, 
         for part in parts:
             check_length(site, part, n * len(points))
 
-    def at(place: int) -> Any:
-        first = place * n
-        return tree_map(lambda tensor: tensor.detach()[first : first + n], (values, readings, checks))
+    def at(place: int, tensor: Tensor) -> Tensor:
+        own = tensor.detach()
+        return own if len(points) == 1 else own[place * n : (place + 1) * n]
 
-    return [Evaluation(point, *at(place)) for place, point in enumerate(points)]
+    return [
+        Evaluation(
+            point,
+            at(place, values),
+            {read: tuple(at(place, part) for part in parts) for read, parts in readings.items()},
+            {site: SumCheck(*(at(place, part) for part in check)) for site, check in checks.items()},
+        )
+        for place, point in enumerate(points)
+    ]
 
 
 def check_length(site: LayerSite | None, part: Tensor, count: int) -> None:

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.points import CENTER, Evaluation, LayerSite, Point, Reducer
@@ -41,7 +40,7 @@ def execute(explained: ExplainedFunction, methods: Mapping[str, Any], samples: S
 
 def joined(parts: Sequence[Found]) -> dict[str, Attribution]:
     """Concatenates the attributions of all batches."""
-    return {name: bare(found) for name, found in tree_map(lambda *column: torch.cat(column), *parts).items()}
+    return {name: bare(tuple(map(torch.cat, zip(*(part[name] for part in parts), strict=True)))) for name in parts[0]}
 
 
 class PlanExecution:

@@ -80,7 +80,7 @@ class Plan:
 def batches(samples: Samples, limit: int) -> list[Samples]:
     """Splits samples into as few batches of at most ``limit`` as possible, of about equal size."""
     count = ceil(len(samples) / limit)
-    return list(samples.split(ceil(len(samples) / count)))
+    return [samples] if count == 1 else list(samples.split(ceil(len(samples) / count)))
 
 
 def plan(methods: Mapping[str, Any]) -> Plan:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, MetricInputs, Score
 from lightning_explain.core.naming import score_name
@@ -94,6 +93,11 @@ class Explanation:
         self.samples = self.explained.probe[self._places]
         self.values = torch.empty(0)
         self.facts: Mapping[str, Tensor] = {}
+        self._inventory = ModuleInventory(self.explained.forward)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return plan(self.decided.methods)
 
     def run(self) -> Report:
         """Returns the report, without the total cost; it is the same on all ranks, except for its failures."""
@@ -113,7 +117,7 @@ class Explanation:
             found: The attributions by the methods that share passes; those by the others are added.
         """
         ranks = self.decided.ranks
-        self._attempt(found, plan(self.decided.methods).apart, self._alone)
+        self._attempt(found, self._plan.apart, self._alone)
         self._leave_out_unlike(found)
         places: dict[str, tuple[Placed | None, Placed]] = {}
         self._attempt(places, found, lambda name: self._placed(name, found[name]), shown=False)
@@ -188,14 +192,14 @@ class Explanation:
             "n_steps": {name: taken for name, taken in steps.items() if taken is not None},
             "checks": {name: torch.stack(check, 1) for name, check in self._checks.items() if name in found},
         }
-        on_cpu: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, parts)
+        on_cpu: dict[str, Any] = _on_cpu(parts)
         return on_cpu
 
     def _first_execution(self) -> tuple[Tensor, dict[str, Attribution]]:
         """Returns all outputs of these samples, and their attributions by all methods that share passes."""
         methods, ranks = self.decided.methods, self.decided.ranks
         try:
-            return self.with_targets(plan(methods))
+            return self.with_targets(self._plan)
         except Exception as error:
             if self.decided.raising or isinstance(error, LostRanksError) or any(ranks.gather(self._refused)):
                 raise
@@ -203,7 +207,7 @@ class Explanation:
             reason = "" if isinstance(error, ELSEWHERE) else traceback.format_exc()
         # One method failed: run each by itself, so that the others succeed. If the model failed, it fails again.
         outputs, found = self.with_targets(plan({}))
-        on_path = [name for name in methods if name not in plan(methods).apart]
+        on_path = [name for name in methods if name not in self._plan.apart]
         self._attempt(found, on_path, self._alone)
         with ranks.agree("reporting a failed pass"):
             if reason and not self.failures:
@@ -296,7 +300,7 @@ class Explanation:
 
         def within(limit: int) -> T:
             self.explained = replace(self.explained, limit=limit)
-            with STATE_SAVERS["hooks"](ModuleInventory(self.explained.forward)), self.decided.ranks.in_step():
+            with STATE_SAVERS["hooks"](self._inventory), self.decided.ranks.in_step():
                 return work()
 
         return within_memory(within, self.explained.limit)[0]
@@ -382,6 +386,15 @@ class Explanation:
             methods={key: self.decided.methods[key] for key in found},
             history=self.past(self.samples),
         )
+
+
+def _on_cpu(tree: Any) -> Any:
+    """Tensors in dictionaries and tuples on the CPU."""
+    if isinstance(tree, dict):
+        return {key: _on_cpu(part) for key, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(map(_on_cpu, tree))
+    return tree.cpu() if isinstance(tree, Tensor) else tree
 
 
 def _kept(outputs: Tensor) -> Tensor:

@@ -71,5 +71,7 @@ def _key(method: Any, explained: ExplainedFunction) -> Hashable:
 
 def steps_taken(method: Any, explained: ExplainedFunction, samples: Samples) -> Tensor | None:
     """Number of points each sample took when it was first explained, ``(N,)``; ``None`` for a fixed number of steps."""
+    if not any(isinstance(key, tuple) and key[:1] == ("n_steps",) for key in explained.memory):
+        return None  # No method needed more than a look.
     known = explained.memory.get(_key(method.applied, method.focused(explained)))
     return None if not known else torch.tensor([known[sample] for sample in samples.ids.tolist()])
