@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 _SIGNALS = sorted(signal.valid_signals())
-_handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-"""Without the conversion of what is no handler to an enumeration, which takes long for 64 signals."""
+# Without the conversion of what is no handler to an enumeration, which takes long for 64 signals.
+_handler_of: Callable[[int], Any] = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
 PATIENCE = 10.0
 """Seconds after which a waiting signal is handled before the next call of the model."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from operator import is_
@@ -35,9 +35,17 @@ Run: TypeAlias = "Callable[..., Any]"
 """Calls the model inside the isolation: ``run(function, *arguments, **keywords)`` returns ``function(*arguments, **keywords)``."""
 
 
-@contextmanager
-def _set(things: Iterable[Any], name: str, value: object) -> Iterator[None]:
+_NOTHING = nullcontext()
+"""For a model that has nothing of what a state saver puts back."""
+
+
+def _set(things: Sequence[Any], name: str, value: object) -> AbstractContextManager[None]:
     """Gives an attribute of all things a value, and puts back what each had."""
+    return _having(things, name, value) if things else _NOTHING
+
+
+@contextmanager
+def _having(things: Sequence[Any], name: str, value: object) -> Iterator[None]:
     before: list[tuple[Any, Any]] = []
     try:
         for thing in things:
@@ -80,9 +88,13 @@ def _gradients(inventory: ModuleInventory) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _tensors(inventory: ModuleInventory) -> Iterator[None]:
+def _tensors(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Restores the values of buffers, and of tensors and arrays in attributes (metric states, caches)."""
+    return _with_values(inventory) if any(True for _ in _tensors_in(inventory)) or inventory.arrays else _NOTHING
+
+
+@contextmanager
+def _with_values(inventory: ModuleInventory) -> Iterator[None]:
     groups = _by_storage({id(tensor): tensor for tensor in _tensors_in(inventory)}.values())
     _mention_size(inventory, groups)
     with undone() as actions:
@@ -227,35 +239,35 @@ def _tensors_in(inventory: ModuleInventory) -> Iterator[Tensor]:
             yield module.weight
 
 
-@contextmanager
-def _usable(inventory: ModuleInventory) -> Iterator[None]:
+def _usable(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Replaces tensors made in inference mode by copies: outside of it they cannot be changed or differentiated."""
     # The state saver "attributes" puts the originals back.
     for container, key, value in inventory.holders(tensor for tensor in inventory.tensors if tensor.is_inference()):
         if isinstance(container, (dict, list)):
             container[key] = value.clone()
-    yield
+    return _NOTHING
 
 
 # A subclass may have its own idea of when it is empty.
-_BUILT_IN = (dict, OrderedDict, list, deque, set)
+_BUILT_IN = frozenset({dict, OrderedDict, list, deque, set})
 
 
 @contextmanager
 def _kept(containers: Iterable[Container]) -> Iterator[None]:
     """Restores which objects are in some containers."""
     # Most are empty, such as those of hooks, and stay so: nothing is copied of them.
-    empty, others = list[Any](), list[tuple[Any, Any]]()
-    for held in containers:
-        if type(held) in _BUILT_IN and not held:
-            empty.append(held)
-        else:
-            others.append((held, dict(held) if isinstance(held, dict) else list(held)))
+    found = list(containers)
+    if _BUILT_IN.issuperset(map(type, found)):
+        empty, filled = [c for c in found if not c], [c for c in found if c]
+    else:
+        empty = [c for c in found if type(c) in _BUILT_IN and not c]
+        filled = [c for c in found if type(c) not in _BUILT_IN or c]
+    others = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in filled]
     try:
         yield
     finally:
         with undone() as actions:
-            actions += [partial(_restore, c, []) for c in (empty if any(empty) else ()) if c]
+            actions += [partial(_restore, c, []) for c in empty if c]
             actions += [partial(_restore, *pair) for pair in others if not _unchanged(*pair)]
 
 
@@ -281,10 +293,10 @@ def _restore(container: Any, saved: Any) -> None:
 
 
 @contextmanager
-def _slots(inventory: ModuleInventory) -> Iterator[None]:
+def _filled(slots: list[tuple[Any, str]]) -> Iterator[None]:
     """Restores attributes in slots."""
     with undone() as actions:
-        actions += [partial(_fill, thing, name, in_slot(thing, name)) for thing, name in inventory.slots]
+        actions += [partial(_fill, thing, name, in_slot(thing, name)) for thing, name in slots]
         yield
 
 
@@ -300,7 +312,7 @@ def _fill(thing: Any, name: str, value: object) -> None:
 def _eager(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Runs compiled code eagerly, because a compiled module that has already run silently ignores new hooks."""
     # If dynamo was never imported, nothing is compiled; importing it takes seconds.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else _NOTHING
 
 
 def _recurrent(inventory: ModuleInventory) -> AbstractContextManager[None]:
@@ -325,8 +337,7 @@ def _grad_mode(inventory: ModuleInventory) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _sharded(inventory: ModuleInventory) -> Iterator[None]:
+def _sharded(inventory: ModuleInventory) -> AbstractContextManager[None]:
     """Reshards FSDP2 modules before and after: a forward leaves gathered weights where training needs sharded ones."""
     # Recognized by their methods, because importing FSDP is slow.
     kinds = {
@@ -334,12 +345,15 @@ def _sharded(inventory: ModuleInventory) -> Iterator[None]:
         for kind in set(map(type, inventory.modules))
         if hasattr(kind, "reshard") and hasattr(kind, "set_reshard_after_forward")
     }
+    return _resharded([module for module in inventory.modules if type(module) in kinds]) if kinds else _NOTHING
+
+
+@contextmanager
+def _resharded(modules: Sequence[Any]) -> Iterator[None]:
     with undone() as actions:
-        for module in inventory.modules if kinds else ():
-            if type(module) in kinds:
-                reshard: Any = module.reshard
-                reshard()
-                actions.append(reshard)
+        for module in modules:
+            module.reshard()
+            actions.append(module.reshard)
         yield
 
 
@@ -352,7 +366,7 @@ STATE_SAVERS: dict[str, StateSaver] = {
     "grad_mode": _grad_mode,
     # Which objects are in the attributes and in the containers below: also buffers and submodules.
     "attributes": lambda inventory: _kept(c for c in inventory.containers if not isinstance(c, (tuple, frozenset))),
-    "slots": _slots,
+    "slots": lambda inventory: _filled(inventory.slots) if inventory.slots else _NOTHING,
     "hooks": lambda inventory: _kept(inventory.hooks),
     "usable": _usable,
     "tensors": _tensors,

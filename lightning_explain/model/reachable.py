@@ -102,9 +102,10 @@ def _is_foreign(code: Any) -> bool:
     return _package(getattr(code, "__module__", None)) in _FOREIGN
 
 
-def is_hooks(name: Any) -> bool:
+@functools.lru_cache(4096)
+def is_hooks(name: str) -> bool:
     """Whether an attribute of a module with this name holds its hooks."""
-    return isinstance(name, str) and name.startswith("_") and "_hooks" in name
+    return name.startswith("_") and "_hooks" in name
 
 
 @functools.lru_cache(4096)
@@ -173,7 +174,7 @@ class Walk:
         return reached
 
     def _owned_parts(self, value: Any, sort: str) -> Iterable[Part]:
-        if sort in ("module", "object"):
+        if sort in ("module", "object") and _has_code(type(value)):
             self._code.append((value, "__class__", type(value)))
         if sort == "method":
             self._code.append((value, "__func__", getattr(value, "__func__", None)))
@@ -181,6 +182,14 @@ class Walk:
 
 
 _CODE = ("function", "class", "iterator", "wrapper")
+
+
+def _is_own(cls: type) -> bool:
+    """Whether a class, or one that it inherits from, is other code than that of the packages above."""
+    return not all(map(_is_foreign, cls.__mro__))
+
+
+_has_code: Callable[[type], bool] = functools.lru_cache(4096)(_is_own)
 
 
 def _shared_parts(value: Any, sort: str) -> Iterable[Part]:
@@ -226,7 +235,7 @@ def _of_container(value: Any) -> Iterable[Part]:
     if not isinstance(value, dict):
         return [(index, held) for index, held in enumerate(value) if type(held) in kinds]
     pairs = [(key, held) for key, held in dict.items(value) if type(held) in kinds]
-    return [(key, held) for key, held in pairs if not is_hooks(key)]
+    return [(key, held) for key, held in pairs if type(key) is not str or not is_hooks(key)]
 
 
 @functools.cache

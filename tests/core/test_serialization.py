@@ -107,13 +107,13 @@ def test_a_fingerprint_is_computed_once_and_again_for_whatever_is_written_into_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is remembered for a probe; the slow twin is the fingerprint of a new one."""
-    x, y, further = np.random.default_rng(0).random((4, 100)), torch.tensor([1, 0, 2, 1]), {"scale": 2.0}
-    probe, computed = Probe(torch.from_numpy(x), y, forward_args=(further,)), list[str]()
+    x, y, further = np.random.default_rng(0).random((4, 100)), torch.tensor([1, 0, 2, 1]), torch.ones(3)
+    probe, computed = Probe(torch.from_numpy(x), y, forward_args=(further, 2.0)), list[str]()
     digest = serialization._digest
     monkeypatch.setattr(serialization, "_digest", lambda parts: computed.append(digest(parts)) or computed[-1])
 
     def same() -> bool:
-        return fingerprint(probe) == fingerprint(Probe(torch.from_numpy(x), y, forward_args=(further,)))
+        return fingerprint(probe) == fingerprint(Probe(torch.from_numpy(x), y, forward_args=(further, 2.0)))
 
     first = fingerprint(probe)
     assert fingerprint(probe) == first
@@ -123,12 +123,20 @@ def test_a_fingerprint_is_computed_once_and_again_for_whatever_is_written_into_t
         lambda: probe.inputs.data[0].zero_(),
         lambda: x.__setitem__((3, 7), 0.5),
         lambda: y.numpy().__setitem__(2, 0),
-        lambda: further.update(scale=3.0),
+        lambda: further.data.fill_(2),
     ):
         before = fingerprint(probe)
         write()
         assert fingerprint(probe) != before
         assert same()
+
+
+def test_a_fingerprint_follows_what_is_changed_in_a_container() -> None:
+    further = {"scale": 2.0}
+    probe = Probe(X, forward_args=(further,))
+    before = fingerprint(probe)
+    further["scale"] = 3.0
+    assert fingerprint(probe) != before
 
 
 def test_a_fingerprint_is_this_one_in_every_version() -> None:
