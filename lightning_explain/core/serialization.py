@@ -36,7 +36,7 @@ def fingerprint(probe: Probe) -> str:
     fixed = type(probe.forward_args) is tuple and not any(
         isinstance(x, (list, tuple, dict)) for x in probe.forward_args
     )
-    if fixed and all(map(_Seen.can_be, tensors)):
+    if fixed and not probe.labels and all(map(_Seen.can_be, tensors)):
         _KNOWN[probe] = list(map(_Seen, tensors)), digest
     return digest
 

@@ -318,8 +318,8 @@ class Explainer(Decisions):
             known = {name: own for name, own in labels.items() if own is not None}
             return replace(probe, modalities=self.modalities, targets=None, labels=known)
         probe = self.labelled(probe)
-        known = probe if probe.modalities is self.modalities else replace(probe, modalities=self.modalities)
-        return known if self.part else by_label(known, self.target, self.methods)
+        probe = probe if probe.modalities is self.modalities else replace(probe, modalities=self.modalities)
+        return probe if self.part else by_label(probe, self.target, self.methods)
 
     def _begun(self, stack: ExitStack, model: nn.Module, probe: Probe, progress: Progress) -> Explanation:
         """Enters the isolation on the stack, and returns the explanation."""
