@@ -26,6 +26,7 @@ tensor that broadcasts to one sample, ``(1, ...)``; or a tuple with one of these
 standard deviation where the input is a table or a series.
 """
 
+_BLOCK = 64  # Samples of which a copy is made at a time.
 _IN_STD = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)\s*\*?\s*)?std")
 _WAYS = 'a number of at least 0, "std", "0.1 std", a tensor of these sizes, or a tuple of one of these for each input'
 
@@ -71,10 +72,10 @@ def _scale(
         return fitted(name, part, samples, x, explained.probe.ids).to(x)
     if part is not None and not isinstance(part, str):
         return float(part)
-    if not x.is_floating_point():
+    if not x.is_floating_point() or (part is None and not measured(x)):
         return default
     deviations = _deviations(explained)
-    if part is None and not (deviations and measured(x)):
+    if part is None and not deviations:
         return default
     if not deviations:
         raise ValueError(
@@ -94,9 +95,12 @@ def _deviations(explained: ExplainedFunction) -> tuple[Tensor, ...]:
     """Those that come with the probe, or those of its own samples, in the order of their ids."""
     if explained.stds:
         return explained.stds
-    order = explained.probe.ids.argsort(stable=True)
-    inputs = (tuple(x[order.to(x.device)] for x in explained.probe.clean),)
-    return explained.remembered("standard deviations", lambda: standard_deviations(inputs))
+
+    def measure() -> tuple[Tensor, ...]:
+        parts = explained.probe.ids.argsort(stable=True).split(_BLOCK)
+        return standard_deviations(tuple(x[part.to(x.device)] for x in explained.probe.clean) for part in parts)
+
+    return explained.remembered("standard deviations", measure)
 
 
 def add_noise(
