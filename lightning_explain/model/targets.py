@@ -19,6 +19,8 @@ Target: TypeAlias = (
 )
 
 TARGETS = ("label", "predicted")
+_OUTPUTS = ("logits", "out")
+"""The entries of a mapping that are explained, as models of transformers and segmentations of torchvision return them."""
 _ANY_OUTPUT = "a tuple such as (class, row, column), or a callable (N, ...) -> (N,)"
 _CALLABLE = "a callable (outputs) or (outputs, sample) that returns (N,)"
 _OTHER_WAYS = f'target="predicted", an int, {_ANY_OUTPUT}'
@@ -30,15 +32,15 @@ class OutputError(TypeError):
 
 
 def output_tensor(output: Any) -> Tensor:
-    """The tensor in what a model returns: the tensor itself, ``.logits``, ``["logits"]``, or the first of a tuple.
+    """The tensor in what a model returns: the tensor itself, ``.logits``, ``["logits"]``, ``["out"]``, or the first of a tuple.
 
     Raises:
         OutputError: If there is no tensor in that place.
     """
     if isinstance(output, Tensor):
         return output
-    if isinstance(output, Mapping) and "logits" in output:
-        output = output["logits"]
+    if isinstance(output, Mapping) and (names := [name for name in _OUTPUTS if name in output]):
+        output = output[names[0]]
     elif hasattr(output, "logits"):
         output = output.logits
     elif isinstance(output, (tuple, list)) and output:
@@ -47,7 +49,7 @@ def output_tensor(output: Any) -> Tensor:
         keys = f" with keys {list(output)}" if isinstance(output, Mapping) else ""
         raise OutputError(
             f"The model returned {type(output).__name__}{keys}; allowed are a tensor, a tuple that starts with one, "
-            "a mapping or an object with 'logits'. Give output_fn=lambda output: ..., which picks the tensor."
+            "a mapping or an object with 'logits', a mapping with 'out'. Give output_fn=lambda output: ..., which picks the tensor."
         )
     return output
 
