@@ -28,6 +28,9 @@ _LINEAR = ARRANGING | words("Addmm Mm Sum Mean Add Gather AvgPool2D MkldnnAdapti
 _MOST = 40
 # By how much gradients that are the same may differ, of the largest.
 _SAME = 1e-3
+_POOLS = tuple(
+    getattr(nn, f"{kind}Pool{n}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
+)
 
 
 def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, ...], frames: int = 1) -> str | None:
@@ -35,6 +38,9 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
 
     Feature maps and tokens count; tokens behind the last attention only where several places matter there, and not a class token alone.
     Otherwise it is what enters the last block, where patches still reach the class token, if a module returns that; or its norm.
+    Where the outputs have places themselves, as those of a segmentation, it is the layer with the most channels, of several the one with
+    the fewest places, and of these the last: the bottleneck of a U-Net, or the end of a backbone (Vinogradova et al. 2020). The map of the
+    last layer would be the outputs themselves.
     Left out are layers inside of attention, whose dimensions are heads and pairs of tokens, and those that do not have the
     samples first. With several inputs, on which no place is known, it is the last feature map ``(N, C, h, w)``.
 
@@ -51,6 +57,8 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
     leading = (
         one for one in _candidates(model, record, modalities, frames) if ahead is None or ahead.intersection(one.nodes)
     )
+    if record.outputs.ndim > 3:
+        return _bottleneck(leading)
     first = next(leading, None)
     if first is None:
         return None
@@ -104,13 +112,24 @@ def is_linear_behind(layer: nn.Module, record: Record) -> bool:
 
 
 class _Candidate(NamedTuple):
-    """A layer whose places lie on the input, what it returned, the graph nodes of that, and whether it is tokens behind all attention."""
+    """A layer whose places lie on the input, what it returned, the graph nodes of that, and whether it is tokens behind all attention.
+
+    ``size`` is how many channels and places that has.
+    """
 
     name: str
     module: nn.Module
     value: Tensor
     nodes: list[Any]
     late: bool
+    size: tuple[int, int]
+
+
+def _bottleneck(found: Iterator[_Candidate]) -> str | None:
+    """The name of the layer with the most channels, of several the one with the fewest places; pools are none."""
+    layers = [one for one in found if not isinstance(one.module, _POOLS) and not one.late]
+    sizes = [(channels, -places) for channels, places in (one.size for one in layers)]
+    return plain(layers[sizes.index(max(sizes))].name) if layers else None
 
 
 def _candidates(
@@ -134,7 +153,7 @@ def _candidates(
         # Channels after pooling, (N, C, 1), may be as many as there are patches.
         pooled = placed is not None and placed.ndim > value.ndim and value.shape[2] == 1
         if placed is not None and placed[0, 0].numel() > 1 and not pooled:
-            yield _Candidate(name, module, value, passed.nodes, late)
+            yield _Candidate(name, module, value, passed.nodes, late, (placed.shape[1], placed[0, 0].numel()))
 
 
 def _of_use(

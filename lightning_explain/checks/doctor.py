@@ -5,7 +5,7 @@ Structure decides; only an activation that is not called as one has to be measur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, permutations
@@ -54,6 +54,7 @@ class DoctorContext:
         seconds: Measured time of a forward pass, for each sample.
         task: What the model was trained for, and which output is explained.
         examined: Whether two samples at once fit into memory.
+        facts: What is known of the explained outputs of the probe, as in ``Report.explained``.
     """
 
     model: nn.Module
@@ -64,6 +65,7 @@ class DoctorContext:
     seconds: float
     task: Task = field(default_factory=lambda: Task("other", "label"))
     examined: bool = True
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
     _hidden: dict[Any, bool] = field(default_factory=dict)
     _led: dict[LayerSite, bool] = field(default_factory=dict)
 

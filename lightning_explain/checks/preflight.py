@@ -19,9 +19,10 @@ from lightning_explain.checks.measurements import alike
 from lightning_explain.checks.requests import check_explained, check_ordinal, fitted, scored_by
 from lightning_explain.checks.trace import record
 from lightning_explain.checks.verdicts import as_written, in_words, lines_of
-from lightning_explain.core.contracts import ExplainedFunction, Method, Metric
+from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, Selection
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.record import Record
+from lightning_explain.core.regions import label_masks
 from lightning_explain.core.verdict import RefusedError, Verdict
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.ranks import ELSEWHERE
@@ -74,6 +75,7 @@ def preflight(
     indices = target_indices(outputs, target, labels, samples.ids)
     check_explained(choose(outputs, indices, target, inputs), probe)
     check_ordinal(outputs, target, probe)
+    facts = target.facts(outputs, labels, indices) if isinstance(target, Selection) else {}
 
     def recorded(count: int) -> DoctorContext:
         place = torch.arange(count).clamp(max=len(samples) - 1)
@@ -88,7 +90,7 @@ def preflight(
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target, found.points)
             whole = alike(function, found, outputs) if count > 1 else []
-        return DoctorContext(model, explained, found, whole, len(probe), seconds, chosen, count > 1)
+        return DoctorContext(model, explained, found, whole, len(probe), seconds, chosen, count > 1, facts)
 
     try:
         # Three, two, one.
@@ -196,6 +198,8 @@ def granted(
     refused = [verdict for verdict in verdicts if verdict.state == "refused"]
     usable = {v.method: methods[v.method].at(context.layer) for v in verdicts if v.state != "refused"}
     scores, unfit = dict[str, Metric](), list[Verdict]()
+    if probe.masks is None:
+        probe = replace(probe, masks=label_masks(context.facts, as_tuple(probe.inputs)))
     for name, metric in metrics.items():
         try:
             fit = fitted(metric, methods, probe)

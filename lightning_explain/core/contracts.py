@@ -298,7 +298,8 @@ class MetricInputs:
         maps: Method name to its map in input space: one tensor per input, broadcastable to that input.
         explain: Recomputes the maps of every method at other points of the same samples; a mapping of names of layers to tensors
             ``(N, ...)`` as second argument is added to what these layers return.
-        masks: The probe's regions, ``(N, ...)`` boolean, or ``None``.
+        masks: The probe's regions, ``(N, ...)`` boolean; without any, those where a segmentation's label is the explained class; else
+            ``None``.
         attributions: Method name to what the method returned, in its own shape; includes methods without a map in input
             space.
         attribute: Recomputes the attributions of every method.
@@ -710,7 +711,8 @@ class Selection(Target):
     def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
         """What reports and captions say of the chosen places, ``(N,)`` each, by name; nothing by default.
 
-        Captions know ``position``, ``class``, ``predicted`` (a class), ``probability``, ``share``, ``overlap``, ``step`` and ``true``.
+        Captions know ``position``, ``class``, ``predicted`` (a class), ``probability``, ``pixels``, ``share``, ``overlap``, ``step`` and
+        ``true``; pictures know ``region``, the bytes ``(N, *places)`` of ``core.regions``.
 
         Args:
             outputs: As in :meth:`select`.

@@ -119,7 +119,9 @@ class Report:
         meta: Text about the samples that the batches held, such as file names: N strings for each name.
         stds: The standard deviations that came with the probe (``Probe.stds``).
         explained: What is known of the explained output of each sample, ``(N,)`` each, where several numbers or one of many places are
-            explained: the ``position``, ``class``, ``share`` of the pixels and so on, by name (``Selection.facts``).
+            explained: the ``position``, ``class``, ``share`` of the pixels and so on, by name (``Selection.facts``). Of a segmentation,
+            ``region`` is a byte for each place of the outputs, ``(N, h, w)``: 1, where it is explained, plus 2, where it is predicted, plus
+            4, where it is labelled as the explained class.
         task: What the model was trained for, such as ``"multilabel"``; empty if it is not known.
         logged: What the module had logged by then, by name, such as ``val_loss``: the finite numbers of ``trainer.callback_metrics``, but
             for those of monitors. Empty outside of a Trainer, and in older files.

@@ -16,6 +16,7 @@ from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, 
 from lightning_explain.core.naming import score_name
 from lightning_explain.core.points import CENTER, widened
 from lightning_explain.core.probe import Attribution, Probe, Samples, as_tuple, bare
+from lightning_explain.core.regions import label_masks
 from lightning_explain.core.report import Report, SumCheck
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import LostRanksError
@@ -379,7 +380,9 @@ class Explanation:
             outputs=self.values if explained is self.explained else explained.evaluate(self.samples),
             maps=maps,
             explain=again,
-            masks=None if self.probe.masks is None else self.probe.masks[self._places],
+            masks=label_masks(self.facts, self.samples.inputs)
+            if self.probe.masks is None
+            else self.probe.masks[self._places],
             attributions=found,
             attribute=lambda samples: self._attributions(found, self.explained, samples),
             references={key: reference for key, reference in references.items() if reference is not None},

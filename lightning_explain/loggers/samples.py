@@ -123,7 +123,7 @@ class SampleTable:
 
 
 def _facts(report: Report, i: int) -> dict[str, float]:
-    return {name: float(values[i]) for name, values in report.explained.items()}
+    return {name: float(values[i]) for name, values in report.explained.items() if values.ndim == 1}
 
 
 def _shares(outputs: Tensor, task: str) -> Tensor | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.shares import are_shares
+from lightning_explain.model.segments import segments_of
 from lightning_explain.model.targets import single
 
 TASKS = ("multiclass", "binary", "multilabel", "regression", "dense", "tokens", "embedding", "reconstruction")
@@ -39,8 +40,8 @@ def task_of(outputs: Tensor, labels: Tensor | None, named: bool = False) -> str:
     Returns:
         ``"multiclass"``: (N, C), one whole number or one distribution per sample; ``"binary"``: one number per sample, labels 0 or 1;
         ``"multilabel"``: labels of the outputs' shape, 0, 1, or unknown; ``"regression"``: other labels with the outputs' shape,
-        or floating ones; ``"tokens"`` and ``"dense"``: a whole number for each place; ``"embedding"``: (N, C) of which nothing
-        says that the columns are classes; ``"other"``: ordinal logits, and labels of another form.
+        or floating ones; ``"tokens"``: a whole number for each place; ``"dense"``: the labels of :func:`segments_of`; ``"embedding"``:
+        (N, C) of which nothing says that the columns are classes; ``"other"``: ordinal logits, and labels of another form.
     """
     if not outputs.numel() or (labels is not None and labels.is_complex()):
         return "other"
@@ -66,8 +67,10 @@ def task_of(outputs: Tensor, labels: Tensor | None, named: bool = False) -> str:
 def _of_places(outputs: Tensor, labels: Tensor | None) -> str:
     if labels is None or labels.ndim < 2:
         return "other"
-    if not labels.is_floating_point() and (last := classes_last(outputs, labels)) is not None:
-        return "tokens" if last or outputs.ndim == 3 else "dense"
+    if outputs.ndim > 3 and segments_of(outputs, labels) is not None:
+        return "dense"
+    if not labels.is_floating_point() and classes_last(outputs, labels) is not None:
+        return "tokens"
     return _of_columns(labels) if outputs.ndim == 3 and labels.numel() == outputs.numel() else "other"
 
 

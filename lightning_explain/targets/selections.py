@@ -177,70 +177,6 @@ class Positive(Selection):
 
 
 @dataclass(frozen=True)
-class Pixels(Selection):
-    """The sum of a class over the pixels that are predicted as it, in outputs of a segmentation.
-
-    Args:
-        class_: ``"label"``: the sample's most frequent class but 0, the background; or the index of a class. Without labels, the
-            most frequent predicted one.
-        region: ``"predicted"`` or ``"label"``: the pixels of that class. Where there are none: the other's; else all pixels.
-
-    Example:
-        >>> import torch
-        >>> from lightning_explain import targets as t
-        >>> outputs = torch.tensor([[[[3.0, 0.0]], [[0.0, 1.0]]]])  # Two classes, two pixels.
-        >>> t.Pixels().select(outputs, torch.tensor([[[0, 1]]])).tolist()
-        [[-1, 3]]
-    """
-
-    class_: str | int = "label"
-    region: str = "predicted"
-
-    def __post_init__(self) -> None:
-        if self.class_ != "label" and (not is_whole(self.class_) or int(self.class_) < 0):
-            raise refused("Pixels", "class_", self.class_, '"label" or a whole number of at least 0', TypeError)
-        if self.region not in ("predicted", "label"):
-            raise refused("Pixels", "region", self.region, '"predicted" or "label"', ValueError)
-
-    def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The places of the pixels, ``(N, h * w)``, -1 for the others, in outputs ``(N, C, h, w)`` with labels ``(N, h, w)``."""
-        fits = outputs.ndim >= 3 and (labels is None or labels.shape == (len(outputs), *outputs.shape[2:]))
-        if not fits or (labels is not None and labels.is_floating_point()):
-            came = "no labels" if labels is None else f"labels {labels.dtype} {tuple(labels.shape)}"
-            raise ValueError(
-                f"{self} needs outputs (N, C, h, w) and whole labels (N, h, w), got {tuple(outputs.shape)} and {came}; give such "
-                "labels (batch_fn=...), or a callable (N, ...) -> (N,)."
-            )
-        flat = outputs.flatten(2)
-        classes, count = flat.shape[1:]
-        predicted = flat.argmax(1)
-        known = predicted if labels is None else labels.flatten(1).long()
-        if self.class_ == "label":
-            chosen = torch.stack(
-                [_foreground(own, other, classes) for own, other in zip(known, predicted, strict=True)]
-            )
-        elif int(self.class_) < classes:
-            chosen = known.new_full((len(known),), int(self.class_))
-        else:
-            raise ValueError(f"{self} is outside of the outputs with {classes} classes; use 0 to {classes - 1}.")
-        regions = [pixels == chosen[:, None] for pixels in (predicted, known)]
-        own, other = regions if self.region == "predicted" else regions[::-1]
-        own = own.where(own.any(1, keepdim=True), other)
-        own = own.where(own.any(1, keepdim=True), torch.ones_like(own))
-        return (chosen[:, None] * count + torch.arange(count)).where(own, -1)
-
-    def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
-        """``class``, the ``share`` of the pixels explained, and the ``overlap`` of prediction and label (intersection over union)."""
-        count = outputs[0, 0].numel()
-        chosen = places.amax(1) // count
-        found = {"class": chosen, "share": (places >= 0).double().mean(1)}
-        if labels is None:
-            return found
-        predicted, known = outputs.flatten(2).argmax(1) == chosen[:, None], labels.flatten(1) == chosen[:, None]
-        return {**found, "overlap": (predicted & known).sum(1) / (predicted | known).sum(1)}
-
-
-@dataclass(frozen=True)
 class Norm(Target):
     """The Euclidean norm of each sample's output, such as an embedding.
 
@@ -255,12 +191,3 @@ class Norm(Target):
         """The norm ``(N,)`` of outputs ``(N, ...)``."""
         norm: Tensor = outputs.flatten(1).norm(dim=1)
         return norm
-
-
-def _foreground(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """The most frequent class but 0 among labels, or else among predictions, ``()``; 0 if there is none."""
-    for found in (labels, predicted):
-        counts = found[(found > 0) & (found < classes)].bincount(minlength=classes)
-        if counts.any():
-            return counts.argmax()
-    return labels.new_zeros(())

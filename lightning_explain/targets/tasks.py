@@ -12,7 +12,8 @@ from lightning_explain.core.contracts import Target
 from lightning_explain.model.targets import single
 from lightning_explain.model.tasks import classes_last, task_of
 from lightning_explain.targets.comparisons import ReconstructionError
-from lightning_explain.targets.selections import Horizon, Norm, Pixels, Position, Positive
+from lightning_explain.targets.pixels import Pixels
+from lightning_explain.targets.selections import Horizon, Norm, Position, Positive
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ _FORMS: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
     "multiclass": ("(N, C)", lambda outputs: outputs.ndim == 2 and not single(outputs)),
     "binary": ("(N,) or (N, 1)", single),
     "multilabel": ("(N, C)", lambda outputs: outputs.ndim == 2),
-    "dense": ("(N, C, h, w)", lambda outputs: outputs.ndim > 3),
+    "dense": ("(N, C, h, w) or (N, C, d, h, w)", lambda outputs: outputs.ndim > 3),
     "tokens": ("(N, T, C) or (N, C, T)", lambda outputs: outputs.ndim == 3),
 }
 """The outputs that a task needs, in words and as a check."""
@@ -75,7 +76,7 @@ def settled(
         )
     name = _compared(outputs, labels, inputs) or task_of(outputs, labels, named) if task == "auto" else task
     if not (isinstance(target, str) and target == "label"):
-        return Task(name, target)
+        return Task("dense" if isinstance(target, Pixels) and name == "other" else name, target)
     if labels is not None and name == "embedding" and _is_view(outputs, labels, inputs):
         return Task(name, Norm(), _line(name, Norm(), outputs, labels, given=task != "auto"))
     target = _of_labels(name, outputs, labels, given=task != "auto") or target

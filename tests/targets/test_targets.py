@@ -201,7 +201,7 @@ def test_labels_of_one_class_each_are_explained_as_ever() -> None:
         (t.Horizon(4), None, (4,), r"is outside of the outputs \(4, 4\); use -4 to 3"),
         (t.Positive(), None, (C,), r"needs labels \(4, 3\) as the outputs, got none"),
         (t.Pixels(3), SEGMENTS, (C, 1, 3), "outputs with 3 classes; use 0 to 2"),
-        (t.Pixels(), SEGMENTS.float(), (C, 1, 3), r"needs outputs \(N, C, h, w\) and whole labels"),
+        (t.Pixels(), SEGMENTS + 0.5, (C, 1, 3), r"needs outputs \(N, C, h, w\) and whole labels"),
     ],
 )
 def test_what_does_not_fit_is_refused(target: Any, labels: Tensor | None, shape: tuple[int, ...], message: str) -> None:
