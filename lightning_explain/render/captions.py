@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from lightning_explain.modalities import Text, of_probe
 from lightning_explain.model.tasks import task_of, unknown
 
 _MOST = 3
+_LEAST_OVERLAP = 0.5
+"""The intersection over union below which a segmentation counts as wrong, as PASCAL VOC has it for boxes."""
 _CHOSEN = {"tokens": "the tag", "dense": "the class"}
 """What a map is of, where each sample has its own class."""
 
@@ -252,13 +255,20 @@ def _tokens(sample: _Sample) -> Caption:
 
 
 def _dense(sample: _Sample) -> Caption:
-    own, share, overlap = (sample.fact(name) for name in ("class", "share", "overlap"))
+    own, share, overlap, predicted = (sample.fact(name) for name in ("class", "share", "overlap", "predicted"))
     if own is None or share is None:
         return _other(sample)
-    pixels = f"{_percent(share)} of the pixels"
-    lines = [f"class {sample.named(int(own))}, {pixels}", *([] if overlap is None else [f"IoU {overlap:.0%}"])]
-    short = Short(sample.name(int(own)), pixels if overlap is None else f"{_percent(share)}, IoU {overlap:.0%}")
-    return Caption((*lines, *sample.value), short=short)
+    pixels, part = sample.fact("pixels"), f"{_percent(share)} of the pixels"
+    count = part if pixels is None else f"{int(pixels):,} pixels ({_percent(share)})"
+    other = "" if predicted is None or predicted == own else sample.name(int(predicted))
+    lines, wrong = [f"class {sample.named(int(own))}, {count}"], False
+    # Undefined where the class is neither predicted nor labelled.
+    known = overlap is not None and not math.isnan(overlap)
+    if overlap is not None and known:
+        lines.append(f"IoU {overlap:.0%}, mostly predicted as {other}" if other else f"IoU {overlap:.0%}")
+        wrong = overlap < _LEAST_OVERLAP
+    size = part if pixels is None else f"{_thousands(int(pixels))} px"
+    return Caption((*lines, *sample.value), wrong, Short(sample.name(int(own)), other, size, judged=known))
 
 
 def _embedding(sample: _Sample) -> Caption:
@@ -294,3 +304,8 @@ def _listed(words: Iterable[str], most: int = _MOST) -> str:
 def _percent(share: float) -> str:
     # Not rounded to 100% or 0%, which would claim certainty.
     return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def _thousands(count: int) -> str:
+    """A count in at most four characters, as far as it can be."""
+    return str(count) if count < 10_000 else f"{count // 1000}k"

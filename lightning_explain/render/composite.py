@@ -35,7 +35,8 @@ def composite(report: Report, probe: Probe, options: Options | None = None) -> d
     shape ``(N, C, H, W)``. If the method explains several inputs, the others follow in columns of their own. Other
     methods (at a layer without spatial dimensions, or of a model without image input) are drawn as bar charts. Samples
     whose map is not finite are drawn with an empty map and marked. If the probe has masks, their outline is drawn on
-    the original image. Wrong predictions have a red title.
+    the original image. Of a segmentation, the explained pixels are tinted, with a purple line around the prediction and a green one
+    inside of the label. Wrong predictions have a red title.
 
     Args:
         report: The maps and the model's outputs, samples in the probe's order.
@@ -52,7 +53,7 @@ def composite(report: Report, probe: Probe, options: Options | None = None) -> d
     check_samples(report, probe)
     options = options or Options()
     options.check_kinds(of_probe(probe))
-    blocks = drawn_inputs(probe, options)
+    blocks = drawn_inputs(probe, options, explained=report.explained)
     rows = len(blocks[0].inputs[0])
     names = options.class_names if options.class_names is not None else probe.class_names
     titles = wrapped(captions(report, probe, names, rows)) if options.titles else ()

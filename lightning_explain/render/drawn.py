@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import cast
 
 import numpy as np
@@ -17,10 +18,11 @@ from lightning_explain.core.contracts import Modality
 from lightning_explain.core.naming import unlike
 from lightning_explain.core.panels import FeaturesPanel, FramesPanel, Panel, VolumePanel
 from lightning_explain.core.probe import Probe, all_finite, as_tuple
+from lightning_explain.core.regions import NAME as REGION
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
 from lightning_explain.modalities.placement import arrange, onto
-from lightning_explain.render import bars
+from lightning_explain.render import bars, regions
 from lightning_explain.render.image import normalize, to_bytes, to_display
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.kinds import KINDS
@@ -35,7 +37,7 @@ class DrawnInput:
 
     The first block also shows maps that have no place on an input. If the input has pixels: its images, and their size in the
     picture. ``masks`` are the regions of the input, those of images ``(N, H, W)``, of others in the shape of its units. ``name`` is
-    what the input is called.
+    what the input is called. ``regions`` are the bytes of the places of a segmentation (``core.regions``).
     """
 
     samples: slice
@@ -47,6 +49,7 @@ class DrawnInput:
     size: tuple[int, int] = (0, 0)
     masks: Tensor | None = None
     name: str = ""
+    regions: Tensor | None = None
 
     @cached_property
     def outline(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
@@ -55,7 +58,7 @@ class DrawnInput:
 
     @cached_property
     def original(self) -> NDArray[np.uint8]:
-        """The images ``(N, h, w, 3)`` with the outline of their masks."""
+        """The images ``(N, h, w, 3)`` with what is marked on them."""
         assert self.images is not None
         return self.outlined(as_pictures(to_bytes(self.images)))
 
@@ -75,11 +78,20 @@ class DrawnInput:
         return self if self.images is None else replace(self, images=resize(self.images, size), size=size)
 
     def outlined(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images ``(N, h, w, 3)`` with the outline of their masks."""
+        """Images ``(N, h, w, 3)`` with a segmentation's explained pixels, prediction and label, and the outline of their masks."""
+        if self.regions is not None:
+            pixels = regions.marked(pixels, self.regions)
         if self.outline is not None:
             pixels = pixels.copy()
             pixels[self.outline[0]], pixels[self.outline[1]] = _OUTLINE, _OUTLINE_EDGE
         return pixels
+
+    def with_marks(self, kind: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Panels ``(N, h, w, 3)`` of a kind, with what is marked on such panels."""
+        if kind == "original_image":
+            return self.outlined(pixels)
+        on_overlay = kind == "blended_heat_map" and self.regions is not None
+        return regions.contoured(pixels, self.regions) if on_overlay else pixels  # type: ignore[arg-type]
 
 
 def check_samples(report: Report, probe: Probe) -> None:
@@ -94,8 +106,13 @@ def check_samples(report: Report, probe: Probe) -> None:
         )
 
 
-def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -> list[DrawnInput]:
-    """The input that maps are drawn on, if there is one; and after it, every other input; by default the first ``max_rows`` samples."""
+def drawn_inputs(
+    probe: Probe, options: Options, samples: slice | None = None, explained: Mapping[str, Tensor] = MappingProxyType({})
+) -> list[DrawnInput]:
+    """The input that maps are drawn on, if there is one; and after it, every other input; by default the first ``max_rows`` samples.
+
+    ``explained`` is what is known of the explained outputs, as in ``Report.explained``.
+    """
     samples = samples or slice(options.max_rows)
     inputs = tuple(x[samples].cpu() for x in as_tuple(probe.inputs))
     modalities = of_probe(probe)
@@ -113,6 +130,9 @@ def drawn_inputs(probe: Probe, options: Options, samples: slice | None = None) -
         _block(samples, inputs, modalities, i, i == index, options, inside[i] if i == masked else None)
         for i in (index, *others)
     ]
+    found = explained.get(REGION)
+    if found is not None and found.ndim == 3 and blocks[0].images is not None:
+        blocks[0] = replace(blocks[0], regions=found[samples])
     return [
         replace(block, name=name)
         for block, name in zip(blocks, (probe.names[i] for i in (index, *others)), strict=True)
@@ -227,8 +247,7 @@ def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], st
     if panel.sign not in normalized:
         normalized[panel.sign] = normalize(panel.values, panel.sign, style.outlier_perc)
     found = image_panel(panel.kind, panel.sign, drawn.images, normalized[panel.sign], style.cmap, style.alpha_overlay)
-    pixels = _resized(found, drawn.size)
-    return drawn.outlined(pixels) if panel.kind == "original_image" else pixels
+    return drawn.with_marks(panel.kind, _resized(found, drawn.size))
 
 
 def shown_size(size: tuple[int, int], options: Options) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -34,11 +35,12 @@ from lightning_explain.render.drawn import (
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.image import HEAT_KINDS, normalize, smooth
 from lightning_explain.render.image import panel as image_panel
-from lightning_explain.render.layout import GAP
+from lightning_explain.render.layout import BLACK, GAP
 from lightning_explain.render.legend import Legend
 from lightning_explain.render.notes import Notes, Page, Track
 from lightning_explain.render.options import Options, PanelStyle
 from lightning_explain.render.page import LETTERS, ROWS, WIDTH, Layout, Row, lines_of
+from lightning_explain.render.regions import LABEL_COLOR, PREDICTION_COLOR
 
 OVERVIEW, HISTORY = "overview", "history"
 """The keys of the picture of several methods, and of those over epochs."""
@@ -58,8 +60,9 @@ def draw(
     Samples are columns, with label (above) and prediction: at most four on a page, the next ones on ``/2``, ``/3``. Wrong predictions are
     red and have the sign ✗; if the map is of the one or the other class, that one is underlined. Overlays are smoothed (:func:`smooth`),
     heat maps are not. Beside each map, which has its own scale, is its largest absolute value and, if there is one, a score. The last line
-    says what the colors mean and which scores are better. Masks are outlined on the original images. Maps without a place on an image
-    are bar charts, three on a page.
+    says what the colors mean and which scores are better. Masks are outlined on the original images. Of a segmentation, the explained
+    pixels are tinted, with lines around the prediction (purple) and inside of the label (green), and the explained ones are outlined on
+    the overlay. Maps without a place on an image are bar charts, three on a page.
 
     Args:
         report: The maps and the model's outputs, samples in the probe's order.
@@ -86,7 +89,7 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     options.check_kinds(of_probe(probe))
     first = _by_step(report, probe, options)
     entries = options.max_rows * (len(probe) // len(first)) if first else options.max_rows
-    inputs = drawn_inputs(probe, options, slice(entries))
+    inputs = drawn_inputs(probe, options, slice(entries), report.explained)
     names = options.class_names if options.class_names is not None else probe.class_names
     samples = min(len(first), options.max_rows) if first else len(inputs[0].inputs[0])
     found = horizon.captions_of(report, probe.targets)[:samples] if first else captions(report, probe, names, samples)
@@ -424,7 +427,14 @@ class Figure:
         return [*rows[:-1], *[Row(())] * (ROWS - len(rows)), rows[-1]]
 
     def _image_row(self, label: tuple[str, ...], i: int) -> Row:
-        return Row(label, pixels=self.inputs[i].original)
+        drawn = self.inputs[i]
+        if drawn.regions is None:
+            return Row(label, pixels=drawn.original)
+        overlap = self.report.explained.get("overlap", torch.empty(0))[: self.layout.samples].tolist()
+        words = [("label", LABEL_COLOR)] * (len(overlap) > 0) + [("predicted", PREDICTION_COLOR)]
+        beside = [() if math.isnan(share) else ("IoU", f"{share:.0%}") for share in overlap]
+        inks = (BLACK, *(color for _, color in words))
+        return Row((*label[-1:], *(word for word, _ in words)), pixels=drawn.original, inks=inks, beside=beside)
 
     def _row(self, name: str, panel: Panel, i: int, label: tuple[str, ...], rows: int, numbers: bool) -> Row:
         if panel.kind == "original_image":
@@ -463,7 +473,8 @@ class Figure:
             return self._painted(name, panel, i, weights)
         key = name, panel.kind, panel.sign, i
         if key not in self._overlays:
-            self._overlays[key] = self._painted(name, panel, i, weights)
+            painted = self._painted(name, panel, i, weights)
+            self._overlays[key] = self.inputs[i].with_marks(panel.kind, painted)
         return self._overlays[key]
 
     def _painted(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
@@ -506,7 +517,7 @@ def draw_sample(report: Report, probe: Probe, options: Options, method: str, ind
         uint8 ``(H, W, 3)``.
     """
     style, panels = options.of(method), list[Picture]()
-    inputs = drawn_inputs(probe, options, slice(index, index + 1))
+    inputs = drawn_inputs(probe, options, slice(index, index + 1), report.explained)
     shown = joined([panels_of(method, report, drawn, style)[0] for drawn in inputs])
     for drawn, found in zip(inputs, shown, strict=True):
         normalized: dict[str, Tensor] = {}

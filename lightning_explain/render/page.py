@@ -44,6 +44,8 @@ class Row:
         scores: ``(N,)`` a score of each map.
         colors: The 256 colors of the maps, for a color bar.
         sign: Which part of the maps they show.
+        inks: The colors of the lines of ``label``; black for those that are left out.
+        beside: Of each sample, the lines beside a panel that is no map; empty: none.
     """
 
     label: tuple[str, ...]
@@ -53,6 +55,8 @@ class Row:
     scores: Tensor | None = None
     colors: Tensor | None = None
     sign: str = "all"
+    inks: tuple[text.Color, ...] = ()
+    beside: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,8 @@ class Layout:
         return _LEFT + i * self.pitch
 
     def _write_label(self, canvas: Picture, row: Row, y: int) -> None:
-        for i, words in enumerate(row.label):
-            _write(canvas, words, MARGIN, y + i * _LINE, _LEFT - _GAP, BLACK)
+        for i, (words, ink) in enumerate(zip(row.label, (*row.inks, *[BLACK] * len(row.label)), strict=False)):
+            _write(canvas, words, MARGIN, y + i * _LINE, _LEFT - _GAP, ink)
         if self.notes and row.largest is not None:
             below = (_OWN_SCALE if len(row.label) == 1 else "", BLACK), (named(row.score, _LEFT - _GAP), GRAY)
             for i, (words, color) in enumerate(below if len(row.label) < 3 else (), start=1):
@@ -159,9 +163,10 @@ class Layout:
         frame = canvas[y - 1 : y + height + 1, x - 1 : x + width + 1]
         frame[[0, -1]], frame[:, [0, -1]] = LINE, LINE
         canvas[y : y + height, x : x + width] = panel
-        if row.largest is None or not self.notes:
+        if (row.largest is None and not row.beside) or not self.notes:
             return
-        lines, x = _numbers(row, sample), x + width + _GAP
+        lines = [(words, GRAY) for words in row.beside[sample]] if row.beside else _numbers(row, sample)
+        x += width + _GAP
         for line, (words, color) in enumerate(lines):
             _write(canvas, words, x, y + line * _LINE, self.pitch - width - _GAP, color)
 

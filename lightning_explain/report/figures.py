@@ -13,6 +13,8 @@ from torch.nn.functional import adaptive_max_pool1d
 from lightning_explain.core.contracts import Modality
 from lightning_explain.core.panels import FeaturesPanel, HorizonPanel, Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe, as_tuple, flat
+from lightning_explain.core.regions import LABELLED
+from lightning_explain.core.regions import NAME as REGION
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
 from lightning_explain.modalities.image import KINDS as IMAGE_KINDS
@@ -60,7 +62,9 @@ class Figures:
             "images": [],
         }
         found["about"] = [[f"{name}: {texts[i]}" for name, texts in report.meta.items()] for i in shown]
-        for drawn in [] if probe is None else drawn_inputs(probe, _options(report), slice(len(shown))):
+        # Of a segmentation, only the label is the same in all explanations.
+        labelled = {name: found & LABELLED for name, found in report.explained.items() if name == REGION}
+        for drawn in [] if probe is None else drawn_inputs(probe, _options(report), slice(len(shown)), labelled):
             pictures = () if drawn.images is None else tuple(drawn.at(drawn.size).original)
             found["images"].append([self.blocks.picture(picture) for picture in pictures])
         return found

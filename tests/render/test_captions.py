@@ -168,7 +168,7 @@ def test_tags_show_the_word_its_tag_and_the_prediction() -> None:
 def test_a_segmentation_shows_the_class_its_share_and_overlap() -> None:
     outputs = torch.tensor([[[[0.0, 0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]]])
     (found,) = explained("label", outputs, torch.tensor([[[1, 0, 0, 0]]]), torch.zeros(1, 4), "dense")
-    assert found.lines == ("class 1 (one), 50% of the pixels", "IoU 50%", "f = 2")
+    assert found.lines == ("class 1 (one), 2 pixels (50%)", "IoU 50%", "f = 2")
 
 
 def test_a_forecast_shows_the_true_and_predicted_value_of_what_is_explained() -> None:
