@@ -118,6 +118,30 @@ def frames(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str
     return _numbers(model, x, labels, draws, RADIUS, {"cam": cam}, {"cam": upsampled})
 
 
+def dense(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str) -> Found:
+    """The same of the sum of a class over the pixels predicted as it: those at the sample, wherever a method moves it."""
+    with torch.no_grad():
+        outputs = model(x)
+    classes = labels.flatten(1).amax(1)[:, None, None]
+    predicted, labelled = outputs.argmax(1) == classes, labels == classes
+    region = predicted.where(predicted.flatten(1).any(1)[:, None, None], labelled)
+    selected = torch.zeros_like(outputs).scatter_(1, classes.expand_as(labels)[:, None], region[:, None].to(outputs))
+    return image(Summed(model, selected), x, torch.zeros(len(x), dtype=torch.long), draws, f"model.{layer}")
+
+
+class Summed(nn.Module):
+    """A model as one number for each sample: the sum of the selected outputs."""
+
+    def __init__(self, model: nn.Module, selected: Tensor) -> None:
+        super().__init__()
+        self.model, self.selected = model, selected
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A path has all samples at the first point, then all at the next.
+        selected = self.selected.repeat(len(x) // len(self.selected), 1, 1, 1)
+        return (self.model(x) * selected).flatten(1).sum(1, keepdim=True)
+
+
 def _numbers(
     model: nn.Module,
     x: Tensor,

@@ -39,7 +39,7 @@ import _few_lines as by_hand
 from _against_shap import peers
 from _few_lines import Draws, Found
 from _measure import in_turn, median_ratio, parser, start, table
-from _setups import images, series, tabular, text, volumes
+from _setups import dense, images, series, tabular, text, volumes
 from _setups._base import Net
 from _workload import samples_sent
 from lightning_explain import Probe, Report, explain
@@ -86,6 +86,8 @@ def cases() -> Iterator[tuple[str, Case]]:
     scans, clips = volumes.planted((1, 12, 16, 12), volumes.LESION), volumes.planted((8, 3, 16, 16), volumes.EVENT)
     yield "3-D CNN", Case("volume", lambda: Net(volumes.cnn3d()), scans, partial(by_hand.volume, layer="net.6"))
     yield "2-D CNN and LSTM", Case("video", volumes.Frames, clips, partial(by_hand.frames, layer="cnn.6"))
+    segmented = partial(by_hand.dense, layer="net.bottleneck")
+    yield "U-Net", Case("segmentation", lambda: Net(dense.UNet(3, 3)), dense.cued, segmented)
 
 
 CASES = dict(cases())

@@ -29,14 +29,6 @@ def two_classes(count: int, generator: torch.Generator) -> Dataset[Any]:
     return tensors(x, labels)
 
 
-def scenes(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """Every pixel has a label: that of the square, or 0."""
-    x, labels = squares(count, generator).tensors  # type: ignore[attr-defined]
-    found = torch.zeros(count, SIZE, SIZE, dtype=torch.long)
-    found[SQUARE] = (labels + 1)[:, None, None]
-    return tensors(x, found)
-
-
 def in_square(inputs: tuple[Tensor, ...], labels: Tensor | None) -> tuple[Tensor, ...]:
     mask = torch.zeros(len(inputs[0]), 1, SIZE, SIZE, dtype=torch.bool)
     mask[SQUARE] = True
@@ -48,18 +40,6 @@ def cnn(outputs: int = 3) -> nn.Module:
         return [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)]
 
     return nn.Sequential(*block(3, 8), *block(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, outputs))
-
-
-class Segmentation(nn.Module):
-    """A class for each pixel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU())
-        self.up = nn.Sequential(nn.ConvTranspose2d(16, 16, 2, 2), nn.ReLU(), nn.Conv2d(16, 4, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x))
 
 
 _BLOCKS = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4}
@@ -94,7 +74,6 @@ def of_timm(name: str) -> nn.Module:
 def setups() -> Iterator[tuple[str, Setup]]:
     yield "small CNN", Setup(lambda: Net(cnn()), squares, in_square)
     yield "small CNN, one logit", Setup(lambda: Net(cnn(1), binary), two_classes, in_square)
-    yield "segmentation", Setup(lambda: Net(Segmentation()), scenes, in_square)
     if importlib.util.find_spec("timm"):
         for name in TIMM:
             yield f"timm {name}", Setup(lambda name=name: Net(of_timm(name), lr=2e-3), squares, in_square)

@@ -43,7 +43,7 @@ def test_a_map_beside_the_cause_is_not_useful() -> None:
 
 
 def test_there_are_set_ups_of_every_modality() -> None:
-    known = {"text", "tabular", "series", "images", "tasks", "volumes"}
+    known = {"text", "tabular", "series", "images", "dense", "tasks", "volumes"}
     assert {modality for modality, _ in SETUPS.values()} >= known
 
 
