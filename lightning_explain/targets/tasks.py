@@ -76,7 +76,7 @@ def settled(
         )
     name = _compared(outputs, labels, inputs) or task_of(outputs, labels, named) if task == "auto" else task
     if not (isinstance(target, str) and target == "label"):
-        return Task("dense" if isinstance(target, Pixels) and name == "other" else name, target)
+        return Task("dense" if isinstance(target, Pixels) and task == "auto" else name, target)
     if labels is not None and name == "embedding" and _is_view(outputs, labels, inputs):
         return Task(name, Norm(), _line(name, Norm(), outputs, labels, given=task != "auto"))
     target = _of_labels(name, outputs, labels, given=task != "auto") or target
