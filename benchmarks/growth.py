@@ -1,8 +1,9 @@
 """Measures how an explanation's time and memory grow with samples, methods, steps, draws and classes.
 
 Time should grow in proportion, or more slowly where methods share passes. The ratio of times is that of pairs measured in turn, with the
-95% interval of its median by the bootstrap. Memory is the peak of tensors that are alive at once, without the report's own maps and scores, and
-without two copies of the inputs, which the explanation holds. Pictures are of the samples that a dashboard shows, so their time must not grow with samples; ``ranks.py speed`` measures ranks.
+95% interval of its median by the bootstrap. Memory is the peak of tensors that are alive at once, without the report's own maps and
+scores, and without two copies of the inputs, which the explanation holds. Pictures are of the samples that a dashboard shows, so their
+time must not grow with samples; ``ranks.py speed`` measures ranks.
 
 Run with: python benchmarks/growth.py [--repeat 5] [--threads 2] [samples] [methods] [steps] [draws] [classes]
 
