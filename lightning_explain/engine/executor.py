@@ -39,8 +39,9 @@ def execute(explained: ExplainedFunction, methods: Mapping[str, Any], samples: S
 
 
 def joined(parts: Sequence[Found]) -> dict[str, Attribution]:
-    """Concatenates the attributions of all batches."""
-    return {name: bare(tuple(map(torch.cat, zip(*(part[name] for part in parts), strict=True)))) for name in parts[0]}
+    """Concatenates the attributions of all batches, which leave the parts, so that no more than one method's are there twice."""
+    names = list(parts[0])
+    return {name: bare(tuple(map(torch.cat, zip(*(part.pop(name) for part in parts), strict=True)))) for name in names}
 
 
 class PlanExecution:
