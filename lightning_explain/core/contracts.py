@@ -307,6 +307,7 @@ class MetricInputs:
         methods: Method name to the method.
         history: ``"previous"`` and ``"first"`` to the maps of the same samples in those explanations, in the form of
             ``maps`` with the channels of an image summed. An explanation or a method that did not exist is missing.
+        n_draws: A metric that takes as many draws as each sample needs says here how many these were, by method, ``(N,)`` each.
     """
 
     explained: ExplainedFunction
@@ -320,6 +321,7 @@ class MetricInputs:
     references: Mapping[str, Reference]
     methods: Mapping[str, Method]
     history: Mapping[str, Mapping[str, tuple[Tensor, ...]]] = field(default_factory=dict)
+    n_draws: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Metric(ABC):

@@ -110,6 +110,7 @@ class Report:
         maps: Maps at the layer's resolution, ``(N, 1, h, w)``, for methods whose attributions do not show by their
             shape how they lie on the image; an empty tuple if they have no place on it.
         n_steps: For methods with ``n_steps="auto"``: how many points each sample took, ``(N,)``.
+        n_draws: ``n_draws[metric][method]`` is ``(N,)``: for metrics with ``n_perturb_samples="auto"``, how many draws each sample took.
         stage: ``"fit"``, ``"validate"`` or ``"test"`` inside a Trainer; ``None`` outside.
         completeness_errors: For each DeepLIFT method, ``(N,)``: the sum of multipliers * (input - baseline), minus
             f(x) - f(baseline); signed, in units of output, averaged over the baselines if there are several. Layers that
@@ -166,6 +167,7 @@ class Report:
     explained: Mapping[str, Tensor] = field(default_factory=dict)
     task: str = ""
     logged: Mapping[str, float] = field(default_factory=dict)
+    n_draws: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     run: RunInfo | None = None
     probe: Probe | None = None
     by_target: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -182,7 +184,7 @@ class Report:
             return {method: value for method, value in by_method.items() if target_of(method) == name}
 
         parts = {kind: own(getattr(self, kind)) for kind in ("attributions", "maps", "n_steps", "completeness_errors")}
-        for kind in ("scores", "standard_errors"):
+        for kind in ("scores", "standard_errors", "n_draws"):
             parts[kind] = {score: own(by_method) for score, by_method in getattr(self, kind).items()}
         of_all: Any = {**parts, **self.by_target[name]}
         outputs, probe, run = of_all["outputs"], self.probe, self.run
@@ -261,7 +263,7 @@ class Report:
 
         ``<metric>/<method>`` is the mean over samples with a finite score, ``nonfinite/<method>`` the number of samples
         with a non-finite map or score, ``undefined/<metric>/<method>`` that of samples for which the score is undefined, where
-        there are any, ``n_steps/<method>`` the mean number of points.
+        there are any, ``n_steps/<method>`` the mean number of points, ``n_draws/<metric>/<method>`` that of draws.
         """
         found = dict(self._results.means)
         found.update({f"nonfinite/{k}": float(len(v)) for k, v in self._results.nonfinite.items()})
@@ -271,6 +273,8 @@ class Report:
 
     def _means(self) -> dict[str, float]:
         found = {f"n_steps/{method}": steps.double().mean().item() for method, steps in self.n_steps.items()}
+        for metric, by_method in self.n_draws.items():
+            found |= {f"n_draws/{metric}/{method}": n.double().mean().item() for method, n in by_method.items()}
         for metric, by_method in self.scores.items():
             for method, values in by_method.items():
                 finite = values[torch.isfinite(values)]

@@ -85,6 +85,7 @@ class Explanation:
     failures: dict[str, str] = field(default_factory=dict)
     _refused: bool = False
     _checks: dict[str, SumCheck] = field(default_factory=dict)
+    _draws: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._places: slice | Tensor = slice(None)
@@ -130,7 +131,7 @@ class Explanation:
         self._leave_out_unlike(scored)
         scores = {key: score for by_key in scored.values() for key, score in by_key.items()}
         with ranks.agree("the report"):
-            mine = self._parts(outputs, found, arranged, scores)
+            mine = self._parts(outputs, found, arranged, scores, scored)
         whole, probe = ranks.together(mine, self._own), self.explained.probe
         if self.probe.entries is not None:
             whole["explained"] = {**whole["explained"], "sample": self.probe.entries[:, 0].cpu()}
@@ -177,6 +178,7 @@ class Explanation:
         found: Mapping[str, Attribution],
         arranged: Mapping[str, Placed | None],
         scores: Mapping[str, Mapping[str, Score]],
+        scored: Iterable[str],
     ) -> dict[str, Any]:
         """Returns the fields of the report for the samples of this rank."""
         steps = {name: steps_taken(self.decided.methods[name], self.explained, self.samples) for name in found}
@@ -191,6 +193,7 @@ class Explanation:
             "explained": self.facts,
             "maps": explicit_maps(found, arranged, self.samples.inputs, self.explained.modalities),
             "n_steps": {name: taken for name, taken in steps.items() if taken is not None},
+            "n_draws": {name: taken for name, taken in self._draws.items() if name in scored},
             "checks": {name: torch.stack(check, 1) for name, check in self._checks.items() if name in found},
         }
         on_cpu: dict[str, Any] = _on_cpu(parts)
@@ -352,9 +355,12 @@ class Explanation:
         wanted = [n for n in wanted if metric.can_score(self.decided.methods[n], self.explained)]
         for explained, names in self.functions(wanted):
             explanations, placed = {k: found[k] for k in names}, {k: maps[k] for k in names if k in maps}
-            for suffix, score in metric.score(self._metric_inputs(explained, explanations, placed)).items():
+            metric_inputs = self._metric_inputs(explained, explanations, placed)
+            for suffix, score in metric.score(metric_inputs).items():
                 _check_score(score)
                 scored.setdefault(score_name(name, suffix), {}).update(score)
+            if metric_inputs.n_draws:
+                self._draws.setdefault(name, {}).update(metric_inputs.n_draws)
         return dict(scored)
 
     def functions(self, names: Iterable[str]) -> list[tuple[ExplainedFunction, list[str]]]:

@@ -287,7 +287,7 @@ def joined(reports: Mapping[str, Report]) -> Report:
 
     own = ("attributions", "maps", "n_steps", "completeness_errors", "failures", "undefined_reasons")
     of_all: Any = {name: both(name) for name in own}
-    of_all |= {name: by_score(name) for name in ("scores", "standard_errors")}
+    of_all |= {name: by_score(name) for name in ("scores", "standard_errors", "n_draws")}
     return replace(
         first,
         **of_all,

@@ -130,6 +130,7 @@ def without(report: Report, failed: Iterable[str], metrics: Mapping[str, Metric]
     }
     for kind in ("scores", "standard_errors"):
         left[kind] = {score: kept(found) for score, found in kept(getattr(report, kind), lost).items()}
+    left["n_draws"] = {metric: kept(found) for metric, found in kept(report.n_draws).items()}
     return replace(report, **left)
 
 

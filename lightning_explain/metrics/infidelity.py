@@ -270,6 +270,8 @@ class Infidelity(CheckedArguments, Metric):
         """
         found: dict[str, dict[str, Score]] = {s: {} for s in self.suffixes}
         for name, products, changes, taken in self._collected(metric_inputs):
+            if self.n_perturb_samples == AUTO:
+                metric_inputs.n_draws[name] = taken
             parts = []
             for count in taken.unique().tolist():
                 some = (taken == count).nonzero().squeeze(1)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief
 from lightning_explain.report.blocks import number
@@ -175,7 +177,21 @@ def _cost(run: StoredRun) -> list[tuple[str, str]]:
     seconds, passes = sum(report.seconds for report in run.reports), run.last.passes
     found = [] if run.info is None or not run.info.cost else [("", f"{run.info.cost[:1].upper()}{run.info.cost[1:]}.")]
     sent = f"{passes.forward:,} samples went forward and {passes.backward:,} backward through the model at the last one"
-    return [*found, ("", f"{len(run.reports)} explanations took {seconds:.3g} seconds; {sent}.")]
+    found += [("", f"{len(run.reports)} explanations took {seconds:.3g} seconds; {sent}.")]
+    taken = {method: ("points on the path", n) for method, n in run.last.n_steps.items()}
+    for metric, by_method in run.last.n_draws.items():
+        taken |= {f"{metric}/{method}": ("draws", n) for method, n in by_method.items()}
+    # A method has points, a score draws; the names of the two never meet.
+    return [*found, *((name, _each_took(*one)) for name, one in taken.items() if len(one[1]))]
+
+
+def _each_took(what: str, counts: Tensor) -> str:
+    """How many points or draws the samples ``(N,)`` took where each takes as many as it needs."""
+    low, high = int(counts.min()), int(counts.max())
+    if low == high:
+        return f'"auto" took {low} {what} for each sample at the last explanation.'
+    mean = f"{counts.double().mean():.4g} on average"
+    return f'"auto" took {low} to {high} {what} for a sample at the last explanation, {mean}.'
 
 
 def _written(run: StoredRun) -> list[tuple[str, str]]:

@@ -315,7 +315,7 @@ def _check_samples(report: Report) -> None:
     parts: dict[str, Any] = {name: getattr(report, name) for name in (*_BY_SAMPLE, "attributions", "scores")}
     parts |= {
         name: getattr(report, name)
-        for name in ("standard_errors", "maps", "n_steps", "completeness_errors", "explained", "by_target")
+        for name in ("standard_errors", "maps", "n_steps", "n_draws", "completeness_errors", "explained", "by_target")
     }
     for name, part in parts.items():
         if name not in _BY_SAMPLE and not isinstance(part, dict):

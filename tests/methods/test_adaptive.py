@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from comparing import distance
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.report.stored_runs import load_runs
+from lightning_explain.report.summary import facts
 from lightning_explain.store.report_files import load_reports, save_report
 from networks import samples, trained
 
@@ -75,10 +78,19 @@ def test_samples_are_the_same_in_any_chunk_and_inside_other_methods() -> None:
 
 def test_points_are_kept_in_the_reports_file(tmp_path: Path) -> None:
     x, y = samples()
-    report = explain(trained(), Probe(x, y), {"it": m.IntegratedGradients("auto")}, [])
+    auto = q.Infidelity(n_perturb_samples="auto", max_perturb_samples=24)
+    report = explain(trained(), Probe(x, y), {"it": m.IntegratedGradients("auto")}, {"draws": auto})
     save_report(report, tmp_path)
     (read,) = load_reports(tmp_path)
     assert torch.equal(read.n_steps["it"], report.n_steps["it"])
+    assert torch.equal(read.n_draws["draws"]["it"], report.n_draws["draws"]["it"])
+    (run,) = load_runs([tmp_path])
+    said = dict(facts([run])["Cost"][0][1])
+    steps = report.n_steps["it"]
+    assert said["it"].startswith(
+        f'"auto" took {int(steps.min())} to {int(steps.max())} points on the path for a sample'
+    )
+    assert re.fullmatch(r'"auto" took \d+( to \d+)? draws for .*', said["draws/it"])
 
 
 @pytest.mark.parametrize(

@@ -308,11 +308,15 @@ class TestAsManyDrawsAsNeeded:
                 small = (k for k in COUNTS if fixed[k].standard_errors["i_relative"][name][i] <= 0.05)
                 count = next(small, 40)
                 stopped.add(count)
+                assert found.n_draws["i"][name][i] == count
                 for parts in ("scores", "standard_errors"):
                     for key in ("i", "i_relative"):
                         expected = getattr(fixed[count], parts)[key][name][i]
                         torch.testing.assert_close(getattr(found, parts)[key][name][i], expected, rtol=1e-9, atol=1e-12)
         assert len(stopped) > 2, "samples stop at different numbers"
+        mean = found.n_draws["i"]["ig"].double().mean().item()
+        assert found.scalars()["n_draws/i/ig"] == pytest.approx(mean)
+        assert fixed[16].n_draws == {}
         assert fixed[16].passes.forward < found.passes.forward < fixed[40].passes.forward
 
     def test_it_depends_on_neither_the_other_methods_nor_the_other_samples_nor_the_chunk(self) -> None:
