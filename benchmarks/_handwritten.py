@@ -50,18 +50,19 @@ Scores = dict[str, dict[str, Tensor]]
 Explain = Callable[..., Tensor]
 
 
-def explainers(model: nn.Module, pass_size: int | None = None) -> dict[str, Explain]:
+def explainers(model: nn.Module, pass_size: int | None = None, layer_name: str = LAYER) -> dict[str, Explain]:
     """One function per method, in the form that ``sensitivity_max`` calls: (inputs, target=...) to an input-shaped map.
 
     Args:
         model: The network.
         pass_size: Samples in one pass, where Captum has an argument for it; ``None``: Captum's defaults.
+        layer_name: The layer of layer methods.
     """
 
     def times(x: Tensor) -> int | None:
         return None if pass_size is None else max(1, pass_size // len(x))
 
-    layer = model.get_submodule(LAYER)
+    layer = model.get_submodule(layer_name)
     saliency, ig, occlusion = ca.Saliency(model), ca.IntegratedGradients(model), ca.Occlusion(model)
     tunnel = ca.NoiseTunnel(saliency)
 
