@@ -137,7 +137,8 @@ def _class_indices(outputs: Tensor, target: str | int, labels: Tensor | None) ->
             raise ValueError(
                 f'target="label" needs integer labels ({n},), got {came}; give such labels (batch_fn=...), or use {_OTHER_WAYS}.'
             )
-        indices = labels.long().cpu()
+        # A copy, because labels made in inference mode cannot be saved for a backward pass.
+        indices = labels.long().cpu().clone()
     # Not every int fits into a tensor.
     lowest, highest = (target, target) if isinstance(target, int) else (int(end) for end in indices.aminmax())
     if target == "label" and highest == classes:

@@ -17,7 +17,7 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.model.layers import find_layer
-from lightning_explain.model.targets import check_target, output_tensor, predictions_of
+from lightning_explain.model.targets import Choice, check_target, choose, output_tensor, predictions_of
 from networks import DigitNet, samples, trained
 
 SALIENCY = {"saliency": m.Saliency(abs=False)}
@@ -475,3 +475,13 @@ def test_outputs_with_a_class_for_each_place_are_refused_with_a_target_that_runs
     x = probe.inputs.clone().requires_grad_()
     mean(model(x)).sum().backward()
     torch.testing.assert_close(report.attributions["saliency"], x.grad)
+
+
+def test_labels_made_in_inference_mode_choose_targets_that_a_backward_pass_can_save() -> None:
+    outputs = torch.rand(2, 3, requires_grad=True)
+    with torch.inference_mode():
+        labels = torch.tensor([2, 0])
+    choice = Choice("label", labels)
+    choose(outputs, choice(outputs), "label").sum().backward()
+    assert outputs.grad is not None
+    assert outputs.grad.tolist() == [[0, 0, 1], [1, 0, 0]]
