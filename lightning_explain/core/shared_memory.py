@@ -81,12 +81,15 @@ class SharedMemory:
         sizes = [*(part.nbytes for part in parts), *map(len, storages)]
         places = tuple(zip(_starts(sizes), sizes, strict=True))
         layout = Layout(places[: len(parts)], places[len(parts) :])
-        space = self._mapped(sum(places[-1]))
+        space = self._mapped(sum(map(_aligned, sizes)))
         for (start, size), part in zip(layout.buffers, parts, strict=True):
             space[start : start + size] = part
-        for (start, size), storage in zip(layout.storages, storages, strict=True):
-            if size:
-                torch.frombuffer(space, dtype=torch.uint8, count=size, offset=start).copy_(storage)
+        spaces = [_aligned(size) for _, size in layout.storages]
+        if any(spaces):
+            # In few calls of torch, because a large model has hundreds of tensors.
+            everything = torch.frombuffer(space, dtype=torch.uint8, count=sum(spaces), offset=layout.storages[0][0])
+            targets = zip(everything.split(spaces), storages, strict=True)
+            torch._foreach_copy_([target[: len(storage)] for target, storage in targets], storages)
         return layout
 
     def read(self, layout: Layout, known: Sequence[Any] = (), device: str | None = None) -> Any:
@@ -129,11 +132,15 @@ def _new() -> int:
         return os.dup(file.fileno())
 
 
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
 def _starts(sizes: Sequence[int]) -> Iterator[int]:
     start = 0
     for size in sizes:
         yield start
-        start += -(-size // _ALIGNED) * _ALIGNED
+        start += _aligned(size)
 
 
 def _storage(space: mmap.mmap, start: int, size: int) -> Tensor:
@@ -185,7 +192,10 @@ def _module(module: nn.Module) -> Any:
     found = module.__reduce_ex__(4)
     if found[0] is not _NEW or found[1] != (type(module),) or not isinstance(found[2], dict):
         return found
-    kept = {name: value for name, value in found[2].items() if not _is_empty(name, value)}
+    kept = dict(found[2])
+    for name, kind in _EMPTY.items():
+        if type(kept.get(name)) is kind and not kept[name]:
+            del kept[name]
     return _new_module, found[1], kept
 
 
@@ -195,10 +205,6 @@ _EMPTY = {
     name: type(value) for name, value in vars(nn.Module()).items() if value is not None and value == type(value)()
 }
 """The containers of a new module that are empty."""
-
-
-def _is_empty(name: str, value: Any) -> bool:
-    return _EMPTY.get(name) is type(value) and not value
 
 
 # -- unpickling --------------------------------------------------------------------------------------------------------
