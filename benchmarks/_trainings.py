@@ -107,8 +107,7 @@ class Run:
 def run(watch: ExplanationMonitor | None, steps: int = -1, seconds: float | None = None) -> Run:
     """Trains, with TensorBoard, for so many steps or seconds."""
     module = Gratings()
-    size = IMAGES if steps < 0 else min(steps * BATCH, IMAGES)
-    data = DataLoader(TensorDataset(*images(size, seed=1)), batch_size=BATCH)
+    data = DataLoader(TensorDataset(*images(IMAGES, seed=1)), batch_size=BATCH)
     with tempfile.TemporaryDirectory() as root:
         clock = Clock(InFront(), seconds)
         trainer = pl.Trainer(
