@@ -279,8 +279,10 @@ class Worker:
 
     def __init__(self) -> None:
         ours, theirs = Pipe()
-        # Ctrl-C is for this process, also while that one is still importing, which looking for garbage would slow down.
+        # That one would look in the working directory first. Ctrl-C is for this process, also while that one is still importing, which
+        # looking for garbage would slow down.
         code = (
+            f"import sys; sys.path[:] = {[*map(str, sys.path)]!r}; "
             "import gc, signal; gc.disable(); signal.signal(signal.SIGINT, signal.SIG_IGN); "
             f"from lightning_explain.monitor.worker import main; main({theirs.fileno()}, {os.getpid()})"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -84,12 +85,19 @@ def watching(**arguments: Any) -> ExplanationMonitor:
 def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """The same training without a monitor, with one that it waits for, and with one beside it."""
     root = tmp_path_factory.mktemp("beside")
+    # The process has the paths of this one, where the working directory is none of them.
+    (root / "lightning_explain.py").write_text("raise ImportError('from the working directory')")
+    former = Path.cwd()
+    os.chdir(root)
     worker = watching(beside=True, when_busy="wait", alerts=["infidelity_relative/ig > -1 for 5"])
-    return {
-        "plain": trained(root / "plain", None),
-        "inline": trained(root / "inline", watching()),
-        "beside": trained(root / "beside", worker),
-    }
+    try:
+        return {
+            "plain": trained(root / "plain", None),
+            "inline": trained(root / "inline", watching()),
+            "beside": trained(root / "beside", worker),
+        }
+    finally:
+        os.chdir(former)
 
 
 def test_the_training_is_the_same_after_every_step(trainings: dict[str, Trained]) -> None:
