@@ -15,8 +15,8 @@ from lightning_explain.probes.parts import (
     are_tensors,
     column,
     count_of,
+    graph_package,
     holds_tensors,
-    is_graph,
     is_label,
     labels_of,
     names_in,
@@ -84,13 +84,12 @@ def samples_of(
 
 def _refuse_graphs(batch: Any) -> None:
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    graph = next((part for part in (batch, *parts) if is_graph(part)), None)
+    graph = next((part for part in (batch, *parts) if graph_package(part)), None)
     if graph is not None:
         raise TypeError(
-            f"A batch holds a graph ({type(graph).__module__.partition('.')[0]} {type(graph).__name__}), whose nodes are no samples of one "
-            "shape. For graphs there is torch_geometric.explain. To explain graphs that all have equally many nodes, give batch_fn=..., "
-            "which returns the node features (graphs, nodes, features) and the labels, and forward_fn=..., which makes a graph of them "
-            "and calls the model."
+            f"A batch holds a graph ({type(graph).__name__} of {graph_package(graph)}), whose nodes are no samples of one shape. For "
+            "graphs there is torch_geometric.explain. To explain graphs that all have equally many nodes, give batch_fn=..., which returns the "
+            "node features (graphs, nodes, features) and the labels, and forward_fn=..., which makes a graph of them and calls the model."
         )
 
 

@@ -14,12 +14,13 @@ from lightning_explain.probes.signature import Signature
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
-_GRAPHS = ("torch_geometric", "dgl", "pyg_lib")
+_GRAPHS = ("torch_geometric", "dgl")
 
 
-def is_graph(value: Any) -> bool:
-    """Whether a part is a graph or a batch of graphs, of PyTorch Geometric or DGL."""
-    return any(cls.__module__.partition(".")[0] in _GRAPHS for cls in type(value).__mro__)
+def graph_package(value: Any) -> str:
+    """The package of a graph or a batch of graphs, PyTorch Geometric or DGL; empty for other parts."""
+    packages = (cls.__module__.partition(".")[0] for cls in type(value).__mro__)
+    return next((package for package in packages if package in _GRAPHS), "")
 
 
 def names_in(batch: Any, forward: Signature | None) -> dict[str, Any] | None:

@@ -230,9 +230,12 @@ def named(score: str, space: int) -> str:
 
 
 def lines_of(name: str) -> tuple[str, ...]:
-    """A name in up to two lines, broken at an underscore where it is too long for one."""
-    if text.width(name, LETTERS) <= _LEFT - _GAP or "_" not in name:
+    """A name in up to two lines, broken before its target, or else at an underscore, where it is too long for one."""
+    if text.width(name, LETTERS) <= _LEFT - _GAP or not ("_" in name or "@" in name):
         return (name,)
+    if "@" in name:
+        method, _, target = name.rpartition("@")
+        return method, f"@{target}"
     breaks = [i for i, letter in enumerate(name) if letter == "_"]
     best = min(breaks, key=lambda i: abs(2 * i - len(name)))
     return name[:best], name[best + 1 :]

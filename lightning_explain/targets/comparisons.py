@@ -85,11 +85,10 @@ class Similarity(Target):
 
     Example:
         >>> import torch
-        >>> from lightning_explain import explain, targets as t
-        >>> encoder = torch.nn.Linear(4, 3)
-        >>> probe = Probe(torch.randn(2, 4), targets=torch.tensor([1, 0]))
+        >>> from lightning_explain import Probe, explain, targets as t
+        >>> encoder, samples = torch.nn.Linear(4, 3), Probe(torch.randn(2, 4), targets=torch.tensor([1, 0]))
         >>> means = torch.eye(3)[:2]  # One embedding for each class.
-        >>> report = explain(encoder, probe, ["Saliency"], [], target=t.Similarity(means))
+        >>> report = explain(encoder, samples, ["Saliency"], [], target=t.Similarity(means))
         >>> bool((report.values.abs() <= 1).all())
         True
     """

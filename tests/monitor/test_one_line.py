@@ -605,7 +605,7 @@ def left_out(watch: ExplanationMonitor) -> list[str]:
     Text and tables have their own methods by default.
     """
     report = watch.last_report
-    found = set() if report is None else {*report.attributions, *report.scores}
+    found = set() if report is None else {*(name.partition("@")[0] for name in report.attributions), *report.scores}
     if report is not None and report.run is not None and {"Text", "Tabular"}.intersection(report.run.modalities):
         found |= {"saliency", "cam"}
     return [name for name in DEFAULTS if name not in found]
