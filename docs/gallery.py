@@ -1,7 +1,7 @@
 """Draws the pictures of the gallery and of README from short trainings: ``python docs/gallery.py [NAME ...]`` (all: about three minutes).
 
-``image``, ``text``, ``tabular`` and ``series`` are the demos; ``dense``, ``multilabel`` and ``forecast`` are trained here, on data in which
-it is known what the network must look at; so are ``volume``, ``video``, ``audio`` and ``bands`` (``gallery_grids.py``).
+``image``, ``text``, ``tabular`` and ``series`` are the demos; the others are trained here, on data in which it is known what the
+network must look at (``volume``, ``video``, ``audio`` and ``bands`` lie in ``gallery_grids.py``).
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def draw_task(name: str, folder: Path) -> None:
     quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": folder / name}
     L.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor], **quiet).fit(Task(net, loss), data)
     report = load_reports(folder / name / "explain")[-1]
-    save(draw(report, "ig"), name)
+    for method in report.attributions:
+        save(draw(report, method), "-".join([name, *method.split("@")[1:]]))
     if name == "bands":
         save(draw(report, "ig/2"), "bands-share")
 
@@ -160,8 +161,67 @@ def _forecast() -> tuple[Any, ...]:
     return past, future, net, F.mse_loss, {"modalities": kind}
 
 
+class _Heads(nn.Module):
+    """Two outputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(),
+            nn.AdaptiveMaxPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.shape, self.cross = nn.Linear(32, 2), nn.Linear(32, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """The class of the shape, and the brightness of the cross."""
+        found = self.body(image)
+        return {"shape": self.shape(found), "cross": self.cross(found)}
+
+
+def _outputs() -> tuple[Any, ...]:
+    """A disc or a frame is the class of one output; the brightness of the cross is the number of another one."""
+    generator = torch.Generator().manual_seed(0)
+    noise, shapes = _shapes(generator)
+    frame, brightness = (torch.rand(2, SAMPLES, generator=generator) * torch.tensor([[1.0], [2.0]])).round(decimals=3)
+    frame = (frame < 0.5).float()
+    strength = torch.stack([1 - frame, frame, brightness], 1).view(-1, 3, 1, 1)
+    images = noise + (shapes * strength).sum(1, keepdim=True)
+
+    def loss(found: dict[str, Tensor], labels: Tensor) -> Tensor:
+        return F.cross_entropy(found["shape"], labels[:, 0].long()) + F.mse_loss(found["cross"], labels[:, 1:])
+
+    return images, torch.stack([frame, brightness], 1), _Heads(), loss, {"class_names": ["disc", "frame"]}
+
+
+def _autoencoder() -> tuple[Any, ...]:
+    """Discs in one of four places are normal; the samples that are explained have a frame, too, which training never shows."""
+    generator = torch.Generator().manual_seed(0)
+    noise, _ = _shapes(generator)
+    places = torch.randint(4, (SAMPLES,), generator=generator)
+    rows, columns = torch.arange(SIZE).view(1, -1, 1), torch.arange(SIZE).view(1, 1, -1)
+
+    def off(at: Tensor) -> tuple[Tensor, Tensor]:
+        centers = 8 + 16 * torch.stack([at // 2, at % 2], 1)
+        return (rows - centers[:, :1, None]).abs(), (columns - centers[:, 1:, None]).abs()
+
+    (down, right), (below, beside) = off(places), off((places + 1) % 4)
+    images = 0.3 * noise + (down**2 + right**2 <= 25)[:, None]
+    images[:4] += (torch.maximum(below, beside) == 5)[:4, None]
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(SIZE * SIZE, 64), nn.ReLU(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 64), nn.ReLU(),
+        nn.Linear(64, SIZE * SIZE), nn.Unflatten(1, (1, SIZE, SIZE)),
+    )  # fmt: skip
+    return images, images.clone(), net, F.mse_loss, {}
+
+
 DEMOS = ("image", "text", "tabular", "series")
-TASKS: dict[str, Callable[[], tuple[Any, ...]]] = {"dense": _dense, "multilabel": _multilabel, "forecast": _forecast}
+TASKS: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "dense": _dense,
+    "multilabel": _multilabel,
+    "forecast": _forecast,
+    "outputs": _outputs,
+    "autoencoder": _autoencoder,
+}
 TASKS |= gallery_grids.TASKS
 
 
