@@ -87,9 +87,10 @@ def _refuse_graphs(batch: Any) -> None:
     graph = next((part for part in (batch, *parts) if graph_package(part)), None)
     if graph is not None:
         raise TypeError(
-            f"A batch holds a graph ({type(graph).__name__} of {graph_package(graph)}), whose nodes are no samples of one shape. For "
-            "graphs there is torch_geometric.explain. To explain graphs that all have equally many nodes, give batch_fn=..., which returns the "
-            "node features (graphs, nodes, features) and the labels, and forward_fn=..., which makes a graph of them and calls the model."
+            f"A batch holds a graph ({type(graph).__name__} of {graph_package(graph)}), whose nodes are no samples of one shape. "
+            "For graphs there is torch_geometric.explain. To explain graphs that all have equally many nodes, give batch_fn=..., which "
+            "returns the node features (graphs, nodes, features) and the labels, and forward_fn=..., which makes a graph of them and "
+            "calls the model."
         )
 
 
