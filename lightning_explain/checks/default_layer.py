@@ -82,11 +82,14 @@ def _stream(chosen: _Candidate, found: list[_Candidate], record: Record) -> _Can
     return next((one for one, by in users if any(module is not chosen.module for module in by)), chosen)
 
 
-def weighs_places(layer: nn.Module, model: nn.Module, record: Record, modalities: tuple[Modality, ...]) -> bool:
+def weighs_places(
+    layer: nn.Module, model: nn.Module, record: Record, modalities: tuple[Modality, ...], unknown: bool = False
+) -> bool:
     """Whether the explained output weighs the places of a layer by themselves, as a flattened head or a class token does.
 
     Behind global average pooling, the gradient is the same at all places. Takes a backward pass from the explained output to the
-    layer; ``False`` also where that cannot be told: sharded models, layers that run several times or return no single tensor.
+    layer; ``False`` also where that cannot be told: sharded models, layers that run several times or return no single tensor. Where
+    there is no gradient, as before a head that begins with zeros, it is ``unknown``.
     """
     passed = record.passed(layer, of_input=False)
     value = None if passed is None else passed.value
@@ -99,6 +102,8 @@ def weighs_places(layer: nn.Module, model: nn.Module, record: Record, modalities
         how = Arrangement(layer=layer, model=model)
         placed = None if found is None else place(found, record.samples.inputs, modalities, how)
         if placed is not None:
+            if not placed.any():
+                return unknown
             mean = placed.flatten(2).mean(2, keepdim=True)
             return bool((placed.flatten(2) - mean).abs().max() > _SAME * placed.abs().max())
     return False

@@ -92,13 +92,13 @@ class DoctorContext:
         Behind a flattened map that further nonlinear layers read, it points at least as well as other maps of the layer.
         """
         layer = None if self.layer is None else find_layer(self.model, self.layer)
-        if layer is None or not self._weighs_places(layer):
+        if layer is None:
             return False
         tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
-        return tokens or is_linear_behind(layer, self.record)
+        return self._weighs_places(layer, tokens) and (tokens or is_linear_behind(layer, self.record))
 
-    def _weighs_places(self, layer: nn.Module) -> bool:
-        return weighs_places(layer, self.model, self.record, self.explained.modalities)
+    def _weighs_places(self, layer: nn.Module, unknown: bool = False) -> bool:
+        return weighs_places(layer, self.model, self.record, self.explained.modalities, unknown)
 
     @cached_property
     def blind(self) -> Finding | None:
