@@ -17,6 +17,8 @@ import lightning as L
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
+from torchvision.models import VisionTransformer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import tutorial_cat
@@ -68,7 +70,9 @@ def method(name: str) -> Any:
 
 def draw_method(name: str) -> None:
     """Writes the picture of one method."""
-    if any(
+    if name == "AttentionRollout":
+        report, probe, options = _transformer(name)
+    elif any(
         part in name for part in ("LRP", "Guided", "Deconvolution")
     ):  # for which that network has no rule, or no ReLU
         report, probe, options = _digit(name)
@@ -99,6 +103,31 @@ def _digit(name: str) -> tuple[Report, Probe, Options]:
     probe = data.probe_samples(1)
     options = Options(panels=PANELS, normalization=((digits.MEAN,), (digits.STD,)), min_pixels=192)
     given = {snake_case(name): getattr(methods, name)()}
+    return explain(model, probe, given, metrics=[]), probe, options
+
+
+class _DigitsTransformer(digits.DigitsModel):
+    """A ViT on digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = VisionTransformer(28, 4, 2, 4, 32, 64, num_classes=10)
+        self.net.conv_proj = nn.Conv2d(1, 32, 4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """What the ViT says."""
+        found: torch.Tensor = self.net(images)
+        return found
+
+
+def _transformer(name: str) -> tuple[Report, Probe, Options]:
+    L.seed_everything(0)
+    data, model = digits.MarkedDigits(marked=False), _DigitsTransformer()
+    L.Trainer(max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False).fit(model, data)
+    probe = data.probe_samples(1)
+    shown = [("original_image", "all"), *((kind, "positive") for kind in ("heat_map", "blended_heat_map", "channels"))]
+    options = Options(panels=shown, normalization=((digits.MEAN,), (digits.STD,)), min_pixels=192)
+    given = {snake_case(name): m.AttentionRollout(attr_head_summation=False)}
     return explain(model, probe, given, metrics=[]), probe, options
 
 

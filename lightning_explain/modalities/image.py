@@ -34,13 +34,17 @@ else:
 Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
 """``(mean, std)`` of the images, each one number or one number per channel."""
 
-KINDS = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
-"""Captum's ``method`` argument of ``visualize_image_attr``."""
+CHANNELS = "channels"
+"""The kind of panel that shows each channel of a layer's map, such as each head of attention, as a small map."""
+KINDS = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling", CHANNELS)
+"""Captum's ``method`` argument of ``visualize_image_attr``, and ``channels``."""
 LAYOUTS = ("channels_first", "channels_last", "tokens", "none")
 _WAYS = (
     f"give None, {', '.join(map(repr, LAYOUTS))}, a pair (h, w) of patches, or (from Python) a function "
     "(N, ...) -> (N, C, h, w)"
 )
+# The fewest pixels a side of a small map.
+_TILE = 4
 # The most tokens that are no patches: a class token, a distillation token, registers.
 _OTHER_TOKENS = 6
 # How many there are in networks that have more than one.
@@ -154,8 +158,13 @@ class Image(Pixels):
     def panels(
         self, found: tuple[Tensor, ...], inputs: tuple[Tensor, ...], asked: Sequence[tuple[str, str]]
     ) -> tuple[Panel, ...]:
-        """One column for each pair that is asked for; of several bands, how much of the map lies on each."""
-        shown = tuple(Panel(_title(kind, sign), kind, found[0], sign) for kind, sign in asked)
+        """One column for each pair that is asked for; of several bands, how much of the map lies on each.
+
+        Where channels are asked for, the last of ``found`` has them: ``(N, C, h, w)`` at any resolution.
+        """
+        small = tiled(found[-1], self.pixels(inputs[0])) if any(kind == CHANNELS for kind, _ in asked) else found[0]
+        maps = ((kind, sign, small if kind == CHANNELS else found[0]) for kind, sign in asked)
+        shown = tuple(Panel(_title(kind, sign), kind, values, sign) for kind, sign, values in maps)
         channels = found[0].shape[1]
         if inputs[0].shape[1] != channels or (self.band_names is None and channels <= _COLORS):
             return shown
@@ -163,6 +172,18 @@ class Image(Pixels):
         shares = sizes / sizes.sum(1, keepdim=True).clamp(min=torch.finfo(torch.double).tiny)
         names = self.band_names or [f"band {i}" for i in range(channels)]
         return (*shown, FeaturesPanel("share of each band", "importance", shares, names=names))
+
+
+def tiled(channels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The channels of a map ``(N, C, h, w)``, each small, in rows on a picture ``(N, 1, H, W)`` of this size; as many as fit."""
+    across = min(math.ceil(math.sqrt(channels.shape[1])), max(1, size[1] // _TILE))
+    down = min(math.ceil(channels.shape[1] / across), max(1, size[0] // _TILE))
+    height, width = size[0] // down, size[1] // across
+    # A line between them stays free.
+    small = F.pad(upsample(channels[:, : across * down], (height - 1, width - 1)), (0, 1, 0, 1))
+    small = torch.cat([small, small.new_zeros(len(small), across * down - small.shape[1], height, width)], 1)
+    laid = small.unflatten(1, (down, across)).transpose(2, 3).reshape(len(small), 1, down * height, across * width)
+    return F.pad(laid, (0, size[1] - across * width, 0, size[0] - down * height))
 
 
 def stretched(x: Tensor, percentiles: tuple[float, float] = (0.5, 99.5)) -> Tensor:

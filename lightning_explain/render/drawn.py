@@ -21,6 +21,7 @@ from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.regions import NAME as REGION
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
+from lightning_explain.modalities.image import CHANNELS
 from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.render import bars, regions
 from lightning_explain.render.image import normalize, to_bytes, to_display
@@ -176,7 +177,9 @@ def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -
         return panels, all_finite(panels[0].values)
     whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
     shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
-    panels = modalities[index].panels((shown,), (inputs[index],), asked(modalities[index], style))
+    wanted = asked(modalities[index], style)
+    channels = (arranged[index],) if any(kind == CHANNELS for kind, _ in wanted) else ()
+    panels = modalities[index].panels((shown, *channels), (inputs[index],), wanted)
     return tuple(_masked(panel, drawn.masks) for panel in panels), all_finite(shown)
 
 
@@ -234,6 +237,11 @@ def _further(
     return modality.panels((maps[i],), (own,), asked(modality, style)), all_finite(maps[i])
 
 
+def map_key(panel: Panel) -> str:
+    """What panels of an image that show the same map have in common: the sign, unless they show its channels."""
+    return f"{CHANNELS} {panel.sign}" if panel.kind == CHANNELS else panel.sign
+
+
 def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], style: PanelStyle) -> NDArray[np.uint8]:
     """The panels of one column, ``(N, h, w, 3)``; ``normalized`` keeps the map of each sign for the next column."""
     if panel.kind in bars.KINDS:
@@ -244,9 +252,10 @@ def pixels_of(panel: Panel, drawn: DrawnInput, normalized: dict[str, Tensor], st
         return panel.values.numpy()
     drawn.check_pixels(panel.kind)
     assert drawn.images is not None
-    if panel.sign not in normalized:
-        normalized[panel.sign] = normalize(panel.values, panel.sign, style.outlier_perc)
-    found = image_panel(panel.kind, panel.sign, drawn.images, normalized[panel.sign], style.cmap, style.alpha_overlay)
+    key = map_key(panel)
+    if key not in normalized:
+        normalized[key] = normalize(panel.values, panel.sign, style.outlier_perc)
+    found = image_panel(panel.kind, panel.sign, drawn.images, normalized[key], style.cmap, style.alpha_overlay)
     return drawn.with_marks(panel.kind, _resized(found, drawn.size))
 
 

@@ -28,6 +28,7 @@ from lightning_explain.render.drawn import (
     check_samples,
     drawn_inputs,
     joined,
+    map_key,
     panels_of,
     pixels_of,
     resize,
@@ -44,7 +45,13 @@ from lightning_explain.render.regions import LABEL_COLOR, PREDICTION_COLOR
 
 OVERVIEW, HISTORY = "overview", "history"
 """The keys of the picture of several methods, and of those over epochs."""
-_WORDS = {"original_image": "image", "heat_map": "map", "blended_heat_map": "overlay", "masked_image": "masked"}
+_WORDS = {
+    "original_image": "image",
+    "heat_map": "map",
+    "blended_heat_map": "overlay",
+    "masked_image": "masked",
+    "channels": "channels",
+}
 _PREFERRED = ("infidelity_relative", "relevance_mass", "sensitivity_max")
 _LEVELS = 127
 _LINES = 3
@@ -341,7 +348,7 @@ class Figure:
         """The maps of this report, for the pictures of later ones."""
         shown = {name: self._main(name) for name in self.panels}
         maps = {
-            name: self._maps[name, found[0].sign, found[1]]
+            name: self._maps[name, map_key(found[0]), found[1]]
             for name, found in shown.items()
             if found is not None and found[0].kind in _KINDS_WITH_MAP
         }
@@ -362,7 +369,7 @@ class Figure:
         found = {}
         for name, panels in self.panels.items():
             for panel, i in panels:
-                key, drawn = (name, panel.sign, i), self.inputs[i]
+                key, drawn = (name, map_key(panel), i), self.inputs[i]
                 if panel.kind in _KINDS_WITH_MAP and key not in found:
                     drawn.check_pixels(panel.kind)
                     found[key] = _map(panel.values, panel.sign, self.options.of(name).outlier_perc, drawn.size)
@@ -400,9 +407,9 @@ class Figure:
             sign = () if panel.sign == "all" else (panel.sign.replace("_", " "),)
             words = () if panel.kind in bars.KINDS else (_WORDS.get(panel.kind, panel.title),)
             label = (*words, *sign, *several, *when)
-            rows.append(self._row(name, panel, i, label, min(len(panels), ROWS), (panel.sign, i) not in numbered))
+            rows.append(self._row(name, panel, i, label, min(len(panels), ROWS), (map_key(panel), i) not in numbered))
             if panel.kind in _KINDS_WITH_MAP:
-                numbered.add((panel.sign, i))
+                numbered.add((map_key(panel), i))
         return rows
 
     def _over_time(self, name: str, earlier: Sequence[Snapshot]) -> list[Row]:
@@ -444,7 +451,7 @@ class Figure:
             return Row(label, pixels=chart, colors=sign_table("all"))
         if panel.kind == "pixels":
             return Row(label, pixels=self._own_pixels(panel))
-        found = self._maps[name, panel.sign, i]
+        found = self._maps[name, map_key(panel), i]
         pixels, scores = self._pixels(name, panel, i, found.weights), self._scores(name) if numbers else None
         return Row(
             label,
@@ -469,7 +476,7 @@ class Figure:
         return {}
 
     def _pixels(self, name: str, panel: Panel, i: int, weights: Tensor) -> NDArray[np.uint8]:
-        if weights is not self._maps[name, panel.sign, i].weights:
+        if weights is not self._maps[name, map_key(panel), i].weights:
             return self._painted(name, panel, i, weights)
         key = name, panel.kind, panel.sign, i
         if key not in self._overlays:

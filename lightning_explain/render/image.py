@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.modalities.image import KINDS, Normalization
+from lightning_explain.modalities.image import CHANNELS, KINDS, Normalization
 from lightning_explain.render.color import SIGNS, ColorMap, sign_table
 
-HEAT_KINDS = ("heat_map", "blended_heat_map")
+HEAT_KINDS = ("heat_map", "blended_heat_map", CHANNELS)
 """The kinds of panels that use a color map."""
 
 _UNSIGNED_KINDS = ("masked_image", "alpha_scaling")
@@ -149,7 +149,7 @@ def panel(
     Args:
         kind: ``original_image``; ``heat_map``; ``blended_heat_map``: the heat map over the image, the more opaque the stronger it is;
             ``masked_image``: the image times the map; ``alpha_scaling``: the image on white, with the map as its
-            opacity.
+            opacity; ``channels``: a heat map of the channels side by side.
         sign: The sign the map was normalized with.
         inputs_display: ``(N, 3, H, W)`` in [0, 1], from ``to_display``.
         normalized_map: ``(N, H, W)``, from ``normalize``.
@@ -171,7 +171,7 @@ def panel(
     if kind == "alpha_scaling":
         return to_bytes(image * weight + (1 - weight))
     colors = sign_table(sign, cmap)
-    if kind == "heat_map":
+    if kind in ("heat_map", CHANNELS):
         return _looked_up(to_bytes(colors), _places(normalized_map, sign))
     return _overlay(image, _places(normalized_map, sign), sign, colors, alpha)
 

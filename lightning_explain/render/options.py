@@ -57,7 +57,8 @@ class Options:
 
     Args:
         panels: What is drawn of each method. Of images, ``(kind, sign)`` of each row of its pages (column of its composite), with the
-            names of Captum's ``visualize_image_attr``. Of others, the kind alone: ``"beeswarm"``, ``"importance"``, ``"features"`` and
+            names of Captum's ``visualize_image_attr``, and ``"channels"``: each channel of a layer's map, such as each head of attention,
+            as a small map. Of others, the kind alone: ``"beeswarm"``, ``"importance"``, ``"features"`` and
             ``"waterfall"`` of tables, ``"series"``, ``"horizon"`` of forecasts of which each step is explained, ``"words"``; all of them
             where none is named, but of such forecasts ``"horizon"`` alone.
         cmap: Colors of heat maps; ``None`` for a default for each sign, in colors that color-blind people tell apart.

@@ -17,6 +17,7 @@ from lightning_explain.core.regions import LABELLED
 from lightning_explain.core.regions import NAME as REGION
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
+from lightning_explain.modalities.image import CHANNELS
 from lightning_explain.modalities.image import KINDS as IMAGE_KINDS
 from lightning_explain.render import bars, horizon
 from lightning_explain.render.captions import captions, sides
@@ -255,7 +256,7 @@ def _kind(panel: Panel) -> str:
     if own:
         return own
     if panel.kind in IMAGE_KINDS:
-        return "" if panel.kind == "original_image" else "map"
+        return "" if panel.kind in ("original_image", CHANNELS) else "map"
     if panel.kind in bars.KINDS:
         return "bars" if panel.kind == "bars" else ""
     return "picture"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from lightning_explain import metrics as q
 from lightning_explain import modalities as d
 from lightning_explain.core.verdict import RefusedError
 from lightning_explain.explainer.explainer import Explainer
+from lightning_explain.render.composite import composite
+from lightning_explain.render.figure import draw
+from lightning_explain.render.options import Options
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 3, 0, 0], [5, 5, 4, 2, 0]])
@@ -261,3 +265,17 @@ def test_a_rollout_of_hugging_face_is_that_of_its_own_weights(attention: str) ->
     expected = rolled[:, 0, 1:].unflatten(1, (1, 4, 4))
     torch.testing.assert_close(rollout(model, IMAGES), expected, atol=1e-6, rtol=1e-5)
     assert model.config._attn_implementation == attention
+
+
+def test_the_panel_of_channels_shows_the_heads_beside_the_rollout() -> None:
+    probe, names = Probe(IMAGES), {"it": m.AttentionRollout(attr_head_summation=False)}
+    report = explain(Transformer(), probe, names, [], target=0)
+    one = [("heat_map", "positive")]
+    drawn = {
+        panels: composite(report, probe, Options(panels=panels, colorbar=False))["it"]
+        for panels in (tuple(one), (("channels", "positive"),), (*one, ("channels", "positive")))
+    }
+    alone, heads, both = drawn.values()
+    assert not np.array_equal(alone, heads)
+    assert both.shape[1] > alone.shape[1] == heads.shape[1]
+    assert draw(report, probe, Options(panels=[*one, ("channels", "positive")]))["it"].any()

@@ -21,6 +21,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from lightning_explain import ExplanationMonitor, Probe, explain, load_reports
 from lightning_explain import methods as m
+from lightning_explain import modalities as d
 from lightning_explain.core.contracts import Arrangement
 from lightning_explain.modalities import guess
 from lightning_explain.modalities.image import check_reshape
@@ -390,3 +391,15 @@ class TestWatched:
         assert set(report.maps) == {"act"}
         pictures = {path.parent.name for path in (tmp_path / "explain").rglob("*.png")}
         assert pictures == {"overview", "cam", "act", "head"}
+
+
+def test_channels_are_small_maps_side_by_side() -> None:
+    x, found = torch.zeros(2, 3, 17, 16), torch.zeros(2, 3, 2, 2)
+    found[:, 2] = 1
+    asked = [("heat_map", "positive"), ("channels", "positive")]
+    whole, small = d.Image().panels((found.sum(1, keepdim=True), found), (x,), asked)
+    assert (whole.values.shape, small.values.shape) == ((2, 1, 2, 2), (2, 1, 17, 16))
+    assert small.values[:, 0, 8:15, :7].eq(1).all(), "the third one begins the second row"
+    assert small.values.sum() == 2 * 7 * 7
+    many = d.Image().panels((x, torch.ones(2, 100, 2, 2)), (x,), asked[1:])[0].values
+    assert many.shape == (2, 1, 17, 16), "as many as fit"
