@@ -94,10 +94,12 @@ def _bands() -> tuple[Any, ...]:
     place = torch.randint(3, (SAMPLES, 2), generator=generator) * 8
     for sample in range(SAMPLES):
         y, x = place[sample].tolist()
-        scenes[sample, 3, y : y + 8, x : x + 8] = 3500 if labels[sample] else 1200
+        scenes[sample, 3, y : y + 8, x : x + 8] = 3500 if labels[sample] else 1400
+    # As is usual, each band has mean 0 and standard deviation 1.
+    scenes = (scenes - scenes.mean((0, 2, 3), keepdim=True)) / scenes.std((0, 2, 3), keepdim=True)
     names = ("blue", "green", "red", "near infrared", "shortwave")
     kind = modalities.Image(bands=(2, 1, 0), band_names=names)
-    net = nn.Sequential(nn.BatchNorm2d(5), _net(nn.Conv2d, nn.AdaptiveMaxPool2d, 5))
+    net = _net(nn.Conv2d, nn.AdaptiveMaxPool2d, 5)
     return scenes, labels, net, F.cross_entropy, {"class_names": ["bare", "vegetation"], "modalities": kind}
 
 

@@ -157,7 +157,8 @@ def _candidates(
         late = value.ndim == 3 and bool(attention) and end > attention[-1].product
         # Channels after pooling, (N, C, 1), may be as many as there are patches.
         pooled = placed is not None and placed.ndim > value.ndim and value.shape[2] == 1
-        if placed is not None and placed[0, 0].numel() > 1 and not pooled:
+        # Of a video, frames alone are no places.
+        if placed is not None and placed.shape[max(2, placed.ndim - 2) :].numel() > 1 and not pooled:
             yield _Candidate(name, module, value, passed.nodes, late, (placed.shape[1], placed[0, 0].numel()))
 
 

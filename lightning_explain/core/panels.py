@@ -63,6 +63,7 @@ class FeaturesPanel(Panel):
         values: ``(N, F)`` the attribution of each feature; NaN where there is no unit.
         names: The names of the F features.
         texts: The values of the features of each of the N samples in words, such as ``"17.99"`` or ``"red"``; an empty string for none.
+        measure: What the numbers of an importance are called.
         levels: ``(N, F)`` the values in standard deviations from the mean, the colors of a beeswarm; NaN, drawn in gray, for what has no
             order, such as categories.
 
@@ -77,6 +78,7 @@ class FeaturesPanel(Panel):
     names: Sequence[str] = ()
     texts: Sequence[Sequence[str]] = ()
     levels: Tensor | None = None
+    measure: str = "mean |a|"
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,7 +171,7 @@ class Image(Pixels):
         sizes = found[0].double().abs().flatten(2).sum(2)
         shares = sizes / sizes.sum(1, keepdim=True).clamp(min=torch.finfo(torch.double).tiny)
         names = self.band_names or [f"band {i}" for i in range(channels)]
-        return (*shown, FeaturesPanel("share of each band", "importance", shares, names=names))
+        return (*shown, FeaturesPanel("bands", "importance", shares, names=names, measure="share of |a|"))
 
 
 def tiled(channels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -194,7 +194,7 @@ def _blend(canvas: Picture, x: int, y: int, color: text.Color) -> None:
 
 
 def _importance(panel: FeaturesPanel, tracks: Sequence[Track], notes: Notes) -> Picture:
-    measure = "share of mean |a|" if len(tracks) > 1 else "mean |a|"
+    measure = panel.measure if len(tracks) < 2 else "share of mean |a|"
     canvas = notes.canvas(lambda canvas: notes.width - MARGIN - text.width(measure, LETTERS))
     write_right(canvas, measure, notes.width - MARGIN, MARGIN)
     strengths = torch.stack([_strength(track.values) for track in tracks])

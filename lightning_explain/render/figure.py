@@ -125,8 +125,8 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
 
 
 def _head(drawn: DrawnInput, share: float | None) -> str:
-    """The name of an input, and how much of a map lies on it."""
-    return drawn.name if share is None else f"{drawn.name} {share:.0%}"
+    """How much of a map lies on an input, if that is known, and its name."""
+    return drawn.name if share is None else f"{share:.0%} {drawn.name}"
 
 
 def _lines(inputs: Sequence[DrawnInput], shares: Mapping[int, float]) -> dict[int, tuple[str, ...]]:
@@ -394,8 +394,13 @@ class Figure:
         images = self.inputs[0].images is not None and len(shown) > 0
         rows = [self._image_row(("image", self.snapshot.when), 0)] if images else []
         count = len(rows) + len(shown)
-        labels = {name: (*lines_of(name), *self.lines[name].get(found[1], ()))[:_LINES] for name, found in shown}
+        labels = {name: self._label(name, *found) for name, found in shown}
         return rows + [self._row(name, *found, labels[name], count, True) for name, found in shown]
+
+    def _label(self, name: str, panel: Panel, i: int) -> tuple[str, ...]:
+        """The name of a method, and how much of its map lies on the input that a row shows."""
+        further = () if panel.kind in bars.KINDS else self.lines[name].get(i, ())
+        return (*lines_of(name), *further)[:_LINES]
 
     def _rows(self, name: str) -> list[Row]:
         rows, numbered, panels = list[Row](), set[tuple[str, int]](), self.panels[name]

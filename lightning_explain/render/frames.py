@@ -17,22 +17,22 @@ from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.image import smooth
 from lightning_explain.render.layout import BLACK, GRAY, LINE
-from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write
+from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write, write_right
 from lightning_explain.render.page import HEIGHT, WIDTH
 from lightning_explain.render.slices import overlay, paste
 
-_SAMPLES, _FRAMES, _BESIDE = 2, 6, 3
-"""The most samples of a page, frames of a sample, and frames of each where tracks are compared."""
-_LABELS, _CURVE = 124, 24
+_BESIDE, _FRAMES, _FEWER = 2, 6, 3
+"""How many samples are side by side where tracks are compared, the most frames of a sample, and of each sample there."""
+_LABELS, _CURVE, _LEAST = 124, 40, 0.01
 _CELL, _SMALL = 110, 16
 
 
 def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
-    """Two samples, each with its frames above how much lies on each; or side by side the frames of each track, those of the last."""
+    """A sample with its frames, the map over them, and how much lies on each; of several tracks two samples, with the strongest frames."""
     assert isinstance(panel, FramesPanel)
     drawn = _Drawn(panel, tracks, [notes.scaled(track.values) for track in tracks], notes)
     several = len(tracks) > 1
-    most = 1 if several and notes.width < WIDTH else _SAMPLES
+    most = _BESIDE if several and notes.width == WIDTH else 1
     samples, draw = range(len(panel.values)), drawn.several if several else drawn.page
     return [partial(draw, samples[i : i + most]) for i in range(0, len(samples), most)]
 
@@ -53,6 +53,15 @@ def cells(panel: Panel) -> NDArray[np.uint8]:
             canvas[line + height + GAP :, x : x + width] = shown.picture(frame, (height, width))
         found.append(canvas)
     return np.stack(found)
+
+
+def strongest(strengths: Tensor, most: int) -> list[int]:
+    """The indices of the largest of some numbers ``(T,)``, in their order; among those that are hardly any, evenly spaced ones."""
+    order: list[int] = strengths.argsort(descending=True, stable=True).tolist()
+    found = [i for i in order if strengths[i] > _LEAST * strengths.max()][:most]
+    others = [i for i in range(len(order)) if i not in found]
+    spaced = torch.linspace(0, len(others) - 1, min(most - len(found), len(others))).round().long().tolist()
+    return sorted([*found, *(others[i] for i in spaced)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +90,8 @@ class Shown:
         return self.known.abs().sum((1, 2))
 
     def strongest(self, most: int) -> list[int]:
-        """The frames on which most of the map lies, in their order; evenly spaced ones if none stands out."""
-        if bool((self.by_frame == self.by_frame[0]).all()):
-            return sorted({round(i) for i in torch.linspace(0, len(self.by_frame) - 1, most).tolist()})
-        found: list[int] = self.by_frame.argsort(descending=True, stable=True)[:most].sort().values.tolist()
-        return found
+        """The frames on which most of the map lies, in their order; among those on which hardly anything lies, evenly spaced ones."""
+        return strongest(self.by_frame, most)
 
     def name(self, frame: int) -> str:
         """Its time, or its number from 1."""
@@ -134,38 +140,43 @@ class _Drawn:
     notes: Notes
 
     def page(self, samples: range) -> Picture:
-        """The page of these samples, one above the other."""
-        canvas, height = self.notes.canvas(), (HEIGHT - TOP) // _SAMPLES
-        width, count = self.notes.width - 2 * MARGIN, min(_FRAMES, self.panel.values.shape[1])
-        pitch = width // _FRAMES
-        for i, sample in enumerate(samples):
-            y, shown = TOP + i * height, Shown(self.panel, sample, self.weights[0][sample])
-            self.notes.title(canvas, sample, [self.tracks[0].values[sample]], MARGIN, y, width)
-            top, chosen = y + (PITCH if self.notes.captions else 0), shown.strongest(count)
-            size = shown.fitted((y + height - top - PITCH - _CURVE - 3 * GAP, pitch - GAP))
-            for k, frame in enumerate(chosen):
-                write(canvas, shown.name(frame), MARGIN + k * pitch, top, GRAY, pitch - GAP)
-                paste(canvas, shown.picture(frame, size), MARGIN + k * pitch, top + PITCH)
-            shown.curve(canvas, chosen, (MARGIN, y + height - _CURVE - GAP - 2), width)
+        """The page of a sample."""
+        (sample,), canvas, width = samples, self.notes.canvas(), self.notes.width - 2 * MARGIN
+        pitch, count = width // _FRAMES, min(_FRAMES, self.panel.values.shape[1])
+        shown = Shown(self.panel, sample, self.weights[0][sample])
+        self.notes.title(canvas, sample, [self.tracks[0].values[sample]], MARGIN, TOP, width)
+        top, chosen = TOP + (PITCH if self.notes.captions else 0), shown.strongest(count)
+        below = HEIGHT - _CURVE - PITCH - MARGIN
+        size = shown.fitted(((below - top - PITCH) // 2 - 2 * GAP, pitch - GAP))
+        for k, frame in enumerate(chosen):
+            x = MARGIN + k * pitch
+            write(canvas, shown.name(frame), x, top, GRAY, pitch - GAP)
+            paste(canvas, shown.colors(frame, size), x, top + PITCH)
+            paste(canvas, shown.picture(frame, size), x, top + PITCH + size[0] + GAP)
+        y = top + PITCH + 2 * (size[0] + GAP) + GAP
+        shown.curve(canvas, chosen, (MARGIN, y), width)
+        first, last = shown.name(0), shown.name(len(shown.by_frame) - 1)
+        write(canvas, f"{first}: how much lies on each frame", MARGIN, y + _CURVE + 3)
+        write_right(canvas, last, MARGIN + width, y + _CURVE + 3)
         return canvas
 
     def several(self, samples: range) -> Picture:
-        """The page of these samples, side by side, with the frames of each track: the strongest ones of the last."""
+        """The page of these samples, side by side, with the frames that are the strongest ones over all tracks."""
         canvas = self.notes.canvas()
-        width = (self.notes.width - _LABELS) // (_SAMPLES if self.notes.width == WIDTH else 1)
+        width = (self.notes.width - _LABELS) // (_BESIDE if self.notes.width == WIDTH else 1)
         top = TOP + 2 * PITCH
-        pitch, each = (HEIGHT - top - MARGIN) // len(self.tracks), (width - 2 * GAP) // _BESIDE
+        pitch, each = (HEIGHT - top - MARGIN) // len(self.tracks), (width - 2 * GAP) // _FEWER
         for k, track in enumerate(self.tracks):
             for i, words in enumerate(track.label):
                 write(canvas, words, MARGIN, top + k * pitch + i * PITCH, GRAY if i else BLACK, _LABELS - GAP - MARGIN)
         for i, sample in enumerate(samples):
-            x, last = _LABELS + i * width, Shown(self.panel, sample, self.weights[-1][sample])
-            chosen = last.strongest(min(_BESIDE, self.panel.values.shape[1]))
-            maps, names = [track.values[sample] for track in self.tracks], ", ".join(map(last.name, chosen))
+            x, each_of = _LABELS + i * width, [Shown(self.panel, sample, weights[sample]) for weights in self.weights]
+            shares = [shown.by_frame / shown.by_frame.sum().clamp(min=1e-30) for shown in each_of]
+            chosen = strongest(torch.stack(shares).sum(0), min(_FEWER, self.panel.values.shape[1]))
+            maps, names = [track.values[sample] for track in self.tracks], ", ".join(map(each_of[0].name, chosen))
             names = names if self.panel.rate else "frames " + names.replace("frame ", "")
             self.notes.title_in_two_lines(canvas, sample, maps, (x, TOP), width - GAP, names)
-            for k, weights in enumerate(self.weights):
-                shown = Shown(self.panel, sample, weights[sample])
+            for k, shown in enumerate(each_of):
                 size = shown.fitted((pitch - GAP, each - GAP))
                 for j, frame in enumerate(chosen):
                     paste(canvas, shown.picture(frame, size), x + j * each, top + k * pitch)

@@ -181,7 +181,7 @@ class Shown:
             for part in (picture[y, : max(x - reach, 0)], picture[y, x + reach :]):
                 part[:] = _CROSS
         line = text.line_height(size)
-        for i, words in enumerate(view.edges if min(height, width) > 3 * line else ()):
+        for i, words in enumerate(view.edges if min(height, width) > 4 * line else ()):
             wide = text.width(words, size) + 2
             places = [(0, (width - wide) // 2), ((height - line) // 2, width - wide - 1)]
             places += [(height - line - 1, (width - wide) // 2), ((height - line) // 2, 1)]

@@ -105,7 +105,7 @@ def test_two_images_lie_side_by_side_on_one_scale() -> None:
     assert values.shape == (2, 1, 16, 16 + 1 + 16)
     assert values[0, 0, 3, 3] == 3.0
     assert values[0, 0, 3, 16 + 1 + 3] == -1.5
-    assert figure.lines["ig"][0] == ("left 67%", "right 33%")
+    assert figure.lines["ig"][0] == ("67% left", "33% right")
     whole = joined_images(drawn_inputs(probe, Options()))[0].images
     assert whole is not None
     assert (whole[:, :, 12:, 17:] == 1).all(), "white below the smaller image"
@@ -125,13 +125,13 @@ def test_each_input_says_how_much_of_the_map_lies_on_it() -> None:
     image, table = torch.rand(2, 1, 8, 8), torch.rand(2, 4)
     maps = torch.full((2, 1, 8, 8), 1 / 64), torch.full((2, 4), -0.75)
     figure = figure_of(report_of(maps), Probe({"image": image, "meta": table}))
-    assert figure.lines["ig"][0] == ("image 25%",)
-    assert figure.heads["ig"] == ["meta 75%"] * len(figure.own["ig"])
+    assert figure.lines["ig"][0] == ("25% image",)
+    assert figure.heads["ig"] == ["75% meta"] * len(figure.own["ig"])
     assert len(figure.pictures()) == figure.count()
     plain = figure_of(report_of(maps[:1]), Probe(image))
     assert not plain.lines["ig"]
     bars = figure_of(report_of(maps), Probe((image, table), modalities=(Image(), Plain())))
-    assert bars.lines["ig"][1] == ("input 1 75%",)
+    assert bars.lines["ig"][1] == ("75% input 1",)
 
 
 def test_masks_are_outlined_on_the_image_that_they_fit() -> None:

@@ -33,11 +33,12 @@ class ByFrame(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.rnn, self.head, self.time_first = nn.GRU(6, 7, batch_first=True), nn.Linear(7, 2), time_first
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.transpose(0, 1).flatten(0, 1) if self.time_first else x.flatten(0, 1)
-        codes = torch.relu(self.second(torch.relu(self.first(flat)))).mean((2, 3))
+        codes = self.pool(torch.relu(self.second(torch.relu(self.first(flat))))).flatten(1)
         codes = (
             codes.unflatten(0, (x.shape[1], -1)).transpose(0, 1) if self.time_first else codes.unflatten(0, x.shape[:2])
         )
@@ -148,6 +149,7 @@ def test_the_strongest_frames_are_shown_in_their_order() -> None:
     assert [shown.name(frame) for frame in (2, 9)] == ["0.50 s", "2.25 s"]
     nothing = frames.Shown(FramesPanel("", values, frames=torch.rand(1, 12, 3, 6, 6)), 0, values[0] * 0)
     assert nothing.strongest(6) == [0, 2, 4, 7, 9, 11]
+    assert shown.strongest(6) == [0, 2, 4, 6, 9, 11]
     assert nothing.name(2) == "frame 3"
 
 
