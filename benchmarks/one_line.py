@@ -36,7 +36,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, adaptive_max_pool3d
 from torch.utils.data import DataLoader, default_collate
 
 from _setups import SETUPS, Setup
@@ -44,7 +44,7 @@ from lightning_explain import ExplanationMonitor
 from lightning_explain.core.naming import target_of
 from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.report import Report
-from lightning_explain.modalities import of_probe
+from lightning_explain.modalities import Volume, of_probe
 from lightning_explain.modalities.placement import arrange, onto
 
 TRAINING, VALIDATION, BATCH = 512, 64, 32
@@ -184,12 +184,14 @@ def reached(mask: Tensor, found: Tensor) -> Tensor:
     """The mask in the units of a map: where it reaches into them."""
     if mask.ndim == 4 and mask.shape[2:] != found.shape[2:]:
         mask = adaptive_max_pool2d(mask.float(), found.shape[2:]).bool()
+    if mask.ndim == 5 and mask.shape[1] == found.shape[1] and mask.shape[2:] != found.shape[2:]:
+        mask = adaptive_max_pool3d(mask.float(), found.shape[2:]).bool()
     coarser = [axis for axis, size in enumerate(found.shape) if size < mask.shape[axis]]
     return mask.any(coarser, keepdim=True) if coarser else mask
 
 
 def by_unit(report: Report, name: str, probe: Probe) -> tuple[Tensor, ...] | None:
-    """The map with one number for each unit of each input, or of a layer that is laid on an image; or ``None``."""
+    """The map with one number for each unit of each input, or of a layer that is laid on an image or a volume; or ``None``."""
     inputs, kinds = as_tuple(probe.inputs), of_probe(probe)
     found: Any = report.maps.get(name, as_tuple(report.attributions[name]))
     arranged = arrange(found, inputs, kinds) if found else None
@@ -197,7 +199,7 @@ def by_unit(report: Report, name: str, probe: Probe) -> tuple[Tensor, ...] | Non
         return None
     placed = (
         arranged
-        if all(kind.pixels(x) for kind, x in zip(kinds, inputs, strict=True))
+        if all(kind.pixels(x) or isinstance(kind, Volume) for kind, x in zip(kinds, inputs, strict=True))
         else onto(arranged, inputs, kinds)
     )
     return tuple(kind.by_unit(part) for kind, part in zip(kinds, placed, strict=True))
