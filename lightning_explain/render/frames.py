@@ -28,7 +28,7 @@ _CELL, _SMALL = 110, 16
 
 
 def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
-    """A sample with its frames, the map over them, and how much lies on each; of several tracks two samples, with the strongest frames."""
+    """A sample with its frames, the map over them, and how much lies on each; of several tracks, those of two samples."""
     assert isinstance(panel, FramesPanel)
     drawn = _Drawn(panel, tracks, [notes.scaled(track.values) for track in tracks], notes)
     several = len(tracks) > 1
