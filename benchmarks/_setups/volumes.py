@@ -102,7 +102,7 @@ def cnn2d(channels: int, outputs: int = 2) -> nn.Module:
 
 
 class Frames(Task):
-    """A CNN on each frame of ``(N, T, C, H, W)``, and the last state of an LSTM over what it returns."""
+    """A CNN on each frame of ``(N, T, C, H, W)``, and an LSTM over what it returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Frames(Task):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = self.cnn(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return self.head(self.rnn(frames)[1][0][-1])
+        return self.head(self.rnn(frames)[0].amax(1))
 
 
 class Siamese(Task):
