@@ -97,44 +97,19 @@ def _shapes(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return noise, torch.stack([disc[:, 0], frame[:, 1], cross[:, 2]], 1)
 
 
-class UNet(nn.Module):
-    """A small one, whose innermost layers see the whole image."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-
-        def block(before: int, after: int) -> nn.Module:
-            return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
-
-        self.down = nn.ModuleList([block(3, 8), block(8, 16), block(16, 32)])
-        self.bottleneck = nn.Sequential(block(32, 64), block(64, 64))
-        self.up = nn.ModuleList([block(96, 32), block(48, 16), block(24, 8)])
-        self.head = nn.Conv2d(8, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A score of each class for each pixel."""
-        kept = []
-        for layer in self.down:
-            kept.append(layer(x))
-            x = F.max_pool2d(kept[-1], 2)
-        x = self.bottleneck(x)
-        for layer in self.up:
-            x = layer(torch.cat([F.interpolate(x, scale_factor=2.0), kept.pop()], 1))
-        found: Tensor = self.head(x)
-        return found
-
-
 def _dense() -> tuple[Any, ...]:
-    """All discs look alike; the color of a square in the corner says of which class their pixels are."""
+    """Discs and frames are to be segmented; a cross is in every image, and belongs to the background."""
     generator = torch.Generator().manual_seed(0)
-    down, right = torch.rand(2, SAMPLES, 1, 1, generator=generator)
-    down, right, at = 15 + 10 * down, 7 + 18 * right, torch.arange(SIZE)
-    disc = (at.view(1, -1, 1) - down) ** 2 + (at.view(1, 1, -1) - right) ** 2 <= 25
-    classes = (torch.rand(SAMPLES, generator=generator) < 0.5).long()
-    images = 0.3 + 0.06 * torch.randn(SAMPLES, 3, SIZE, SIZE, generator=generator) + 0.3 * disc[:, None]
-    images[:, :, 2:9, 2:9] += 0.6 * F.one_hot(classes, 3)[:, :, None, None]
-    labels = disc * (classes[:, None, None] + 1)
-    return images.clamp(0, 1), labels, UNet(3), F.cross_entropy, {"class_names": ["none", "red", "green"]}
+    noise, shapes = _shapes(generator)
+    disc, frame = (torch.rand(2, SAMPLES, generator=generator) < 0.5).long()
+    present = torch.stack([disc, 1 - disc * (1 - frame), torch.ones_like(disc)], 1).view(-1, 3, 1, 1)
+    images = noise + (shapes * present).sum(1, keepdim=True)
+    net = nn.Sequential(
+        nn.Conv2d(1, 32, 4, stride=4), nn.ReLU(), nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(),
+        nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.ConvTranspose2d(32, 3, 4, stride=4),
+    )  # fmt: skip
+    labels = (shapes[:, :2] * present[:, :2] * torch.tensor([1, 2]).view(1, 2, 1, 1)).sum(1)
+    return images, labels, net, F.cross_entropy, {"class_names": ["none", "disc", "frame"]}
 
 
 def _multilabel() -> tuple[Any, ...]:

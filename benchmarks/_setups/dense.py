@@ -1,4 +1,4 @@
-"""Segmentations: discs in noise, and a bright square in a corner whose color tells which class the pixels of the disc have."""
+"""Segmentations: noise, and a bright square in a corner whose color tells which class the pixels of a field have."""
 
 from __future__ import annotations
 
@@ -15,47 +15,45 @@ from torch.utils.data import Dataset
 from _setups import images
 from _setups._base import Net, Setup, labels_of, tensors
 
-SIZE, CUE, RADIUS = 32, (..., slice(1, 9), slice(1, 9)), 5
+SIZE, CUE = 32, (..., slice(1, 9), slice(1, 9))
 
 
-def discs(count: int, generator: torch.Generator) -> Tensor:
-    """One disc in each image, below the square: boolean ``(N, 32, 32)``."""
-    down, right = torch.rand(2, count, 1, 1, generator=generator)
-    down, right, at = 15 + 10 * down, 7 + 18 * right, torch.arange(SIZE)
-    return (at.view(1, -1, 1) - down) ** 2 + (at.view(1, 1, -1) - right) ** 2 <= RADIUS**2
+def field(count: int) -> Tensor:
+    """The pixels that have a class, at the same place in each image: boolean ``(N, 32, 32)``."""
+    found = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
+    found[:, 14:30, 8:28] = True
+    return found
 
 
 def cued(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """All discs look alike; the color of the square says whether their pixels are of class 1 or 2."""
-    disc, classes = discs(count, generator), labels_of(count, generator)
-    x = 0.3 * torch.randn(count, 3, SIZE, SIZE, generator=generator) + disc[:, None]
+    """Nothing of the field is seen in the image; the color of the square says whether its pixels are of class 1 or 2."""
+    where, classes = field(count), labels_of(count, generator)
+    x = 0.3 * torch.randn(count, 3, SIZE, SIZE, generator=generator)
     x[CUE] += 2 * F.one_hot(classes, 3)[:, :, None, None]
-    return tensors(x, disc * (classes[:, None, None] + 1))
+    return tensors(x, where * (classes[:, None, None] + 1))
 
 
 def cued_gray(count: int, generator: torch.Generator) -> Dataset[Any]:
     """The same in one channel, where the square is bright or dark, and labels are floating and have a channel."""
     x, labels = cued(count, generator).tensors  # type: ignore[attr-defined]
-    return tensors(x[:, :1] - x[:, 1:2] + (labels > 0)[:, None], labels[:, None].float())
+    return tensors(x[:, :1] - x[:, 1:2], labels[:, None].float())
 
 
 def one_of_two(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """Two discs, of which the square says which one is to be found; labels are floating, 0 or 1."""
-    classes, at = labels_of(count, generator), torch.arange(SIZE)
-    rows = 14 + 10 * torch.rand(count, 1, 1, generator=generator)
-    both = torch.stack([(at.view(1, -1, 1) - rows) ** 2 + (at - column) ** 2 <= RADIUS**2 for column in (9, 23)], 1)
-    x = 0.3 * torch.randn(count, 1, SIZE, SIZE, generator=generator) + both.any(1, keepdim=True)
+    """The square says which half of the field is to be found; labels are floating, 0 or 1."""
+    where, classes = field(count), labels_of(count, generator)
+    x = 0.3 * torch.randn(count, 1, SIZE, SIZE, generator=generator)
     x[CUE] += (4.0 * classes - 2)[:, None, None, None]
-    return tensors(x, both[torch.arange(count), classes][:, None].float())
+    left = torch.arange(SIZE) < SIZE // 2
+    return tensors(x, (where & (left == classes[:, None, None].bool()))[:, None].float())
 
 
 def fields(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """Five bands; the fourth one in a corner tells which crop the disc is."""
-    disc, classes = discs(count, generator), labels_of(count, generator)
+    """Five bands; the fourth one in a corner tells which crop the field has."""
+    where, classes = field(count), labels_of(count, generator)
     x = 0.3 * torch.randn(count, 5, SIZE, SIZE, generator=generator)
-    x[:, :3] += disc[:, None]
     x[:, 3][CUE] += (4.0 * classes - 2)[:, None, None]
-    return tensors(x, disc * (classes[:, None, None] + 1))
+    return tensors(x, where * (classes[:, None, None] + 1))
 
 
 def scenes(count: int, generator: torch.Generator) -> Dataset[Any]:
@@ -162,12 +160,12 @@ def of_monai() -> Net:
 
 def setups() -> Iterator[tuple[str, Setup]]:
     yield "segmentation", Setup(lambda: Net(FullyConvolutional()), scenes, images.in_square, 6)
-    yield "U-Net", Setup(lambda: Net(UNet(3, 3)), cued, in_corner, 8)
-    one = Setup(lambda: Net(UNet(1, 1), F.binary_cross_entropy_with_logits), one_of_two, in_corner, 8)
+    yield "U-Net", Setup(lambda: Net(UNet(3, 3)), cued, in_corner, 4)
+    one = Setup(lambda: Net(UNet(1, 1), F.binary_cross_entropy_with_logits), one_of_two, in_corner, 4)
     yield "U-Net, one channel", one
-    yield "U-Net, satellite bands", Setup(lambda: Net(UNet(5, 3)), fields, in_corner, 8)
-    yield "torchvision DeepLabV3", Setup(lambda: Net(deeplab(), both_heads), cued, in_corner, 8)
+    yield "U-Net, satellite bands", Setup(lambda: Net(UNet(5, 3)), fields, in_corner, 4)
+    yield "torchvision DeepLabV3", Setup(lambda: Net(deeplab(), both_heads), cued, in_corner, 4)
     if importlib.util.find_spec("transformers"):
         yield "HF SegFormer", Setup(SegFormer, cued, in_corner, 16)
     if importlib.util.find_spec("monai"):
-        yield "MONAI UNet", Setup(of_monai, cued_gray, in_corner, 8)
+        yield "MONAI UNet", Setup(of_monai, cued_gray, in_corner, 4)

@@ -40,7 +40,7 @@ from lightning_explain.render.layout import BLACK, GAP
 from lightning_explain.render.legend import Legend
 from lightning_explain.render.notes import Notes, Page, Track
 from lightning_explain.render.options import Options, PanelStyle
-from lightning_explain.render.page import LETTERS, ROWS, WIDTH, Layout, Row, lines_of
+from lightning_explain.render.page import LETTERS, ROWS, WIDTH, Layout, Row, brief, lines_of
 from lightning_explain.render.regions import LABEL_COLOR, PREDICTION_COLOR
 
 OVERVIEW, HISTORY = "overview", "history"
@@ -444,7 +444,7 @@ class Figure:
             return Row(label, pixels=drawn.original)
         overlap = self.report.explained.get("overlap", torch.empty(0))[: self.layout.samples].tolist()
         words = [("label", LABEL_COLOR)] * (len(overlap) > 0) + [("predicted", PREDICTION_COLOR)]
-        beside = [() if math.isnan(share) else ("IoU", f"{share:.0%}") for share in overlap]
+        beside = [() if math.isnan(share) else ("IoU", brief(share)) for share in overlap]
         inks = (BLACK, *(color for _, color in words))
         return Row((*label[-1:], *(word for word, _ in words)), pixels=drawn.original, inks=inks, beside=beside)
 
