@@ -89,7 +89,8 @@ def trained(setup: Setup, folder: str, callbacks: list[L.Callback]) -> L.Lightni
     L.seed_everything(0, verbose=False)
     generator = torch.Generator().manual_seed(0)
     loaders = [
-        DataLoader(setup.data(count, generator), BATCH, shuffle=count == TRAINING) for count in (TRAINING, VALIDATION)
+        DataLoader(setup.data(count, generator), BATCH, shuffle=count == TRAINING, collate_fn=setup.collate)
+        for count in (TRAINING, VALIDATION)
     ]
     trainer = L.Trainer(
         max_epochs=setup.epochs,
@@ -145,6 +146,9 @@ def run(setup: Setup) -> Result:
 def losses(model: L.LightningModule, setup: Setup) -> tuple[float, float]:
     """The loss on new samples, and where each has the units on its cause from the sample before."""
     data = setup.data(VALIDATION, torch.Generator().manual_seed(1))
+    if setup.losses is not None:
+        model.eval()
+        return setup.losses(model, data)
     batch = default_collate([data[i] for i in range(VALIDATION)])
     *inputs, labels = batch.values() if isinstance(batch, dict) else batch
     masks = setup.cause(tuple(inputs), labels)

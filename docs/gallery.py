@@ -189,6 +189,63 @@ def _autoencoder() -> tuple[Any, ...]:
     return images, images.clone(), net, F.mse_loss, {}
 
 
+class Detector(Task):
+    """Trains a detector, which has its loss inside."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The sum of its losses on one batch."""
+        losses: dict[str, Tensor] = self.net(*map(list, batch))
+        return torch.stack(list(losses.values())).sum()
+
+
+def _objects(count: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Two gray squares on noise; a red or a blue mark in the middle of each gives its class."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(count):
+        image, boxes = 0.1 * torch.rand(3, 64, 64, generator=generator), []
+        labels = torch.randint(2, (2,), generator=generator)
+        for column, label in enumerate(labels.tolist()):
+            top, left = (int(torch.randint(high, (1,), generator=generator)) for high in (40, 8))
+            left += 32 * column
+            image[:, top : top + 24, left : left + 24] += 0.5
+            image[:, top + 8 : top + 16, left + 8 : left + 16] = 0.1
+            image[2 * label, top + 8 : top + 16, left + 8 : left + 16] = 1
+            boxes.append([left, top, left + 24, top + 24])
+        found.append((image, {"boxes": torch.tensor(boxes).float(), "labels": labels + 1}))
+    return found
+
+
+def draw_detection(folder: Path) -> None:
+    """Trains a small Faster R-CNN, and draws what the score of its best detection depends on."""
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.ops import MultiScaleRoIAlign
+
+    L.seed_everything(0)
+    body = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()
+    )  # fmt: skip
+    body.out_channels = 32  # type: ignore[assignment]
+    anchors, pool = AnchorGenerator(((24,),), ((1.0,),)), MultiScaleRoIAlign(["0"], 6, 2)
+    few = {
+        "rpn_post_nms_top_n_train": 50,
+        "rpn_post_nms_top_n_test": 20,
+        "image_mean": [0.3] * 3,
+        "image_std": [0.3] * 3,
+    }
+    net = FasterRCNN(body, 3, min_size=64, max_size=64, rpn_anchor_generator=anchors, box_roi_pool=pool, **few)
+    objects = _objects(SAMPLES)
+    images, targets = zip(*objects[:4], strict=True)
+    probe = Probe(list(images), list(targets), class_names=["background", "red", "blue"])
+    methods = {"ig": m.IntegratedGradients(n_steps=32)}
+    monitor = ExplanationMonitor(methods, metrics=[], probe=probe, every_n_epochs=EPOCHS)
+    data = DataLoader(objects[4:], 32, shuffle=True, collate_fn=lambda samples: tuple(zip(*samples, strict=True)))  # type: ignore[arg-type]
+    quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": folder}
+    trainer = L.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[monitor], **quiet)
+    trainer.fit(Detector(net, F.l1_loss), data)
+    save(draw(load_reports(folder / "explain")[-1], "ig"), "detection")
+
+
 DEMOS = ("image", "text", "tabular", "series")
 TASKS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "dense": _dense,
@@ -202,9 +259,12 @@ TASKS |= gallery_grids.TASKS
 
 def main(names: list[str]) -> None:
     """Draws those that are named, or all."""
-    for name in names or (*DEMOS, *TASKS):
+    for name in names or (*DEMOS, *TASKS, "detection"):
         with TemporaryDirectory() as folder:
-            (draw_task if name in TASKS else draw_demo)(name, Path(folder))
+            if name == "detection":
+                draw_detection(Path(folder))
+            else:
+                (draw_task if name in TASKS else draw_demo)(name, Path(folder))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ class Setup:
         cause: Returns for each input a mask of its units, true where the planted cause lies, from the probe's inputs and labels.
         epochs: Passes over the training samples.
         of_targets: Of several targets, the cause of each; else that of all.
+        collate: Makes a batch of samples; ``None``: as a DataLoader does.
+        losses: Returns the loss on samples, and where their causes are exchanged; ``None``: that of the training step.
     """
 
     make: Callable[[], L.LightningModule]
@@ -62,6 +64,8 @@ class Setup:
     cause: Cause
     epochs: int = 4
     of_targets: Mapping[str, Cause] = field(default_factory=dict)
+    collate: Callable[[list[Any]], Any] | None = None
+    losses: Callable[[L.LightningModule, Dataset[Any]], tuple[float, float]] | None = None
 
 
 def binary(outputs: Tensor, labels: Tensor) -> Tensor:

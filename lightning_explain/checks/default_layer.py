@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, Modality
-from lightning_explain.core.record import Record, nodes
+from lightning_explain.core.record import Record, meet, nodes
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.engine.evaluate import by_sample
 from lightning_explain.modalities.image import is_grid
@@ -33,7 +33,9 @@ _POOLS = tuple(
 )
 
 
-def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, ...], frames: int = 1) -> str | None:
+def default_layer(
+    model: nn.Module, record: Record, modalities: tuple[Modality, ...], frames: int = 1, detects: bool = False
+) -> str | None:
     """The dotted name of the last layer whose places lie on the input, on the way to the explained output.
 
     Feature maps and tokens count; tokens behind the last attention only where several places matter there, and not a class token alone.
@@ -42,13 +44,15 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
     the fewest places, and of these the last: the bottleneck of a U-Net, or the end of a backbone (Vinogradova et al. 2020). The map of the
     last layer would be the outputs themselves.
     Left out are layers inside of attention, whose dimensions are heads and pairs of tokens, and those that do not have the
-    samples first. With several inputs, on which no place is known, it is the last feature map ``(N, C, h, w)``.
+    samples first. With several inputs, on which no place is known, it is the last feature map ``(N, C, h, w)``. Of a detector
+    with a pyramid of feature maps it is the last one that all levels depend on, because each object is read from one of them alone.
 
     Args:
         model: The module.
         record: The record of a forward pass.
         modalities: What the inputs are.
         frames: How many tensors a layer has for each sample, where the frames of a video are among the samples.
+        detects: Whether the model is a detector.
 
     Returns:
         The name; ``None`` if there is no such layer.
@@ -59,6 +63,8 @@ def default_layer(model: nn.Module, record: Record, modalities: tuple[Modality, 
     )
     if record.outputs.ndim > 3:
         return _bottleneck(leading)
+    levels = _levels(model, record) if detects else []
+    leading = (one for one in leading if all(level.intersection(one.nodes) for level in levels))
     first = next(leading, None)
     if first is None:
         return None
@@ -114,6 +120,18 @@ def is_linear_behind(layer: nn.Module, record: Record) -> bool:
     passed = record.passed(layer, of_input=False)
     ends = set() if passed is None else set(passed.nodes)
     return all(kind_of(node) in _LINEAR for node in nodes(record.chosen.grad_fn, ends))
+
+
+def _levels(model: nn.Module, record: Record) -> list[set[Any]]:
+    """The graph nodes that lead to each level of the last pyramid: feature maps of several sizes that a module returns by name."""
+    found: list[Tensor] = []
+    for module in model.modules():
+        passed = record.returned.get(id(module))
+        parts = list(passed.value.values()) if passed is not None and isinstance(passed.value, Mapping) else []
+        maps = [x for x in parts if isinstance(x, Tensor) and x.ndim == 4 and x.grad_fn is not None]
+        if len({x.shape[2:] for x in maps}) > 1 and (not found or meet([maps[-1].grad_fn], [found[0].grad_fn])):
+            found = maps
+    return [set(nodes(x.grad_fn)) for x in found]
 
 
 class _Candidate(NamedTuple):

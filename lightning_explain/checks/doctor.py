@@ -77,7 +77,8 @@ class DoctorContext:
     @cached_property
     def layer(self) -> str | None:
         """The default layer of layer methods; ``None`` if there is none."""
-        return default_layer(self.model, self.record, self.explained.modalities, self.explained.frames)
+        detects = self.task.name == "detection"
+        return default_layer(self.model, self.record, self.explained.modalities, self.explained.frames, detects)
 
     @cached_property
     def attention(self) -> tuple[AttentionSize, ...]:

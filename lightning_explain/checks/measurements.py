@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import isnan
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,25 +22,39 @@ from lightning_explain.engine.rules import in_precision
 from lightning_explain.model.function import TargetFunction
 from lightning_explain.model.inventory import ModuleInventory
 from lightning_explain.model.reachable import is_hooks
+from lightning_explain.model.targets import Target, choose
 
 _DIFFERENT = 1e-3
 # Factor on tolerances in 16 bits, which hold 2 to 3 digits.
 _COARSE = 50.0
 
 
-def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Finding]:
+Outputs: TypeAlias = "Callable[..., Tensor]"
+
+
+def alike(
+    function: TargetFunction, record: Record, outputs: Tensor, target: Target, explained: Tensor
+) -> list[Finding]:
     """Checks that samples have the same outputs in the recorded pass, among all samples, and one of them alone.
+
+    Of a detector the explained outputs are compared: which of two detections with nearly equal scores comes first is up to rounding.
 
     Args:
         function: The model, inside the isolation.
         record: The record of a pass on at least two samples.
         outputs: Outputs ``(N, ...)`` of all samples of the probe from earlier passes, on the CPU.
+        target: Which output is explained.
+        explained: Their explained outputs ``(N,)``.
 
     Returns:
         A finding that refuses every method, or none.
     """
     tolerance = _DIFFERENT * (_COARSE if record.low_precision else 1)
+    run: Outputs = function.outputs
     samples, seen = record.samples, record.outputs.detach()
+    if function.detects:
+        run, outputs, seen = partial(_explained, function, target), explained, record.chosen.detach()
+        samples = replace(samples, extra=(*samples.extra, record.indices))
     count = min(len(outputs), len(seen))
     # Of three, the one in the middle feels what comes before it and what comes after it.
     alone = slice(1, 2) if len(samples) > 2 else slice(0, 2)
@@ -48,17 +62,17 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
     def in_double() -> float:
         inputs, extra = (tuple(map(_double, part)) for part in (samples.inputs, samples.extra))
         double = replace(samples, inputs=inputs, extra=extra)
-        return _alone(function, double, function.outputs(*double.inputs, *double.extra), alone)
+        return _alone(run, double, run(*double.inputs, *double.extra), alone)
 
     with torch.no_grad():
-        apart = _measured(lambda: _alone(function, samples, seen, alone))
+        apart = _measured(lambda: _alone(run, samples, seen, alone))
         worst = max(apart, _difference(outputs[:count].to(seen.device), seen[:count]))
         if worst <= tolerance:
             return []
-        again = _measured(lambda: _difference(function.outputs(*samples.inputs, *samples.extra), seen))
+        again = _measured(lambda: _difference(run(*samples.inputs, *samples.extra), seen))
         if again > tolerance:
             differ = f"differ by {again:.1%}" if again < float("inf") else "do not both succeed"
-            why, fix = _cause(function, samples, tolerance)
+            why, fix = _cause(function.model, run, samples, tolerance)
             return [refused(f"two forward passes on the same samples in eval mode {differ}; {why}", fix)]
         if worst < float("inf"):
             # Where large numbers cancel, rounding alone differs by as much; not so in float64.
@@ -75,13 +89,18 @@ def alike(function: TargetFunction, record: Record, outputs: Tensor) -> list[Fin
     return [refused(f"{what}; methods perturb one sample and rely on the outputs of the others staying the same", fix)]
 
 
-def _cause(function: TargetFunction, samples: Samples, tolerance: float) -> tuple[str, str]:
+def _explained(function: TargetFunction, target: Target, *values: Any) -> Tensor:
+    *inputs, indices = values
+    return choose(function.outputs(*inputs), indices, target)
+
+
+def _cause(model: nn.Module, run: Outputs, samples: Samples, tolerance: float) -> tuple[str, str]:
     """Why two forward passes on the same samples differ, and the fix: random numbers, or what the model keeps."""
-    model, before = function.model, _state(function.model)
+    before = _state(model)
 
     def outputs(part: Samples) -> Tensor:
         with preserved_random_state(*ModuleInventory(model).generators):
-            return function.outputs(*part.inputs, *part.extra)
+            return run(*part.inputs, *part.extra)
 
     try:
         first, second = outputs(samples), outputs(samples)
@@ -133,9 +152,9 @@ def _equal(a: Any, b: Any) -> bool:
     return a is b or bool(np.array_equal(a, b))
 
 
-def _alone(function: TargetFunction, samples: Samples, outputs: Tensor, which: slice) -> float:
+def _alone(run: Outputs, samples: Samples, outputs: Tensor, which: slice) -> float:
     """Returns by how much the outputs of some samples, each alone, differ from those of all samples together."""
-    found = [function.outputs(*part.inputs, *part.extra) for part in samples[which].split(1)]
+    found = [run(*part.inputs, *part.extra) for part in samples[which].split(1)]
     return _difference(torch.cat(found), outputs[which])
 
 

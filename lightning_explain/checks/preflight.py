@@ -70,10 +70,10 @@ def preflight(
     labels = None if probe.targets is None else probe.targets.cpu()
     named = probe.class_names is not None and outputs.shape[1:] == (len(probe.class_names),)
     inputs = tuple(x.cpu() for x in samples.inputs)
-    chosen = settled(task, target, outputs, labels, named, inputs)
+    chosen = settled(task, target, outputs, labels, named, inputs, function.detects)
     target = chosen.target
     indices = target_indices(outputs, target, labels, samples.ids)
-    check_explained(choose(outputs, indices, target, inputs), probe)
+    check_explained(values := choose(outputs, indices, target, inputs), probe)
     check_ordinal(outputs, target, probe)
     facts = target.facts(outputs, labels, indices) if isinstance(target, Selection) else {}
 
@@ -89,7 +89,7 @@ def preflight(
                 record(model, function.outputs, found)
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target, found.points)
-            whole = alike(function, found, outputs) if count > 1 else []
+            whole = alike(function, found, outputs, target, values) if count > 1 else []
         return DoctorContext(model, explained, found, whole, len(probe), seconds, chosen, count > 1, facts)
 
     try:

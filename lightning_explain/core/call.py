@@ -13,6 +13,11 @@ Place: TypeAlias = "tuple[int | str, ...]"
 the keys that lead to the value in it: ``("inputs", "image")``."""
 
 
+EACH, SIZES = "[i]", "[i].shape[1:]"
+"""The keys of an argument that is a list with one image for each sample: the images, padded to one size ``(N, C, H, W)``, and, if they
+differ, their own sizes ``(N, 2)``."""
+
+
 def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
     """The values in nested mappings, tuples and lists that hold tensors, each with its place; anything else is one value."""
     if isinstance(value, Mapping):
@@ -82,8 +87,19 @@ def arguments(places: Iterable[Place], values: Iterable[Any]) -> tuple[list[Any]
 def _built(part: Any) -> Any:
     if not isinstance(part, _Node):
         return part
+    if EACH in part:
+        return _listed(part[EACH], part.get(SIZES))
     built = {key: _built(value) for key, value in part.items()}
     return tuple(built[key] for key in sorted(built)) if all(isinstance(key, int) for key in built) else built
+
+
+def _listed(images: Tensor, sizes: Tensor | None) -> list[Tensor]:
+    """Images ``(N, C, H, W)`` one by one, each of its own size."""
+    if sizes is None:
+        return list(images)
+    cut = zip(images, sizes.tolist(), strict=True)
+    # Contiguous, as they came: other strides are other rounding.
+    return [image[:, :height, :width].contiguous() for image, (height, width) in cut]
 
 
 def named(place: Place) -> str:

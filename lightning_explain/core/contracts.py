@@ -710,11 +710,20 @@ class Selection(Target):
             ValueError: If it does not fit these.
         """
 
+    def value(self, outputs: Tensor, places: Tensor) -> Tensor:
+        """The explained number ``(N,)`` from outputs ``(N, ...)`` at any point, by what :meth:`select` returned; their sum at these places.
+
+        What is chosen of the unperturbed samples may lie elsewhere at other points, as a detection does: :meth:`select` then returns
+        whole numbers that say what to look for.
+        """
+        return selected(outputs, places)
+
     def facts(self, outputs: Tensor, labels: Tensor | None, places: Tensor) -> Mapping[str, Tensor]:
         """What reports and captions say of the chosen places, ``(N,)`` each, by name; nothing by default.
 
         Captions know ``position``, ``class``, ``predicted`` (a class), ``probability``, ``pixels``, ``share``, ``overlap``, ``step`` and
-        ``true``; pictures know ``region``, the bytes ``(N, *places)`` of ``core.regions``.
+        ``true``; pictures know ``region``, the bytes ``(N, *places)`` of ``core.regions``, and the edges of a box, ``left``, ``top``,
+        ``right`` and ``bottom``.
 
         Args:
             outputs: As in :meth:`select`.
@@ -725,7 +734,7 @@ class Selection(Target):
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """The explained number ``(N,)`` of unlabelled samples."""
-        return selected(outputs, self.select(outputs.detach().cpu()).to(outputs.device))
+        return self.value(outputs, self.select(outputs.detach().cpu()).to(outputs.device))
 
 
 def selected(outputs: Tensor, places: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_explain.core.call import Place, by_position, divided, leaves
+from lightning_explain.core.call import EACH, SIZES, Place, by_position, divided, leaves
+from lightning_explain.core.detections import are_boxes, are_images, inside, largest, padded_boxes, padded_images
 from lightning_explain.core.naming import unlike
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     Labels: TypeAlias = Tensor | None | Any
 else:
     Labels = Any
-"""Labels as the user gives them: a tensor, or a mapping of the names of outputs to tensors. In a ``Probe`` it is a tensor or ``None``."""
+"""Labels as the user gives them: a tensor, a mapping of the names of outputs to tensors, or the boxes of each image. In a ``Probe`` it is a
+tensor or ``None``."""
 
 if TYPE_CHECKING:
     Baseline: TypeAlias = None | float | str | Tensor | Sequence[Any] | Callable[..., Any]
@@ -71,9 +73,12 @@ class Probe:
     Args:
         inputs: The model's inputs: one tensor ``(N, ...)`` or a tuple of them, in the order of the model's ``forward``. Or
             everything that the model is called with, as a mapping of parameter names to values: its floating-point tensors are
-            explained (the first tensor, if there are none), all others become ``forward_args``.
+            explained (the first tensor, if there are none), all others become ``forward_args``. Or a list of N images ``(C, H, W)``,
+            which the model gets as such a list: they are kept as one tensor, padded with zeros where their sizes differ.
         targets: Labels ``(N, ...)``, or ``None`` if there are none. Of a model with several outputs, a mapping of their names to labels,
-            which becomes ``labels``.
+            which becomes ``labels``. Of object detection a list of N mappings with ``boxes`` ``(M, 4)``, ``(x1, y1, x2, y2)`` in pixels,
+            and ``labels`` ``(M,)``: they are kept as one tensor ``(N, M, 5)``, and the largest box of each image becomes its mask,
+            unless there are ``masks``.
         ids: ``(N,)`` integers that name the samples, such as dataset indices; random draws are keyed by them. Default
             ``0..N-1``.
         masks: Boolean regions of the first input that they fit, for localisation metrics such as ``RelevanceMass``: ``(N, H, W)`` of
@@ -125,11 +130,7 @@ class Probe:
     labels: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.inputs, Mapping):
-            self._divide(self.inputs)
-        if isinstance(self.targets, Mapping):
-            object.__setattr__(self, "labels", {str(name): value for name, value in self.targets.items()})
-            object.__setattr__(self, "targets", None)
+        self._convert()
         if not all(isinstance(x, Tensor) and x.ndim > 0 for x in as_tuple(self.inputs)) or not as_tuple(self.inputs):
             raise TypeError(f"Probe(inputs=...) got {kind(self.inputs)}; give a tensor (N, ...) or a tuple of them.")
         if len(self) == 0:
@@ -166,6 +167,18 @@ class Probe:
             raise TypeError(f"Probe(class_names=...) got {kind(names)}; give a list of names.")
         self._check_stds()
 
+    def _convert(self) -> None:
+        """Turns mappings and lists into tensors, and notes where they go in the call."""
+        if isinstance(self.inputs, Mapping):
+            self._divide(self.inputs)
+        if isinstance(self.targets, Mapping):
+            object.__setattr__(self, "labels", {str(name): value for name, value in self.targets.items()})
+            object.__setattr__(self, "targets", None)
+        if are_images(self.inputs):
+            self._list(self.inputs)
+        if are_boxes(self.targets):
+            self._box(self.targets)
+
     def _check_stds(self) -> None:
         object.__setattr__(self, "stds", as_tuple(self.stds))
         shapes = [tuple(x.shape[1:]) for x in as_tuple(self.inputs)]
@@ -186,6 +199,23 @@ class Probe:
             object.__setattr__(self, "inputs", bare(inputs))
             object.__setattr__(self, "forward_args", forward_args)
             object.__setattr__(self, "parameters", parameters)
+
+    def _list(self, images: Any) -> None:
+        """Pads a list of images, and notes that the model takes such a list."""
+        padded, sizes = padded_images(images)
+        places: tuple[Place, ...] = ((0, EACH), *(((0, SIZES),) if sizes is not None else ()))
+        if self.forward_args or self.parameters:
+            raise TypeError("Probe(inputs=[image, ...], forward_args=...): give the images alone.")
+        object.__setattr__(self, "inputs", padded)
+        object.__setattr__(self, "forward_args", () if sizes is None else (sizes,))
+        object.__setattr__(self, "parameters", places)
+
+    def _box(self, targets: Any) -> None:
+        """Pads lists of boxes, and takes the largest of each image as its mask."""
+        boxes, x = padded_boxes(targets), as_tuple(self.inputs)[0]
+        object.__setattr__(self, "targets", boxes)
+        if self.masks is None and isinstance(x, Tensor) and x.ndim == 4:
+            object.__setattr__(self, "masks", inside(largest(boxes), x.shape[2], x.shape[3]))
 
     def _check_call(self) -> None:
         if not isinstance(self.forward_args, (tuple, list)):

@@ -188,7 +188,7 @@ class Explanation:
             "scores": {key: {m: value for m, (value, _) in score.items()} for key, score in scores.items()},
             "standard_errors": {key: by_method for key, by_method in errors.items() if by_method},
             "outputs": _kept(outputs),
-            "predictions": predictions_of(outputs),
+            "predictions": self._predictions(outputs),
             "values": self.values,
             "explained": self.facts,
             "maps": explicit_maps(found, arranged, self.samples.inputs, self.explained.modalities),
@@ -198,6 +198,11 @@ class Explanation:
         }
         on_cpu: dict[str, Any] = _on_cpu(parts)
         return on_cpu
+
+    def _predictions(self, outputs: Tensor) -> Tensor:
+        """The predicted class of each sample ``(N,)``; of a detector that of its highest score, 0 where nothing is detected."""
+        detections = self.decided.task == "detection" and outputs.ndim == 3
+        return outputs[:, 0, 5].clamp(min=0).round().long() if detections else predictions_of(outputs)
 
     def _first_execution(self) -> tuple[Tensor, dict[str, Attribution]]:
         """Returns all outputs of these samples, and their attributions by all methods that share passes."""

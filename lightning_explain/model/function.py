@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.call import Place, arguments
+from lightning_explain.core.call import SIZES, Place, arguments
 from lightning_explain.core.contracts import Target as TargetClass
+from lightning_explain.core.detections import are_detections
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.serialization import plain
@@ -28,7 +29,9 @@ class TargetFunction(nn.Module):
 
     It is a module, so that Captum can hook the layers in it. It exists only inside the isolation of one explanation.
     ``choices`` is the number of tensors in the model's return value from which the first was taken by default; 1 if
-    there was no choice. ``dtype`` is the precision in which the model last returned its output.
+    there was no choice. ``dtype`` is the precision in which the model last returned its output, ``detects`` whether that was the
+    detections of a detector. Their thresholds of scores are 0 until the isolation puts them back, so that what is explained does not
+    vanish where its score falls below; detections above the threshold stay what they are.
 
     Args:
         model: The module.
@@ -58,8 +61,12 @@ class TargetFunction(nn.Module):
         self._target = target
         self._output_fn = output_fn
         self.choices = 1
+        self.detects = False
         self.dtype = torch.float32
         self._forward = self._backward = 0
+        for module in model.modules():
+            if isinstance(vars(module).get("score_thresh"), float):
+                vars(module)["score_thresh"] = 0.0
 
     @property
     def passes(self) -> PassCount:
@@ -73,6 +80,9 @@ class TargetFunction(nn.Module):
             ValueError: If the model did not return one entry for each sample.
             OutputError: If there is no tensor to explain in what it returned.
         """
+        if len(values[0]) > 1 and any(place[-1] == SIZES for place in self._places):
+            # Together, images would be padded to the largest of them, and so depend on each other.
+            return torch.cat([self.outputs(*part) for part in _one_by_one(values)])
         outputs = plain(self._chosen(self.returned(*values)))
         if outputs.ndim == 0 or len(outputs) != len(values[0]):
             came = "one number for all samples, such as a loss"
@@ -103,7 +113,7 @@ class TargetFunction(nn.Module):
             picked = self._target.output(returned) if isinstance(self._target, TargetClass) else None
             if picked is not None:
                 return picked
-            found = output_tensor(returned)
+            found, self.detects = output_tensor(returned), are_detections(returned)
             if isinstance(returned, (tuple, list)) and returned[0] is found:
                 # A loss is no candidate.
                 self.choices = sum(isinstance(x, Tensor) and x.ndim > 0 for x in returned)
@@ -130,6 +140,12 @@ class TargetFunction(nn.Module):
         *inputs, indices = values
         outputs = self.outputs(*inputs)
         return choose(outputs, indices(outputs) if callable(indices) else indices, self._target, tuple(inputs))
+
+
+def _one_by_one(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """The arguments of a call with N samples as those of N calls."""
+    for i in range(len(values[0])):
+        yield [x[i : i + 1] if isinstance(x, Tensor) else x for x in values]
 
 
 def _own(argument: Any) -> Any:

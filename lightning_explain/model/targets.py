@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_explain.core.contracts import Selection, selected
 from lightning_explain.core.contracts import Target as TargetClass
+from lightning_explain.core.detections import are_detections, padded_detections
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import is_whole, refused
 from lightning_explain.model.clean import CleanSamples, packed, takes_samples, unpacked
@@ -34,11 +35,15 @@ class OutputError(TypeError):
 def output_tensor(output: Any) -> Tensor:
     """The tensor in what a model returns: the tensor itself, ``.logits``, ``["logits"]``, ``["out"]``, or the first of a tuple.
 
+    The detections of a detector, as :func:`~lightning_explain.core.detections.padded_detections` arranges them.
+
     Raises:
         OutputError: If there is no tensor in that place.
     """
     if isinstance(output, Tensor):
         return output
+    if are_detections(output):
+        return padded_detections(output)
     if isinstance(output, Mapping) and (names := [name for name in _OUTPUTS if name in output]):
         output = output[names[0]]
     elif hasattr(output, "logits"):
@@ -170,7 +175,9 @@ def choose(outputs: Tensor, indices: Tensor, target: Target, inputs: tuple[Any, 
         ValueError: If a tuple lies outside the outputs, or a callable fails on them.
     """
     # Of a callable, which knows its samples, they are no places.
-    if indices.ndim == 2 and (isinstance(target, Selection) or not callable(target)):
+    if isinstance(target, Selection):
+        return target.value(outputs, indices)
+    if indices.ndim == 2 and not callable(target):
         return selected(outputs, indices)
     if callable(target) or isinstance(target, (tuple, list)):
         try:

@@ -9,7 +9,17 @@ from lightning_explain.core.shares import are_shares
 from lightning_explain.model.segments import segments_of
 from lightning_explain.model.targets import single
 
-TASKS = ("multiclass", "binary", "multilabel", "regression", "dense", "tokens", "embedding", "reconstruction")
+TASKS = (
+    "multiclass",
+    "binary",
+    "multilabel",
+    "regression",
+    "dense",
+    "tokens",
+    "embedding",
+    "reconstruction",
+    "detection",
+)
 IGNORED = -100
 """The label that torch's losses ignore."""
 

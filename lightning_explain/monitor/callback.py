@@ -69,8 +69,9 @@ class ExplanationMonitor(MonitorBase):
         target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``, a callable ``(outputs)`` or
             ``(outputs, sample)`` that returns ``(N,)``, or one of
             ``lightning_explain.targets``. Where labels are not one class for each sample, ``"label"`` is ``Positive()``,
-            ``Horizon("sum")``, ``Position("label")`` or ``Pixels("label")``, by their shape. Or a mapping of names to such targets:
-            a map of each, such as ``ig@age``. Of a model that returns several outputs by name, each is explained, at most 4.
+            ``Horizon("sum")``, ``Position("label")`` or ``Pixels("label")``, by their shape; of a detector ``Detection(box="label")``.
+            Or a mapping of names to such targets: a map of each, such as ``ig@age``. Of a model that returns several outputs by name,
+            each is explained, at most 4.
         every_n_epochs: Explain after every n epochs; excludes ``every_n_train_steps``. Default: every epoch.
         every_n_train_steps: Explain after every n optimizer steps.
         at_start: Also explain before the first step.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_explain.core.call import Place, leaves
+from lightning_explain.core.call import EACH, Place, leaves
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.core.warn import shown_warnings
@@ -59,6 +59,9 @@ class FirstForward:
                 own = read(batch)
         except Exception:
             # Not a batch like those of the samples.
+            return
+        if any(place[-1] == EACH for place in own.places):
+            # A list of images is no tensor of the batch once it is padded.
             return
         forms = [([_by_name(p, signature) for p in x.places], len(as_tuple(x.inputs))) for x in (own, probe)]
         if forms[0] == forms[1]:

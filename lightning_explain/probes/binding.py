@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from lightning_explain.core.call import Place, by_position, divided, leaves, named
+from lightning_explain.core.detections import are_boxes
 from lightning_explain.core.probe import Attribution, Labels, Probe, as_tuple, bare, kind
 from lightning_explain.probes.parts import (
     are_labels,
@@ -51,6 +52,8 @@ def samples_of(
     - A mapping, a dataclass, or a named tuple with such a field: the tensor under label, labels, target, targets or y (in any
       case) is the targets; the others are bound by name. If one is left over, and ``forward`` has one required argument, it is
       that one.
+    - Object detection, ``(images, targets)`` or a mapping of these: a list or tuple of images, or a tensor, and a list or tuple of mappings
+      with ``boxes`` and ``labels``. The model gets the images in the same form.
     - ``({...}, y)``: the mapping is bound by name, or is one argument, if its names do not fit and ``forward`` takes one.
 
     Floating-point tensors are explained, and codes of categories beside the numbers of a table (the first tensor, if there are no
@@ -75,6 +78,9 @@ def samples_of(
         return bound(_by_user(batch, batch_fn), forward, say)
     _refuse_graphs(batch)
     by_name = names_in(batch, forward)
+    parts = list(by_name.values()) if by_name is not None else batch
+    if isinstance(parts, (tuple, list)) and any(map(are_boxes, parts)):
+        return _of_detection(parts)
     if by_name is not None:
         return _from_mapping(by_name, forward, say)
     if isinstance(batch, (Tensor, tuple, list)):
@@ -92,6 +98,19 @@ def _refuse_graphs(batch: Any) -> None:
             "returns the node features (graphs, nodes, features) and the labels, and forward_fn=..., which makes a graph of them and "
             "calls the model."
         )
+
+
+def _of_detection(parts: Sequence[Any]) -> Probe:
+    """The images, and the boxes of each."""
+    targets = next(part for part in parts if are_boxes(part))
+    images = next((part for part in parts if isinstance(part, Tensor) or are_tensors(part)), None)
+    if images is None or len(images) != len(targets):
+        came = "no images" if images is None else f"{len(images)} images"
+        raise TypeError(
+            f"A batch of object detection has {came} for the boxes of {len(targets)}; it needs a list of as many. {FIX}"
+        )
+    inputs = images if isinstance(images, Tensor) else list(images)
+    return _probe("A batch of object detection", inputs, list(targets))
 
 
 def bound(probe: Probe, forward: Signature | None, say: Say = _silent) -> Probe:
@@ -124,6 +143,8 @@ def _by_user(batch: Any, batch_fn: BatchFn) -> Probe:
         ) from error
     if isinstance(found, Probe):
         return found
+    if isinstance(found, tuple) and len(found) == 2 and are_boxes(found[1]):
+        return _of_detection(found)
     if (
         not isinstance(found, tuple)
         or len(found) != 2

@@ -18,7 +18,7 @@ from lightning_explain.model.tasks import task_of, unknown
 _MOST = 3
 _LEAST_OVERLAP = 0.5
 """The intersection over union below which a segmentation counts as wrong, as PASCAL VOC has it for boxes."""
-_CHOSEN = {"tokens": "the tag", "dense": "the class"}
+_CHOSEN = {"tokens": "the tag", "dense": "the class", "detection": "the object"}
 """What a map is of, where each sample has its own class."""
 
 
@@ -271,6 +271,16 @@ def _dense(sample: _Sample) -> Caption:
     return Caption((*lines, *sample.value), wrong, Short(sample.name(int(own)), other, size, judged=known))
 
 
+def _detection(sample: _Sample) -> Caption:
+    own, score, overlap = (sample.fact(name) for name in ("class", "probability", "overlap"))
+    if own is None or score is None or own < 0:
+        return _plain("nothing detected", *sample.value)
+    lines = [f"class {sample.named(int(own))}, score {_percent(score)}"]
+    lines += [] if overlap is None else [f"IoU with the label {overlap:.0%}"]
+    short = Short(sample.name(int(own)), share=_percent(score), judged=overlap is not None)
+    return Caption(tuple(lines), overlap is not None and overlap < 0.5, short)
+
+
 def _embedding(sample: _Sample) -> Caption:
     return _plain("embedding", *sample.value)
 
@@ -292,6 +302,7 @@ _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {
     "regression": _regression,
     "tokens": _tokens,
     "dense": _dense,
+    "detection": _detection,
     "embedding": _embedding,
 }
 

@@ -23,7 +23,8 @@ from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
 from lightning_explain.modalities.image import CHANNELS
 from lightning_explain.modalities.placement import arrange, onto
-from lightning_explain.render import bars, regions
+from lightning_explain.render import bars, boxes, regions
+from lightning_explain.render.boxes import Color
 from lightning_explain.render.image import normalize, to_bytes, to_display
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.kinds import KINDS
@@ -38,7 +39,8 @@ class DrawnInput:
 
     The first block also shows maps that have no place on an input. If the input has pixels: its images, and their size in the
     picture. ``masks`` are the regions of the input, those of images ``(N, H, W)``, of others in the shape of its units. ``name`` is
-    what the input is called. ``regions`` are the bytes of the places of a segmentation (``core.regions``).
+    what the input is called. ``regions`` are the bytes of the places of a segmentation (``core.regions``). ``boxes`` are those of
+    detected objects, ``(N, M, 4)`` in pixels of the input, each with its color.
     """
 
     samples: slice
@@ -51,6 +53,7 @@ class DrawnInput:
     masks: Tensor | None = None
     name: str = ""
     regions: Tensor | None = None
+    boxes: tuple[tuple[Tensor, Color], ...] = ()
 
     @cached_property
     def outline(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
@@ -79,20 +82,27 @@ class DrawnInput:
         return self if self.images is None else replace(self, images=resize(self.images, size), size=size)
 
     def outlined(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images ``(N, h, w, 3)`` with a segmentation's explained pixels, prediction and label, and the outline of their masks."""
+        """Images ``(N, h, w, 3)`` with boxes, a segmentation's explained pixels, prediction and label, and the outline of their masks."""
         if self.regions is not None:
             pixels = regions.marked(pixels, self.regions)
         if self.outline is not None:
             pixels = pixels.copy()
             pixels[self.outline[0]], pixels[self.outline[1]] = _OUTLINE, _OUTLINE_EDGE
-        return pixels
+        return self.boxed(pixels)
+
+    def boxed(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images ``(N, h, w, 3)`` with their boxes."""
+        if not self.boxes or self.index is None:
+            return pixels
+        from_size = self.modalities[self.index].pixels(self.inputs[self.index])
+        return boxes.drawn(pixels, self.boxes, from_size or self.size)
 
     def with_marks(self, kind: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Panels ``(N, h, w, 3)`` of a kind, with what is marked on such panels."""
         if kind == "original_image":
             return self.outlined(pixels)
         on_overlay = kind == "blended_heat_map" and self.regions is not None
-        return regions.contoured(pixels, self.regions) if on_overlay else pixels  # type: ignore[arg-type]
+        return self.boxed(regions.contoured(pixels, self.regions) if on_overlay else pixels)  # type: ignore[arg-type]
 
 
 def check_samples(report: Report, probe: Probe) -> None:
@@ -134,6 +144,8 @@ def drawn_inputs(
     found = explained.get(REGION)
     if found is not None and found.ndim == 3 and blocks[0].images is not None:
         blocks[0] = replace(blocks[0], regions=found[samples])
+    if blocks[0].images is not None:
+        blocks[0] = replace(blocks[0], boxes=boxes.of_samples(explained, probe, samples))
     return [
         replace(block, name=name)
         for block, name in zip(blocks, (probe.names[i] for i in (index, *others)), strict=True)

@@ -20,6 +20,7 @@ from lightning_explain.modalities import Plain, of_probe
 from lightning_explain.modalities.image import CHANNELS
 from lightning_explain.modalities.image import KINDS as IMAGE_KINDS
 from lightning_explain.render import bars, horizon
+from lightning_explain.render.boxes import EDGES
 from lightning_explain.render.captions import captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import DrawnInput, drawn_inputs, joined, panels_of, pixels_of, resize
@@ -63,8 +64,9 @@ class Figures:
             "images": [],
         }
         found["about"] = [[f"{name}: {texts[i]}" for name, texts in report.meta.items()] for i in shown]
-        # Of a segmentation, only the label is the same in all explanations.
+        # Of a segmentation or a detection, only the label is the same in all explanations.
         labelled = {name: found & LABELLED for name, found in report.explained.items() if name == REGION}
+        labelled |= {name: found * torch.nan for name, found in report.explained.items() if name in EDGES}
         for drawn in [] if probe is None else drawn_inputs(probe, _options(report), slice(len(shown)), labelled):
             pictures = () if drawn.images is None else tuple(drawn.at(drawn.size).original)
             found["images"].append([self.blocks.picture(picture) for picture in pictures])
@@ -78,7 +80,7 @@ class Figures:
         steps = len(report.ids) // blocks
         count = min(blocks, MOST_SAMPLES) * steps
         names = options.class_names or (probe and probe.class_names) or (report.run and report.run.class_names) or None
-        inputs = [] if probe is None else drawn_inputs(probe, options, slice(count))
+        inputs = [] if probe is None else drawn_inputs(probe, options, slice(count), report.explained)
         labels = None if probe is None or probe.targets is None else probe.targets[:count].cpu()
         titles = captions(report, probe, names, count) if steps == 1 else []
         of_steps = (

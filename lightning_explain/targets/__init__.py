@@ -6,7 +6,8 @@ Captum. Begin reading with ``Selection`` in ``core/contracts.py``, then ``select
 """
 
 from lightning_explain.targets.comparisons import ReconstructionError, Similarity
+from lightning_explain.targets.detection import Detection
 from lightning_explain.targets.pixels import Pixels
 from lightning_explain.targets.selections import Horizon, Norm, Position, Positive
 
-__all__ = ["Horizon", "Norm", "Pixels", "Position", "Positive", "ReconstructionError", "Similarity"]
+__all__ = ["Detection", "Horizon", "Norm", "Pixels", "Position", "Positive", "ReconstructionError", "Similarity"]

@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from lightning_explain.core.contracts import Target
+from lightning_explain.core.validation import is_whole
 from lightning_explain.model.targets import single
 from lightning_explain.model.tasks import classes_last, task_of
 from lightning_explain.targets.comparisons import ReconstructionError
+from lightning_explain.targets.detection import Detection
 from lightning_explain.targets.pixels import Pixels
 from lightning_explain.targets.selections import Horizon, Norm, Position, Positive
 
@@ -37,6 +39,10 @@ _FORMS: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
     "multilabel": ("(N, C)", lambda outputs: outputs.ndim == 2),
     "dense": ("(N, C, h, w) or (N, C, d, h, w)", lambda outputs: outputs.ndim > 3),
     "tokens": ("(N, T, C) or (N, C, T)", lambda outputs: outputs.ndim == 3),
+    "detection": (
+        "of a detector, boxes, labels and scores",
+        lambda outputs: outputs.ndim == 3 and outputs.shape[2] == 6,
+    ),
 }
 """The outputs that a task needs, in words and as a check."""
 _MEANINGS: dict[type, str] = {
@@ -46,6 +52,7 @@ _MEANINGS: dict[type, str] = {
     Pixels: "the label's most frequent class but 0, where it is predicted",
     Norm: "the norm of the output",
     ReconstructionError: "the mean squared error of the reconstruction, which has the shape of the input",
+    Detection: "the score of the detection that finds the largest labelled object, or else of the one with the highest score",
 }
 
 
@@ -56,6 +63,7 @@ def settled(
     labels: Tensor | None,
     named: bool = False,
     inputs: tuple[Tensor, ...] = (),
+    detects: bool = False,
 ) -> Task:
     """The task, and what ``target="label"`` means for it; any other target is explained as it is.
 
@@ -66,6 +74,7 @@ def settled(
         labels: The probe's labels, or ``None``.
         named: Whether the columns of the outputs have names, and so are classes.
         inputs: The model's inputs on the whole probe.
+        detects: Whether the model returned detections, which the outputs hold.
 
     Raises:
         ValueError: If the outputs are not those of the task.
@@ -74,7 +83,12 @@ def settled(
         raise ValueError(
             f'task="{task}" needs outputs {_FORMS[task][0]}, got {tuple(outputs.shape)}; use task="auto", or the task of such outputs.'
         )
-    name = _compared(outputs, labels, inputs) or task_of(outputs, labels, named) if task == "auto" else task
+    name = task
+    if task == "auto":
+        found = _compared(outputs, labels, inputs) or task_of(outputs, labels, named)
+        name = "detection" if detects else found
+    if name == "detection" and (target == "predicted" or is_whole(target)):
+        target = Detection(box="best") if target == "predicted" else Detection(class_=int(target))
     if not (isinstance(target, str) and target == "label"):
         return Task("dense" if isinstance(target, Pixels) and task == "auto" else name, target)
     if labels is not None and name == "embedding" and _is_view(outputs, labels, inputs):
@@ -111,7 +125,7 @@ def _of_labels(name: str, outputs: Tensor, labels: Tensor | None, given: bool) -
         # Several numbers that one label belongs to, such as mean and deviation, are no horizon.
         several = labels is None or labels.numel() != len(labels)
         return Horizon() if several and not one else None
-    return {"tokens": Position(), "dense": Pixels()}.get(name)
+    return {"tokens": Position(), "dense": Pixels(), "detection": Detection()}.get(name)
 
 
 def _line(name: str, target: Any, outputs: Tensor, labels: Tensor | None, given: bool) -> str:

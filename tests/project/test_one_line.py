@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import one_line
 
 from _setups import SETUPS
-from lightning_explain.core.probe import flat
+from lightning_explain.core.probe import as_tuple, flat
+from lightning_explain.probes.binding import samples_of
 
 # Recorded by the benchmark, which prints what is left out.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -43,14 +44,18 @@ def test_a_map_beside_the_cause_is_not_useful() -> None:
 
 
 def test_there_are_set_ups_of_every_modality() -> None:
-    known = {"text", "tabular", "series", "images", "dense", "tasks", "volumes"}
+    known = {"text", "tabular", "series", "images", "dense", "tasks", "volumes", "detection"}
     assert {modality for modality, _ in SETUPS.values()} >= known
 
 
 @pytest.mark.parametrize("name", list(SETUPS))
 def test_every_probe_sample_has_a_cause(name: str) -> None:
     data = SETUPS[name][1].data(16, torch.Generator().manual_seed(0))
-    batch = default_collate([data[i] for i in range(16)])
+    collate = SETUPS[name][1].collate
+    batch = (collate or default_collate)([data[i] for i in range(16)])
+    probe = samples_of(batch)
     inputs = list(batch.values())[:-1] if isinstance(batch, dict) else batch[:-1]
-    masks = SETUPS[name][1].cause(tuple(inputs), None)
+    masks = SETUPS[name][1].cause(
+        as_tuple(probe.inputs) if collate else tuple(inputs), probe.targets if collate else None
+    )
     assert torch.cat([flat(mask) for mask in masks], 1).any(1).all()
