@@ -148,5 +148,8 @@ class Detector(L.LightningModule):
 
 def setups() -> Iterator[tuple[str, Setup]]:
     if importlib.util.find_spec("torchvision"):
-        yield "Faster R-CNN", Setup(lambda: Detector(faster_rcnn()), Squares, on_mark, 6, collate, losses)
-        yield "SSDlite", Setup(lambda: Detector(ssd_lite()), Squares, on_mark, 8, collate, losses)
+        yield (
+            "Faster R-CNN",
+            Setup(lambda: Detector(faster_rcnn()), Squares, on_mark, 6, collate=collate, losses=losses),
+        )
+        yield "SSDlite", Setup(lambda: Detector(ssd_lite()), Squares, on_mark, 8, collate=collate, losses=losses)
