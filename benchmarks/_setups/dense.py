@@ -1,4 +1,4 @@
-"""Segmentations: noise, and a bright square in a corner whose color tells which class the pixels of a field have."""
+"""Segmentations: noise, a square whose color tells which class its pixels have, and a gray one of no class."""
 
 from __future__ import annotations
 
@@ -15,44 +15,47 @@ from torch.utils.data import Dataset
 from _setups import images
 from _setups._base import Net, Setup, labels_of, tensors
 
-SIZE, CUE = 32, (..., slice(1, 9), slice(1, 9))
+SIZE, SIDE = 32, 10
 
 
-def field(count: int) -> Tensor:
-    """The pixels that have a class, at the same place in each image: boolean ``(N, 32, 32)``."""
-    found = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
-    found[:, 14:30, 8:28] = True
-    return found
+def squares(count: int, generator: torch.Generator) -> Tensor:
+    """The pixels of a square in the left and one in the right half, anywhere: boolean ``(2, N, 32, 32)``, in any order."""
+    corners = torch.randint(SIZE - SIDE, (2, count, 1, 1), generator=generator)
+    offsets = torch.randint(SIZE // 2 - SIDE, (2, count, 1, 1), generator=generator)
+    offsets[1] += SIZE // 2
+    rows, columns = torch.arange(SIZE).view(1, 1, -1, 1) - corners, torch.arange(SIZE).view(1, 1, 1, -1) - offsets
+    found = (rows >= 0) & (rows < SIDE) & (columns >= 0) & (columns < SIDE)
+    swapped = labels_of(count, generator).bool()[:, None, None]
+    return torch.stack([found[0].where(swapped, found[1]), found[1].where(swapped, found[0])])
 
 
-def cued(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """Nothing of the field is seen in the image; the color of the square says whether its pixels are of class 1 or 2."""
-    where, classes = field(count), labels_of(count, generator)
+def colored(count: int, generator: torch.Generator) -> Dataset[Any]:
+    """One square is red or green, class 1 or 2; the other one is gray."""
+    (where, gray), classes = squares(count, generator), labels_of(count, generator)
     x = 0.3 * torch.randn(count, 3, SIZE, SIZE, generator=generator)
-    x[CUE] += 2 * F.one_hot(classes, 3)[:, :, None, None]
+    x += 2 * where[:, None] * F.one_hot(classes, 3)[:, :, None, None] + gray[:, None]
     return tensors(x, where * (classes[:, None, None] + 1))
 
 
-def cued_gray(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """The same in one channel, where the square is bright or dark, and labels are floating and have a channel."""
-    x, labels = cued(count, generator).tensors  # type: ignore[attr-defined]
-    return tensors(x[:, :1] - x[:, 1:2], labels[:, None].float())
+def shaded(count: int, generator: torch.Generator) -> Dataset[Any]:
+    """The same in one channel, bright or dark, the other one between; labels are floating and have a channel."""
+    (where, gray), classes = squares(count, generator), labels_of(count, generator)
+    x = 0.3 * torch.randn(count, SIZE, SIZE, generator=generator) + where * (4 * classes - 2)[:, None, None] + gray
+    return tensors(x[:, None], (where * (classes[:, None, None] + 1))[:, None].float())
 
 
 def one_of_two(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """The square says which half of the field is to be found; labels are floating, 0 or 1."""
-    where, classes = field(count), labels_of(count, generator)
-    x = 0.3 * torch.randn(count, 1, SIZE, SIZE, generator=generator)
-    x[CUE] += (4.0 * classes - 2)[:, None, None, None]
-    left = torch.arange(SIZE) < SIZE // 2
-    return tensors(x, (where & (left == classes[:, None, None].bool()))[:, None].float())
+    """The bright one of two squares; labels are floating, 0 or 1."""
+    where, dark = squares(count, generator)
+    x = 0.3 * torch.randn(count, SIZE, SIZE, generator=generator) + 2 * where - 2 * dark
+    return tensors(x[:, None], where[:, None].float())
 
 
 def fields(count: int, generator: torch.Generator) -> Dataset[Any]:
-    """Five bands; the fourth one in a corner tells which crop the field has."""
-    where, classes = field(count), labels_of(count, generator)
-    x = 0.3 * torch.randn(count, 5, SIZE, SIZE, generator=generator)
-    x[:, 3][CUE] += (4.0 * classes - 2)[:, None, None]
+    """Five bands; the fourth one of a field tells which crop it has, and the other field has none."""
+    (where, gray), classes = squares(count, generator), labels_of(count, generator)
+    x = 0.3 * torch.randn(count, 5, SIZE, SIZE, generator=generator) + gray[:, None]
+    x[:, 3] += where * (4 * classes - 2)[:, None, None] - gray.float()
     return tensors(x, where * (classes[:, None, None] + 1))
 
 
@@ -64,10 +67,10 @@ def scenes(count: int, generator: torch.Generator) -> Dataset[Any]:
     return tensors(x, found)
 
 
-def in_corner(inputs: tuple[Tensor, ...], labels: Tensor | None) -> tuple[Tensor, ...]:
-    mask = torch.zeros(len(inputs[0]), 1, SIZE, SIZE, dtype=torch.bool)
-    mask[CUE] = True
-    return (mask,)
+def in_labels(inputs: tuple[Tensor, ...], labels: Tensor | None) -> tuple[Tensor, ...]:
+    """The square that has a class."""
+    assert labels is not None
+    return (labels.reshape(len(labels), 1, SIZE, SIZE) > 0,)
 
 
 def block(before: int, after: int) -> nn.Sequential:
@@ -160,12 +163,12 @@ def of_monai() -> Net:
 
 def setups() -> Iterator[tuple[str, Setup]]:
     yield "segmentation", Setup(lambda: Net(FullyConvolutional()), scenes, images.in_square, 6)
-    yield "U-Net", Setup(lambda: Net(UNet(3, 3)), cued, in_corner, 4)
-    one = Setup(lambda: Net(UNet(1, 1), F.binary_cross_entropy_with_logits), one_of_two, in_corner, 4)
+    yield "U-Net", Setup(lambda: Net(UNet(3, 3)), colored, in_labels, 4)
+    one = Setup(lambda: Net(UNet(1, 1), F.binary_cross_entropy_with_logits), one_of_two, in_labels, 4)
     yield "U-Net, one channel", one
-    yield "U-Net, satellite bands", Setup(lambda: Net(UNet(5, 3)), fields, in_corner, 4)
-    yield "torchvision DeepLabV3", Setup(lambda: Net(deeplab(), both_heads), cued, in_corner, 4)
+    yield "U-Net, satellite bands", Setup(lambda: Net(UNet(5, 3)), fields, in_labels, 4)
+    yield "torchvision DeepLabV3", Setup(lambda: Net(deeplab(), both_heads), colored, in_labels, 4)
     if importlib.util.find_spec("transformers"):
-        yield "HF SegFormer", Setup(SegFormer, cued, in_corner, 16)
+        yield "HF SegFormer", Setup(SegFormer, colored, in_labels, 16)
     if importlib.util.find_spec("monai"):
-        yield "MONAI UNet", Setup(of_monai, cued_gray, in_corner, 4)
+        yield "MONAI UNet", Setup(of_monai, shaded, in_labels, 4)
