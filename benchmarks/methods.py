@@ -61,7 +61,7 @@ LEFT_OUT = {"resnet18": ("occlusion", "deep_lift")}
 """What is left out: windows of 8 pixels, of which 64 x 64 have many, and what Captum refuses, because ReLUs are used twice."""
 
 
-def pairs(model: nn.Module, layer_name: str) -> dict[str, Pair]:
+def pairs(model: nn.Module, layer_name: str = LAYER) -> dict[str, Pair]:
     layer = model.get_submodule(layer_name)
     by_hand = explainers(model, layer_name=layer_name)
     ours = {name: replace(one, layer=layer_name) if one.layer else one for name, one in methods().items()}  # type: ignore[type-var]

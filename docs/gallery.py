@@ -30,9 +30,13 @@ SAMPLES, EPOCHS, SIZE, DAY = 1024, 8, 32, 24
 
 
 def save(picture: Any, name: str) -> None:
-    """Writes a picture as PNG."""
-    (IMAGES / "gallery").mkdir(exist_ok=True)
-    Image.fromarray(picture).save(IMAGES / "gallery" / f"{name}.png", optimize=True)
+    """Writes a picture as PNG, in 256 colors if all of them take more than 150 kB."""
+    path = IMAGES / "gallery" / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    drawn = Image.fromarray(picture)
+    drawn.save(path, optimize=True)
+    if path.stat().st_size >= 150_000:
+        drawn.quantize(256).save(path, optimize=True)
 
 
 def draw_demo(modality: str, folder: Path) -> None:

@@ -26,6 +26,9 @@ Blocks: TypeAlias = "tuple[tuple[int, int], ...]"
 # That of torch's own memory: how a kernel divides its work can depend on it, and with it the last digit.
 _ALIGNED = 64
 
+Uncopied = pickle.PickleBuffer
+"""Bytes that go into shared memory as they are, without a copy in the pickle."""
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -57,6 +57,7 @@ class AttentionRollout(CaptumMethod):
         ValueError: If an argument is not allowed.
 
     Example:
+        >>> from lightning_explain import Probe
         >>> net = torch.nn.TransformerEncoderLayer(4, 2, batch_first=True).eval()
         >>> ids, embedding = torch.arange(12).reshape(2, 6), torch.nn.Embedding(12, 4)
         >>> reader = torch.nn.Sequential(embedding, net, torch.nn.Flatten(), torch.nn.Linear(24, 3))

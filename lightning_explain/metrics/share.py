@@ -39,6 +39,8 @@ class Share(Metric):
         >>> report = explain(Sum(), both, methods=[m.InputXGradient()], metrics=[q.Share()])
         >>> report.scores["share_meta"]["input_x_gradient"]
         tensor([0.7500, 0.7500])
+        >>> report.scores["share_image"]["input_x_gradient"].shape
+        torch.Size([2])
     """
 
     inputs: tuple[str, ...] | None = None

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from pickle import PickleBuffer
 from typing import Any, TypeVar
 
 from lightning_explain.core.outcome import Outcome
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
+from lightning_explain.core.shared_memory import Uncopied
 from lightning_explain.loggers.tensorboard import picture_records
 from lightning_explain.modalities import Text, of_probe
 from lightning_explain.render.by_target import figures_of
@@ -136,10 +136,10 @@ class Drawing:
         """The same with what sinks would make of it, which takes much of the time of writing them."""
         name, texts, step = wanted.name, {"epoch": str(report.epoch or 0)}, report.step or 0
         png = {narrow: {key: to_png(one, texts) for key, one in of.items()} for narrow, of in drawn.pictures.items()}
-        records, samples = dict[bool, PickleBuffer](), dict[tuple[str, int], bytes]()
+        records, samples = dict[bool, Uncopied](), dict[tuple[str, int], bytes]()
         for narrow, of in drawn.pictures.items() if wanted.records else ():
             made = picture_records(name, tagged(name, of), tagged(name, png[narrow]), step)
-            records[narrow] = PickleBuffer(made)
+            records[narrow] = Uncopied(made)
         for method in report.attributions if wanted.samples and drawn.pictures else ():
             for i in range(len(report.ids)):
                 samples[method, i] = to_png(draw_sample(report, probe, self.options, method, i), {})

@@ -87,7 +87,7 @@ def cam(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return ca.LayerGradCam(model, model.block).attribute(x, target=y)
 
 
-@pytest.mark.filterwarnings("ignore:.*absolute values:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*hold no evidence against:UserWarning")
 def test_infidelity_of_captums_own_example_has_captums_values() -> None:
     models = pytest.importorskip("captum.testing.helpers.basic_models", reason="Captum 0.8 comes without its models")
     x = torch.arange(1.0, 13.0).reshape(4, 3)

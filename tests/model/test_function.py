@@ -131,7 +131,11 @@ def test_several_inputs_and_further_arguments_are_split_by_samples(limit: int) -
 @pytest.mark.parametrize(
     ("wrap", "error", "match"),
     [
-        (lambda o: {"a": 3.0, "b": None}, TypeError, r"returned dict with keys \['a', 'b'\]; allowed .* output_fn=lambda"),
+        (
+            lambda o: {"a": 3.0, "b": None},
+            TypeError,
+            r"returned dict with keys \['a', 'b'\]; allowed .* output_fn=lambda",
+        ),
         (lambda o: (), TypeError, "returned tuple; allowed are a tensor"),
         (lambda o: ({"logits": o},), TypeError, "returned dict with keys"),
         (lambda o: 3.0, TypeError, "returned float; allowed are a tensor, a tuple that starts with one"),
