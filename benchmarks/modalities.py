@@ -87,7 +87,7 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "3-D CNN", Case("volume", lambda: Net(volumes.cnn3d()), scans, partial(by_hand.volume, layer="net.6"))
     yield "2-D CNN and LSTM", Case("video", volumes.Frames, clips, partial(by_hand.frames, layer="cnn.6"))
     segmented = partial(by_hand.dense, layer="net.bottleneck")
-    yield "U-Net", Case("segmentation", lambda: Net(dense.UNet(3, 3)), dense.cued, segmented)
+    yield "U-Net", Case("segmentation", lambda: Net(dense.UNet(3, 3)), dense.colored, segmented)
 
 
 CASES = dict(cases())

@@ -54,8 +54,7 @@ def test_every_probe_sample_has_a_cause(name: str) -> None:
     collate = SETUPS[name][1].collate
     batch = (collate or default_collate)([data[i] for i in range(16)])
     probe = samples_of(batch)
-    inputs = list(batch.values())[:-1] if isinstance(batch, dict) else batch[:-1]
-    masks = SETUPS[name][1].cause(
-        as_tuple(probe.inputs) if collate else tuple(inputs), probe.targets if collate else None
-    )
+    *inputs, labels = batch.values() if isinstance(batch, dict) else batch
+    known = (as_tuple(probe.inputs), probe.targets) if collate else (tuple(inputs), labels)
+    masks = SETUPS[name][1].cause(*known)
     assert torch.cat([flat(mask) for mask in masks], 1).any(1).all()
