@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_explain.core.call import SIZES, Place, arguments
+from lightning_explain.core.call import EACH, SIZES, Place, arguments
 from lightning_explain.core.contracts import Target as TargetClass
 from lightning_explain.core.detections import are_detections
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
@@ -30,8 +30,8 @@ class TargetFunction(nn.Module):
     It is a module, so that Captum can hook the layers in it. It exists only inside the isolation of one explanation.
     ``choices`` is the number of tensors in the model's return value from which the first was taken by default; 1 if
     there was no choice. ``dtype`` is the precision in which the model last returned its output, ``detects`` whether that was the
-    detections of a detector. Their thresholds of scores are 0 until the isolation puts them back, so that what is explained does not
-    vanish where its score falls below; detections above the threshold stay what they are.
+    detections of a detector. In a model that takes a list of images, thresholds of scores are 0 until the isolation puts them back,
+    so that what is explained does not vanish where its score falls below; detections above the threshold stay what they are.
 
     Args:
         model: The module.
@@ -64,7 +64,8 @@ class TargetFunction(nn.Module):
         self.detects = False
         self.dtype = torch.float32
         self._forward = self._backward = 0
-        for module in model.modules():
+        # Only what takes a list of images is a detector; an attribute of that name elsewhere is another thing.
+        for module in model.modules() if any(place[-1] == EACH for place in places) else ():
             if isinstance(vars(module).get("score_thresh"), float):
                 vars(module)["score_thresh"] = 0.0
 

@@ -489,3 +489,19 @@ def test_labels_made_in_inference_mode_choose_targets_that_a_backward_pass_can_s
     choose(outputs, choice(outputs), "label").sum().backward()
     assert outputs.grad is not None
     assert outputs.grad.tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+class Gated(nn.Module):
+    """Passes only what is above a threshold of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score_thresh, self.weight = 0.5, nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x.where(x > self.score_thresh, torch.zeros_like(x))
+
+
+def test_a_threshold_of_a_model_that_is_no_detector_stays() -> None:
+    report = explain(Gated(), Probe(torch.tensor([[0.2, 0.9], [0.7, 0.1]])), SALIENCY, [], target=lambda o: o.sum(1))
+    assert report.values.tolist() == pytest.approx([1.8, 0.7])
