@@ -19,7 +19,7 @@ from lightning_explain.render.image import smooth
 from lightning_explain.render.layout import BLACK, GRAY, LINE
 from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write, write_right
 from lightning_explain.render.page import HEIGHT, WIDTH
-from lightning_explain.render.slices import overlay, paste
+from lightning_explain.render.slices import overlay, paste, resized
 
 _BESIDE, _FRAMES, _FEWER = 2, 6, 3
 """How many samples are side by side where tracks are compared, the most frames of a sample, and of each sample there."""
@@ -81,8 +81,7 @@ class Shown:
     @cached_property
     def known(self) -> Tensor:
         """The map ``(T, H, W)``, zero where it is not finite."""
-        known, size = self.weights.nan_to_num(0.0).float(), self.panel.values.shape[1:]
-        return known if known.shape == size else interpolate(known[None, None], size, mode="trilinear")[0, 0]
+        return resized(self.weights, self.panel.values.shape[1:])
 
     @cached_property
     def by_frame(self) -> Tensor:

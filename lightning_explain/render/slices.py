@@ -112,6 +112,12 @@ def cells(panel: Panel) -> NDArray[np.uint8]:
     return np.stack(found)
 
 
+def resized(weights: Tensor, size: Sequence[int]) -> Tensor:
+    """A map ``(d, h, w)``, zero where it is not finite, at the size of its input."""
+    known = weights.nan_to_num(0.0).float()
+    return known if known.shape == tuple(size) else interpolate(known[None, None], size, mode="trilinear")[0, 0]
+
+
 @dataclass(frozen=True, eq=False)
 class Shown:
     """One sample of a panel with one map.
@@ -134,9 +140,7 @@ class Shown:
     @cached_property
     def map(self) -> Tensor:
         """The map ``(D, H, W)`` as it is drawn: smoothed, with the strongest place as strong as before."""
-        known = self.weights.nan_to_num(0.0).float()
-        if known.shape != self.shape:
-            known = interpolate(known[None, None], self.shape, mode="trilinear")[0, 0]
+        known = resized(self.weights, self.shape)
         return smooth(known[None])[0] * known.abs().max()
 
     @cached_property
