@@ -111,7 +111,7 @@ def grown(what: str, repeat: int) -> bool:
         "n, ratio",
         "time, ratio (95%)",
         "MiB",
-        "of the report",
+        "held",
         "pictures, s",
     )
     shown, memory, first = table(what, "n", *columns), dict[int, float](), min(found)

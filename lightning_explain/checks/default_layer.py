@@ -94,7 +94,7 @@ def weighs_places(
     """Whether the explained output weighs the places of a layer by themselves, as a flattened head or a class token does.
 
     Behind global average pooling, the gradient is the same at all places. Takes a backward pass from the explained output to the
-    layer; ``False`` also where that cannot be told: sharded models, layers that run several times or return no single tensor. Where
+    layer; ``False`` also where that is not known: sharded models, layers that run several times or return no single tensor. Where
     there is no gradient, as before a head that begins with zeros, it is ``unknown``.
     """
     passed = record.passed(layer, of_input=False)

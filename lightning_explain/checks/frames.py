@@ -61,7 +61,7 @@ def frames_among_samples(model: nn.Module, record: Record, modalities: tuple[Mod
 
 
 def _reaching(output: Tensor, value: Tensor) -> list[int]:
-    """The entries of a layer's tensor that an output depends on; none if that cannot be told."""
+    """The entries of a layer's tensor that an output depends on; none if that is not known."""
     with suppress(RuntimeError):
         (gradient,) = torch.autograd.grad(output, value, retain_graph=True, allow_unused=True)
         found: list[int] = [] if gradient is None else gradient.flatten(1).any(1).nonzero().flatten().tolist()

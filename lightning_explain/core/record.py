@@ -111,7 +111,7 @@ class Record:
         received: What each module received.
         returned: What each module returned, in the order in which they returned last.
         low_precision: Whether something was computed in 16 bits.
-        lookups: For each embedding layer, what it looks up of an input, where that can be told.
+        lookups: For each embedding layer, what it looks up of an input, where that is known.
         consumers: For each tensor, the layers that receive it, and the modules that compute with it outside of layers.
     """
 

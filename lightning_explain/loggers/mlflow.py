@@ -29,7 +29,7 @@ class MlflowSink(Sink):
     empty below, and pages are narrow ones: their capital letters are 9 pixels high there.
     The settings are tags and no params, because MLflow's page lists all params above each picture, and refuses to change them in a run
     that is resumed. A tag keeps the first 1,000 characters. Characters that MLflow does not allow in names become ``_``. Scalars are
-    written as the logger is told to (``synchronous``), the rest when the call returns (unless ``MLFLOW_ENABLE_ASYNC_LOGGING``).
+    written as the logger is configured (``synchronous``), the rest when the call returns (unless ``MLFLOW_ENABLE_ASYNC_LOGGING``).
 
     Args:
         logger: The logger whose run receives them.

@@ -66,7 +66,7 @@ class Head:
         """The output ``(N, ...)``.
 
         Raises:
-            OutputError: If it cannot be told which one is meant.
+            OutputError: If it is not known which one is meant.
         """
         found = returned if self.output_fn is None else self.output_fn(returned)
         named = _named(found)
@@ -74,7 +74,8 @@ class Head:
             output: Tensor = named[self.name]
             return output
         if isinstance(found, (tuple, list)) and len(found) == self.count and all(isinstance(x, Tensor) for x in found):
-            return self._at(found)
+            chosen: Tensor = found[self.place]
+            return chosen
         try:
             return output_tensor(found)
         except OutputError as error:
@@ -82,10 +83,6 @@ class Head:
                 f"target has the name {self.name!r}, but the model returns {list(named) or type(found).__name__}. Use the names of its "
                 "outputs, or give output_fn=lambda output: {...}, which returns the outputs by the names of the targets."
             ) from error
-
-    def _at(self, found: Any) -> Tensor:
-        chosen: Tensor = found[self.place]
-        return chosen
 
 
 class SharedCalls:
