@@ -1,7 +1,7 @@
 """Does ``ExplanationMonitor()`` alone work on what people train, and does it point at what decides?
 
     pip install "lightning-explain[demo]" timm transformers
-    python benchmarks/one_line.py [--only NAME ...]
+    python benchmarks/one_line.py [--only NAME ...] [--pictures FOLDER]
 
 Every set-up is a small network of text, tables, series or images, whose data have a planted cause at a known place: a word, a column, a
 window of a channel, a square. It is trained for seconds with ``ExplanationMonitor()`` as the only callback, and once more without. Printed
@@ -16,18 +16,25 @@ are
 - whether all maps and charted scores are finite;
 - whether that is useful: it is if the numbers are finite and the mean share over the methods is at least one half.
 
+With ``--pictures`` the overview and the first page of each method, as TensorBoard shows them after the last epoch, are written as PNG.
+Their names are numbers in random order, so that a reader can be asked for the cause from the picture alone; ``FOLDER-key.json`` says what
+each number is.
+
 The benchmark fails if a training stops or is disturbed, or if fewer than 7 of 8 set-ups whose network has learned the cause are useful.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import random
 import sys
 import tempfile
 import time
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -35,6 +42,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d, adaptive_max_pool3d
 from torch.utils.data import DataLoader, default_collate
@@ -64,6 +72,7 @@ class Result:
         undisturbed: Whether the weights are those of a training without the monitor.
         error: What stopped the training.
         seconds: Of the training with the monitor.
+        pictures: The last picture of each tag, as a PNG file.
     """
 
     loss: float = float("nan")
@@ -74,6 +83,7 @@ class Result:
     undisturbed: bool = False
     error: str = ""
     seconds: float = 0.0
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def learned(self) -> bool:
@@ -118,7 +128,7 @@ def run(setup: Setup) -> Result:
                 model = trained(setup, folder, [monitor])
             except Exception as error:
                 result.error = f"{type(error).__name__}: {error}"
-        result.seconds = time.perf_counter() - started
+        result.seconds, result.pictures = time.perf_counter() - started, pictures(folder)
         ours = [
             str(w.message) for w in said if "lightning_explain" in w.filename or "ExplanationMonitor" in str(w.message)
         ]
@@ -140,6 +150,30 @@ def run(setup: Setup) -> Result:
         result.pointing = {name: pointing(report, name, probe, setup) for name in report.attributions}
         result.finite = finite(report)
     return result
+
+
+def pictures(folder: str) -> dict[str, bytes]:
+    """The last picture of each tag in the runs of a folder, as a PNG file; only first pages, without those of former epochs."""
+    found = {}
+    for run_folder in {str(file.parent) for file in Path(folder).rglob("events.out.tfevents*")}:
+        events = EventAccumulator(run_folder).Reload()
+        for tag in events.Tags()["images"]:
+            _, _, name = tag.partition("_maps/")
+            if name and not name.startswith("history/") and not name.rpartition("/")[2].isdigit():
+                found[tag] = events.Images(tag)[-1].encoded_image_string
+    return found
+
+
+def write_pictures(results: dict[str, Result], folder: Path) -> None:
+    """Writes all pictures under numbers in random order, and beside the folder what each number is."""
+    found = [(name, tag, png) for name, result in results.items() for tag, png in result.pictures.items()]
+    random.Random(0).shuffle(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    key = {}
+    for number, (name, tag, png) in enumerate(found, 1):
+        key[f"{number:03}"] = {"set-up": name, "tag": tag}
+        (folder / f"{number:03}.png").write_bytes(png)
+    folder.with_name(f"{folder.name}-key.json").write_text(json.dumps(key, indent=1))
 
 
 @torch.no_grad()
@@ -239,13 +273,17 @@ def summary(results: dict[str, Result]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SETUPS), metavar="NAME", help="set-ups by name")
-    chosen = parser.parse_args().only or list(SETUPS)
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write what TensorBoard shows, as numbered PNG")
+    arguments = parser.parse_args()
+    chosen = arguments.only or list(SETUPS)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     results = {}
     for name in chosen:
         results[name] = run(SETUPS[name][1])
         print(f"{name}: {results[name].seconds:.0f} s", file=sys.stderr, flush=True)
+    if arguments.pictures:
+        write_pictures(results, arguments.pictures)
     Console(width=180).print(summary(results))
     for name, result in results.items():
         print(f"\n{name}")

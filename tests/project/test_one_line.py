@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,19 @@ def test_a_map_beside_the_cause_is_not_useful() -> None:
     assert set(result.pointing.values()) == {0.0}
     assert not result.useful
     assert not result.learned
+
+
+def test_pictures_have_numbers_for_names_and_their_key_lies_elsewhere(tmp_path: Path) -> None:
+    result = one_line.run(replace(SETUPS["small CNN"][1], epochs=1))
+    assert set(result.pictures) == {f"explain_maps/{name}" for name in ("overview", *result.pointing)}
+    one_line.write_pictures({"small CNN": result}, tmp_path / "seen")
+    files = sorted((tmp_path / "seen").iterdir())
+    assert [file.name for file in files] == [f"{i:03}.png" for i in range(1, len(files) + 1)]
+    key = json.loads((tmp_path / "seen-key.json").read_text())
+    for file in files:
+        assert key[file.stem]["set-up"] == "small CNN"
+        assert file.read_bytes() == result.pictures[key[file.stem]["tag"]]
+        assert b"CNN" not in file.read_bytes()
 
 
 def test_there_are_set_ups_of_every_modality() -> None:
