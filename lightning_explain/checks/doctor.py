@@ -88,15 +88,21 @@ class DoctorContext:
 
     @cached_property
     def averaging_misleads(self) -> bool:
-        """Whether Grad-CAM's mean over the places of the default layer is wrong: behind tokens, and where the output is linear.
+        """Whether Grad-CAM's mean over the places of the default layer is wrong: each place has weights of its own.
 
-        Behind a flattened map that further nonlinear layers read, it points at least as well as other maps of the layer.
+        So it is behind tokens, where the output is linear, and where a region of the outputs is explained, as in a segmentation: most
+        places do not lead to it. Behind a flattened map that further nonlinear layers read, Grad-CAM points at least as well as other maps.
         """
         layer = None if self.layer is None else find_layer(self.model, self.layer)
         if layer is None:
             return False
         tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
-        return self._weighs_places(layer, tokens) and (tokens or is_linear_behind(layer, self.record))
+        return self._weighs_places(layer, tokens) and (tokens or self.dense or is_linear_behind(layer, self.record))
+
+    @property
+    def dense(self) -> bool:
+        """Whether the outputs have places of their own, as those of a segmentation."""
+        return self.record.outputs.ndim > 3
 
     def _weighs_places(self, layer: nn.Module, unknown: bool = False) -> bool:
         return weighs_places(layer, self.model, self.record, self.explained.modalities, unknown)

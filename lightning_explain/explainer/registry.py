@@ -67,8 +67,8 @@ def every_default() -> dict[str, Method]:
 def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     """The default methods for what the inputs are: those of images and series; for text and tables, those that have a place on them.
 
-    Images and series: ``cam`` is Grad-CAM, but integrated gradients of the layer where Grad-CAM's mean over places is wrong: where a class
-    token reads the tokens, or one linear layer a flattened map.
+    Images and series: ``cam`` is Grad-CAM. Where its mean over places is wrong, it is HiResCAM if the outputs have places, and integrated
+    gradients of the layer where a class token reads the tokens, or one linear layer a flattened map.
 
     Text and categories: integrated gradients at all embeddings that look them up, and at the floating-point inputs beside. Text and
     tables: ablation of each unit, where there are at most 128 of them.
@@ -76,7 +76,8 @@ def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     found, modalities, inputs = build_methods(None), of_probe(probe), as_tuple(probe.inputs)
     if not any(isinstance(modality, (Text, Tabular)) for modality in modalities):
         if context.averaging_misleads:
-            found["cam"] = method_classes.LayerIntegratedGradients(n_steps=LAYER_STEPS)
+            other = method_classes.LayerIntegratedGradients(n_steps=LAYER_STEPS)
+            found["cam"] = method_classes.HiResCAM() if context.dense else other
         return found
     del found["cam"]
     if layers := _at_embeddings(inputs, modalities, context):

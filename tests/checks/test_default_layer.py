@@ -12,6 +12,7 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import build_methods
+from lightning_explain.targets import Pixels
 
 
 class Attention(nn.Module):
@@ -210,6 +211,7 @@ def test_the_default_layer_lies_on_the_input_and_matters(model: nn.Module, x: Te
             IMAGES,
             m.LayerGradCam,
         ),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2)), IMAGES, m.HiResCAM),
     ],
     ids=[
         "a class token",
@@ -217,6 +219,7 @@ def test_the_default_layer_lies_on_the_input_and_matters(model: nn.Module, x: Te
         "the mean over tokens",
         "a flattened map before one linear layer",
         "global pooling",
+        "a segmentation",
     ],
 )
 def test_grad_cam_is_not_the_default_where_its_mean_over_places_is_wrong(
@@ -272,3 +275,18 @@ def test_the_bert_of_hugging_face_is_explained_at_its_words() -> None:
         "ig": "bert.embeddings.word_embeddings",
         "ablation": None,
     }
+
+
+def test_the_default_map_of_a_segmentation_is_zero_where_the_explained_region_does_not_look() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 4, 4), nn.ConvTranspose2d(4, 2, 4, 4)).eval()
+    x, labels = torch.randn(2, 1, 16, 16), torch.zeros(2, 16, 16, dtype=torch.long)
+    labels[:, :4, :4] = 1
+    region = Pixels(1, "label")
+    explainer = Explainer(build_methods(None), {}, default_methods=True, target=region)
+    cam = explainer.check(net, Probe(x, labels)).methods["cam"]
+    found = explain(net, Probe(x, labels), {"cam": cam, "mean": m.LayerGradCam("0")}, [], target=region).attributions
+    assert cam.layer == "0"
+    assert found["cam"][:, :, 0, 0].any(1).all()
+    assert not found["cam"].flatten(1)[:, 1:].any(), "the other places lead to other pixels"
+    assert found["mean"].flatten(1)[:, 1:].any()
