@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 from torch import Tensor
 
-from lightning_explain.core.panels import MOST_BARS, Panel
+from lightning_explain.core.panels import MOST_BARS, FeaturesPanel, Panel
 from lightning_explain.core.probe import all_finite
 from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.color import BLUE, ORANGE
 from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL
+from lightning_explain.render.page import brief
 
 POSITIVE, NEGATIVE = ImageColor.getrgb(ORANGE), ImageColor.getrgb(BLUE)
 _WIDTH = 300
@@ -23,6 +24,8 @@ _PAD = 4
 _NAME, _VALUE = 70, 58
 _LINE = text.line_height(SMALL)
 _FEWEST_LINES = 4
+_TINT = 0.5
+"""How strong the color of a bar is behind letters."""
 
 
 def lines(panel: Panel) -> NDArray[np.uint8]:
@@ -38,6 +41,27 @@ def chart(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8
     """The same in the size ``(h, w)``, with letters of another size, and as many units as there is space for."""
     most = max(1, (size[0] - 2 * _PAD) // text.line_height(letters))
     return np.stack([_lines(sample, panel.name, size, letters, most) for sample in panel.values])
+
+
+def behind(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8]:
+    """The strongest units of each sample, with bars behind their names and values, for narrow places: uint8 ``(N, h, w, 3)``."""
+    line, (height, width) = text.line_height(letters), size
+    chart = np.full((len(panel.values), height, width, 3), 255, dtype=np.uint8)
+    for picture, sample in zip(chart, panel.values, strict=True):
+        largest = float(sample.nan_to_num(0.0).abs().max()) or 1.0
+        for i, unit in enumerate(_strongest(sample.nan_to_num(0.0), max(1, height // line))):
+            y, value = i * line, float(sample[unit])
+            bar = picture[y + 1 : y + line - 1, : round(abs(value) / largest * width)]
+            bar[:] = np.add(_TINT * np.array(POSITIVE if value > 0 else NEGATIVE), (1 - _TINT) * 255)
+            number = brief(value)
+            _write_right(picture, number, width - _PAD, y, letters, width, BLACK)
+            space = width - 3 * _PAD - text.width(number, letters)
+            text.write(picture, text.shorten(_called(panel, unit), letters, space), _PAD, y, letters, BLACK)
+    return chart
+
+
+def _called(panel: Panel, unit: int) -> str:
+    return panel.names[unit] if isinstance(panel, FeaturesPanel) else panel.name(unit)
 
 
 def profile(panel: Panel) -> NDArray[np.uint8]:

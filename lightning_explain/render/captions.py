@@ -140,7 +140,8 @@ class _Sample:
         """The explained number as a line, if it is known."""
         outputs, values = self.report.outputs, self.report.values
         found = values if len(values) else outputs if outputs[:1].numel() == 1 else None
-        return [] if found is None else [f"f = {float(found[self.index]):.3g}"]
+        name = "error" if self.report.task == "reconstruction" else "f"
+        return [] if found is None else [f"{name} = {float(found[self.index]):.3g}"]
 
     def fact(self, name: str) -> float | None:
         """What the report knows of the explained output."""
@@ -231,10 +232,8 @@ def _regression(sample: _Sample) -> Caption:
     lines = [f"{word} {_listed(f'{value:.3g}' for value in each.reshape(-1).tolist())}" for word, each in pairs.items()]
     if sample.report.outputs[0].numel() > 1:
         lines += [f"explained output {sample.explained}"] if sample.explained >= 0 else sample.value
-    true, predicted = (
-        f"{word} {_listed((f'{value:.3g}' for value in each.reshape(-1).tolist()), 1)}" for word, each in pairs.items()
-    )
-    return Caption(tuple(lines), short=Short(true, predicted))
+    true, predicted = (_listed((f"{value:.2g}" for value in each.reshape(-1).tolist()), 1) for each in pairs.values())
+    return Caption(tuple(lines), short=Short(f"true {true}", f"pred. {predicted}"))
 
 
 def _tokens(sample: _Sample) -> Caption:
@@ -292,7 +291,8 @@ def _other(sample: _Sample) -> Caption:
 
 def _plain(*lines: str) -> Caption:
     """A caption whose first two lines say all that is needed."""
-    return Caption(lines, short=Short(lines[0], lines[1] if len(lines) > 1 else ""))
+    name, _, value = lines[0].partition(" = ")
+    return Caption(lines, short=Short(name, value) if value else Short(lines[0], lines[1] if len(lines) > 1 else ""))
 
 
 _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {

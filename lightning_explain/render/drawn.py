@@ -21,16 +21,24 @@ from lightning_explain.core.probe import Probe, all_finite, as_tuple
 from lightning_explain.core.regions import NAME as REGION
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Plain, of_probe
-from lightning_explain.modalities.image import CHANNELS
+from lightning_explain.modalities.image import CHANNELS, is_grid
 from lightning_explain.modalities.placement import arrange, onto
 from lightning_explain.render import bars, boxes, regions
 from lightning_explain.render.boxes import Color
 from lightning_explain.render.image import normalize, to_bytes, to_display
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.kinds import KINDS
+from lightning_explain.render.notes import colors
 from lightning_explain.render.options import DEFAULT_PANELS, Options, PanelStyle
 
 _OUTLINE, _OUTLINE_EDGE = (255, 220, 0), (0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class GridPanel(Panel):
+    """A map as pixels of its own, beside no image; ``largest``: ``(N,)`` its largest absolute value."""
+
+    largest: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +193,26 @@ def panels_of(name: str, report: Report, drawn: DrawnInput, style: PanelStyle) -
     if not drawn.first:
         return _further(found, arranged or (), drawn, style)
     if index is None or not arranged:
-        panels = Plain().panels(found, inputs, ())
-        return panels, all_finite(panels[0].values)
+        grid = _grid_of(found, drawn)
+        panels = Plain().panels(found, inputs, ()) if grid is None else (grid,)
+        return panels, all_finite(found[0])
     whole, finite = onto(arranged, inputs, modalities)[index], all_finite(found[index if len(found) > index else 0])
     shown = torch.where(finite.reshape(-1, *(1,) * (whole.ndim - 1)), whole, torch.nan)
     wanted = asked(modalities[index], style)
     channels = (arranged[index],) if any(kind == CHANNELS for kind, _ in wanted) else ()
     panels = modalities[index].panels((shown, *channels), (inputs[index],), wanted)
     return tuple(_masked(panel, drawn.masks) for panel in panels), all_finite(shown)
+
+
+def _grid_of(found: tuple[Tensor, ...], drawn: DrawnInput) -> Panel | None:
+    """A layer's map ``(N, C, h, w)`` that lies on none of several images, as pixels of its own, if it has the proportions of one."""
+    own, columns = found[0], zip(drawn.modalities, drawn.inputs, strict=True)
+    images = [size for modality, x in columns if (size := modality.pixels(x)) is not None]
+    if len(found) > 1 or own.ndim != 4 or len(images) < 2 or not is_grid(own.shape[2:], images[0]):
+        return None
+    summed = own.sum(1, keepdim=True).float()
+    shades = resize(normalize(summed, "all")[:, None], drawn.size)[:, 0]
+    return GridPanel("layer", "pixels", torch.from_numpy(colors(shades)), largest=summed.abs().amax((1, 2, 3)))
 
 
 def _masked(panel: Panel, masks: Tensor | None) -> Panel:

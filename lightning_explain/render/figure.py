@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_explain.core.naming import nearest
-from lightning_explain.core.panels import Panel, SeriesPanel, WordsPanel
+from lightning_explain.core.panels import FeaturesPanel, Panel, SeriesPanel, WordsPanel
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.modalities import of_probe
 from lightning_explain.modalities.image import KINDS
-from lightning_explain.render import bars, beside, horizon, kinds, texts
+from lightning_explain.render import bars, beside, boxes, horizon, kinds, texts
 from lightning_explain.render.captions import Caption, captions, sides
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import (
     DrawnInput,
+    GridPanel,
     as_pictures,
     check_samples,
     drawn_inputs,
@@ -40,7 +41,7 @@ from lightning_explain.render.layout import BLACK, GAP
 from lightning_explain.render.legend import Legend
 from lightning_explain.render.notes import Notes, Page, Track
 from lightning_explain.render.options import Options, PanelStyle
-from lightning_explain.render.page import LETTERS, ROWS, WIDTH, Layout, Row, brief, lines_of
+from lightning_explain.render.page import LETTERS, ROWS, WIDTH, Layout, Row, brief, fits_beside, lines_of
 from lightning_explain.render.regions import LABEL_COLOR, PREDICTION_COLOR
 
 OVERVIEW, HISTORY = "overview", "history"
@@ -56,6 +57,7 @@ _PREFERRED = ("infidelity_relative", "relevance_mass", "sensitivity_max")
 _LEVELS = 127
 _LINES = 3
 """The most lines beside a row."""
+_WITHOUT_PLACE = (*bars.KINDS, "pixels")
 _KINDS_WITH_MAP = [kind for kind in KINDS if kind != "original_image"]
 
 
@@ -134,11 +136,21 @@ def _lines(inputs: Sequence[DrawnInput], shares: Mapping[int, float]) -> dict[in
     places = beside.images_of(inputs)
     found = dict[int, tuple[str, ...]]()
     if len(inputs) > 1:
-        found |= {i: (_head(drawn, shares.get(i)),) for i, drawn in enumerate(inputs)}
+        found |= {i: _fitting(_head(drawn, shares.get(i))) for i, drawn in enumerate(inputs)}
     if places:
         each = [_head(inputs[i], shares.get(i)) for i in places]
-        found[places[0]] = tuple(each) if len(each) == 2 else (" | ".join(each),)
+        fits = len(each) == 2 and all(_fitting(words) == (words,) for words in each)
+        # Where the names are too long, the order of the images tells which share is whose.
+        short = [f"{100 * shares[i]:.0f}" if i in shares else inputs[i].name for i in places]
+        joint = " | ".join(short) + "%" * all(i in shares for i in places)
+        found[places[0]] = tuple(each) if fits else (joint,)
     return found
+
+
+def _fitting(words: str) -> tuple[str, ...]:
+    """Words beside a row, in two lines where they do not fit in one: ``("79% on", "clinical")``."""
+    share, _, name = words.partition("% ")
+    return (words,) if not name or fits_beside(words) else (f"{share}% on", name)
 
 
 def _by_step(report: Report, probe: Probe, options: Options) -> list[int]:
@@ -395,19 +407,24 @@ class Figure:
         rows = [self._image_row(("image", self.snapshot.when), 0)] if images else []
         count = len(rows) + len(shown)
         labels = {name: self._label(name, *found) for name, found in shown}
-        return rows + [self._row(name, *found, labels[name], count, True) for name, found in shown]
+        rows += [self._row(name, *found, labels[name], count, True) for name, found in shown]
+        beside = [row for name, _ in shown[::-1] for row in self._strongest(name, lines_of(name)[:1])]
+        return [*rows, *beside[:1]][: max(ROWS, len(rows))]
 
     def _label(self, name: str, panel: Panel, i: int) -> tuple[str, ...]:
         """The name of a method, and how much of its map lies on the input that a row shows."""
-        further = () if panel.kind in bars.KINDS else self.lines[name].get(i, ())
+        further = () if panel.kind in _WITHOUT_PLACE else self.lines[name].get(i, ())
         return (*lines_of(name), *further)[:_LINES]
 
     def _rows(self, name: str) -> list[Row]:
         rows, numbered, panels = list[Row](), set[tuple[str, int]](), self.panels[name]
         for panel, i in panels:
-            several = self.lines[name].get(i, ())
-            if len(several) > 1 and panel.kind == "original_image":
-                several = (" | ".join(self.inputs[k].name for k in beside.images_of(self.inputs)),)
+            several = () if panel.kind in _WITHOUT_PLACE else self.lines[name].get(i, ())
+            if panel.kind == "original_image" and i in beside.images_of(self.inputs):
+                names = " | ".join(self.inputs[k].name for k in beside.images_of(self.inputs))
+                several = (names,) if fits_beside(names) else ()
+            elif panel.kind == "original_image" and len(several) > 1:
+                several = several[1:]
             when = () if rows else (self.snapshot.when,)
             sign = () if panel.sign == "all" else (panel.sign.replace("_", " "),)
             words = () if panel.kind in bars.KINDS else (_WORDS.get(panel.kind, panel.title),)
@@ -415,7 +432,17 @@ class Figure:
             rows.append(self._row(name, panel, i, label, min(len(panels), ROWS), (map_key(panel), i) not in numbered))
             if panel.kind in _KINDS_WITH_MAP:
                 numbered.add((map_key(panel), i))
-        return rows
+        return [*rows, *self._strongest(name, ())][: max(ROWS, len(rows))]
+
+    def _strongest(self, name: str, label: tuple[str, ...]) -> list[Row]:
+        """A row with the strongest columns of a table beside images, or bands of them; the pages of all of them come after."""
+        own = zip(self.own[name], self.heads[name], strict=True)
+        found = next(((panel, head) for panel, head in own if isinstance(panel, FeaturesPanel)), None)
+        if found is None or self.inputs[0].images is None or not self.panels[name]:
+            return []
+        panel, head = found
+        most = self.layout.box()[0], self.layout.pitch - GAP
+        return [Row((*label, *_fitting(head or panel.title))[:_LINES], pixels=bars.behind(panel, most, LETTERS))]
 
     def _over_time(self, name: str, earlier: Sequence[Snapshot]) -> list[Row]:
         panel, i = self._main(name) or (None, 0)
@@ -440,6 +467,9 @@ class Figure:
 
     def _image_row(self, label: tuple[str, ...], i: int) -> Row:
         drawn = self.inputs[i]
+        if drawn.boxes:
+            names, inks = zip(*(boxes.INKS[color] for _, color in drawn.boxes), strict=True)
+            return Row((*label[-1:], *names), pixels=drawn.original, inks=(BLACK, *inks))
         if drawn.regions is None:
             return Row(label, pixels=drawn.original)
         overlap = self.report.explained.get("overlap", torch.empty(0))[: self.layout.samples].tolist()
@@ -454,6 +484,9 @@ class Figure:
         if panel.kind in bars.KINDS:
             chart = bars.chart(panel, self.layout.box(rows), LETTERS)
             return Row(label, pixels=chart, colors=sign_table("all"))
+        if isinstance(panel, GridPanel):
+            table = sign_table("all")
+            return Row(label, pixels=self._own_pixels(panel), largest=panel.largest, colors=table)
         if panel.kind == "pixels":
             return Row(label, pixels=self._own_pixels(panel))
         found = self._maps[name, map_key(panel), i]

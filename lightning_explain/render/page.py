@@ -222,6 +222,11 @@ def brief(value: float) -> str:
     return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
+def fits_beside(words: str) -> bool:
+    """Whether words are not cut at the left of a row."""
+    return text.width(words, LETTERS) <= _LEFT - _GAP
+
+
 def named(score: str, space: int) -> str:
     """As many of a score's words, from the first one, as fit in so many pixels: ``infidelity`` of ``infidelity_relative``."""
     words = score.split("_")

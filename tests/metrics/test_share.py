@@ -125,13 +125,24 @@ def test_each_input_says_how_much_of_the_map_lies_on_it() -> None:
     image, table = torch.rand(2, 1, 8, 8), torch.rand(2, 4)
     maps = torch.full((2, 1, 8, 8), 1 / 64), torch.full((2, 4), -0.75)
     figure = figure_of(report_of(maps), Probe({"image": image, "meta": table}))
-    assert figure.lines["ig"][0] == ("25% image",)
+    assert figure.lines["ig"][0] == ("25% on", "image")
     assert figure.heads["ig"] == ["75% meta"] * len(figure.own["ig"])
     assert len(figure.pictures()) == figure.count()
     plain = figure_of(report_of(maps[:1]), Probe(image))
     assert not plain.lines["ig"]
     bars = figure_of(report_of(maps), Probe((image, table), modalities=(Image(), Plain())))
-    assert bars.lines["ig"][1] == ("75% input 1",)
+    assert bars.lines["ig"][1] == ("75% on", "input 1")
+
+
+def test_the_first_page_names_the_strongest_column_of_a_table_beside_images() -> None:
+    image, probe = torch.rand(2, 1, 8, 8), Probe({"image": torch.rand(2, 1, 8, 8), "meta": torch.zeros(2, 4)})
+    drawn = []
+    for column in (0, 2):
+        table = torch.full((2, 4), 0.01)
+        table[:, column] = -5.0
+        drawn.append(figure_of(report_of((image, table)), probe).pictures())
+    for key in ("overview", "ig"):
+        assert (drawn[0][key] != drawn[1][key]).any(), "the shares and the images are the same"
 
 
 def test_masks_are_outlined_on_the_image_that_they_fit() -> None:

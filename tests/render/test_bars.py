@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_explain.core.panels import MOST_BARS, Panel
+from lightning_explain.core.panels import MOST_BARS, FeaturesPanel, Panel
 from lightning_explain.core.report import Picture
 from lightning_explain.modalities import Plain
-from lightning_explain.render.bars import KINDS, NEGATIVE, POSITIVE
+from lightning_explain.render import letters
+from lightning_explain.render.bars import KINDS, NEGATIVE, POSITIVE, behind
 
 
 def columns(*found: Tensor) -> dict[str, Picture]:
@@ -95,3 +96,13 @@ def test_several_tensors_of_any_shape_are_one_chart() -> None:
     found = columns(torch.rand(2, 3, 4), torch.rand(2, 7), torch.rand(2))
     assert next(iter(found)) == "all 20 units"
     assert {len(column) for column in found.values()} == {2}
+
+
+def test_bars_behind_words_are_as_wide_as_their_values() -> None:
+    panel = FeaturesPanel("", "importance", torch.tensor([[0.1, -0.8, 0.4]]), names=["a", "b", "c"])
+    (chart,) = behind(panel, (64, 200), 24)
+    line = letters.line_height(24)
+    for i, (unit, color) in enumerate([(200, NEGATIVE), (100, POSITIVE)]):
+        edge = chart[i * line + 2].astype(int)
+        assert (edge == (np.array(color) + 255) // 2).all(-1)[:unit].all()
+        assert (edge[unit:] == 255).all()

@@ -130,7 +130,7 @@ def test_a_regression_shows_true_and_predicted_values() -> None:
     assert horizon == [("true 1.5, 2.5, 3.5, ...", "predicted 1, 2, 3, ...", "f = 10")]
     probe = Probe(torch.zeros(1, 2), torch.tensor([[1.5, 2.5]]))
     (found,) = captions(report(torch.tensor([[1.0, 2.0]]), [-1]), probe, None, 1)
-    assert found.short == Short("true 1.5, ...", "predicted 1, ..."), "one line of a narrow column"
+    assert found.short == Short("true 1.5, ...", "pred. 1, ..."), "one line of a narrow column"
     assert many([[1.0, 0.5]], [1.25], targets=1) == [("true 1.25", "predicted 1, 0.5", "explained output 1")]
 
 

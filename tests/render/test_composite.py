@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_explain.core.probe import Attribution, Probe
 from lightning_explain.core.report import Picture, Report
 from lightning_explain.modalities import Image, Plain
-from lightning_explain.render.bars import KINDS
+from lightning_explain.render.bars import KINDS, NEGATIVE, POSITIVE
 from lightning_explain.render.composite import composite as draw
 from lightning_explain.render.figure import draw_sample
 from lightning_explain.render.image import normalize, panel, to_display
@@ -153,11 +153,22 @@ def test_a_sample_is_marked_if_any_of_its_maps_is_not_finite() -> None:
 def test_a_map_without_a_place_in_the_image_is_drawn_as_bars() -> None:
     image = Probe(rand(2, 1, 8, 8))
     two = Probe((rand(2, 1, 8, 8), rand(2, 1, 8, 8)))
-    for found, probe in ((rand(2, 10), image), (rand(2, 7, 4), image), (rand(2, 4, 2, 2), two)):
+    for found, probe in ((rand(2, 10), image), (rand(2, 7, 4), image), (rand(2, 4, 2, 3), two)):
         canvas = picture(found, probe)
         for column in charts(found):
             for part in column:
                 assert contains(canvas, part)
+
+
+def test_a_grid_that_lies_on_none_of_two_images_is_drawn_as_a_map_of_its_own() -> None:
+    found = torch.zeros(1, 4, 2, 2)
+    found[0, 1, 0, 1], found[0, 2, 1, 0] = 1.0, -1.0
+    two = Probe((torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)))
+    canvas = picture(found, two)
+    for color in (POSITIVE, NEGATIVE):
+        rows, columns = (canvas == color).all(-1).nonzero()
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert len(rows) == height * width >= 1000, "one cell of the grid, in one piece"
 
 
 def test_numbers_of_which_nothing_is_known_are_drawn_as_bars() -> None:

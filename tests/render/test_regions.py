@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_explain import Probe, Report, draw, explain, load_reports
 from lightning_explain import targets as t
 from lightning_explain.core.report import Picture
+from lightning_explain.render.boxes import EXPLAINED, LABELLED, drawn
 from lightning_explain.render.captions import captions
 from lightning_explain.render.composite import composite
 from lightning_explain.render.figure import figure_of
@@ -124,3 +125,11 @@ def test_titles_say_the_class_how_many_pixels_and_how_well_they_fit() -> None:
     unlabelled = captions(report(Fixed(), None, target=t.Pixels()), None, NAMES, 1)[0]
     assert unlabelled.lines[0] == "class 1 (road), 100 pixels (10%)"
     assert not any("IoU" in line for line in unlabelled.lines)
+
+
+def test_a_detected_box_in_the_place_of_its_label_hides_it_not() -> None:
+    image, box = np.zeros((1, 40, 40, 3), dtype=np.uint8), torch.tensor([[[5.0, 5.0, 35.0, 35.0]]])
+    both = drawn(image, [(box, LABELLED), (box, EXPLAINED)], (40, 40))
+    for color in (LABELLED, EXPLAINED):
+        assert (both == color).all(-1).sum() >= 50
+    assert (drawn(image, [(box, LABELLED)], (40, 40)) == LABELLED).all(-1).sum() == 2 * 30 * 4 - 16
