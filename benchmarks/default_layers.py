@@ -1,7 +1,7 @@
 """Which layer ``cam`` explains by default, and by which method, on every family of networks in timm and torchvision that is at hand.
 
     pip install timm torchvision
-    python benchmarks/default_layers.py [--seconds 40] [family ...]
+    python benchmarks/default_layers.py [--seconds 40] [--table docs/reference/default-layers.md] [family ...]
 
 Without timm, its families are skipped. Each family is tried with its smallest network, random weights and images of 128
 pixels (more, if it runs on no less). It learns for ``--seconds`` of processor time to tell the color of a bright square (a sixteenth of the
@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from statistics import mean
+from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -281,6 +282,28 @@ class Line:
             f"{'WRONG ' if self.wrong else ''}{self.note}"
         )
 
+    @property
+    def row(self) -> str:
+        """A row of the table in the documentation."""
+        size, score = self.size or "", "" if self.score is None else f"{self.score:.2f}"
+        if self.layer == "-":
+            return f"| {self.family} | {size} | left out: {self.note} |  |  |  |"
+        by, shape = type(self.method).__name__, self.shape.replace("x", " x ")
+        return f"| {self.family} | {size} | `{self.layer}` | {by} | {shape} | {score} |"
+
+
+def write(found: list[Line], path: Path) -> None:
+    """Puts the rows in the place of those of a table, the last thing of a document; and how many learned into the line before it."""
+    scores = [line.score for line in found if line.score is not None]
+    head, _, _ = path.read_text().partition("| family |")
+    head = re.sub(
+        r"\d+ families; \d+ learned the task.*",
+        f"{len(found)} families; {len(scores)} learned the task, with {mean(scores):.2f} on average (median {median(scores):.2f}).",
+        head,
+    )
+    table = ["| family | pixels | layer | by | shape | pointing game |", "|---|---|---|---|---|---|"]
+    path.write_text(head + "\n".join([*table, *(line.row for line in found)]) + "\n")
+
 
 def running(make: Callable[[int], nn.Module]) -> tuple[nn.Module, int]:
     """The network, and the smallest size of images that it runs on."""
@@ -361,6 +384,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--seconds", type=float, default=40.0, help="processor seconds of training for each network; 0 for none"
     )
+    parser.add_argument("--table", type=Path, help="document whose table is written again")
     asked = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     found: list[Line] = []
@@ -374,6 +398,8 @@ def main(arguments: list[str]) -> int:
             choose(found[-1], make_other(), Probe(sample()))
             print(found[-1], flush=True)
     scores = [line.score for line in found if line.score is not None]
+    if asked.table is not None:
+        write(found, asked.table)
     print(
         f"{len(found)} families, {sum(line.layer != '-' for line in found)} with a layer, {len(scores)} learned; ",
         end="",

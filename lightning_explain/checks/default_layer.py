@@ -24,6 +24,7 @@ from lightning_explain.model.layers import plain
 _NEAR = 5
 # Graph nodes that are linear in what they receive.
 _LINEAR = ARRANGING | words("Addmm Mm Sum Mean Add Gather AvgPool2D MkldnnAdaptiveAvgPool2D AdaptiveAvgPool2D")
+_CONVOLUTIONS = words("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 # Layers whose gradient is looked at.
 _MOST = 40
 # By how much gradients that are the same may differ, of the largest.
@@ -33,13 +34,21 @@ _POOLS = tuple(
 )
 
 
+class DefaultLayer(NamedTuple):
+    """A layer's dotted name, ``None`` if there is none; and whether several tokens behind the last attention are read, as by a mean."""
+
+    name: str | None = None
+    reads_several: bool = False
+
+
 def default_layer(
     model: nn.Module, record: Record, modalities: tuple[Modality, ...], frames: int = 1, detects: bool = False
-) -> str | None:
-    """The dotted name of the last layer whose places lie on the input, on the way to the explained output.
+) -> DefaultLayer:
+    """The last layer whose places lie on the input, on the way to the explained output.
 
-    Feature maps and tokens count; tokens behind the last attention only where several places matter there, and not a class token alone.
-    Otherwise it is what enters the last block, where patches still reach the class token, if a module returns that; or its norm.
+    Feature maps and tokens count. Of a transformer it is what enters the last block, if a module returns that, or its norm: behind the last
+    attention each token holds what it read from others, wherever that lies, and may be a class token. Behind a convolution that follows
+    attention, maps are feature maps. Without a layer before attention it is the last one where several places matter.
     Where the outputs have places themselves, as those of a segmentation, it is the layer with the most channels, of several the one with
     the fewest places, and of these the last: the bottleneck of a U-Net, or the end of a backbone (Vinogradova et al. 2020). The map of the
     last layer would be the outputs themselves.
@@ -55,37 +64,40 @@ def default_layer(
         detects: Whether the model is a detector.
 
     Returns:
-        The name; ``None`` if there is no such layer.
+        The layer, and what reads it.
     """
     ahead = None if record.chosen.grad_fn is None else set(nodes(record.chosen.grad_fn))
     leading = (
         one for one in _candidates(model, record, modalities, frames) if ahead is None or ahead.intersection(one.nodes)
     )
     if record.outputs.ndim > 3:
-        return _bottleneck(leading)
+        return DefaultLayer(_bottleneck(leading))
     levels = _levels(model, record) if detects else []
     leading = (one for one in leading if all(level.intersection(one.nodes) for level in levels))
     first = next(leading, None)
     if first is None:
-        return None
-    if first.value.ndim != 3:
-        return plain(first.name)
+        return DefaultLayer()
+    if first.value.ndim != 3 and not first.late:
+        return DefaultLayer(plain(first.name))
     found = [first, *islice(leading, _MOST - 1)]
     # Ranks of a sharded model would have to go back together.
     useful = [] if ahead is None or is_sharded(model) else _of_use(found, model, record, modalities)
-    chosen = next((one for one in (*useful, *found) if one in useful or not one.late), None)
-    return None if chosen is None else plain(_stream(chosen, found, record).name)
+    early = [one for one in found if not one.late]
+    chosen = next((one for one in (*(one for one in early if one in useful), *early, *useful)), None)
+    name = None if chosen is None else plain(_stream(chosen, found, record).name)
+    return DefaultLayer(name, any(one.late for one in useful))
 
 
 def _stream(chosen: _Candidate, found: list[_Candidate], record: Record) -> _Candidate:
     """The layer whose output enters the chosen one and also bypasses it, as the residual stream does a block's norm; or the chosen one."""
-    if chosen.late or chosen.value.ndim != 3:
+    if chosen.late:
         return chosen
     received = record.received[id(chosen.module)].tensors
     returned = {id(x): record.consumers.get(id(x), []) for x in received}
     entering = ((one, id(record.returned[id(one.module)].value)) for one in found if one is not chosen)
     users = ((one, returned[key]) for one, key in entering if key in returned)
-    return next((one for one, by in users if any(module is not chosen.module for module in by)), chosen)
+    inside = set(chosen.module.modules())
+    return next((one for one, by in users if not inside.issuperset(by)), chosen)
 
 
 def weighs_places(
@@ -135,7 +147,8 @@ def _levels(model: nn.Module, record: Record) -> list[set[Any]]:
 
 
 class _Candidate(NamedTuple):
-    """A layer whose places lie on the input, what it returned, the graph nodes of that, and whether it is tokens behind all attention.
+    """A layer whose places lie on the input, what it returned, the graph nodes of that, and whether it is tokens behind all attention,
+    in three dimensions or with rows and columns.
 
     ``size`` is how many channels and places that has.
     """
@@ -160,6 +173,7 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """The layers whose places lie on the input, the last first."""
     attention = attention_in(record)
+    convolved = bool(attention) and any(op.name in _CONVOLUTIONS for op in record.ops[attention[-1].product :])
     modules = {id(module): (name, module) for name, module in model.named_modules() if name}
     for key, passed in reversed(record.returned.items()):
         end = record.spans[key][1]
@@ -172,7 +186,7 @@ def _candidates(
             continue
         name, module = modules[key]
         placed = _placed(value, module, model, record, modalities, bool(attention))
-        late = value.ndim == 3 and bool(attention) and end > attention[-1].product
+        late = bool(attention) and end > attention[-1].product and (value.ndim == 3 or not convolved)
         # Channels after pooling, (N, C, 1), may be as many as there are patches.
         pooled = placed is not None and placed.ndim > value.ndim and value.shape[2] == 1
         # Of a video, frames alone are no places.

@@ -17,7 +17,13 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_explain.checks import findings as rules
 from lightning_explain.checks.blind import blind
-from lightning_explain.checks.default_layer import attention_in, default_layer, is_linear_behind, weighs_places
+from lightning_explain.checks.default_layer import (
+    DefaultLayer,
+    attention_in,
+    default_layer,
+    is_linear_behind,
+    weighs_places,
+)
 from lightning_explain.checks.findings import Finding, refused
 from lightning_explain.checks.trace import probabilities, reads_whole, reentrant
 from lightning_explain.core.contracts import Arrangement, ExplainedFunction, Method, Metric
@@ -74,9 +80,13 @@ class DoctorContext:
         """The recorded samples, with their targets."""
         return replace(self.record.samples, extra=(*self.record.samples.extra, self.record.indices))
 
-    @cached_property
+    @property
     def layer(self) -> str | None:
         """The default layer of layer methods; ``None`` if there is none."""
+        return self._default_layer.name
+
+    @cached_property
+    def _default_layer(self) -> DefaultLayer:
         detects = self.task.name == "detection"
         return default_layer(self.model, self.record, self.explained.modalities, self.explained.frames, detects)
 
@@ -90,11 +100,12 @@ class DoctorContext:
     def averaging_misleads(self) -> bool:
         """Whether Grad-CAM's mean over the places of the default layer is wrong: each place has weights of its own.
 
-        So it is behind tokens, where the output is linear, and where a region of the outputs is explained, as in a segmentation: most
-        places do not lead to it. Behind a flattened map that further nonlinear layers read, Grad-CAM points at least as well as other maps.
+        So it is where a class token weighs them, where the output is linear, and where a region of the outputs is explained, as in a
+        segmentation: most places do not lead to it. Before nonlinear layers that read a flattened map, and where a mean reads all
+        tokens, Grad-CAM points at least as well as other maps of the layer.
         """
         layer = None if self.layer is None else find_layer(self.model, self.layer)
-        if layer is None:
+        if layer is None or self._default_layer.reads_several:
             return False
         tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
         return self._weighs_places(layer, tokens) and (tokens or self.dense or is_linear_behind(layer, self.record))
@@ -103,6 +114,10 @@ class DoctorContext:
     def dense(self) -> bool:
         """Whether the outputs have places of their own, as those of a segmentation."""
         return self.record.outputs.ndim > 3
+
+    def _reads_apart(self, layer: nn.Module) -> bool:
+        """Whether each place of a layer has weights of its own, but not because a mean reads all tokens behind attention."""
+        return self._weighs_places(layer) and not self._default_layer.reads_several
 
     def _weighs_places(self, layer: nn.Module, unknown: bool = False) -> bool:
         return weighs_places(layer, self.model, self.record, self.explained.modalities, unknown)
@@ -237,7 +252,7 @@ class DoctorContext:
                 f"after the layer {name!r} the output reads none of the patches, only a class token: the map is zero"
             )
             yield Finding("warned", reason, "name an earlier layer, before the last attention")
-        elif calls == 1 and differentiable and method.averages_places and self._weighs_places(layer):
+        elif calls == 1 and differentiable and method.averages_places and self._reads_apart(layer):
             yield Finding("fine", rules.UNEVEN.format(layer=name), "use LayerIntegratedGradients")
         reason = f"the layer {name!r} runs {calls} times in one forward pass, "
         if calls > 1 and method.replaces_layer:

@@ -278,10 +278,15 @@ class Explainer(Decisions):
             LostRanksError: If another rank is gone, or does not arrive before the deadline.
         """
         started, probe = time.perf_counter(), self.entries(probe)
-        if self.parts:
-            found = several.explained(self, model, probe, progress, history)
-            return replace(found, seconds=elapsed(started, time.perf_counter()))
         own = fingerprint(probe)
+        if self.parts:
+            reports = {}
+            for part in (several.part_of(self, name) for name in self.parts):
+                mine = part.labelled(probe)
+                past = several.history_of_part(history, own, fingerprint(mine))
+                if part.methods:
+                    reports[part.part] = part.explain(model, mine, progress, past)
+            return replace(several.joined(reports), fingerprint=own, seconds=elapsed(started, time.perf_counter()))
         with ExitStack() as stack:
             with self.ranks.agree("the preparation of the model"):
                 explanation = self._begun(stack, model, probe, progress)
@@ -340,7 +345,7 @@ class Explainer(Decisions):
             model, run, self.target, self.forward_fn, self.output_fn, synchronized, probe.parameters
         )
         if calls is not None:
-            target_function.share(calls)
+            target_function.share(calls.shared)
         samples, modalities = samples_for(model, probe), of_probe(probe)
         inputs, ids = samples.inputs, samples.ids.tolist()
         if ids != sorted(ids):

@@ -157,12 +157,19 @@ class Series(nn.Module):
         return self.head(self.block(self.lift(x)).mean(1))
 
 
+class Mean(nn.Module):
+    """The mean over all tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
     "a class token": (Tokens(), IMAGES, "blocks.0"),
     "a class token, attention by hand": (Tokens(by_hand=True), IMAGES, "blocks.0"),
-    "the mean over tokens": (Tokens(mean=True), IMAGES, "norm"),
-    "the mean over tokens, attention by hand": (Tokens(by_hand=True, mean=True), IMAGES, "norm"),
+    "the mean over tokens": (Tokens(mean=True), IMAGES, "blocks.0"),
+    "the mean over tokens, attention by hand": (Tokens(by_hand=True, mean=True), IMAGES, "blocks.0"),
     "torchvision's ViT": (
         VisionTransformer(16, 4, 2, 4, 16, 32, num_classes=3),
         IMAGES,
@@ -171,13 +178,13 @@ NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
     "torchvision's Swin": (
         SwinTransformer([2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=3),
         torch.randn(4, 3, 16, 16),
-        "permute",
+        "features.2",
     ),
     "attention in the model's own forward": (Flat(), IMAGES, "qkv"),
-    "a module that attention shares": (Shared(), IMAGES, "blocks"),
+    "a module that attention shares": (Shared(), IMAGES, "blocks.0"),
     "a bias of its own": (Biased(), IMAGES, "first"),
     "frames": (Frames(), IMAGES, "early"),
-    "a series": (Series(), torch.randn(4, 7, 5), "block"),
+    "a series": (Series(), torch.randn(4, 7, 5), "lift"),
     "a table": (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(4, 5), None),
     "a convolutional network": (resnet18(num_classes=3), torch.randn(4, 3, 64, 64), "layer4"),
 }
@@ -233,6 +240,31 @@ def test_grad_cam_is_not_the_default_where_its_mean_over_places_is_wrong(
     assert ("cam" in named.findings) == said
 
 
+@pytest.mark.parametrize("pre", [False, True], ids=["norms behind", "norms before"])
+def test_a_transformer_on_series_is_explained_at_what_enters_its_last_block(pre: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 16, batch_first=True, norm_first=pre)
+    net = nn.Sequential(nn.Linear(5, 16), nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), Mean()).eval()
+    found = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(torch.randn(4, 7, 5)))
+    assert type(found.methods["cam"]) is m.LayerGradCam
+    assert found.methods["cam"].layer == "1.layers.1"
+    assert "cam" not in found.findings, "the mean reads all tokens"
+
+
+def test_a_convolution_behind_attention_makes_a_feature_map() -> None:
+    class Hybrid(Tokens):
+        def __init__(self) -> None:
+            super().__init__(mean=True)
+            self.last = nn.Conv2d(16, 16, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.blocks(self.patches(x).flatten(2).transpose(1, 2))
+            return self.head(self.last(x.transpose(1, 2).unflatten(2, (4, 4))).mean((2, 3)))
+
+    found = Explainer(build_methods(None), {}, default_methods=True).check(Hybrid().eval(), Probe(IMAGES))
+    assert found.methods["cam"] == m.LayerGradCam("last")
+
+
 def test_before_further_layers_that_read_a_flattened_map_grad_cam_stays_with_a_finding() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     found = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(IMAGES))
@@ -260,11 +292,12 @@ def test_the_vit_of_hugging_face_is_explained_where_its_last_block_begins() -> N
     assert cam.layer in ("vit.layers.0", "vit.encoder.layer.0", "vit.encoder.layer.1.layernorm_before")
 
 
-def test_the_swin_of_hugging_face_is_explained_before_its_mean_over_tokens() -> None:
-    sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
+def test_the_swin_of_hugging_face_is_explained_before_its_last_attention() -> None:
+    sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 2}
     model = hugging_face("Swin", "Image", **sizes)
     cam = Explainer(build_methods(None), {}, default_methods=True).check(model, Probe(IMAGES)).methods["cam"]
-    assert (type(cam), cam.layer) == (m.LayerGradCam, "swin.layernorm")
+    assert type(cam) is m.LayerGradCam
+    assert cam.layer in ("swin.encoder.layers.1.blocks.0", "swin.encoder.layers.1.blocks.1.layernorm_before")
 
 
 def test_the_bert_of_hugging_face_is_explained_at_its_words() -> None:
