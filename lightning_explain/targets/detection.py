@@ -22,7 +22,7 @@ class Detection(Selection):
     The object is chosen once, in the unperturbed image. Elsewhere its score is that of the detection of the same class which has the
     largest product of score and overlap (IoU) with it, as the similarity of D-RISE (Petsiuk et al. 2021) does, among those that
     overlap by at least ``iou``; 0 if there is none. What is explained is the score alone, without the overlap: a number between 0 and
-    1, whose gradient does not depend on rounding where the box is the same.
+    1, whose gradient does not depend on rounding where the box is the same. Boxes without an area, which nothing overlaps, are not chosen.
 
     Args:
         class_: Only objects of this class; ``None``: of any.
@@ -54,7 +54,7 @@ class Detection(Selection):
         """The class of each object and the bits of its box in float32, ``(N, 5)``; of outputs ``(N, D, 6)`` and labels ``(N, M, 5)``."""
         self._check(outputs, labels)
         scores, classes = outputs[..., 4], outputs[..., 5].round()
-        known = (classes >= 0) if self.class_ is None else (classes == self.class_)
+        known = ((classes >= 0) if self.class_ is None else (classes == self.class_)) & (area(outputs[..., :4]) > 0)
         chosen = self._ranked(scores, known)
         if self.box == "label" and labels is not None:
             wanted = largest(labels.float(), self.class_)

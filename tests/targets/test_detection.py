@@ -122,6 +122,13 @@ def test_the_object_is_chosen_as_the_target_says(target: t.Detection, labels: Te
     assert target.value(TWO, chosen).tolist() == pytest.approx([score])
 
 
+def test_a_box_without_an_area_is_not_chosen_because_it_could_not_be_found_again() -> None:
+    line = (4.0, 0, 4, 10)
+    found = detections((*line, 0.9, 1), (0, 0, 10, 10, 0.8, 1), (*line, 0.7, 2))
+    for target, score in ((t.Detection(), 0.8), (t.Detection(box=1), 0.0), (t.Detection(class_=2), 0.0)):
+        assert target.value(found, target.select(found)).tolist() == pytest.approx([score])
+
+
 def test_the_object_is_found_again_by_class_and_overlap() -> None:
     target = t.Detection(box="best")
     chosen = target.select(TWO)
