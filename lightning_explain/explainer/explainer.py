@@ -345,7 +345,7 @@ class Explainer(Decisions):
             model, run, self.target, self.forward_fn, self.output_fn, synchronized, probe.parameters
         )
         if calls is not None:
-            target_function.share(calls.shared)
+            target_function.share(calls)
         samples, modalities = samples_for(model, probe), of_probe(probe)
         inputs, ids = samples.inputs, samples.ids.tolist()
         if ids != sorted(ids):

@@ -15,6 +15,7 @@ from lightning_explain.core.detections import are_detections
 from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.serialization import plain
+from lightning_explain.model.heads import SharedCalls
 from lightning_explain.model.isolation import Run
 from lightning_explain.model.targets import OutputError, Target, choose, output_tensor
 
@@ -64,6 +65,7 @@ class TargetFunction(nn.Module):
         self.detects = False
         self.dtype = torch.float32
         self._forward = self._backward = 0
+        self._calls: SharedCalls | None = None
         # Only what takes a list of images is a detector; an attribute of that name elsewhere is another thing.
         for module in model.modules() if any(place[-1] == EACH for place in places) else ():
             if isinstance(vars(module).get("score_thresh"), float):
@@ -99,9 +101,14 @@ class TargetFunction(nn.Module):
             outputs.register_hook(self.count_backward)
         return outputs
 
-    def share(self, shared: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Wraps the calls of the model, so that what it returns can be used again."""
-        self._call = shared(self._call)
+    def share(self, calls: SharedCalls) -> None:
+        """Shares the calls of the model, so that what it returns can be used again."""
+        self._calls, self._call = calls, calls.shared(self._call)
+
+    @property
+    def saved(self) -> float:
+        """How many seconds the calls took whose results were used again."""
+        return 0.0 if self._calls is None else self._calls.saved
 
     def returned(self, *values: Any) -> Any:
         """What the model returns; the values are its inputs and forward arguments."""

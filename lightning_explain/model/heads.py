@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_explain.model.targets import OutputError, output_tensor
 
@@ -88,12 +89,13 @@ class Head:
 class SharedCalls:
     """Calls of a model whose results several checks share: the first makes them, the others get the same ones in the same order.
 
-    ``keeps = False``: what was returned so far is given once more, and then nothing is kept.
+    ``keeps = False``: what was returned so far is given once more, and then nothing is kept. ``saved`` is how many seconds the calls took
+    whose results were given again.
     """
 
     def __init__(self) -> None:
-        self._made: list[tuple[bool, tuple[Any, ...], dict[str, Any], Any]] = []
-        self.keeps = True
+        self._made: list[tuple[bool, tuple[Any, ...], dict[str, Any], Any, float]] = []
+        self.keeps, self.saved = True, 0.0
         self.begin()
 
     def begin(self) -> SharedCalls:
@@ -116,20 +118,31 @@ class SharedCalls:
             # What is compared and copied is no call of the model's.
             with torch._C.DisableTorchFunction():
                 if at < len(self._made):
-                    known, *arguments, returned = self._made[at]
+                    known, *arguments, returned, seconds = self._made[at]
                     if known == grad and _equal(tuple(arguments), (positional, keywords)):
+                        self.saved += seconds
                         if not self.keeps:
                             self._made.clear()
                         return returned
                     # From here on, other calls are made.
                     self._next = len(self._made) + 1
                 kept = _copied(positional), _copied(keywords)
-            returned = call(*positional, **keywords)
+            returned, seconds = _timed(call, positional, keywords)
             if self.keeps and at == len(self._made):
-                self._made.append((grad, *kept, returned))
+                self._made.append((grad, *kept, returned, seconds))
             return returned
 
         return again
+
+
+def _timed(call: Callable[..., Any], positional: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, float]:
+    """What the call returns, and the seconds that it took; an accelerator has finished by then."""
+    started = time.perf_counter()
+    returned = call(*positional, **keywords)
+    with torch._C.DisableTorchFunction():
+        for device in {x.device for x in tree_leaves(returned) if isinstance(x, Tensor) and x.device.type != "cpu"}:
+            torch.accelerator.synchronize(device)
+    return returned, time.perf_counter() - started
 
 
 def _copied(value: Any) -> Any:

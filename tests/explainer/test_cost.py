@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from lightning_explain import Method, Metric, Probe
@@ -22,6 +23,24 @@ from lightning_explain.explainer.registry import METRICS, build_methods, build_m
 from networks import samples, trained
 
 LAYER = "block.bn2"
+
+
+class Slow(nn.Flatten):
+    """Takes this long for each sample; the hooks of a module see it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.01 * len(x))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("target", ["label", "predicted", {"one": 0, "two": 1}])
+def test_the_time_is_that_of_the_model_where_checks_share_its_calls(target: Any) -> None:
+    count, ig = len(target) if isinstance(target, dict) else 1, {"ig": m.IntegratedGradients(n_steps=2)}
+    x, y = samples(4)
+    estimate = Explainer(ig, {}, target).check(nn.Sequential(Slow()), Probe(x, y), timed=True).estimate
+    assert estimate is not None
+    assert estimate.passes.backward == 2 * count
+    assert 0.03 <= estimate.seconds < 0.06
 
 
 def assert_estimated(explainer: Explainer, probe: Probe) -> None:
