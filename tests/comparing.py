@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 import torch
@@ -103,3 +103,14 @@ def seeded_samples(call: Callable[[Tensor, Tensor], Tensor], given: tuple[Tensor
         with KeyedDraws(0).seeded("features", sample, torch.zeros(1, dtype=torch.long)):
             found.append(call(x[None], y[None]))
     return torch.cat(found)
+
+
+def assert_same_numbers(ours: Sequence[Report], theirs: Sequence[Report]) -> None:
+    """Reports of the same moments, bit for bit: maps, scores and outputs, of each target too."""
+    assert [report.step for report in ours] == [report.step for report in theirs] != []
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.epoch, a.fingerprint, a.tasks) == (b.epoch, b.fingerprint, b.tasks)
+        for part in ("attributions", "maps", "scores", "standard_errors", "outputs", "values", "targets", "explained"):
+            torch.testing.assert_close(getattr(a, part), getattr(b, part), rtol=0, atol=0, equal_nan=True)
+        for name, of in b.by_target.items():
+            torch.testing.assert_close(dict(a.by_target[name]), dict(of), rtol=0, atol=0, equal_nan=True)

@@ -278,15 +278,10 @@ class Explainer(Decisions):
             LostRanksError: If another rank is gone, or does not arrive before the deadline.
         """
         started, probe = time.perf_counter(), self.entries(probe)
-        own = fingerprint(probe)
         if self.parts:
-            reports = {}
-            for part in (several.part_of(self, name) for name in self.parts):
-                mine = part.labelled(probe)
-                past = several.history_of_part(history, own, fingerprint(mine))
-                if part.methods:
-                    reports[part.part] = part.explain(model, mine, progress, past)
-            return replace(several.joined(reports), fingerprint=own, seconds=elapsed(started, time.perf_counter()))
+            found = several.explained(self, model, probe, progress, history)
+            return replace(found, seconds=elapsed(started, time.perf_counter()))
+        own = fingerprint(probe)
         with ExitStack() as stack:
             with self.ranks.agree("the preparation of the model"):
                 explanation = self._begun(stack, model, probe, progress)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +16,13 @@ from lightning_explain.core.naming import target_of
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.record import Record
 from lightning_explain.core.report import OF_TARGET, PassCount, Report
+from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import raise_if_lost
+from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.explainer.cost import Estimate, Forecast
 from lightning_explain.explainer.history import History
+from lightning_explain.explainer.run import Progress
 from lightning_explain.model.heads import MOST, Head, SharedCalls, heads_of
 from lightning_explain.model.isolation import Run
 from lightning_explain.model.targets import OutputError, output_tensor
@@ -258,6 +263,39 @@ def part_of(explainer: Explainer, name: str) -> Explainer:
         modalities=explainer.modalities,
         **{key: getattr(explainer, key) for key in ("limit", "ranks", "seed", "raising")},
     )
+
+
+def explained(
+    explainer: Explainer, model: nn.Module, probe: Probe, progress: Progress, history: History | None
+) -> Report:
+    """The reports of all targets as one. A target that fails is left out, and its methods have failed, unless all targets do.
+
+    Args:
+        explainer: That of all targets.
+        model: The module.
+        probe: The samples, with the labels of all targets.
+        progress: Called with the name of each method and metric.
+        history: Maps of earlier explanations.
+    """
+    ready = [part for name in explainer.parts if (part := part_of(explainer, name)).methods]
+    own, reports, failures = fingerprint(probe), dict[str, Report](), dict[str, str]()
+    for part in ready:
+        mine = part.labelled(probe)
+        past = history_of_part(history, own, fingerprint(mine))
+        survives = not explainer.raising and (bool(reports) or part is not ready[-1])
+        with explainer.ranks.agree(f"the target {part.part!r}", partial(_is, survives)) as outcome:
+            found = part.explain(model, mine, progress, past)
+        if outcome.failed_rank is None:
+            reports[part.part] = found
+        elif outcome.error is not None and not isinstance(outcome.error, ELSEWHERE):
+            reason = "".join(traceback.format_exception(outcome.error))
+            failures |= dict.fromkeys(part.methods, reason)
+    whole = joined(reports)
+    return replace(whole, failures={**failures, **whole.failures}, fingerprint=own)
+
+
+def _is(answer: bool, error: Exception) -> bool:
+    return answer
 
 
 def history_of_part(history: History | None, whole: str, own: str) -> History | None:

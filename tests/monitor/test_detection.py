@@ -12,8 +12,10 @@ from detectors import SIDE, faster_rcnn, scenes
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from comparing import assert_same_numbers
 from lightning_explain import ExplanationMonitor, draw, load_reports
 from lightning_explain import methods as m
+from lightning_explain import metrics as q
 from lightning_explain.render.boxes import EXPLAINED, LABELLED
 from training import QUIET
 
@@ -96,3 +98,21 @@ def test_stored_reports_draw_labelled_and_explained_boxes(tmp_path: Path) -> Non
         assert (picture == torch.tensor(color, dtype=torch.uint8).numpy()).all(2).any()
     _columns, lines = report.table()
     assert len(lines) == len(SIZES)
+
+
+def test_a_process_beside_the_training_finds_the_same_numbers(tmp_path: Path) -> None:
+    scored: dict[str, Any] = {
+        "methods": {"gradient": m.Saliency(abs=False), "ig": m.IntegratedGradients(n_steps=2)},
+        "metrics": [q.Infidelity(n_perturb_samples=16), q.PointingGame()],
+        "probe": range(len(SIZES)),
+        "every_n_train_steps": 1,
+        "max_examples_per_pass": 4,
+    }
+    ways: dict[str, dict[str, Any]] = {"inline": {}, "beside": {"beside": True, "when_busy": "wait"}}
+    weights, reports = [], []
+    for name, way in ways.items():
+        weights.append(fitted(tmp_path / name, SIZES, [ExplanationMonitor(**scored, **way)]).model.state_dict())
+        reports.append(load_reports(tmp_path / name / "explain"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert_same_numbers(*reports)
+    assert set(reports[1][-1].scores["pointing_game"]) == {"gradient", "ig"}

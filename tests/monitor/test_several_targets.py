@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from comparing import assert_same_numbers
 from lightning_explain import ExplanationMonitor, draw, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
@@ -125,3 +126,53 @@ def test_panels_of_a_method_hold_for_its_map_of_every_target(tmp_path: Path) -> 
 def test_an_alert_on_an_output_that_is_not_there_is_refused_before_the_first_batch(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names a score that is not logged"):
         fit(tmp_path, ExplanationMonitor(**SMALL, alerts=["infidelity_relative/ig@size > 2"]))
+
+
+def test_a_process_beside_the_training_finds_the_same_numbers(tmp_path: Path) -> None:
+    ways: dict[str, dict[str, Any]] = {"inline": {}, "beside": {"beside": True, "when_busy": "wait"}}
+    reports, scores = [], []
+    for name, way in ways.items():
+        monitor = ExplanationMonitor(**SMALL, **way, target={"age": "label", "sex": 1}, max_examples_per_pass=8)
+        finished = fit(tmp_path / name, monitor)
+        reports.append(load_reports(tmp_path / name / "explain"))
+        scores.append({key: float(value) for key, value in finished.callback_metrics.items() if "@" in key})
+    assert_same_numbers(*reports)
+    assert list(reports[1][-1].by_target) == ["age", "sex"]
+    assert scores[0] == scores[1]
+    assert "explain/infidelity_relative/ig@sex" in scores[1]
+
+
+class Fails:
+    """The first output, until the second explanation."""
+
+    def __init__(self) -> None:
+        self.armed = False
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        if self.armed:
+            raise ArithmeticError("no target")
+        return outputs[:, 0]
+
+
+class Arms(pl.Callback):
+    """Lets the target fail after the first epoch."""
+
+    def __init__(self, target: Fails) -> None:
+        self.target = target
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.target.armed = True
+
+
+@pytest.mark.filterwarnings("ignore:.*'ig@sex' .*:RuntimeWarning")
+def test_a_target_that_fails_in_training_takes_no_other_with_it(tmp_path: Path) -> None:
+    target = Fails()
+    small = {**SMALL, "metrics": {"infidelity": q.Infidelity(n_perturb_samples=16)}}
+    monitor = ExplanationMonitor(**small, target={"sex": target, "age": "label"})
+    fit(tmp_path, monitor, Arms(target), epochs=5)
+    reports = load_reports(tmp_path / "explain")
+    assert [list(report.attributions) for report in reports] == [["ig@sex", "ig@age"]] + 4 * [["ig@age"]]
+    assert [list(report.by_target) for report in reports][1:] == 4 * [["age"]]
+    assert not any(report.nonfinite()["ig@age"] for report in reports)
+    (off,) = (name for name in ("ig@sex", "ig@age") if monitor._failure_log.is_off(name))
+    assert off == "ig@sex"
