@@ -298,8 +298,8 @@ class Explainer(Decisions):
     def forecast(self, model: nn.Module, probe: Probe) -> Forecast:
         """Forecasts the cost of the explanation from that of one and of two samples; leaves the model as it was."""
         if self.parts:
-            parts = [several.part_of(self, name) for name in self.parts]
-            return several.forecasts(part.forecast(model, part.labelled(probe)) for part in parts)
+            parts = {name: several.part_of(self, name) for name in self.parts}
+            return several.forecasts({n: part.forecast(model, part.labelled(probe)) for n, part in parts.items()})
         with ExitStack() as stack:
             return forecast(self._begun(stack, model, self.entries(probe), lambda step: None))
 

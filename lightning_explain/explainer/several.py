@@ -20,7 +20,7 @@ from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import raise_if_lost
 from lightning_explain.distributed.ranks import ELSEWHERE
-from lightning_explain.explainer.cost import Estimate, Forecast
+from lightning_explain.explainer.cost import Estimate, Forecast, Share
 from lightning_explain.explainer.history import History
 from lightning_explain.explainer.run import Progress
 from lightning_explain.model.heads import MOST, Head, SharedCalls, heads_of
@@ -238,16 +238,20 @@ def _sum_of(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(passes, tuple(name for one in estimates for name in one.besides), estimates[0].seconds)
 
 
-def forecasts(parts: Iterable[Forecast]) -> Forecast:
-    """The cost of several parts together."""
-    found = list(parts)
+def forecasts(parts: Mapping[str, Forecast]) -> Forecast:
+    """The cost of several targets together, whose metrics have names such as ``infidelity@age`` in it, as their methods have."""
+    found = list(parts.values())
     return Forecast(
         found[0].samples,
-        tuple(share for one in found for share in one.shares),
+        tuple(_of_target(share, name) for name, one in parts.items() for share in one.shares),
         max(one.largest for one in found),
         max(one.memory for one in found),
         tuple(dict.fromkeys(hint for one in found for hint in one.hints)),
     )
+
+
+def _of_target(share: Share, part: str) -> Share:
+    return replace(share, names=tuple(name if "@" in name else f"{name}@{part}" for name in share.names))
 
 
 # -- one explanation -------------------------------------------------------------------------------------------------------
