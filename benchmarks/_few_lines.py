@@ -120,13 +120,38 @@ def frames(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str
 
 def dense(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str) -> Found:
     """The same of the sum of a class over the pixels predicted as it: those at the sample, wherever a method moves it."""
-    with torch.no_grad():
-        outputs = model(x)
-    classes = labels.flatten(1).amax(1)[:, None, None]
-    predicted, labelled = outputs.argmax(1) == classes, labels == classes
+    summed = frozen(model, x, labels.flatten(1).amax(1), labels)
+    return image(summed, x, torch.zeros(len(x), dtype=torch.long), draws, f"model.{layer}")
+
+
+@torch.no_grad()
+def frozen(model: nn.Module, x: Tensor, classes: Tensor, labels: Tensor) -> Summed:
+    """A segmentation as the sum of each sample's class over the pixels predicted as it at these samples; else over those labelled."""
+    outputs = model(x)
+    of_each = classes[:, None, None]
+    predicted, labelled = outputs.argmax(1) == of_each, labels == of_each
     region = predicted.where(predicted.flatten(1).any(1)[:, None, None], labelled)
-    selected = torch.zeros_like(outputs).scatter_(1, classes.expand_as(labels)[:, None], region[:, None].to(outputs))
-    return image(Summed(model, selected), x, torch.zeros(len(x), dtype=torch.long), draws, f"model.{layer}")
+    selected = torch.zeros_like(outputs).scatter_(1, of_each.expand_as(labels)[:, None], region[:, None].to(outputs))
+    return Summed(model, selected)
+
+
+def moving(model: nn.Module, classes: Tensor) -> Forward:
+    """The same over the pixels predicted as the class wherever a method moves the sample, as in Captum's tutorial."""
+
+    def summed(x: Tensor) -> Tensor:
+        outputs, of_each = model(x), classes.repeat(len(x) // len(classes))[:, None, None]
+        values = outputs.gather(1, of_each.expand_as(outputs[:, 0])[:, None])[:, 0]
+        return (values * (outputs.argmax(1) == of_each)).flatten(1).sum(1, keepdim=True)
+
+    return summed
+
+
+def incompleteness(f: Forward, x: Tensor, attributions: Tensor) -> tuple[float, float]:
+    """The largest |sum of a map - change of the output from zeros to the sample|, and the same relative to that change."""
+    with torch.no_grad():
+        change = (f(x) - f(torch.zeros_like(x)))[:, 0]
+    missed = (attributions.flatten(1).sum(1) - change).abs()
+    return float(missed.max()), float((missed / change.abs()).max())
 
 
 class Summed(nn.Module):
@@ -140,6 +165,24 @@ class Summed(nn.Module):
         # A path has all samples at the first point, then all at the next.
         selected = self.selected.repeat(len(x) // len(self.selected), 1, 1, 1)
         return (self.model(x) * selected).flatten(1).sum(1, keepdim=True)
+
+
+def siamese(model: nn.Module, images: tuple[Tensor, Tensor], labels: Tensor, draws: Draws, layer: str) -> Found:
+    """Of two images that one encoder reads: its last run is what Grad-CAM explains, and that has no place on both."""
+    cam = ca.LayerGradCam(model, model.get_submodule(layer)).attribute(images, target=labels).detach()
+    beside = torch.cat(images, 1)
+    return _numbers(Split(model), beside, labels, draws, RADIUS, {"cam": cam}, {})
+
+
+class Split(nn.Module):
+    """A model of two images as one of their channels."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(*x.chunk(2, 1))
 
 
 def _numbers(

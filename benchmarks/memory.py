@@ -5,12 +5,18 @@ package, for Captum's call with its default batches, and for one training step o
 ``--rss`` adds the growth of resident memory, each measured in a new process.
 
     python benchmarks/memory.py [--samples 16] [--largest 1000] [--rss]
+    python benchmarks/memory.py --stored
+
+``--stored`` measures instead how many bytes the file of one default explanation of 16 segmentations of 21 classes and 128 x 128 pixels has
+beside its maps, and fails if these are more than 2 MB; the outputs of the model alone would be 22 MB.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,14 +28,18 @@ from torch.nn import functional as F
 
 from _handwritten import explainers, perturb
 from _measure import console, explainer, parser, peak_mib, start, table
+from _setups.dense import UNet
 from _workload import NOISE, images, probe, trained
-from lightning_explain import Probe
+from lightning_explain import Probe, Report, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.probe import as_tuple
 from lightning_explain.explainer.registry import auto_limit
+from lightning_explain.store.report_files import save_report
 
 STEPS, DRAWS = (20, 100, 400), (5, 50)
 PASS = 64
+SEGMENTED, MOST_BESIDE_MAPS = (16, 21, 128, 128), 2e6
 
 Action = Callable[[], object]
 
@@ -107,8 +117,38 @@ def resident(*arguments: Any) -> float:
     return value
 
 
-def main() -> None:
+def segmentations() -> Report:
+    """The default explanation of a small U-Net."""
+    samples, classes, *size = SEGMENTED
+    torch.manual_seed(0)
+    labels = torch.randint(classes, (samples, *(side // 32 for side in size)))
+    labels = labels.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    x = torch.randn(samples, 3, *size) + labels[:, None] / classes
+    return explain(UNet(3, classes).eval(), Probe(x, labels))
+
+
+def stored(report: Report) -> tuple[int, int]:
+    """Bytes of the file of a report, and of the maps in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = save_report(report, folder).stat().st_size
+    found = [*report.attributions.values(), *report.maps.values()]
+    return size, sum(part.nbytes for maps in found for part in as_tuple(maps))
+
+
+def stored_beside_maps() -> int:
+    """Prints the size of a stored explanation; returns whether it is too large."""
+    report = segmentations()
+    (size, maps), logits = stored(report), 4 * torch.Size(SEGMENTED).numel()
+    console.print(
+        f"{', '.join(report.attributions)} of {SEGMENTED}: {size / 1e6:.2f} MB, of which maps {maps / 1e6:.2f} MB"
+    )
+    console.print(f"beside the maps: {(size - maps) / 1e6:.2f} MB; the outputs alone would be {logits / 1e6:.2f} MB")
+    return int(size - maps > MOST_BESIDE_MAPS)
+
+
+def main() -> int:
     arguments = parser(__doc__)
+    arguments.add_argument("--stored", action="store_true", help="measure only the file of an explanation")
     arguments.add_argument("--samples", type=int, default=16, help="samples of the probe (default: 16)")
     arguments.add_argument(
         "--largest",
@@ -120,6 +160,8 @@ def main() -> None:
         "--rss", action="store_true", help="also measure the growth of resident memory, in separate processes"
     )
     chosen = start(arguments)
+    if chosen.stored:
+        return stored_beside_maps()
     model, samples = trained(), probe(chosen.samples)
     step = peak_mib(training_step(model))
     model.eval()
@@ -147,7 +189,8 @@ def main() -> None:
             console.print(
                 f"{name}: the largest number takes {values[-1] / values[0]:.2f} times the memory of the smallest."
             )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import memory
+
 import _handwritten as by_hand
 import _measure as measure
 import _workload as workload
@@ -52,6 +54,19 @@ def test_the_side_by_hand_sends_exactly_689_samples_for_each_sample(
 ) -> None:
     assert monitor[1] == SAMPLES * by_hand.SAMPLES_EACH
     assert workload.SAMPLES * by_hand.SAMPLES_EACH == 11_024
+
+
+def test_what_a_file_has_beside_its_maps_is_measured() -> None:
+    few, many = (report_of_zeros(torch.zeros(2, 1, 8, side)) for side in (8, 800))
+    (small, maps), (large, more) = memory.stored(few), memory.stored(many)
+    assert (maps, more) == (4 * 2 * 8 * 8, 4 * 2 * 8 * 800)
+    assert 0 < small - maps < 4000
+    assert abs((large - more) - (small - maps)) < 100
+
+
+def report_of_zeros(found: Tensor) -> Report:
+    ids = torch.arange(2)
+    return Report({"ig": found}, {}, {}, torch.zeros(2), ids, ids, ids)
 
 
 def test_captums_default_batches_send_as_many_samples(model: nn.Module, samples: Probe) -> None:
