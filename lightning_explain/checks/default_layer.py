@@ -101,23 +101,32 @@ def _stream(chosen: _Candidate, found: list[_Candidate], record: Record) -> _Can
 
 
 def weighs_places(
-    layer: nn.Module, model: nn.Module, record: Record, modalities: tuple[Modality, ...], unknown: bool = False
+    layer: nn.Module,
+    model: nn.Module,
+    record: Record,
+    modalities: tuple[Modality, ...],
+    unknown: bool = False,
+    frames: int = 1,
 ) -> bool:
     """Whether the explained output weighs the places of a layer by themselves, as a flattened head or a class token does.
 
     Behind global average pooling, the gradient is the same at all places. Takes a backward pass from the explained output to the
     layer; ``False`` also where that is not known: sharded models, layers that run several times or return no single tensor. Where
-    there is no gradient, as before a head that begins with zeros, it is ``unknown``.
+    there is no gradient, as before a head that begins with zeros, it is ``unknown``. ``frames``: how many tensors the layer may have for
+    each sample.
     """
     passed = record.passed(layer, of_input=False)
     value = None if passed is None else passed.value
     if not isinstance(value, Tensor) or not (value.requires_grad and record.chosen.requires_grad):
         return False
-    if record.calls[id(layer)] > 1 or is_sharded(model) or len(value) != len(record.samples):
+    count = len(record.samples)
+    if record.calls[id(layer)] > 1 or is_sharded(model) or len(by_sample(value, count, frames)) != count:
         return False
     with suppress(RuntimeError):
         (found,) = torch.autograd.grad(record.chosen.sum(), value, retain_graph=True, allow_unused=True)
         how = Arrangement(layer=layer, model=model)
+        if found is not None:
+            found = by_sample(found, count, frames)
         placed = None if found is None else place(found, record.samples.inputs, modalities, how)
         if placed is not None:
             if not placed.any():

@@ -100,7 +100,8 @@ class DoctorContext:
     def averaging_misleads(self) -> bool:
         """Whether Grad-CAM's mean over the places of the default layer is wrong: each place has weights of its own.
 
-        So it is where a class token weighs them, where the output is linear, and where a region of the outputs is explained, as in a
+        So it is where a class token weighs them, where frames of a video do as a recurrent network reads them (its gates saturate, and the
+        gradient is that of other frames), where the output is linear, and where a region of the outputs is explained, as in a
         segmentation: most places do not lead to it. Before nonlinear layers that read a flattened map, and where a mean reads all
         tokens, Grad-CAM points at least as well as other maps of the layer.
         """
@@ -108,7 +109,9 @@ class DoctorContext:
         if layer is None or self._default_layer.reads_several:
             return False
         tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
-        return self._weighs_places(layer, tokens) and (tokens or self.dense or is_linear_behind(layer, self.record))
+        by_frame = len(self.record.returned[id(layer)].tensors[0]) > len(self.record.samples)
+        weighed = self._weighs_places(layer, tokens, self.explained.frames)
+        return weighed and (tokens or by_frame or self.dense or is_linear_behind(layer, self.record))
 
     @property
     def dense(self) -> bool:
@@ -119,8 +122,8 @@ class DoctorContext:
         """Whether each place of a layer has weights of its own, but not because a mean reads all tokens behind attention."""
         return self._weighs_places(layer) and not self._default_layer.reads_several
 
-    def _weighs_places(self, layer: nn.Module, unknown: bool = False) -> bool:
-        return weighs_places(layer, self.model, self.record, self.explained.modalities, unknown)
+    def _weighs_places(self, layer: nn.Module, unknown: bool = False, frames: int = 1) -> bool:
+        return weighs_places(layer, self.model, self.record, self.explained.modalities, unknown, frames)
 
     @cached_property
     def blind(self) -> Finding | None:
@@ -239,7 +242,8 @@ class DoctorContext:
                 fix = "name a layer that returns a tensor, or use LayerGradientXActivation or LayerConductance"
                 yield refused(reason, fix)
         for tensor in passed.tensors if method.place == "layer" else ():
-            found = tensor if method.path is None or method.backward_rule == "deeplift" else self._by_sample(tensor)
+            by_hand = (method.path is None and not method.by_frame) or method.backward_rule == "deeplift"
+            found = tensor if by_hand else self._by_sample(tensor)
             check_length(LayerSite(name, method.of_input), found, len(self.record.samples))
         # An auxiliary head, or a branch that is discarded.
         ends_there = (method.backward_rule != "none" and method.place == "layer") or method.through_neuron

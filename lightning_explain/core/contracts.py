@@ -141,6 +141,8 @@ class Method:
     """Whether its layer must return a tensor or a plain tuple of tensors."""
     several_layers: ClassVar[bool] = False
     """Whether ``layer`` may be a tuple; the map then has a tensor for each of its entries."""
+    by_frame: ClassVar[bool] = False
+    """Whether, without a path, it also explains layers that have a tensor for each frame of a video, ``(N * T, ...)``."""
     reads_attention: ClassVar[bool] = False
     """Whether its map is made of attention weights, which are the same whatever output is explained."""
     samples_needed: ClassVar[int] = 1

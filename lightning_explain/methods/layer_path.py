@@ -16,7 +16,7 @@ from lightning_explain.core.points import PLAIN, LayerSite, Reducer
 from lightning_explain.core.probe import Attribution, Baseline, Samples, as_tuple, bare
 from lightning_explain.core.report import PassCount
 from lightning_explain.engine.captum_adapter import attribute, without_announcements
-from lightning_explain.engine.evaluate import intercept
+from lightning_explain.engine.evaluate import by_sample, intercept
 from lightning_explain.engine.noise import Scale, mean_over_draws, narrowed, wide
 from lightning_explain.engine.paths import Line, random_line
 from lightning_explain.methods._adaptive import FIRST, refined
@@ -153,6 +153,7 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
     replaces_layer = True
     tensor_layers_only = True
     several_layers = True
+    by_frame = True
 
     n_steps: int | str = 50
     method: str = "gausslegendre"
@@ -175,7 +176,7 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
             layer: Any = layers if len(layers) > 1 else layers[0]
             with without_announcements():
                 method = captum.LayerIntegratedGradients(forward, layer, multiply_by_inputs=self.multiply_by_inputs)
-            return attribute(
+            found = attribute(
                 method.attribute,
                 samples,
                 baselines=bare(explained.baseline(self.baselines, samples)),
@@ -183,6 +184,7 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
                 method=self.method,
                 internal_batch_size=max(explained.limit, len(samples)),
             )
+        return bare(each(lambda part: by_sample(part, len(samples), explained.frames), as_tuple(found)))
 
     def _refined(self, explained: ExplainedFunction, samples: Samples) -> tuple[Tensor, ...]:
         def mean(some: Samples, n_steps: int, rule: str) -> tuple[Tensor, ...]:
@@ -214,8 +216,9 @@ class LayerIntegratedGradients(AtLayer, SumsUp):
         }
 
 
-def _instead(tensors: tuple[Tensor, ...], _: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tensors
+def _instead(tensors: tuple[Tensor, ...], returned: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Where a layer has a tensor for each frame, they were read with the samples first.
+    return tuple(tensor.reshape(there.shape) for tensor, there in zip(tensors, returned, strict=True))
 
 
 @dataclass(frozen=True)

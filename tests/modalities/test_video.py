@@ -64,7 +64,8 @@ def close(ours: Any, theirs: Tensor) -> bool:
 @pytest.mark.filterwarnings("ignore:RNN module weights")
 def test_grad_cam_of_each_frame_is_captums() -> None:
     model = ByFrame().eval()
-    report = explain(model, Probe(X, LABELS), metrics=[q.Infidelity(n_perturb_samples=4)])
+    methods = {"saliency": m.Saliency(abs=False), "ig": m.IntegratedGradients(n_steps=16), "cam": m.LayerGradCam()}
+    report = explain(model, Probe(X, LABELS), methods, [q.Infidelity(n_perturb_samples=4)])
     assert report.probe is not None
     assert report.probe.modalities == (Video(layout="NTCHW"),)
     by_hand = captum.LayerGradCam(model, model.second).attribute(X, target=LABELS).unflatten(0, (4, 5)).transpose(1, 2)
@@ -77,6 +78,23 @@ def test_grad_cam_of_each_frame_is_captums() -> None:
     assert close(placed[:, 2], each)
 
 
+@pytest.mark.filterwarnings("ignore:RNN module weights")
+@pytest.mark.parametrize("limit", [4, 1])
+def test_integrated_gradients_of_each_frame_are_captums_and_the_default_before_a_recurrent_network(limit: int) -> None:
+    model = ByFrame().eval()
+    methods = {
+        "lig": m.LayerIntegratedGradients("second", n_steps=4),
+        "auto": m.LayerIntegratedGradients(n_steps="auto"),
+    }
+    report = explain(model, Probe(X, LABELS), methods, [], max_examples_per_pass=limit)
+    by_hand = captum.LayerIntegratedGradients(model, model.second).attribute(X, target=LABELS, n_steps=4)
+    assert close(report.attributions["lig"], by_hand.unflatten(0, (4, 5)))
+    total = model(X) - model(torch.zeros_like(X))
+    expected = total.gather(1, LABELS[:, None])[:, 0].detach()
+    assert torch.allclose(report.attributions["auto"].flatten(1).sum(1), expected, rtol=0.02, atol=1e-4)  # type: ignore[union-attr]
+    assert explain(model, Probe(X, LABELS), metrics=[]).attributions["cam"].shape == (4, 5, 6, 4, 5)  # type: ignore[union-attr]
+
+
 def test_layers_that_hold_frames_are_read_by_methods_on_a_path_and_refused_to_others() -> None:
     model = ByFrame().eval()
     methods = {"gxa": m.LayerGradientXActivation("second"), "active": m.LayerActivation("first")}
@@ -87,7 +105,7 @@ def test_layers_that_hold_frames_are_read_by_methods_on_a_path_and_refused_to_ot
     with pytest.raises(
         ValueError, match=r"'second' returns \(15, 6, 4, 5\) for 3 samples; its first dimension must be"
     ):
-        explain(model, Probe(X, LABELS), [m.LayerIntegratedGradients("second", n_steps=2)], [])
+        explain(model, Probe(X, LABELS), [m.LayerFeatureAblation("second")], [])
 
 
 def test_frames_that_come_time_first_are_left_out_of_the_default_with_one_line() -> None:
