@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool1d
+from torch.nn.functional import adaptive_avg_pool3d, adaptive_max_pool1d
 
 from lightning_explain.core.contracts import Modality
-from lightning_explain.core.panels import FeaturesPanel, HorizonPanel, Panel, SeriesPanel, WordsPanel
+from lightning_explain.core.panels import (
+    FeaturesPanel,
+    FramesPanel,
+    HorizonPanel,
+    Panel,
+    SeriesPanel,
+    VolumePanel,
+    WordsPanel,
+)
 from lightning_explain.core.probe import Probe, as_tuple, flat
 from lightning_explain.core.regions import LABELLED
 from lightning_explain.core.regions import NAME as REGION
@@ -36,6 +45,7 @@ Encoded = dict[str, Any]
 MOST_SAMPLES = 64
 _MOST_UNITS = 256
 _MOST_TIMES = 512
+_MOST_SLICES = 64
 _IMAGE = 192
 """The most pixels of a side of an original image."""
 
@@ -213,7 +223,28 @@ class Figures:
         }
 
     def _picture(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
-        return {"pictures": [self.blocks.picture(picture) for picture in pixels_of(panel, drawn, {}, style)]}
+        pictures = {"pictures": [self.blocks.picture(picture) for picture in pixels_of(panel, drawn, {}, style)]}
+        if isinstance(panel, VolumePanel):
+            return {**pictures, "stack": self._stack(panel.values, panel.volume, "slice")}
+        if isinstance(panel, FramesPanel):
+            return {**pictures, "stack": self._stack(panel.values, panel.frames.mean(2), "frame")}
+        return pictures
+
+    def _stack(self, values: Tensor, shown: Tensor, word: str) -> Encoded:
+        """A map and the gray values under it, ``(N, D, H, W)`` each, in no more cells a sample than a map of an image may have."""
+        known, places = values.detach().float().nan_to_num(0.0, 0.0, 0.0), values.shape[1]
+        depth = min(places, _MOST_SLICES)
+        scale = min(1.0, self.resolution.side / math.sqrt(depth * values.shape[2] * values.shape[3]))
+        height, width = (max(1, int(side * scale)) for side in values.shape[2:])
+        known, gray = (adaptive_avg_pool3d(part, (depth, height, width)) for part in (known, shown.float()))
+        largest = flat(known).abs().amax(1).clamp(min=torch.finfo(known.dtype).tiny).reshape(-1, 1, 1, 1)
+        return {
+            "values": self.blocks.tensor((known / largest * self.resolution.levels).round().to(torch.int8)),
+            "levels": self.resolution.levels,
+            "shown": self.blocks.tensor((gray.clamp(0, 1) * 255).round().to(torch.uint8)),
+            "word": word,
+            "places": places,
+        }
 
     _encoders: ClassVar[Mapping[str, Callable[..., Encoded]]] = {
         "map": _map,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,10 @@ def _resolution(runs: Sequence[StoredRun]) -> Resolution:
     """How fine the maps are, by the number of all that may be drawn and the size of the largest."""
     maps = sum(len(r.attributions) * min(len(r.ids), MOST_SAMPLES) for run in runs for r in run.reports)
     tensors = [part for run in runs for part in _tensors(run.last)]
-    return resolution(maps, max((max(part.shape[2:]) for part in tensors if part.ndim == 4), default=1))
+    sides = [max(part.shape[2:]) for part in tensors if part.ndim == 4]
+    # The cells of a volume or a video are as many as those of an image with such a side.
+    sides += [isqrt(part[0].numel()) + 1 for part in tensors if part.ndim == 5]
+    return resolution(maps, max(sides, default=1))
 
 
 def _tensors(report: Report) -> list[Any]:

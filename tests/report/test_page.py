@@ -20,6 +20,7 @@ from finished import HOSTILE, explained, features, finished, images, info, serie
 from lightning_explain import Probe, compare, load_reports
 from lightning_explain import modalities as d
 from lightning_explain.cli.main import app
+from lightning_explain.core.probe import as_tuple
 from lightning_explain.render.image import normalize
 from lightning_explain.report import page as pages
 from lightning_explain.report.moments import moments
@@ -143,6 +144,21 @@ def test_texts_tables_and_series_come_with_their_words_names_and_channels(tmp_pa
     assert array_of(page, curve["series"]) == pytest.approx(series().inputs.numpy())  # type: ignore[union-attr]
     # What all explanations share is there once.
     assert page.count(f'id="b{curve["series"]["key"]}"') == 1
+
+
+@pytest.mark.parametrize("modality", [d.Volume(), d.Video()])
+def test_volumes_and_videos_have_every_slice_or_frame_under_its_map(tmp_path: Path, modality: Any) -> None:
+    inputs = torch.rand(2, 3, 5, 8, 6) if isinstance(modality, d.Video) else torch.rand(2, 1, 5, 8, 6)
+    probe = Probe(inputs, torch.tensor([0, 1]), torch.arange(2), modalities=modality)
+    run = finished(tmp_path / "run", probe, (10,))
+    page, data = written(tmp_path, run)
+    panel = data["runs"][0]["explanations"][0]["methods"]["ig"]["panels"][0]
+    stack, (report,) = panel["stack"], load_reports(run)
+    maps = as_tuple(report.attributions["ig"])[0].sum(1)
+    expected = maps / maps.abs().amax((1, 2, 3), keepdim=True)
+    assert np.abs(array_of(page, stack["values"]) / stack["levels"] - expected.numpy()).max() <= 0.5 / 127 + 1e-6
+    assert array_of(page, stack["shown"]).shape == (2, 5, 8, 6)
+    assert (stack["word"], stack["places"]) == ("frame" if isinstance(modality, d.Video) else "slice", 5)
 
 
 def test_a_slider_moves_through_epochs_of_runs_with_other_steps() -> None:

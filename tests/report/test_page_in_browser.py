@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from browser import Tab, browser, chromium, tab
 from finished import CLASSES, HOSTILE, features, finished, images, info, series, texts
+from lightning_explain import Probe
+from lightning_explain import modalities as d
 from lightning_explain.report.page import write_page
 
 pytestmark = pytest.mark.browser
@@ -124,6 +127,24 @@ def test_names_stay_text_and_nothing_is_asked_for(page: Tab) -> None:
     assert page.value("[...document.scripts].every(e => !e.textContent.startsWith('alert'))")
     assert {url.partition(":")[0] for url in page.requests} == {"file", "data"}
     assert [url for url in page.requests if url.startswith("file")] == [page.value("location.href")]
+    assert page.errors == []
+
+
+def test_slices_of_a_volume_are_chosen_and_stay_chosen(page: Tab, tmp_path: Path) -> None:
+    probe = Probe(torch.rand(2, 1, 5, 8, 6), torch.tensor([0, 1]), torch.arange(2), modalities=d.Volume())
+    path = write_page([finished(tmp_path / "run", probe, (10, 20))], tmp_path / "page.html")
+    page.call("Page.navigate", url=path.as_uri())
+    said, slider = "document.querySelector('.stack div span')?.textContent", "document.querySelector('.stack input')"
+    pixels = "[...document.querySelector('.stack canvas').getContext('2d').getImageData(0, 0, 6, 8).data].join()"
+    page.wait(f"/slice . of 5/.test({said})")
+    seen = set()
+    for place in range(1, 6):
+        page.value(f"{slider}.value = {place}; {slider}.dispatchEvent(new Event('input'))")
+        assert page.value(said) == f"slice {place} of 5"
+        seen.add(page.value(pixels))
+    assert len(seen) == 5
+    page.press("ArrowLeft")
+    page.wait(f"{said} === 'slice 5 of 5' && !{sorted(seen)!r}.includes({pixels})")
     assert page.errors == []
 
 

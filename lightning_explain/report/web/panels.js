@@ -205,10 +205,41 @@ function strongestStep(weights, steps, panel) {
   return `strongest at step ${steps[Math.floor(best / places)]}, lag ${panel.rate ? `${brief(lag / panel.rate)} s` : lag}`;
 }
 
+const chosen = new Map();
+
+// One slice of a volume or frame of a video at a time, under its map; first the strongest one, then what the reader has chosen.
+function stackOf(panel, i, words) {
+  const { values, shown, levels, word, places } = panel.stack, [count, height, width] = values.shape.slice(1);
+  const key = `${panel.input} ${i}`, size = height * width;
+  const canvas = make("canvas", { width, height, role: "img", "aria-label": words }), over = make("canvas", { width, height });
+  const slider = make("input", { type: "range", min: 1, max: count, "aria-label": `${word} of ${words}` }), said = make("span");
+  whenSeen(canvas, async () => {
+    const weights = await sampleOf(values, i), gray = await sampleOf(shown, i), context = canvas.getContext("2d");
+    const best = weights.reduce((most, weight, k) => (Math.abs(weight) > Math.abs(weights[most]) ? k : most), 0);
+    const show = () => {
+      const first = (slider.valueAsNumber - 1) * size, image = context.createImageData(width, height);
+      gray.subarray(first, first + size).forEach((value, k) => image.data.set([value, value, value, 255], 4 * k));
+      context.putImageData(image, 0, 0);
+      paint(over, Float32Array.from(weights.subarray(first, first + size), value => value / levels), valueOf(page.colors), "all", true);
+      context.drawImage(over, 0, 0);
+      said.textContent = `${word} ${Math.floor(((slider.valueAsNumber - 0.5) * places) / count) + 1} of ${places}`;
+      slider.setAttribute("aria-valuetext", said.textContent);
+    };
+    slider.value = chosen.get(key) ?? Math.floor(best / size) + 1;
+    slider.addEventListener("input", () => { chosen.set(key, slider.value); show(); });
+    show();
+  });
+  const cell = make("span", { class: "cell", style: `aspect-ratio: ${width} / ${height}` }, canvas);
+  return make("div", { class: "stack" }, cell, make("div", {}, slider, said));
+}
+
 // The element that shows a panel of a sample; weights is a function, because they are read when they are needed.
 function panelElement(panel, i, weights, words, options) {
   if (panel.kind === "map") return mapCell(panel, weights, words, null, options);
-  if (panel.kind === "picture") return make("img", { src: pictureOf(panel.pictures[i]), alt: words });
+  if (panel.kind === "picture") {
+    const picture = make("img", { src: pictureOf(panel.pictures[i]), alt: words });
+    return panel.stack ? make("div", {}, picture, stackOf(panel, i, words)) : picture;
+  }
   const place = make("div", { role: "group", "aria-label": words });
   whenSeen(place, async () => {
     const values = await weights();
