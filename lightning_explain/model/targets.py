@@ -55,8 +55,16 @@ def output_tensor(output: Any) -> Tensor:
         raise OutputError(
             f"The model returned {type(output).__name__}{keys}; allowed are a tensor, a tuple that starts with one, "
             "a mapping or an object with 'logits', a mapping with 'out'. Give output_fn=lambda output: ..., which picks the tensor."
+            + _each(output)
         )
     return output
+
+
+def _each(output: Any) -> str:
+    """How to explain each tensor of a mapping, for the end of a message; nothing if there are no two."""
+    values = output.items() if isinstance(output, Mapping) else ()
+    named = [f"{name!r}: ..." for name, x in values if isinstance(x, Tensor) and x.ndim > 0]
+    return f" Or explain each: target={{{', '.join(named)}}}." if len(named) > 1 else ""
 
 
 def check_target(target: Target) -> None:

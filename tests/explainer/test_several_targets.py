@@ -142,6 +142,13 @@ def test_a_default_output_that_cannot_be_explained_is_left_out_and_a_named_one_i
         explain(heads(), Probe(images()), METHODS, [], target={"size": "predicted"})
 
 
+def test_one_word_for_several_outputs_is_refused_with_the_mapping_to_give() -> None:
+    with pytest.raises(
+        TypeError, match=r"keys \['age', 'sex'\].*Or explain each: target=\{'age': \.\.\., 'sex': \.\.\.\}"
+    ):
+        explain(heads(), Probe(images()), METHODS, [], target="predicted")
+
+
 def test_a_mapping_with_one_output_is_that_output() -> None:
     report = explain(heads(lambda found: {"sex": found["sex"]}), Probe(images(), LABELS["sex"]), METHODS, [])
     assert list(report.attributions) == ["ig", "saliency"]
