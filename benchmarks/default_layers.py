@@ -287,7 +287,7 @@ class Line:
         """A row of the table in the documentation."""
         size, score = self.size or "", "" if self.score is None else f"{self.score:.2f}"
         if self.layer == "-":
-            return f"| {self.family} | {size} | left out: {self.note} |  |  |  |"
+            return f"| {self.family} | {size} | {self.note or 'none: of texts, `cam` is no default'} |  |  |  |"
         by, shape = type(self.method).__name__, self.shape.replace("x", " x ")
         return f"| {self.family} | {size} | `{self.layer}` | {by} | {shape} | {score} |"
 
