@@ -62,9 +62,7 @@ def fields(count: int, generator: torch.Generator) -> Dataset[Any]:
 def scenes(count: int, generator: torch.Generator) -> Dataset[Any]:
     """Every pixel has a label: that of a square whose color tells it, or 0."""
     x, labels = images.squares(count, generator).tensors  # type: ignore[attr-defined]
-    found = torch.zeros(count, SIZE, SIZE, dtype=torch.long)
-    found[images.SQUARE] = (labels + 1)[:, None, None]
-    return tensors(x, found)
+    return tensors(x, images.in_square((x,), None)[0][:, 0] * (labels + 1)[:, None, None])
 
 
 def in_labels(inputs: tuple[Tensor, ...], labels: Tensor | None) -> tuple[Tensor, ...]:
@@ -162,7 +160,7 @@ def of_monai() -> Net:
 
 
 def setups() -> Iterator[tuple[str, Setup]]:
-    yield "segmentation", Setup(lambda: Net(FullyConvolutional()), scenes, images.in_square, 6)
+    yield "segmentation", Setup(lambda: Net(FullyConvolutional()), scenes, in_labels, 6)
     yield "U-Net", Setup(lambda: Net(UNet(3, 3)), colored, in_labels, 4)
     one = Setup(lambda: Net(UNet(1, 1), F.binary_cross_entropy_with_logits), one_of_two, in_labels, 4)
     yield "U-Net, one channel", one

@@ -50,7 +50,8 @@ def mean_of_tokens() -> nn.Module:
 
 def setups() -> Iterator[tuple[str, Setup]]:
     if importlib.util.find_spec("timm"):
-        yield "timm ViT, mean of tokens", Setup(lambda: Net(mean_of_tokens(), lr=2e-3), squares, in_square)
+        yield "timm ViT, mean of tokens", Setup(lambda: Net(mean_of_tokens(), lr=2e-3), squares, in_square, 8)
     if importlib.util.find_spec("transformers"):
         for name in HUGGING_FACE:
-            yield f"HF {name}", Setup(lambda name=name: Net(HuggingFace(name), lr=2e-3), squares, in_square)
+            epochs = 16 if name == "Swin" else 8
+            yield f"HF {name}", Setup(lambda name=name: Net(HuggingFace(name), lr=2e-3), squares, in_square, epochs)
