@@ -23,7 +23,7 @@ def commands(how: str, folder: Path) -> list[list[str]]:
     if how != "torchrun":
         return [[script, str(folder), how, "1"]]
     address = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-    agent = ["-m", "torch.distributed.run", *address]
+    agent = [str(TESTS / "torchrun.py"), *address]
     return [[*agent, f"--node-rank={node}", script, str(folder), "ddp", "2"] for node in range(2)]
 
 
