@@ -72,7 +72,7 @@ class Started:
 def _server(paths: str) -> ForkServerContext:
     """Starts the process that is forked, which ends with this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning.pytorch", "captum.attr", "lightning_explain.monitor.callback"])
+    context.set_forkserver_preload(["preloaded"])
     former = os.environ.copy()
     os.environ.update({"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
     try:
