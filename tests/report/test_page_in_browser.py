@@ -11,8 +11,9 @@ import torch
 
 from browser import Tab, browser, chromium, tab
 from finished import CLASSES, HOSTILE, features, finished, images, info, series, texts
-from lightning_explain import Probe
+from lightning_explain import Probe, load_reports
 from lightning_explain import modalities as d
+from lightning_explain.core.probe import as_tuple
 from lightning_explain.report.page import write_page
 
 pytestmark = pytest.mark.browser
@@ -132,11 +133,17 @@ def test_names_stay_text_and_nothing_is_asked_for(page: Tab) -> None:
 
 def test_slices_of_a_volume_are_chosen_and_stay_chosen(page: Tab, tmp_path: Path) -> None:
     probe = Probe(torch.rand(2, 1, 5, 8, 6), torch.tensor([0, 1]), torch.arange(2), modalities=d.Volume())
-    path = write_page([finished(tmp_path / "run", probe, (10, 20))], tmp_path / "page.html")
+    frames = Probe(torch.rand(1, 8, 3, 8, 8), torch.tensor([0]), torch.arange(1), modalities=d.Video())
+    run, video = finished(tmp_path / "run", probe, (10, 20)), finished(tmp_path / "video", frames, (10, 20))
+    path = write_page([run, video], tmp_path / "page.html")
     page.call("Page.navigate", url=path.as_uri())
     said, slider = "document.querySelector('.stack div span')?.textContent", "document.querySelector('.stack input')"
     pixels = "[...document.querySelector('.stack canvas').getContext('2d').getImageData(0, 0, 6, 8).data].join()"
     page.wait(f"/slice . of 5/.test({said})")
+    by_slice = as_tuple(load_reports(run)[-1].attributions["ig"])[0][0, 0].abs().sum((1, 2))
+    assert page.value(said) == f"slice {int(by_slice.argmax()) + 1} of 5"
+    wide = "document.querySelectorAll('figure.fluid img')].filter(e => e.offsetWidth > e.closest('figure').offsetWidth)"
+    assert page.value(f"[...{wide}.length") == 0
     seen = set()
     for place in range(1, 6):
         page.value(f"{slider}.value = {place}; {slider}.dispatchEvent(new Event('input'))")

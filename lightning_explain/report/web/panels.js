@@ -207,15 +207,15 @@ function strongestStep(weights, steps, panel) {
 
 const chosen = new Map();
 
-// One slice of a volume or frame of a video at a time, under its map; first the strongest one, then what the reader has chosen.
+// One slice of a volume or frame of a video at a time, under its map; first the one on which most of it lies, then what the reader has chosen.
 function stackOf(panel, i, words) {
   const { values, shown, levels, word, places } = panel.stack, [count, height, width] = values.shape.slice(1);
-  const key = `${panel.input} ${i}`, size = height * width;
+  const key = `${word} ${places} ${panel.input} ${i}`, size = height * width;
   const canvas = make("canvas", { width, height, role: "img", "aria-label": words }), over = make("canvas", { width, height });
   const slider = make("input", { type: "range", min: 1, max: count, "aria-label": `${word} of ${words}` }), said = make("span");
   whenSeen(canvas, async () => {
     const weights = await sampleOf(values, i), gray = await sampleOf(shown, i), context = canvas.getContext("2d");
-    const best = weights.reduce((most, weight, k) => (Math.abs(weight) > Math.abs(weights[most]) ? k : most), 0);
+    const sizes = [...Array(count).keys()].map(k => weights.subarray(k * size, (k + 1) * size).reduce((sum, weight) => sum + Math.abs(weight), 0));
     const show = () => {
       const first = (slider.valueAsNumber - 1) * size, image = context.createImageData(width, height);
       gray.subarray(first, first + size).forEach((value, k) => image.data.set([value, value, value, 255], 4 * k));
@@ -225,7 +225,7 @@ function stackOf(panel, i, words) {
       said.textContent = `${word} ${Math.floor(((slider.valueAsNumber - 0.5) * places) / count) + 1} of ${places}`;
       slider.setAttribute("aria-valuetext", said.textContent);
     };
-    slider.value = chosen.get(key) ?? Math.floor(best / size) + 1;
+    slider.value = chosen.get(key) ?? sizes.indexOf(Math.max(...sizes)) + 1;
     slider.addEventListener("input", () => { chosen.set(key, slider.value); show(); });
     show();
   });
