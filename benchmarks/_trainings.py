@@ -6,7 +6,9 @@ import logging
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,40 +43,52 @@ class Gratings(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.001)
 
 
-class InFront(pl.Callback):
-    """Reads the clock in front of the monitor."""
+class Hooks:
+    """What the hooks of a monitor take that are called for each batch, but for the first, which awaits what was begun before.
 
-    now = 0.0
+    Args:
+        watch: The monitor, whose hooks are replaced by timed ones.
+    """
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        self.now = time.perf_counter()
+    def __init__(self, watch: ExplanationMonitor) -> None:
+        self.watch, self.explaining, self.looking = watch, 0.0, 0.0
+        self.started = False
+        for name in ("on_train_batch_start", "on_train_batch_end"):
+            setattr(watch, name, partial(self._timed, getattr(watch, name)))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.now = time.perf_counter()
+    @property
+    def _state(self) -> tuple[object, object]:
+        """Another one when an explanation has been made, handed over or taken."""
+        return self.watch.last_report, None if self.watch._beside is None else self.watch._beside.pending
+
+    def _timed(self, hook: Callable[..., None], *arguments: Any) -> None:
+        before, started = self._state, time.perf_counter()
+        hook(*arguments)
+        seconds = time.perf_counter() - started
+        if not self.started:
+            self.started = True
+        elif all(a is b for a, b in zip(before, self._state, strict=True)):
+            self.looking += seconds
+        else:
+            self.explaining += seconds
 
 
 class Clock(pl.Callback):
     """From the first batch to the last, in seconds of the wall and of the cores that this process used; stands behind the monitor.
 
     Args:
-        in_front: Stands in front of it.
         seconds: After how many seconds the training ends; ``None``: after its steps.
     """
 
-    def __init__(self, in_front: InFront, seconds: float | None) -> None:
-        self.fitted, self.in_front, self.seconds = time.perf_counter(), in_front, seconds
-        self.blocked = 0.0
+    def __init__(self, seconds: float | None) -> None:
+        self.fitted, self.seconds = time.perf_counter(), seconds
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        now = time.perf_counter()
-        if trainer.global_step:
-            self.blocked += now - self.in_front.now
-        else:
-            self.started, self.cpu_started = now, time.process_time()
+        if not trainer.global_step:
+            self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.ended, self.cpu_ended = time.perf_counter(), time.process_time()
-        self.blocked += self.ended - self.in_front.now
         if self.seconds is not None and self.ended - self.started >= self.seconds:
             trainer.should_stop = True
 
@@ -88,7 +102,9 @@ class Run:
         cpu: Seconds of all cores that the training process used meanwhile.
         before: Seconds before the first batch.
         after: Seconds after the last.
-        blocked: Seconds in the monitor's hooks from the first batch to the last.
+        explaining: Seconds, from the first batch to the last, in those calls of the monitor's hooks in which an explanation was made,
+            handed over to the worker, or taken from it.
+        looking: Seconds in all other calls of them: two for each batch.
         explanations: How many there are.
         steps: How many steps it had.
         weights: At the end.
@@ -98,10 +114,16 @@ class Run:
     cpu: float
     before: float
     after: float
-    blocked: float
+    explaining: float
+    looking: float
     explanations: int
     steps: int
     weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def blocked(self) -> float:
+        """Seconds in the monitor's hooks from the first batch to the last."""
+        return self.explaining + self.looking
 
 
 def run(watch: ExplanationMonitor | None, steps: int = -1, seconds: float | None = None) -> Run:
@@ -109,13 +131,13 @@ def run(watch: ExplanationMonitor | None, steps: int = -1, seconds: float | None
     module = Gratings()
     data = DataLoader(TensorDataset(*images(IMAGES, seed=1)), batch_size=BATCH)
     with tempfile.TemporaryDirectory() as root:
-        clock = Clock(InFront(), seconds)
+        clock, hooks = Clock(seconds), None if watch is None else Hooks(watch)
         trainer = pl.Trainer(
             max_epochs=-1,
             max_steps=steps,
             accelerator="cpu",
             devices=1,
-            callbacks=[clock.in_front, *([] if watch is None else [watch]), clock],
+            callbacks=[*([] if watch is None else [watch]), clock],
             logger=TensorBoardLogger(root, name="", version="run"),
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -129,7 +151,8 @@ def run(watch: ExplanationMonitor | None, steps: int = -1, seconds: float | None
         clock.cpu_ended - clock.cpu_started,
         clock.started - clock.fitted,
         after,
-        clock.blocked,
+        0.0 if hooks is None else hooks.explaining,
+        0.0 if hooks is None else hooks.looking,
         made,
         trainer.global_step,
         module.state_dict(),

@@ -50,9 +50,11 @@ def line(number: int, runs: Mapping[str, Run]) -> str:
     """One pair in words."""
     parts = [f"{kind} {one.wall:.2f} s" for kind, one in runs.items()]
     factors = [f"{kind} {runs[kind].wall / runs[PLAIN].wall:.3f}" for kind in (BESIDE, INLINE)]
-    blocked = 1000 * runs[BESIDE].blocked / max(1, runs[BESIDE].explanations)
+    beside = runs[BESIDE]
+    explaining, looking = 1000 * beside.explaining / max(1, beside.explanations), 1e6 * beside.looking / beside.steps
     return (
-        f"{number + 1}: {', '.join(parts)}; over plain: {', '.join(factors)}; blocked {blocked:.1f} ms for each explanation; "
+        f"{number + 1}: {', '.join(parts)}; over plain: {', '.join(factors)}; blocked {explaining:.1f} ms for each explanation, "
+        f"and {looking:.0f} us for each batch; "
         f"load {os.getloadavg()[0]:.1f}"
     )
 
@@ -72,11 +74,13 @@ def show(title: str, found: Mapping[str, Sequence[Run]]) -> None:
     walls = {kind: [one.wall for one in runs] for kind, runs in found.items()}
     shown = (with_interval(ratios(of_kind, walls[PLAIN]), 3) for of_kind in walls.values())
     made.add_row("wall over that of no monitor, with its 95% interval", *shown)
-    blocked = [[1000 * one.blocked / max(1, one.explanations) for one in runs] for runs in found.values()]
-    made.add_row(
-        "ms in the monitor's hooks for each explanation (at most)",
-        *(f"{statistics.median(times):.1f} ({max(times):.1f})" for times in blocked),
-    )
+    explaining = [[1000 * one.explaining / max(1, one.explanations) for one in runs] for runs in found.values()]
+    looking = [[1e6 * one.looking / one.steps for one in runs] for runs in found.values()]
+    for words, taken in {
+        "ms in the monitor's hooks for each explanation (at most)": explaining,
+        "us besides, for each batch (at most)": looking,
+    }.items():
+        made.add_row(words, *(f"{statistics.median(times):.1f} ({max(times):.1f})" for times in taken))
     made.add_row("explanations", *(str(sum(one.explanations for one in runs)) for runs in found.values()))
     console.print(made)
 

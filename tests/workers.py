@@ -29,7 +29,7 @@ class Here:
         self.sent.append(kind)
         self._todo.append((kind, memory, layout))
 
-    def due_to_look(self) -> bool:
+    def has_news(self) -> bool:
         return True
 
     def message(self, seconds: float) -> tuple[Any, ...] | None:

@@ -365,7 +365,6 @@ class Publication:
         sample_png: These pictures as PNG files, by method and index, as far as another process has made them.
         alerts: What the alerts that fired at this explanation say.
         texts: Called as ``texts("html")`` or ``texts("markdown")``, returns maps of words as text, by full tag (``explain_words/ig``).
-        records: The pictures as records of a TensorBoard event file, if another process has made them.
     """
 
     name: str
@@ -382,7 +381,6 @@ class Publication:
     sample_png: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
     alerts: Sequence[str] = ()
     texts: Callable[[str], Mapping[str, str]] = lambda form: {}
-    records: bytes | memoryview = b""
 
     def files(self) -> dict[str, bytes]:
         """The pictures as PNG files, in which the epoch is noted; made once for all sinks."""

@@ -25,9 +25,7 @@ Blocks: TypeAlias = "tuple[tuple[int, int], ...]"
 
 # That of torch's own memory: how a kernel divides its work can depend on it, and with it the last digit.
 _ALIGNED = 64
-
-Uncopied = pickle.PickleBuffer
-"""Bytes that go into shared memory as they are, without a copy in the pickle."""
+_GROWTH = 2**22  # bytes
 
 
 @dataclass(frozen=True)
@@ -81,18 +79,17 @@ class SharedMemory:
         content, buffers, storages = io.BytesIO(), list[pickle.PickleBuffer](), list[Tensor]()
         _Packer(content, known or {}, storages, buffers.append).dump(value)
         parts = [content.getbuffer(), *(buffer.raw() for buffer in buffers)]
-        sizes = [*(part.nbytes for part in parts), *map(len, storages)]
+        sizes = [*(part.nbytes for part in parts), *(storage.numel() for storage in storages)]
         places = tuple(zip(_starts(sizes), sizes, strict=True))
         layout = Layout(places[: len(parts)], places[len(parts) :])
         space = self._mapped(sum(map(_aligned, sizes)))
         for (start, size), part in zip(layout.buffers, parts, strict=True):
             space[start : start + size] = part
-        spaces = [_aligned(size) for _, size in layout.storages]
+        # With what lies between them, in few calls of torch, because a large model has hundreds of tensors.
+        spaces = [part for _, size in layout.storages for part in (size, _aligned(size) - size)]
         if any(spaces):
-            # In few calls of torch, because a large model has hundreds of tensors.
             everything = torch.frombuffer(space, dtype=torch.uint8, count=sum(spaces), offset=layout.storages[0][0])
-            targets = zip(everything.split(spaces), storages, strict=True)
-            torch._foreach_copy_([target[: len(storage)] for target, storage in targets], storages)
+            torch._foreach_copy_(everything.split(spaces)[::2], storages)
         return layout
 
     def read(self, layout: Layout, known: Sequence[Any] = (), device: str | None = None) -> Any:
@@ -118,6 +115,8 @@ class SharedMemory:
 
     def _mapped(self, size: int) -> mmap.mmap:
         if self._map is None or len(self._map) < size:
+            # More than is needed, because histories grow, and to map it again takes longer than to copy.
+            size = -(-size // _GROWTH) * _GROWTH
             if hasattr(os, "posix_fallocate"):
                 # Otherwise the process would be killed when it writes where there is no room.
                 os.posix_fallocate(self.descriptor, 0, size)

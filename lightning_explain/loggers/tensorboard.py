@@ -31,20 +31,20 @@ class TensorBoardSink(Sink):
 
     def __init__(self, logger: TensorBoardLogger) -> None:
         self._logger = logger
-        self._events = EventFile(logger.log_dir)
-        self._prepared: tuple[object, bytes | memoryview] = (None, b"")  # whose pictures, and their records
+        self.events = EventFile(logger.log_dir)
+        self._prepared: tuple[object, bytes] = (None, b"")  # whose pictures, and their records
         self._remarks = ""
         self._objectives: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
         """TensorBoard, and the folder of its run."""
-        return f"TensorBoard ({self._events.folder})"
+        return f"TensorBoard ({self.events.folder})"
 
     def begin(self, run: RunInfo) -> None:
         """Adds the text that says what is true of the run."""
         self._objectives = tuple(run.objectives)
-        self._events.append(records([_summaries().text(f"{run.name}_about", about(run))], step=0))
+        self.events.append(records([_summaries().text(f"{run.name}_about", about(run))], step=0))
 
     def layout(self, runs: Sequence[RunInfo]) -> None:
         """Adds the hyperparameters, and two pages: one chart for each score, and one with margins for each that has errors."""
@@ -57,7 +57,7 @@ class TensorBoardSink(Sink):
                 pages[f"{run.name}, standard errors"] = {
                     tag.removeprefix(f"{run.name}/"): ["Margin", [tag, *_margins(run.name, tag)]] for tag in errors
                 }
-        self._events.append(records([make.custom_scalars(pages), *self._hyperparameters(runs)]))
+        self.events.append(records([make.custom_scalars(pages), *self._hyperparameters(runs)]))
 
     def _hyperparameters(self, runs: Sequence[RunInfo]) -> list[Any]:
         """Those of the logger and the settings of all monitors; the metrics are the objectives and all charted scores.
@@ -79,10 +79,17 @@ class TensorBoardSink(Sink):
 
     def prepare(self, publication: Publication) -> None:
         """Encodes the pictures."""
-        made = publication.records or picture_records(
-            publication.name, publication.pictures, publication.files(), publication.step
-        )
+        made = picture_records(publication.name, publication.pictures, publication.files(), publication.step)
         self._prepared = publication.png, made
+
+    def go_on(self, events: EventFile, publication: Publication) -> None:
+        """Goes on behind the pictures, which another process has written.
+
+        Args:
+            events: Where it has written them.
+            publication: Whose pictures they are.
+        """
+        self.events, self._prepared = events, (publication.png, b"")
 
     def write(self, publication: Publication) -> None:
         """Adds one point for each tag, at the step of the explanation."""
@@ -95,7 +102,7 @@ class TensorBoardSink(Sink):
         if text != self._remarks:
             found.append(make.text(f"{publication.name}_about/remarks", text or "No more remarks."))
         found += [make.text(tag, text) for tag, text in publication.texts("markdown").items()]
-        self._events.append(pictures, records(found, publication.step))
+        self.events.append(pictures, records(found, publication.step))
         self._remarks = text
 
     def _scalars(self, publication: Publication) -> dict[str, float]:

@@ -7,6 +7,7 @@ descriptors of memory, never content. One explanation is made at a time.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ DEADLINE = 600.0
 PATIENCE = 60.0
 """Seconds without a message and nearly without computing, after which the worker hangs."""
 _COMPUTING = 0.01  # of the time, at least
-_LOOK_EVERY = 0.01  # seconds between two looks at the pipe, which take a few microseconds each
+_LOOK_EVERY = 0.1  # seconds between two looks at the pipe
 _RESTARTS = 1
 
 
@@ -149,9 +150,13 @@ class Beside:
             self._send("explain")
         self.pending = Pending(job, count, time.perf_counter() - started)
 
+    def has_news(self) -> bool:
+        """Whether :meth:`arrived` is to be asked. It takes microseconds, because it is asked after every batch."""
+        return self.pending is not None and self._worker is not None and self._worker.has_news()
+
     def arrived(self) -> tuple[Pending, Outcome[Done]] | None:
         """The pending explanation, if it is done or failed."""
-        if self.pending is None or self.given_up or not self._worker_now.due_to_look():
+        if self.pending is None or self.given_up:
             return None
         return self._taken(lambda: self._worker_now.message(0.0))
 
@@ -297,6 +302,8 @@ class Worker:
         finally:
             theirs.close()
         self._pipe = ours
+        self._ready = select.poll()
+        self._ready.register(ours.fileno(), select.POLLIN)
         self._looked = self._alive_at = time.monotonic()
         self._computed = 0.0
         self._close = weakref.finalize(self, _end, self.process, ours, os.getpid())
@@ -307,13 +314,13 @@ class Worker:
         send_handle(self._pipe, memory.descriptor, self.process.pid)
         self._alive_at, self._computed = time.monotonic(), seconds_of(self.process.pid)
 
-    def due_to_look(self) -> bool:
-        """Whether the last look at the pipe is long enough ago."""
+    def has_news(self) -> bool:
+        """Whether there is a message or the end of the process in the pipe, or neither for long; looked at only now and then."""
         now = time.monotonic()
         if now - self._looked < _LOOK_EVERY:
             return False
         self._looked = now
-        return True
+        return bool(self._ready.poll(0)) or now - self._alive_at >= PATIENCE
 
     def message(self, seconds: float) -> tuple[Any, ...] | None:
         """The next message, waited for so long; with the memory that comes with a result.

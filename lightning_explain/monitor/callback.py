@@ -43,7 +43,14 @@ from lightning_explain.monitor import metric_watchers as watchers
 from lightning_explain.monitor.alert_watcher import Alerts, alerts_of
 from lightning_explain.monitor.checkpoints import load, moment_of
 from lightning_explain.monitor.config import monitor_arguments
-from lightning_explain.monitor.failures import FailureLog, anything, hook, no_refusal, rank_zero_warn_or_log
+from lightning_explain.monitor.failures import (
+    FailureLog,
+    anything,
+    hook,
+    hook_unless,
+    no_refusal,
+    rank_zero_warn_or_log,
+)
 from lightning_explain.monitor.monitor_base import MonitorBase, monitors_of
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
@@ -389,15 +396,24 @@ class ExplanationMonitor(MonitorBase):
 
     # -- when ------------------------------------------------------------------------------------------------------
 
-    @hook
+    def _rests(self, trainer: pl.Trainer, *_: Any, **__: Any) -> bool:
+        """Whether nothing is to be done after this batch."""
+        beside = self._beside
+        if self._lazy or self._first_forward.watches or not (beside is None or not beside.has_news()):
+            return False
+        return not (self.by_steps and self._memory.schedule.reached(trainer.global_step))
+
+    @hook_unless(_rests)
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Explains after an optimizer step, if the schedule counts steps."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self.enabled and self._lazy:
+        self._first_forward.leave()
+        if not self.enabled:
+            return
+        if self._lazy:
             self._prepare_training(trainer, pl_module)
-        if self.enabled and self._is_beside(trainer):
+        if self._beside is not None and self._beside.has_news() and self._is_beside(trainer):
             with self._raising_later(trainers.everyone(trainer)):
                 self._take_arrived(trainer, pl_module)
         if self.by_steps:

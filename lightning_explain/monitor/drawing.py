@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning_explain.core.outcome import Outcome
 from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.core.shared_memory import Uncopied
+from lightning_explain.loggers.event_file import EventFile
 from lightning_explain.loggers.tensorboard import picture_records
 from lightning_explain.modalities import Text, of_probe
 from lightning_explain.render.by_target import figures_of
@@ -32,20 +33,20 @@ class Drawn:
     Args:
         pictures: By ``Sink.narrow_pages``, and by key (``overview``, ``ig``, ``history/ig``).
         png: The same as PNG files, as far as they are made.
-        records: The same as records of a TensorBoard event file, as far as they are made: a buffer that unpickling does not copy.
         samples: The map of each sample alone as a PNG file, by method and index, as far as they are made.
         texts: Maps of words as text by form (``"html"``, ``"markdown"``) and full tag, as far as they are made.
         counts: How many pictures there are, by ``Sink.narrow_pages`` and ``Sink.further_pages``.
         snapshot: The maps, for later pictures.
+        events: The event files to which they have been written already, by the name of the sink.
     """
 
     pictures: Mapping[bool, Mapping[str, Picture]] = field(default_factory=dict)
     png: Mapping[bool, Mapping[str, bytes]] = field(default_factory=dict)
-    records: Mapping[bool, Any] = field(default_factory=dict)
     samples: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
     texts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     counts: Mapping[tuple[bool, bool], int] = field(default_factory=dict)
     snapshot: Snapshot | None = None
+    events: Mapping[str, EventFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +81,13 @@ class Encoded:
 
     Args:
         name: The monitor's name.
-        records: Whether a sink writes records of a TensorBoard event file.
+        events: The event files to which the pictures are written, by the name of the sink, and its ``narrow_pages``.
         png: Whether one takes PNG files.
         samples: Whether one takes the map of each sample alone.
     """
 
     name: str
-    records: bool
+    events: Mapping[str, tuple[EventFile, bool]]
     png: bool
     samples: bool
 
@@ -136,15 +137,19 @@ class Drawing:
         """The same with what sinks would make of it, which takes much of the time of writing them."""
         name, texts, step = wanted.name, {"epoch": str(report.epoch or 0)}, report.step or 0
         png = {narrow: {key: to_png(one, texts) for key, one in of.items()} for narrow, of in drawn.pictures.items()}
-        records, samples = dict[bool, Uncopied](), dict[tuple[str, int], bytes]()
-        for narrow, of in drawn.pictures.items() if wanted.records else ():
-            made = picture_records(name, tagged(name, of), tagged(name, png[narrow]), step)
-            records[narrow] = Uncopied(made)
+        events, samples = dict[str, EventFile](), dict[tuple[str, int], bytes]()
+        for sink, (file, narrow) in wanted.events.items() if drawn.pictures else ():
+            # What fails here fails again when the sink writes, which is reported.
+            with suppress(OSError):
+                file.append(
+                    picture_records(name, tagged(name, drawn.pictures[narrow]), tagged(name, png[narrow]), step)
+                )
+                events[sink] = file
         for method in report.attributions if wanted.samples and drawn.pictures else ():
             for i in range(len(report.ids)):
                 samples[method, i] = to_png(draw_sample(report, probe, self.options, method, i), {})
         words = {form: words_of(report, probe, self.options, name, form) for form in ("html", "markdown")}
-        return replace(drawn, png=png if wanted.png else {}, records=records, samples=samples, texts=words)
+        return replace(drawn, png=png if wanted.png else {}, events=events, samples=samples, texts=words)
 
 
 def words_of(report: Report, probe: Probe, options: Options, name: str, form: str) -> dict[str, str]:

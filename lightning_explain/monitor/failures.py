@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -61,16 +61,37 @@ class _HasLog(Protocol):
 M = TypeVar("M", bound=_HasLog)
 
 
-def hook(function: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
+Hook: TypeAlias = Callable[Concatenate[M, P], None]
+
+
+def hook(function: Hook[M, P]) -> Hook[M, P]:
     """Makes a method one that Lightning calls: its failures are reported once, and the training goes on.
 
     Warnings are no errors inside, whatever the user's filters. Raised are errors that a section raised on all ranks, all errors with
     ``on_error="raise"``, and the loss of the other ranks.
     """
+    return _guarded(function, None)
 
+
+def hook_unless(nothing_to_do: Callable[..., bool]) -> Callable[[Hook[M, P]], Hook[M, P]]:
+    """The same for a method that Lightning calls for every batch, and that mostly has nothing to do.
+
+    Args:
+        nothing_to_do: Takes what the method takes, and says so in few microseconds; the method is not called then.
+    """
+
+    def made(function: Hook[M, P]) -> Hook[M, P]:
+        return _guarded(function, nothing_to_do)
+
+    return made
+
+
+def _guarded(function: Hook[M, P], nothing_to_do: Callable[..., bool] | None) -> Hook[M, P]:
     @wraps(function)
     def guarded(monitor: M, /, *arguments: P.args, **named: P.kwargs) -> None:
         try:
+            if nothing_to_do is not None and nothing_to_do(monitor, *arguments, **named):
+                return
             with shown_warnings():
                 function(monitor, *arguments, **named)
         except (LostRanksError, *ELSEWHERE):

@@ -37,6 +37,15 @@ class FirstForward:
         self._handle: RemovableHandle | None = None
         self._compared = False
 
+    @property
+    def watches(self) -> bool:
+        """Whether the module is hooked now."""
+        return self._handle is not None
+
+    def is_over(self, stage: str) -> bool:
+        """Whether no call of a stage is to be looked at any more."""
+        return self._compared or stage in self._tried
+
     def watch(self, stage: str, module: nn.Module, batch: Any, probe: Probe, read: Callable[[Any], Probe]) -> None:
         """Hooks the module for the first batch of a stage.
 
@@ -47,7 +56,7 @@ class FirstForward:
             probe: The fixed samples.
             read: Reads a batch as the samples were read.
         """
-        if self._compared or stage in self._tried:
+        if self.is_over(stage):
             return
         self._tried.add(stage)
         signature = signature_of(module)

@@ -48,6 +48,7 @@ from lightning_explain.monitor.failures import (
     accident,
     anything,
     hook,
+    hook_unless,
     no_refusal,
     nothing,
     rank_zero_warn_or_log,
@@ -402,7 +403,7 @@ class MonitorBase(pl.Callback):
 
     # -- the first forward of the user's own ------------------------------------------------------------------------
 
-    @hook
+    @hook_unless(lambda monitor, *_, **__: not (monitor._untried or monitor._compares("train")))
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -442,12 +443,17 @@ class MonitorBase(pl.Callback):
 
     on_test_batch_end = on_validation_batch_end
 
-    def _watch_forward(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
-        ready = self.enabled and not self._idle and not trainer.sanity_checking
+    def _compares(self, stage: str) -> bool:
+        """Whether the first forward of a stage is still to be compared."""
         # What the user gives needs no comparison: it is bound as the user says.
         bound = self._explainer.forward_fn is None and not self._samples.given
-        if ready and bound and self.probe is not None:
-            stage = str(trainer.state.stage)
+        known = self.enabled and not self._idle and bound and self.probe is not None
+        return known and not self._first_forward.is_over(stage)
+
+    def _watch_forward(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        stage = "" if trainer.state.stage is None else trainer.state.stage.value
+        if self._compares(stage) and not trainer.sanity_checking:
+            assert self.probe is not None
             self._first_forward.watch(stage, module, batch, self.probe, partial(self._samples.read, module))
 
     def _end_on_mismatch(self, text: str) -> None:

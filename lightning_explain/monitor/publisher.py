@@ -171,10 +171,11 @@ class Publisher:
     @property
     def _encoded(self) -> Encoded:
         """What the sinks ask for."""
-        sinks = [sink for sink in self._sinks.values() if sink.most_pictures]
-        of_tensorboard = [isinstance(sink, TensorBoardSink) for sink in sinks]
-        samples = any(isinstance(sink, WandbSink) for sink in sinks)
-        return Encoded(self.name, records=any(of_tensorboard), png=not all(of_tensorboard), samples=samples)
+        sinks = {n: sink for n, sink in self._sinks.items() if sink.most_pictures and not self.failure_log.is_off(n)}
+        boards = {name: sink for name, sink in sinks.items() if isinstance(sink, TensorBoardSink)}
+        events = {name: (sink.events, sink.narrow_pages) for name, sink in boards.items()}
+        samples = any(isinstance(sink, WandbSink) for sink in sinks.values())
+        return Encoded(self.name, events, png=len(sinks) > len(boards), samples=samples)
 
     def prepare(
         self,
@@ -211,13 +212,15 @@ class Publisher:
             for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
                 draft = publication(self.name, report, scalars, drawn.pictures.get(narrow, {}), metrics, self.curves)
                 png, texts = tagged(self.name, drawn.png.get(narrow, {})), partial(self._texts, report, drawn.texts)
-                made: dict[str, Any] = {"png": png, "records": drawn.records.get(narrow, b"")}
+                made: dict[str, Any] = {"png": png}
                 made |= {"sample_png": drawn.samples, "draw_sample": sample, "texts": texts}
                 self._drafts[narrow] = replace(draft, **made)
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
-                    if not log.is_off(name):
+                    if name in drawn.events and isinstance(sink, TensorBoardSink):
+                        sink.go_on(drawn.events[name], self._drafts[sink.narrow_pages])
+                    elif not log.is_off(name):
                         sink.prepare(self._drafts[sink.narrow_pages])
 
     def _take(self, made: Made) -> Drawn:

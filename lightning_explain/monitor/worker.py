@@ -112,6 +112,9 @@ def _end_with(parent: int) -> None:
     # Of the whole group in a terminal, Ctrl-C is for the training alone, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
+        # A message to this process does not interrupt the one that has sent it, which trains.
+        with suppress(OSError, AttributeError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_DEATH_OF_PARENT, signal.SIGKILL)
 

@@ -14,7 +14,6 @@ from contextlib import closing, suppress
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from lightning_explain.core.warn import warn_or_log
@@ -228,11 +227,16 @@ class _Child:
 def seconds_of(process: int) -> float:
     """Seconds that a process and those it has started have computed; 0 where that is not known."""
     try:
-        spent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        spent = _text(f"/proc/{process}/stat").rpartition(")")[2].split()[11:15]
+        children = _text(f"/proc/{process}/task/{process}/children").split()
     except OSError:
         return 0.0
     return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK") + sum(seconds_of(int(child)) for child in children)
+
+
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 # -- in the child ------------------------------------------------------------------------------------------------------

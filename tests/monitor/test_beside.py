@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.loggers.event_file import EventFile
 from lightning_explain.monitor import beside
 from lightning_explain.monitor.beside import WorkerError
 from networks import DigitNet
@@ -68,6 +71,12 @@ def trained(root: Path, watch: ExplanationMonitor | None, **arguments: Any) -> T
     finished = trainer(root, *callbacks, max_epochs=2, logger=logger, **arguments)
     finished.fit(Annealed(), **loaders())
     return Trained(watch, finished, recorder.states, root)
+
+
+def pictures(root: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """The steps and PNG files of all pictures in TensorBoard, by tag."""
+    read = EventAccumulator(str(root / "run"), size_guidance={"images": 0}).Reload()
+    return {tag: [(one.step, one.encoded_image_string) for one in read.Images(tag)] for tag in read.Tags()["images"]}
 
 
 def watching(**arguments: Any) -> ExplanationMonitor:
@@ -131,6 +140,16 @@ def test_curves_have_the_steps_of_the_explanations(trainings: dict[str, Trained]
         tag: steps for tag, steps in theirs.items() if "overhead" not in tag
     }
     assert ours["explain/infidelity_relative/ig"] == [0, 2, 4, 6, 8]
+
+
+def test_the_pictures_are_written_by_the_process_behind_what_the_training_wrote(trainings: dict[str, Trained]) -> None:
+    ours, theirs = (pictures(trainings[name].root) for name in ("beside", "inline"))
+    assert {tag: [step for step, _ in found] for tag, found in ours.items()} == {
+        tag: [step for step, _ in found] for tag, found in theirs.items()
+    }
+    assert ours["explain_maps/ig"] == theirs["explain_maps/ig"]
+    (file,) = (trainings["beside"].root / "run").glob("events.*.explain")
+    assert file.stat().st_size > 100_000
 
 
 def test_the_trainer_has_the_last_scores_at_the_end(trainings: dict[str, Trained]) -> None:
@@ -264,6 +283,50 @@ def test_an_explanation_that_is_due_while_one_is_made_is_skipped_and_counted(
     fitted(tmp_path, watch)
     assert steps(watch, tmp_path) == [2, 6, 8]
     assert "1 explanations were skipped, because the one before was not done" in caplog.text
+
+
+@pytest.mark.usefixtures("no_process")
+def test_pictures_are_written_by_the_training_where_the_process_could_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append(self: EventFile, *parts: bytes) -> None:
+        if any("_encoded" in frame.name for frame in traceback.extract_stack()):
+            raise OSError("no room")
+        written(self, *parts)
+
+    written = EventFile.append
+    monkeypatch.setattr(EventFile, "append", append)
+    trained(tmp_path, watching(beside=True, metrics=[], methods=["Saliency"]))
+    assert [step for step, _ in pictures(tmp_path)["explain_maps/saliency"]] == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.usefixtures("no_process")
+def test_batches_in_between_do_not_ask_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Here, "has_news", lambda self: False)
+    monkeypatch.setattr(beside.Beside, "arrived", lambda self: asked.append(1))
+    trained(tmp_path, watching(beside=True, metrics=[], methods=["Saliency"]))
+    # When the next is due, at steps 2, 4, 6 and 8.
+    assert len(asked) == 4
+
+
+def test_the_end_of_the_process_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "_LOOK_EVERY", 0.0)
+    worker = beside.Worker()
+    assert not worker.has_news()
+    worker.process.kill()
+    worker.process.wait()
+    assert worker.has_news()
+    worker.close()
+
+
+def test_a_process_that_says_nothing_for_long_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "_LOOK_EVERY", 0.0)
+    worker = beside.Worker()
+    assert not worker.has_news()
+    monkeypatch.setattr(beside, "PATIENCE", 0.0)
+    assert worker.has_news()
+    worker.close()
 
 
 @pytest.mark.usefixtures("no_process")
