@@ -53,9 +53,8 @@ def line(number: int, runs: Mapping[str, Run]) -> str:
     beside = runs[BESIDE]
     explaining, looking = 1000 * beside.explaining / max(1, beside.explanations), 1e6 * beside.looking / beside.steps
     return (
-        f"{number + 1}: {', '.join(parts)}; over plain: {', '.join(factors)}; blocked {explaining:.1f} ms for each explanation, "
-        f"and {looking:.0f} us for each batch; "
-        f"load {os.getloadavg()[0]:.1f}"
+        f"{number + 1}: {', '.join(parts)}; over plain: {', '.join(factors)}; blocked {explaining:.1f} ms for each "
+        f"explanation, and {looking:.0f} us for each batch; load {os.getloadavg()[0]:.1f}"
     )
 
 

@@ -11,9 +11,8 @@ each of two images is then explained by its score. Printed are
 - training: whether two steps end with the same bits with a monitor that explains before, between and after them, and without.
 
 In float32, an image alone differs by rounding from the same one among others, and a gradient jumps where an activation or a maximum is
-nearly undecided, so maps may differ by more than rounding; those of ``explain(max_examples_per_pass=1)`` do not, nor do those in float64. The
-benchmark fails if a difference in float64 is above 1e-5, or a training is not the same.
-"""
+nearly undecided, so maps may differ by more than rounding; those of ``explain(max_examples_per_pass=1)`` do not, nor do those in float64.
+The benchmark fails if a difference in float64 is above 1e-5, or a training is not the same."""
 
 from __future__ import annotations
 
