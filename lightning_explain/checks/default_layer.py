@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, Modality
-from lightning_explain.core.record import Record, meet, nodes
+from lightning_explain.core.record import Op, Record, meet, nodes
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.engine.evaluate import by_sample
 from lightning_explain.modalities.image import is_grid
@@ -182,7 +182,7 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """The layers whose places lie on the input, the last first."""
     attention = attention_in(record)
-    convolved = bool(attention) and any(op.name in _CONVOLUTIONS for op in record.ops[attention[-1].product :])
+    convolved = bool(attention) and any(map(_mixes_places, record.ops[attention[-1].product :]))
     modules = {id(module): (name, module) for name, module in model.named_modules() if name}
     for key, passed in reversed(record.returned.items()):
         end = record.spans[key][1]
@@ -201,6 +201,13 @@ def _candidates(
         # Of a video, frames alone are no places.
         if placed is not None and placed.shape[max(2, placed.ndim - 2) :].numel() > 1 and not pooled:
             yield _Candidate(name, module, value, passed.nodes, late, (placed.shape[1], placed[0, 0].numel()))
+
+
+def _mixes_places(op: Op) -> bool:
+    """Whether a call is a convolution of more than one place."""
+    module = op.module
+    of_one = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and max(module.kernel_size) == 1
+    return op.name in _CONVOLUTIONS and not of_one
 
 
 def _of_use(

@@ -33,6 +33,8 @@ class EventFile:
     the file, appends whole records and closes it, so that an error is the caller's, and nothing is pending or open at the end.
     Where writing failed, the next call begins another file, because TensorBoard may have read half a record of the former.
 
+    Its ``remote`` says whether the folder is.
+
     Args:
         folder: The folder of the run; a local one is created when it is first needed. In a remote one (``s3://...``), where
             nothing can be appended, each call writes a file.
@@ -49,8 +51,8 @@ class EventFile:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         folder = os.fspath(folder)
-        self._remote = "://" in folder
-        self._folder = folder if self._remote else os.path.abspath(folder)
+        self.remote = "://" in folder
+        self._folder = folder if self.remote else os.path.abspath(folder)
         self._path: str | None = None
         self._size = 0
 
@@ -65,7 +67,7 @@ class EventFile:
         Raises:
             OSError: If they cannot be written; the file keeps what it had.
         """
-        if self._remote:
+        if self.remote:
             import fsspec  # type: ignore[import-untyped]
 
             with fsspec.open(f"{self._folder}/{_name()}", "wb") as file:

@@ -82,14 +82,19 @@ class TensorBoardSink(Sink):
         made = picture_records(publication.name, publication.pictures, publication.files(), publication.step)
         self._prepared = publication.png, made
 
-    def go_on(self, events: EventFile, publication: Publication) -> None:
-        """Goes on behind the pictures, which another process has written.
+    def go_on(self, events: EventFile, publication: Publication, written: bool) -> None:
+        """Prepares where another process has written the pictures, or tried to.
 
         Args:
-            events: Where it has written them.
+            events: Where it has.
             publication: Whose pictures they are.
+            written: Whether they are there; otherwise this process will try.
         """
-        self.events, self._prepared = events, (publication.png, b"")
+        self.events = events
+        if written:
+            self._prepared = publication.png, b""
+        else:
+            self.prepare(publication)
 
     def write(self, publication: Publication) -> None:
         """Adds one point for each tag, at the step of the explanation."""

@@ -413,7 +413,7 @@ class ExplanationMonitor(MonitorBase):
             return
         if self._lazy:
             self._prepare_training(trainer, pl_module)
-        if self._beside is not None and self._beside.has_news() and self._is_beside(trainer):
+        if self._is_beside(trainer):
             with self._raising_later(trainers.everyone(trainer)):
                 self._take_arrived(trainer, pl_module)
         if self.by_steps:

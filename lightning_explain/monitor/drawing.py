@@ -1,4 +1,4 @@
-"""A report in; its pictures, as arrays and PNG files, and its file on disk out, in whatever process that is done."""
+"""A report in; its pictures, as arrays, PNG files and in TensorBoard's event files, and its file on disk out, in whatever process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Drawn:
         texts: Maps of words as text by form (``"html"``, ``"markdown"``) and full tag, as far as they are made.
         counts: How many pictures there are, by ``Sink.narrow_pages`` and ``Sink.further_pages``.
         snapshot: The maps, for later pictures.
-        events: The event files to which they have been written already, by the name of the sink.
+        events: The event files to which they were to be written already, by the name of the sink.
+        written: The names of the sinks to whose files they were.
     """
 
     pictures: Mapping[bool, Mapping[str, Picture]] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Drawn:
     counts: Mapping[tuple[bool, bool], int] = field(default_factory=dict)
     snapshot: Snapshot | None = None
     events: Mapping[str, EventFile] = field(default_factory=dict)
+    written: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Draws and saves a report: all that takes long after an explanation, and needs neither Trainer nor loggers.
+    """Draws and saves a report: all that takes long after an explanation, and needs no Trainer.
 
     Args:
         options: How to draw.
@@ -137,19 +139,21 @@ class Drawing:
         """The same with what sinks would make of it, which takes much of the time of writing them."""
         name, texts, step = wanted.name, {"epoch": str(report.epoch or 0)}, report.step or 0
         png = {narrow: {key: to_png(one, texts) for key, one in of.items()} for narrow, of in drawn.pictures.items()}
-        events, samples = dict[str, EventFile](), dict[tuple[str, int], bytes]()
-        for sink, (file, narrow) in wanted.events.items() if drawn.pictures else ():
-            # What fails here fails again when the sink writes, which is reported.
-            with suppress(OSError):
-                file.append(
-                    picture_records(name, tagged(name, drawn.pictures[narrow]), tagged(name, png[narrow]), step)
-                )
-                events[sink] = file
+        samples = dict[tuple[str, int], bytes]()
         for method in report.attributions if wanted.samples and drawn.pictures else ():
             for i in range(len(report.ids)):
                 samples[method, i] = to_png(draw_sample(report, probe, self.options, method, i), {})
         words = {form: words_of(report, probe, self.options, name, form) for form in ("html", "markdown")}
-        return replace(drawn, png=png if wanted.png else {}, events=events, samples=samples, texts=words)
+        # Last, so that nothing is written of what cannot be drawn.
+        events, written = {sink: file for sink, (file, _) in wanted.events.items()}, set[str]()
+        for sink, (file, narrow) in wanted.events.items() if drawn.pictures else ():
+            # What fails here fails again when the sink writes, which is reported.
+            with suppress(Exception):
+                pictures, files = tagged(name, drawn.pictures[narrow]), tagged(name, png[narrow])
+                file.append(picture_records(name, pictures, files, step))
+                written.add(sink)
+        done = replace(drawn, samples=samples, texts=words, events=events, written=frozenset(written))
+        return replace(done, png=png if wanted.png else {})
 
 
 def words_of(report: Report, probe: Probe, options: Options, name: str, form: str) -> dict[str, str]:

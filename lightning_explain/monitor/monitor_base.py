@@ -422,13 +422,6 @@ class MonitorBase(pl.Callback):
     on_test_batch_start = on_validation_batch_start
 
     @hook
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Ends the comparison."""
-        self._first_forward.leave()
-
-    @hook
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -438,7 +431,7 @@ class MonitorBase(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """The same for a validation."""
+        """Ends the comparison."""
         self._first_forward.leave()
 
     on_test_batch_end = on_validation_batch_end

@@ -172,10 +172,11 @@ class Publisher:
     def _encoded(self) -> Encoded:
         """What the sinks ask for."""
         sinks = {n: sink for n, sink in self._sinks.items() if sink.most_pictures and not self.failure_log.is_off(n)}
-        boards = {name: sink for name, sink in sinks.items() if isinstance(sink, TensorBoardSink)}
-        events = {name: (sink.events, sink.narrow_pages) for name, sink in boards.items()}
+        # What a remote folder takes is known in this process alone, which may have set it up.
+        local = {n: one for n, one in sinks.items() if isinstance(one, TensorBoardSink) and not one.events.remote}
+        events = {name: (sink.events, sink.narrow_pages) for name, sink in local.items()}
         samples = any(isinstance(sink, WandbSink) for sink in sinks.values())
-        return Encoded(self.name, events, png=len(sinks) > len(boards), samples=samples)
+        return Encoded(self.name, events, png=len(sinks) > len(local), samples=samples)
 
     def prepare(
         self,
@@ -218,10 +219,11 @@ class Publisher:
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
+                    draft = self._drafts[sink.narrow_pages]
                     if name in drawn.events and isinstance(sink, TensorBoardSink):
-                        sink.go_on(drawn.events[name], self._drafts[sink.narrow_pages])
+                        sink.go_on(drawn.events[name], draft, name in drawn.written)
                     elif not log.is_off(name):
-                        sink.prepare(self._drafts[sink.narrow_pages])
+                        sink.prepare(draft)
 
     def _take(self, made: Made) -> Drawn:
         """The pictures, if they could be drawn; reports what failed, and says once if a sink takes fewer than there are."""

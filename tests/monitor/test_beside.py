@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.loggers import tensorboard
 from lightning_explain.loggers.event_file import EventFile
 from lightning_explain.monitor import beside
 from lightning_explain.monitor.beside import WorkerError
@@ -62,12 +63,12 @@ class Trained:
         return load_reports(self.root / "run" / "explain")
 
 
-def trained(root: Path, watch: ExplanationMonitor | None, **arguments: Any) -> Trained:
+def trained(root: Path, watch: ExplanationMonitor | None, *behind: pl.Callback, **arguments: Any) -> Trained:
     """Two epochs of four steps each, with the state of the training after each of them."""
     torch.manual_seed(0)
     recorder = Recorder()
     logger = pl.loggers.TensorBoardLogger(root, name="", version="run")
-    callbacks = [recorder] if watch is None else [watch, recorder]
+    callbacks = [*([] if watch is None else [watch]), *behind, recorder]
     finished = trainer(root, *callbacks, max_epochs=2, logger=logger, **arguments)
     finished.fit(Annealed(), **loaders())
     return Trained(watch, finished, recorder.states, root)
@@ -100,11 +101,10 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     os.chdir(root)
     worker = watching(beside=True, when_busy="wait", alerts=["infidelity_relative/ig > -1 for 5"])
     try:
-        return {
-            "plain": trained(root / "plain", None),
-            "inline": trained(root / "inline", watching()),
-            "beside": trained(root / "beside", worker),
-        }
+        found = {"plain": trained(root / "plain", None), "inline": trained(root / "inline", watching())}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(tensorboard, "picture_records", None)  # This process makes none.
+            return {**found, "beside": trained(root / "beside", worker)}
     finally:
         os.chdir(former)
 
@@ -301,13 +301,20 @@ def test_pictures_are_written_by_the_training_where_the_process_could_not(
 
 
 @pytest.mark.usefixtures("no_process")
-def test_batches_in_between_do_not_ask_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(Here, "has_news", lambda self: False)
-    monkeypatch.setattr(beside.Beside, "arrived", lambda self: asked.append(1))
-    trained(tmp_path, watching(beside=True, metrics=[], methods=["Saliency"]))
-    # When the next is due, at steps 2, 4, 6 and 8.
-    assert len(asked) == 4
+@pytest.mark.parametrize(("news", "taken"), [([False, True], 5), ([False, False, False], 6)], ids=str)
+def test_an_explanation_is_taken_after_the_first_batch_with_news_of_it_or_when_the_next_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, news: list[bool], taken: int
+) -> None:
+    class Noting(pl.Callback):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            reports.append(watch.last_report)
+
+    # Asked once after each batch from step 4 on; the next explanation is due at step 6.
+    left, reports = list(news), list[Report | None]()
+    monkeypatch.setattr(Here, "has_news", lambda self: left.pop(0) if left else False)
+    watch = watching(beside=True, metrics=[], methods=["Saliency"], every_n_train_steps=3, at_start=False)
+    trained(tmp_path, watch, Noting())
+    assert [report is not None for report in reports] == [step >= taken for step in range(1, 9)]
 
 
 def test_the_end_of_the_process_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
