@@ -31,6 +31,9 @@ from lightning_explain import methods as m
 from lightning_explain.core.contracts import ExplainedFunction
 from lightning_explain.core.probe import Attribution, Samples
 from lightning_explain.monitor import beside
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from processes import Started
 from training import Blind, loader, monitor_of_digits, trainer
 
