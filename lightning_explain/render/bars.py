@@ -44,12 +44,15 @@ def chart(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8
 
 
 def behind(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8]:
-    """The strongest units of each sample, with bars behind their names and values, for narrow places: uint8 ``(N, h, w, 3)``."""
+    """The strongest units of each sample, with bars behind their names and values, for narrow places: uint8 ``(N, h, w, 3)``.
+
+    Samples with non-finite values are drawn empty.
+    """
     line, (height, width) = text.line_height(letters), size
     chart = np.full((len(panel.values), height, width, 3), 255, dtype=np.uint8)
     for picture, sample in zip(chart, panel.values, strict=True):
-        largest = float(sample.nan_to_num(0.0).abs().max()) or 1.0
-        for i, unit in enumerate(_strongest(sample.nan_to_num(0.0), max(1, height // line))):
+        largest = float(sample.abs().max()) or 1.0
+        for i, unit in enumerate(_strongest(sample, max(1, height // line))):
             y, value = i * line, float(sample[unit])
             bar = picture[y + 1 : y + line - 1, : round(abs(value) / largest * width)]
             bar[:] = np.add(_TINT * np.array(POSITIVE if value > 0 else NEGATIVE), (1 - _TINT) * 255)

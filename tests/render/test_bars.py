@@ -98,6 +98,17 @@ def test_several_tensors_of_any_shape_are_one_chart() -> None:
     assert {len(column) for column in found.values()} == {2}
 
 
+@pytest.mark.parametrize("units", [1, 2, 17])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_bars_behind_words_are_left_out_of_samples_that_are_not_finite(units: int, value: float) -> None:
+    values = torch.full((2, units), 1.0)
+    values[0, 0] = value
+    panel = FeaturesPanel("", "importance", values, names=[f"column {i}" for i in range(units)])
+    empty, drawn = behind(panel, (64, 200), 24)
+    assert (empty == 255).all()
+    assert (drawn != 255).any()
+
+
 def test_bars_behind_words_are_as_wide_as_their_values() -> None:
     panel = FeaturesPanel("", "importance", torch.tensor([[0.1, -0.8, 0.4]]), names=["a", "b", "c"])
     (chart,) = behind(panel, (64, 200), 24)
