@@ -136,12 +136,17 @@ class _Sample:
         return int(self.report.targets[self.index])
 
     @property
-    def value(self) -> list[str]:
-        """The explained number as a line, if it is known."""
+    def number(self) -> tuple[str, str] | None:
+        """The explained number and before it its name, in words; ``None`` if it is not known."""
         outputs, values = self.report.outputs, self.report.values
         found = values if len(values) else outputs if outputs[:1].numel() == 1 else None
         name = "error" if self.report.task == "reconstruction" else "f"
-        return [] if found is None else [f"{name} = {float(found[self.index]):.3g}"]
+        return None if found is None else (name, f"{float(found[self.index]):.3g}")
+
+    @property
+    def value(self) -> list[str]:
+        """The same as a line, if it is known."""
+        return [] if self.number is None else [" = ".join(self.number)]
 
     def fact(self, name: str) -> float | None:
         """What the report knows of the explained output."""
@@ -285,14 +290,15 @@ def _embedding(sample: _Sample) -> Caption:
 
 
 def _other(sample: _Sample) -> Caption:
+    if sample.label is None and sample.number is not None:
+        return Caption(tuple(sample.value), short=Short(*sample.number))
     lines = [*([] if sample.label is None else [f"label {sample.label}"]), *sample.value]
     return _plain(*lines or [f"sample {int(sample.report.ids[sample.index])}"])
 
 
 def _plain(*lines: str) -> Caption:
     """A caption whose first two lines say all that is needed."""
-    name, _, value = lines[0].partition(" = ")
-    return Caption(lines, short=Short(name, value) if value else Short(lines[0], lines[1] if len(lines) > 1 else ""))
+    return Caption(lines, short=Short(lines[0], lines[1] if len(lines) > 1 else ""))
 
 
 _BY_TASK: dict[str, Callable[[_Sample], Caption]] = {

@@ -12,7 +12,7 @@ from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Text
 from lightning_explain.model.tasks import task_of
-from lightning_explain.render.captions import Caption, Short, captions, sides
+from lightning_explain.render.captions import Caption, Short, _plain, captions, sides
 from lightning_explain.targets import Horizon
 
 NAMES = ["zero", "one", "two"]
@@ -227,6 +227,16 @@ def test_other_outputs_get_no_softmax() -> None:
 )
 def test_a_task_is_recognised_by_shapes_and_labels(outputs: Tensor, labels: Tensor | None, task: str) -> None:
     assert task_of(outputs, labels) == task
+
+
+def test_only_the_explained_number_is_taken_apart_for_narrow_columns() -> None:
+    made = replace(report(torch.zeros(1, 2, 4, 4), [-1], [0]), values=torch.tensor([0.25]), task="reconstruction")
+    alone, labelled = (
+        captions(made, Probe(torch.zeros(1, 2), labels), None, 1)[0] for labels in (None, torch.tensor([3]))
+    )
+    assert (alone.lines, alone.short) == (("error = 0.25",), Short("error", "0.25"))
+    assert (labelled.lines, labelled.short) == (("label 3", "error = 0.25"), Short("label 3", "error = 0.25"))
+    assert _plain("a = 3", "predicted 2").short == Short("a = 3", "predicted 2")
 
 
 def test_the_signs_of_maps_speak_for_the_label_the_prediction_one_class_or_the_output() -> None:
