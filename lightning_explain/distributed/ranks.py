@@ -42,6 +42,16 @@ Survives: TypeAlias = "Callable[[Exception], bool]"
 """Whether a section survives an error."""
 
 
+def anything(error: Exception) -> bool:
+    """Whether a section survives the error: it always does."""
+    return True
+
+
+def nothing(error: Exception) -> bool:
+    """Whether a section survives the error: it never does."""
+    return False
+
+
 @dataclass(frozen=True)
 class _Statuses:
     """What a rank that leaves a section sends: its status in each open section, the outermost first."""
@@ -150,7 +160,7 @@ class Ranks:
     # -- agreement -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def agree(self, what: str, survives: Survives = lambda error: False, retries: bool = False) -> Iterator[Agreement]:
+    def agree(self, what: str, survives: Survives = nothing, retries: bool = False) -> Iterator[Agreement]:
         """A section that succeeds on all ranks or fails on all of them, wherever in it a rank fails.
 
         Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from lightning_explain.core.report import OF_TARGET, PassCount, Report
 from lightning_explain.core.serialization import fingerprint
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import raise_if_lost
-from lightning_explain.distributed.ranks import ELSEWHERE
+from lightning_explain.distributed.ranks import ELSEWHERE, anything, nothing
 from lightning_explain.explainer.cost import Estimate, Forecast, Share
 from lightning_explain.explainer.history import History
 from lightning_explain.explainer.run import Progress
@@ -287,7 +286,7 @@ def explained(
         mine = part.labelled(probe)
         past = history_of_part(history, own, fingerprint(mine))
         survives = not explainer.raising and (bool(reports) or part is not ready[-1])
-        with explainer.ranks.agree(f"the target {part.part!r}", partial(_is, survives)) as outcome:
+        with explainer.ranks.agree(f"the target {part.part!r}", anything if survives else nothing) as outcome:
             found = part.explain(model, mine, progress, past)
         if outcome.failed_rank is None:
             reports[part.part] = found
@@ -296,10 +295,6 @@ def explained(
             failures |= dict.fromkeys(part.methods, reason)
     whole = joined(reports)
     return replace(whole, failures={**failures, **whole.failures}, fingerprint=own)
-
-
-def _is(answer: bool, error: Exception) -> bool:
-    return answer
 
 
 def history_of_part(history: History | None, whole: str, own: str) -> History | None:

@@ -20,7 +20,7 @@ from lightning_explain.core.contracts import Sink
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.schema import short_errors
 from lightning_explain.core.validation import check_monitor_names
-from lightning_explain.distributed.ranks import ALONE
+from lightning_explain.distributed.ranks import ALONE, anything
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import (
     Requests,
@@ -45,7 +45,6 @@ from lightning_explain.monitor.checkpoints import load, moment_of
 from lightning_explain.monitor.config import monitor_arguments
 from lightning_explain.monitor.failures import (
     FailureLog,
-    anything,
     hook,
     hook_unless,
     no_refusal,

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.schema import MalformedError, brief, one_line
+from lightning_explain.distributed.ranks import anything
 from lightning_explain.explainer.registry import auto_limit
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor.callback import ExplanationMonitor
 from lightning_explain.monitor.checkpoints import Checkpoint, load, load_weights, logged_in
-from lightning_explain.monitor.failures import anything, rank_zero_warn_or_log
+from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.render.history import PictureHistory
 from lightning_explain.store.files import safe_name
 from lightning_explain.store.report_files import find_report, load_reports

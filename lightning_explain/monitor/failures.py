@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning_explain.checks.preflight import UncheckedError
 from lightning_explain.core.warn import shown_warnings, warn_or_log
 from lightning_explain.distributed.collectives import LostRanksError
-from lightning_explain.distributed.ranks import ELSEWHERE, Agreement, Ranks, Survives
+from lightning_explain.distributed.ranks import ELSEWHERE, Agreement, Ranks, Survives, anything, nothing
 from lightning_explain.store.disk import is_full
 
 T = TypeVar("T")
@@ -32,16 +32,6 @@ rank_zero_warn_or_log = rank_zero_only(warn_or_log)
 
 # Marks errors that a section has raised on all ranks.
 _AGREED = "_raised_on_all_ranks"
-
-
-def anything(error: Exception) -> bool:
-    """Whether a section survives the error: it always does."""
-    return True
-
-
-def nothing(error: Exception) -> bool:
-    """Whether a section survives the error: it never does."""
-    return False
 
 
 def no_refusal(error: Exception) -> bool:

@@ -27,7 +27,7 @@ from lightning_explain.core.validation import elapsed
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.fsdp import resumes_otherwise
-from lightning_explain.distributed.ranks import ALONE, Ranks
+from lightning_explain.distributed.ranks import ALONE, Ranks, anything, nothing
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.history import History
@@ -46,11 +46,9 @@ from lightning_explain.monitor.failures import (
     NOTHING,
     FailureLog,
     accident,
-    anything,
     hook,
     hook_unless,
     no_refusal,
-    nothing,
     rank_zero_warn_or_log,
 )
 from lightning_explain.monitor.first_forward import FirstForward
