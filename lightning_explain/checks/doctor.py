@@ -109,9 +109,9 @@ class DoctorContext:
         if layer is None or self._default_layer.reads_several:
             return False
         tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
-        by_frame = len(self.record.returned[id(layer)].tensors[0]) > len(self.record.samples)
         weighed = self._weighs_places(layer, tokens, self.explained.frames)
-        return weighed and (tokens or by_frame or self.dense or is_linear_behind(layer, self.record))
+        known = tokens or self._holds_frames(layer) or self.dense
+        return weighed and (known or is_linear_behind(layer, self.record))
 
     @property
     def dense(self) -> bool:
@@ -120,7 +120,17 @@ class DoctorContext:
 
     def _reads_apart(self, layer: nn.Module) -> bool:
         """Whether each place of a layer has weights of its own, but not because a mean reads all tokens behind attention."""
-        return self._weighs_places(layer) and not self._default_layer.reads_several
+        return self._weighs_places(layer, frames=self.explained.frames) and not self._default_layer.reads_several
+
+    def _uneven(self, name: str) -> Finding:
+        """That the mean over the places of a layer may mislead: why, and the method that is the default there."""
+        by_frame = self._holds_frames(find_layer(self.model, name)) and not self.dense
+        reason = (rules.UNEVEN_FRAMES if by_frame else rules.UNEVEN).format(layer=name)
+        return Finding("fine", reason, f"use {'HiResCAM' if self.dense else 'LayerIntegratedGradients'}")
+
+    def _holds_frames(self, layer: nn.Module) -> bool:
+        """Whether the frames of a video are among the samples of what a layer returns."""
+        return len(self.record.returned[id(layer)].tensors[0]) > len(self.record.samples)
 
     def _weighs_places(self, layer: nn.Module, unknown: bool = False, frames: int = 1) -> bool:
         return weighs_places(layer, self.model, self.record, self.explained.modalities, unknown, frames)
@@ -257,7 +267,7 @@ class DoctorContext:
             )
             yield Finding("warned", reason, "name an earlier layer, before the last attention")
         elif calls == 1 and differentiable and method.averages_places and self._reads_apart(layer):
-            yield Finding("fine", rules.UNEVEN.format(layer=name), "use LayerIntegratedGradients")
+            yield self._uneven(name)
         reason = f"the layer {name!r} runs {calls} times in one forward pass, "
         if calls > 1 and method.replaces_layer:
             yield refused(f"{reason}and every run would be replaced", "name a layer that runs once")

@@ -59,6 +59,10 @@ UNEVEN = (
     "after the layer {layer!r} each place has weights of its own (a flattened head, a class token, a segmentation), over which Grad-CAM "
     "averages: its map may point elsewhere"
 )
+UNEVEN_FRAMES = (
+    "after the layer {layer!r} each place of each frame has weights of its own; before a recurrent network, whose gates may pass no "
+    "gradient at the sample, the map of Grad-CAM may lie on other frames"
+)
 
 
 def listed(things: Iterable[Any], most: int = 3) -> str:

@@ -238,6 +238,8 @@ def test_grad_cam_is_not_the_default_where_its_mean_over_places_is_wrong(
     assert type(named.methods["cam"]) is m.LayerGradCam, "what was named is never changed"
     said = method is not m.LayerGradCam and not isinstance(model, VisionTransformer)  # Of zeros, nothing is known yet.
     assert ("cam" in named.findings) == said
+    if said:
+        assert named.findings["cam"].endswith(f"Fix: use {method.__name__}."), "that of the default"
 
 
 @pytest.mark.parametrize("pre", [False, True], ids=["norms behind", "norms before"])

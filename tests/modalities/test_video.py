@@ -15,6 +15,7 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain.core.contracts import Arrangement, InputFacts
 from lightning_explain.core.panels import FramesPanel
+from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.modalities import Video, Volume, guess, restored, stored
 from lightning_explain.render import frames
 
@@ -93,6 +94,23 @@ def test_integrated_gradients_of_each_frame_are_captums_and_the_default_before_a
     expected = total.gather(1, LABELS[:, None])[:, 0].detach()
     assert torch.allclose(report.attributions["auto"].flatten(1).sum(1), expected, rtol=0.02, atol=1e-4)  # type: ignore[union-attr]
     assert explain(model, Probe(X, LABELS), metrics=[]).attributions["cam"].shape == (4, 5, 6, 4, 5)  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore:RNN module weights")
+def test_grad_cam_before_a_recurrent_network_gets_a_finding_and_one_before_a_mean_over_frames_none() -> None:
+    class Mean(ByFrame):
+        def forward(self, x: Tensor) -> Tensor:
+            codes = self.pool(self.second(torch.relu(self.first(x.flatten(0, 1))))).flatten(1)
+            return codes.unflatten(0, x.shape[:2]).mean(1)[:, :2]
+
+    named = {"cam": m.LayerGradCam("second")}
+    finding = Explainer(named, {}).check(ByFrame().eval(), Probe(X, LABELS)).findings["cam"]
+    assert (
+        "after the layer 'second' each place of each frame has weights of its own; before a recurrent network"
+        in finding
+    )
+    assert finding.endswith("Fix: use LayerIntegratedGradients.")
+    assert not Explainer(named, {}).check(Mean().eval(), Probe(X, LABELS)).findings
 
 
 def test_layers_that_hold_frames_are_read_by_methods_on_a_path_and_refused_to_others() -> None:
