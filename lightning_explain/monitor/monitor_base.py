@@ -388,11 +388,13 @@ class MonitorBase(pl.Callback):
         given = self._explainer.methods.get(name.rpartition("@")[0] or name)
         method = self._ready.methods[name].innermost
         if given is not None and given.innermost.needs_layer:
-            line = f"explains the layer {method.layer!r}, the last feature map, by {type(method).__name__}"
+            line = f"explains the layer {method.layer!r}, chosen for this model, by {type(method).__name__}"
             if type(given) is type(self._ready.methods[name]):
                 found = self._ready.findings.get(name, "")
                 return f"{line}; {found}" if found else f"{line}."
             why = "each of its places has weights of its own after it, over which Grad-CAM would average"
+            if self._ready.frames > 1:
+                why = "each place of each frame has weights of its own after it, and Grad-CAM may mark other frames"
             return f"{line}, because {why}."
         if type(given) is not type(self._ready.methods[name]) and method.layer is not None:
             where = ", ".join(f"inputs[{n}]" if isinstance(n, int) else repr(n) for n in method.layers)

@@ -357,8 +357,44 @@ def test_a_layer_that_was_chosen_by_itself_is_named(tmp_path: Path, caplog: pyte
         fit(tmp_path, monitor(methods={"cam": m.LayerGradCam(), "named": m.LayerGradCam("net.stem")}))
     told = [record.getMessage() for record in caplog.records if "explains the layer" in record.getMessage()]
     (line,) = told
-    chosen = "ExplanationMonitor: 'cam' explains the layer 'net.block', the last feature map, by LayerGradCam; "
+    chosen = "ExplanationMonitor: 'cam' explains the layer 'net.block', chosen for this model, by LayerGradCam; "
     assert line.startswith(f"{chosen}after the layer 'net.block' each place has weights of its own")
+
+
+class Frames(nn.Module):
+    """A convolution on each frame, and a recurrent network over what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rnn, self.head = nn.Conv2d(3, 4, 3), nn.GRU(4, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = self.first(x.flatten(0, 1)).relu().mean((2, 3)).unflatten(0, x.shape[:2])
+        return self.head(self.rnn(codes)[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:RNN module weights")
+@pytest.mark.parametrize(
+    ("net", "shape", "said"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.Upsample(scale_factor=2), nn.Conv2d(4, 2, 1)), (3, 8, 8), "HiResCAM"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), (3, 8, 8), "LayerIntegratedGradients"),
+        (Frames(), (5, 3, 8, 8), "LayerIntegratedGradients"),
+    ],
+    ids=["a segmentation", "a flattened map", "a video"],
+)
+def test_the_reason_why_a_layer_is_not_explained_by_grad_cam_is_true(
+    net: nn.Module, shape: tuple[int, ...], said: str
+) -> None:
+    torch.manual_seed(0)
+    watch = ExplanationMonitor()
+    labels = torch.ones(4, 8, 8, dtype=torch.long) if said == "HiResCAM" else torch.tensor([0, 1, 0, 1])
+    watch._ready = watch._explainer.check(net.eval(), Probe(torch.randn(4, *shape), labels))
+    layer = "first" if isinstance(net, Frames) else "0"
+    why = "each of its places has weights of its own after it, over which Grad-CAM would average"
+    if isinstance(net, Frames):
+        why = "each place of each frame has weights of its own after it, and Grad-CAM may mark other frames"
+    assert watch._layer_line("cam") == f"explains the layer {layer!r}, chosen for this model, by {said}, because {why}."
 
 
 @pytest.mark.parametrize(
