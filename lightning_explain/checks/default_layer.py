@@ -92,12 +92,11 @@ def _stream(chosen: _Candidate, found: list[_Candidate], record: Record) -> _Can
     """The layer whose output enters the chosen one and also bypasses it, as the residual stream does a block's norm; or the chosen one."""
     if chosen.late:
         return chosen
-    received = record.received[id(chosen.module)].tensors
-    returned = {id(x): record.consumers.get(id(x), []) for x in received}
-    entering = ((one, id(record.returned[id(one.module)].value)) for one in found if one is not chosen)
-    users = ((one, returned[key]) for one, key in entering if key in returned)
-    inside = set(chosen.module.modules())
-    return next((one for one, by in users if not inside.issuperset(by)), chosen)
+    received = {id(x) for x in record.received[id(chosen.module)].tensors}
+    entering = [one for one in found if one is not chosen and id(record.returned[id(one.module)].value) in received]
+    # What leads to the explained output by another way than through the chosen layer.
+    past = set(nodes(record.chosen.grad_fn, chosen.nodes)) if entering else set()
+    return next((one for one in entering if not past.isdisjoint(one.nodes)), chosen)
 
 
 def weighs_places(

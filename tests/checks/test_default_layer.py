@@ -50,15 +50,27 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class Scaled(Block):
+    """The same with a parameter of its own, as BEiT, CaiT and XCiT scale what a block adds."""
+
+    def __init__(self, dim: int, heads: int, by_hand: bool) -> None:
+        super().__init__(dim, heads, by_hand)
+        self.gamma = nn.Parameter(0.1 * torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.gamma * self.attn(self.norm1(x))
+        return x + self.gamma * self.mlp(self.norm2(x))
+
+
 class Tokens(nn.Module):
     """A transformer on images, with a class token or with the mean over all tokens."""
 
-    def __init__(self, by_hand: bool = False, mean: bool = False) -> None:
+    def __init__(self, by_hand: bool = False, mean: bool = False, block: type[Block] = Block) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.mean, self.patches = mean, nn.Conv2d(3, 16, 4, 4)
         self.token = nn.Parameter(torch.randn(1, 1, 16))
-        self.blocks, self.norm = nn.Sequential(*(Block(16, 4, by_hand) for _ in range(2))), nn.LayerNorm(16)
+        self.blocks, self.norm = nn.Sequential(*(block(16, 4, by_hand) for _ in range(2))), nn.LayerNorm(16)
         self.head = nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -170,6 +182,8 @@ NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
     "a class token, attention by hand": (Tokens(by_hand=True), IMAGES, "blocks.0"),
     "the mean over tokens": (Tokens(mean=True), IMAGES, "blocks.0"),
     "the mean over tokens, attention by hand": (Tokens(by_hand=True, mean=True), IMAGES, "blocks.0"),
+    "blocks with parameters of their own": (Tokens(block=Scaled), IMAGES, "blocks.0"),
+    "the mean over tokens of such blocks": (Tokens(mean=True, block=Scaled), IMAGES, "blocks.0"),
     "torchvision's ViT": (
         VisionTransformer(16, 4, 2, 4, 16, 32, num_classes=3),
         IMAGES,
