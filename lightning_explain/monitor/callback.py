@@ -68,8 +68,9 @@ class ExplanationMonitor(MonitorBase):
 
     Args:
         methods: A mapping of names to methods (instances, class names, or mappings with ``name``), or a list of them.
-            Default: saliency, integrated gradients (16 steps), Grad-CAM of the last layer whose places lie on the input
-            (of segmentations, of the bottleneck).
+            Default: saliency, integrated gradients (16 steps), Grad-CAM of the last layer whose places lie on the input.
+            Where its mean over places is wrong: HiResCAM of the bottleneck, if the outputs have places; else integrated
+            gradients of that layer.
         metrics: The same for metrics. Default: Infidelity (32 draws), and SensitivityMax (3) of the default integrated gradients.
         probe: ``ProbeSelection``, a ``Probe``, or dataset indices. Default: 16 samples of the validation data.
         target: ``"label"``, ``"predicted"``, an int, a tuple such as ``(class, y, x)``, a callable ``(outputs)`` or
