@@ -158,6 +158,8 @@ class Strike(pl.Callback):
 
 def train(name: str, root: Path) -> None:
     """A training with a fault; writes its weights."""
+    # A shell lets what it runs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("always")
     torch.set_num_threads(1)
