@@ -92,8 +92,11 @@ def _stream(chosen: _Candidate, found: list[_Candidate], record: Record) -> _Can
     """The layer whose output enters the chosen one and also bypasses it, as the residual stream does a block's norm; or the chosen one."""
     if chosen.late:
         return chosen
-    received = {id(x) for x in record.received[id(chosen.module)].tensors}
-    entering = [one for one in found if one is not chosen and id(record.returned[id(one.module)].value) in received]
+    received = {one.name: {id(x) for x in record.received[id(one.module)].tensors} for one in found}
+    returned = {one.name: id(record.returned[id(one.module)].value) for one in found}
+    entering = [one for one in found if one is not chosen and returned[one.name] in received[chosen.name]]
+    # Layers that made it come before those that only pass it on.
+    entering.sort(key=lambda one: returned[one.name] in received[one.name])
     # What leads to the explained output by another way than through the chosen layer.
     past = set(nodes(record.chosen.grad_fn, chosen.nodes)) if entering else set()
     return next((one for one in entering if not past.isdisjoint(one.nodes)), chosen)

@@ -62,6 +62,18 @@ class Scaled(Block):
         return x + self.gamma * self.mlp(self.norm2(x))
 
 
+class Shortcut(Block):
+    """The same with a module that passes on what enters it, as in MaxViT."""
+
+    def __init__(self, dim: int, heads: int, by_hand: bool) -> None:
+        super().__init__(dim, heads, by_hand)
+        self.shortcut = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.shortcut(x) + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
 class Tokens(nn.Module):
     """A transformer on images, with a class token or with the mean over all tokens."""
 
@@ -184,6 +196,7 @@ NETS: dict[str, tuple[nn.Module, Tensor, str | None]] = {
     "the mean over tokens, attention by hand": (Tokens(by_hand=True, mean=True), IMAGES, "blocks.0"),
     "blocks with parameters of their own": (Tokens(block=Scaled), IMAGES, "blocks.0"),
     "the mean over tokens of such blocks": (Tokens(mean=True, block=Scaled), IMAGES, "blocks.0"),
+    "blocks that pass on what enters them": (Tokens(block=Shortcut), IMAGES, "blocks.0"),
     "torchvision's ViT": (
         VisionTransformer(16, 4, 2, 4, 16, 32, num_classes=3),
         IMAGES,
