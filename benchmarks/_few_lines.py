@@ -109,19 +109,28 @@ def volume(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str
 
 
 def frames(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str) -> Found:
-    """The same of videos ``(N, T, C, H, W)`` whose frames go through 2-D layers as if they were samples."""
-    cams = ca.LayerGradCam(model, model.get_submodule(layer)).attribute(x, target=labels)
-    cam = cams.unflatten(0, x.shape[:2]).transpose(1, 2)
+    """The same of videos ``(N, T, C, H, W)`` whose frames go through 2-D layers as if they were samples, into a recurrent network:
+    integrated gradients of the layer in the place of Grad-CAM.
+    """
+    by_frame = ca.LayerIntegratedGradients(model, model.get_submodule(layer)).attribute(x, target=labels, n_steps=4)
+    cam = by_frame.detach().unflatten(0, x.shape[:2])
+    summed = cam.sum(2, keepdim=True)
     upsampled = torch.stack(
-        [ca.LayerAttribution.interpolate(each, x.shape[3:], "bilinear") for each in cam.unbind(2)], 1
+        [ca.LayerAttribution.interpolate(each, x.shape[3:], "bilinear") for each in summed.unbind(1)], 1
     )
     return _numbers(model, x, labels, draws, RADIUS, {"cam": cam}, {"cam": upsampled})
 
 
 def dense(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, layer: str) -> Found:
-    """The same of the sum of a class over the pixels predicted as it: those at the sample, wherever a method moves it."""
+    """The same of the sum of a class over the pixels predicted as it: those at the sample, wherever a method moves it; HiResCAM in the
+    place of Grad-CAM.
+    """
     summed = frozen(model, x, labels.flatten(1).amax(1), labels)
-    return image(summed, x, torch.zeros(len(x), dtype=torch.long), draws, f"model.{layer}")
+    of_layer = ca.LayerGradientXActivation(summed, model.get_submodule(layer)).attribute(x, target=0)
+    cam = of_layer.detach().sum(1, keepdim=True)
+    upsampled = ca.LayerAttribution.interpolate(cam, (x.shape[2], x.shape[3]), "bilinear")
+    labels = torch.zeros(len(x), dtype=torch.long)
+    return _numbers(summed, x, labels, draws, RADIUS, {"cam": cam}, {"cam": upsampled})
 
 
 @torch.no_grad()
