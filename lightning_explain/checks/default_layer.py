@@ -70,7 +70,7 @@ def default_layer(
     leading = (
         one for one in _candidates(model, record, modalities, frames) if ahead is None or ahead.intersection(one.nodes)
     )
-    if record.outputs.ndim > 3:
+    if record.dense:
         return DefaultLayer(_bottleneck(leading))
     levels = _levels(model, record) if detects else []
     leading = (one for one in leading if all(level.intersection(one.nodes) for level in levels))

@@ -110,13 +110,8 @@ class DoctorContext:
             return False
         tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
         weighed = self._weighs_places(layer, tokens, self.explained.frames)
-        known = tokens or self._holds_frames(layer) or self.dense
+        known = tokens or self._holds_frames(layer) or self.record.dense
         return weighed and (known or is_linear_behind(layer, self.record))
-
-    @property
-    def dense(self) -> bool:
-        """Whether the outputs have places of their own, as those of a segmentation."""
-        return self.record.outputs.ndim > 3
 
     def _reads_apart(self, layer: nn.Module) -> bool:
         """Whether each place of a layer has weights of its own, but not because a mean reads all tokens behind attention."""
@@ -124,9 +119,9 @@ class DoctorContext:
 
     def _uneven(self, name: str) -> Finding:
         """That the mean over the places of a layer may mislead: why, and the method that is the default there."""
-        by_frame = self._holds_frames(find_layer(self.model, name)) and not self.dense
+        by_frame = self._holds_frames(find_layer(self.model, name)) and not self.record.dense
         reason = (rules.UNEVEN_FRAMES if by_frame else rules.UNEVEN).format(layer=name)
-        return Finding("fine", reason, f"use {'HiResCAM' if self.dense else 'LayerIntegratedGradients'}")
+        return Finding("fine", reason, f"use {'HiResCAM' if self.record.dense else 'LayerIntegratedGradients'}")
 
     def _holds_frames(self, layer: nn.Module) -> bool:
         """Whether the frames of a video are among the samples of what a layer returns."""

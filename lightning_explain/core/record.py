@@ -130,6 +130,11 @@ class Record:
     lookups: dict[int, Lookup] = field(default_factory=dict)
     consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
 
+    @property
+    def dense(self) -> bool:
+        """Whether the outputs have places of their own, as those of a segmentation."""
+        return self.outputs.ndim > 3
+
     def passed(self, module: nn.Module, of_input: bool) -> Passed | None:
         """What the module received or returned; ``None`` if it did not run."""
         return (self.received if of_input else self.returned).get(id(module))

@@ -77,7 +77,7 @@ def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     if not any(isinstance(modality, (Text, Tabular)) for modality in modalities):
         if context.averaging_misleads:
             other = method_classes.LayerIntegratedGradients(n_steps=LAYER_STEPS)
-            found["cam"] = method_classes.HiResCAM() if context.dense else other
+            found["cam"] = method_classes.HiResCAM() if context.record.dense else other
         return found
     del found["cam"]
     if layers := _at_embeddings(inputs, modalities, context):
