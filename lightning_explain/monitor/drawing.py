@@ -152,8 +152,8 @@ class Drawing:
                 pictures, files = tagged(name, drawn.pictures[narrow]), tagged(name, png[narrow])
                 file.append(picture_records(name, pictures, files, step))
                 written.add(sink)
-        done = replace(drawn, samples=samples, texts=words, events=events, written=frozenset(written))
-        return replace(done, png=png if wanted.png else {})
+        kept, names = png if wanted.png else {}, frozenset(written)
+        return replace(drawn, png=kept, samples=samples, texts=words, events=events, written=names)
 
 
 def words_of(report: Report, probe: Probe, options: Options, name: str, form: str) -> dict[str, str]:

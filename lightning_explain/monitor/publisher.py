@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -213,9 +212,8 @@ class Publisher:
             for narrow in {sink.narrow_pages for sink in self._sinks.values()}:
                 draft = publication(self.name, report, scalars, drawn.pictures.get(narrow, {}), metrics, self.curves)
                 png, texts = tagged(self.name, drawn.png.get(narrow, {})), partial(self._texts, report, drawn.texts)
-                made: dict[str, Any] = {"png": png}
-                made |= {"sample_png": drawn.samples, "draw_sample": sample, "texts": texts}
-                self._drafts[narrow] = replace(draft, **made)
+                own = replace(draft, png=png, sample_png=drawn.samples, draw_sample=sample, texts=texts)
+                self._drafts[narrow] = own
             for name, sink in self._sinks.items():
                 # What fails here fails again when it writes, which is reported.
                 with suppress(Exception):
