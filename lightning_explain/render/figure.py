@@ -408,8 +408,8 @@ class Figure:
         count = len(rows) + len(shown)
         labels = {name: self._label(name, *found) for name, found in shown}
         rows += [self._row(name, *found, labels[name], count, True) for name, found in shown]
-        beside = [row for name, _ in shown[::-1] for row in self._strongest(name, lines_of(name)[:1])]
-        return [*rows, *beside[:1]][: max(ROWS, len(rows))]
+        tables = [row for name, _ in shown[::-1] for row in self._strongest(name, lines_of(name)[:1])]
+        return [*rows, *tables[:1]][: max(ROWS, len(rows))]
 
     def _label(self, name: str, panel: Panel, i: int) -> tuple[str, ...]:
         """The name of a method, and how much of its map lies on the input that a row shows."""
