@@ -46,12 +46,12 @@ def started(folder: Path, world: int, script: str, *arguments: str) -> Iterator[
 
 
 def written(folder: Path, world: int) -> list[Lines]:
-    """What each rank has written so far, by case."""
+    """What each rank has written so far, by case; a line counts once its end is written, as a long one comes in parts."""
     found = []
     for rank in range(world):
         path = folder / f"{rank}.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        found.append({line["number"]: line for line in map(json.loads, lines)})
+        whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+        found.append({line["number"]: line for line in map(json.loads, whole.splitlines())})
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from faults.injected import FAULTS
 from faults.runs import MetricInputs
-from faults.table import DEADLINE, fault_of, outcomes, started
+from faults.table import DEADLINE, fault_of, outcomes, started, written
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -58,6 +59,14 @@ FINE = {"outcome": "survived", "detail": "", "fired": 1, "told": ["it"]}
 def test_the_table_sees_what_went_wrong(ranks: list[dict[str, Any]], wrong: str) -> None:
     fault = next(fault for fault in FAULTS if fault.raises)
     assert fault_of(MetricInputs(fault, "warn", "all"), ranks) == wrong
+
+
+def test_a_line_counts_once_it_is_written_to_its_end(tmp_path: Path) -> None:
+    first, second = ({**FINE, "number": number, "told": ["x" * 10_000]} for number in (0, 1))
+    text = json.dumps(first) + "\n" + json.dumps(second) + "\n"
+    for end, found in ((5_000, {}), (len(text) - 1, {0: first}), (len(text), {0: first, 1: second})):
+        (tmp_path / "0.jsonl").write_text(text[:end])
+        assert written(tmp_path, 2) == [found, {}]
 
 
 LOST = "has lost the other ranks while explaining"
