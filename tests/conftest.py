@@ -9,8 +9,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,12 +89,37 @@ def _process_group() -> Iterator[None]:
         raise AssertionError("the test left torch.distributed initialized")
 
 
-@pytest.fixture
-def _generators() -> None:
+def _seed() -> None:
     random.seed(0)
     np.random.seed(0)
     # Where there is no CUDA, torch.manual_seed writes down the whole stack for when there is: a millisecond for each test.
     torch.default_generator.manual_seed(0)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a file of tests draws when it is imported does not depend on the files before it, nor, with torch, on chance."""
+    if isinstance(collector, pytest.Module):
+        _seed()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    """What a fixture of a whole file draws does not depend on the tests before it, nor, with torch, on chance."""
+    if fixturedef.scope == "function":
+        return (yield)
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    _seed()
+    try:
+        return (yield)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
+
+
+@pytest.fixture
+def _generators() -> None:
+    _seed()
 
 
 @pytest.fixture(autouse=True)
