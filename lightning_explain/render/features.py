@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_explain.core.panels import FeaturesPanel, Panel
 from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
-from lightning_explain.render.color import table
+from lightning_explain.render.color import sign_table, table
 from lightning_explain.render.image import to_bytes
 from lightning_explain.render.layout import AMBER, BLACK, GRAY, LINE
 from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, color_bar, write, write_right
@@ -276,7 +276,9 @@ def _samples(
     group: range,
     stacked: bool,
 ) -> Picture:
-    canvas, height = notes.canvas(), (HEIGHT - TOP) // _SAMPLES
+    # Bars have a length and two colors, which no value sets.
+    canvas = notes.canvas(lambda canvas: color_bar(canvas, *notes.ends, sign_table("all")))
+    height = (HEIGHT - TOP) // _SAMPLES
     for i, sample in enumerate(group):
         y, found = TOP + i * height, bars[sample]
         notes.title(canvas, sample, [values[sample]], MARGIN, y, notes.width - 2 * MARGIN)

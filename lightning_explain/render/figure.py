@@ -68,9 +68,9 @@ def draw(
 
     Samples are columns, with label (above) and prediction: at most four on a page, the next ones on ``/2``, ``/3``. Wrong predictions are
     red and have the sign ✗; if the map is of the one or the other class, that one is underlined. Overlays are smoothed (:func:`smooth`),
-    heat maps are not. Beside each map, which has its own scale, is its largest absolute value and, if there is one, a score. The last line
-    says what the colors mean and which scores are better. Masks are outlined on the original images. Of a segmentation, the explained
-    pixels are tinted, with lines around the prediction (purple) and inside of the label (green), and the explained ones are outlined on
+    heat maps are not. Beside each map is its largest absolute value, which is the end of its colors, and, if there is one, a score. The
+    last line says what the colors mean and which scores are better. Masks are outlined on the original images. Of a segmentation, the
+    explained pixels are tinted, with lines around the prediction (purple) and inside of the label (green), and the explained ones are outlined on
     the overlay. Maps without a place on an image are bar charts, three on a page.
 
     Args:

@@ -11,10 +11,10 @@ from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.image import to_bytes
 from lightning_explain.render.layout import BLACK, GRAY, LINE
-from lightning_explain.render.page import FOOT, HEIGHT, LETTERS, MARGIN, Row, named
+from lightning_explain.render.page import FOOT, HEIGHT, HIGH, LETTERS, LOW, MARGIN, Row, named
 
 _BAR, _THICK, _GAP = 60, 14, 6
-_MOST = 170
+_MOST = 150
 """The most pixels for what is explained; a class may have a long name."""
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
 
@@ -37,13 +37,17 @@ class Legend:
         """Writes the last line of a page with these rows: their color bars, and then their scores; what does not fit is left out."""
         y, x, right = HEIGHT - FOOT, MARGIN, page.shape[1] - MARGIN
         bars = {(row.sign, row.colors.numpy().tobytes()): row.colors for row in rows if row.colors is not None}
+        limits = any(row.largest is not None for row in rows)
         for (sign, _), colors in bars.items():
-            low, high = self._ends(sign)
+            ends = [self._ends(sign, each) for each in ((True, False) if limits else (False,))]
+            sizes = [sum(text.width(words, LETTERS) for words in each) + _BAR + 2 * _GAP for each in ends]
+            found = next((each for each, size in zip(ends, sizes, strict=True) if x + size <= right), None)
+            if found is None:
+                break
+            low, high = found
             start = x + text.width(low, LETTERS) + _GAP
             after = start + _BAR + _GAP
             end = after + text.width(high, LETTERS)
-            if end > right:
-                break
             text.write(page, low, x, y, LETTERS, BLACK)
             text.write(page, high, after, y, LETTERS, BLACK)
             top = y + (FOOT - MARGIN - _THICK) // 2
@@ -54,12 +58,15 @@ class Legend:
             words = self._of_scores(right - x)
             text.write(page, words, right - text.width(words, LETTERS), y, LETTERS, GRAY)
 
-    def _ends(self, sign: str) -> tuple[str, str]:
-        """The words at both ends of a color bar."""
+    def _ends(self, sign: str, limits: bool) -> tuple[str, str]:
+        """The words at both ends of a color bar: what they speak for and, with ``limits``, which values of a map they are."""
         down, up, what = self.sides
-        low = down if sign == "all" else "0"
         side = {"all": up, "positive": up, "negative": down, "absolute_value": f"{down} or {up}"}[sign]
-        return low, f"{side} {text.shorten(what, LETTERS, _MOST)}"
+        side = f"{side} {text.shorten(what.removeprefix('the '), LETTERS, _MOST)}"
+        low, high = (LOW, HIGH) if limits else ("", "")
+        if sign != "all":
+            return "0", f"{high.lstrip('+')} {side}".strip()
+        return f"{down} {low}".strip(), f"{high} {side}".strip()
 
     def _of_scores(self, space: int) -> str:
         """Which scores are better, with as much of their name as there is space for."""

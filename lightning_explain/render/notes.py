@@ -17,7 +17,7 @@ from lightning_explain.render.captions import Caption
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.image import to_bytes
 from lightning_explain.render.layout import AMBER, BLACK, GRAY, LINE, RED
-from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH, brief
+from lightning_explain.render.page import HEIGHT, HIGH, LETTERS, LOW, WIDTH, brief
 
 Page: TypeAlias = Callable[[], Picture]
 """Draws a page when it is called."""
@@ -26,7 +26,9 @@ MARGIN, GAP, PITCH = 4, 6, 29
 """The space around a page, that between its parts, and the distance from one line of text to the next, in pixels."""
 TOP = MARGIN + PITCH + GAP
 """The y below the head of a page."""
-_BAR = 60
+_BAR = 48
+_MOST = 190
+"""The most pixels for what one end of a color bar speaks for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +78,21 @@ class Notes:
         return canvas
 
     def signs(self, canvas: Picture) -> int:
-        """The color bar, and which end speaks for what is explained."""
-        return color_bar(canvas, *self.ends, sign_table("all"))
+        """The color bar, from minus to plus the largest absolute value of each map, and which end speaks for what is explained.
+
+        Its limits are left out where they would take the space of the epoch.
+        """
+        against, speaks_for = self.ends
+        limits = (f"{against} {LOW}", f"{HIGH} {speaks_for}")
+        words = sum(text.width(part, LETTERS) for part in (self.name, self.when, *limits))
+        fits = words + _BAR + 6 * GAP + 2 * MARGIN <= self.width
+        return color_bar(canvas, *(limits if fits else self.ends), sign_table("all"))
 
     @property
     def ends(self) -> tuple[str, str]:
         """The two ends of a color bar in words, which fit beside it."""
         against, speaks_for, what = self.sides
-        return against, text.shorten(f"{speaks_for} {what.removeprefix('the ')}", LETTERS, 200)
+        return against, text.shorten(f"{speaks_for} {what.removeprefix('the ')}", LETTERS, _MOST)
 
     def title(self, canvas: Picture, sample: int, maps: Sequence[Tensor], x: int, y: int, space: int) -> None:
         """A line with label and prediction of a sample to the left; to the right f and, if it is alone, the sum of its map ``(...)``."""

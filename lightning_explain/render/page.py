@@ -28,8 +28,9 @@ FOOT = _LINE + MARGIN
 """The height of the last line, which says what colors and scores mean, with the margin below it."""
 _LEFT = 130  # for the names of rows
 _NOTE = 58  # for the numbers beside a map
-_OWN_SCALE = "own scale"
-"""What is said of the maps of a row, because one with a larger number is not a stronger color."""
+_LABEL_LINES = 3
+LOW, HIGH = "-max", "+max"
+"""The ends of the color bars of maps: the largest absolute value of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +38,10 @@ class Row:
     """A panel for each sample.
 
     Args:
-        label: Up to three lines of text to the left; one leaves space to say that each map has its own scale.
+        label: Up to three lines of text to the left.
         score: What the scores are, if there is a line left for it.
         pixels: ``(N, h, w, 3)``, no larger than :meth:`Layout.box`; ``None`` for an empty row.
-        largest: ``(N,)`` the largest absolute value of each map; NaN where the map is not finite.
+        largest: ``(N,)`` the largest absolute value of each map, which is the end of its color bar; NaN where the map is not finite.
         scores: ``(N,)`` a score of each map.
         colors: The 256 colors of the maps, for a color bar.
         sign: Which part of the maps they show.
@@ -151,10 +152,9 @@ class Layout:
     def _write_label(self, canvas: Picture, row: Row, y: int) -> None:
         for i, (words, ink) in enumerate(zip(row.label, (*row.inks, *[BLACK] * len(row.label)), strict=False)):
             _write(canvas, words, MARGIN, y + i * _LINE, _LEFT - _GAP, ink)
-        if self.notes and row.largest is not None:
-            below = (_OWN_SCALE if len(row.label) == 1 else "", BLACK), (named(row.score, _LEFT - _GAP), GRAY)
-            for i, (words, color) in enumerate(below if len(row.label) < 3 else (), start=1):
-                _write(canvas, words, MARGIN, y + i * _LINE, _LEFT - _GAP, color)
+        if self.notes and row.largest is not None and len(row.label) < _LABEL_LINES:
+            score = named(row.score, _LEFT - _GAP)
+            _write(canvas, score, MARGIN, y + len(row.label) * _LINE, _LEFT - _GAP, GRAY)
 
     def _paste(self, canvas: Picture, row: Row, sample: int, x: int, y: int) -> None:
         assert row.pixels is not None

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lightning_explain.core.probe import Attribution, Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.modalities import Image, Plain
+from lightning_explain.modalities import Image, Plain, TimeSeries
 from lightning_explain.render import letters as text
 from lightning_explain.render.figure import draw, figure_of
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.options import Options
-from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH, brief
+from lightning_explain.render.page import HEIGHT, LETTERS, NARROW, WIDTH, brief
 
 SHOWN = 350
 """The width at which TensorBoard's Images tab shows a picture before anybody clicks; its Time Series tab shows it 215 high."""
@@ -156,6 +156,26 @@ def test_maps_say_how_large_they_are_and_what_they_score_and_which_are_not_finit
     assert has(page, AMBER)
     assert not has(small, AMBER)
     assert np.array_equal(page[:, : WIDTH // 2 - 60], small[:, : WIDTH // 2 - 60]), "the other sample stays as it is"
+
+
+def test_every_page_says_what_the_ends_of_its_colors_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every page, or on none of its rows: a scale that one row alone names is taken for that of the others, too."""
+    said, write = list[str](), text.write
+    monkeypatch.setattr(text, "write", lambda canvas, words, *rest: (said.append(words), write(canvas, words, *rest)))
+    series = {"ig": rand(2, 1, 40) - 0.5, "abl": rand(2, 1, 40, seed=1) - 0.5}
+    for found, probe in ((maps(2), probe_of(2)), (series, Probe(rand(2, 1, 40), modalities=TimeSeries(layout="NCT")))):
+        figure = figure_of(report(found, 2), probe)
+        for key in ("overview", "ig"):
+            said.clear()
+            figure.picture(key)
+            assert [
+                any(words.startswith(end) or words.endswith(end) for words in said) for end in ("-max", "+max")
+            ] == [True] * 2
+            assert not any("scale" in words for words in said)
+    few = replace(figure, layout=replace(figure.layout, width=NARROW))
+    said.clear()
+    few.picture("overview")
+    assert "overview" in said, "where the limits of the colors would take its space, they are left out"
 
 
 def test_pictures_over_epochs_show_the_first_one_between_the_previous_and_this_one() -> None:
