@@ -35,8 +35,8 @@ def composite(report: Report, probe: Probe, options: Options | None = None) -> d
     shape ``(N, C, H, W)``. If the method explains several inputs, the others follow in columns of their own. Other
     methods (at a layer without spatial dimensions, or of a model without image input) are drawn as bar charts. Samples
     whose map is not finite are drawn with an empty map and marked. If the probe has masks, their outline is drawn on
-    the original image. Of a segmentation, the explained pixels are tinted, with a purple line around the prediction and a green one
-    inside of the label. Wrong predictions have a red title.
+    the original image. Of a segmentation, the prediction has a white line around it, the label a green one inside, and the explained
+    pixels a white one on the overlay. Wrong predictions have a red title.
 
     Args:
         report: The maps and the model's outputs, samples in the probe's order.

@@ -42,7 +42,7 @@ from lightning_explain.render.legend import Legend
 from lightning_explain.render.notes import Notes, Page, Track
 from lightning_explain.render.options import Options, PanelStyle
 from lightning_explain.render.page import LETTERS, ROWS, WIDTH, Layout, Row, brief, fits_beside, lines_of
-from lightning_explain.render.regions import LABEL_COLOR, PREDICTION_COLOR
+from lightning_explain.render.regions import LABEL_INK, PREDICTION_INK
 
 OVERVIEW, HISTORY = "overview", "history"
 """The keys of the picture of several methods, and of those over epochs."""
@@ -70,8 +70,8 @@ def draw(
     red and have the sign ✗; if the map is of the one or the other class, that one is underlined. Overlays are smoothed (:func:`smooth`),
     heat maps are not. Beside each map is its largest absolute value, which is the end of its colors, and, if there is one, a score. The
     last line says what the colors mean and which scores are better. Masks are outlined on the original images. Of a segmentation, the
-    explained pixels are tinted, with lines around the prediction (purple) and inside of the label (green), and the explained ones are outlined on
-    the overlay. Maps without a place on an image are bar charts, three on a page.
+    prediction has a white line around it, the label a green one inside, and the explained pixels a white one on the overlay. Maps without
+    a place on an image are bar charts, three on a page.
 
     Args:
         report: The maps and the model's outputs, samples in the probe's order.
@@ -473,7 +473,7 @@ class Figure:
         if drawn.regions is None:
             return Row(label, pixels=drawn.original)
         overlap = self.report.explained.get("overlap", torch.empty(0))[: self.layout.samples].tolist()
-        words = [("label", LABEL_COLOR)] * (len(overlap) > 0) + [("predicted", PREDICTION_COLOR)]
+        words = [("label", LABEL_INK)] * (len(overlap) > 0) + [("predicted", PREDICTION_INK)]
         beside = [() if math.isnan(share) else ("IoU", brief(share)) for share in overlap]
         inks = (BLACK, *(color for _, color in words))
         return Row((*label[-1:], *(word for word, _ in words)), pixels=drawn.original, inks=inks, beside=beside)

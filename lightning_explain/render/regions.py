@@ -9,34 +9,38 @@ from torch.nn.functional import max_pool2d
 
 from lightning_explain.core.regions import EXPLAINED, LABELLED, PREDICTED, masks_of
 
-LABEL_COLOR, PREDICTION_COLOR = (0, 140, 90), (200, 40, 150)
-"""Green and purple: neither a color of maps, nor alike for the color-blind."""
-_TINT = 0.4
-_THICK = 2
+LABEL_COLOR, OUTLINE_COLOR, EDGE_COLOR = (0, 220, 100), (245, 245, 245), (20, 20, 20)
+"""Green, and white with a black edge: no color of maps, and none that looks like a stronger or a weaker place of one."""
+LABEL_INK, PREDICTION_INK = (0, 140, 90), (20, 20, 20)
+"""What the lines are called is written in these colors, legible on white."""
 
 
 def marked(pixels: NDArray[np.uint8], regions: Tensor) -> NDArray[np.uint8]:
-    """Images ``(N, h, w, 3)``: explained pixels tinted, a line around the prediction, and one just inside of the label.
+    """Images ``(N, h, w, 3)`` with a thin line around the prediction, and one just inside of the label.
 
     Args:
         pixels: The images.
         regions: The bytes of their places, ``(N, *places)``.
     """
-    explained, predicted, labelled = (
-        masks_of(regions, bit, pixels.shape[1:3]) for bit in (EXPLAINED, PREDICTED, LABELLED)
-    )
-    found, inside = pixels.copy(), explained.numpy()
-    found[inside] = ((1 - _TINT) * found[inside] + _TINT * np.array(PREDICTION_COLOR)).astype(np.uint8)
-    found[(_grown(predicted, _THICK) & ~predicted).numpy()] = PREDICTION_COLOR
-    found[(_grown(~labelled, _THICK) & labelled).numpy()] = LABEL_COLOR
+    predicted, labelled = (masks_of(regions, bit, pixels.shape[1:3]) for bit in (PREDICTED, LABELLED))
+    found = pixels.copy()
+    outline(found, predicted)
+    found[(_grown(~labelled, 1) & labelled).numpy()] = LABEL_COLOR
     return found
 
 
 def contoured(pixels: NDArray[np.uint8], regions: Tensor) -> NDArray[np.uint8]:
     """Images ``(N, h, w, 3)`` with a thin line around the explained pixels."""
-    explained, found = masks_of(regions, EXPLAINED, pixels.shape[1:3]), pixels.copy()
-    found[(_grown(explained, 1) & ~explained).numpy()] = PREDICTION_COLOR
+    found = pixels.copy()
+    outline(found, masks_of(regions, EXPLAINED, pixels.shape[1:3]))
     return found
+
+
+def outline(pixels: NDArray[np.uint8], masks: Tensor) -> None:
+    """Draws a white line with a black edge around masks ``(N, h, w)``, on images ``(N, h, w, 3)``, in place."""
+    line = _grown(masks, 1)
+    pixels[(_grown(masks, 2) & ~line).numpy()] = EDGE_COLOR
+    pixels[(line & ~masks).numpy()] = OUTLINE_COLOR
 
 
 def _grown(masks: Tensor, by: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate
 
 from lightning_explain.core.panels import Panel, VolumePanel
 from lightning_explain.core.report import Picture
@@ -20,12 +20,13 @@ from lightning_explain.render.image import smooth
 from lightning_explain.render.layout import BLACK, GRAY, LINE
 from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write
 from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH
+from lightning_explain.render.regions import outline
 
 _SAMPLES = 2
 _LABELS = 124
 _CELL, _SMALL = 160, 18
-_CROSS, _OUTLINE, _EDGE = (0, 200, 90), (255, 220, 0), (235, 235, 235)
-"""The colors of the cross, of what surrounds a mask, and of the letters at the edges."""
+_CROSS, _EDGE = (0, 200, 90), (235, 235, 235)
+"""The colors of the cross, and of the letters at the edges."""
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 _PLANES = (("axial", "S", "A", "R"), ("coronal", "A", "S", "R"), ("sagittal", "R", "S", "A"))
 """By the convention of radiologists: the name of a slice, what its axis leads to, what is at the top, and what is at the left."""
@@ -199,9 +200,7 @@ def overlay(image: Tensor, weights: Tensor, size: tuple[int, ...], mask: Tensor 
     drawn = image_panel("blended_heat_map", "all", enlarged.clamp(0, 1), spread[:, 0].clamp(-1, 1))
     picture: Picture = np.ascontiguousarray(drawn[0].permute(1, 2, 0).numpy())
     if mask is not None:
-        inside = interpolate(mask[None, None].float(), size, mode="nearest")
-        line = inside.bool() & (max_pool2d(1 - inside, 3, stride=1, padding=1) > 0)
-        picture[line[0, 0].numpy()] = _OUTLINE
+        outline(picture[None], interpolate(mask[None, None].float(), size, mode="nearest")[0].bool())
     return picture
 
 

@@ -18,6 +18,7 @@ from lightning_explain.core.panels import FramesPanel
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.modalities import Video, Volume, guess, restored, stored
 from lightning_explain.render import frames
+from lightning_explain.render.regions import OUTLINE_COLOR
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -197,6 +198,6 @@ def test_what_files_keep_draws_the_same_picture() -> None:
     report = explain(ByFrame().eval(), Probe(X, LABELS, masks=masks), [m.Saliency(abs=False)], [q.RelevanceMass()])
     page = draw(report, "saliency")
     assert page.shape == (430, 700, 3)
-    assert (page == (255, 220, 0)).all(-1).any()
+    assert (page == OUTLINE_COLOR).all(-1).any()
     assert np.array_equal(page, draw(report, "saliency"))
     assert draw(report, "saliency", layout="composite").shape[1] > 300

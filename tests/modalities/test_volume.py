@@ -19,6 +19,7 @@ from lightning_explain.modalities import Image, Volume, guess, restored, stored
 from lightning_explain.render import slices
 from lightning_explain.render.image import smooth
 from lightning_explain.render.kinds import recalled, remembered
+from lightning_explain.render.regions import OUTLINE_COLOR
 
 SHAPE = (4, 1, 8, 10, 12)
 
@@ -223,9 +224,9 @@ def test_masks_are_outlined_on_every_slice_through_them() -> None:
     masks = torch.zeros(2, 8, 10, 12, dtype=torch.bool)
     masks[:, 5:8, 1:4, 8:11] = True
     report = explain(Linear(), Probe(X, masks=masks[:1].expand(4, -1, -1, -1)), [m.InputXGradient()], [])
-    assert ((draw(report, "input_x_gradient") == (255, 220, 0)).all(-1)).any()
+    assert ((draw(report, "input_x_gradient") == OUTLINE_COLOR).all(-1)).any()
     for _, picture in slices.Shown(panel(masks=masks), 0, panel().values[0]).pictures((120, 120), 20)[:3]:
-        assert (picture == (255, 220, 0)).all(-1).any()
+        assert (picture == OUTLINE_COLOR).all(-1).any()
 
 
 def test_smoothing_a_volume_is_smoothing_along_each_axis() -> None:

@@ -17,7 +17,7 @@ from lightning_explain.render.captions import captions
 from lightning_explain.render.composite import composite
 from lightning_explain.render.figure import figure_of
 from lightning_explain.render.history import PictureHistory
-from lightning_explain.render.regions import LABEL_COLOR, PREDICTION_COLOR, contoured, marked
+from lightning_explain.render.regions import EDGE_COLOR, LABEL_COLOR, OUTLINE_COLOR, contoured, marked
 from lightning_explain.store.report_files import save_report
 
 NAMES = ["none", "road", "car"]
@@ -49,34 +49,40 @@ def report(net: nn.Module, labels: Tensor | None, **arguments: object) -> Report
     return replace(found, probe=probe, epoch=3)
 
 
-def count(picture: Picture, color: tuple[int, int, int]) -> int:
-    return int((picture == color).all(-1).sum())
+def lines(picture: Picture, color: tuple[int, int, int]) -> list[int]:
+    """The rows with a line of this color, of at least 15 pixels: letters have edges of any gray, too."""
+    same = (picture == color).all(-1)
+    return np.flatnonzero(np.lib.stride_tricks.sliding_window_view(same, 15, 1).all(-1).any(1)).tolist()
 
 
-def test_explained_pixels_are_tinted_and_the_lines_of_prediction_and_label_are_where_they_are() -> None:
+def test_lines_of_prediction_and_label_are_thin_and_where_they_are_and_nothing_is_filled() -> None:
     gray = np.full((1, 32, 32, 3), 100, dtype=np.uint8)
     regions = torch.zeros(1, 32, 32, dtype=torch.uint8)
     regions[0, 8:20, 8:20] |= 1 + 2
     regions[0, 6:16, 8:20] |= 4
     found = marked(gray, regions)[0]
     assert (found[25:, 25:] == 100).all()
-    assert (found[18, 12] != 100).any()
-    assert tuple(found[18, 12]) != PREDICTION_COLOR, "the image shows through"
-    assert tuple(found[21, 12]) == tuple(found[12, 21]) == PREDICTION_COLOR, "outside of the prediction"
+    assert (found[9:15, 9:19] == 100).all(), "the object keeps its color"
+    assert tuple(found[20, 12]) == tuple(found[12, 20]) == OUTLINE_COLOR, "outside of the prediction"
+    assert tuple(found[21, 12]) == tuple(found[12, 21]) == EDGE_COLOR, "legible on white, too"
     assert tuple(found[6, 12]) == tuple(found[15, 12]) == tuple(found[8, 8]) == LABEL_COLOR, "inside of the label"
+    assert {tuple(color) for color in found.reshape(-1, 3)} == {OUTLINE_COLOR, EDGE_COLOR, LABEL_COLOR, (100, 100, 100)}
     assert (gray == 100).all(), "the given images are not changed"
     thin = contoured(gray, regions)[0]
-    assert tuple(thin[20, 12]) == PREDICTION_COLOR
+    assert tuple(thin[20, 12]) == OUTLINE_COLOR
     assert (thin[12, 12] == 100).all()
-    assert (thin[6, 12] == 100).all()
+    assert (thin[5, 12] == 100).all()
+    assert (thin[:, :, 1] != LABEL_COLOR[1]).all()
+    for line in (OUTLINE_COLOR, EDGE_COLOR):
+        assert np.ptp(line) == 0, "gray: on a map in orange and blue it cannot be taken for a place of the map"
 
 
 def test_regions_of_another_size_are_drawn_at_that_of_the_image() -> None:
     regions = torch.zeros(1, 4, 4, dtype=torch.uint8)
     regions[0, 1, 1] = 2
-    line = (marked(np.zeros((1, 32, 32, 3), dtype=np.uint8), regions)[0] == PREDICTION_COLOR).all(-1)
+    line = (marked(np.zeros((1, 32, 32, 3), dtype=np.uint8), regions)[0] == OUTLINE_COLOR).all(-1)
     rows = np.flatnonzero(line.any(1))
-    assert (rows[0], rows[-1]) == (6, 17)
+    assert (rows[0], rows[-1]) == (7, 16)
 
 
 def test_pages_composites_and_single_samples_show_label_and_prediction() -> None:
@@ -84,12 +90,12 @@ def test_pages_composites_and_single_samples_show_label_and_prediction() -> None
     assert found.probe is not None
     pages = figure_of(found, found.probe).pictures()
     for page in (pages["overview"], pages["input_x_gradient"], composite(found, found.probe)["input_x_gradient"]):
-        assert count(page, LABEL_COLOR) > 50
-        assert count(page, PREDICTION_COLOR) > 50
+        assert len(lines(page, LABEL_COLOR)) >= 2
+        assert len(lines(page, OUTLINE_COLOR)) >= 4, "on image and overlay"
     unlabelled = report(Fixed(), None, target=t.Pixels())
     page = draw(unlabelled, "overview")
-    assert not count(page, LABEL_COLOR)
-    assert count(page, PREDICTION_COLOR) > 50
+    assert not lines(page, LABEL_COLOR)
+    assert len(lines(page, OUTLINE_COLOR)) >= 2
 
 
 def test_maps_of_earlier_epochs_have_no_line_of_this_one() -> None:
@@ -97,7 +103,7 @@ def test_maps_of_earlier_epochs_have_no_line_of_this_one() -> None:
     assert now.probe is not None
     past = PictureHistory().followed_by(figure_of(first, now.probe).snapshot, now.fingerprint)
     page = figure_of(now, now.probe).pictures(past)["history/input_x_gradient"]
-    rows = np.flatnonzero((page == PREDICTION_COLOR).all(-1).any(1))
+    rows = lines(page, OUTLINE_COLOR)
     assert rows[0] > page.shape[0] * 0.6, "in the last row alone"
 
 
