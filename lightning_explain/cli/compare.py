@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Run = Annotated[Path, typer.Argument(help="The folder <run>/<name>, or <run> if it has one monitor.")]
 _WHAT = "Change is the mean over samples of b - a. Its error is from how samples vary; its drawing_error from random draws alone."
+_APART = "The two do not explain the same, or not in the same way, so differences below come of that, too:"
 
 
 def compare(
@@ -24,7 +25,7 @@ def compare(
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     most: Annotated[int, typer.Option(min=0, help="How many of the most changed samples to list for each method.")] = 5,
 ) -> None:
-    """Compare two runs of the same samples: how scores differ, with standard errors, and which samples changed most."""
+    """Compare two runs of the same samples: whether they explain the same, how scores differ, and which samples changed most."""
     with failing_with_2():
         from lightning_explain.report.comparison import compare as compared
         from lightning_explain.report.runs import moment, report_at
@@ -39,17 +40,20 @@ def compare(
         content: dict[str, Any] = {
             name: [dict(zip(columns, line, strict=True)) for line in lines] for name, (columns, lines) in tables.items()
         }
-        typer.echo(as_json({**about, **content, "left_out": dict(found.left_out)}))
+        differing = {name: dict(zip("ab", pair, strict=True)) for name, pair in found.differing.items()}
+        typer.echo(as_json({**about, "differing": differing, **content, "left_out": dict(found.left_out)}))
         return
     heads = [f"{name}: {one['run']} ({one['at']})" for name, one in about.items()]
+    apart = [f"{name}: {x} in a, {y} in b" for name, (x, y) in found.differing.items()]
     notes = [_WHAT, *(f"{method} is not compared: {why}" for method, why in found.left_out.items())]
     titles = {"differences": "Scores", "most_changed": "Samples whose maps changed most"}
     if form is Format.markdown:
+        heads += [_APART + "".join(f"\n  - {line}" for line in apart)] if apart else []
         typer.echo("\n".join([*(f"- {line}" for line in (*heads, *notes)), ""]))
         typer.echo("\n".join(markdown(titles[name], *tables[name]) for name in titles))
         return
     console = wide_console()
-    for line in heads:
+    for line in [*heads, *([_APART, *(f"  {line}" for line in apart)] if apart else [])]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for name, title in titles.items():
         console.print(table(title, *tables[name]))

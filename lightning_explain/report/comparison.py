@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, overload
 
 import torch
@@ -15,6 +15,7 @@ from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief
 from lightning_explain.metrics._ranking import spearman
 from lightning_explain.metrics.drift import cosine
+from lightning_explain.report.differing import Differing, differing
 from lightning_explain.report.runs import Reports, reports_of
 
 TOP = 0.1
@@ -61,6 +62,8 @@ class Comparison:
         other_prediction: ``(N,)``, whether the predicted class differs.
         left_out: Methods that are not compared, and why.
         moments: Epoch and step of both.
+        differing: In what the two explain something else, or in another way (the target, explained outputs, arguments of methods and
+            metrics with their layers, settings on which numbers depend): both values, by name. Changes come of these, too.
     """
 
     ids: Tensor
@@ -70,6 +73,7 @@ class Comparison:
     other_prediction: Tensor
     left_out: Mapping[str, str]
     moments: tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
+    differing: Differing = field(default_factory=dict)
 
     def most_changed(self, method: str, count: int = 5, by: str = "cosine") -> list[int]:
         """The ids of the samples that changed most, the most different first; those of which it is not known come last.
@@ -177,8 +181,13 @@ def _order(a: Report, b: Report) -> Tensor:
     places = {sample: i for i, sample in enumerate(b.ids.tolist())}
     if a.fingerprint != b.fingerprint or sorted(a.ids.tolist()) != sorted(places):
         names = [f"samples {brief(r.ids.tolist())} of fingerprint {r.fingerprint[:12] or 'unknown'}" for r in (a, b)]
+        same = (
+            " (their ids are equal, but inputs, labels or masks are not)"
+            if sorted(a.ids.tolist()) == sorted(places)
+            else ""
+        )
         raise ValueError(
-            f"compare(a, b): a has {names[0]}, b has {names[1]}; only explanations of the same samples can be compared. "
+            f"compare(a, b): a has {names[0]}, b has {names[1]}; only explanations of the same samples can be compared{same}. "
             "Give both runs the same probe."
         )
     return torch.tensor([places[sample] for sample in a.ids.tolist()])
@@ -212,7 +221,8 @@ def _compared(a: Report, b: Report) -> Comparison:
     differences = [found for pair in _scores_in_both(a, b) if (found := _difference(a, b, order, *pair)) is not None]
     moments = (a.epoch, a.step), (b.epoch, b.step)
     others = a.predictions != b.predictions[order]
-    return Comparison(a.ids, similarity, changes, differences, others, left_out, moments)
+    apart = differing(a, b, order)
+    return Comparison(a.ids, similarity, changes, differences, others, left_out, moments, apart)
 
 
 def _scores_in_both(a: Report, b: Report) -> Iterator[tuple[str, str]]:

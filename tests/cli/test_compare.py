@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from lightning_explain import Report
 from lightning_explain.cli.main import app
 from lightning_explain.core.run_info import RunInfo
-from lightning_explain.store.report_files import save_report
+from lightning_explain.store.report_files import load_reports, save_report
 from lightning_explain.store.run_files import save_run
 
 
@@ -88,3 +89,24 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(runs: tuple[Path, P
         assert shown.exit_code == 2
         assert message in shown.stderr
         assert len(shown.stderr.splitlines()) == 1
+
+
+def test_runs_that_explain_something_else_say_so_before_all_scores(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "do not explain the same" not in run(*runs).output
+    others = []
+    for name, target, layer in (("c", "label", 0), ("d", "predicted", 3)):
+        (last,) = load_reports(runs[0])[-1:]
+        assert last.run is not None
+        methods = {"ig|x": f"LayerGradCam(layer='net.{layer}')"}
+        info = replace(last.run, settings={"target": target}, methods=methods)
+        save_report(replace(last, run=info), tmp_path / name / "explain")
+        save_run(info, tmp_path / name / "explain")
+        others.append(tmp_path / name)
+    pair = "LayerGradCam(layer='net.0') in a, LayerGradCam(layer='net.3') in b"
+    for form, dash in {"table": "  ", "markdown": "  - "}.items():
+        lines = run(*others, "--format", form).output.splitlines()
+        assert "The two do not explain the same" in lines[2]
+        assert lines[3:5] == [f'{dash}target: "label" in a, "predicted" in b', f"{dash}method 'ig|x': {pair}"]
+    found = json.loads(run(*others, "--format", "json").output)
+    assert found["differing"]["target"] == {"a": '"label"', "b": '"predicted"'}
+    assert list(found)[:3] == ["a", "b", "differing"]

@@ -11,7 +11,9 @@ import torch
 from scipy.stats import sem, spearmanr
 
 from lightning_explain import Report, compare
+from lightning_explain.core.run_info import RunInfo, plain
 from lightning_explain.store.report_files import save_report
+from lightning_explain.targets import Horizon
 
 
 def report(*order: int, **changes: Any) -> Report:
@@ -135,3 +137,43 @@ def test_samples_that_changed_most_are_found_by_a_score_too() -> None:
         found.most_changed("ig", by="cosin")
     with pytest.raises(ValueError, match="method='two' has not been compared by 'a': use one of 'ig'"):
         found.most_changed("two", by="a")
+
+
+def test_what_two_reports_explain_otherwise_is_said_with_both_values() -> None:
+    cam, shared = "LayerGradCam(layer='net.0')", {"ig": "IntegratedGradients(n_steps=16)"}
+    first = RunInfo("a", plain({"target": "label", "seed": 0, "name": "a"}), methods={**shared, "cam": cam}, task="T")
+    second = plain({"target": Horizon(2), "seed": 0, "name": "b"})
+    second = RunInfo("b", second, methods={"cam": cam.replace("0", "3"), **shared}, metrics={"s": "S()"}, task="U")
+    other = report(2, 0, 1, task="regression", run=second, targets=torch.tensor([2, 0, 0]))
+    found = compare(report(task="binary", run=first), other)
+    assert found.differing == {
+        "target": ('"label"', "Horizon(step=2, most=24)"),
+        "what is explained": ("T", "U"),
+        "recognized task": ("binary", "regression"),
+        "explained outputs": ("[1] of 1 of 3 samples, [10]", "[0] of 1 of 3 samples, [10]"),
+        "method 'cam'": (cam, "LayerGradCam(layer='net.3')"),
+    }
+    assert compare(report(run=first), report(1, 2, 0, run=first)).differing == {}
+    assert compare(report(run=first), report()).differing == {}
+
+
+def test_several_targets_are_compared_by_name() -> None:
+    def several(age: int, **others: int) -> Report:
+        zeros = torch.zeros(3, dtype=torch.long)
+        parts = {
+            name: {"outputs": torch.zeros(3, 4), "targets": zeros + k} for name, k in {"age": age, **others}.items()
+        }
+        return report(by_target=parts)
+
+    found = compare(several(0, sex=1), several(2)).differing
+    assert found["names of targets"] == ("age, sex", "age")
+    samples = "of 3 of 3 samples, [30, 10, 20]"
+    assert found["explained outputs of target 'age'"] == (f"[0, 0, 0] {samples}", f"[2, 2, 2] {samples}")
+    assert compare(several(1), report()).differing == {"names of targets": ("age", "one target without a name")}
+
+
+def test_samples_of_equal_ids_but_other_content_are_named_as_such() -> None:
+    with pytest.raises(ValueError, match="their ids are equal, but inputs, labels or masks are not"):
+        compare(report(), report(fingerprint="g"))
+    with pytest.raises(ValueError, match=r"b has samples \[1, 2, 3\] of fingerprint f; only"):
+        compare(report(), report(ids=torch.tensor([1, 2, 3])))
