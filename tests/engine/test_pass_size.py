@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from clock import Clock
 from lightning_explain import ExplanationMonitor, Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain.core.probe import Samples
@@ -17,6 +18,12 @@ from lightning_explain.engine.pass_size import candidates, synchronize
 from lightning_explain.explainer.explainer import Explainer
 from training import QUIET, Blind, trainer
 from training import monitor_of_digits as monitor
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Only the networks of these tests take time."""
+    return Clock(monkeypatch)
 
 
 class Sleeping(nn.Module):

@@ -13,11 +13,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import tqdm.std
 from lightning.pytorch.callbacks.progress import tqdm_progress
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from clock import Clock
 from lightning_explain import ExplanationMonitor, ProbeSelection, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
@@ -174,7 +176,7 @@ class Slow(Method):
 
 
 class Unhurried(Blind):
-    """Steps of a length that does not depend on the machine's mood."""
+    """Steps of five milliseconds, by the clock of the test."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         time.sleep(0.005)
@@ -183,17 +185,18 @@ class Unhurried(Blind):
 
 @pytest.mark.filterwarnings("ignore:There is no val loader")
 def test_a_monitor_that_takes_too_long_explains_less_often_and_says_so_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Clock(monkeypatch)
     watch = monitor(methods={"it": Slow()}, metrics=[], max_overhead=0.5, every_n_train_steps=4)
     finished = trainer(tmp_path, watch, max_epochs=30)
     with caplog.at_level(logging.INFO):
         finished.fit(Unhurried(), loader())
     said = [r.message for r in caplog.records if "explains less often" in r.message]
     assert len(said) == 1
-    assert 1 <= len(steps_in(tmp_path)) < 10
-    assert steps_in(tmp_path)[0] == 4
-    assert float(finished.callback_metrics["explain/overhead"]) < 10.1
+    # After 0.02 seconds of training; with a second one of 0.2 seconds, half of the time would be 0.8, but 120 steps take 0.6.
+    assert steps_in(tmp_path) == [4]
+    assert float(finished.callback_metrics["explain/overhead"]) == pytest.approx(10)
 
 
 def test_overhead_is_told_of_training_alone(tmp_path: Path) -> None:
@@ -209,6 +212,13 @@ class VerySlow(Method):
         return torch.ones_like(samples.inputs[0])
 
 
+@pytest.fixture
+def _clock_of_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only methods that sleep take time."""
+    monkeypatch.setattr(tqdm.std, "time", Clock(monkeypatch).now)
+
+
+@pytest.mark.usefixtures("_clock_of_bars")
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_long_explanation_shows_a_bar_only_if_the_trainer_does(
     shown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -219,6 +229,7 @@ def test_a_long_explanation_shows_a_bar_only_if_the_trainer_does(
     assert ("Explaining" in "".join(capsys.readouterr())) == shown
 
 
+@pytest.mark.usefixtures("_clock_of_bars")
 def test_a_short_explanation_shows_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, monitor(), enable_progress_bar=True, limit_train_batches=1, limit_val_batches=0)
     assert "Explaining" not in "".join(capsys.readouterr())
