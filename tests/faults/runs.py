@@ -89,8 +89,9 @@ def main() -> None:
         started, mine = time.perf_counter(), root / str(number)
         found = run(case, mine, rank, world, saved, expected)
         line = {"number": number, **found, "seconds": time.perf_counter() - started}
-        with (folder / f"{rank}.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        # In one write: who reads it meanwhile, or after this rank was killed, finds no part of a line.
+        with (folder / f"{rank}.jsonl").open("ab", buffering=0) as file:
+            file.write(f"{json.dumps(line)}\n".encode())
         if rank == 0:
             shutil.rmtree(mine, ignore_errors=True)
 

@@ -13,7 +13,6 @@ import argparse
 import logging
 import math
 import multiprocessing
-import os
 import random
 import signal
 import sys
@@ -155,7 +154,7 @@ def attempt(context: Any, root: Path, kill_at: float, early: bool = False) -> in
         except EOFError:
             break
         if count >= kill_at or time.monotonic() > until:
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()  # It may have ended by now: what it sent is read behind it.
             break
     process.join()
     killed = process.exitcode == -signal.SIGKILL and count >= kill_at

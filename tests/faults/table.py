@@ -64,12 +64,15 @@ def outcomes(
         with started(folder, world, "runs.py", str(at), only) as ranks:
             until = time.monotonic() + START
             while at < len(todo):
+                # Asked before the lines are read: a rank writes its last line, and ends.
+                codes = [process.poll() for process in ranks]
                 lines = written(folder, world)
                 if all(at in mine for mine in lines):
                     yield todo[at], [mine[at] for mine in lines]
                     at, until = at + 1, time.monotonic() + deadline
                     continue
-                gone = [process.poll() for process in ranks if process.poll() is not None]
+                # One that is at its end may be ahead of the others.
+                gone = [code for code in codes if code] or [code for code in codes if None not in codes]
                 if gone or time.monotonic() > until:
                     what = f"exit code {gone[0]}" if gone else "hanging"
                     yield todo[at], [{"outcome": what, "detail": "", "fired": 1, "told": [], "seconds": deadline}]
