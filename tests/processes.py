@@ -21,11 +21,17 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 
+_HELD: list[socket.socket] = []
+
+
 def free_port() -> str:
-    """A port of the loopback that nobody uses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
+    """A port of the loopback that nobody uses; nobody else is given it while this process lives."""
+    held = socket.socket()
+    # Who listens with this option too, as torch's stores do, may have the port beside it.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    _HELD.append(held)
+    return str(held.getsockname()[1])
 
 
 class Started:
@@ -65,6 +71,9 @@ class Started:
         """Kills it and all that it started in its session."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        if self.returncode is None:  # It may have no session yet.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
 
