@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import aiohttp
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZE = (1600, 1000)
+SECONDS = 60.0
+"""How long a page is waited for: a browser has many processes, and the machine may do much else."""
 
 # Images of a page, whatever shadow roots they are in.
 IMAGES = """(() => {
@@ -39,6 +41,10 @@ def chromium() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+class BrowserError(RuntimeError):
+    """The browser refuses a command, such as an expression while a page is being replaced."""
+
+
 class Page:
     """One page of the browser.
 
@@ -55,7 +61,7 @@ class Page:
         Args:
             url: The page.
             script: JavaScript.
-            until: JavaScript; once a second at most 20 times.
+            until: JavaScript; asked for as long as the page is given.
             picture: Where a screenshot is saved.
         """
         return asyncio.run(self._seen(url, script, until, picture))
@@ -66,15 +72,32 @@ class Page:
                 target = await answer.json(content_type=None)
             async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
                 await _called(socket, "Page.navigate", url=url)
-                deadline = time.monotonic() + 20
-                while not await _value(socket, until):
-                    assert time.monotonic() < deadline, f"{url} does not show {until}"
-                    await asyncio.sleep(0.2)
-                await asyncio.sleep(0.5)  # for what moves into its place
+                await _shown(socket, url, until)
+                value = await _still(socket, url, script)
                 if picture is not None:
                     found = await _called(socket, "Page.captureScreenshot")
                     picture.write_bytes(base64.b64decode(found["data"]))
-                return await _value(socket, script)
+                return value
+
+
+async def _shown(socket: Any, url: str, until: str) -> None:
+    """Waits until an expression is true."""
+    deadline = time.monotonic() + SECONDS
+    while not await _value(socket, until):
+        assert time.monotonic() < deadline, f"{url} does not show {until}"
+        await asyncio.sleep(0.2)
+
+
+async def _still(socket: Any, url: str, script: str) -> Any:
+    """The value of an expression once all has moved into its place: half a second later it is the same."""
+    deadline, former = time.monotonic() + SECONDS, await _value(socket, script)
+    while True:
+        await asyncio.sleep(0.5)
+        value = await _value(socket, script)
+        if value == former:
+            return value
+        assert time.monotonic() < deadline, f"{url} does not come to rest"
+        former = value
 
 
 async def _called(
@@ -85,13 +108,18 @@ async def _called(
     while True:
         message = json.loads((await socket.receive()).data)
         if message.get("id") == 1:
+            if "error" in message:
+                raise BrowserError(f"{method}: {message['error']}")
             return dict(message["result"])
         if events is not None:
             events.append(message)
 
 
 async def _value(socket: Any, script: str) -> Any:
-    return (await _called(socket, "Runtime.evaluate", expression=script, returnByValue=True))["result"].get("value")
+    """The value of an expression; None while the page is between two documents."""
+    with suppress(BrowserError):
+        return (await _called(socket, "Runtime.evaluate", expression=script, returnByValue=True))["result"].get("value")
+    return None
 
 
 class Tab:
@@ -116,12 +144,17 @@ class Tab:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, until: str, seconds: float = 20) -> None:
+    def wait(self, until: str) -> None:
         """Waits until an expression is true."""
-        deadline = time.monotonic() + seconds
-        while not self.value(until):
+        deadline = time.monotonic() + SECONDS
+        while not self._is(until):
             assert time.monotonic() < deadline, f"the page does not show {until}; {self.errors}"
             time.sleep(0.05)
+
+    def _is(self, expression: str) -> bool:
+        with suppress(BrowserError):
+            return bool(self.value(expression))
+        return False
 
     def press(self, key: str) -> None:
         """Presses a key, such as ``ArrowLeft``, ``Tab`` or ``Enter``."""
@@ -182,7 +215,8 @@ def tab(page: Page, url: str, offline: bool = True, **size: int) -> Iterator[Tab
             )
         found.resize(**{"width": SIZE[0], "height": SIZE[1], **size})
         found.call("Page.navigate", url=url)
-        found.wait("document.readyState === 'complete'", 60)
+        # The empty page that it begins with is complete, too.
+        found.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
         yield found
         found.call("Page.close")
     finally:
@@ -201,7 +235,7 @@ def browser(folder: Path) -> Iterator[Page]:
     port = folder / "DevToolsActivePort"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + SECONDS
             while not (port.is_file() and port.read_text().count("\n")):
                 assert time.monotonic() < deadline, "Chromium did not start"
                 time.sleep(0.1)

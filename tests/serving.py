@@ -12,7 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def serving(directory: Path, run: str, last_text: str) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", *options]
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
         try:
-            url = _wait(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), log)[0]
+            url = _wait(lambda: re.search(r"http://127\.0\.0\.1:\d+(?=\D)", log.read_text()), log)[0]
             _wait(lambda: last_text in get(url, "text/tags").get(run, []), log)
             yield url
         finally:
@@ -48,7 +48,7 @@ def mlflow_page(store: Path, folder: Path) -> Iterator[str]:
         ) as process,
     ):
         try:
-            yield _wait(lambda: re.search(r"running on (http://127\.0\.0\.1:\d+)", log.read_text()), log)[1]
+            yield _wait(lambda: re.search(r"running on (http://127\.0\.0\.1:\d+)(?=\D)", log.read_text()), log)[1]
         finally:
             os.killpg(process.pid, signal.SIGTERM)  # and its workers
 
@@ -56,8 +56,10 @@ def mlflow_page(store: Path, folder: Path) -> Iterator[str]:
 def _wait(condition: Callable[[], Any], log: Path) -> Any:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if found := condition():
-            return found
+        # It may not listen yet, or not answer in time.
+        with suppress(OSError):
+            if found := condition():
+                return found
         time.sleep(0.1)
     return pytest.fail(f"The server did not answer:\n{log.read_text()}")
 

@@ -96,7 +96,7 @@ def test_the_table_is_sorted_by_numbers(page: Tab) -> None:
 
 def test_curves_are_drawn_with_errors_and_lead_to_their_epoch(page: Tab) -> None:
     page.value("document.getElementById('curves').scrollIntoView()")
-    page.wait("document.querySelectorAll('.plot .scatter').length >= 9", 60)
+    page.wait("document.querySelectorAll('.plot .scatter').length >= 9")
     titles = page.value("[...document.querySelectorAll('.chart')].map(e => e.querySelector('h3').textContent)")
     assert titles == ["infidelity_relative", "infidelity", "train_loss", "val_loss"]
     assert page.value("document.querySelector('.plot').querySelectorAll('.errorbar').length") == 9
