@@ -410,14 +410,17 @@ def lost(work: Callable[[], Any]) -> dict[str, Any]:
     return {"told": told, "seconds": time.monotonic() - started}
 
 
-def absent(met: bool, rank: int) -> dict[str, Any]:
+def absent(folder: Path, met: bool, rank: int) -> dict[str, Any]:
     """Rank 1 comes when the others have given it up; they have met before or not."""
     ranks = Ranks(distributed.get_world_size(), deadline=LOST_AFTER)
+    others = [folder / f"gave-up-{other}" for other in range(ranks.world) if other != 1]
     if met:
         ranks.gather(True)
-    if rank == 1:
-        time.sleep(2 * LOST_AFTER.total_seconds())
-    return lost(partial(agreed, ranks, partial(failed_already, rank)))
+    while rank == 1 and not all(path.exists() for path in others):
+        time.sleep(0.05)
+    found = lost(partial(agreed, ranks, partial(failed_already, rank)))
+    (folder / f"gave-up-{rank}").touch()
+    return found
 
 
 def agreed(ranks: Ranks, work: Callable[[], Any]) -> None:
@@ -515,9 +518,9 @@ def in_own_collective(how: str, rank: int) -> dict[str, Any]:
 def on_lost_ranks(folder: Path) -> dict[str, Any]:
     """Each on ranks of its own, for they are good for nothing afterwards."""
     scenarios: dict[str, tuple[int, Callable[[int], Any]]] = {
-        "late": (2, partial(absent, True)),
-        "late_of_three": (3, partial(absent, True)),
-        "never_met": (2, partial(absent, False)),
+        "late": (2, partial(absent, folder / "late", True)),
+        "late_of_three": (3, partial(absent, folder / "late_of_three", True)),
+        "never_met": (2, partial(absent, folder / "never_met", False)),
         "gone": (2, gone),
         **{how: (2, partial(in_own_collective, how)) for how in ("method", "sharded")},
     }

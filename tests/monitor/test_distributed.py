@@ -14,6 +14,7 @@ from distributed_run import plain
 from lightning_explain import Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.monitor.alike import PATIENCE
 from networks import DigitNet, digits
 from processes import finish, free_port
 
@@ -303,7 +304,8 @@ def test_arguments_that_differ_between_ranks_are_named_on_all_before_the_first_b
         for name, expected in UNLIKE.items():
             assert expected in rank[name], name
             assert len(rank[name]) <= 300
-            assert rank.get(f"{name}, seconds", 0) < 1
+            # A rank that waits for one that will not come waits for all of it.
+            assert rank.get(f"{name}, seconds", 0) < PATIENCE.total_seconds() / 5
         assert not rank["batches"]
 
 
