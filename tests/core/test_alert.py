@@ -94,7 +94,7 @@ def refusal(text: str) -> str:
     return ""
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 @given(st.one_of(st.text(min_size=1, max_size=400), st.lists(PIECES, min_size=1, max_size=12).map(" ".join)))
 @example("a/b > 1 for " + "9" * 5000)
 @example("a/b > " + "9" * 5000)
