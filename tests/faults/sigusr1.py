@@ -73,6 +73,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.armed, self.epoch, self.calls, self.raised = False, -1, 0, 0
+        self.reader: Reader | None = None
 
     def called(self, module: Net) -> None:
         if not self.armed or module.training:
@@ -80,6 +81,8 @@ class Signals:
         if module.current_epoch != self.epoch:
             self.epoch, self.calls = module.current_epoch, 0
         self.calls += 1
+        if self.reader is not None:
+            self.reader.take_turn()
         if self.calls == 1 + self.epoch:
             self.raised += 1
             signal.raise_signal(signal.SIGUSR1)
@@ -114,6 +117,7 @@ def fit(epochs: int, watched: bool, ckpt_path: Path | None = None, root: Path | 
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    SIGNALS.reader = reader
     module, safe = Net(), {} if ckpt_path is None else {"weights_only": False}
     reader.thread.start()
     with handling(trainer, root):
@@ -145,7 +149,7 @@ class Reader(pl.Callback):
     def __init__(self) -> None:
         self.reads, self.wrong = 0, list[str]()
         self.begun: tuple[Net, State] | None = None
-        self.done = threading.Event()
+        self.done, self.has_read = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.read, daemon=True)
 
     def read(self) -> None:
@@ -159,6 +163,13 @@ class Reader(pl.Callback):
             if self.begun is begun:
                 self.reads += 1
                 self.wrong += [name for name in begun[1] if not torch.equal(found[name], begun[1][name])]
+                self.has_read.set()
+
+    def take_turn(self) -> None:
+        """Waits in a forward of the explanation until the thread has read: a machine that does much else may not let it for long."""
+        if self.begun is not None and threading.current_thread() is not self.thread:
+            self.has_read.clear()
+            self.has_read.wait(10)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # One in front of the monitor and one behind it share this.
