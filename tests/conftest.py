@@ -74,7 +74,7 @@ def _threads() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     left = [t for t in threading.enumerate() if t not in before and not t.daemon and not t.name.startswith(_POOLS)]
-    deadline = time.monotonic() + 2.0
+    deadline = time.monotonic() + 30.0  # Those that end do so at once, unless the machine does much else.
     for thread in left:
         thread.join(max(0.0, deadline - time.monotonic()))
     left = [thread for thread in left if thread.is_alive()]

@@ -8,7 +8,6 @@ from faults import sigkill
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "options", [["--kills", "2"], ["--early"]], ids=["checkpoints of epochs", "checkpoints of last batches"]
 )
