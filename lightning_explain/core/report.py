@@ -20,6 +20,8 @@ from lightning_explain.core.probe import Attribution, Probe, all_finite, as_tupl
 from lightning_explain.core.run_info import RunInfo
 from lightning_explain.core.shares import shares_of
 
+_ONE_CLASS = ("", "other", "multiclass", "binary")
+"""The tasks of which each sample may have one class."""
 OF_TARGET = ("outputs", "predictions", "targets", "values", "explained")
 """What there is of each of several targets."""
 Picture: TypeAlias = "NDArray[np.uint8]"
@@ -286,9 +288,10 @@ class Report:
         """Column names, and one line per sample and method, tidy: each number in a column of its own, ``None`` where there is none.
 
         ``epoch``, ``step``, ``sample`` (its id); ``label`` and ``label_name`` if the probe is known and has one class for each sample;
-        ``target`` (index of the explained output), ``prediction`` (the class, or the output itself if that is one number),
-        ``prediction_name``, ``probability`` (the predicted class's softmax, where there are several outputs), ``value`` (f, the explained
-        output), ``method``, each score, each score's standard error as ``<score>_error``, and texts about the samples (``meta``).
+        ``target`` (index of the explained output); ``prediction`` (the class, where the task has one for each sample or for what is
+        explained of it; or the output itself if that is one number), ``prediction_name``, ``probability`` (the predicted class's softmax,
+        where there are several outputs, or the score of an object); ``value`` (f, the explained output), ``method``, each score, each
+        score's standard error as ``<score>_error``, and texts about the samples (``meta``).
 
         Example:
             >>> import torch
@@ -318,17 +321,25 @@ class Report:
         """What the table says of each sample, whatever the method."""
         labels = None if self.probe is None else self.probe.targets
         classes = labels is not None and labels.numel() == len(labels) and not labels.is_floating_point()
-        several = self.outputs.ndim == 2 and self.outputs.shape[1] > 1
-        shares = shares_of(self.outputs) if several else None
+        predictions, shares = self._predicted()
         for i, output in enumerate(self.outputs):
-            one, predicted = output.numel() == 1, int(self.predictions[i])
+            predicted, share = (None if found is None else found[i].item() for found in (predictions, shares))
             label = None if labels is None or not classes else int(labels.reshape(-1)[i])
-            share = None
-            if shares is not None and 0 <= predicted < shares.shape[1]:
-                share = float(shares[i, predicted])
-            shown, name = (float(output), None) if one else (predicted, self._class_name(predicted))
+            index = None if predicted is None else int(predicted)
+            shown, name = (float(output), None) if output.numel() == 1 else (index, self._class_name(index))
             names = [label, self._class_name(label), int(self.targets[i]), shown, name]
             yield [self.epoch, self.step, int(self.samples[i]), *names, share, _number(self.values, i)]
+
+    def _predicted(self) -> tuple[Tensor | None, Tensor | None]:
+        """The predicted class of each sample ``(N,)`` and its probability; ``None`` where the task has no such thing."""
+        facts = self.explained
+        if self.task == "detection":
+            return facts.get("class"), facts.get("probability")
+        if self.task not in _ONE_CLASS:
+            return facts.get("predicted"), facts.get("probability")
+        if self.outputs.ndim != 2 or self.outputs.shape[1] < 2:
+            return self.predictions, None
+        return self.predictions, shares_of(self.outputs).gather(1, self.predictions[:, None]).squeeze(1)
 
     def _class_name(self, index: int | None) -> str | None:
         names = (self.run and self.run.class_names) or (self.probe and self.probe.class_names) or ()

@@ -13,13 +13,12 @@ from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Report
 from lightning_explain.core.shares import shares_of, sigmoids_of
 from lightning_explain.modalities import Text, of_probe
-from lightning_explain.model.tasks import task_of, unknown
+from lightning_explain.model.tasks import unknown
+from lightning_explain.render.explained import output_called, shown_task
 
 _MOST = 3
 _LEAST_OVERLAP = 0.5
 """The intersection over union below which a segmentation counts as wrong, as PASCAL VOC has it for boxes."""
-_CHOSEN = {"tokens": "the tag", "dense": "the class", "detection": "the object"}
-"""What a map is of, where each sample has its own class."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def captions(report: Report, probe: Probe | None, class_names: Sequence[str] | N
         One caption per sample. A sample about which nothing is known is named by its id.
     """
     labels = None if probe is None or probe.targets is None else probe.targets.cpu()
-    make = _BY_TASK.get(_task(report, labels, class_names), _other)
+    make = _BY_TASK.get(shown_task(report, probe, class_names), _other)
     return [make(_Sample(report, labels, class_names, i, probe)) for i in range(rows)]
 
 
@@ -79,37 +78,6 @@ def word_at(probe: Probe | None, sample: int, position: int) -> str:
         if isinstance(modality, Text) and position < x.shape[1]:
             return modality.words(x[sample : sample + 1])[0][position]
     return f"position {position}"
-
-
-def sides(report: Report, probe: Probe | None, class_names: Sequence[str] | None) -> tuple[str, str, str]:
-    """What negative and positive places of the maps do, and to what: ``("against", "for", "the label")``."""
-    labels = None if probe is None or probe.targets is None else probe.targets.cpu()
-    task, found, sample = (
-        _task(report, labels, class_names),
-        report.targets,
-        _Sample(report, labels, class_names, 0, probe),
-    )
-    if task == "binary":
-        return "against", "for", sample.called(1)
-    if task == "multiclass" and labels is not None and torch.equal(found, labels.reshape(-1).to(found.dtype)):
-        return "against", "for", "the label"
-    if task == "multiclass" and torch.equal(found, report.predictions):
-        return "against", "for", "the prediction"
-    if task in ("multiclass", "multilabel") and bool(((found == found[:1]) & (found >= 0)).all()):
-        return "against", "for", sample.called(int(found[0]))
-    if task == "multilabel" and "sample" in report.explained:
-        return "against", "for", "the label"
-    if task in _CHOSEN and "class" in report.explained:
-        return "against", "for", _CHOSEN[task]
-    return "lowers", "raises", "the output"
-
-
-def _task(report: Report, labels: Tensor | None, class_names: Sequence[str] | None) -> str:
-    outputs = report.outputs
-    sizes = (2,) if outputs.ndim == 1 or outputs.shape[1:] == (1,) else outputs.shape[1:]
-    if report.task and not (report.task == "embedding" and labels is None and class_names is not None):
-        return report.task
-    return task_of(outputs, labels, named=class_names is not None and sizes == (len(class_names),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +131,10 @@ class _Sample:
         name = self.name(index)
         return name if name == str(index) else f"{index} ({name})"
 
-    def called(self, index: int) -> str:
-        """The name of the class in a sentence."""
-        name = self.name(index)
-        return f"class {name}" if name == str(index) else name
+    @property
+    def output(self) -> str:
+        """The explained output in a sentence."""
+        return output_called(self.report, self.probe, self.class_names, self.explained)
 
     def name(self, index: int) -> str:
         """The name of the class, or its number."""
@@ -236,8 +204,11 @@ def _regression(sample: _Sample) -> Caption:
     pairs = {"true": sample.labels[sample.index], "predicted": sample.report.outputs[sample.index]}
     lines = [f"{word} {_listed(f'{value:.3g}' for value in each.reshape(-1).tolist())}" for word, each in pairs.items()]
     if sample.report.outputs[0].numel() > 1:
-        lines += [f"explained output {sample.explained}"] if sample.explained >= 0 else sample.value
-    true, predicted = (_listed((f"{value:.2g}" for value in each.reshape(-1).tolist()), 1) for each in pairs.values())
+        lines += [f"explained {sample.output}"] if sample.explained >= 0 else sample.value
+    parts = [each.reshape(-1) for each in pairs.values()]
+    if 0 <= sample.explained < min(map(len, parts)):
+        parts = [each[sample.explained :][:1] for each in parts]
+    true, predicted = (_listed((f"{value:.2g}" for value in each.tolist()), 1) for each in parts)
     return Caption(tuple(lines), short=Short(f"true {true}", f"pred. {predicted}"))
 
 
@@ -286,7 +257,9 @@ def _detection(sample: _Sample) -> Caption:
 
 
 def _embedding(sample: _Sample) -> Caption:
-    return _plain("embedding", *sample.value)
+    # Of an embedding as a whole, such as its norm, there is no index.
+    named = [f"explained {sample.output}"] if sample.explained >= 0 and sample.report.outputs[0].numel() > 1 else []
+    return _plain("embedding", *sample.value, *named)
 
 
 def _other(sample: _Sample) -> Caption:

@@ -20,7 +20,7 @@ from lightning_explain.core.report import Picture, Report
 from lightning_explain.modalities import of_probe
 from lightning_explain.modalities.image import KINDS
 from lightning_explain.render import bars, beside, boxes, horizon, kinds, texts
-from lightning_explain.render.captions import Caption, captions, sides
+from lightning_explain.render.captions import Caption, captions
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import (
     DrawnInput,
@@ -34,6 +34,7 @@ from lightning_explain.render.drawn import (
     pixels_of,
     resize,
 )
+from lightning_explain.render.explained import sides
 from lightning_explain.render.history import PictureHistory, Snapshot
 from lightning_explain.render.image import HEAT_KINDS, normalize, smooth
 from lightning_explain.render.image import panel as image_panel

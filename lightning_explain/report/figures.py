@@ -30,9 +30,10 @@ from lightning_explain.modalities.image import CHANNELS
 from lightning_explain.modalities.image import KINDS as IMAGE_KINDS
 from lightning_explain.render import bars, horizon
 from lightning_explain.render.boxes import EDGES
-from lightning_explain.render.captions import captions, sides
+from lightning_explain.render.captions import captions
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.drawn import DrawnInput, drawn_inputs, joined, panels_of, pixels_of, resize
+from lightning_explain.render.explained import sides
 from lightning_explain.render.image import normalize, to_bytes
 from lightning_explain.render.kinds import remembered
 from lightning_explain.render.options import Options, PanelStyle

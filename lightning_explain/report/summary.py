@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from lightning_explain.core.naming import target_of
 from lightning_explain.core.report import Report
 from lightning_explain.core.schema import brief
+from lightning_explain.render.explained import output_called
 from lightning_explain.report.blocks import number
 from lightning_explain.report.runs import epoch_and_step
 from lightning_explain.report.stored_runs import StoredRun
@@ -119,7 +121,7 @@ def facts(runs: Sequence[StoredRun]) -> dict[str, list[tuple[str, list[tuple[str
     parts = {
         "What the doctor found": _findings,
         "Left out, failed or undefined": _lacking,
-        "Strategies: samples of one class whose last maps are alike (SpRAy)": _strategies,
+        "Strategies: samples of one explained output whose last maps are alike (SpRAy)": _strategies,
         "Cost": _cost,
         "Settings": _written,
     }
@@ -127,13 +129,16 @@ def facts(runs: Sequence[StoredRun]) -> dict[str, list[tuple[str, list[tuple[str
 
 
 def _strategies(run: StoredRun) -> list[tuple[str, str]]:
-    names, found = () if run.info is None else run.info.class_names, []
+    found, parts = [], {name: replace(run.last, probe=run.probe).of_target(name) for name in run.last.by_target}
     for one in run.clusters:
         assert one.target is not None
-        name = names[one.target] if one.target < len(names) else f"class {one.target}"
+        report = parts.get(target_of(one.method) or "", run.last)
+        names = (report.run and report.run.class_names) or (report.probe and report.probe.class_names) or None
+        what = output_called(report, report.probe, names, one.target)
         listed = [f"{k} of {one.number}: samples {', '.join(map(str, ids))}" for k, ids in enumerate(one.samples(), 1)]
-        found.append((f"{one.method}, {name}", "; ".join(listed)))
-    return found or [("", "Not computed: no class has 8 samples with a map on the input, or scikit-learn is missing.")]
+        found.append((f"{one.method}, {what}", "; ".join(listed)))
+    none = "Not computed: no explained output has 8 samples with a map on the input, or scikit-learn is missing."
+    return found or [("", none)]
 
 
 def _together(said: Sequence[tuple[str, list[tuple[str, str]]]]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -12,7 +12,7 @@ from lightning_explain.core.contracts import Target
 from lightning_explain.core.validation import is_whole
 from lightning_explain.model.targets import single
 from lightning_explain.model.tasks import classes_last, task_of
-from lightning_explain.targets.comparisons import ReconstructionError
+from lightning_explain.targets.comparisons import ReconstructionError, Similarity
 from lightning_explain.targets.detection import Detection
 from lightning_explain.targets.pixels import Pixels
 from lightning_explain.targets.selections import Horizon, Norm, Position, Positive
@@ -45,6 +45,13 @@ _FORMS: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
     ),
 }
 """The outputs that a task needs, in words and as a check."""
+_OF_TARGET: dict[type, str] = {
+    Pixels: "dense",
+    Similarity: "embedding",
+    Norm: "embedding",
+    ReconstructionError: "reconstruction",
+}
+"""The task of outputs that a target reads, whatever the labels."""
 _MEANINGS: dict[type, str] = {
     Positive: "each positive label by itself",
     Horizon: "the sum of all outputs",
@@ -90,7 +97,8 @@ def settled(
     if name == "detection" and (target == "predicted" or is_whole(target)):
         target = Detection(box="best") if target == "predicted" else Detection(class_=int(target))
     if not (isinstance(target, str) and target == "label"):
-        return Task("dense" if isinstance(target, Pixels) and task == "auto" else name, target)
+        own = next((found for kind, found in _OF_TARGET.items() if isinstance(target, kind)), name)
+        return Task(own if task == "auto" else name, target)
     if labels is not None and name == "embedding" and _is_view(outputs, labels, inputs):
         return Task(name, Norm(), _line(name, Norm(), outputs, labels, given=task != "auto"))
     target = _of_labels(name, outputs, labels, given=task != "auto") or target

@@ -12,7 +12,8 @@ from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Report
 from lightning_explain.modalities import Text
 from lightning_explain.model.tasks import task_of
-from lightning_explain.render.captions import Caption, Short, _plain, captions, sides
+from lightning_explain.render.captions import Caption, Short, _plain, captions
+from lightning_explain.render.explained import sides
 from lightning_explain.targets import Horizon
 
 NAMES = ["zero", "one", "two"]
