@@ -89,12 +89,14 @@ class Head:
 class SharedCalls:
     """Calls of a model whose results several checks share: the first makes them, the others get the same ones in the same order.
 
+    A call that failed fails again with the same error; one that ran out of memory is made again.
+
     ``keeps = False``: what was returned so far is given once more, and then nothing is kept. ``saved`` is how many seconds the calls took
     whose results were given again.
     """
 
     def __init__(self) -> None:
-        self._made: list[tuple[bool, tuple[Any, ...], dict[str, Any], Any, float]] = []
+        self._made: list[tuple[bool, tuple[Any, ...], dict[str, Any], _Outcome]] = []
         self.keeps, self.saved = True, 0.0
         self.begin()
 
@@ -118,31 +120,50 @@ class SharedCalls:
             # What is compared and copied is no call of the model's.
             with torch._C.DisableTorchFunction():
                 if at < len(self._made):
-                    known, *arguments, returned, seconds = self._made[at]
+                    known, *arguments, outcome = self._made[at]
                     if known == grad and _equal(tuple(arguments), (positional, keywords)):
-                        self.saved += seconds
+                        self.saved += outcome.seconds
                         if not self.keeps:
                             self._made.clear()
-                        return returned
+                        return outcome.result()
                     # From here on, other calls are made.
                     self._next = len(self._made) + 1
                 kept = _copied(positional), _copied(keywords)
-            returned, seconds = _timed(call, positional, keywords)
+            outcome = _outcome(call, positional, keywords)
             if self.keeps and at == len(self._made):
-                self._made.append((grad, *kept, returned, seconds))
-            return returned
+                self._made.append((grad, *kept, outcome))
+            return outcome.result()
 
         return again
 
 
-def _timed(call: Callable[..., Any], positional: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, float]:
-    """What the call returns, and the seconds that it took; an accelerator has finished by then."""
+@dataclass(frozen=True)
+class _Outcome:
+    """What a call returned, or the error that it raised, and the seconds that it took."""
+
+    returned: Any
+    error: Exception | None
+    seconds: float
+
+    def result(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.returned
+
+
+def _outcome(call: Callable[..., Any], positional: tuple[Any, ...], keywords: dict[str, Any]) -> _Outcome:
+    """Makes the call; an accelerator has finished by the end of its time. One without memory is raised, as its error keeps tensors."""
     started = time.perf_counter()
-    returned = call(*positional, **keywords)
+    try:
+        returned = call(*positional, **keywords)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return _Outcome(None, error, time.perf_counter() - started)
     with torch._C.DisableTorchFunction():
         for device in {x.device for x in tree_leaves(returned) if isinstance(x, Tensor) and x.device.type != "cpu"}:
             torch.accelerator.synchronize(device)
-    return returned, time.perf_counter() - started
+    return _Outcome(returned, None, time.perf_counter() - started)
 
 
 def _copied(value: Any) -> Any:

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.timeout(240)
 
 SAMPLE = (
     "probe choice: the disk cannot be read",
+    "doctor: forward raises at the first call of all",
+    "doctor: the CPU has no memory left at the first call of all",
     "doctor: forward raises at call 2",
     "pass: forward raises at call 3",
     "pass: backward raises at call 1",
