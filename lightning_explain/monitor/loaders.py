@@ -19,14 +19,15 @@ from lightning_explain.core.random_state import preserved_random_state
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.monitor.lightning import overrides
+from lightning_explain.probes.selection import Source
 
 _ON_DEVICE = ("transfer_batch_to_device", "on_after_batch_transfer")
 
 
 def find_loader(
-    trainer: pl.Trainer, source: str, index: int, say: Callable[[str], None] = rank_zero_warn_or_log
-) -> Any:
-    """The loader to choose samples from.
+    trainer: pl.Trainer, source: Source, index: int, say: Callable[[str], None] = rank_zero_warn_or_log
+) -> tuple[Source, Any]:
+    """The loader to choose samples from, behind its source, which is another one if the run has none of the source asked for.
 
     A validation loader that the loop has not loaded yet is created for this call alone: call it in a child process.
 
@@ -40,14 +41,14 @@ def find_loader(
     Raises:
         ValueError: If the run has no loader at all, or none with that index.
     """
-    given: dict[str, Callable[[], Any]] = {
+    given: dict[Source, Callable[[], Any]] = {
         "val": lambda: _val_loaders(trainer, say),
-        "train": lambda: _train_loaders(trainer),
         "test": lambda: trainer.test_dataloaders,
+        "train": lambda: _train_loaders(trainer),
     }
-    order = [source, *(name for name in ("val", "test", "train") if name != source)]
-    chosen, found = next(((name, part) for name in order if (part := listed(given[name]()))), ("", []))
-    if not chosen:
+    order = sorted(given, key=lambda name: name != source)
+    chosen, found = next(((name, part) for name in order if (part := listed(given[name]()))), (source, []))
+    if not found:
         raise ValueError(
             f"No loader to choose probe samples from: looked for {', '.join(order)} loaders. Give one, or probe=Probe(...)."
         )
@@ -60,7 +61,7 @@ def find_loader(
         raise ValueError(
             f"ProbeSelection(dataloader_idx={index}), but there are {len(found)} {chosen} loaders; use one below {len(found)}."
         )
-    return found[index]
+    return chosen, found[index]
 
 
 def _train_loaders(trainer: pl.Trainer) -> Any:

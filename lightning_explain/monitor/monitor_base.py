@@ -56,6 +56,7 @@ from lightning_explain.monitor.job import Job
 from lightning_explain.monitor.probe_state import FixedSamples
 from lightning_explain.monitor.publisher import Publisher
 from lightning_explain.monitor.state import Broadcast, Memory, restore, saved
+from lightning_explain.probes.selection import Source
 from lightning_explain.render.stored import stored
 from lightning_explain.targets import Horizon
 
@@ -180,7 +181,7 @@ class MonitorBase(pl.Callback):
         for monitor in monitors:
             monitor.enabled = False
 
-    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source) -> None:
         """Chooses the samples from a loader, checks methods and metrics against the model, and writes what charts there will be.
 
         A mistake in what the user asked for is raised on all ranks. Anything else is reported, and no rank explains.
@@ -266,7 +267,7 @@ class MonitorBase(pl.Callback):
             )
         return cost
 
-    def _get_ready(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
+    def _get_ready(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source) -> None:
         """Chooses the samples, and checks methods and metrics; chooses others if those of a checkpoint cannot be explained."""
         ranks, restored = trainers.ranks_of(trainer, pl_module), trainer.state.fn == "fit" and self._samples.restored
         with trainers.silenced(pl_module):
@@ -282,13 +283,13 @@ class MonitorBase(pl.Callback):
             self._pass_size = int(ranks.first(self._pass_size))
             self._ready = replace(self._ready, limit=min(self._pass_size, self._ready.limit))
 
-    def _choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, ranks: Ranks) -> None:
+    def _choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source, ranks: Ranks) -> None:
         with ranks.agree("reading the samples"):
             self._samples.choose(trainer, pl_module, source)
         self._samples.share(ranks)
 
     def _choose_others(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str, ranks: Ranks, error: Exception | None
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source, ranks: Ranks, error: Exception | None
     ) -> None:
         """Chooses samples anew where those of the checkpoint cannot be explained, if it is not the fault of something else."""
         self._samples.begin_again()

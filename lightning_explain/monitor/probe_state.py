@@ -24,7 +24,7 @@ from lightning_explain.monitor.failures import rank_zero_warn_or_log
 from lightning_explain.probes.binding import bound, samples_of
 from lightning_explain.probes.child import in_child
 from lightning_explain.probes.parts import tensors_in
-from lightning_explain.probes.selection import ProbeSelection, collect
+from lightning_explain.probes.selection import ProbeSelection, Source, collect
 from lightning_explain.probes.signature import Signature, signature_of
 
 Expected: TypeAlias = "tuple[Tensor, str] | None"
@@ -56,7 +56,7 @@ class _Reading:
     """Reads samples in whatever process it is called.
 
     Args:
-        find: Returns the loader.
+        find: Returns the source of the loader, and the loader.
         transferred: Returns the function that applies the batch-transfer hooks.
         selection: Which samples.
         batch_fn: Reads a batch.
@@ -65,7 +65,7 @@ class _Reading:
         kept: The samples are there already, and are compared with.
     """
 
-    find: Callable[..., Any]
+    find: Callable[..., tuple[Source, Any]]
     transferred: Callable[..., Callable[[Any], Any] | None]
     selection: ProbeSelection
     batch_fn: Callable[[Any], Any] | None
@@ -74,7 +74,8 @@ class _Reading:
     kept: bool
 
     def __call__(self, say: Callable[[str], None], on_device: Callable[[Any], Any]) -> Probe | None:
-        loader, selection = self.find(say=say), self.selection
+        source, loader = self.find(say=say)
+        selection = replace(self.selection, source=source)
         stream = loaders.is_stream(loader)
         if stream and self.kept:
             return None
@@ -83,8 +84,8 @@ class _Reading:
         return collect(loader, selection, self.batch_fn, self.transferred(on_device), self.signature, say)
 
 
-def _found(loader: Any, say: Callable[[str], None]) -> Any:
-    return loader
+def _found(found: tuple[Source, Any], say: Callable[[str], None]) -> tuple[Source, Any]:
+    return found
 
 
 def _not_transferred(on_device: Callable[[Any], Any]) -> None:
@@ -140,7 +141,7 @@ class FixedSamples:
         self._notice = ""
         self._saved = self._restored = False
 
-    def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> None:
+    def choose(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source) -> None:
         """Decides on the samples of this run: given, restored, from the training so far, or read from the loader."""
         if self._given is not None:
             self._given = bound(self._given, signature_of(pl_module, self._forward_fn), rank_zero_warn_or_log)
@@ -152,7 +153,7 @@ class FixedSamples:
         else:
             self.probe = self._alone(trainer, pl_module, source)
 
-    def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
+    def _of_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source) -> Probe | None:
         if self._notice:
             rank_zero_warn_or_log(self._notice)
         kept, expected = self._trained, self._expected
@@ -187,7 +188,7 @@ class FixedSamples:
             )
         return found
 
-    def _of_loaded_state(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
+    def _of_loaded_state(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source) -> Probe | None:
         """The samples that the loaded checkpoint holds; if it holds only indices, and these are of another loader, the validation's own."""
         if self._trained is None and self._given is None and self._selection.source != source:
             rank_zero_warn_or_log(
@@ -203,7 +204,7 @@ class FixedSamples:
         self._expected, self._notice, self._saved = None, "", False
         return found
 
-    def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: str) -> Probe | None:
+    def _alone(self, trainer: pl.Trainer, pl_module: pl.LightningModule, source: Source) -> Probe | None:
         """The samples of a validation or test outside of ``fit``; if its loader has none, those of the training."""
         if self._given is not None:
             return self._given
@@ -244,7 +245,7 @@ class FixedSamples:
         self,
         trainer: pl.Trainer,
         module: pl.LightningModule,
-        source: str,
+        source: Source,
         expected: Expected = None,
         kept: bool = False,
     ) -> Probe | None:

@@ -53,7 +53,10 @@ def asked(root: Path, question: Callable[[pl.Trainer], Any], *data: Any, **argum
 @pytest.mark.parametrize("sanity", [0, 2], ids=["not yet loaded", "loaded"])
 def test_the_validation_loader_is_found_before_its_first_run(sanity: int, tmp_path: Path) -> None:
     val = loader(100, 24)
-    found = asked(tmp_path, lambda t: loaders.find_loader(t, "val", 0), loader(), val, num_sanity_val_steps=sanity)
+    source, found = asked(
+        tmp_path, lambda t: loaders.find_loader(t, "val", 0), loader(), val, num_sanity_val_steps=sanity
+    )
+    assert source == "val"
     assert found.dataset is val.dataset
 
 
@@ -61,7 +64,8 @@ def test_the_validation_loader_is_found_before_its_first_run(sanity: int, tmp_pa
 def test_one_of_several_loaders_is_found_by_its_index(kind: type, tmp_path: Path) -> None:
     val = {"a": loader(100, 8), "b": loader(200, 8)}
     given = val if kind is dict else kind(val.values())
-    found = asked(tmp_path, lambda t: loaders.find_loader(t, "val", 1), loader(), given)
+    source, found = asked(tmp_path, lambda t: loaders.find_loader(t, "val", 1), loader(), given)
+    assert source == "val"
     assert found.dataset is val["b"].dataset
 
 
@@ -86,8 +90,17 @@ def test_a_loader_that_is_not_there_is_told_with_the_number_there_are(tmp_path: 
 def test_another_loader_is_taken_only_with_a_warning(tmp_path: Path) -> None:
     train = loader()
     with pytest.warns(UserWarning, match="There is no test loader; the probe samples come from the train loader"):
-        found = asked(tmp_path, lambda t: loaders.find_loader(t, "test", 0), train)
+        source, found = asked(tmp_path, lambda t: loaders.find_loader(t, "test", 0), train)
+    assert source == "train"
     assert found.dataset is train.dataset
+
+
+def test_what_is_said_of_the_samples_names_the_loader_they_came_from(tmp_path: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="There is no val loader"),
+        pytest.warns(UserWarning, match=r"count=32\), but the train loader has 24 samples"),
+    ):
+        trainer(tmp_path, monitor(probe=ProbeSelection(count=32)), limit_val_batches=0).fit(Blind(), loader(0, 24))
 
 
 def test_no_loader_at_all_is_an_error() -> None:
@@ -100,7 +113,9 @@ def test_no_loader_at_all_is_an_error() -> None:
 def test_the_test_loader_is_found_in_a_test(tmp_path: Path) -> None:
     asks, test = Asks(lambda t: loaders.find_loader(t, "test", 0)), loader(300, 8)
     trainer(tmp_path, asks).test(DigitModule(), test, verbose=False)
-    assert asks.answers[0].dataset is test.dataset
+    source, found = asks.answers[0]
+    assert source == "test"
+    assert found.dataset is test.dataset
 
 
 class Stream(IterableDataset[int]):
