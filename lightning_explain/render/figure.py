@@ -266,7 +266,8 @@ class Figure:
     def _row_counts(self, history: PictureHistory | None) -> dict[str, int]:
         """How many rows each picture has."""
         most = {name: ROWS * (len(panels) > 0) for name, panels in self.panels.items()}
-        counts = {OVERVIEW: max(most.values(), default=0), **{name: len(found) for name, found in self.panels.items()}}
+        counts = {OVERVIEW: max(most.values(), default=0)}
+        counts |= {name: len(found) + self._plain_first(name) for name, found in self.panels.items()}
         return counts | {f"{HISTORY}/{name}": most[name] for name in self._earlier(history)}
 
     def _own_of_all(self, history: PictureHistory | None) -> dict[str, list[Page]]:
@@ -419,6 +420,8 @@ class Figure:
 
     def _rows(self, name: str) -> list[Row]:
         rows, numbered, panels = list[Row](), set[tuple[str, int]](), self.panels[name]
+        if self._plain_first(name):
+            rows.append(self._image_row(("image", self.snapshot.when), 0))
         for panel, i in panels:
             several = () if panel.kind in _WITHOUT_PLACE else self.lines[name].get(i, ())
             if panel.kind == "original_image" and i in beside.images_of(self.inputs):
@@ -430,10 +433,15 @@ class Figure:
             sign = () if panel.sign == "all" else (panel.sign.replace("_", " "),)
             words = () if panel.kind in bars.KINDS else (_WORDS.get(panel.kind, panel.title),)
             label = (*words, *sign, *several, *when)
-            rows.append(self._row(name, panel, i, label, min(len(panels), ROWS), (map_key(panel), i) not in numbered))
+            count = min(len(panels) + self._plain_first(name), ROWS)
+            rows.append(self._row(name, panel, i, label, count, (map_key(panel), i) not in numbered))
             if panel.kind in _KINDS_WITH_MAP:
                 numbered.add((map_key(panel), i))
         return [*rows, *self._strongest(name, ())][: max(ROWS, len(rows))]
+
+    def _plain_first(self, name: str) -> bool:
+        """Whether the images are drawn above a map that lies on none of them."""
+        return self.inputs[0].images is not None and any(isinstance(panel, GridPanel) for panel, _ in self.panels[name])
 
     def _strongest(self, name: str, label: tuple[str, ...]) -> list[Row]:
         """A row with the strongest columns of a table beside images, or bands of them; the pages of all of them come after."""

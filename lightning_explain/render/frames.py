@@ -17,7 +17,19 @@ from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.image import smooth
 from lightning_explain.render.layout import BLACK, GRAY, LINE
-from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write, write_right
+from lightning_explain.render.notes import (
+    GAP,
+    MARGIN,
+    PITCH,
+    TOP,
+    Notes,
+    Page,
+    Track,
+    scaled,
+    write,
+    write_label,
+    write_right,
+)
 from lightning_explain.render.page import HEIGHT, WIDTH
 from lightning_explain.render.slices import overlay, paste, resized
 
@@ -160,14 +172,13 @@ class _Drawn:
         return canvas
 
     def several(self, samples: range) -> Picture:
-        """The page of these samples, side by side, with the frames that are the strongest ones over all tracks."""
+        """The page of these samples, side by side, with the frames that are the strongest ones over all tracks, plain and of each."""
         canvas = self.notes.canvas()
         width = (self.notes.width - _LABELS) // (_BESIDE if self.notes.width == WIDTH else 1)
         top = TOP + 2 * PITCH
-        pitch, each = (HEIGHT - top - MARGIN) // len(self.tracks), (width - 2 * GAP) // _FEWER
-        for k, track in enumerate(self.tracks):
-            for i, words in enumerate(track.label):
-                write(canvas, words, MARGIN, top + k * pitch + i * PITCH, GRAY if i else BLACK, _LABELS - GAP - MARGIN)
+        pitch, each = (HEIGHT - top - MARGIN) // (len(self.tracks) + 1), (width - 2 * GAP) // _FEWER
+        for k, label in enumerate([("video",), *(track.label for track in self.tracks)]):
+            write_label(canvas, label, top + k * pitch, pitch, _LABELS - GAP - MARGIN)
         for i, sample in enumerate(samples):
             x, each_of = _LABELS + i * width, [Shown(self.panel, sample, weights[sample]) for weights in self.weights]
             shares = [shown.by_frame / shown.by_frame.sum().clamp(min=1e-30) for shown in each_of]
@@ -175,8 +186,9 @@ class _Drawn:
             maps, names = [track.values[sample] for track in self.tracks], ", ".join(map(each_of[0].name, chosen))
             names = names if self.panel.rate else "frames " + names.replace("frame ", "")
             self.notes.title_in_two_lines(canvas, sample, maps, (x, TOP), width - GAP, names)
-            for k, shown in enumerate(each_of):
-                size = shown.fitted((pitch - GAP, each - GAP))
-                for j, frame in enumerate(chosen):
-                    paste(canvas, shown.picture(frame, size), x + j * each, top + k * pitch)
+            size = each_of[0].fitted((pitch - GAP, each - GAP))
+            for j, frame in enumerate(chosen):
+                pictures = [each_of[0].colors(frame, size), *(shown.picture(frame, size) for shown in each_of)]
+                for k, picture in enumerate(pictures):
+                    paste(canvas, picture, x + j * each, top + k * pitch)
         return canvas

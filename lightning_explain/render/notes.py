@@ -141,6 +141,12 @@ class Notes:
         return scaled(values, self.scale)
 
 
+def write_label(canvas: Picture, label: Sequence[str], y: int, height: int, space: int) -> None:
+    """The lines of a row's label at the left of a page, the first one in black, as many as fit in ``height`` pixels."""
+    for i, words in enumerate(label[: max(1, (height + GAP) // PITCH)]):
+        write(canvas, words, MARGIN, y + i * PITCH, GRAY if i else BLACK, space)
+
+
 def scaled(values: Tensor, scale: str) -> Tensor:
     """Values ``(N, ...)`` in [-1, 1], divided by the largest absolute one of the sample or of all; NaN where they are not finite."""
     known = values.nan_to_num(torch.nan, torch.nan, torch.nan)

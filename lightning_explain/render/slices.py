@@ -1,13 +1,14 @@
-"""Volumes and their attributions in; pages with three slices through the strongest voxel of each, and a projection, out."""
+"""Volumes and their attributions in; pages with three slices through the strongest voxel, plain and with the map over them, out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -18,11 +19,12 @@ from lightning_explain.render import letters as text
 from lightning_explain.render.image import panel as image_panel
 from lightning_explain.render.image import smooth
 from lightning_explain.render.layout import BLACK, GRAY, LINE
-from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write
+from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write, write_label
 from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH
 from lightning_explain.render.regions import outline
 
-_SAMPLES = 2
+_BESIDE = 2
+"""How many samples are side by side where tracks are compared."""
 _LABELS = 124
 _CELL, _SMALL = 160, 18
 _CROSS, _EDGE = (0, 200, 90), (235, 235, 235)
@@ -89,26 +91,27 @@ def views(orientation: str) -> list[View]:
 
 
 def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
-    """Two samples, each with three slices and a projection; or side by side the slices of each track, through its own strongest voxel."""
+    """A sample with three slices and a projection, plain and with the map over them; of several tracks, the slices of two samples."""
     assert isinstance(panel, VolumePanel)
     drawn = _Drawn(panel, tracks, [notes.scaled(track.values) for track in tracks], notes)
     several = len(tracks) > 1
-    most = 1 if several and notes.width < WIDTH else _SAMPLES
+    most = _BESIDE if several and notes.width == WIDTH else 1
     samples, draw = range(len(panel.values)), drawn.several if several else drawn.page
     return [partial(draw, samples[i : i + most]) for i in range(0, len(samples), most)]
 
 
 def cells(panel: Panel) -> NDArray[np.uint8]:
-    """A picture of each sample alone, ``(N, h, w, 3)``: three slices and a projection."""
+    """A picture of each sample alone, ``(N, h, w, 3)``: three slices and a projection, and below them the same with the map."""
     assert isinstance(panel, VolumePanel)
     weights, line, found = scaled(panel.values, "sample"), text.line_height(_SMALL), []
     for sample in range(len(panel.values)):
         shown = Shown(panel, sample, weights[sample])
-        canvas = np.full((2 * (_CELL + line + GAP), 2 * (_CELL + GAP), 3), 255, dtype=np.uint8)
-        for i, (name, picture) in enumerate(shown.pictures((_CELL, _CELL), _SMALL)):
-            y, x = i // 2 * (_CELL + line + GAP), i % 2 * (_CELL + GAP)
-            text.write(canvas, name, x, y, _SMALL, BLACK)
-            canvas[y + line : y + line + len(picture), x : x + picture.shape[1]] = picture
+        canvas = np.full((line + 2 * (_CELL + GAP), 4 * (_CELL + GAP), 3), 255, dtype=np.uint8)
+        for row, mapped in enumerate((False, True)):
+            for i, (name, picture) in enumerate(shown.pictures((_CELL, _CELL), _SMALL, mapped=mapped)):
+                x, y = i * (_CELL + GAP), line + row * (_CELL + GAP)
+                text.write(canvas, name, x, 0, _SMALL, BLACK)
+                canvas[y : y + len(picture), x : x + picture.shape[1]] = picture
         found.append(canvas)
     return np.stack(found)
 
@@ -127,11 +130,13 @@ class Shown:
         panel: The panel.
         sample: The number of the sample.
         weights: Its map in [-1, 1], ``(d, h, w)``, at any resolution.
+        at: The voxel through which the slices go. Default: the strongest one.
     """
 
     panel: VolumePanel
     sample: int
     weights: Tensor
+    at: tuple[int, int, int] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -146,26 +151,29 @@ class Shown:
 
     @cached_property
     def voxel(self) -> tuple[int, int, int]:
-        """The strongest voxel of what is drawn."""
-        place = int(self.map.abs().argmax())
-        d, h, w = np.unravel_index(place, self.shape)
-        return int(d), int(h), int(w)
+        """The voxel through which the slices go."""
+        return self.at or strongest(self.map)
 
-    def pictures(self, box: tuple[int, int], size: int, projected: bool = True) -> list[tuple[str, Picture]]:
-        """The slices, and the projection along the first axis, with their names; of one scale, none larger than the box."""
+    def pictures(
+        self, box: tuple[int, int], size: int, projected: bool = True, mapped: bool = True
+    ) -> list[tuple[str, Picture]]:
+        """The slices, and the projection along the first axis, with their names; of one scale, none larger than the box.
+
+        ``mapped``: with the map over them, and a cross where they meet.
+        """
         found, gray = list[tuple[str, Picture]](), self.panel.volume[self.sample]
-        seen = views(self.panel.orientation)
+        seen, drawn = views(self.panel.orientation), self.map if mapped else torch.zeros_like(self.map)
         for view, fitted in zip(seen, self._sizes(seen, box), strict=True):
             index, masks = self.voxel[view.fixed], self.panel.masks
             inside = None if masks is None else view.of(masks[self.sample], index)
-            picture = overlay(view.of(gray, index), view.of(self.map, index), fitted, inside)
-            self._mark(picture, view, size)
+            picture = overlay(view.of(gray, index), view.of(drawn, index), fitted, inside)
+            self._mark(picture, view, size, drawn)
             found.append((f"{view.name} {index + 1}/{self.shape[view.fixed]}", picture))
         if projected:
             first = seen[0]
             along = gray.mean(first.fixed, keepdim=True)
-            picture = overlay(first.of(along, 0), first.of(self.map), found[0][1].shape[:2])
-            self._mark(picture, first, size)
+            picture = overlay(first.of(along, 0), first.of(drawn), found[0][1].shape[:2])
+            self._mark(picture, first, size, drawn)
             found.append(("projection", picture))
         return found
 
@@ -175,11 +183,11 @@ class Shown:
         scale = min(min(box[0] / lengths[view.down], box[1] / lengths[view.across]) for view in seen)
         return [(max(1, int(lengths[v.down] * scale)), max(1, int(lengths[v.across] * scale))) for v in seen]
 
-    def _mark(self, picture: Picture, view: View, size: int) -> None:
-        """Draws a cross, open in the middle, at the strongest voxel, and the letters at the edges."""
+    def _mark(self, picture: Picture, view: View, size: int, drawn: Tensor) -> None:
+        """Draws a cross, open in the middle, where the slices meet, if there is a map, and the letters at the edges."""
         (height, width), (down, across) = picture.shape[:2], view.place(self.voxel, self.shape)
         y, x = min(int(down * height), height - 1), min(int(across * width), width - 1)
-        if bool(self.weights.isfinite().any()) and float(self.map.abs().max()) > 0:
+        if bool(self.weights.isfinite().any()) and bool(drawn.any()):
             reach = max(4, min(height, width) // 8)
             for part in (picture[: max(y - reach, 0), x], picture[y + reach :, x]):
                 part[:] = _CROSS
@@ -191,6 +199,12 @@ class Shown:
             places = [(0, (width - wide) // 2), ((height - line) // 2, width - wide - 1)]
             places += [(height - line - 1, (width - wide) // 2), ((height - line) // 2, 1)]
             text.stamp(picture, words, places[i][1], places[i][0], size, _EDGE)
+
+
+def strongest(values: Tensor) -> tuple[int, int, int]:
+    """The place of the largest absolute value of a map ``(D, H, W)``."""
+    d, h, w = np.unravel_index(int(values.abs().argmax()), tuple(values.shape))
+    return int(d), int(h), int(w)
 
 
 def overlay(image: Tensor, weights: Tensor, size: tuple[int, ...], mask: Tensor | None = None) -> Picture:
@@ -218,40 +232,43 @@ class _Drawn:
     notes: Notes
 
     def page(self, samples: range) -> Picture:
-        """The page of these samples, one above the other."""
-        canvas, height = self.notes.canvas(), (HEIGHT - TOP) // _SAMPLES
-        pitch = (self.notes.width - 2 * MARGIN) // 4
-        for i, sample in enumerate(samples):
-            y = TOP + i * height
-            values = [self.tracks[0].values[sample]]
-            self.notes.title(canvas, sample, values, MARGIN, y, self.notes.width - 2 * MARGIN)
-            top = y + (PITCH if self.notes.captions else 0)
-            box = (y + height - top - PITCH - GAP, pitch - GAP)
-            shown = Shown(self.panel, sample, self.weights[0][sample]).pictures(box, LETTERS - 4)
-            for k, (name, picture) in enumerate(shown):
+        """The page of a sample: slices and projection, plain, and below them with the map."""
+        (sample,), canvas = samples, self.notes.canvas()
+        pitch, width = (self.notes.width - 2 * MARGIN) // 4, self.notes.width - 2 * MARGIN
+        self.notes.title(canvas, sample, [self.tracks[0].values[sample]], MARGIN, TOP, width)
+        top = TOP + (PITCH if self.notes.captions else 0)
+        height = (HEIGHT - top - PITCH - MARGIN) // 2
+        shown = Shown(self.panel, sample, self.weights[0][sample])
+        for row, mapped in enumerate((False, True)):
+            for k, (name, picture) in enumerate(
+                shown.pictures((height - GAP, pitch - GAP), LETTERS - 4, mapped=mapped)
+            ):
                 x = MARGIN + k * pitch
-                write(canvas, name, x, top, GRAY, pitch - GAP)
-                paste(canvas, picture, x, top + PITCH)
+                if not row:
+                    write(canvas, name, x, top, GRAY, pitch - GAP)
+                paste(canvas, picture, x, top + PITCH + row * height)
         return canvas
 
     def several(self, samples: range) -> Picture:
-        """The page of these samples, side by side, with the slices of each track."""
+        """The page of these samples, side by side: slices where all tracks together are strongest, plain and of each track."""
         canvas = self.notes.canvas()
-        width = (self.notes.width - _LABELS) // (_SAMPLES if self.notes.width == WIDTH else 1)
+        width = (self.notes.width - _LABELS) // (_BESIDE if self.notes.width == WIDTH else 1)
         top = TOP + (2 * PITCH if self.notes.captions else 0)
-        pitch = (HEIGHT - top - MARGIN) // len(self.tracks)
-        for k, track in enumerate(self.tracks):
-            for i, words in enumerate(track.label):
-                write(canvas, words, MARGIN, top + k * pitch + i * PITCH, GRAY if i else BLACK, _LABELS - GAP - MARGIN)
+        pitch = (HEIGHT - top - MARGIN) // (len(self.tracks) + 1)
+        for k, label in enumerate([("volume",), *(track.label for track in self.tracks)]):
+            write_label(canvas, label, top + k * pitch, pitch, _LABELS - GAP - MARGIN)
+        box, each = (pitch - GAP, (width - 2 * GAP) // 3 - GAP), (width - 2 * GAP) // 3
         for i, sample in enumerate(samples):
             x = _LABELS + i * width
             maps = [track.values[sample] for track in self.tracks]
             self.notes.title_in_two_lines(canvas, sample, maps, (x, TOP), width - GAP)
-            for k, weights in enumerate(self.weights):
-                box = (pitch - GAP, (width - 2 * GAP) // 3 - GAP)
-                shown = Shown(self.panel, sample, weights[sample]).pictures(box, LETTERS - 8, projected=False)
-                for j, (_, picture) in enumerate(shown):
-                    paste(canvas, picture, x + j * ((width - 2 * GAP) // 3), top + k * pitch)
+            own = [Shown(self.panel, sample, weights[sample]) for weights in self.weights]
+            at = strongest(torch.stack([shown.map.abs() for shown in own]).sum(0))
+            rows = [(own[0], False), *((shown, True) for shown in own)]
+            for k, (shown, mapped) in enumerate(rows):
+                slices = replace(shown, at=at).pictures(box, LETTERS - 8, projected=False, mapped=mapped)
+                for j, (_, picture) in enumerate(slices):
+                    paste(canvas, picture, x + j * each, top + k * pitch)
         return canvas
 
 

@@ -17,8 +17,8 @@ from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
 from lightning_explain.render.color import table
 from lightning_explain.render.image import smooth, to_bytes
-from lightning_explain.render.layout import BLACK, GRAY
-from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write
+from lightning_explain.render.layout import GRAY
+from lightning_explain.render.notes import GAP, MARGIN, PITCH, TOP, Notes, Page, Track, scaled, write_label
 from lightning_explain.render.page import HEIGHT, LETTERS, WIDTH
 from lightning_explain.render.series import time_axis
 from lightning_explain.render.slices import overlay, paste
@@ -99,7 +99,7 @@ class _Drawn:
         left = _LABELS + (_TICKS if several else 0)
         width = (self.notes.width - left) // self.columns
         top = TOP + (2 * PITCH if self.notes.captions else 0)
-        rows = len(self.tracks) if several else 2
+        rows = len(self.tracks) + 1
         pitch = (HEIGHT - top - PITCH - MARGIN) // rows
         size = (pitch - 2 * GAP, width - 2 * GAP)
         for i, sample in enumerate(samples):
@@ -108,9 +108,7 @@ class _Drawn:
                 canvas, sample, [t.values[sample] for t in self.tracks], (x, TOP), width - GAP
             )
             pictures = [mapped(self.panel, sample, weights[sample], size) for weights in self.weights]
-            if not several:
-                pictures.insert(0, spectrogram(self.panel, sample, size))
-            for k, picture in enumerate(pictures):
+            for k, picture in enumerate([spectrogram(self.panel, sample, size), *pictures]):
                 paste(canvas, picture, x, top + k * pitch)
                 if i == 0:
                     frequencies(canvas, self.panel, (x, top + k * pitch), size[0], LETTERS - 4)
@@ -118,7 +116,6 @@ class _Drawn:
                 "", torch.empty(0), series=torch.empty(1, 1, self.panel.image.shape[2]), rate=self.panel.rate
             )
             time_axis(canvas, axis, (x, top + rows * pitch - GAP), size[1])
-        for k, track in enumerate(self.tracks if several else ()):
-            for j, words in enumerate(track.label):
-                write(canvas, words, MARGIN, top + k * pitch + j * PITCH, GRAY if j else BLACK, _LABELS - GAP - MARGIN)
+        for k, label in enumerate([("input",), *(track.label for track in self.tracks)] if several else ()):
+            write_label(canvas, label, top + k * pitch, pitch, _LABELS - GAP - MARGIN)
         return canvas

@@ -206,6 +206,13 @@ def test_the_cross_is_at_the_strongest_voxel_which_the_titles_number() -> None:
     ]  # and a horizontal one at row 2 of 10.
 
 
+def test_plain_slices_have_no_map_and_no_cross() -> None:
+    plain = slices.Shown(panel(), 0, panel().values[0]).pictures((120, 120), 20, mapped=False)
+    mapped = slices.Shown(panel(), 0, panel().values[0]).pictures((120, 120), 20)
+    assert [name for name, _ in plain] == [name for name, _ in mapped], "the same slices"
+    assert not any(np.ptp(picture, axis=-1).any() for _, picture in plain), "gray"
+
+
 def test_a_map_of_zeros_has_no_cross() -> None:
     nothing = slices.Shown(panel(), 0, torch.zeros(8, 10, 12))
     assert not any((picture == (0, 200, 90)).all(-1).any() for _, picture in nothing.pictures((120, 120), 20))

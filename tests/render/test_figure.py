@@ -221,6 +221,18 @@ def test_any_shape_of_image_is_drawn(shape: tuple[int, ...]) -> None:
     assert all(picture.shape == (HEIGHT, WIDTH, 3) and picture.min() < 255 for picture in drawn.values())
 
 
+def test_images_are_drawn_above_a_map_that_lies_on_none_of_them() -> None:
+    """The last layer of an encoder that runs on both images of a pair."""
+    both = rand(2, 3, 32, 32), rand(2, 3, 32, 32, seed=1)
+    figure = figure_of(report({"cam": rand(2, 4, 8, 8) - 0.5}, 2), Probe(both))
+    for key in ("overview", "cam"):
+        image, cam = figure._rows_of_all(None)[key]()
+        assert np.array_equal(image.pixels, figure.inputs[0].original)
+        assert cam.pixels is not None
+        assert cam.largest is not None
+    assert len(figure.pictures()) == figure.count()
+
+
 def test_panels_of_several_inputs_go_on_on_further_pages() -> None:
     inputs = (rand(2, 3, 32, 32), rand(2, 3, 16, 16), rand(2, 5), rand(2, 6))
     made = Probe(inputs, modalities=(Image(), Image(), Plain(), Plain()))

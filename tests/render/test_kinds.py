@@ -25,7 +25,7 @@ from lightning_explain.core.panels import (
 )
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.report import Picture, Report
-from lightning_explain.render import features, letters, series, texts, words
+from lightning_explain.render import features, letters, series, slices, texts, words
 from lightning_explain.render.captions import Caption, Short
 from lightning_explain.render.figure import draw_sample, figure_of
 from lightning_explain.render.history import PictureHistory
@@ -151,6 +151,41 @@ def test_words_in_html_are_escaped() -> None:
     assert "&quot;x&quot;" in line
     assert 'background:#d55e00" title="1"' in line
     assert 'background:#0072b2" title="-1"' in line
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("kind", ["slices", "frames", "spectrogram"])
+def test_the_input_is_drawn_without_a_map_above_its_maps(kind: str, several: bool) -> None:
+    """A map of the other sign changes what lies below the plain row, and nothing in it."""
+    (panel,) = (panel for panel in panels_of_all_kinds() if panel.kind == kind)
+    both = []
+    for sign in (1, -1):
+        values = panel.values * sign
+        tracks = [Track(("ig",), values), Track(("cam",), values)][: 1 + several]
+        (page, *_) = KINDS[kind].pages(replace(panel, values=values), tracks, notes(2))
+        both.append(page())
+    # Below the head and the two lines of a title.
+    changed, shown = ((array.any(-1))[100:, 130:] for array in (both[0] != both[1], both[0] != 255))
+    first = int(np.flatnonzero(changed.any(1))[0])
+    assert first >= 70
+    assert shown[:first].mean() > 0.2, "that is the input"
+
+
+def test_slices_of_all_methods_go_through_one_voxel() -> None:
+    (panel,) = (panel for panel in panels_of_all_kinds() if panel.kind == "slices")
+    weak, strong = torch.zeros(2, 6, 7, 8), torch.zeros(2, 6, 7, 8)
+    weak[:, 1, 1, 1], strong[:, 4, 5, 6] = 0.2, 1.0
+    weak[:, 4, 5, 6] = 0.15
+    drawn, of = list[tuple[int, int, int]](), slices.Shown.pictures
+
+    def noted(self: slices.Shown, *args: object, **named: object) -> list[tuple[str, Picture]]:
+        drawn.append(self.voxel)
+        return of(self, *args, **named)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slices.Shown, "pictures", noted)
+        KINDS["slices"].several(panel, [Track(("a",), weak), Track(("b",), strong)], notes(2))[0]()
+    assert drawn == [(4, 5, 6)] * 6, "plain, and of both, of two samples"
 
 
 def test_a_waterfall_leads_from_f_minus_the_sum_to_f() -> None:
