@@ -192,6 +192,9 @@ def _is_plain(tensor: Tensor) -> bool:
 def _module(module: nn.Module) -> Any:
     """As it is pickled anyway, but without the dozen empty containers for hooks, which take most of the time."""
     found = module.__reduce_ex__(4)
+    if type(module).__setstate__ is not nn.Module.__setstate__:
+        # It may put the state in the place of what a new module has, or read these containers.
+        return found
     if found[0] is not _NEW or found[1] != (type(module),) or not isinstance(found[2], dict):
         return found
     kept = dict(found[2])

@@ -50,6 +50,31 @@ def test_a_module_arrives_with_its_weights_buffers_hooks_and_attributes(memory: 
     assert torch.equal(found.eval()(x), net.eval()(x))
 
 
+class Replacing(nn.Sequential):
+    """Takes its state as it comes."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+
+
+class Reading(nn.Linear):
+    """Reads containers of its state that are mostly empty."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        assert not state["_modules"]
+        assert not state["_forward_hooks"]
+        super().__setstate__(state)
+
+
+def test_a_module_that_restores_its_state_itself_is_given_all_of_it(memory: SharedMemory) -> None:
+    net = Replacing(Reading(3, 4), nn.ReLU(), Replacing(), nn.MultiheadAttention(4, 2))
+    found, x = through(memory, net), torch.rand(2, 3)
+    assert [vars(one).keys() for one in found.modules()] == [vars(one).keys() for one in net.modules()]
+    assert torch.equal(found[:2](x), net[:2](x))
+    found[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert torch.equal(found[0](x), 2 * net[0](x))
+
+
 def test_what_shares_memory_shares_it_again(memory: SharedMemory) -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     net[1].weight = net[0].weight
