@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from faults import table
 from faults.injected import FAULTS
-from faults.runs import MetricInputs
+from faults.runs import MetricInputs, cases
 from faults.table import DEADLINE, fault_of, outcomes, started, written
 
 pytestmark = pytest.mark.timeout(240)
@@ -69,6 +71,30 @@ def test_a_line_counts_once_it_is_written_to_its_end(tmp_path: Path) -> None:
     for end, found in ((5_000, {}), (len(text) - 1, {0: first}), (len(text), {0: first, 1: second})):
         (tmp_path / "0.jsonl").write_text(text[:end])
         assert written(tmp_path, 2) == [found, {}]
+
+
+class AtItsEnd:
+    """A rank that ends when it is asked for the ``last`` time whether it has, right after it wrote what it has to say of all cases."""
+
+    def __init__(self, path: Path, count: int, last: int) -> None:
+        self.path, self.count, self.left = path, count, last
+
+    def poll(self) -> int | None:
+        self.left -= 1
+        if self.left == 0:
+            self.path.write_text("".join(json.dumps({**FINE, "number": number}) + "\n" for number in range(self.count)))
+        return 0 if self.left <= 0 else None
+
+
+@pytest.mark.parametrize("last", [(1, 1), (1, 3), (3, 1)], ids=str)
+def test_a_rank_at_its_end_is_waited_for_with_those_that_are_not(
+    last: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = len(cases(2, SAMPLE[4]))
+    ranks = [AtItsEnd(tmp_path / f"{rank}.jsonl", count, asked) for rank, asked in enumerate(last)]
+    monkeypatch.setattr(table, "started", lambda *given: nullcontext(ranks))
+    found = [[line["outcome"] for line in lines] for _, lines in outcomes(tmp_path, 2, SAMPLE[4])]
+    assert found == [["survived", "survived"]] * count != []
 
 
 LOST = "has lost the other ranks while explaining"
