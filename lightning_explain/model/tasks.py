@@ -97,6 +97,16 @@ def unknown(labels: Tensor) -> Tensor:
     return (labels == -1) | (labels == IGNORED) | labels.isnan()
 
 
+def of_one_norm(outputs: Tensor) -> bool:
+    """Whether all samples' outputs ``(N, ...)`` have the same norm although they differ, as after ``functional.normalize``."""
+    values = outputs.double().flatten(1) if outputs.ndim > 1 else outputs.double()[:, None]
+    norms = values.norm(dim=1)
+    apart = (values - values.mean(0)).norm(dim=1).amax()
+    # Norms of 1 are no coincidence; equal ones of another length are none of several samples that differ much more.
+    one = (norms - 1).abs().amax() < (1e-3 if len(values) > 1 else 1e-5)
+    return bool(one) or (len(values) > 3 and bool(norms.amax() - norms.amin() < 1e-4 * apart))
+
+
 def _on_sphere(outputs: Tensor) -> bool:
     norms = outputs.double().norm(dim=1)
     return bool((outputs < 0).any()) and torch.allclose(norms, torch.ones_like(norms), atol=1e-3)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Target
 from lightning_explain.core.validation import is_whole
 from lightning_explain.model.targets import single
-from lightning_explain.model.tasks import classes_last, task_of
+from lightning_explain.model.tasks import classes_last, of_one_norm, task_of
 from lightning_explain.targets.comparisons import ReconstructionError, Similarity
 from lightning_explain.targets.detection import Detection
 from lightning_explain.targets.pixels import Pixels
@@ -61,6 +61,11 @@ _MEANINGS: dict[type, str] = {
     ReconstructionError: "the mean squared error of the reconstruction, which has the shape of the input",
     Detection: "the score of the detection that finds the largest labelled object, or else of the one with the highest score",
 }
+_PAIR = (
+    "target=Similarity(), forward_fn=lambda model, a, b: (model(a), model(b)), "
+    "batch_fn=lambda batch: ((batch[0], batch[1]), None)"
+)
+"""How the similarity of two views is explained."""
 
 
 def settled(
@@ -84,8 +89,10 @@ def settled(
         detects: Whether the model returned detections, which the outputs hold.
 
     Raises:
-        ValueError: If the outputs are not those of the task.
+        ValueError: If the outputs are not those of the task, or all have the norm that is to be explained.
     """
+    if isinstance(target, Norm):
+        _check_norm(outputs)
     if task in _FORMS and not _FORMS[task][1](outputs):
         raise ValueError(
             f'task="{task}" needs outputs {_FORMS[task][0]}, got {tuple(outputs.shape)}; use task="auto", or the task of such outputs.'
@@ -99,10 +106,41 @@ def settled(
     if not (isinstance(target, str) and target == "label"):
         own = next((found for kind, found in _OF_TARGET.items() if isinstance(target, kind)), name)
         return Task(own if task == "auto" else name, target)
-    if labels is not None and name == "embedding" and _is_view(outputs, labels, inputs):
-        return Task(name, Norm(), _line(name, Norm(), outputs, labels, given=task != "auto"))
-    target = _of_labels(name, outputs, labels, given=task != "auto") or target
-    return Task(name, target, _line(name, target, outputs, labels, given=task != "auto"))
+    given = task != "auto"
+    if name == "embedding":
+        view = labels is not None and _is_view(outputs, labels, inputs)
+        target = _of_embedding(outputs, labels, given or view) or target
+    else:
+        target = _of_labels(name, outputs, labels) or target
+    return Task(name, target, _line(name, target, outputs, labels, given))
+
+
+def _check_norm(outputs: Tensor) -> None:
+    """Refuses to explain the norm of outputs that all have the same.
+
+    Raises:
+        ValueError: If they do.
+    """
+    if of_one_norm(outputs):
+        raise ValueError(
+            "The norm of the output is the same for every sample, because the model normalizes it, so that its maps would be rounding "
+            f"noise; compare embeddings instead: target=Similarity(to=embedding), or, of two views, {_PAIR}."
+        )
+
+
+def _of_embedding(outputs: Tensor, labels: Tensor | None, norm: bool) -> Target | str | None:
+    """What ``"label"`` means for embeddings: the norm, if it is asked for; the largest number where all norms are the same.
+
+    Raises:
+        ValueError: If they are, and outputs have no largest number.
+    """
+    if not norm:
+        return None if labels is None else "predicted"
+    if not of_one_norm(outputs):
+        return Norm()
+    if outputs.ndim != 2:
+        _check_norm(outputs)
+    return "predicted"
 
 
 def _compared(outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...]) -> str:
@@ -120,11 +158,9 @@ def _is_view(outputs: Tensor, labels: Tensor, inputs: tuple[Tensor, ...]) -> boo
     return same and labels.is_floating_point() and labels.ndim > 1 and labels.shape != outputs.shape
 
 
-def _of_labels(name: str, outputs: Tensor, labels: Tensor | None, given: bool) -> Target | None:
+def _of_labels(name: str, outputs: Tensor, labels: Tensor | None) -> Target | None:
     """What ``"label"`` means, if it is not the output of one class for each sample."""
     one = outputs[:1].numel() == 1
-    if name == "embedding" and given:
-        return Norm()
     if name == "reconstruction":
         return ReconstructionError()
     if name == "multilabel" or (name == "multiclass" and labels is not None and labels.shape == outputs.shape):
@@ -151,9 +187,14 @@ def _meaning(name: str, target: Any, outputs: Tensor, labels: Tensor | None) -> 
         return _MEANINGS[type(target)]
     if single(outputs):
         return "the output, which speaks for class 1" if name == "binary" else "the output"
+    if target == "predicted":
+        means = "target=Similarity(to=means), with the mean embedding of each class"
+        other = means if labels is not None and labels.ndim == 1 and not labels.is_floating_point() else _PAIR
+        return f"the largest output of each sample, because all outputs have the same norm; to compare embeddings, give {other}"
     if labels is not None:
         return "the output of the label"
-    norm = ', and task="embedding" the norm of the output' if name == "embedding" else ""
+    largest = name != "embedding" or of_one_norm(outputs)
+    norm = "" if largest else ', and task="embedding" the norm of the output'
     return f"the largest output of each sample, because there are no labels{norm}"
 
 

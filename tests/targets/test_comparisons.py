@@ -14,6 +14,7 @@ from lightning_explain import Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain import targets as t
+from lightning_explain.targets.tasks import settled
 
 METHODS = {"ig": m.IntegratedGradients(n_steps=8), "saliency": m.Saliency(abs=False)}
 
@@ -130,6 +131,41 @@ def test_another_view_is_no_label() -> None:
     report = explain(encoder(), Probe(rows(), rows(2)), METHODS, [])
     assert report.task == "embedding"
     torch.testing.assert_close(report.values, encoder()(rows()).norm(dim=1).detach())
+
+
+class Normalized(nn.Module):
+    """An encoder as of contrastive learning, whose outputs all have the norm ``length``."""
+
+    def __init__(self, length: float = 1.0) -> None:
+        super().__init__()
+        self.net, self.length = encoder(), length
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.length * nn.functional.normalize(self.net(x))
+
+
+@pytest.mark.parametrize("labels", [rows(2), torch.tensor([0, 1, 0, 1, 1])], ids=["view", "classes"])
+@pytest.mark.parametrize("task", ["auto", "embedding"])
+def test_of_normalized_embeddings_the_norm_is_not_explained(labels: Tensor, task: str) -> None:
+    net, x = Normalized(), rows()
+    report = explain(net, Probe(x, labels), METHODS, [], task=task)
+    largest = net(x).argmax(1)
+    assert report.task == "embedding"
+    check(report, lambda x: net(x)[torch.arange(len(x)), largest.repeat(len(x) // 5)], x)
+    line = settled(task, "label", net(x), labels, inputs=(x,)).line
+    fix = (
+        "forward_fn=lambda model, a, b: (model(a), model(b))" if labels.is_floating_point() else "Similarity(to=means)"
+    )
+    assert "largest output of each sample, because all outputs have the same norm" in line
+    assert fix in line
+
+
+@pytest.mark.parametrize("length", [1.0, 16.0])
+def test_a_norm_that_all_samples_share_is_refused(length: float) -> None:
+    with pytest.raises(ValueError, match=r"the same for every sample.*forward_fn=lambda model, a, b"):
+        explain(Normalized(length), Probe(rows()), METHODS, [], target=t.Norm())
+    with pytest.raises(ValueError, match="the same for every sample"):
+        explain(nn.Sequential(Normalized(), nn.Unflatten(1, (3, 1))), Probe(rows()), METHODS, [], task="embedding")
 
 
 def test_what_does_not_fit_is_refused_with_the_fix() -> None:
