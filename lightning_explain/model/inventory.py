@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_explain.model.reachable import Container, Walk, hooks_among, slots, sort_of
+from lightning_explain.model.reachable import Container, Walk, hooks_of, slots, sort_of
 
 # In eval mode they return their input, at most in another shape.
 TRANSPARENT = (
@@ -90,9 +91,9 @@ class ModuleInventory:
     @cached_property
     def hooks(self) -> list[Container]:
         """The containers that hold the hooks of modules."""
-        attributes = map(vars, self.modules)
-        found = [held[name] for held in attributes for name in hooks_among(tuple(held))]
-        return [value for value in found if sort_of(type(value)) == "container"]
+        found = list(chain.from_iterable(map(hooks_of, map(vars, self.modules))))
+        others = {kind for kind in set(map(type, found)) if sort_of(kind) != "container"}
+        return [value for value in found if type(value) not in others] if others else found
 
     def _all(self, sort: str) -> list[Any]:
         return [*self.walk.owned[sort], *(value for value in self.walk.shared[sort] if size_of(value) <= SMALL)]

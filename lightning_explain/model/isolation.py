@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import chain
 from operator import is_
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -195,8 +196,10 @@ _MENTIONED: WeakSet[nn.Module] = WeakSet()
 
 def _mention_size(inventory: ModuleInventory, groups: list[list[Tensor]]) -> None:
     """Mentions, once for each model, what copying its tensors takes."""
+    if inventory.model in _MENTIONED or sum(map(size_of, chain(*groups, inventory.arrays))) < LARGE:
+        return
     total = sum(map(_size, groups)) + sum(map(size_of, inventory.arrays))
-    if total < LARGE or inventory.model in _MENTIONED:
+    if total < LARGE:
         return
     _MENTIONED.add(inventory.model)
     sizes = [(_size(group), group[0]) for group in groups] + [(size_of(array), array) for array in inventory.arrays]

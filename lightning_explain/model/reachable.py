@@ -10,6 +10,7 @@ import array
 import concurrent.futures
 import functools
 import io
+import operator
 import queue
 import random
 import sys
@@ -17,7 +18,7 @@ import threading
 import types
 from argparse import Namespace
 from collections import UserDict, UserList, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -108,10 +109,15 @@ def is_hooks(name: str) -> bool:
     return name.startswith("_") and "_hooks" in name
 
 
+def hooks_of(attributes: Mapping[str, Any]) -> Iterable[Any]:
+    """What holds the hooks of a module with these attributes."""
+    return _hooks_among(tuple(attributes))(attributes)
+
+
 @functools.lru_cache(4096)
-def hooks_among(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the attributes of a module that hold its hooks."""
-    return tuple(filter(is_hooks, names))
+def _hooks_among(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Iterable[Any]]:
+    hooks = tuple(filter(is_hooks, names))
+    return operator.itemgetter(*hooks) if len(hooks) > 1 else lambda attributes: [attributes[name] for name in hooks]
 
 
 class Walk:
@@ -152,11 +158,11 @@ class Walk:
         self,
         roots: Iterable[tuple[Any, Any, Any]],
         parts: Callable[[Any, str], Iterable[Part]],
-        later: Sequence[str] = (),
+        later: frozenset[str] = frozenset(),
     ) -> dict[str, list[Any]]:
         reached: dict[str, list[Any]] = {sort: [] for sort in _SORTS}
         found = self._found
-        waiting = deque((holder, [(key, value)]) for holder, key, value in roots)
+        waiting: deque[tuple[Any, Iterable[Part]]] = deque((holder, [(key, value)]) for holder, key, value in roots)
         while waiting and not self.full:
             holder, pairs = waiting.popleft()
             for key, value in pairs:
@@ -164,12 +170,17 @@ class Walk:
                 if sort in later:
                     self._code.append((holder, key, value))
                 elif sort and id(value) not in found:
+                    held = (
+                        _of_container(value) if sort == "container" else () if sort == "tensor" else parts(value, sort)
+                    )
+                    if not held and type(value) is tuple:
+                        continue  # It cannot change, and holds nothing that can.
                     if len(found) >= MOST:
                         self.full = True
                         break
                     found[id(value)] = (value, holder, key)
                     reached[sort].append(value)
-                    if held := list(parts(value, sort)):
+                    if held:
                         waiting.append((value, held))
         return reached
 
@@ -181,7 +192,7 @@ class Walk:
         return _parts(value, sort)
 
 
-_CODE = ("function", "class", "iterator", "wrapper")
+_CODE = frozenset({"function", "class", "iterator", "wrapper"})
 
 
 def _is_own(cls: type) -> bool:
@@ -208,8 +219,6 @@ def _shared_parts(value: Any, sort: str) -> Iterable[Part]:
 
 def _parts(value: Any, sort: str) -> Iterable[Part]:
     """What an object holds, with the keys."""
-    if sort == "container":
-        return _of_container(value)
     if sort in ("module", "object"):
         attributes = in_slot(value, "__dict__")
         named: dict[str, Any] = attributes if isinstance(attributes, dict) else {}
@@ -229,13 +238,22 @@ def _of_container(value: Any) -> Iterable[Part]:
     # Not by its own values(), which may load them.
     values = dict.values(value) if isinstance(value, dict) else value
     # Quick for long lists of names or numbers, and for the many attributes of a module that are numbers.
-    kinds = {kind for kind in set(map(type, values)) if sort_of(kind)}
+    kinds = _searched(frozenset(map(type, values)))
     if not kinds:
         return ()
     if not isinstance(value, dict):
         return [(index, held) for index, held in enumerate(value) if type(held) in kinds]
-    pairs = [(key, held) for key, held in dict.items(value) if type(held) in kinds]
-    return [(key, held) for key, held in pairs if type(key) is not str or not is_hooks(key)]
+    return [
+        (key, held)
+        for key, held in dict.items(value)
+        if type(held) in kinds and (type(key) is not str or not is_hooks(key))
+    ]
+
+
+@functools.lru_cache(4096)
+def _searched(kinds: frozenset[type]) -> frozenset[type]:
+    """Those of the classes whose instances can hold or change something."""
+    return frozenset(filter(sort_of, kinds))
 
 
 @functools.cache
