@@ -29,8 +29,6 @@ from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.engine.shifts import shifted
 from lightning_explain.methods import steps_taken
 from lightning_explain.modalities.placement import arrange, explicit_maps, onto
-from lightning_explain.model.inventory import ModuleInventory
-from lightning_explain.model.isolation import STATE_SAVERS
 from lightning_explain.model.targets import Choice, predictions_of
 
 T = TypeVar("T")
@@ -95,7 +93,6 @@ class Explanation:
         self.samples = self.explained.probe[self._places]
         self.values = torch.empty(0)
         self.facts: Mapping[str, Tensor] = {}
-        self._inventory = ModuleInventory(self.explained.forward)
 
     @cached_property
     def _plan(self) -> Plan:
@@ -305,12 +302,16 @@ class Explanation:
             found.pop(name, None)
 
     def _within(self, work: Callable[[], T]) -> T:
-        """Runs the work in passes that fit into memory, and removes hooks that it leaves behind if it fails."""
+        """Runs the work in passes that fit into memory, and removes hooks that it leaves behind."""
+        function: Any = self.explained.forward
 
         def within(limit: int) -> T:
             self.explained = replace(self.explained, limit=limit)
-            with STATE_SAVERS["hooks"](self._inventory), self.decided.ranks.in_step():
-                return work()
+            try:
+                with self.decided.ranks.in_step():
+                    return work()
+            finally:
+                function.remove_hooks()
 
         return within_memory(within, self.explained.limit)[0]
 

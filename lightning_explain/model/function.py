@@ -16,7 +16,8 @@ from lightning_explain.core.probe import Probe, Samples, Shared, as_tuple
 from lightning_explain.core.report import PassCount
 from lightning_explain.core.serialization import plain
 from lightning_explain.model.heads import SharedCalls
-from lightning_explain.model.isolation import Run
+from lightning_explain.model.isolation import Run, restorer
+from lightning_explain.model.reachable import hooks_of
 from lightning_explain.model.targets import OutputError, Target, choose, output_tensor
 
 ForwardFn: TypeAlias = "Callable[..., Any] | None"
@@ -70,6 +71,12 @@ class TargetFunction(nn.Module):
         for module in model.modules() if any(place[-1] == EACH for place in places) else ():
             if isinstance(vars(module).get("score_thresh"), float):
                 vars(module)["score_thresh"] = 0.0
+        self._run, self._restore_own = run, restorer(hooks_of(vars(self)))
+
+    def remove_hooks(self) -> None:
+        """Leaves this module without hooks, and those of the model with what they had when the isolation began."""
+        self._run.remove_hooks()
+        self._restore_own()
 
     @property
     def passes(self) -> PassCount:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -36,6 +36,8 @@ class ModuleInventory:
         self.modules = list(self._named.values())
         self.copies: dict[int, Tensor] = {}
         """By id, the copies of tensors that were made when the isolation began."""
+        self.restore_hooks: Callable[[], None] = lambda: None
+        """Gives the modules the hooks that they had when the isolation began."""
 
     @cached_property
     def walk(self) -> Walk:

@@ -32,8 +32,28 @@ from lightning_explain.model.state_dicts import training_state
 
 Context: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 StateSaver = Callable[[ModuleInventory], AbstractContextManager[None]]
-Run: TypeAlias = "Callable[..., Any]"
-"""Calls the model inside the isolation: ``run(function, *arguments, **keywords)`` returns ``function(*arguments, **keywords)``."""
+
+
+class Run:
+    """Calls the model inside the isolation: ``run(function, *arguments, **keywords)`` returns ``function(*arguments, **keywords)``.
+
+    Args:
+        signals: Those that wait.
+        forward_context: Entered around each call.
+        inventory: Of the model.
+    """
+
+    def __init__(self, signals: HeldSignals, forward_context: Context, inventory: ModuleInventory) -> None:
+        self._signals, self._forward_context, self._inventory = signals, forward_context, inventory
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """Returns ``function(*arguments, **keywords)``, which Ctrl-C may interrupt."""
+        with self._signals.interruptible(), self._forward_context():
+            return function(*arguments, **keywords)
+
+    def remove_hooks(self) -> None:
+        """Gives the modules of the model the hooks that they had when the isolation began."""
+        self._inventory.restore_hooks()
 
 
 _NOTHING = nullcontext()
@@ -258,6 +278,15 @@ _BUILT_IN = frozenset({dict, OrderedDict, list, deque, set})
 @contextmanager
 def _kept(containers: Iterable[Container]) -> Iterator[None]:
     """Restores which objects are in some containers."""
+    restore = restorer(containers)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def restorer(containers: Iterable[Container]) -> Callable[[], None]:
+    """A function that restores which objects are in some containers now."""
     # Most are empty, such as those of hooks, and stay so: nothing is copied of them.
     found = list(containers)
     if _BUILT_IN.issuperset(map(type, found)):
@@ -266,12 +295,22 @@ def _kept(containers: Iterable[Container]) -> Iterator[None]:
         empty = [c for c in found if type(c) in _BUILT_IN and not c]
         filled = [c for c in found if type(c) not in _BUILT_IN or c]
     others = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in filled]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         with undone() as actions:
             actions += [partial(_restore, c, []) for c in empty if c]
             actions += [partial(_restore, *pair) for pair in others if not _unchanged(*pair)]
+
+    return restore
+
+
+@contextmanager
+def _hooks(inventory: ModuleInventory) -> Iterator[None]:
+    inventory.restore_hooks = restorer(inventory.hooks)
+    try:
+        yield
+    finally:
+        inventory.restore_hooks()
 
 
 def _unchanged(container: Any, saved: Any) -> bool:
@@ -370,7 +409,7 @@ STATE_SAVERS: dict[str, StateSaver] = {
     # Which objects are in the attributes and in the containers below: also buffers and submodules.
     "attributes": lambda inventory: _kept(c for c in inventory.containers if not isinstance(c, (tuple, frozenset))),
     "slots": lambda inventory: _filled(inventory.slots) if inventory.slots else _NOTHING,
-    "hooks": lambda inventory: _kept(inventory.hooks),
+    "hooks": _hooks,
     "usable": _usable,
     "tensors": _tensors,
     "gradients": _gradients,
@@ -397,18 +436,13 @@ def explaining(model: nn.Module, forward_context: Context = nullcontext) -> Iter
         forward_context: A context entered around each forward pass, but not around the backward pass, such as autocast.
 
     Yields:
-        ``run(function, *arguments, **keywords)``, which calls the function inside ``forward_context``.
+        What calls the model, inside ``forward_context``.
     """
     signals = HeldSignals()
-
-    def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        with signals.interruptible(), forward_context():
-            return function(*arguments, **keywords)
-
     with signals, undone() as actions:
         inventory = ModuleInventory(model)
         for saver in STATE_SAVERS.values():
             context = saver(inventory)
             context.__enter__()
             actions.append(partial(context.__exit__, None, None, None))
-        yield run
+        yield Run(signals, forward_context, inventory)
