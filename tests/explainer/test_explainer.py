@@ -154,6 +154,27 @@ def test_a_failure_is_noted_and_the_others_are_as_without_it() -> None:
             assert torch.equal(found.scores[metric][name], value)
 
 
+@dataclass(frozen=True)
+class Leaving(Method):
+    """A method that leaves hooks behind and succeeds."""
+
+    def attribute(self, explained: ExplainedFunction, samples: Samples) -> Attribution:
+        for module in explained.forward.modules():
+            module.register_forward_hook(lambda module, arguments, output: output * 2)
+        return torch.ones_like(samples.inputs[0])
+
+
+def test_hooks_that_a_method_leaves_behind_are_gone_for_what_follows() -> None:
+    x, y = samples()
+    alone, beside = (
+        explain(trained(), Probe(x, y), {"saliency": METHODS["saliency"], **more}, [q.Infidelity()])
+        for more in ({}, {"leaving": Leaving()})
+    )
+    assert torch.equal(beside.attributions["leaving"], torch.ones_like(x))
+    for metric, scores in alone.scores.items():
+        assert torch.equal(beside.scores[metric]["saliency"], scores["saliency"])
+
+
 class Numbers(Broken):
     """A metric that gives one number instead of one for each sample."""
 

@@ -136,6 +136,17 @@ def test_long_lists_of_names_are_not_looked_through() -> None:
     assert not ModuleInventory(model).walk.full
 
 
+def test_tuples_are_looked_through_and_those_of_numbers_are_no_containers() -> None:
+    model = Moves(
+        lambda model: (model.pair[0].add_(1), model.pair[1][0].append(2)), pair=(torch.zeros(1), ([1],)), size=(3, 3)
+    )
+    assert not any(value is model.size for value in ModuleInventory(model).containers)
+    with explaining(model) as run:
+        run(model, torch.rand(2, 3))
+    assert not model.pair[0].any()
+    assert model.pair[1] == ([1],)
+
+
 def test_a_dataset_that_is_a_global_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "SMALL", 100)
     model = Moves(lambda model: (BIG, LITTLE))
