@@ -14,9 +14,9 @@ from lightning_explain.core.panels import MOST_BARS, FeaturesPanel, Panel
 from lightning_explain.core.probe import all_finite
 from lightning_explain.core.report import Picture
 from lightning_explain.render import letters as text
+from lightning_explain.render.captions import percent
 from lightning_explain.render.color import BLUE, ORANGE
 from lightning_explain.render.layout import BLACK, GRAY, LINE, SMALL
-from lightning_explain.render.page import brief
 
 POSITIVE, NEGATIVE = ImageColor.getrgb(ORANGE), ImageColor.getrgb(BLUE)
 _WIDTH = 300
@@ -43,20 +43,28 @@ def chart(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8
     return np.stack([_lines(sample, panel.name, size, letters, most) for sample in panel.values])
 
 
-def behind(panel: Panel, size: tuple[int, int], letters: int) -> NDArray[np.uint8]:
-    """The strongest units of each sample, with bars behind their names and values, for narrow places: uint8 ``(N, h, w, 3)``.
+def behind(panel: Panel, size: tuple[int, int], letters: int, totals: Tensor | None = None) -> NDArray[np.uint8]:
+    """The strongest units of each sample, for narrow places: uint8 ``(N, h, w, 3)``.
 
-    Samples with non-finite values are drawn empty.
+    Each has its share of the absolute map in percent, and behind it a bar, which is as wide as the picture at 100%. Samples with
+    non-finite values are drawn empty.
+
+    Args:
+        panel: The units.
+        size: Height and width.
+        letters: The size of letters.
+        totals: ``(N,)`` the sum of the absolute map of each sample over all inputs. Default: over these units.
     """
     line, (height, width) = text.line_height(letters), size
     chart = np.full((len(panel.values), height, width, 3), 255, dtype=np.uint8)
-    for picture, sample in zip(chart, panel.values, strict=True):
-        largest = float(sample.abs().max()) or 1.0
+    sums = (panel.values.abs().nansum(1) if totals is None else totals).tolist()
+    for picture, sample, total in zip(chart, panel.values, sums, strict=True):
         for i, unit in enumerate(_strongest(sample, max(1, height // line))):
             y, value = i * line, float(sample[unit])
-            bar = picture[y + 1 : y + line - 1, : round(abs(value) / largest * width)]
+            share = min(abs(value) / total, 1.0) if total > 0 else 0.0
+            bar = picture[y + 1 : y + line - 1, : round(share * width)]
             bar[:] = np.add(_TINT * np.array(POSITIVE if value > 0 else NEGATIVE), (1 - _TINT) * 255)
-            number = brief(value)
+            number = percent(share)
             _write_right(picture, number, width - _PAD, y, letters, width, BLACK)
             space = width - 3 * _PAD - text.width(number, letters)
             text.write(picture, text.shorten(_called(panel, unit), letters, space), _PAD, y, letters, BLACK)

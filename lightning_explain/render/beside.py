@@ -18,16 +18,20 @@ _GAP = 16
 """The gap between two images is this part of the widest one."""
 
 
-def shares(panels: Sequence[tuple[Panel, int]], inputs: Sequence[DrawnInput]) -> dict[int, float]:
-    """The mean share of the absolute map on each of several inputs, by its place among ``inputs``; empty if it lies on one alone."""
+def sizes_of(panels: Sequence[tuple[Panel, int]]) -> dict[int, Tensor]:
+    """The sum of the absolute map of each sample ``(N,)`` on each input, by the place of the input."""
     sizes = dict[int, Tensor]()
-    if len(inputs) < 2:
-        return {}
     for panel, i in panels:
         values = panel.values.double().nan_to_num(0.0, 0.0, 0.0)
         on_image = panel.kind in KINDS
         sizes.setdefault(i, flat(values.sum(1) if on_image else values).abs().sum(1))
-    if len(sizes) < 2:
+    return sizes
+
+
+def shares(panels: Sequence[tuple[Panel, int]], inputs: Sequence[DrawnInput]) -> dict[int, float]:
+    """The mean share of the absolute map on each of several inputs, by its place among ``inputs``; empty if it lies on one alone."""
+    sizes = sizes_of(panels)
+    if len(inputs) < 2 or len(sizes) < 2:
         return {}
     found = torch.stack(list(sizes.values()), 1)
     known = found.sum(1) > 0

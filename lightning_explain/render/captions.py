@@ -146,7 +146,7 @@ def _multiclass(sample: _Sample) -> Caption:
     label, explained = sample.label, sample.explained
     shares = shares_of(sample.report.outputs)[sample.index]
     predicted = int(sample.report.predictions[sample.index])
-    share = _percent(float(shares[predicted])) if 0 <= predicted < len(shares) else ""
+    share = percent(float(shares[predicted])) if 0 <= predicted < len(shares) else ""
     lines = [] if label is None else [f"label {sample.named(label)}"]
     lines.append(f"predicted {sample.named(predicted)} {share}".rstrip())
     if explained >= 0 and explained != (predicted if label is None else label):
@@ -169,10 +169,10 @@ def _binary(sample: _Sample) -> Caption:
     short = Short(
         label="" if label is None else sample.name(label),
         predicted=sample.name(int(share > 0.5)) if wrong else "",
-        share=_percent(max(share, 1 - share)),
+        share=percent(max(share, 1 - share)),
         judged=label is not None,
     )
-    return Caption((*lines, f"sigmoid {_percent(share)}"), wrong, short)
+    return Caption((*lines, f"sigmoid {percent(share)}"), wrong, short)
 
 
 def _multilabel(sample: _Sample) -> Caption:
@@ -184,9 +184,9 @@ def _multilabel(sample: _Sample) -> Caption:
     if sample.explained >= 0:
         shown = sorted(shown, key=lambda k: k != sample.explained)
     lines = [f"labels {_listed(map(sample.named, labels.nonzero()[:, 0].tolist())) or 'none'}"]
-    lines += [f"sigmoid {sample.named(k)} {_percent(float(shares[k]))}" for k in shown[:_MOST]]
+    lines += [f"sigmoid {sample.named(k)} {percent(float(shares[k]))}" for k in shown[:_MOST]]
     lines, most, odd = [*lines, *sample.value], int(shown[0]), (labels != (shares > 0.5)) & known
-    share = _percent(float(shares[most]))
+    share = percent(float(shares[most]))
     if "sample" in sample.report.explained:  # One label of the sample.
         short = Short(label=sample.name(most), share=share, judged=bool(known[most]))
         return Caption(tuple(lines), bool(odd[most]), short)
@@ -217,7 +217,7 @@ def _tokens(sample: _Sample) -> Caption:
     if own is None or predicted is None or sample.labels is None:
         return _other(sample)
     label = int(sample.labels[sample.index].reshape(-1)[int(sample.fact("position") or 0)])
-    share, known, wrong = _percent(sample.fact("probability") or 0.0), label >= 0, 0 <= label != predicted
+    share, known, wrong = percent(sample.fact("probability") or 0.0), label >= 0, 0 <= label != predicted
     lines = [sample.word, *([f"label {sample.named(label)}"] if known else [])]
     lines += [f"predicted {sample.named(int(predicted))} {share}", *sample.value]
     short = Short(
@@ -233,8 +233,8 @@ def _dense(sample: _Sample) -> Caption:
     own, share, overlap, predicted = (sample.fact(name) for name in ("class", "share", "overlap", "predicted"))
     if own is None or share is None:
         return _other(sample)
-    pixels, part = sample.fact("pixels"), f"{_percent(share)} of the pixels"
-    count = part if pixels is None else f"{int(pixels):,} pixels ({_percent(share)})"
+    pixels, part = sample.fact("pixels"), f"{percent(share)} of the pixels"
+    count = part if pixels is None else f"{int(pixels):,} pixels ({percent(share)})"
     other = "" if predicted is None or predicted == own else sample.name(int(predicted))
     lines, wrong = [f"class {sample.named(int(own))}, {count}"], False
     # Undefined where the class is neither predicted nor labelled.
@@ -250,9 +250,9 @@ def _detection(sample: _Sample) -> Caption:
     own, score, overlap = (sample.fact(name) for name in ("class", "probability", "overlap"))
     if own is None or score is None or own < 0:
         return _plain("nothing detected", *sample.value)
-    lines = [f"class {sample.named(int(own))}, score {_percent(score)}"]
+    lines = [f"class {sample.named(int(own))}, score {percent(score)}"]
     lines += [] if overlap is None else [f"IoU with the label {overlap:.0%}"]
-    short = Short(sample.name(int(own)), share=_percent(score), judged=overlap is not None)
+    short = Short(sample.name(int(own)), share=percent(score), judged=overlap is not None)
     return Caption(tuple(lines), overlap is not None and overlap < 0.5, short)
 
 
@@ -291,8 +291,14 @@ def _listed(words: Iterable[str], most: int = _MOST) -> str:
     return ", ".join(found[:most]) + (", ..." if len(found) > most else "")
 
 
-def _percent(share: float) -> str:
-    # Not rounded to 100% or 0%, which would claim certainty.
+def percent(share: float) -> str:
+    """A share in percent; not rounded to 100% or 0%, which would claim certainty.
+
+    Example:
+        >>> from lightning_explain.render.captions import percent
+        >>> percent(0.234), percent(0.998), percent(0.001), percent(1)
+        ('23%', '>99%', '<1%', '100%')
+    """
     return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 

@@ -105,9 +105,11 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     found = horizon.captions_of(report, probe.targets)[:samples] if first else captions(report, probe, names, samples)
     maps, own = dict[str, list[tuple[Panel, int]]](), dict[str, list[Panel]]()
     shares, of_input = dict[str, dict[int, float]](), dict[str, list[int]]()
+    totals = dict[str, Tensor | None]()
     for name in report.attributions:
         panels = _panels(name, report, inputs, options.of(name), probe.targets)
         shares[name] = beside.shares(panels, inputs)
+        totals[name] = torch.stack([*beside.sizes_of(panels).values()]).sum(0) if shares[name] else None
         panels = beside.joined_panels(panels, inputs)
         if first:
             panels = [(horizon.by_step(each, report), i) for each, i in panels if isinstance(each, SeriesPanel)]
@@ -124,7 +126,8 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
         name: [_head(inputs[i], shares[name].get(i)) if len(inputs) > 1 else "" for i in of_input[name]] for name in own
     }
     lines = {name: _lines(inputs, shares[name]) for name in maps}
-    return Figure(shown, options, layout, tuple(found), sides(report, probe, names), fitted, maps, own, heads, lines)
+    said = sides(report, probe, names)
+    return Figure(shown, options, layout, tuple(found), said, fitted, maps, own, heads, lines, totals)
 
 
 def _head(drawn: DrawnInput, share: float | None) -> str:
@@ -210,6 +213,7 @@ class Figure:
         own: By method, the panels that have pages of their own.
         heads: By method, for each of these panels the name of its input, where there are several, and how much of the map lies on it.
         lines: The same by method and place of an input, for its rows.
+        totals: By method, the sum of the absolute map of each sample over several inputs, ``(N,)``; ``None`` if it lies on one.
     """
 
     report: Report
@@ -222,6 +226,7 @@ class Figure:
     own: Mapping[str, Sequence[Panel]]
     heads: Mapping[str, Sequence[str]]
     lines: Mapping[str, Mapping[int, tuple[str, ...]]]
+    totals: Mapping[str, Tensor | None]
 
     def count(self, history: PictureHistory | None = None, further: bool = True) -> int:
         """How many pictures there are, with or without further pages."""
@@ -451,7 +456,8 @@ class Figure:
             return []
         panel, head = found
         most = self.layout.box()[0], self.layout.pitch - GAP
-        return [Row((*label, *_fitting(head or panel.title))[:_LINES], pixels=bars.behind(panel, most, LETTERS))]
+        chart = bars.behind(panel, most, LETTERS, self.totals[name])
+        return [Row((*label, *_fitting(head or panel.title))[:_LINES], pixels=chart)]
 
     def _over_time(self, name: str, earlier: Sequence[Snapshot]) -> list[Row]:
         panel, i = self._main(name) or (None, 0)

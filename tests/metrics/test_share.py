@@ -134,6 +134,19 @@ def test_each_input_says_how_much_of_the_map_lies_on_it() -> None:
     assert bars.lines["ig"][1] == ("75% on", "input 1")
 
 
+def test_a_table_with_little_of_the_map_has_short_bars_beside_the_image() -> None:
+    image, probe = torch.rand(2, 1, 8, 8), Probe({"image": torch.rand(2, 1, 8, 8), "meta": torch.zeros(2, 4)})
+    inked = []
+    for part in (1e-3, 1e3):
+        table = torch.tensor([[1.0, 0.0, 0.0, 0.0]] * 2) * part
+        (row,) = figure_of(report_of((image, table)), probe)._strongest("ig", ("ig",))
+        assert row.pixels is not None
+        pixels = row.pixels.astype(int)
+        inked.append((pixels[..., 0] > pixels[..., 2] + 50).mean())
+    assert inked[0] < 0.01
+    assert inked[1] > 0.25
+
+
 def test_the_first_page_names_the_strongest_column_of_a_table_beside_images() -> None:
     image, probe = torch.rand(2, 1, 8, 8), Probe({"image": torch.rand(2, 1, 8, 8), "meta": torch.zeros(2, 4)})
     drawn = []

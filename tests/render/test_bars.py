@@ -109,11 +109,14 @@ def test_bars_behind_words_are_left_out_of_samples_that_are_not_finite(units: in
     assert (drawn != 255).any()
 
 
-def test_bars_behind_words_are_as_wide_as_their_values() -> None:
-    panel = FeaturesPanel("", "importance", torch.tensor([[0.1, -0.8, 0.4]]), names=["a", "b", "c"])
-    (chart,) = behind(panel, (64, 200), 24)
+@pytest.mark.parametrize(("total", "widths"), [(None, (120, 60)), (12.0, (10, 5)), (0.0, (0, 0))])
+def test_bars_behind_words_are_as_wide_as_their_share_of_the_whole_map(
+    total: float | None, widths: tuple[int, int]
+) -> None:
+    panel = FeaturesPanel("", "importance", torch.tensor([[0.1, -0.6, 0.3]]), names=["a", "b", "c"])
+    (chart,) = behind(panel, (64, 200), 24, None if total is None else torch.tensor([total]))
     line = letters.line_height(24)
-    for i, (unit, color) in enumerate([(200, NEGATIVE), (100, POSITIVE)]):
+    for i, (unit, color) in enumerate(zip(widths, [NEGATIVE, POSITIVE], strict=True)):
         edge = chart[i * line + 2].astype(int)
         assert (edge == (np.array(color) + 255) // 2).all(-1)[:unit].all()
         assert (edge[unit:] == 255).all()
