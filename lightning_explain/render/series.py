@@ -1,11 +1,11 @@
-"""Series and their attributions in; pages with a curve over a colored strip for each channel, and a time axis, out."""
+"""Series and their attributions in; pages with a curve over a colored strip for each channel, and axes of values and time, out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ _COLUMNS, _CHANNELS = 2, 4
 _BIN = 3  # pixels of a colored strip, so that a short peak remains visible
 _FINE = 3  # a pixel of a curve is the mean of so many squared
 _LABELS = 124
+_MARK = 5  # the length of the marks of an axis
 _CELL, _CELL_HEIGHT = 320, 72
 _DOT = 3.5  # the radius, in pixels, of what marks the explained step
 _AHEAD, _FORECAST, _TRUE = (240, 240, 240), (0, 125, 90), (130, 130, 130)
@@ -126,6 +127,15 @@ class _Drawn:
         """How many samples are side by side: one on narrow pages."""
         return _COLUMNS if self.notes.width == WIDTH else 1
 
+    @cached_property
+    def axis(self) -> int:
+        """The width of the numbers at the left of each strip, and of the marks beside them."""
+        heights = range(2 * PITCH, HEIGHT, PITCH // 2)
+        found = {
+            exact(value) for limits in _limits(self.panel) for height in heights for value in ticks(limits, height)
+        }
+        return max((text.width(words, LETTERS) for words in found), default=0) + _MARK + 2
+
     @property
     def lines(self) -> int:
         """How many samples are above each other."""
@@ -151,12 +161,12 @@ class _Drawn:
             self.notes.title_in_two_lines(canvas, sample, maps, (x, y), width - GAP, name)
             top = y + (2 * PITCH if self.notes.captions or name else 0)
             pitch = (y + height - top - PITCH) // len(places)
-            size = (pitch - GAP, width - 2 * GAP)
+            size = (pitch - GAP, width - 2 * GAP - self.axis)
             for k, (channel, weights) in enumerate(places):
-                self._strip(canvas, sample, channel, weights, (x, top + k * pitch), size)
+                self._strip(canvas, sample, channel, weights, (x + self.axis, top + k * pitch), size)
                 if i % self.columns == 0:
                     self._label(canvas, channel, k, top + k * pitch, size[0])
-            time_axis(canvas, self.panel, (x, top + pitch * len(places) - GAP), size[1])
+            time_axis(canvas, self.panel, (x + self.axis, top + pitch * len(places) - GAP), size[1])
         return canvas
 
     def _strip(
@@ -165,6 +175,7 @@ class _Drawn:
         x, y = place
         panel, limits = self.panel, _limits(self.panel)[channel]
         canvas[y - 1 : y + size[0] + 1, x - 1 : x + size[1] + 1] = LINE
+        value_axis(canvas, limits, (x, y), size[0])
         ahead = None
         if panel.predicted is not None and panel.future is not None:
             ahead = panel.future[sample, channel], panel.predicted[sample, channel]
@@ -174,17 +185,16 @@ class _Drawn:
         )
 
     def _label(self, canvas: Picture, channel: int, k: int, y: int, height: int) -> None:
-        """The track, or the channel and the limits of its curves."""
+        """The track, or the channel and what its curves are."""
         if len(self.tracks) > 1:
             for i, words in enumerate(self.tracks[k].label):
                 write(canvas, words, MARGIN, y + i * PITCH, GRAY if i else BLACK, _LABELS - GAP - MARGIN)
             return
-        low, high = (brief(float(f"{limit:.1g}")) for limit in _limits(self.panel)[channel])
         name = self.panel.channels[channel] if self.panel.channels else str(channel)
         write(canvas, name, MARGIN, y, BLACK, _LABELS - GAP - MARGIN)
-        lines = [(f"{low}…{high}", GRAY)]
+        lines = list[tuple[str, text.Color]]()
         if self.panel.predicted is not None and self.panel.predicted[:, channel].isfinite().any():
-            lines += [("forecast", _FORECAST), ("true", _TRUE)]
+            lines = [("forecast", _FORECAST), ("true", _TRUE)]
         for i, (words, color) in enumerate(lines[: height // PITCH - 1], start=1):
             write(canvas, words, MARGIN, y + i * PITCH, color, _LABELS - GAP - MARGIN)
 
@@ -255,6 +265,41 @@ def _painted(series: bytes, size: tuple[int, int], limits: tuple[float, float]) 
         [fine[down, across] for down in parts for across in parts], dtype=np.uint16
     )
     return whole
+
+
+def ticks(limits: tuple[float, float], height: int) -> list[float]:
+    """Up to three round numbers between limits, as far apart as their letters need in so many pixels; the lower limit if there are none."""
+    span = limits[1] - limits[0]
+    if not span > 0 or not math.isfinite(span):
+        return [limits[0]]
+    exponent, few = math.floor(math.log10(span)), [limits[0]]
+    for step in (
+        m * 10.0**e for group in ((1, 2, 5), (4,)) for e in (exponent - 1, exponent, exponent + 1) for m in group
+    ):
+        first, last = math.ceil(limits[0] / step - 1e-9), math.floor(limits[1] / step + 1e-9)
+        apart = height * (_height(limits[0], limits) - _height(limits[0] + step, limits))
+        found = [i * step for i in range(first, last + 1)] if last - first < 3 else []
+        if len(found) > 1 and apart >= LETTERS - 4:
+            return found
+        few = found if len(found) == 1 else few
+    return few
+
+
+def exact(value: float) -> str:
+    """A number of an axis: brief, unless that rounds it."""
+    words = brief(value)
+    return words if math.isclose(float(words), value, rel_tol=1e-6) else f"{value:.4g}"
+
+
+def value_axis(canvas: Picture, limits: tuple[float, float], place: tuple[int, int], height: int) -> None:
+    """Marks at round values at the left of a strip, and these numbers."""
+    (x, y), line = place, text.line_height(LETTERS)
+    for value in ticks(limits, height):
+        at = y + min(max(round(height * _height(value, limits)), 0), height - 1)
+        canvas[at, x - 1 - _MARK : x - 1] = GRAY
+        words = exact(value)
+        top = min(max(at - line // 2, y - GAP), y + height - line + GAP)
+        write(canvas, words, x - 3 - _MARK - text.width(words, LETTERS), top)
 
 
 def time_axis(canvas: Picture, panel: SeriesPanel, place: tuple[int, int], width: int, before: bool = False) -> None:

@@ -35,7 +35,7 @@ from lightning_explain.render.options import Options
 from lightning_explain.render.page import HEIGHT, NARROW, WIDTH
 
 BLUE, ORANGE, RED, AMBER = ([0, 114, 178], [213, 94, 0], [190, 20, 40], [150, 85, 0])
-WIDE_PAGES = 3941423900
+WIDE_PAGES = 1367628193
 RIGHT = Caption((), False, Short("good", "", "98%", True))
 WRONG = Caption((), True, Short("bad", "good", "71%", True, "label"))
 
@@ -207,6 +207,39 @@ def test_the_scale_is_that_of_the_sample_or_of_all() -> None:
         Options(scale="each")
 
 
+@pytest.mark.parametrize(
+    ("limits", "height", "expected"),
+    [
+        ((-3.1, 2.9), 90, ["-2", "0", "2"]),
+        ((-3.1, 2.9), 400, ["-2", "0", "2"]),
+        ((0.0, 1.0), 90, ["0", ".5", "1"]),
+        ((980.0, 1620.0), 90, ["1e3", "1500"]),
+        ((-1.2e-4, 3e-5), 90, ["-1e-4", "-5e-5", "0"]),
+        ((2.0, 2.0), 90, ["2"]),
+        ((0.0, 0.0), 90, ["0"]),
+    ],
+)
+def test_the_axis_of_values_has_up_to_three_round_numbers(
+    limits: tuple[float, float], height: int, expected: list[str]
+) -> None:
+    assert [series.exact(value) for value in series.ticks(limits, height)] == expected
+
+
+def test_each_strip_has_an_axis_where_its_curve_is() -> None:
+    """A channel that is at zero and, for a while, at 400, with marks at both."""
+    panel = replace(series_of(torch.zeros(1, 1, 50)), series=torch.zeros(1, 1, 50), channels=["II"])
+    panel.series[0, 0, 20:30] = 400.0
+    for count in (1, 2):
+        page = series.pages(panel, [Track(("ig",), panel.values)] * count, notes(1))[0]()
+        curve = (page[80:, 240:] < 40).all(-1)
+        frame = (page[80:] == series.LINE).all(-1).sum(0)
+        x = int(np.flatnonzero(frame > frame.max() / 2)[0])
+        marks = np.flatnonzero((page[80:, x - 4] == series.GRAY).all(-1))
+        runs = np.flatnonzero(curve.mean(1) > 0.05)
+        for end in (runs[0], runs[-1]):
+            assert np.abs(marks - end).min() <= 2, count
+
+
 def test_a_short_peak_of_a_long_series_is_seen() -> None:
     values = torch.zeros(1, 8, 40_000)
     values[0, 6, 31_000] = 1.0
@@ -296,7 +329,9 @@ def test_the_explained_step_has_a_dot_on_the_forecast() -> None:
         changed = (page != plain).any(-1)[:, : (WIDTH + 124) // 2]
         assert 30 < changed.sum() < 110, "a dot of ten pixels, in the first column"
         places.append(np.flatnonzero(changed.any(0)).mean())
-    assert places[1] - places[0] == pytest.approx(5 / 40 * (WIDTH - 124) / 2, abs=3)
+    drawn_panel = panel.with_forecast(*ahead)
+    axis = series._Drawn(drawn_panel, [Track((), panel.values)], [panel.values], notes(2)).axis
+    assert places[1] - places[0] == pytest.approx(5 / 40 * ((WIDTH - 124) / 2 - axis), abs=3)
 
 
 @pytest.mark.parametrize("labels", [None, torch.ones(2), torch.ones(2, 5, dtype=torch.long), torch.eye(2, 5)])
