@@ -20,6 +20,7 @@ from _measure import table
 from _workload import ResNet, images
 from lightning_explain import ExplanationMonitor, Probe
 from lightning_explain import methods as m
+from lightning_explain.core.torch_settings import torch_settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from states import Recorder, assert_equal
@@ -51,11 +52,11 @@ class DeviceRecorder(Recorder):
 
     def _note(self, where: str, trainer: pl.Trainer, module: pl.LightningModule, batch: Any = None) -> None:
         super()._note(where, trainer, module, batch)
-        cudnn, scaler = torch.backends.cudnn, getattr(trainer.precision_plugin, "scaler", None)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.states[-1] |= {
             "cuda generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "settings": (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cudnn.enabled),
-            "precision": (torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.is_autocast_enabled()),
+            "settings": torch_settings(),
+            "autocast": torch.is_autocast_enabled(),
             "scale": None if scaler is None else scaler.get_scale(),
         }
 

@@ -147,7 +147,7 @@ def _starts(sizes: Sequence[int]) -> Iterator[int]:
 
 def _storage(space: mmap.mmap, start: int, size: int) -> Tensor:
     if not size:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     return torch.frombuffer(space, dtype=torch.uint8, count=size, offset=start)
 
 
@@ -250,7 +250,7 @@ def _tensor(number: int, where: str | None, view: tuple[Any, ...], kind: tuple[A
     dtype, offset, shape, stride = view
     of, requires_grad, attributes = kind
     storage = _sources[-1].storages[number].untyped_storage()
-    found = torch.empty(0, dtype=dtype).set_(storage, offset, shape, stride)
+    found = torch.empty(0, dtype=dtype, device="cpu").set_(storage, offset, shape, stride)
     if where is not None:
         found = found.to(_sources[-1].device or where)
     found = nn.Parameter(found, requires_grad) if of is nn.Parameter else found.requires_grad_(requires_grad)

@@ -56,7 +56,7 @@ class Job:
 
     def begin(self, device: str | None) -> None:
         """Sets everything as it was; ``device``: where to compute, ``None``: where the module is."""
-        set_torch_settings(self.settings)
+        set_torch_settings(self.settings, device)
         for put in self.generators:
             put()
         former = self.module.device

@@ -6,13 +6,14 @@ import copy
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lightning_explain.core.shared_memory import SharedMemory
 from lightning_explain.core.torch_settings import set_torch_settings, torch_settings
@@ -135,14 +136,62 @@ def test_what_cannot_be_pickled_is_an_error(memory: SharedMemory) -> None:
         memory.write({"lock": threading.Lock()})
 
 
-def test_settings_of_torch_are_set_as_they_were() -> None:
+CHANGES: dict[str, Callable[[], Any]] = {
+    "precision": lambda: torch.set_float32_matmul_precision("high"),
+    "determinism": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+    "dtype": lambda: torch.set_default_dtype(torch.float64),
+    "default device": lambda: torch.set_default_device("meta"),
+    "flash attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
+    "efficient attention": lambda: torch.backends.cuda.enable_mem_efficient_sdp(False),
+    "attention in 16 bits": lambda: torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True),
+    "fast path": lambda: torch.backends.mha.set_fastpath_enabled(False),
+    "denormal numbers": lambda: torch.set_flush_denormal(True),
+    "mkldnn": lambda: setattr(torch.backends.mkldnn, "deterministic", True),
+}
+NEWER: dict[str, Callable[[], Any]] = {
+    "fp32_precision of all": lambda: setattr(torch.backends, "fp32_precision", "ieee"),
+    "fp32_precision of CUDA": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "fp32_precision of mkldnn": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    "fp32_precision of cuDNN": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+}
+if hasattr(torch.backends, "fp32_precision"):
+    CHANGES |= NEWER
+
+
+@pytest.fixture
+def settings() -> Iterator[dict[str, Any]]:
+    """The settings of torch, which are restored."""
     before = copy.deepcopy(torch_settings())
-    torch.set_float32_matmul_precision("high")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        changed = torch_settings()
-        assert changed != before
-        set_torch_settings(before)
-        assert torch_settings() == before
-    finally:
-        set_torch_settings(before)
+    yield before
+    set_torch_settings(before)
+    assert torch_settings() == before
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_settings_of_torch_are_set_as_they_were(settings: dict[str, Any], change: Callable[[], Any]) -> None:
+    change()
+    changed = pickle.loads(pickle.dumps(torch_settings()))
+    assert changed != settings
+    set_torch_settings(settings)
+    assert torch_settings() == settings
+    set_torch_settings(changed)
+    assert torch_settings() == changed
+
+
+def test_attention_gives_the_same_numbers_where_its_settings_are_set(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 128, 64)
+    found = F.scaled_dot_product_attention(x, x, x)
+    torch.backends.cuda.enable_flash_sdp(False)
+    assert not torch.equal(F.scaled_dot_product_attention(x, x, x), found), "nothing to tell them apart by"
+    set_torch_settings(settings)
+    assert torch.equal(F.scaled_dot_product_attention(x, x, x), found)
+
+
+@pytest.mark.usefixtures("settings")
+def test_another_default_device_is_that_of_the_process_and_does_not_change_what_arrives(memory: SharedMemory) -> None:
+    set_torch_settings({**torch_settings(), "device": "cuda:0"}, "meta")
+    assert torch.get_default_device() == torch.device("meta")
+    found = through(memory, (DigitNet().to("cpu"), torch.ones(2, device="cpu"), torch.zeros(0, device="cpu")))
+    assert found[1].tolist() == [1.0, 1.0]
+    assert found[2].device.type == "cpu"
