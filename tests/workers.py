@@ -13,12 +13,13 @@ class Here:
     """A worker that does its jobs in this process, when it is asked whether they are done.
 
     ``plan`` holds what happens at the next looks: an error is raised, ``None`` is "not yet"; then jobs are done. ``trial`` is what it
-    cannot read the model for, if it cannot.
+    cannot read the model for, if it cannot. ``begins``: whether jobs set everything as it was, which is so here anyway.
     """
 
     workers: ClassVar[list[Here]] = []
     plan: ClassVar[list[Exception | None]] = []
     trial: ClassVar[Exception | None] = None
+    begins: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.workers.append(self)
@@ -48,6 +49,8 @@ class Here:
             return ("tried",) if self.trial is None else ("failed", self.trial, "")
         try:
             with preserved_random_state():
+                if self.begins:
+                    job.begin(None)
                 done, back = job.done(lambda name: None), SharedMemory()
         except Exception as error:
             return "failed", error, traceback.format_exc()

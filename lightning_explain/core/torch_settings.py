@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,6 +83,19 @@ def set_torch_settings(settings: Mapping[str, Any], device: str | None = None) -
             value = settings["backends"][f"{owner}.{name}"]
             if value is not None and value != _backend(owner, name):
                 setattr(_owner(owner), name, value)
+
+
+def compute_on(device: torch.device) -> None:
+    """Makes a CUDA device the current one of this process, where ``tensor.cuda()`` goes; nothing for other devices."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
+def give_back_memory() -> None:
+    """Gives the blocks that torch keeps for later back to the CUDA device, if this process uses one: another one may need them."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_explain.core.probe import Probe
 from lightning_explain.core.random_state import set_cuda_generators
 from lightning_explain.core.report import Report
-from lightning_explain.core.torch_settings import set_torch_settings
+from lightning_explain.core.torch_settings import compute_on, set_torch_settings
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.history import History
 from lightning_explain.loggers.tags import numberless, without
@@ -62,6 +62,7 @@ class Job:
         former = self.module.device
         if device is not None:
             self.module.to(device)
+        compute_on(self.module.device)
         set_cuda_generators(self.cuda_generators, former, self.module.device)
 
     def done(self, progress: Progress) -> Done:

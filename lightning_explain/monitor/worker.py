@@ -25,8 +25,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lightning_explain.core.outcome import Outcome
 from lightning_explain.core.shared_memory import Layout, SharedMemory
+from lightning_explain.core.torch_settings import compute_on, give_back_memory
 from lightning_explain.probes.child import portable_error
 
 if TYPE_CHECKING:
@@ -82,23 +85,33 @@ def main(descriptor: int, parent: int) -> None:
     gc.enable()
     known = Outcome[Sequence[Any]](())
     while True:
-        kind, memory, layout, device = other.receive()
-        try:
-            if kind == "known":
-                known = Outcome.of(partial(memory.read, layout, (), device))
-                continue
-            job: Job = memory.read(layout, known.get(), device)
-            job.begin(device)
-            if kind == "try":
-                other.say("tried")
-            else:
-                numbers = {id(value): number for number, value in enumerate(known.get())}
-                other.give(_with_warnings(partial(job.done, partial(other.say, "step"))), numbers)
-            del job
-        except BaseException as error:
-            other.say("failed", portable_error(error), traceback.format_exc())
-        finally:
-            memory.close()
+        known = _served(other, known)
+
+
+def _served(other: _Parent, known: Outcome[Sequence[Any]]) -> Outcome[Sequence[Any]]:
+    """Does what the parent says next, with what is known by then; returns what is known from now on."""
+    kind, memory, layout, device = other.receive()
+    try:
+        if device is not None:
+            compute_on(torch.device(device))
+        if kind == "known":
+            return Outcome.of(partial(memory.read, layout, (), device))
+        _do(memory.read(layout, known.get(), device), kind, device, known.get(), other)
+    except BaseException as error:
+        other.say("failed", portable_error(error), traceback.format_exc())
+    finally:
+        memory.close()
+        give_back_memory()
+    return known
+
+
+def _do(job: Job, kind: str, device: str | None, known: Sequence[Any], other: _Parent) -> None:
+    job.begin(device)
+    if kind == "try":
+        other.say("tried")
+    else:
+        numbers = {id(value): number for number, value in enumerate(known)}
+        other.give(_with_warnings(partial(job.done, partial(other.say, "step"))), numbers)
 
 
 def _with_warnings(work: Callable[[], Done]) -> Done:

@@ -19,9 +19,13 @@ from torch import Tensor
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.outcome import Outcome
+from lightning_explain.core.shared_memory import Layout, SharedMemory
+from lightning_explain.core.torch_settings import compute_on
 from lightning_explain.loggers import tensorboard
 from lightning_explain.loggers.event_file import EventFile
 from lightning_explain.monitor import beside
+from lightning_explain.monitor import worker as process
 from lightning_explain.monitor.beside import WorkerError
 from networks import DigitNet
 from states import Recorder, assert_equal
@@ -164,6 +168,64 @@ def test_the_state_for_checkpoints_is_the_same(trainings: dict[str, Trained]) ->
     assert_equal(ours["history"], theirs["history"])
     assert_equal(ours["pictures"], theirs["pictures"])
     assert ours["schedule"]["last"] == theirs["schedule"]["last"] == 8
+
+
+class Asking:
+    """The other end of the pipe, in this process."""
+
+    def __init__(self, kind: str, device: str | None) -> None:
+        self.memory, self.said = SharedMemory(), list[str]()
+        self._asked = kind, device
+
+    def receive(self) -> tuple[str, SharedMemory, Layout, str | None]:
+        kind, device = self._asked
+        return kind, self.memory, self.memory.write([torch.ones(2)] if kind == "known" else NoJob()), device
+
+    def say(self, kind: str, *rest: Any) -> None:
+        self.said.append(kind)
+
+
+class NoJob:
+    """Fails when it begins."""
+
+    def begin(self, device: str | None) -> None:
+        raise ArithmeticError("not today")
+
+
+@pytest.mark.parametrize("kind", ["known", "explain"])
+def test_the_process_reads_on_its_device_and_gives_memory_of_a_gpu_back_also_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    events, read = list[Any](), SharedMemory.read
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", events.append)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("given back"))
+    monkeypatch.setattr(SharedMemory, "read", lambda *given: events.append("read") or read(*given))
+    other = Asking(kind, "cuda:1")
+    process._served(other, Outcome(()))  # type: ignore[arg-type]
+    assert events == [torch.device("cuda:1"), "read", "given back"]
+    assert other.said == ([] if kind == "known" else ["failed"])
+    assert other.memory.descriptor == -1
+
+
+def test_only_a_gpu_becomes_the_current_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for name in ("cpu", "meta", "cuda:1", "cuda"):
+        compute_on(torch.device(name))
+    assert current == [torch.device("cuda:1")]
+
+
+@pytest.mark.usefixtures("no_process")
+def test_the_device_of_the_module_is_the_current_one_while_it_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = list[torch.device]()
+    monkeypatch.setattr("lightning_explain.monitor.job.compute_on", current.append)
+    monkeypatch.setattr(Here, "begins", True)
+    fitted(tmp_path, monitor_of_digits(beside=True, when_busy="wait"))
+    assert current
+    assert set(current) == {torch.device("cpu")}
 
 
 # -- what cannot be ----------------------------------------------------------------------------------------------------
