@@ -190,8 +190,10 @@ def test_attention_gives_the_same_numbers_where_its_settings_are_set(settings: d
 
 @pytest.mark.usefixtures("settings")
 def test_another_default_device_is_that_of_the_process_and_does_not_change_what_arrives(memory: SharedMemory) -> None:
+    sent = DigitNet(), torch.ones(2), torch.zeros(0)
     set_torch_settings({**torch_settings(), "device": "cuda:0"}, "meta")
     assert torch.get_default_device() == torch.device("meta")
-    found = through(memory, (DigitNet().to("cpu"), torch.ones(2, device="cpu"), torch.zeros(0, device="cpu")))
+    found = through(memory, sent)
+    assert {p.device.type for p in found[0].parameters()} == {"cpu"}
     assert found[1].tolist() == [1.0, 1.0]
     assert found[2].device.type == "cpu"
