@@ -5,9 +5,9 @@ All samples are run forward, a few are run once more with a graph that is record
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.doctor import DoctorContext
+from lightning_explain.checks.findings import Finding
 from lightning_explain.checks.measurements import alike
 from lightning_explain.checks.requests import check_explained, check_ordinal, fitted, scored_by
 from lightning_explain.checks.trace import record
@@ -23,10 +24,11 @@ from lightning_explain.core.contracts import ExplainedFunction, Method, Metric, 
 from lightning_explain.core.probe import Probe, Samples, as_tuple
 from lightning_explain.core.record import Record
 from lightning_explain.core.regions import label_masks
+from lightning_explain.core.timing import Stopwatch
 from lightning_explain.core.verdict import RefusedError, Verdict
 from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.ranks import ELSEWHERE
-from lightning_explain.engine.pass_size import within_memory
+from lightning_explain.engine.pass_size import synchronize, within_memory
 from lightning_explain.model.function import TargetFunction
 from lightning_explain.model.targets import OutputError, Target, choose, target_indices
 from lightning_explain.targets.tasks import settled
@@ -66,7 +68,7 @@ def preflight(
     """
     function: Any = explained.forward
     samples = explained.probe
-    outputs, seconds = _run_forward(function, samples, probe, at_once)
+    outputs = _run_forward(runs := _Runs(function, samples.inputs[0].device), samples, probe, at_once)
     labels = None if probe.targets is None else probe.targets.cpu()
     named = probe.class_names is not None and outputs.shape[1:] == (len(probe.class_names),)
     inputs = tuple(x.cpu() for x in samples.inputs)
@@ -86,11 +88,11 @@ def preflight(
                 with torch.enable_grad():
                     found.outputs = function.outputs(*found.points, *found.samples.extra)
             else:
-                record(model, function.outputs, found)
+                runs.recorded(model, found)
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target, found.points)
-            whole = alike(function, found, outputs, target, values) if count > 1 else []
-        return DoctorContext(model, explained, found, whole, len(probe), seconds, chosen, count > 1, facts)
+            whole = runs.compared(found, outputs, target, values)
+        return DoctorContext(model, explained, found, whole, len(probe), runs.seconds, chosen, count > 1, facts)
 
     try:
         # Three, two, one.
@@ -115,19 +117,54 @@ def _different(samples: Samples, own: int) -> Samples:
     return samples
 
 
-def _run_forward(function: TargetFunction, samples: Samples, probe: Probe, limit: int) -> tuple[Tensor, float]:
-    """Runs the model on all samples, at most ``limit`` at a time.
+@dataclass
+class _Runs:
+    """The time of the model's runs.
 
-    Returns:
-        Its outputs ``(N, ...)``, on the CPU, and the seconds that it took for each sample.
+    Args:
+        function: What runs the model.
+        device: Where.
+        seconds: That of the fastest run for each of its samples. Others also pay what is paid once, or waited for the machine.
     """
 
-    def outputs(limit: int) -> tuple[Tensor, float]:
-        started, saved = time.perf_counter(), function.saved
+    function: TargetFunction
+    device: torch.device
+    seconds: float = math.inf
+
+    @contextmanager
+    def timed(self, samples: int) -> Iterator[None]:
+        """Times a run on so many samples; one that fails does not count."""
+        synchronize(self.device)
+        watch, saved = Stopwatch(), self.function.saved
+        yield
+        synchronize(self.device)
+        taken = watch.seconds(on_cpu=self.device.type == "cpu") + self.function.saved - saved
+        self.seconds = min(self.seconds, taken / samples)
+
+    def recorded(self, model: nn.Module, found: Record) -> None:
+        """Runs the model on the samples of a record, and fills that in."""
+        with self.timed(len(found.samples)):
+            record(model, self.function.outputs, found)
+
+    def compared(self, found: Record, outputs: Tensor, target: Target, values: Tensor) -> list[Finding]:
+        """What :func:`alike` finds, in one run on one sample of three or on both of two; where they differ, in more, which take longer."""
+        count = len(found.samples)
+        if count < 2:
+            return []
+        with self.timed(1 if count > 2 else count):
+            return alike(self.function, found, outputs, target, values)
+
+
+def _run_forward(runs: _Runs, samples: Samples, probe: Probe, limit: int) -> Tensor:
+    """Runs the model on all samples, at most ``limit`` at a time, and returns its outputs ``(N, ...)``, on the CPU."""
+
+    def run(part: Samples) -> Tensor:
+        with runs.timed(len(part)):
+            return runs.function.outputs(*part.inputs, *part.extra).cpu()
+
+    def outputs(limit: int) -> Tensor:
         with torch.no_grad():
-            # On the CPU, so an accelerator has finished.
-            found = torch.cat([function.outputs(*s.inputs, *s.extra).cpu() for s in samples.split(limit)])
-        return found, (time.perf_counter() - started + function.saved - saved) / len(samples)
+            return torch.cat([run(part) for part in samples.split(limit)])
 
     try:
         return within_memory(outputs, limit)[0]

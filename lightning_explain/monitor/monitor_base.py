@@ -305,7 +305,7 @@ class MonitorBase(pl.Callback):
 
     def _cost(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
         """What an explanation of so many samples will cost, in words."""
-        each, seconds, epoch = expected.passes, expected.time(samples), loaders.samples_in_epoch(trainer)
+        each, epoch = expected.passes, loaders.samples_in_epoch(trainer)
         entries = "steps" if isinstance(self._ready.target, Horizon) else "labels"
         of = (
             f"{samples} {entries} of {len(self.probe)}"
@@ -320,17 +320,27 @@ class MonitorBase(pl.Callback):
             parts.append(
                 f"in addition to those of {', '.join(map(repr, expected.besides))}, whose number is not known in advance"
             )
-        drawing = 0.0
-        if trainer.is_global_zero and self._entries is not None:
-            # What cannot be drawn is reported when it is to be drawn.
-            with suppress(Exception):
-                drawing = self._publisher.seconds_of_drawing(self._entries, len(self._ready.methods))
-        parts.append(f"about {seconds / self._ready.ranks.world + drawing:.2g} seconds, as measured, with drawing")
+        parts.append(self._seconds(trainer, expected, samples))
         if epoch and trainer.state.fn == "fit":
             parts.append(
                 f"{each.forward * samples / epoch:.0%} of the samples that a training epoch sends through the model"
             )
         return ", ".join(parts)
+
+    def _seconds(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
+        """How long an explanation takes, in words: the last one of these methods and samples, or else an estimate."""
+        last = self.last_report
+        # Beside a training, the report has the seconds that training waited for it.
+        alike = last is not None and len(last.ids) == samples and {*self._ready.methods} == {*last.attributions}
+        if last is not None and alike and self._beside is None:
+            return f"{last.seconds:.2g} seconds, as the last one took, with drawing"
+        drawing = 0.0
+        if trainer.is_global_zero and self._entries is not None:
+            # What cannot be drawn is reported when it is to be drawn.
+            with suppress(Exception):
+                drawing = self._publisher.seconds_of_drawing(self._entries, len(self._ready.methods))
+        seconds = expected.time(samples) / self._ready.ranks.world + drawing
+        return f"about {seconds:.2g} seconds with drawing, as estimated from the fastest of a few runs of the model"
 
     def _is_lazy(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         """Whether the model cannot be prepared yet, because it has layers without weights; says so."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from lightning_explain.core.png import to_png
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.report import Publication, Report
 from lightning_explain.core.run_info import RunInfo
+from lightning_explain.core.timing import Stopwatch
 from lightning_explain.distributed.ranks import Ranks
 from lightning_explain.loggers.choose import sinks_for
 from lightning_explain.loggers.tags import Metrics, Scalars, curves_of, publication
@@ -138,12 +138,12 @@ class Publisher:
             if not kinds <= _DRAWN:
                 # The first time in a process, fonts and colors are read.
                 figures_of(report, probe, self.options, width(narrow)).pictures(most=1, further=False)
-            started = time.perf_counter()
+            watch = Stopwatch()
             figure = figures_of(report, probe, self.options, width(narrow))
             found = figure.pictures(most=most, further=further)
             for picture in found.values():
                 to_png(picture, {})
-            each = (time.perf_counter() - started) / len(found)
+            each = watch.seconds() / len(found)
             _DRAWN.update(kinds)
             # An overview, and for each method its panels and its history.
             seconds += min(most, figure.count(further=further) // 2 * (1 + 2 * methods)) * each

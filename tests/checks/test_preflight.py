@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from clock import Clock
 from lightning_explain import ExplanationMonitor, Metric, Probe, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
+from lightning_explain.core.timing import Stopwatch
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import build_methods, build_metrics
 from lightning_explain.model.inventory import ModuleInventory
@@ -270,3 +273,39 @@ def test_a_model_that_writes_into_its_embeddings_is_explained() -> None:
     assert isinstance(own, Tensor)
     assert float(own[..., 0].abs().max()) == 0, "nothing depends on what is written over"
     assert float(own[..., 1:].abs().max()) > 0
+
+
+COLD = [(80.0, 80.0), (6.0, 6.0), (3.0, 3.0)]
+WARM = [(8.0, 8.0), (6.0, 6.0), (3.0, 3.0)]
+LOADED = [(80.0, 72.0), (300.0, 12.0), (90.0, 3.0)]
+THREADS = [(8.0, 32.0), (6.0, 24.0), (3.0, 12.0)]
+
+
+@pytest.mark.parametrize(("runs", "each"), [(COLD, 2.0), (WARM, 1.0), (LOADED, 3.0), (THREADS, 1.0)])
+def test_the_estimate_is_that_of_the_fastest_run_in_time_of_this_process(
+    runs: list[tuple[float, float]], each: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the wall and of the CPU, a run of 8 samples, which pays what is paid once, one of 3, and one of 1 take so many seconds."""
+    clock, cpu, left = Clock(monkeypatch), [0.0], [*runs]
+    monkeypatch.setattr(time, "process_time", lambda: sum(cpu))
+
+    def run(model: nn.Module, x: Tensor) -> Any:
+        wall, computed = left.pop(0)
+        clock.go_on(wall)
+        cpu.append(computed)
+        return model(x)
+
+    probe = Probe(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)
+    explainer = Explainer({"saliency": m.Saliency(abs=False)}, {}, forward_fn=run)
+    ready = explainer.check(nn.Linear(4, 3).eval(), probe, timed=True)
+    assert not left, "three runs"
+    assert ready.estimate is not None
+    assert ready.estimate.seconds == pytest.approx(3 * each), "forward and backward"
+
+
+def test_an_accelerator_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(time, "process_time", lambda: 0.5)
+    watch = Stopwatch()
+    clock.go_on(2.0)
+    assert (watch.seconds(), watch.seconds(on_cpu=False)) == (0.0, 2.0)

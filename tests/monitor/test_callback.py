@@ -394,7 +394,9 @@ def test_one_line_at_the_start_says_what_an_explanation_costs_and_one_hint_that_
     (line,) = [r.message for r in caplog.records if "evaluations of the model for each" in r.message]
     assert "'explain': an explanation of 4 samples takes 41 forward and 41 backward evaluations" in line
     assert "164 and 164 in all" in line
-    assert re.search(r"about [\d.e-]+ seconds, as measured", line)
+    assert re.search(
+        r"about [\d.e-]+ seconds with drawing, as estimated from the fastest of a few runs of the model", line
+    )
     assert "512% of the samples that a training epoch sends through the model" in line, "164 of 32"
     hints = [r.message for r in caplog.records if "To spend less: max_overhead=0.1" in r.message]
     assert len(hints) == 1, "five times as many evaluations as in a training epoch, and files"
@@ -409,3 +411,24 @@ def test_the_hint_comes_above_a_fifth_of_the_training_and_without_a_limit(
     with caplog.at_level(logging.INFO):
         watch._hint()
     assert sum("took 3 seconds so far, 100% of the time of training" in r.message for r in caplog.records) == hints
+
+
+def test_once_something_was_explained_the_line_at_the_start_says_what_that_took(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = monitor(methods=["Saliency"], metrics=[])
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            before = watch.last_report
+            fit(tmp_path, watch, max_epochs=1)
+        (line,) = [r.message for r in caplog.records if "evaluations of the model for each" in r.message]
+        measured = "" if before is None else f", {before.seconds:.2g} seconds, as the last one took, with drawing,"
+        assert ("as estimated" in line) == (before is None)
+        assert measured in line
+    other = monitor(methods=["InputXGradient"], metrics=[])
+    other.last_report = watch.last_report
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, other, max_epochs=1)
+    assert "as estimated" in caplog.text, "that was of another method"

@@ -62,7 +62,7 @@ def test_the_seconds_are_those_of_the_hook(
     # The same pauses.
     assert schedule.explain_seconds == pytest.approx(sum(watch.took), rel=0.02, abs=0.02)
     assert lines[-1]["explain/overhead"] == pytest.approx(schedule.explain_seconds / schedule.train_seconds, rel=0.1)
-    (said,) = re.findall(r"about ([\d.e-]+) seconds, as measured, with drawing", caplog.text)
+    (said,) = re.findall(r"about ([\d.e-]+) seconds with drawing, as estimated", caplog.text)
     assert sum(found) / 12 < float(said) < sum(found), "for one explanation, within a factor of four"
 
 
