@@ -1,7 +1,7 @@
 """Does ``ExplanationMonitor()`` alone work on what people train, and does it point at what decides?
 
     pip install "lightning-explain[demo]" timm transformers
-    python benchmarks/one_line.py [--only NAME ...] [--pictures FOLDER]
+    python benchmarks/one_line.py [--only NAME ...] [--seeds 0 1 2] [--pictures FOLDER]
 
 Every set-up is a small network of text, tables, series or images, whose data have a planted cause at a known place: a word, a column, a
 window of a channel, a square. It is trained for seconds with ``ExplanationMonitor()`` as the only callback, and once more without. Printed
@@ -10,7 +10,8 @@ are
 - the loss on new samples, and the loss where the units on the planted cause come from another sample: a network that has learned the
   cause needs them, one whose loss does not double has not learned it, and nothing can be said of its maps;
 - which default methods were explained, and for each the share of the samples whose strongest unit (a word, a column, a cell, a pixel)
-  lies on the planted cause; "no place" for a map that has none on the input;
+  lies on the planted cause, and in brackets how many times stronger the map is there than on average, 1 for a map that is equal everywhere;
+  "no place" for a map that has none on the input;
 - what was left out, in the monitor's own words (below the table);
 - whether the training was disturbed: its weights must be those without the monitor, bit for bit;
 - whether all maps and charted scores are finite;
@@ -34,6 +35,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ from lightning_explain.modalities.placement import arrange, onto
 
 TRAINING, VALIDATION, BATCH = 512, 64, 32
 LEAST_SHARE = 7 / 8
+SEEDED = ", seed "
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Result:
         loss: The loss on new samples after the training.
         exchanged: The same where the units on the cause come from another sample.
         pointing: For each method: the share of the samples whose strongest unit lies on the cause; ``None`` without a place.
+        times: For each method with a place: how many times stronger the map is on the cause than on average.
         said: What the monitor said.
         finite: Whether all maps and charted scores are finite.
         undisturbed: Whether the weights are those of a training without the monitor.
@@ -78,6 +82,7 @@ class Result:
     loss: float = float("nan")
     exchanged: float = float("nan")
     pointing: dict[str, float | None] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     finite: bool = False
     undisturbed: bool = False
@@ -95,9 +100,9 @@ class Result:
         return self.finite and bool(found) and sum(found) / len(found) >= 0.5
 
 
-def trained(setup: Setup, folder: str, callbacks: list[L.Callback]) -> L.LightningModule:
-    L.seed_everything(0, verbose=False)
-    generator = torch.Generator().manual_seed(0)
+def trained(setup: Setup, folder: str, callbacks: list[L.Callback], seed: int) -> L.LightningModule:
+    L.seed_everything(seed, verbose=False)
+    generator = torch.Generator().manual_seed(seed)
     loaders = [
         DataLoader(setup.data(count, generator), BATCH, shuffle=count == TRAINING, collate_fn=setup.collate)
         for count in (TRAINING, VALIDATION)
@@ -118,14 +123,14 @@ def trained(setup: Setup, folder: str, callbacks: list[L.Callback]) -> L.Lightni
     return model
 
 
-def run(setup: Setup) -> Result:
-    """Trains with and without the monitor."""
+def run(setup: Setup, seed: int = 0) -> Result:
+    """Trains with and without the monitor; the seed is that of weights, data and their order."""
     result, monitor, started = Result(), ExplanationMonitor(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                model = trained(setup, folder, [monitor])
+                model = trained(setup, folder, [monitor], seed)
             except Exception as error:
                 result.error = f"{type(error).__name__}: {error}"
         result.seconds, result.pictures = time.perf_counter() - started, pictures(folder)
@@ -135,10 +140,10 @@ def run(setup: Setup) -> Result:
         result.said = list(dict.fromkeys(ours))
         if result.error:
             return result
-        result.loss, result.exchanged = losses(model, setup)
+        result.loss, result.exchanged = losses(model, setup, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            alone = trained(setup, folder, [])
+            alone = trained(setup, folder, [], seed)
     result.undisturbed = same(model, alone)
     report = monitor.last_report
     # With several labels the samples of the report are there once for each of them.
@@ -147,7 +152,9 @@ def run(setup: Setup) -> Result:
         left_out = report.run.left_out if report.run else {}
         further = {name: why for name, why in {**left_out, **report.failures}.items() if why not in " ".join(ours)}
         result.said += [f"{name}: {why}" for name, why in further.items()]
-        result.pointing = {name: pointing(report, name, probe, setup) for name in report.attributions}
+        found = {name: on_cause(report, name, probe, setup) for name in report.attributions}
+        result.pointing = {name: None if one is None else one[0] for name, one in found.items()}
+        result.times = {name: one[1] for name, one in found.items() if one is not None}
         result.finite = finite(report)
     return result
 
@@ -177,9 +184,9 @@ def write_pictures(results: dict[str, Result], folder: Path) -> None:
 
 
 @torch.no_grad()
-def losses(model: L.LightningModule, setup: Setup) -> tuple[float, float]:
+def losses(model: L.LightningModule, setup: Setup, seed: int = 0) -> tuple[float, float]:
     """The loss on new samples, and where each has the units on its cause from the sample before."""
-    data = setup.data(VALIDATION, torch.Generator().manual_seed(1))
+    data = setup.data(VALIDATION, torch.Generator().manual_seed(seed + 1))
     if setup.losses is not None:
         model.eval()
         return setup.losses(model, data)
@@ -202,8 +209,10 @@ def finite(report: Report) -> bool:
     return bool(report.attributions) and not any(report.nonfinite().values())
 
 
-def pointing(report: Report, name: str, probe: Probe, setup: Setup) -> float | None:
-    """The share of the samples whose strongest unit lies on the cause; ``None`` if the map has no place on the inputs.
+def on_cause(report: Report, name: str, probe: Probe, setup: Setup) -> tuple[float, float] | None:
+    """The share of the samples whose strongest unit lies on the cause, and how many times stronger their maps are there than on average.
+
+    ``None`` if the map has no place on the inputs.
 
     The units are those of the map: a cell of a layer's grid, or a time of all channels, counts if the cause reaches into it.
     """
@@ -215,7 +224,8 @@ def pointing(report: Report, name: str, probe: Probe, setup: Setup) -> float | N
     columns = [(flat(a).abs(), flat(reached(mask, a))) for a, mask in zip(maps, masks, strict=True)]
     strengths, planted = (torch.cat(parts, 1) for parts in zip(*columns, strict=True))
     strongest = strengths.nan_to_num(-1).argmax(1, keepdim=True)
-    return float(planted.gather(1, strongest).float().mean())
+    times = (strengths * planted).sum(1) / strengths.sum(1) / planted.float().mean(1)
+    return float(planted.gather(1, strongest).float().mean()), float(times.nanmean())
 
 
 def reached(mask: Tensor, found: Tensor) -> Tensor:
@@ -259,14 +269,14 @@ def summary(results: dict[str, Result]) -> Table:
         table.add_column(title, justify="right" if title in numbers else "left")
     for name, result in results.items():
         shares = ", ".join(
-            f"{method} {'no place' if share is None else format(share, '.0%')}"
+            f"{method} " + ("no place" if share is None else f"{share:.0%} ({result.times[method]:.1f})")
             for method, share in result.pointing.items()
         )
         training = "stopped" if result.error else "unchanged" if result.undisturbed else "DISTURBED"
         verdict = "yes" if result.useful else "NO"
         words = ("yes" if result.finite else "no", training, verdict if result.learned else "not learned")
         figures = (f"{result.loss:.3f}", f"{result.exchanged:.3f}", shares or "nothing explained")
-        table.add_row(SETUPS[name][0], name, *figures, *words, f"{result.seconds:.1f}")
+        table.add_row(SETUPS[name.partition(SEEDED)[0]][0], name, *figures, *words, f"{result.seconds:.1f}")
     return table
 
 
@@ -274,14 +284,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SETUPS), metavar="NAME", help="set-ups by name")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write what TensorBoard shows, as numbered PNG")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="train each set-up with each")
     arguments = parser.parse_args()
     chosen = arguments.only or list(SETUPS)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     results = {}
-    for name in chosen:
-        results[name] = run(SETUPS[name][1])
-        print(f"{name}: {results[name].seconds:.0f} s", file=sys.stderr, flush=True)
+    for name, seed in product(chosen, arguments.seeds):
+        title = name if len(arguments.seeds) == 1 else f"{name}{SEEDED}{seed}"
+        results[title] = run(SETUPS[name][1], seed)
+        print(f"{title}: {results[title].seconds:.0f} s", file=sys.stderr, flush=True)
     if arguments.pictures:
         write_pictures(results, arguments.pictures)
     Console(width=180).print(summary(results))
