@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.core.contracts import Arrangement, Modality
-from lightning_explain.core.record import Op, Record, meet, nodes
+from lightning_explain.core.record import Op, Passed, Record, meet, nodes
 from lightning_explain.distributed.fsdp import is_sharded
 from lightning_explain.engine.evaluate import by_sample
 from lightning_explain.modalities.image import is_grid
@@ -29,6 +29,8 @@ _CONVOLUTIONS = words("conv1d conv2d conv3d conv_transpose1d conv_transpose2d co
 _MOST = 40
 # By how much gradients that are the same may differ, of the largest.
 _SAME = 1e-3
+# Share of the squares of a layer's values; a SiLU has less below zero.
+_MUCH = 0.1
 _POOLS = tuple(
     getattr(nn, f"{kind}Pool{n}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
 )
@@ -117,25 +119,55 @@ def weighs_places(
     there is no gradient, as before a head that begins with zeros, it is ``unknown``. ``frames``: how many tensors the layer may have for
     each sample.
     """
-    passed = record.passed(layer, of_input=False)
-    value = None if passed is None else passed.value
-    if not isinstance(value, Tensor) or not (value.requires_grad and record.chosen.requires_grad):
-        return False
-    count = len(record.samples)
-    if record.calls[id(layer)] > 1 or is_sharded(model) or len(by_sample(value, count, frames)) != count:
+    count, read = len(record.samples), _gradient(layer, model, record)
+    if read is None or len(by_sample(read[0], count, frames)) != count:
         return False
     with suppress(RuntimeError):
-        (found,) = torch.autograd.grad(record.chosen.sum(), value, retain_graph=True, allow_unused=True)
         how = Arrangement(layer=layer, model=model)
-        if found is not None:
-            found = by_sample(found, count, frames)
-        placed = None if found is None else place(found, record.samples.inputs, modalities, how)
+        placed = place(by_sample(read[1], count, frames), record.samples.inputs, modalities, how)
         if placed is not None:
             if not placed.any():
                 return unknown
             mean = placed.flatten(2).mean(2, keepdim=True)
             return bool((placed.flatten(2) - mean).abs().max() > _SAME * placed.abs().max())
     return False
+
+
+def reads_below_zero(layer: nn.Module, model: nn.Module, record: Record) -> bool:
+    """Whether a layer is the last with several places, and much of what is read there is below zero.
+
+    Zero is not the absence then that it is behind a ReLU: before a LayerNorm, say, features may have values of both signs that are the
+    same everywhere. A ReLU or a maximum behind the layer reads no values below zero. Takes a backward pass; ``False`` where nothing is
+    known, as in :func:`weighs_places`.
+    """
+    later = list(record.returned).index(id(layer)) + 1
+    if any(map(_has_places, islice(record.returned.values(), later, None))):
+        return False
+    read = _gradient(layer, model, record)
+    if read is None:
+        return False
+    value, gradient = read
+    energy = value.detach().float().square() * gradient.ne(0)
+    return bool((energy * value.lt(0)).sum() > _MUCH * energy.sum())
+
+
+def _has_places(passed: Passed) -> bool:
+    """Whether a tensor that a module returned has several places, whether channels come first or last."""
+    return any(min(x.shape[2:].numel(), x.shape[1:-1].numel()) > 1 for x in passed.tensors if x.ndim > 2)
+
+
+def _gradient(layer: nn.Module, model: nn.Module, record: Record) -> tuple[Tensor, Tensor] | None:
+    """What a layer returned, and the gradient of the explained outputs there; ``None`` where they are not known."""
+    passed = record.passed(layer, of_input=False)
+    value = None if passed is None else passed.value
+    if not isinstance(value, Tensor) or not (value.requires_grad and record.chosen.requires_grad):
+        return None
+    if record.calls[id(layer)] > 1 or is_sharded(model):
+        return None
+    with suppress(RuntimeError):
+        (found,) = torch.autograd.grad(record.chosen.sum(), value, retain_graph=True, allow_unused=True)
+        return None if found is None else (value, found)
+    return None
 
 
 def is_linear_behind(layer: nn.Module, record: Record) -> bool:

@@ -22,6 +22,7 @@ from lightning_explain.checks.default_layer import (
     attention_in,
     default_layer,
     is_linear_behind,
+    reads_below_zero,
     weighs_places,
 )
 from lightning_explain.checks.findings import Finding, refused
@@ -101,17 +102,21 @@ class DoctorContext:
         """Whether Grad-CAM's mean over the places of the default layer is wrong: each place has weights of its own.
 
         So it is where a class token weighs them, where frames of a video do as a recurrent network reads them (its gates saturate, and the
-        gradient is that of other frames), where the output is linear, and where a region of the outputs is explained, as in a
-        segmentation: most places do not lead to it. Before nonlinear layers that read a flattened map, and where a mean reads all
-        tokens, Grad-CAM points at least as well as other maps of the layer.
+        gradient is that of other frames), where the output is linear, where much of what is read of the last map is below zero, as the
+        features of a ConvNeXt (they hold values that are the same everywhere), and where a region of the outputs is explained, as in a
+        segmentation: most places do not lead to it, whatever the region is before the model learns. Before nonlinear layers that read a
+        flattened map behind a ReLU, and where a mean reads all tokens, Grad-CAM points at least as well as other maps of the layer.
         """
         layer = None if self.layer is None else find_layer(self.model, self.layer)
         if layer is None or self._default_layer.reads_several:
             return False
+        if self.record.dense:
+            return True
         tokens = len(self.attention) > 0 and self.record.returned[id(layer)].tensors[0].ndim == 3
-        weighed = self._weighs_places(layer, tokens, self.explained.frames)
-        known = tokens or self._holds_frames(layer) or self.record.dense
-        return weighed and (known or is_linear_behind(layer, self.record))
+        known = tokens or self._holds_frames(layer)
+        if not self._weighs_places(layer, tokens, self.explained.frames):
+            return False
+        return known or is_linear_behind(layer, self.record) or reads_below_zero(layer, self.model, self.record)
 
     def _reads_apart(self, layer: nn.Module) -> bool:
         """Whether each place of a layer has weights of its own, but not because a mean reads all tokens behind attention."""

@@ -56,8 +56,8 @@ UNGUIDED = Finding(
 
 
 UNEVEN = (
-    "after the layer {layer!r} each place has weights of its own (a flattened head, a class token, a segmentation), over which Grad-CAM "
-    "averages: its map may point elsewhere"
+    "after the layer {layer!r} each place has weights of its own (a flattened head, a class token, a strided convolution, a segmentation), "
+    "over which Grad-CAM averages: its map may point elsewhere"
 )
 UNEVEN_FRAMES = (
     "after the layer {layer!r} each place of each frame has weights of its own; before a recurrent network, whose gates may pass no "

@@ -68,7 +68,8 @@ def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     """The default methods for what the inputs are: those of images and series; for text and tables, those that have a place on them.
 
     Images and series: ``cam`` is Grad-CAM. Where its mean over places is wrong, it is HiResCAM if the outputs have places, and integrated
-    gradients of the layer where a class token reads the tokens, one linear layer a flattened map, or a recurrent network the frames.
+    gradients of the layer where a class token reads the tokens, one linear layer a flattened map, or a recurrent network the frames, and
+    where features below zero are read place by place.
 
     Text and categories: integrated gradients at all embeddings that look them up, and at the floating-point inputs beside. Text and
     tables: ablation of each unit, where there are at most 128 of them.

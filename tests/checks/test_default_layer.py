@@ -295,12 +295,94 @@ def test_a_convolution_behind_attention_makes_a_feature_map() -> None:
 
 
 def test_before_further_layers_that_read_a_flattened_map_grad_cam_stays_with_a_finding() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).eval()
     found = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(IMAGES))
     assert type(found.methods["cam"]) is m.LayerGradCam
     assert "each place has weights of its own" in found.findings["cam"]
     other = Explainer({"exact": m.HiResCAM(), "layer": m.LayerCAM()}, {}).check(net, Probe(IMAGES))
     assert not other.findings, "they average nothing"
+
+
+class Strided(nn.Module):
+    """The mean of each quarter of an image, less 3; a function of that; and a convolution that weighs the quarters by themselves."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.means, self.between, self.last = nn.Conv2d(1, 1, 4, 4), between, nn.Conv2d(1, 1, 2)
+        nn.init.constant_(self.means.weight, 1 / 16)
+        nn.init.constant_(self.means.bias, -3.0)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.tensor([[[[-0.1, -0.2], [-0.3, -0.4]]]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(self.last(self.between(self.means(x)))).flatten(1)
+
+
+def test_where_features_below_zero_are_read_the_default_map_lies_on_what_differs_from_the_baseline() -> None:
+    x = torch.zeros(4, 1, 8, 8)
+    for i, (row, column) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
+        x[i, 0, row : row + 4, column : column + 4] = 1
+    net = Strided(nn.Identity()).eval()
+    cam = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(x)).methods["cam"]
+    assert type(cam) is m.LayerIntegratedGradients
+    found = explain(net, Probe(x), {"cam": cam, "mean": m.LayerGradCam(cam.layer)}, []).attributions
+    own = torch.eye(4, dtype=torch.bool)
+    strengths = {name: of_quarters(one) for name, one in found.items()}
+    assert not strengths["cam"][~own].any(), "the other quarters are those of the baseline"
+    assert strengths["cam"][own].all()
+    assert (strengths["mean"].argmax(1) != torch.arange(4)).all(), "-3 of the other quarters is more than -2"
+
+
+def of_quarters(found: Tensor) -> Tensor:
+    """The strength of a map at each quarter of an image, ``(N, 4)``."""
+    return F.adaptive_max_pool2d(found.detach().abs(), 2).flatten(1)
+
+
+def test_features_below_zero_that_later_maps_read_are_explained_by_grad_cam() -> None:
+    class Apart(nn.Module):
+        """A convolution that takes each channel for a sample."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Conv2d(1, 1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(x.flatten(0, 1)[:, None]).sigmoid().mean((1, 2, 3)).unflatten(0, x.shape[:2])
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), Apart(), nn.Flatten(), nn.Linear(2, 3), nn.Softplus()).eval()
+    found = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(torch.randn(4, 1, 8, 8)))
+    assert found.methods["cam"] == m.LayerGradCam("0")
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+def test_behind_a_rectifier_no_value_below_zero_is_read_and_grad_cam_stays(as_module: bool) -> None:
+    class Functional(nn.Identity):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu()
+
+    torch.manual_seed(0)
+    net = Strided(nn.ReLU() if as_module else Functional()).eval()
+    found = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(10 * torch.rand(4, 1, 8, 8)))
+    assert type(found.methods["cam"]) is m.LayerGradCam
+    assert "each place has weights of its own" in found.findings["cam"]
+
+
+def test_a_segmentation_that_predicts_one_class_everywhere_before_it_learns_is_explained_by_its_region_later() -> None:
+    torch.manual_seed(0)
+    last = nn.Conv2d(4, 2, 1)
+    nn.init.constant_(last.bias, 0.0)
+    with torch.no_grad():
+        last.bias[1] = 9.0
+    net = nn.Sequential(nn.Conv2d(1, 4, 4, 4), nn.ReLU(), last, nn.Upsample(scale_factor=4.0, mode="bilinear")).eval()
+    x, labels = torch.rand(4, 1, 16, 16), torch.zeros(4, 16, 16, dtype=torch.long)
+    labels[:, :4, :4] = 1
+    checked = Explainer(build_methods(None), {}, default_methods=True).check(net, Probe(x, labels))
+    report = explain(net, Probe(x, labels), {"pixels": m.Saliency()}, [])
+    assert report.explained["pixels"].eq(256).all(), "the region is the whole image"
+    assert type(checked.methods["cam"]) is m.HiResCAM
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
