@@ -311,11 +311,16 @@ def time_axis(canvas: Picture, panel: SeriesPanel, place: tuple[int, int], width
     exponent = math.floor(math.log10(total / 2))
     round_one = max(m * 10.0**e for e in (exponent - 1, exponent) for m in (1, 2, 5) if m * 10.0**e <= total / 2)
     count = int(total / round_one + 1e-9)
-    for i in range(count + 1):
+    free = end
+    for i in range(count, -1, -1):
         far = min(round(i * round_one / total * width), width - 1)
         at = end - 1 - far if before else x + far
         canvas[y : y + 5, at] = GRAY
         number = f"{'-' * (before and i > 0)}{i * round_one:.6g}"
         words = number + (unit if i == count and not before else "")
         start = at if i == 0 else at - text.width(number, LETTERS) // 2
-        write(canvas, words, max(min(start, end - text.width(words, LETTERS)), x), y + 3)
+        start = max(min(start, end - text.width(words, LETTERS)), x)
+        # The unit, which is beside the last number, may take the space of the one before.
+        if before or i == count or start + text.width(words, LETTERS) + GAP <= free:
+            write(canvas, words, start, y + 3)
+            free = start
