@@ -11,7 +11,7 @@ import mmap
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 Blocks: TypeAlias = "tuple[tuple[int, int], ...]"
 """Offset and size of each block, in bytes."""
+StateSent: TypeAlias = "Callable[[nn.Module, dict[str, Any]], dict[str, Any]]"
+"""Takes a module and its state, and returns what is sent of it."""
 
 # That of torch's own memory: how a kernel divides its work can depend on it, and with it the last digit.
 _ALIGNED = 64
@@ -63,7 +65,9 @@ class SharedMemory:
         self.descriptor = _new() if descriptor is None else descriptor
         self._map: mmap.mmap | None = None
 
-    def write(self, value: Any, known: Mapping[int, int] | None = None) -> Layout:
+    def write(
+        self, value: Any, known: Mapping[int, int] | None = None, sent: StateSent = lambda module, state: state
+    ) -> Layout:
         """Copies an object into the memory, in the place of what was there, and returns how it lies there.
 
         Tensors that share a storage share it again; tensors of accelerators are copied to the CPU. Gradients are left out.
@@ -71,13 +75,14 @@ class SharedMemory:
         Args:
             value: Whatever cloudpickle can pickle; functions and classes of ``__main__`` too.
             known: The numbers of objects that the other process has already, by their ``id``.
+            sent: Takes a module and its state, and returns the state that is sent.
 
         Raises:
             Exception: If it cannot be pickled, as pickle says it.
             OSError: If there is not enough memory.
         """
         content, buffers, storages = io.BytesIO(), list[pickle.PickleBuffer](), list[Tensor]()
-        _Packer(content, known or {}, storages, buffers.append).dump(value)
+        _Packer(content, known or {}, storages, buffers.append, sent).dump(value)
         parts = [content.getbuffer(), *(buffer.raw() for buffer in buffers)]
         sizes = [*(part.nbytes for part in parts), *(storage.numel() for storage in storages)]
         places = tuple(zip(_starts(sizes), sizes, strict=True))
@@ -157,9 +162,11 @@ def _storage(space: mmap.mmap, start: int, size: int) -> Tensor:
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles everything but the contents of tensors and arrays, which it collects."""
 
-    def __init__(self, file: io.BytesIO, known: Mapping[int, int], storages: list[Tensor], collect: Any) -> None:
+    def __init__(
+        self, file: io.BytesIO, known: Mapping[int, int], storages: list[Tensor], collect: Any, sent: StateSent
+    ) -> None:
         super().__init__(file, protocol=5, buffer_callback=collect)
-        self._known, self._storages = known, storages
+        self._known, self._storages, self._sent = known, storages, sent
         self._numbers: dict[tuple[Any, int, int], int] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -169,7 +176,7 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, Tensor):
             return self._tensor(obj) if _is_plain(obj) else NotImplemented
         if isinstance(obj, nn.Module):
-            return _module(obj)
+            return _module(obj, self._sent)
         return super().reducer_override(obj)
 
     def _tensor(self, tensor: Tensor) -> Any:
@@ -189,15 +196,15 @@ def _is_plain(tensor: Tensor) -> bool:
     return plain and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
 
 
-def _module(module: nn.Module) -> Any:
+def _module(module: nn.Module, sent: StateSent) -> Any:
     """As it is pickled anyway, but without the dozen empty containers for hooks, which take most of the time."""
     found = module.__reduce_ex__(4)
-    if type(module).__setstate__ is not nn.Module.__setstate__:
-        # It may put the state in the place of what a new module has, or read these containers.
-        return found
     if found[0] is not _NEW or found[1] != (type(module),) or not isinstance(found[2], dict):
         return found
-    kept = dict(found[2])
+    kept = sent(module, dict(found[2]))
+    if type(module).__setstate__ is not nn.Module.__setstate__:
+        # It may put the state in the place of what a new module has, or read these containers.
+        return (*found[:2], kept, *found[3:])
     for name, kind in _EMPTY.items():
         if type(kept.get(name)) is kind and not kept[name]:
             del kept[name]

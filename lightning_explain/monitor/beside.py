@@ -26,6 +26,7 @@ from torch import nn
 from lightning_explain.core.outcome import Outcome
 from lightning_explain.core.shared_memory import Layout, SharedMemory
 from lightning_explain.core.warn import warn_or_log
+from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor.job import Done, Job, Progress
 from lightning_explain.probes.child import seconds_of
 
@@ -200,11 +201,11 @@ class Beside:
         if [*map(id, known)] != [*map(id, self._known)]:
             # Into memory of its own: the worker still reads in the former one.
             memory = SharedMemory()
-            self._layout_of_known = memory.write(known)
+            self._layout_of_known = memory.write(known, sent=trainers.eager)
             if self._of_known is not None:
                 self._of_known.close()
             self._known, self._of_known, self._knows = known, memory, False
-        self._layout = self._memory.write(job, {id(value): number for number, value in enumerate(known)})
+        self._layout = self._memory.write(job, {id(value): n for n, value in enumerate(known)}, trainers.eager)
 
     def _send(self, kind: str) -> None:
         if not self._knows:
@@ -404,6 +405,7 @@ def _parts(value: Any) -> dict[str, Any]:
         return {str(number): part for number, part in enumerate(value)}
     found = dict(getattr(value, "__dict__", {}))
     if isinstance(value, nn.Module):
+        found = trainers.eager(value, found)
         found = {name: part for name, part in found.items() if name not in ("_trainer", "_fabric", "_modules")}
         found |= dict(value.named_children())
     return found
@@ -412,7 +414,7 @@ def _parts(value: Any) -> dict[str, Any]:
 def _can_be_pickled(value: Any) -> bool:
     memory = SharedMemory()
     try:
-        memory.write(value)
+        memory.write(value, sent=trainers.eager)
     except Exception:
         return False
     finally:

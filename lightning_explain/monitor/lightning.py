@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import distributed
+from torch import distributed, nn
 
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.run_info import flat, plain
@@ -79,6 +80,28 @@ def forward_of(trainer: pl.Trainer) -> ForwardFn:
     wrapper: Any = trainer.model
     sharded = isinstance(trainer.strategy, in_both(FSDPStrategy))
     return (lambda module, *inputs, **named: wrapper(*inputs, **named)) if sharded else None
+
+
+def eager(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a module without what Lightning puts into one that was given to the Trainer as ``torch.compile(module)``.
+
+    That cannot be pickled, and what it stands for is in the class.
+
+    Args:
+        module: A module.
+        state: Its attributes, which are not changed.
+    """
+    found = dict(state)
+    if not isinstance(module, in_both(pl.LightningModule)) or not found.get("_compiler_ctx"):
+        return found
+    for key, original in found["_compiler_ctx"].items():
+        name = key.removeprefix("original_")
+        if name == key:
+            continue
+        del found[name]
+        if not (isinstance(original, MethodType) and original.__self__ is module):
+            found[name] = original
+    return {**found, "_compiler_ctx": None}
 
 
 def ended_on_validation(trainer: pl.Trainer) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.utilities.compile import from_compiled
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from lightning_explain.loggers.event_file import EventFile
 from lightning_explain.monitor import beside
 from lightning_explain.monitor import worker as process
 from lightning_explain.monitor.beside import WorkerError
+from lightning_explain.monitor.lightning import eager
 from networks import DigitNet
 from states import Recorder, assert_equal
 from training import QUIET, SAFE, DigitModule, Failing, loaders, monitor_of_digits, points, told_in, trainer
@@ -263,6 +265,51 @@ def test_what_cannot_be_pickled_is_refused_before_training_with_its_place(tmp_pa
     with pytest.raises(TypeError, match=r"the module.net.cache.lock cannot be pickled .*use beside=False"):
         fitted(tmp_path, monitor_of_digits(beside=True), module=Locked())
     assert Here.workers[-1].closed
+
+
+class Compiler:
+    """Counts the graphs that it is given, and runs them as they are."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        self.graphs += 1
+        return graph.forward
+
+
+def test_a_module_that_is_compiled_as_a_whole_is_explained_as_it_is_and_stays_compiled(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"metrics": [], "methods": ["Saliency"], "every_n_train_steps": 2, "at_start": True}
+    watches = {"plain": None, "beside": monitor_of_digits(beside=True, when_busy="wait", **arguments)}
+    states, graphs = list[Any](), list[int]()
+    for name, watch in watches.items():
+        torch.manual_seed(0)
+        module, compiler, recorder = DigitModule(), Compiler(), Recorder()
+        compiled: Any = torch.compile(module, backend=compiler)
+        fitted(tmp_path / name, *filter(None, [watch]), recorder, module=compiled, max_epochs=1)
+        states.append(recorder.states)
+        graphs.append(compiler.graphs)
+        torch._dynamo.reset()
+        assert vars(module).keys() >= {"forward", "training_step"}
+    assert_equal(states[1], states[0])
+    assert graphs[1] >= graphs[0] > 0
+    torch.manual_seed(0)
+    fitted(tmp_path / "inline", monitor_of_digits(**arguments), module=DigitModule(), max_epochs=1)
+    ours, theirs = (load_reports(tmp_path / name / "explain") for name in ("beside", "inline"))
+    assert [report.step for report in ours] == [report.step for report in theirs] == [0, 2, 4]
+    for a, b in zip(ours, theirs, strict=True):
+        assert_equal(a.attributions, b.attributions)
+
+
+def test_only_what_lightning_put_into_a_compiled_module_is_not_sent() -> None:
+    module, own = DigitModule(), lambda x: x
+    assert eager(module, vars(module)) == vars(module)
+    module.predict_step = own  # type: ignore[method-assign]
+    before = dict(vars(module))
+    from_compiled(torch.compile(module, backend="eager"))  # type: ignore[arg-type]
+    assert vars(module).keys() - before.keys() == {"forward", "training_step", "validation_step", "test_step"}
+    assert eager(module, vars(module)) == before
+    assert eager(module.net, vars(module.net)) == vars(module.net)
 
 
 class Untrained(DigitModule):
