@@ -19,6 +19,7 @@ class Here:
     workers: ClassVar[list[Here]] = []
     plan: ClassVar[list[Exception | None]] = []
     trial: ClassVar[Exception | None] = None
+    contexts: ClassVar[list[Any]] = []
     begins: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class Here:
             self.known = memory.read(layout)
             return self.message(seconds)
         job = memory.read(layout, self.known)
+        self.contexts.append(job.explainer.forward_context)
         if kind == "try":
             return ("tried",) if self.trial is None else ("failed", self.trial, "")
         try:

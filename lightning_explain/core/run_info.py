@@ -48,6 +48,7 @@ class RunInfo:
         task: What the task was taken for, and what ``target="label"`` means for it, in words; empty if the user named the target.
         memory_format: ``"channels_last"`` or ``"contiguous_format"``, in which images go through the model.
         drawing: How pictures are drawn: the arguments of ``Options``, as far as JSON can hold them.
+        precision: What explanations are computed in where it is not what the model trains in, in words; else empty.
         hyperparameters: Those that the module and the data module saved (``save_hyperparameters``), flat: numbers and words by name.
     """
 
@@ -74,6 +75,7 @@ class RunInfo:
     task: str = ""
     memory_format: str = "contiguous_format"
     drawing: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = ""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property

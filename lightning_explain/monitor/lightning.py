@@ -6,7 +6,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MethodType
@@ -17,9 +18,11 @@ import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import distributed, nn
+from torch.amp import is_autocast_available
 
 from lightning_explain.core.containers import resolved
 from lightning_explain.core.run_info import flat, plain
@@ -29,6 +32,7 @@ from lightning_explain.distributed.ranks import ALONE, Ranks
 from lightning_explain.engine.pass_size import synchronize
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.model.function import ForwardFn
+from lightning_explain.model.isolation import Context
 from lightning_explain.monitor.failures import rank_zero_warn_or_log
 
 # Lightning 2.5 has no such callback.
@@ -101,7 +105,28 @@ def eager(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
         del found[name]
         if not (isinstance(original, MethodType) and original.__self__ is module):
             found[name] = original
+    found.pop("_compile_kwargs", None)
     return {**found, "_compiler_ctx": None}
+
+
+def forward_context(trainer: pl.Trainer, device: str | None = None) -> tuple[Context, str]:
+    """What is entered around each forward pass, such as autocast.
+
+    Args:
+        trainer: The Trainer.
+        device: Where the passes are computed; ``None``: where the model trains.
+
+    Returns:
+        The context, and in words what passes are computed in if autocast cannot do there what it does in the training; else nothing.
+    """
+    plugin: Any = trainer.precision_plugin
+    kind = None if device is None else torch.device(device).type
+    if kind is None or not isinstance(plugin, in_both(MixedPrecision)) or torch.device(plugin.device).type == kind:
+        return plugin.forward_context, ""
+    dtype = torch.bfloat16 if plugin.precision == "bf16-mixed" else torch.float16
+    if is_autocast_available(kind) and (kind, dtype) != ("cpu", torch.float16):
+        return partial(torch.autocast, kind, dtype=dtype, cache_enabled=False), ""
+    return nullcontext, f"float32 on {device}, not {plugin.precision} as in the training"
 
 
 def ended_on_validation(trainer: pl.Trainer) -> bool:

@@ -36,6 +36,7 @@ from lightning_explain.explainer.several import named
 from lightning_explain.loggers.packages import in_both
 from lightning_explain.loggers.tags import charts, described, numberless, tags, with_suffix, without
 from lightning_explain.modalities import of_probe
+from lightning_explain.model.isolation import Context
 from lightning_explain.monitor import lightning as trainers
 from lightning_explain.monitor import loaders
 from lightning_explain.monitor import metric_watchers as watchers
@@ -234,8 +235,19 @@ class MonitorBase(pl.Callback):
             task=ready.task_line,
             memory_format="channels_last" if ready.channels_last else "contiguous_format",
             drawing=self._drawing(),
+            precision=self._say_precision(trainer),
             hyperparameters=trainers.hyperparameters(trainer, module),
         )
+
+    def _say_precision(self, trainer: pl.Trainer) -> str:
+        """Says and returns what the process beside the training computes in, if it is not what the training does."""
+        differs = self._context_beside(trainer)[1] if self._is_beside(trainer) else ""
+        if differs:
+            rank_zero_info(
+                f"ExplanationMonitor {self.name!r}: explanations are computed in {differs}; their numbers are those of the same weights "
+                "in float32. For those of the training's precision: beside=True."
+            )
+        return differs
 
     def _drawing(self) -> dict[str, Any]:
         """The drawing options as JSON can hold them; says once which it cannot."""
@@ -366,7 +378,7 @@ class MonitorBase(pl.Callback):
             self._explainer,
             limit=self._limit or auto_limit(loaders.batch_size(trainer)),
             auto_limit=self._limit is None,
-            forward_context=trainer.precision_plugin.forward_context,
+            forward_context=trainers.forward_context(trainer)[0],
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
             feature_names=loaders.feature_names(trainer),
@@ -733,7 +745,7 @@ class MonitorBase(pl.Callback):
         """The explanation of the module as it is now."""
         return Job(
             module=module,
-            explainer=replace(explainer, ranks=ALONE),
+            explainer=replace(explainer, ranks=ALONE, forward_context=self._context_beside(module.trainer)[0]),
             probe=self._entries_now,
             history=self._memory.history if self._memory.looks_back else History(),
             drawing=self._publisher.drawing(self._memory.pictures, encodes=True),
@@ -743,6 +755,10 @@ class MonitorBase(pl.Callback):
             generators=cpu_generators(),
             cuda_generators=cuda_generators(),
         )
+
+    def _context_beside(self, trainer: pl.Trainer) -> tuple[Context, str]:
+        """What the worker enters around each forward pass, and in words what differs from the training, if it does."""
+        return trainers.forward_context(trainer, self._besides.device)
 
     def _explain_beside(self, trainer: pl.Trainer, module: pl.LightningModule, count: int, epoch: int | None) -> None:
         """Lets the worker explain the module as it is now. Call it on all ranks, at the same counts."""

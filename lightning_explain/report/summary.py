@@ -205,7 +205,7 @@ def _written(run: StoredRun) -> list[tuple[str, str]]:
         return [("", "Not known: the run has no run.json.")]
     found = {**info.methods, **info.metrics, **{name: brief(info.settings[name]) for name in info.changed}}
     found |= {"modalities": ", ".join(info.modalities), "samples in a pass": str(info.pass_size or "not known")}
-    found |= {"threads": str(info.threads), "memory format": info.memory_format}
+    found |= {"threads": str(info.threads), "memory format": info.memory_format, "precision": info.precision}
     found["versions"] = ", ".join(f"{name} {text}" for name, text in info.versions.items())
     return [(name, text) for name, text in found.items() if text]
 

@@ -49,6 +49,7 @@ _RUN_FORM: dict[str, schema.Check] = {
     "task": schema.text(),
     "memory_format": schema.text(100),
     "drawing": _JSON,
+    "precision": schema.text(),
     "hyperparameters": _JSON,
 }
 T = TypeVar("T")
@@ -57,7 +58,7 @@ T = TypeVar("T")
 def key_of(run: RunInfo) -> str:
     """A short digest of what is true of a run; what an explanation costs, which is measured anew each time, does not count."""
     content = {**asdict(run), "cost": ""}
-    for later in ("hyperparameters", "task"):
+    for later in ("hyperparameters", "precision", "task"):
         # Older files have none, and their keys were made without.
         if not content[later]:
             del content[later]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.compile import from_compiled
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -28,7 +31,7 @@ from lightning_explain.loggers.event_file import EventFile
 from lightning_explain.monitor import beside
 from lightning_explain.monitor import worker as process
 from lightning_explain.monitor.beside import WorkerError
-from lightning_explain.monitor.lightning import eager
+from lightning_explain.monitor.lightning import eager, forward_context
 from networks import DigitNet
 from states import Recorder, assert_equal
 from training import QUIET, SAFE, DigitModule, Failing, loaders, monitor_of_digits, points, told_in, trainer
@@ -230,6 +233,47 @@ def test_the_device_of_the_module_is_the_current_one_while_it_is_explained(
     assert set(current) == {torch.device("cpu")}
 
 
+class OnGpu(MixedPrecision):
+    """Autocast as a training on a GPU has it, without the scaler, which looks for that GPU."""
+
+    def __init__(self, precision: str) -> None:
+        super().__init__("bf16-mixed", "cuda")
+        self.precision: Any = precision
+
+
+def test_autocast_is_that_of_the_device_on_which_the_process_computes(tmp_path: Path) -> None:
+    layer, x = torch.nn.Linear(3, 2), torch.rand(4, 3)
+    dtypes = dict[tuple[str, str | None], torch.dtype]()
+    for precision in ("bf16-mixed", "16-mixed"):
+        mine = trainer(tmp_path)
+        mine.strategy.precision_plugin = OnGpu(precision)
+        for device in ("cpu", "cuda:1"):
+            context, differs = forward_context(mine, device)
+            assert bool(differs) == ((precision, device) == ("16-mixed", "cpu"))
+        context, differs = forward_context(mine, "cpu")
+        with pickle.loads(pickle.dumps(context))():
+            dtypes[precision, differs] = layer(x).dtype
+    assert dtypes == {
+        ("bf16-mixed", ""): torch.bfloat16,
+        ("16-mixed", "float32 on cpu, not 16-mixed as in the training"): torch.float32,
+    }
+
+
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'", "ignore:CUDA is not available")
+def test_another_precision_than_that_of_the_training_is_announced_and_stored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = monitor_of_digits(beside="cpu", when_busy="wait")
+    fitted(tmp_path, watch, plugins=[OnGpu("16-mixed")], max_epochs=1)
+    told = [line for line in caplog.messages if "float32 on cpu, not 16-mixed as in the training" in line]
+    assert len(told) == 1
+    (report,) = load_reports(tmp_path / "explain")
+    assert report.run is not None
+    assert report.run.precision == "float32 on cpu, not 16-mixed as in the training"
+    assert Here.contexts[-1] is nullcontext
+
+
 # -- what cannot be ----------------------------------------------------------------------------------------------------
 
 
@@ -307,8 +351,10 @@ def test_only_what_lightning_put_into_a_compiled_module_is_not_sent() -> None:
     module.predict_step = own  # type: ignore[method-assign]
     before = dict(vars(module))
     from_compiled(torch.compile(module, backend="eager"))  # type: ignore[arg-type]
-    assert vars(module).keys() - before.keys() == {"forward", "training_step", "validation_step", "test_step"}
-    assert eager(module, vars(module)) == before
+    assert vars(module).keys() - before.keys() >= {"forward", "training_step", "validation_step", "test_step"}
+    sent = eager(module, vars(module))
+    assert {name: sent[name] for name in before} == before
+    assert sent.keys() - before.keys() <= {"_is_torch_compile"}
     assert eager(module.net, vars(module.net)) == vars(module.net)
 
 
