@@ -171,8 +171,6 @@ def _run_forward(runs: _Runs, samples: Samples, probe: Probe, limit: int) -> Ten
     except (torch.OutOfMemoryError, OutputError):
         raise
     except (RuntimeError, IndexError, TypeError) as error:
-        if "DefaultCPUAllocator" in str(error):
-            raise torch.OutOfMemoryError(str(error)) from error
         shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in as_tuple(probe.inputs))
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(

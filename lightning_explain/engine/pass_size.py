@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -14,6 +17,12 @@ from lightning_explain.core.probe import Samples
 from lightning_explain.engine.evaluate import forward_backward
 
 T = TypeVar("T")
+
+_NO_MEMORY = re.compile(
+    r"(CUDA|HIP|MPS|XPU)\b.*out of memory|(CUDNN|CUBLAS|CUSOLVER|CUSPARSE|MIOPEN|ROCBLAS|HIPBLAS)\w*_ALLOC_FAILED|CUFFT_ALLOC_FAILED"
+    r"|cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\.|DefaultCPUAllocator: (can't allocate|not enough) memory"
+)
+"""How an allocation that failed is reported where it is no ``torch.OutOfMemoryError``."""
 
 SMALLEST = 16
 """The smallest pass that is timed, in samples."""
@@ -75,15 +84,38 @@ def _seconds_per_sample(explained: ExplainedFunction, samples: Samples) -> float
     return (time.perf_counter() - started) / len(samples)
 
 
+@dataclass(eq=False)
+class Held:
+    """The most samples in a pass that fit into memory so far; ``None``: nothing did not fit."""
+
+    limit: int | None = None
+
+    def most(self, limit: int) -> int:
+        """The most samples in a pass, of at most ``limit``."""
+        return limit if self.limit is None else min(limit, self.limit)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns the errors by which torch's libraries say that memory ran out into :class:`torch.OutOfMemoryError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not _NO_MEMORY.search(str(error)):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
+
+
 def within_memory(work: Callable[[int], T], limit: int) -> tuple[T, int]:
-    """Runs ``work(limit)``, halving the limit each time the device runs out of memory.
+    """Runs ``work(limit)``, halving the limit each time memory runs out.
 
     Returns:
         The result of ``work``, and the limit that fit.
     """
     while True:
         try:
-            return work(limit), limit
+            with memory_errors():
+                return work(limit), limit
         except torch.OutOfMemoryError:
             if limit == 1:
                 raise

@@ -183,6 +183,11 @@ class Explainer(Decisions):
         return (ready._estimated(context) if timed else ready), context.record
 
     @property
+    def pass_size(self) -> int:
+        """Most samples in one call of the model that fit into memory by what is known."""
+        return self.held.most(self.limit)
+
+    @property
     def at_once(self) -> int:
         """Most samples in a run without a graph."""
         return 4 * self.limit if self.auto_limit else self.limit
@@ -354,7 +359,7 @@ class Explainer(Decisions):
             baseline=baselines.points,
             distribution=baselines.distribution,
             draws=KeyedDraws(self.seed),
-            limit=self.limit,
+            limit=self.pass_size,
             probe=replace(samples, extra=(*samples.extra, *labels)),
             execute=execute,
             channels_last=self.channels_last,

@@ -23,7 +23,7 @@ from lightning_explain.distributed.collectives import LostRanksError
 from lightning_explain.distributed.ranks import ALONE, ELSEWHERE, Ranks
 from lightning_explain.distributed.trees import check_entries
 from lightning_explain.engine.executor import Found, PlanExecution, execute, joined
-from lightning_explain.engine.pass_size import within_memory
+from lightning_explain.engine.pass_size import Held, memory_errors, within_memory
 from lightning_explain.engine.plan import Plan, batches, plan
 from lightning_explain.engine.rules import INSTEAD
 from lightning_explain.engine.shifts import shifted
@@ -51,6 +51,7 @@ class Decisions:
         ranks: The processes that explain together, each its share of the samples; by default this process alone.
         task: What the model was trained for; see ``ExplanationMonitor``.
         warned: Methods whose incomplete maps were warned of before.
+        held: How many samples in a pass fit into memory, which explanations find out.
     """
 
     methods: Mapping[str, Method]
@@ -60,6 +61,7 @@ class Decisions:
     ranks: Ranks = ALONE
     task: str = "auto"
     warned: set[str] = field(default_factory=set)
+    held: Held = field(default_factory=Held)
 
 
 @dataclass(eq=False)
@@ -304,16 +306,24 @@ class Explanation:
     def _within(self, work: Callable[[], T]) -> T:
         """Runs the work in passes that fit into memory, and removes hooks that it leaves behind."""
         function: Any = self.explained.forward
+        before, held = self.explained, self.decided.held
 
         def within(limit: int) -> T:
             self.explained = replace(self.explained, limit=limit)
             try:
-                with self.decided.ranks.in_step():
+                with self.decided.ranks.in_step(), memory_errors():
                     return work()
             finally:
                 function.remove_hooks()
 
-        return within_memory(within, self.explained.limit)[0]
+        try:
+            found, limit = within_memory(within, before.limit)
+        except Exception:
+            # What fails in passes of one sample says nothing about what others need.
+            self.explained = replace(self.explained, limit=before.limit)
+            raise
+        held.limit = held.most(limit)
+        return found
 
     def _attributions(
         self, names: Iterable[str], explained: ExplainedFunction, samples: Samples

@@ -264,7 +264,7 @@ def part_of(explainer: Explainer, name: str) -> Explainer:
         methods={key: method for key, method in part.methods.items() if key in explainer.methods},
         metrics={key: metric for key, metric in part.metrics.items() if key in explainer.metrics},
         modalities=explainer.modalities,
-        **{key: getattr(explainer, key) for key in ("limit", "ranks", "seed", "raising", "forward_context")},
+        **{key: getattr(explainer, key) for key in ("limit", "ranks", "seed", "raising", "forward_context", "held")},
     )
 
 

@@ -71,13 +71,14 @@ class Job:
         with silenced(self.module):
             if self.measures:
                 explainer = explainer.fastest(self.module, self.probe)
-                run = dated["run"]
-                dated["run"] = None if run is None else replace(run, pass_size=explainer.limit)
             found = explainer.explain(self.module, self.probe, progress, self.history)
+        limit, run = explainer.pass_size, dated["run"]
+        if run is not None and (self.measures or limit < self.explainer.limit):
+            dated["run"] = replace(run, pass_size=limit)
         report = replace(without(found, found.failures, metrics), **dated)
         report.scalars()  # If its scores cannot be averaged, the explanation has failed.
         made = self.drawing.make(report, self.probe).map_errors(portable_error)
-        return Done(report, made, explainer.limit, frozenset(numberless(found, metrics)))
+        return Done(report, made, limit, frozenset(numberless(found, metrics)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Done:
     Args:
         report: The report, without the maps and scores of what failed, which its ``failures`` name.
         made: Its pictures and files.
-        limit: The most samples in a pass.
+        limit: The most samples in a pass, which fit into memory.
         empty: Methods and metrics without a finite number.
         warnings: What was warned of, with its category.
     """

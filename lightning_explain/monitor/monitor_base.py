@@ -28,6 +28,7 @@ from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.collectives import reporting_failures
 from lightning_explain.distributed.fsdp import resumes_otherwise
 from lightning_explain.distributed.ranks import ALONE, Ranks, anything, nothing
+from lightning_explain.engine.pass_size import Held
 from lightning_explain.explainer.cost import Estimate
 from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.history import History
@@ -229,7 +230,7 @@ class MonitorBase(pl.Callback):
             class_names=tuple(map(str, names)),
             versions=versions(),
             fingerprint="" if probe is None else fingerprint(probe),
-            pass_size=self._limit or self._pass_size,
+            pass_size=self._pass_size or self._limit,
             threads=torch.get_num_threads(),
             modalities=() if probe is None else tuple(type(kind).__name__ for kind in of_probe(probe)),
             task=ready.task_line,
@@ -379,6 +380,7 @@ class MonitorBase(pl.Callback):
             limit=self._limit or auto_limit(loaders.batch_size(trainer)),
             auto_limit=self._limit is None,
             forward_context=trainers.forward_context(trainer)[0],
+            held=Held(),
             forward_fn=self._explainer.forward_fn or trainers.forward_of(trainer),
             ranks=ranks,
             feature_names=loaders.feature_names(trainer),
@@ -623,6 +625,7 @@ class MonitorBase(pl.Callback):
             explainer = replace(explainer, limit=self._choose_pass_size(module))
             report = explainer.explain(module, self._entries_now, progress, self._memory.history)
             report.scalars()  # If its scores cannot be averaged, the explanation has failed.
+        self._keep_what_fits(min(ranks.gather(explainer.pass_size)))
         report = self._settled(ranks, explainer, report if whole.failed_rank is None else None)
         dated = {**self._moment_now(trainer, epoch), "run": self._run, "probe": self._entries}
         return None if report is None else replace(report, **dated)
@@ -686,11 +689,16 @@ class MonitorBase(pl.Callback):
         """Whether passes are still to be timed."""
         return self._limit is None and self._pass_size is None
 
-    def _keep_pass_size(self, found: int) -> None:
+    def _keep_pass_size(self, found: int, why: str = "as measured") -> None:
         self._pass_size, self._ready = found, replace(self._ready, limit=found)
         if self._run is not None:
             self._run = replace(self._run, pass_size=found)
-        rank_zero_info(f"ExplanationMonitor: calls the model with {found} samples at a time, as measured.")
+        rank_zero_info(f"ExplanationMonitor: calls the model with {found} samples at a time, {why}.")
+
+    def _keep_what_fits(self, found: int) -> None:
+        """Keeps the most samples in a pass that fit into memory, if they are fewer than before."""
+        if found < self._ready.limit:
+            self._keep_pass_size(found, "because more do not fit into memory")
 
     # -- explanations beside the training: rank zero alone has them ------------------------------------------------
 
@@ -828,6 +836,7 @@ class MonitorBase(pl.Callback):
                 done = outcome.get()
                 if self._measures:
                     self._keep_pass_size(done.limit)
+                self._keep_what_fits(done.limit)
             report, empty, make = None, frozenset[str](), None
             if done is not None:
                 report, empty, make = done.report, done.empty, partial(getattr, done, "made")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from clock import Clock
 from lightning_explain import ExplanationMonitor, Probe, explain, load_reports
 from lightning_explain import methods as m
 from lightning_explain.core.probe import Samples
-from lightning_explain.engine.pass_size import candidates, synchronize
+from lightning_explain.engine.pass_size import candidates, synchronize, within_memory
 from lightning_explain.explainer.explainer import Explainer
-from training import QUIET, Blind, trainer
+from lightning_explain.monitor import beside as beside_training
+from training import QUIET, Blind, Failing, trainer
 from training import monitor_of_digits as monitor
+from workers import Here
 
 
 @pytest.fixture(autouse=True)
@@ -127,8 +131,103 @@ def test_only_an_accelerator_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert waited == [torch.device("cuda:0"), torch.device("mps")]
 
 
+CUDNN = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+"""How some libraries say that memory ran out."""
+
+
+class Full(nn.Module):
+    """A network for whose passes there is memory up to a number of samples; ``note`` is called with the size of each."""
+
+    def __init__(self, most: int = 8, error: Exception = CUDNN, note: Callable[[int], Any] = lambda size: None) -> None:
+        super().__init__()
+        self.most, self.error, self.note = most, error, note
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note(len(x))
+        if len(x) > self.most:
+            raise self.error
+        return self.head(x.mean((2, 3)))
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    CUDNN,
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError(
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input."
+    ),
+    RuntimeError(
+        "MPS backend out of memory (MPS allocated: 17.9 GB, other allocations: 384 KB, max allowed: 18.1 GB)."
+    ),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 400000000 bytes."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 400000000 bytes."),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=str)
+def test_what_fits_into_memory_is_found_once_and_kept(error: Exception) -> None:
+    probe, sizes = Probe(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1])), list[int]()
+    model = Full(error=error, note=lambda size: sizes.append(size))
+    ready = Explainer({"ig": m.IntegratedGradients(n_steps=16)}, {}, limit=64).check(model, probe)
+    sizes.clear()
+    first = ready.explain(model, probe)
+    assert max(sizes) == 64
+    assert ready.pass_size == 8
+    sizes.clear()
+    second = ready.explain(model, probe)
+    assert max(sizes) == 8
+    torch.testing.assert_close(second.attributions, first.attributions)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    tried = list[int]()
+
+    def work(limit: int) -> None:
+        tried.append(limit)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+        within_memory(work, 64)
+    assert type(caught.value) is RuntimeError
+    assert tried == [64]
+
+
+def test_a_method_for_which_there_is_never_memory_does_not_make_the_passes_of_others_smaller() -> None:
+    probe, sizes = Probe(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1])), list[int]()
+    model = Full(most=64, note=lambda size: sizes.append(size))
+    methods = {"greedy": Failing(torch.OutOfMemoryError), "ig": m.IntegratedGradients(n_steps=16)}
+    ready = Explainer(methods, {}, limit=64, raising=False).check(model, probe)
+    sizes.clear()
+    report = ready.explain(model, probe)
+    assert report.failures.keys() == {"greedy"}
+    assert "ig" in report.attributions
+    assert (max(sizes), ready.pass_size) == (64, 64)
+
+
 class TestInTraining:
     pytestmark = QUIET
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_what_fits_into_memory_is_kept_and_stored(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+    ) -> None:
+        monkeypatch.setattr(Here, "workers", [])
+        monkeypatch.setattr(beside_training, "Worker", Here)
+        x, y = torch.randn(16, 3, 8, 8), torch.arange(16) % 2
+        watch = monitor(
+            methods={"ig": m.IntegratedGradients(n_steps=16)},
+            metrics=[],
+            probe=Probe(x[:4], y[:4]),
+            max_examples_per_pass=64,
+            beside=beside,
+            when_busy="wait",
+        )
+        trainer(tmp_path, watch, max_epochs=3).fit(Blind(Full()), DataLoader(TensorDataset(x, y), batch_size=8))
+        assert [report.run.pass_size for report in load_reports(tmp_path)] == [8, 8, 8]
+        assert watch._ready.limit == 8
+        assert watch.state_dict()["pace"] == 8
 
     @pytest.mark.filterwarnings("ignore:The model's forward changes 'net.seconds.calls'")
     def test_it_is_timed_before_the_first_explanation_and_kept(self, tmp_path: Path) -> None:
