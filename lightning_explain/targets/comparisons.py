@@ -14,6 +14,18 @@ from lightning_explain.core.validation import check_choice, is_number, refused
 from lightning_explain.model.clean import CleanSamples
 
 
+def reconstructed(outputs: Tensor, inputs: tuple[Any, ...]) -> Tensor | None:
+    """The input that outputs ``(N, ...)`` reconstruct: the first of their shape, else the first that has it flattened or without 1s."""
+    tensors = [x for x in inputs if isinstance(x, Tensor) and x.ndim > 1 and len(x) == len(outputs)]
+    same = next((x for x in tensors if x.shape == outputs.shape), None)
+    return next((x for x in tensors if _fits(x, outputs)), None) if same is None else same
+
+
+def _fits(x: Tensor, outputs: Tensor) -> bool:
+    sizes, own = ([size for size in value.shape[1:] if size != 1] for value in (x, outputs))
+    return sizes == own or (outputs.ndim == 2 and x[0].numel() == outputs.shape[1])
+
+
 @dataclass(frozen=True)
 class ReconstructionError(Target):
     """How far an autoencoder's output is from its input: the anomaly score ``|x - g(x)|**norm``, averaged over all numbers of a sample.
@@ -51,19 +63,19 @@ class ReconstructionError(Target):
 
         Args:
             outputs: The reconstructions.
-            inputs: What the model was called with; the first tensor of the outputs' shape counts.
+            inputs: What the model was called with; the first tensor of the outputs' shape counts, else the first that has it flattened.
 
         Raises:
             ValueError: If there is none.
         """
-        own = next((x for x in inputs if isinstance(x, Tensor) and x.shape == outputs.shape), None)
+        own = reconstructed(outputs, inputs)
         if own is None:
             shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
             raise ValueError(
                 f"{self} needs an output of the shape of an input {shapes}, got {tuple(outputs.shape)}; give output_fn=lambda output: ..., "
                 "which picks the reconstruction, in the shape of the input."
             )
-        difference = (outputs - own).flatten(1)
+        difference = outputs.flatten(1) - own.flatten(1)
         errors = difference.square() if self.norm == 2 else difference.abs().pow(self.norm)
         found: Tensor = errors.mean(1) if self.reduction == "mean" else errors.sum(1)
         return found

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from lightning_explain.core.contracts import Target
+from lightning_explain.core.shares import are_shares
 from lightning_explain.core.validation import is_whole
 from lightning_explain.model.targets import single
 from lightning_explain.model.tasks import classes_last, of_one_norm, task_of
-from lightning_explain.targets.comparisons import ReconstructionError, Similarity
+from lightning_explain.targets.comparisons import ReconstructionError, Similarity, reconstructed
 from lightning_explain.targets.detection import Detection
 from lightning_explain.targets.pixels import Pixels
 from lightning_explain.targets.selections import Horizon, Norm, Position, Positive
@@ -58,7 +59,7 @@ _MEANINGS: dict[type, str] = {
     Position: "the output of the first label",
     Pixels: "the label's most frequent class but 0, where it is predicted",
     Norm: "the norm of the output",
-    ReconstructionError: "the mean squared error of the reconstruction, which has the shape of the input",
+    ReconstructionError: "the mean squared error of the reconstruction, which has the size of the input",
     Detection: "the score of the detection that finds the largest labelled object, or else of the one with the highest score",
 }
 _PAIR = (
@@ -99,7 +100,7 @@ def settled(
         )
     name = task
     if task == "auto":
-        found = _compared(outputs, labels, inputs) or task_of(outputs, labels, named)
+        found = _compared(outputs, labels, inputs, named) or task_of(outputs, labels, named)
         name = "detection" if detects else found
     if name == "detection" and (target == "predicted" or is_whole(target)):
         target = Detection(box="best") if target == "predicted" else Detection(class_=int(target))
@@ -143,13 +144,31 @@ def _of_embedding(outputs: Tensor, labels: Tensor | None, norm: bool) -> Target 
     return "predicted"
 
 
-def _compared(outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...]) -> str:
-    """The task of a model whose outputs or labels have the shape of an input: an autoencoder, or one that is given two views."""
-    alike = [x for x in inputs if x.is_floating_point() and x.shape == outputs.shape and x.ndim > 1]
-    own = labels is None or (outputs.ndim > 2 and labels.ndim == 1)
-    if alike and (own or any(labels is not None and labels.shape == x.shape and labels.equal(x) for x in alike)):
+def _compared(outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...], named: bool) -> str:
+    """The task of a model whose outputs or labels have the size of an input: an autoencoder, or one that is given two views."""
+    own = reconstructed(outputs, tuple(x for x in inputs if x.is_floating_point()))
+    if own is not None and (labels is None or _no_classes(outputs, labels, named) or _are_input(labels, own)):
         return "reconstruction"
     return "embedding" if labels is not None and outputs.ndim == 2 and _is_view(outputs, labels, inputs) else ""
+
+
+def _are_input(labels: Tensor, x: Tensor) -> bool:
+    """Whether labels are the input itself, maybe flattened."""
+    return labels.dtype == x.dtype and labels.numel() == x.numel() and labels.flatten().equal(x.flatten())
+
+
+def _no_classes(outputs: Tensor, labels: Tensor, named: bool) -> bool:
+    """Whether outputs ``(N, ...)`` are not those of the classes that labels ``(N,)`` are.
+
+    Outputs ``(N, C)`` are not if the labels stay so far below C as those of C classes do in less than one of a hundred probes.
+    """
+    if labels.numel() != len(outputs) or outputs.ndim > 2:
+        return outputs.ndim > 2 and labels.ndim == 1
+    flat = labels.flatten().double()
+    highest = 1 if labels.is_floating_point() else len(outputs[0]) - 1
+    whole = bool(((flat >= 0) & (flat <= highest) & (flat == flat.round())).all())
+    likely = ((float(flat.max()) + 1) / len(outputs[0])) ** len(flat)
+    return whole and likely < 0.01 and not named and not are_shares(outputs)
 
 
 def _is_view(outputs: Tensor, labels: Tensor, inputs: tuple[Tensor, ...]) -> bool:
@@ -199,7 +218,10 @@ def _meaning(name: str, target: Any, outputs: Tensor, labels: Tensor | None) -> 
 
 
 def _ambiguity(target: Any, outputs: Tensor, labels: Tensor | None) -> str:
-    """What to do if places and classes cannot be told apart, being equally many."""
+    """What to do if places and classes cannot be told apart, or numbers of an input and outputs, being equally many."""
+    if isinstance(target, ReconstructionError) and outputs.ndim == 2:
+        other = "embedding" if labels is None else "regression" if labels.is_floating_point() else "multiclass"
+        return f'; the outputs are as many as the numbers of the input: if that is a coincidence, give task="{other}"'
     square = isinstance(target, Position) and labels is not None and outputs.ndim == 3
     if not square or outputs.shape[1] != outputs.shape[2] or not classes_last(outputs, labels):
         return ""

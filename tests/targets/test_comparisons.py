@@ -97,6 +97,46 @@ def test_an_output_like_the_input_is_a_reconstruction_by_default(labels: str | N
     assert report.task == "reconstruction"
 
 
+@pytest.mark.parametrize("labels", [torch.tensor([0, 9, 4, 4, 2]), torch.tensor([0, 1, 0, 0, 1.0]), None], ids=str)
+@pytest.mark.parametrize("target", ["label", t.ReconstructionError()], ids=["default", "given"])
+def test_a_flat_reconstruction_of_images_is_compared_with_them(labels: Tensor | None, target: Any) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Tanh(), nn.Linear(3, 64)), torch.rand(5, 1, 8, 8)
+    report = explain(net, Probe(x, labels), METHODS, [], target=target)
+    assert report.task == "reconstruction"
+    check(report, lambda x: (x.flatten(1) - net(x)).square().mean(1), x)
+
+
+def test_a_table_is_reconstructed_where_its_labels_are_far_below_its_columns() -> None:
+    net, x = autoencoder(), rows()
+    anomalies = torch.tensor([0, 1, 0, 0, 1])
+    report = explain(net, Probe(x, anomalies), METHODS, [])
+    assert report.task == "reconstruction"
+    check(report, lambda x: (x - net(x)).square().mean(1), x)
+    line = settled("auto", "label", net(x), anomalies, inputs=(x,)).line
+    assert line.endswith('if that is a coincidence, give task="multiclass"')
+    forced = explain(net, Probe(x, anomalies), METHODS, [], task="multiclass")
+    check(forced, lambda x: net(x)[torch.arange(len(x)), anomalies.repeat(len(x) // 5)], x)
+
+
+@pytest.mark.parametrize(
+    ("labels", "named", "last"),
+    [
+        (torch.tensor([0, 5, 1, 0, 2]), False, nn.Identity()),  # Classes of six.
+        (torch.tensor([0, 1]), False, nn.Identity()),  # Two samples do not tell.
+        (torch.tensor([0, 1, 0, 0, 1]), True, nn.Identity()),
+        (torch.tensor([0, 1, 0, 0, 1]), False, nn.Softmax(1)),
+    ],
+    ids=["high", "few", "named", "softmax"],
+)
+def test_a_classifier_of_as_many_classes_as_columns_is_none_of_them(labels: Tensor, named: bool, last: Any) -> None:
+    net, x = nn.Sequential(autoencoder(), last), rows()[: len(labels)]
+    names = list("abcdef") if named else None
+    report = explain(net, Probe(x, labels, class_names=names), ["Saliency"], [])
+    assert report.task == "multiclass"
+    torch.testing.assert_close(report.values, net(x)[torch.arange(len(x)), labels].detach())
+
+
 def test_similarity_of_a_pair_and_to_references() -> None:
     net, a, b = encoder(), rows(), rows(2)
     reference = net(b).detach()
