@@ -135,10 +135,10 @@ def _of_embedding(outputs: Tensor, labels: Tensor | None, norm: bool) -> Target 
     Raises:
         ValueError: If they are, and outputs have no largest number.
     """
-    if not norm:
-        return None if labels is None else "predicted"
+    if not norm and labels is None:
+        return None
     if not of_one_norm(outputs):
-        return Norm()
+        return Norm() if norm else None
     if outputs.ndim != 2:
         _check_norm(outputs)
     return "predicted"
