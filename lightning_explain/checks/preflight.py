@@ -89,6 +89,7 @@ def preflight(
                     found.outputs = function.outputs(*found.points, *found.samples.extra)
             else:
                 runs.recorded(model, found)
+            _check_no_pairs(outputs, found.outputs)
             found.indices = found.indices.to(found.outputs.device)
             found.chosen = choose(found.outputs, found.indices, target, found.points)
             whole = runs.compared(found, outputs, target, values)
@@ -106,6 +107,16 @@ def preflight(
             "The methods are not checked on this model: two samples at once do not fit into memory; use smaller inputs."
         )
     return context
+
+
+def _check_no_pairs(outputs: Tensor, fewer: Tensor) -> None:
+    """Refuses similarities of all samples of a batch to each other, of which a sample has as many as there are samples."""
+    many, few = len(outputs), len(fewer)
+    if many != few and outputs.ndim > 1 and (outputs.shape[-1], fewer.shape[-1]) == (many, few):
+        raise ValueError(
+            f"The outputs are those of all pairs of samples: {many} for each of {many}, {few} for each of {few}. Give "
+            "forward_fn=..., which returns outputs of each sample by itself, such as its embedding, with target=Norm() or Similarity(...)."
+        )
 
 
 def _different(samples: Samples, own: int) -> Samples:
@@ -170,12 +181,18 @@ def _run_forward(runs: _Runs, samples: Samples, probe: Probe, limit: int) -> Ten
         return within_memory(outputs, limit)[0]
     except (torch.OutOfMemoryError, OutputError):
         raise
-    except (RuntimeError, IndexError, TypeError) as error:
+    except (RuntimeError, LookupError, TypeError) as error:
         shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in as_tuple(probe.inputs))
         kind = TypeError if isinstance(error, TypeError) else ValueError
+        reason = str(error).rstrip(".")
+        if isinstance(error, KeyError):
+            reason = (
+                f"what it gets has no {error}. Labels are not passed to it; to pass them, give batch_fn=lambda batch: "
+                f"Probe({{'batch': batch}}, batch[{error}]), with the name that the argument of forward has"
+            )
         raise kind(
             f"The model cannot be called with the probe's inputs {shapes} and {len(probe.forward_args)} forward_args: "
-            f"{str(error).rstrip('.')}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or "
+            f"{reason}. Give Probe(inputs=..., forward_args=...) as its forward takes them, or "
             "forward_fn=lambda model, x: ..., which calls the part of it that takes them, such as the discriminator of a GAN; "
             "for samples that are chosen from a loader, give batch_fn=...."
         ) from error

@@ -44,7 +44,7 @@ def divided(found: Mapping[Place, Any]) -> tuple[tuple[Tensor, ...], tuple[Any, 
     return tuple(explained.values()), tuple(others.values()), (*explained, *others)
 
 
-_NO_CODES = ("mask", "length", "position", "type", "index", "idx")
+_NO_CODES = ("mask", "length", "position", "type", "index", "idx", "label", "target")
 
 
 def _are_codes(place: Place, x: Tensor, numbers: list[Tensor]) -> bool:
@@ -52,7 +52,7 @@ def _are_codes(place: Place, x: Tensor, numbers: list[Tensor]) -> bool:
     if not numbers or any(other.ndim > 2 for other in numbers) or x.dtype == torch.bool or x.ndim not in (1, 2):
         return False
     name = str(place[-1]).lower()
-    if name in ("id", "ids") or any(word in name for word in _NO_CODES):
+    if name in ("id", "ids", "y") or any(word in name for word in _NO_CODES):
         return False
     # Of one shape with numbers in several columns they are ids, and the numbers weights or a mask of these.
     return (

@@ -293,8 +293,8 @@ def _from_sequence(batch: Any, forward: Signature | None, say: Say) -> Probe:
         )
     several = _of_several(parts, forward)
     last = max((i for i, part in enumerate(parts) if isinstance(part, Tensor) or are_tensors(part)), default=0)
-    last = several or last
-    targets = parts[last] if last else None
+    last = several or (len(parts) if _takes_all(parts, forward) else last)
+    targets = parts[last] if 0 < last < len(parts) else None
     count = count_of(targets, parts)
     if one_each(parts[0], parts, count):
         shapes = ", ".join(str(tuple(x.shape)) for x in parts[0][:3])
@@ -315,6 +315,14 @@ def _from_sequence(batch: Any, forward: Signature | None, say: Say) -> Probe:
     left_out += [f"part {i}" for i in odd if holds_tensors(parts[i])]
     meta = texts({str(i): part for i, part in enumerate(parts)}, count)
     return _bound_probe(what, found, _Rest(targets, meta, left_out), forward, say)
+
+
+def _takes_all(parts: Sequence[Any], forward: Signature | None) -> bool:
+    """Whether the model requires each tensor of a batch, the last too, as one of two inputs does; numbers ``(N,)`` are labels."""
+    spread = [x for part in parts for x in (part if are_tensors(part) else [part])]
+    if forward is None or len(spread) < 2 or not are_tensors(spread) or spread[-1].ndim < 2:
+        return False
+    return len(forward.required) == len(spread) and forward.takes(len(spread))
 
 
 def _of_several(parts: Sequence[Any], forward: Signature | None) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,7 @@ class Signature:
         any_position: Whether it takes any number of further arguments by position.
         any_name: Whether it takes any further names.
         by_user: Whether it is the user's ``forward_fn``.
+        mappings: Names of the arguments that its source reads by key, as ``batch["image"]`` does.
     """
 
     text: str
@@ -39,6 +42,7 @@ class Signature:
     any_position: bool
     any_name: bool
     by_user: bool = False
+    mappings: frozenset[str] = frozenset()
 
     @property
     def only(self) -> str | None:
@@ -70,10 +74,31 @@ def signature_of(model: nn.Module, forward_fn: Callable[..., Any] | None = None)
         parameters = list(inspect.signature(forward).parameters.values())
     except (TypeError, ValueError):
         return None
+    mappings = _read_by_key(forward)
     if forward_fn is None:
-        return _signature("forward", parameters)
+        return _signature("forward", parameters, mappings=mappings)
     own = parameters[parameters[0].kind in _BY_POSITION :] if parameters else []
-    return _signature("forward_fn", own, by_user=True)
+    return _signature("forward_fn", own, by_user=True, mappings=mappings)
+
+
+def _read_by_key(function: Callable[..., Any]) -> frozenset[str]:
+    """Names whose values the source of a function reads as mappings: ``x["image"]``, ``x.items()``, ``f(**x)``; none without a source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return frozenset()
+    read = [_mapping_in(node) for node in ast.walk(tree)]
+    return frozenset(value.id for value in read if isinstance(value, ast.Name))
+
+
+def _mapping_in(node: ast.AST) -> ast.AST | None:
+    """What a node reads as a mapping; ``None`` if nothing."""
+    if isinstance(node, ast.Subscript):
+        named = isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
+        return node.value if named else None
+    if isinstance(node, ast.Attribute):
+        return node.value if node.attr in ("get", "items", "keys", "values") else None
+    return node.value if isinstance(node, ast.keyword) and node.arg is None else None
 
 
 def _of_script(model: Any) -> Signature | None:
@@ -84,7 +109,9 @@ def _of_script(model: Any) -> Signature | None:
     return _signature("forward", [inspect.Parameter(name, kind, default=default) for name, default in given.items()])
 
 
-def _signature(name: str, parameters: list[inspect.Parameter], by_user: bool = False) -> Signature:
+def _signature(
+    name: str, parameters: list[inspect.Parameter], by_user: bool = False, mappings: frozenset[str] = frozenset()
+) -> Signature:
     named = [p for p in parameters if p.kind in _BY_NAME]
     shown = ", ".join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)
     return Signature(
@@ -96,6 +123,7 @@ def _signature(name: str, parameters: list[inspect.Parameter], by_user: bool = F
         any_position=any(p.kind is p.VAR_POSITIONAL for p in parameters),
         any_name=any(p.kind is p.VAR_KEYWORD for p in parameters),
         by_user=by_user,
+        mappings=mappings.intersection(p.name for p in named),
     )
 
 
@@ -118,9 +146,15 @@ def fitted(found: Mapping[Place, Any], forward: Signature, what: str) -> tuple[d
         positions = {name: i for i, name in enumerate(dict.fromkeys(place[0] for place in places))}
         return {(positions[place[0]], *place[1:]): found[place] for place in places}, []
     new: dict[Any, int | str] = {name: name for name in names}
-    if len(unknown) == 1 and forward.only is not None and forward.only not in names:
+    whole = unknown == names and len(forward.names) == 1 and not forward.any_name and not forward.any_position
+    if (
+        len(unknown) == 1
+        and forward.only is not None
+        and forward.only not in names
+        and not (whole and forward.mappings)
+    ):
         new[unknown.pop()] = forward.only
-    elif unknown == names and len(forward.names) == 1 and not forward.any_name and not forward.any_position:
+    elif whole:
         # The mapping itself is what the one argument takes.
         return {(forward.names[0], *place): value for place, value in found.items()}, []
     elif len(names) == 1 and forward.any_position and not forward.any_name and not forward.required:

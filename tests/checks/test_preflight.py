@@ -23,6 +23,8 @@ from lightning_explain.explainer.explainer import Explainer
 from lightning_explain.explainer.registry import build_methods, build_metrics
 from lightning_explain.model.inventory import ModuleInventory
 from lightning_explain.model.isolation import STATE_SAVERS
+from lightning_explain.probes.binding import samples_of
+from lightning_explain.probes.signature import signature_of
 from networks import samples, trained
 from training import QUIET, DigitModule, loader, trainer
 
@@ -309,3 +311,26 @@ def test_an_accelerator_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Stopwatch()
     clock.go_on(2.0)
     assert (watch.seconds(), watch.seconds(on_cpu=False)) == (0.0, 2.0)
+
+
+class ReadsLabels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 3)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = self.net(batch["x"])
+        return {"loss": nn.functional.cross_entropy(logits, batch["label"]), "logits": logits}
+
+
+def test_a_model_that_reads_labels_is_refused_with_a_fix_that_works() -> None:
+    x, label = torch.randn(4, 6), torch.tensor([0, 2, 1, 0])
+    batch = {"x": x, "label": label}
+    probe = samples_of(batch, None, signature_of(ReadsLabels()))
+    with pytest.raises(
+        ValueError,
+        match=r"what it gets has no 'label'. Labels are not passed.*Probe\(\{'batch': batch\}, batch\['label'\]\)",
+    ):
+        explain(ReadsLabels(), probe, ["Saliency"], [])
+    passed = samples_of(batch, lambda batch: Probe({"batch": batch}, batch["label"]), signature_of(ReadsLabels()))
+    assert torch.equal(explain(ReadsLabels(), passed, ["Saliency"], []).targets, label)

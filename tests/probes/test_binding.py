@@ -176,6 +176,18 @@ def image_first(image: Tensor, reference: Tensor) -> Any:
     return image, reference
 
 
+def by_key(batch: Any) -> Any:
+    return batch["image"]
+
+
+def by_keywords(batch: Any) -> Any:
+    return image_first(**batch)
+
+
+def handed_on(batch: Any) -> Any:
+    return len(batch) and batch
+
+
 BOUND: dict[str, tuple[Any, Callable[..., Any], Any]] = {
     "names in another order": ({"reference": X2, "image": X, "label": Y}, image_first, (X, X2)),
     "names of a dataclass": (Batch(X, TOKENS, Y), lambda mask, image: (image, mask), (X, TOKENS)),
@@ -232,6 +244,14 @@ BOUND: dict[str, tuple[Any, Callable[..., Any], Any]] = {
     "a tuple as several arguments": (((X, X2), Y), image_first, (X, X2)),
     "a tuple as one argument": (((X, X2), Y), lambda pair: (pair[0], pair[1]), (X, X2)),
     "tuples of images under a name": ({"pair": (X, X2), "label": Y}, lambda pair: (pair[0], pair[1]), (X, X2)),
+    "one tensor in a mapping that forward reads by key": ({"image": X, "label": Y}, by_key, X),
+    "one tensor in a mapping that forward hands on": ({"image": X, "label": Y}, handed_on, X),
+    "a mapping first, read by key": (({"image": X}, Y), by_key, X),
+    "a mapping as keywords": ({"image": X, "reference": X2, "label": Y}, by_keywords, (X, X2)),
+    "two inputs and no labels": ((X, X2), image_first, (X, X2)),
+    "a pair and no labels": (((X, X2),), image_first, (X, X2)),
+    "two inputs and their labels": ((X, X2, Y), image_first, (X, X2)),
+    "one input and labels in columns": ((X, X2), lambda x, scale=1.0: x, X),
     "boxes of each image": ((X, [X[:1], X[:2], X, X[:0]], Y), lambda x: x, X),
 }
 

@@ -167,6 +167,33 @@ def test_two_embeddings_of_two_inputs_are_compared_by_default() -> None:
     torch.testing.assert_close(report.values, expected.detach())
 
 
+class ImagesAndTexts(nn.Module):
+    """Embeddings of rows and of ids; ``pairs``: the similarities of all of them to each other, as CLIP returns."""
+
+    def __init__(self, pairs: bool = False) -> None:
+        super().__init__()
+        self.net, self.words, self.pairs = encoder(), nn.Embedding(9, 3), pairs
+
+    def forward(self, image: Tensor, text: Tensor) -> Any:
+        a, b = self.net(image), self.words(text).mean(1)
+        return (a @ b.T, b @ a.T) if self.pairs else (a, b)
+
+
+TEXTS = torch.randint(9, (5, 4), generator=torch.Generator().manual_seed(3))
+
+
+def test_embeddings_of_two_kinds_of_things_are_compared_by_default() -> None:
+    net = ImagesAndTexts()
+    text = net.words(TEXTS).mean(1).detach()
+    found = explain(net, Probe(rows(), forward_args=(TEXTS,)), METHODS, [])
+    check(found, lambda x: cosine_similarity(net.net(x), text.repeat(len(x) // 5, 1)), rows())
+
+
+def test_similarities_of_all_pairs_in_a_batch_are_refused_with_the_fix() -> None:
+    with pytest.raises(ValueError, match=r"all pairs of samples: 5 for each of 5, 3 for each of 3. Give forward_fn="):
+        explain(ImagesAndTexts(pairs=True), Probe(rows(), forward_args=(TEXTS,)), METHODS, [])
+
+
 def test_another_view_is_no_label() -> None:
     report = explain(encoder(), Probe(rows(), rows(2)), METHODS, [])
     assert report.task == "embedding"
