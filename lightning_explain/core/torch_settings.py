@@ -56,12 +56,12 @@ def torch_settings() -> dict[str, Any]:
     with _without_warnings():
         return {
             "threads": torch.get_num_threads(),
-            "precision": _matmul_precision(),
+            "precision": _found(torch.get_float32_matmul_precision),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "only_warns": torch.is_deterministic_algorithms_warn_only_enabled(),
             "dtype": torch.get_default_dtype(),
             "device": str(torch.get_default_device()),
-            "switches": {name: read() for name, (read, _) in _SWITCHES.items()},
+            "switches": {name: _found(read) for name, (read, _) in _SWITCHES.items()},
             "backends": {f"{owner}.{name}": _backend(owner, name) for owner, name in _ATTRIBUTES},
         }
 
@@ -71,14 +71,15 @@ def set_torch_settings(settings: Mapping[str, Any], device: str | None = None) -
     with _without_warnings():
         if torch.get_num_threads() != settings["threads"]:
             torch.set_num_threads(settings["threads"])
-        if settings["precision"] not in (None, _matmul_precision()):
+        if settings["precision"] not in (None, _found(torch.get_float32_matmul_precision)):
             torch.set_float32_matmul_precision(settings["precision"])
         torch.use_deterministic_algorithms(settings["deterministic"], warn_only=settings["only_warns"])
         torch.set_default_dtype(settings["dtype"])
         _set_default_device(settings["device"], device)
         for name, (read, put) in _SWITCHES.items():
-            if read() != settings["switches"][name]:
-                put(settings["switches"][name])
+            value = settings["switches"][name]
+            if value is not None and value != _found(read):
+                put(value)
         for owner, name in _ATTRIBUTES:
             value = settings["backends"][f"{owner}.{name}"]
             if value is not None and value != _backend(owner, name):
@@ -106,11 +107,11 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _matmul_precision() -> str | None:
-    """``None`` where the newer interface has set what the older one has no word for."""
+def _found(read: Callable[[], Any]) -> Any:
+    """What a setting is; ``None`` where this torch has none, or its newer interface has set what the older one has no word for."""
     try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
+        return read()
+    except (AttributeError, RuntimeError):
         return None
 
 
@@ -127,11 +128,7 @@ def _flushes_denormal() -> bool:
 
 
 def _backend(owner: str, name: str) -> Any:
-    """A setting of a backend; ``None`` where this torch has none, or was set to mixed ones by its newer interface."""
-    try:
-        return getattr(_owner(owner), name)
-    except (AttributeError, RuntimeError):
-        return None
+    return _found(lambda: getattr(_owner(owner), name))
 
 
 def _owner(path: str) -> Any:
