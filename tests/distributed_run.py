@@ -341,6 +341,24 @@ def beside_here() -> AbstractContextManager[Any]:
     return mock.patch.object(worker_processes, "Worker", Here)
 
 
+def beside_again(root: Path) -> dict[str, Any]:
+    """A second training and a test in the same process, where rank zero alone knows what was explained beside the first."""
+    methods = {"saliency": m.Saliency(abs=False), "bad": Failing()}
+    arguments: dict[str, Any] = {"alerts": ["drift_cosine_first/saliency > -2 for 9"], "max_examples_per_pass": "auto"}
+    watch, module = monitor(methods=methods, metrics=[q.Drift()], beside=True, at_start=True, **arguments), plain()
+    with beside_here():
+        trainer = run(root, watch, module, epochs=3)
+        first = watch.state_dict()
+        trainer.fit_loop.max_epochs = 4
+        trainer.fit(module, loader(0, 32, shuffle=True), loader(100, 24, shuffle=True))
+    trainer.test(module, loader(200, 16), verbose=False)
+    states = [
+        {key: state.get(key) for key in ("schedule", "alerts", "failures", "pace", "history")}
+        for state in (first, watch.state_dict())
+    ]
+    return {**seen(watch, trainer), "states": states}
+
+
 def double(outputs: Tensor) -> Tensor:
     return 2 * outputs[:, 0]
 
@@ -399,6 +417,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "beside_raising": raised(
         {"methods": {"bad": Failing()}, "beside": True, "every_n_train_steps": 1, "on_error": "raise"}, beside_here
     ),
+    "beside_again": beside_again,
     "batch_statistics": batch_statistics,
     "failing_method": failing_method,
     "failing_explanation": failing_explanation,

@@ -269,6 +269,8 @@ class ExplanationMonitor(MonitorBase):
         if stage == "fit":
             with log.guard("The callbacks that monitor scores could not be checked", everyone, no_refusal):
                 self._check_watchers(trainer)
+        with log.guard("What rank zero knows of earlier trainings could not be shared", everyone):
+            self._share_memory(everyone.first)
         with log.guard("The process that explains beside the training could not be started", everyone):
             if self._is_beside(trainer) and trainer.is_global_zero and not self._unfit:
                 self._besides.open()

@@ -209,6 +209,11 @@ class MonitorBase(pl.Callback):
                 self._run = self._run_info(trainer, pl_module, cost)
                 self._publisher.begin(trainer, self._run, self._layout(trainer))
 
+    def _share_memory(self, first: Broadcast) -> None:
+        """Gives all ranks what rank zero decides by: its clock is its own, and so is what was explained beside a training."""
+        self._memory.share(first)
+        self._pass_size = first({"pass_size": self._pass_size})["pass_size"]
+
     def _run_info(self, trainer: pl.Trainer, module: pl.LightningModule, cost: str) -> RunInfo:
         """What is true of the run from now on."""
         ready, probe = self._ready, self._entries

@@ -172,6 +172,18 @@ class Memory:
         if self.schedule.lengthened and not lengthened:
             self._announce_next()
 
+    def share(self, broadcast: Broadcast) -> None:
+        """Takes over the schedule, the alerts and the history of rank zero, which may have explained alone, by its own clock.
+
+        Args:
+            broadcast: Returns rank zero's value on every rank.
+        """
+        own = {"schedule": self.schedule.state(), "alerts": self.alerts.state(), "history": self.history.state()}
+        found = broadcast(own)
+        self.schedule.load(found["schedule"])
+        self.alerts.load(found["alerts"])
+        self.history = History(**found["history"])
+
     def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """The parts of the state to save in a checkpoint, as functions that return them; all load with ``weights_only=True``."""
         return {

@@ -233,6 +233,25 @@ def test_an_error_of_the_process_beside_rank_zero_is_raised_on_all(ranks: Ranks)
     assert one["error"].endswith("failed on rank 0; read the traceback printed there.")
 
 
+@scenario("ranks", ["beside_again"], indirect=True)
+def test_what_rank_zero_learned_beside_a_training_all_ranks_know_in_the_next(ranks: Ranks) -> None:
+    """Otherwise a rank would wait alone, in a training or a test, for explanations that the others decide not to make."""
+    zero, one = ranks
+    assert zero["steps"] == one["steps"] == 8
+    assert zero["attributions"].keys() == one["attributions"].keys() == {"saliency"}
+    assert torch.equal(zero["attributions"]["saliency"], one["attributions"]["saliency"])
+    assert zero["metrics"] == one["metrics"]
+    first, last = zero["states"]
+    assert first["failures"] == {"bad": 3}
+    assert one["states"][0]["history"]["fingerprint"] == "", "rank zero alone explained"
+    assert last["schedule"]["schedule"]["last"] == 4
+    assert last["alerts"]["drift_cosine_first/saliency above -2 for 9"]["count"] == 4
+    for known in ("schedule", "alerts", "failures", "pace"):
+        assert one["states"][1][known] == last[known] is not None, known
+    ours, theirs = (state["history"] for state in (last, one["states"][1]))
+    assert torch.equal(ours["first"]["saliency"][0], theirs["first"]["saliency"][0])
+
+
 @scenario("ranks", ["warnings_as_errors"], indirect=True)
 def test_where_warnings_are_errors_the_ranks_go_on_together_and_warn_of_the_reasons(ranks: Ranks) -> None:
     zero, one = ranks
