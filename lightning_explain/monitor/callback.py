@@ -329,7 +329,7 @@ class ExplanationMonitor(MonitorBase):
             for key in watchers.missing(found):
                 trainer.callback_metrics[key] = torch.tensor(math.nan)
             self._memory.alerts.check(self._keys())
-        if self._is_beside(trainer):
+        if self._is_beside(trainer) and not self._lazy:
             self._begin_beside(trainer, pl_module)
 
     def _count(self, trainer: pl.Trainer) -> int:

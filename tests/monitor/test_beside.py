@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.compile import from_compiled
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
@@ -560,6 +560,16 @@ def test_a_checkpoint_that_is_saved_meanwhile_does_not_count_the_explanation(
     ours, theirs = load_reports(tmp_path / "resumed" / "explain"), load_reports(tmp_path / "explain")
     assert [report.step for report in ours] == [report.step for report in theirs] == [4, 8]
     assert_equal(ours[0].attributions, theirs[0].attributions)
+
+
+@pytest.mark.filterwarnings("ignore:.*lazy")
+@pytest.mark.usefixtures("no_process")
+def test_a_lazy_model_is_explained_once_its_first_batch_has_given_it_weights(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    watch = monitor_of_digits(beside=True, every_n_train_steps=2)
+    fitted(tmp_path, watch, module=DigitModule(net), max_epochs=1)
+    assert steps(watch, tmp_path) == [2, 4]
+    assert Here.workers[-1].sent == ["known", "try", "explain", "known", "explain"]
 
 
 @pytest.mark.usefixtures("no_process")
