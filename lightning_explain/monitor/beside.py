@@ -34,6 +34,8 @@ DEADLINE = 600.0
 """Seconds that training waits for one explanation, at its end or where ``when_busy="wait"``; then that explanation is given up."""
 PATIENCE = 60.0
 """Seconds without a message and nearly without computing, after which the worker hangs."""
+GONE_AFTER = 10.0
+"""Seconds that are given to a killed worker, which ends at once unless it waits for a device or a disk."""
 _COMPUTING = 0.01  # of the time, at least
 _LOOK_EVERY = 0.1  # seconds between two looks at the pipe
 _RESTARTS = 1
@@ -193,8 +195,9 @@ class Beside:
         return self._worker
 
     def _start(self) -> None:
-        self._worker, self._knows = Worker(), False
         self._starts += 1
+        self._worker, self._knows = None, False
+        self._worker = Worker()
 
     def _write(self, known: Sequence[Any], job: Job) -> None:
         known = [*known, *self._classes]
@@ -261,20 +264,26 @@ class Beside:
         """Starts the worker once more, with the same job; its failure, if that was tried before or there is no time left."""
         self._worker_now.close()
         if self._starts > _RESTARTS or isinstance(why, LateError):
-            self._worker = None
-            text = (
-                f"The process that explains beside the training is given up: {why}. Nothing more is explained in this training. "
-                "Read what it printed; use beside=False, fewer methods or samples, or a smaller max_examples_per_pass if memory ran out."
-            )
-            return Outcome(error=WorkerError(text))
+            return self._gave_up(why)
         warn_or_log(
             f"ExplanationMonitor {self.name!r}: the process that explains beside the training failed: {why}. It is started once more.",
             RuntimeWarning,
         )
-        self._start()
+        try:
+            self._start()
+        except OSError as error:
+            return self._gave_up(WorkerError(f"{why}, and no other could be started: {error}"))
         with suppress(OSError):  # The next message says so.
             self._send("explain")
         return None
+
+    def _gave_up(self, why: WorkerError) -> Outcome[Done]:
+        self._worker = None
+        text = (
+            f"The process that explains beside the training is given up: {why}. Nothing more is explained in this training. "
+            "Read what it printed; use beside=False, fewer methods or samples, or a smaller max_examples_per_pass if memory ran out."
+        )
+        return Outcome(error=WorkerError(text))
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
@@ -306,7 +315,7 @@ class Worker:
         self._ready = select.poll()
         self._ready.register(ours.fileno(), select.POLLIN)
         self._looked = self._alive_at = time.monotonic()
-        self._computed = 0.0
+        self._computed: float | None = None
         self._close = weakref.finalize(self, _end, self.process, ours, os.getpid())
 
     def send(self, kind: str, memory: SharedMemory, layout: Layout, device: str | None) -> None:
@@ -344,8 +353,9 @@ class Worker:
         now = time.monotonic()
         if now - self._alive_at < PATIENCE:
             return
-        computed = seconds_of(self.process.pid)
-        if computed - self._computed < _COMPUTING * PATIENCE and sys.platform == "linux":
+        before, computed = self._computed, seconds_of(self.process.pid)
+        # Where nobody knows whether it computes, only the deadline ends it.
+        if before is not None and computed is not None and computed - before < _COMPUTING * PATIENCE:
             raise WorkerError(f"it did nothing for {now - self._alive_at:.0f} seconds")
         self._alive_at, self._computed = now, computed
 
@@ -368,7 +378,15 @@ def _end(process: subprocess.Popen[bytes], pipe: Connection, owner: int) -> None
     pipe.close()
     with suppress(ProcessLookupError):
         process.kill()
-    process.wait()
+    try:
+        process.wait(GONE_AFTER)
+    except subprocess.TimeoutExpired:
+        # It waits for a device or a disk, and nothing ends it before that answers.
+        warn_or_log(
+            f"The process {process.pid} that explained beside the training does not end although it was killed, and keeps its memory "
+            "until then. Training goes on without it.",
+            RuntimeWarning,
+        )
 
 
 # -- what cannot be pickled --------------------------------------------------------------------------------------------

@@ -181,10 +181,10 @@ class _Child:
 
     def message(self) -> Any:
         """The next message; an error if there is none, or it cannot be read."""
-        started, computed = time.monotonic(), seconds_of(self._process)
+        started, computed = time.monotonic(), seconds_of(self._process) or 0.0
         try:
             while not self._pipe.poll(PATIENCE):
-                waited, before, computed = time.monotonic() - started, computed, seconds_of(self._process)
+                waited, before, computed = time.monotonic() - started, computed, seconds_of(self._process) or 0.0
                 if computed - before < _COMPUTING * PATIENCE or waited > _LONGEST * PATIENCE:
                     raise _ForkError(f"a child process that read them did nothing for {waited:.0f} seconds")
             content = self._pipe.recv_bytes()
@@ -224,14 +224,16 @@ class _Child:
         return f"it ended with code {code}" if code >= 0 else f"signal {-code} ({signal.Signals(-code).name})"
 
 
-def seconds_of(process: int) -> float:
-    """Seconds that a process and those it has started have computed; 0 where that is not known."""
+def seconds_of(process: int) -> float | None:
+    """Seconds that a process and those it has started have computed, as far as the system says; ``None``: it says nothing."""
     try:
         spent = _text(f"/proc/{process}/stat").rpartition(")")[2].split()[11:15]
-        children = _text(f"/proc/{process}/task/{process}/children").split()
     except OSError:
-        return 0.0
-    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK") + sum(seconds_of(int(child)) for child in children)
+        return None
+    children = list[str]()
+    with suppress(OSError):  # Not every kernel lists them.
+        children = _text(f"/proc/{process}/task/{process}/children").split()
+    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK") + sum(seconds_of(int(child)) or 0.0 for child in children)
 
 
 def _text(path: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import subprocess
 import threading
 import time
 import traceback
@@ -491,6 +493,45 @@ def test_a_process_that_says_nothing_for_long_is_news(monkeypatch: pytest.Monkey
     worker.close()
 
 
+@pytest.mark.parametrize("computed", [None, 0.0, 9.0])
+def test_a_process_hangs_if_it_says_nothing_and_is_known_not_to_compute(
+    monkeypatch: pytest.MonkeyPatch, computed: float | None
+) -> None:
+    monkeypatch.setattr(beside, "PATIENCE", 1e-9)
+    monkeypatch.setattr(beside, "seconds_of", lambda process: computed)
+    worker = beside.Worker()
+    worker._computed = 0.0
+    if computed == 0:
+        with pytest.raises(WorkerError, match="it did nothing for 0 seconds"):
+            worker.message(0.0)
+    else:
+        assert worker.message(0.0) is None
+    worker.close()
+
+
+def test_a_process_that_survives_being_killed_is_left_behind_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that waits for a device; training does not wait with it."""
+
+    class Uninterruptible(subprocess.Popen[bytes]):
+        killed = False
+
+        def kill(self) -> None:
+            Uninterruptible.killed = True
+
+        def wait(self, timeout: float | None = None) -> int:
+            assert timeout is not None, "for ever"
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Uninterruptible)
+    worker = beside.Worker()
+    with pytest.warns(RuntimeWarning, match=rf"process {worker.process.pid} .* does not end although it was killed"):
+        worker.close()
+    assert Uninterruptible.killed
+    os.kill(worker.process.pid, signal.SIGKILL)
+    os.waitpid(worker.process.pid, 0)
+    worker.process.returncode = -signal.SIGKILL
+
+
 @pytest.mark.usefixtures("no_process")
 def test_or_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Here, "plan", [None, None, None, None])
@@ -516,6 +557,26 @@ def test_a_worker_that_fails_is_started_once_more_with_the_same_job_and_then_giv
     )
     assert steps(watch, tmp_path / "second") == []
     assert all(worker.closed for worker in Here.workers)
+
+
+@pytest.mark.usefixtures("no_process")
+def test_a_worker_that_cannot_be_started_once_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> Here:
+        if Here.workers:
+            refused.append(len(Here.workers))
+            raise OSError("Cannot allocate memory")
+        return Here()
+
+    refused = list[int]()
+    monkeypatch.setattr(beside, "Worker", start)
+    monkeypatch.setattr(Here, "plan", [WorkerError("it died")])
+    watch = monitor_of_digits(beside=True, every_n_train_steps=2)
+    with pytest.warns(RuntimeWarning) as record:
+        fitted(tmp_path, watch)
+    given_up = "is given up: it died, and no other could be started: Cannot allocate memory. Nothing more is explained"
+    assert any(given_up in text for text in told_in(record))
+    assert refused == [1]
+    assert steps(watch, tmp_path) == []
 
 
 @pytest.mark.usefixtures("no_process")
@@ -562,7 +623,7 @@ def test_a_checkpoint_that_is_saved_meanwhile_does_not_count_the_explanation(
     assert_equal(ours[0].attributions, theirs[0].attributions)
 
 
-@pytest.mark.filterwarnings("ignore:.*lazy")
+@pytest.mark.filterwarnings("ignore:.*lazy layers without weights")
 @pytest.mark.usefixtures("no_process")
 def test_a_lazy_model_is_explained_once_its_first_batch_has_given_it_weights(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))

@@ -34,6 +34,28 @@ def process(**here: Callable[..., Any]) -> int:
     return os.getpid()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux says what a process has computed.")
+def test_the_seconds_of_a_process_are_known_where_the_kernel_does_not_list_its_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def text(path: str) -> str:
+        if path.endswith("children"):
+            raise FileNotFoundError(path)
+        return read(path)
+
+    read = child._text
+    monkeypatch.setattr(child, "_text", text)
+    assert (child.seconds_of(os.getpid()) or 0.0) > 0
+
+
+def test_of_a_process_of_which_the_system_says_nothing_no_seconds_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def text(path: str) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(child, "_text", text)
+    assert child.seconds_of(os.getpid()) is None
+
+
 def test_the_work_is_done_in_another_process() -> None:
     assert in_child(process, {}) != os.getpid()
 
