@@ -522,6 +522,7 @@ class MonitorBase(pl.Callback):
         count: int,
         started: float,
         make: Callable[[], Made] | None = None,
+        reached: int | None = None,
     ) -> None:
         """Draws, saves and logs a report, checks the alerts, and notes the time; ``None``: there is none.
 
@@ -533,6 +534,7 @@ class MonitorBase(pl.Callback):
             count: As for :meth:`_explain`.
             started: Clock reading when the explanation began, in seconds.
             make: Returns what was drawn and saved; ``None``: it is done here.
+            reached: The schedule's count by now, if training went on meanwhile.
         """
         log = self._failure_log
         scalars = {} if report is None else self._scalars(trainer, module, ranks, report, count, started, make)
@@ -548,7 +550,7 @@ class MonitorBase(pl.Callback):
                 self._publisher.write(trainer, ranks, scalars, self._ready.metrics, alerts)
         if trainer.state.fn == "fit":
             with log.guard("The time of an explanation could not be recorded", ranks):
-                self._note_time(module, count, started, ranks.first)
+                self._note_time(module, count, started, ranks.first, reached)
 
     def _logged(self, trainer: pl.Trainer) -> dict[str, float]:
         """What the module has logged by now. Call it on all ranks."""
@@ -598,9 +600,11 @@ class MonitorBase(pl.Callback):
         for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
             trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
 
-    def _note_time(self, module: pl.LightningModule, count: int, started: float, first: Broadcast) -> None:
+    def _note_time(
+        self, module: pl.LightningModule, count: int, started: float, first: Broadcast, reached: int | None
+    ) -> None:
         early = count > 0 and self._memory.schedule.last <= self._memory.schedule.first
-        self._memory.note_time(count, started, trainers.now(module), first)
+        self._memory.note_time(count, started, trainers.now(module), first, reached)
         if early:
             self._hint()
 
@@ -777,13 +781,14 @@ class MonitorBase(pl.Callback):
         """Lets the worker explain the module as it is now. Call it on all ranks, at the same counts."""
         self._await_trial(trainer)
         started, schedule, everyone = time.perf_counter(), self._memory.schedule, trainers.everyone(trainer)
-        last, put_off = schedule.last, schedule.put_off(count)
+        last = schedule.last
         schedule.pass_over(count)
         logged = self._logged(trainer)
         spent, free = elapsed(started, time.perf_counter()), False
-        if trainer.is_global_zero and not put_off:
+        if trainer.is_global_zero and self._has_time(count):
             with self._raising_later(everyone):
-                free = not self._is_busy(trainer, module)
+                # Whether there is time is known again only once the one before has taken its own.
+                free = not self._is_busy(trainer, module) and self._has_time(count)
         self._raise_together(everyone)
         if not free:
             return
@@ -797,6 +802,11 @@ class MonitorBase(pl.Callback):
             self._memory.unfinished = last
         if handed_over.failed_rank is not None:
             self._settled(ALONE, self._ready, None)
+
+    def _has_time(self, count: int) -> bool:
+        """Whether ``max_overhead`` allows an explanation at this count. Rank zero alone has the clock that says so."""
+        schedule = self._memory.schedule
+        return not schedule.put_off(count) and schedule.has_room(time.perf_counter())
 
     @contextmanager
     def _raising_later(self, everyone: Ranks) -> Iterator[None]:
@@ -846,7 +856,8 @@ class MonitorBase(pl.Callback):
             if done is not None:
                 report, empty, make = done.report, done.empty, partial(getattr, done, "made")
             report = self._settled(ALONE, pending.job.explainer, report, empty)
-            self._publish(trainer, module, ALONE, report, pending.count, started - pending.blocked, make)
+            reached = trainer.global_step if self._memory.by_steps else trainer.current_epoch
+            self._publish(trainer, module, ALONE, report, pending.count, started - pending.blocked, make, reached)
         self._idle = self._idle or besides.given_up
 
     def _finish_beside(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 
 from lightning_explain.core.validation import elapsed
 
-_SAVED = ("first", "last", "not_before", "explain_seconds", "train_seconds", "lengthened")
+_SAVED = (
+    "first",
+    "last",
+    "not_before",
+    "explain_seconds",
+    "train_seconds",
+    "lengthened",
+    "last_seconds",
+    "next_seconds",
+)
 
 _NEVER = 1e15
 """A count that no training reaches."""
@@ -30,6 +39,8 @@ class Schedule:
         explain_seconds: Seconds spent explaining so far.
         train_seconds: Seconds spent training so far, without explaining.
         lengthened: Whether ``max_overhead`` has ever postponed an explanation.
+        last_seconds: Seconds of the last explanation.
+        next_seconds: Seconds that the next one is expected to take: those of the longer of the last two.
         later_seconds: Seconds of the last explanation after those that were given for it, because it was still being written.
         measured_at: Clock reading up to which those of the explanation in progress have been given.
         origin: Clock reading at which an uninterrupted training would have begun; ``None``: the clock is stopped.
@@ -43,6 +54,8 @@ class Schedule:
     explain_seconds: float = 0.0
     train_seconds: float = 0.0
     lengthened: bool = False
+    last_seconds: float = 0.0
+    next_seconds: float = 0.0
     later_seconds: float = 0.0
     measured_at: float | None = None
     origin: float | None = None
@@ -82,25 +95,37 @@ class Schedule:
         # A checkpoint may hold ``not_before`` from a run with a limit that this run does not have.
         return self.max_overhead is not None and count < self.not_before
 
-    def done(self, count: int, started: float, now: float) -> None:
+    def has_room(self, now: float) -> bool:
+        """Whether the seconds that the next explanation is expected to take are an allowed share of the training until ``now``.
+
+        The first after which a time limit is kept has none to keep.
+        """
+        if self.max_overhead is None or not self.not_before:
+            return True
+        return self.explain_seconds + self.next_seconds <= self.max_overhead * self.trained(now)
+
+    def done(self, count: int, started: float, now: float, reached: int | None = None) -> None:
         """Records an explanation, and postpones the next one as far as ``max_overhead`` requires.
 
         Args:
             count: Count at which it was made.
             started: Clock reading when it began, in seconds.
             now: Clock reading now, in seconds.
+            reached: Count by now, if training went on meanwhile.
         """
         seconds = elapsed(started, now)
         self.last = max(self.last, count)
         self.train_seconds = self.trained(started)
         self.explain_seconds += seconds
+        self.last_seconds, self.next_seconds = seconds, max(seconds, self.last_seconds)
         if self.measured_at is not None:
             self.later_seconds, self.measured_at = elapsed(self.measured_at, now), None
+        count = count if reached is None else max(count, reached)
         trained = count - self.first
         if self.max_overhead is None or trained < 1:
             return
-        # Assume the next explanation takes as long as this one: by then its time must fit into the allowed share.
-        self.not_before = self._fits(self.explain_seconds + seconds, trained)
+        # By the next one, its time must fit into the allowed share.
+        self.not_before = self._fits(self.explain_seconds + self.next_seconds, trained)
         self.lengthened = self.lengthened or self.not_before > count + self.every
 
     def _fits(self, seconds: float, trained: int) -> int:
@@ -114,6 +139,9 @@ class Schedule:
 
         The last explanation cannot have taken longer than all of them.
         """
+        self.last_seconds, self.next_seconds = (
+            min(seconds, self.explain_seconds) for seconds in (self.last_seconds, self.next_seconds)
+        )
         if self.put_off(count):
             self.not_before = min(self.not_before, self._fits(2 * self.explain_seconds, max(count - self.first, 1)))
 

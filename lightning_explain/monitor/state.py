@@ -33,6 +33,7 @@ _CENTURY = 100 * 365 * 24 * 3600.0
 _SECONDS, _MAPS = schema.number(0, _CENTURY), schema.mapped(schema.listed(schema.tensor()))
 _SCHEDULE = {"first": schema.whole(), "last": schema.whole(), "not_before": schema.whole(), "every": schema.whole(1)}
 _SCHEDULE |= {"explain_seconds": _SECONDS, "train_seconds": _SECONDS, "lengthened": schema.flag}
+_SCHEDULE |= {"last_seconds": _SECONDS, "next_seconds": _SECONDS}
 _ALERT = {"count": schema.whole(), "first": schema.nothing_or(schema.number())}
 _HISTORY = {"first": _MAPS, "previous": _MAPS, "ids": schema.tensor(1, of_whole=True), "fingerprint": schema.text(100)}
 _BY_METHOD = schema.mapped(schema.tensor())
@@ -157,17 +158,20 @@ class Memory:
         if drawn is not None:
             self.pictures = self.pictures.followed_by(drawn, fingerprint)
 
-    def note_time(self, count: int, started: float, now: float, broadcast: Broadcast) -> None:
+    def note_time(
+        self, count: int, started: float, now: float, broadcast: Broadcast, reached: int | None = None
+    ) -> None:
         """Records the time an explanation took. Rank zero's clock decides, so that no rank explains alone.
 
         Args:
-            count: Epochs or steps so far, as the schedule counts them.
+            count: Epochs or steps until the explanation, as the schedule counts them.
             started: Clock reading when the explanation began, in seconds.
             now: Clock reading when it ended.
             broadcast: Returns rank zero's value on every rank.
+            reached: Epochs or steps by now, if training went on meanwhile.
         """
         lengthened = self.schedule.lengthened
-        self.schedule.done(count, started, now)
+        self.schedule.done(count, started, now, reached)
         self.schedule.load(broadcast(self.schedule.state()))
         if self.schedule.lengthened and not lengthened:
             self._announce_next()

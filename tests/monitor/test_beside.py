@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.compile import from_compiled
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from clock import Clock
 from lightning_explain import ExplanationMonitor, Report, load_reports
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
@@ -538,6 +539,33 @@ def test_or_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = monitor_of_digits(beside=True, every_n_train_steps=2, when_busy="wait")
     fitted(tmp_path, watch)
     assert steps(watch, tmp_path) == [2, 4, 6, 8]
+
+
+def test_the_wait_for_an_explanation_counts_before_the_next_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_process: list[Here]
+) -> None:
+    class Slow(Here):
+        """It is done after ten seconds of waiting."""
+
+        def message(self, seconds: float) -> tuple[Any, ...] | None:
+            if seconds and self.plan:
+                clock.go_on(10.0)
+            return super().message(seconds)
+
+    class Batches(pl.Callback):
+        def on_train_batch_start(self, *arguments: Any) -> None:
+            clock.go_on(1.0)
+
+    clock = Clock(monkeypatch)
+    # At the look after step 2, and where it is waited for because the next is due.
+    monkeypatch.setattr(Here, "plan", [None, None])
+    monkeypatch.setattr(beside, "Worker", Slow)
+    watch = monitor_of_digits(beside=True, every_n_train_steps=1, when_busy="wait", max_overhead=0.5)
+    fitted(tmp_path, watch, Batches())
+    assert steps(watch, tmp_path) == [1]
+    schedule = watch.state_dict()["schedule"]["schedule"]
+    assert schedule["explain_seconds"] == pytest.approx(10.0)
+    assert schedule["not_before"] == 40, "20 seconds of explaining are half of 40 steps of a second"
 
 
 @pytest.mark.usefixtures("no_process")

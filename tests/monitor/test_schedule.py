@@ -172,3 +172,51 @@ def test_what_is_passed_over_is_not_explained_and_nothing_is_explained_twice() -
     schedule.pass_over(2)
     assert schedule.last == 7, "an earlier count takes nothing back"
     assert explained_at(schedule, list(range(1, 13))) == [9, 12]
+
+
+def beside(limit: float, publishing: float, waits: bool, counts: int) -> tuple[int, float]:
+    """How many explanations were made beside a training, and their largest share of it when one more was handed over.
+
+    Each takes a worker ten counts of one second, and training as long as it waits for it and publishes it.
+    """
+    schedule, now, shares = Schedule(1, limit), 0.0, list[float]()
+    handed_over: int | None = None
+    schedule.start(now)
+    for count in range(1, counts):
+        now, due = now + 1.0, schedule.due(count) and schedule.has_room(now + 1.0)
+        arrived = handed_over is not None and count >= handed_over + 10
+        if handed_over is not None and (arrived or (waits and due)):
+            started, left = now, max(0.0, handed_over + 10.0 - count)
+            now += left + publishing
+            schedule.done(handed_over, started, now, count)
+            handed_over, due = None, schedule.due(count) and schedule.has_room(now)
+        schedule.pass_over(count)
+        if due and handed_over is None:
+            handed_over = count
+            shares.append(schedule.explain_seconds / schedule.trained(now))
+    return len(shares), max(shares[2:])
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["skip", "wait"])
+@pytest.mark.parametrize(("limit", "publishing"), [(0.05, 0.05), (0.05, 1.0), (0.01, 0.05)])
+def test_the_limit_is_kept_where_an_explanation_spans_several_counts(
+    limit: float, publishing: float, waits: bool
+) -> None:
+    made, share = beside(limit, publishing, waits, 10_000)
+    assert share <= limit
+    # Of those that the limit allows, nine in ten are made, if no time goes into waiting and the worker is not busy.
+    if not waits:
+        assert made >= 0.9 * min(1000, limit * 10_000 / publishing)
+
+
+def test_the_next_explanation_is_expected_to_take_as_long_as_the_longer_of_the_last_two() -> None:
+    schedule, expected = Schedule(1, 0.1), []
+    schedule.start(0.0)
+    for count, seconds in enumerate((9.0, 1.0, 1.0, 5.0), 1):
+        schedule.done(count, 100.0 * count, 100.0 * count + seconds)
+        expected.append(schedule.next_seconds)
+    assert expected == [9.0, 9.0, 1.0, 5.0]
+    # Nobody expects more than was ever spent, whatever a checkpoint says.
+    schedule.load({"next_seconds": 1e6})
+    schedule.take_up(4)
+    assert schedule.next_seconds == schedule.explain_seconds == 16.0
