@@ -273,6 +273,7 @@ class ExplanationMonitor(MonitorBase):
             self._share_memory(everyone.first)
         with log.guard("The process that explains beside the training could not be started", everyone):
             if self._is_beside(trainer) and trainer.is_global_zero and not self._unfit:
+                self._memory.arrived()  # Of a training that an error ended.
                 self._besides.open()
         with log.guard("The sinks could not be opened", everyone):
             self._publisher.open(trainer)

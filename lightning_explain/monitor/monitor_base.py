@@ -433,12 +433,18 @@ class MonitorBase(pl.Callback):
 
     # -- the first forward of the user's own ------------------------------------------------------------------------
 
-    @hook_unless(lambda monitor, *_, **__: not (monitor._untried or monitor._compares("train")))
+    def _starts_as_before(self, *_: Any, **__: Any) -> bool:
+        """Whether nothing is to be done before this batch."""
+        return not (self._untried or self._memory.unfinished is not None or self._compares("train"))
+
+    @hook_unless(_starts_as_before)
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Compares the first forward with how its batch is bound."""
         self._await_trial(trainer)
+        if self._memory.unfinished is not None:
+            self._memory.go_on()
         self._watch_forward(trainer, pl_module, batch)
 
     @hook
@@ -799,7 +805,7 @@ class MonitorBase(pl.Callback):
             if explainer is None:
                 return
             self._besides.hand_over(self._known, self._job(module, explainer, moment), count, started)
-            self._memory.unfinished = last
+            self._memory.hand_over(last, trainer.global_step)
         if handed_over.failed_rank is not None:
             self._settled(ALONE, self._ready, None)
 
@@ -845,7 +851,8 @@ class MonitorBase(pl.Callback):
         if taken is None:
             return
         pending, outcome = taken
-        self._memory.unfinished, done = None, None
+        self._memory.arrived()
+        done = None
         with preserved_random_state():
             with log.guard("No explanation", ALONE):
                 done = outcome.get()

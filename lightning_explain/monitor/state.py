@@ -56,7 +56,7 @@ def _selection(value: Any, where: str) -> None:
 _FORM: Mapping[str, Mapping[str, schema.Check]] = {
     "seed": {"seed": schema.whole(0, schema.LARGEST_SEED)},
     "failures": {"failures": schema.mapped(schema.whole())},
-    "schedule": {"schedule": schema.fields(_SCHEDULE), "by_steps": schema.flag},
+    "schedule": {"schedule": schema.fields(_SCHEDULE), "by_steps": schema.flag, "overtaken": schema.whole()},
     "alerts": {"alerts": schema.mapped(schema.fields(_ALERT))},
     "history": {"history": schema.fields(_HISTORY)},
     "pictures": {"pictures": schema.fields(_PICTURES)},
@@ -80,8 +80,10 @@ class Memory:
         history: These maps.
         pictures: The maps for pictures over epochs, on rank zero.
         follows: Whether the schedule goes on from an earlier count of this training.
-        unfinished: The count of the last explanation before the one that another process is making; ``None``: none is. A training that
-            is resumed from a checkpoint which is saved meanwhile makes it again.
+        unfinished: The count of the last explanation before the one that another process is making; ``None``: none is, or training has
+            gone on since. A training that is resumed from a checkpoint which is saved meanwhile makes it again.
+        overtaken: The step of the one that another process is still making after training has gone on; ``None``: none is. From a
+            checkpoint which is saved then nobody can make it again, and a training that is resumed from it says so.
     """
 
     schedule: Schedule
@@ -92,13 +94,33 @@ class Memory:
     pictures: PictureHistory = field(default_factory=PictureHistory)
     follows: bool = False
     unfinished: int | None = None
+    overtaken: int | None = None
+    _made_at: int | None = None  # the step of the unfinished one
 
     def begin_again(self) -> None:
         """Resets everything, because another training begins."""
         self.schedule = Schedule(self.schedule.every, self.schedule.max_overhead)
         self.alerts.load({})
         self.history, self.pictures = History(), PictureHistory()
-        self.follows, self.unfinished = False, None
+        self.follows = False
+        self.arrived()
+
+    def hand_over(self, last: int, step: int) -> None:
+        """Notes that another process is making an explanation.
+
+        Args:
+            last: Count of the last explanation before it.
+            step: Its own step.
+        """
+        self.unfinished, self._made_at, self.overtaken = last, step, None
+
+    def go_on(self) -> None:
+        """Notes that training goes on from where the unfinished explanation is being made of."""
+        self.unfinished, self.overtaken = None, self._made_at
+
+    def arrived(self) -> None:
+        """Notes that no other process is making an explanation."""
+        self.unfinished = self.overtaken = self._made_at = None
 
     def start(self, count: int, probe: Probe | None) -> None:
         """Starts the clock and arms the alerts. A schedule that no checkpoint restored skips what was due before.
@@ -201,14 +223,22 @@ class Memory:
         # Includes the training since the last explanation: a checkpoint may be saved right before the next one.
         trained = {"train_seconds": self.schedule.trained(time.perf_counter())}
         last = {} if self.unfinished is None else {"last": self.unfinished}
+        overtaken = {} if self.overtaken is None else {"overtaken": self.overtaken}
         return {
+            **overtaken,
             "by_steps": self.by_steps,
             "schedule": {**self.schedule.state(), **trained, **last, "every": self.schedule.every},
         }
 
     def load_schedule(self, state: State) -> None:
         """Restores the schedule, unless it counts something else: steps say nothing about epochs, and the reverse."""
-        saved, by_steps = state["schedule"], state["by_steps"]
+        saved, by_steps, overtaken = state["schedule"], state["by_steps"], state.get("overtaken")
+        if overtaken is not None:
+            rank_zero_warn_or_log(
+                f"ExplanationMonitor {brief(self.alerts.name)}: when the checkpoint was saved, the explanation of step {overtaken} was "
+                "still being made beside the training, which had gone on since. It is not made again; it is missing unless that training "
+                "went on until it was done. To keep all, save checkpoints when explanations are due, or use beside=False."
+            )
         if by_steps == self.by_steps:
             self.schedule.load(saved)
             self.follows = "last" in saved and saved.get("every", self.schedule.every) == self.schedule.every

@@ -548,7 +548,7 @@ def test_the_wait_for_an_explanation_counts_before_the_next_is_made(
         """It is done after ten seconds of waiting."""
 
         def message(self, seconds: float) -> tuple[Any, ...] | None:
-            if seconds and self.plan:
+            if seconds and self.plan and self._todo[0][0] == "explain":
                 clock.go_on(10.0)
             return super().message(seconds)
 
@@ -563,7 +563,7 @@ def test_the_wait_for_an_explanation_counts_before_the_next_is_made(
     watch = monitor_of_digits(beside=True, every_n_train_steps=1, when_busy="wait", max_overhead=0.5)
     fitted(tmp_path, watch, Batches())
     assert steps(watch, tmp_path) == [1]
-    schedule = watch.state_dict()["schedule"]["schedule"]
+    schedule = watch.state_dict()["schedule"]
     assert schedule["explain_seconds"] == pytest.approx(10.0)
     assert schedule["not_before"] == 40, "20 seconds of explaining are half of 40 steps of a second"
 
@@ -649,6 +649,24 @@ def test_a_checkpoint_that_is_saved_meanwhile_does_not_count_the_explanation(
     ours, theirs = load_reports(tmp_path / "resumed" / "explain"), load_reports(tmp_path / "explain")
     assert [report.step for report in ours] == [report.step for report in theirs] == [4, 8]
     assert_equal(ours[0].attributions, theirs[0].attributions)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize("schedule", [{"every_n_epochs": 1}, {"every_n_train_steps": 4}], ids=["epochs", "steps"])
+def test_an_explanation_that_training_has_overtaken_when_a_checkpoint_is_saved_is_missed_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: dict[str, int]
+) -> None:
+    """Never made of the later weights, with the epoch of the earlier ones."""
+    monkeypatch.setattr(Here, "plan", [None] * 3)
+    save = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=6, filename="{step}")
+    first = monitor_of_digits(beside=True, **schedule)
+    fitted(tmp_path, first, save)
+    assert steps(first, tmp_path) == [4, 8]
+    resumed = trainer(tmp_path / "resumed", monitor_of_digits(beside=True, **schedule), save, max_epochs=2)
+    with pytest.warns(UserWarning, match=r"the explanation of step 4 was still being made .*It is not made again"):
+        resumed.fit(DigitModule(), **loaders(), ckpt_path=tmp_path / "step=6.ckpt", **SAFE)
+    assert [(report.epoch, report.step) for report in load_reports(tmp_path / "resumed" / "explain")] == [(1, 8)]
 
 
 @pytest.mark.filterwarnings("ignore:.*lazy layers without weights")

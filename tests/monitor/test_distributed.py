@@ -244,7 +244,7 @@ def test_what_rank_zero_learned_beside_a_training_all_ranks_know_in_the_next(ran
     first, last = zero["states"]
     assert first["failures"] == {"bad": 3}
     assert one["states"][0]["history"]["fingerprint"] == "", "rank zero alone explained"
-    assert last["schedule"]["schedule"]["last"] == 4
+    assert last["schedule"]["last"] == 4
     assert last["alerts"]["drift_cosine_first/saliency above -2 for 9"]["count"] == 4
     for known in ("schedule", "alerts", "failures", "pace"):
         assert one["states"][1][known] == last[known] is not None, known
