@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -94,26 +95,60 @@ def segments_of(outputs: Tensor, labels: Tensor | None) -> Segments | None:
     return Segments(predicted, known, max(channels, 2), int(channels == 1))
 
 
+def without_channel(outputs: Tensor, labels: Tensor | None, inputs: Sequence[Tensor]) -> bool:
+    """Whether outputs ``(N, *places)`` are those of a single class, whose dimension was removed: as many labels 0 and 1, behind an image.
+
+    Args:
+        outputs: The model's outputs.
+        labels: The labels, or ``None``.
+        inputs: The model's inputs; an image is ``(N, C, *places)`` or ``(N, *places, C)``, not smaller than the outputs.
+    """
+    if labels is None or outputs.ndim < 3 or labels.numel() != outputs.numel() or not _zero_or_one(labels):
+        return False
+    images = [x.shape for x in inputs if x.ndim == outputs.ndim + 1]
+    return any(_scaled(size, outputs.shape[1:]) for shape in images for size in (shape[2:], shape[1:-1]))
+
+
+def _scaled(size: torch.Size, places: torch.Size) -> bool:
+    """Whether places are those of a size, as many or fewer in all directions alike."""
+    return all(s >= p and s * places[0] == p * size[0] for s, p in zip(size, places, strict=True))
+
+
+def are_masks(labels: Tensor | None) -> bool:
+    """Whether labels are 0 and 255 alone, as masks are stored in image files."""
+    return labels is not None and bool(((labels == 0) | (labels == 255)).all() and (labels == 255).any())
+
+
 def _of_channels(outputs: Tensor, labels: Tensor) -> Segments:
     """Segments whose labels are one-hot, or where a place may have several classes."""
-    known, scores = labels.flatten(2) > 0.5, outputs.flatten(2)
+    given, scores = labels.flatten(2), outputs.flatten(2)
+    known, ignored = given == 1, (given != 0) & (given != 1)
     own = torch.zeros_like(known).scatter(1, scores.argmax(1, keepdim=True), True)
-    one_hot = (known.sum(1) == 1).all(1)[:, None, None]
+    one_hot = ((known.sum(1) == 1) | ignored.any(1)).all(1)[:, None, None] & known.any(2).any(1)[:, None, None]
     own = torch.where(one_hot, own, scores > _threshold(scores))
     # Of one-hot labels, the first channel is the background.
     foreground = torch.arange(known.shape[1]) > 0
     counted = ~one_hot | foreground[:, None]
-    return _Channels(own, known, outputs.shape[1], 0, counted)
+    return _Channels(own, known, outputs.shape[1], 0, counted, ignored)
 
 
 @dataclass(frozen=True, eq=False)
 class _Channels(Segments):
-    """Segments by channel, with which of them count as foreground, ``(N, C, 1)``."""
+    """Segments by channel, with which of them count as foreground, ``(N, C, 1)``, and whose label is ignored, ``(N, C, P)``."""
 
     counted: Tensor = field(default_factory=lambda: torch.empty(0))
+    ignored: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def counts(self, found: Tensor) -> Tensor:
         return (found & self.counted).sum(2)
+
+    def overlap(self, chosen: Tensor) -> Tensor:
+        assert self.labelled is not None
+        predicted, labelled, ignored = (
+            self.of_class(found, chosen) for found in (self.predicted, self.labelled, self.ignored)
+        )
+        predicted = predicted & ~ignored
+        return (predicted & labelled).sum(1) / (predicted | labelled).sum(1)
 
 
 def _own(outputs: Tensor) -> Tensor:

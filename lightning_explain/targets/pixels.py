@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Selection
 from lightning_explain.core.regions import NAME, packed
 from lightning_explain.core.validation import is_whole, refused
-from lightning_explain.model.segments import Segments, segments_of
+from lightning_explain.model.segments import Segments, are_masks, segments_of, without_channel
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Pixels(Selection):
         class_: ``"label"``: the sample's most frequent class but 0, the background; or the index of a class. Without labels, the
             most frequent predicted one. One channel of outputs speaks for class 1.
         region: ``"predicted"`` or ``"label"``: the pixels of that class. Where there are none: the other's; else all pixels.
+        positive: The label that stands for class 1 where a channel of outputs is a class by itself. Default: 1, or 255 where labels are 0
+            and 255 alone, as masks are stored in image files; else 255 is ignored.
+        squeezed: Whether outputs are ``(N, h, w)`` or ``(N, d, h, w)``, those of one channel without its dimension. Default: found out
+            from labels and inputs.
 
     Example:
         >>> import torch
@@ -35,15 +39,29 @@ class Pixels(Selection):
 
     class_: str | int = "label"
     region: str = "predicted"
+    positive: int | None = None
+    squeezed: bool | None = None
 
     def __post_init__(self) -> None:
         if self.class_ != "label" and (not is_whole(self.class_) or int(self.class_) < 0):
             raise refused("Pixels", "class_", self.class_, '"label" or a whole number of at least 0', TypeError)
         if self.region not in ("predicted", "label"):
             raise refused("Pixels", "region", self.region, '"predicted" or "label"', ValueError)
+        if self.positive is not None and (not is_whole(self.positive) or int(self.positive) < 1):
+            raise refused("Pixels", "positive", self.positive, "a whole number of at least 1", ValueError)
+        if self.squeezed not in (None, True, False):
+            raise refused("Pixels", "squeezed", self.squeezed, "True or False", TypeError)
+
+    def fitted(self, outputs: Tensor, labels: Tensor | None, inputs: Sequence[Tensor]) -> Pixels:
+        """The same with ``positive`` and ``squeezed``, as the outputs and labels of the whole probe tell them."""
+        squeezed = without_channel(outputs, labels, inputs) if self.squeezed is None else self.squeezed
+        channels = squeezed or (outputs.ndim > 3 and (outputs.shape[1] == 1 or _shape(labels) == outputs.shape))
+        positive = self.positive or (255 if channels and are_masks(labels) else None)
+        return replace(self, positive=positive, squeezed=squeezed or None)
 
     def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """The places of the pixels, ``(N, h * w)``, -1 for the others, in outputs ``(N, C, h, w)``; labels as in ``segments_of``."""
+        outputs, labels = self._arranged(outputs, labels)
         found = self._segments(outputs, labels)
         chosen = self._chosen(found)
         regions = [found.of_class(each, chosen) for each in (found.predicted, found.labelled) if each is not None]
@@ -59,6 +77,7 @@ class Pixels(Selection):
         ``region`` is ``(N, h, w)``, the bytes of ``core.regions``; ``overlap`` is the intersection over union of prediction and label;
         ``predicted`` the class that is predicted most often where the label has the explained one.
         """
+        outputs, labels = self._arranged(outputs, labels)
         found, size = self._segments(outputs, labels), outputs.shape[2:]
         inside = places >= 0
         chosen = places.amax(1) // inside.shape[1] + found.first
@@ -69,6 +88,15 @@ class Pixels(Selection):
         labelled = found.of_class(found.labelled, chosen)
         known |= {"overlap": found.overlap(chosen), "predicted": found.instead(chosen)}
         return {**known, NAME: packed(inside, predicted, labelled).reshape(-1, *size)}
+
+    def _arranged(self, outputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Outputs ``(N, C, *places)``, and labels in which class 1 is 1."""
+        if self.squeezed:
+            # The same number of places, in the same order.
+            outputs, labels = outputs[:, None], None if labels is None else labels.reshape(outputs.shape)
+        if labels is None or self.positive in (None, 1):
+            return outputs, labels
+        return outputs, labels.masked_fill(labels == self.positive, 1)
 
     def _segments(self, outputs: Tensor, labels: Tensor | None) -> Segments:
         """What is predicted and labelled.
@@ -100,3 +128,7 @@ class Pixels(Selection):
                 f"{self} is outside of the outputs with {found.classes} classes; use 0 to {found.classes - 1}."
             )
         return torch.full((len(found.predicted),), int(self.class_))
+
+
+def _shape(labels: Tensor | None) -> torch.Size | None:
+    return None if labels is None else labels.shape

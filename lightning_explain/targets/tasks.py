@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Target
 from lightning_explain.core.shares import are_shares
 from lightning_explain.core.validation import is_whole
+from lightning_explain.model.segments import without_channel
 from lightning_explain.model.targets import single
 from lightning_explain.model.tasks import classes_last, of_one_norm, task_of
 from lightning_explain.targets.comparisons import ReconstructionError, Similarity, reconstructed
@@ -94,16 +95,19 @@ def settled(
     """
     if isinstance(target, Norm):
         _check_norm(outputs)
-    if task in _FORMS and not _FORMS[task][1](outputs):
+    flat = without_channel(outputs, labels, inputs)
+    if task in _FORMS and not _FORMS[task][1](outputs) and not (task == "dense" and flat):
         raise ValueError(
             f'task="{task}" needs outputs {_FORMS[task][0]}, got {tuple(outputs.shape)}; use task="auto", or the task of such outputs.'
         )
     name = task
     if task == "auto":
-        found = _compared(outputs, labels, inputs, named) or task_of(outputs, labels, named)
+        found = _compared(outputs, labels, inputs, named) or ("dense" if flat else task_of(outputs, labels, named))
         name = "detection" if detects else found
     if name == "detection" and (target == "predicted" or is_whole(target)):
         target = Detection(box="best") if target == "predicted" else Detection(class_=int(target))
+    if isinstance(target, Pixels):
+        target = target.fitted(outputs, labels, inputs)
     if not (isinstance(target, str) and target == "label"):
         own = next((found for kind, found in _OF_TARGET.items() if isinstance(target, kind)), name)
         return Task(own if task == "auto" else name, target)
@@ -111,6 +115,8 @@ def settled(
     if name == "embedding":
         view = labels is not None and _is_view(outputs, labels, inputs)
         target = _of_embedding(outputs, labels, given or view) or target
+    elif name == "dense":
+        target = Pixels().fitted(outputs, labels, inputs)
     else:
         target = _of_labels(name, outputs, labels) or target
     return Task(name, target, _line(name, target, outputs, labels, given))
@@ -188,7 +194,7 @@ def _of_labels(name: str, outputs: Tensor, labels: Tensor | None) -> Target | No
         # Several numbers that one label belongs to, such as mean and deviation, are no horizon.
         several = labels is None or labels.numel() != len(labels)
         return Horizon() if several and not one else None
-    return {"tokens": Position(), "dense": Pixels(), "detection": Detection()}.get(name)
+    return {"tokens": Position(), "detection": Detection()}.get(name)
 
 
 def _line(name: str, target: Any, outputs: Tensor, labels: Tensor | None, given: bool) -> str:
@@ -222,6 +228,8 @@ def _ambiguity(target: Any, outputs: Tensor, labels: Tensor | None) -> str:
     if isinstance(target, ReconstructionError) and outputs.ndim == 2:
         other = "embedding" if labels is None else "regression" if labels.is_floating_point() else "multiclass"
         return f'; the outputs are as many as the numbers of the input: if that is a coincidence, give task="{other}"'
+    if isinstance(target, Pixels) and target.positive == 255:
+        return "; labels are 0 and 255 alone, so 255 is read as the class: if it is to be ignored, give target=Pixels(positive=1)"
     square = isinstance(target, Position) and labels is not None and outputs.ndim == 3
     if not square or outputs.shape[1] != outputs.shape[2] or not classes_last(outputs, labels):
         return ""

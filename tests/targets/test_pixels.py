@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import captum.attr
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_explain import Probe, Report, explain
+from lightning_explain import Probe, Report, draw, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain import targets as t
@@ -196,6 +197,56 @@ def test_pixels_whose_label_is_ignored_are_no_error() -> None:
     found = t.Pixels().facts(outputs, labels, t.Pixels().select(outputs, labels))
     assert found["overlap"].tolist() == [0.5]
     assert settled("auto", "label", outputs, labels).name == "dense"
+
+
+def test_channels_whose_label_is_ignored_are_no_positive_ones() -> None:
+    outputs = torch.tensor([[[[-1.0, 1.0, 1.0, 1.0]], [[1.0, 1.0, -1.0, 1.0]]]])
+    labels = torch.tensor([[[[0, 0, 255, 255]], [[1, 0, 1, 255]]]])
+    target = t.Pixels(region="label")
+    places = target.select(outputs, labels)
+    assert places.tolist() == [[4, -1, 6, -1]]
+    found = target.facts(outputs, labels, places)
+    assert (found["class"].tolist(), found["pixels"].tolist()) == ([1], [2])
+    assert found["overlap"].item() == pytest.approx(1 / 3), "one of three that are predicted or labelled, and known"
+    one_hot = torch.tensor([[[[1, 0, 1, 255]], [[0, 1, 0, 255]]]])
+    assert t.Pixels().select(outputs, one_hot).tolist() == [[4, -1, -1, -1]], "the score of class 1 is the largest"
+
+
+@pytest.mark.parametrize("shape", [(N, SIZE, SIZE), (N, 1, SIZE, SIZE)], ids=["without channel", "with channel"])
+def test_masks_of_0_and_255_are_those_of_0_and_1(shape: tuple[int, ...]) -> None:
+    x, labels = scenes(N)
+    model, mask = Returned(lambda out: out[:, 1:2] - 1), (labels == 1).reshape(shape)
+    expected, report = of(model, mask.long()), of(model, (255 * mask).byte())
+    assert torch.equal(report.attributions["gradient"], expected.attributions["gradient"])  # type: ignore[arg-type]
+    assert torch.equal(report.explained["region"], expected.explained["region"])
+    assert torch.equal(report.explained["overlap"], expected.explained["overlap"])
+    line = settled("auto", "label", model(x), (255 * mask).byte(), inputs=(x,)).line
+    assert line.endswith("if it is to be ignored, give target=Pixels(positive=1)")
+    ignoring = of(model, (255 * mask).byte(), target=t.Pixels(positive=1))
+    assert ignoring.explained["overlap"].tolist() == [0.0] * N
+
+
+@pytest.mark.parametrize("target", ["label", t.Pixels()], ids=["default", "given"])
+@pytest.mark.parametrize("task", ["auto", "dense"])
+@pytest.mark.parametrize("form", [lambda y: y.float(), lambda y: y.long(), lambda y: y[:, None].long()], ids=str)
+def test_a_channel_may_be_squeezed(target: Any, task: str, form: Any, tmp_path: Path) -> None:
+    labels = scenes(N)[1] == 1
+    expected = of(Returned(lambda out: out[:, 1:2] - 1), labels.long())
+    report = of(Returned(lambda out: out[:, 1] - 1), form(labels), target=target, task=task)
+    assert report.task == "dense"
+    assert torch.equal(report.values, expected.values)
+    assert torch.equal(report.attributions["gradient"], expected.attributions["gradient"])  # type: ignore[arg-type]
+    for name, fact in expected.explained.items():
+        assert torch.equal(report.explained[name], fact)
+    assert np.array_equal(draw(report, "gradient"), draw(expected, "gradient"))
+
+
+def test_a_volume_may_be_squeezed_and_labels_of_a_series_are_none() -> None:
+    x = torch.randn(2, 1, 4, 6, 6, dtype=torch.float64)
+    report = of(nn.Sequential(nn.Conv3d(1, 1, 3, padding=1).double(), nn.Flatten(1, 2)), (x[:, 0] > 0).long(), x)
+    assert (report.task, report.explained["region"].shape) == ("dense", (2, 4, 6, 6))
+    series = torch.randn(2, 3, 8)
+    assert settled("auto", "label", series, (series > 0).long(), inputs=(series,)).name == "multilabel"
 
 
 @pytest.mark.parametrize(
