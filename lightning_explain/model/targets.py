@@ -134,6 +134,8 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None, ids: 
         needs = f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}"
         # Labels of that shape belong to places whose classes come last, as a token's do.
         last = labels is not None and labels.shape == outputs.shape[:-1]
+        if outputs.shape[-1 if last else 1] < 2:
+            raise ValueError(f"{needs}; use {_ANY_OUTPUT}, such as target=lambda outputs: outputs.flatten(1).mean(1).")
         mean = f"target=lambda outputs: outputs[{'...' if last else ':'}, 1].flatten(1).mean(1)"
         raise ValueError(f"{needs}; use {_ANY_OUTPUT}, such as {mean}, the mean of class 1.")
     return _class_indices(outputs, target, labels)

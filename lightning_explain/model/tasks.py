@@ -81,7 +81,7 @@ def _of_places(outputs: Tensor, labels: Tensor | None) -> str:
         return "dense"
     if not labels.is_floating_point() and classes_last(outputs, labels) is not None:
         return "tokens"
-    return _of_columns(labels) if outputs.ndim == 3 and labels.numel() == outputs.numel() else "other"
+    return _of_columns(labels) if len(labels) == len(outputs) and labels.numel() == outputs.numel() else "other"
 
 
 def _of_columns(labels: Tensor) -> str:
@@ -89,7 +89,7 @@ def _of_columns(labels: Tensor) -> str:
     if bool(((labels == 0) | (labels == 1) | unknown(labels)).all()):
         return "multilabel"
     # Rows that are shares, as of label smoothing, are classes as well.
-    return "multiclass" if are_shares(labels.flatten(1)) else "regression"
+    return "multiclass" if labels.ndim < 4 and are_shares(labels.flatten(1)) else "regression"
 
 
 def unknown(labels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor, nn
 
-from lightning_explain import Probe, explain
+from lightning_explain import Probe, draw, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain import modalities as d
@@ -100,3 +100,23 @@ def test_without_labels_of_each_step_it_is_refused(labels: Tensor | None) -> Non
         ValueError, match=r"Horizon\(step='each', most=24\) needs labels \(3, 4, ...\) for outputs \(3, 4\)"
     ):
         explain(linear(), probe(labels), ["Saliency"], [], t.Horizon("each"))
+
+
+@pytest.mark.parametrize("labels", ["channel", "places"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_numbers_of_an_image_are_explained_by_their_sum(labels: str, channels: int) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, channels, 1)), torch.rand(5, 3, 6, 6)
+    depth = 10 * x[:, :channels]
+    if labels == "places" and channels == 1:
+        depth = depth[:, 0]
+    report = explain(net, Probe(x, depth), {"saliency": m.Saliency(abs=False)}, [q.Infidelity()])
+    assert report.task == "regression"
+    own = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(net(own).sum(), own)
+    torch.testing.assert_close(report.attributions["saliency"], expected)
+    torch.testing.assert_close(report.values, net(x).sum((1, 2, 3)).detach())
+    torch.testing.assert_close(report.explained["true"], depth.double().flatten(1).sum(1))
+    assert draw(report, "saliency").ndim == 3
+    with pytest.raises(ValueError, match=r"outputs\.flatten\(1\)\.mean\(1\)" if channels == 1 else "mean of class 1"):
+        explain(net, Probe(x, depth), ["Saliency"], [], target="predicted")

@@ -251,7 +251,7 @@ def test_a_volume_may_be_squeezed_and_labels_of_a_series_are_none() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "name"),
-    [(torch.rand(2, 1, 4, 4), "other"), (torch.rand(2, 3, 4, 4), "other"), (torch.full((2, 4, 4), 0.5), "other")],
+    [(torch.rand(2, 1, 4, 4), "other"), (torch.rand(2, 3, 4, 4), "regression"), (torch.full((2, 4, 4), 0.5), "other")],
 )
 def test_labels_that_are_no_classes_are_no_segmentation(labels: Tensor, name: str) -> None:
     assert settled("auto", "label", torch.randn(2, 3, 4, 4), labels).name == name
