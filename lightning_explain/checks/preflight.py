@@ -30,7 +30,7 @@ from lightning_explain.core.warn import warn_or_log
 from lightning_explain.distributed.ranks import ELSEWHERE
 from lightning_explain.engine.pass_size import synchronize, within_memory
 from lightning_explain.model.function import TargetFunction
-from lightning_explain.model.targets import OutputError, Target, choose, target_indices
+from lightning_explain.model.targets import OutputError, Target, choose, each_labelled, target_indices
 from lightning_explain.targets.tasks import settled
 
 SAMPLES = 3
@@ -80,10 +80,10 @@ def preflight(
 
     def recorded(count: int) -> DoctorContext:
         place = torch.arange(count).clamp(max=len(samples) - 1)
-        found = Record(_different(samples[place], len(samples)), indices=indices[place])
+        found = Record(_different(samples[place], len(samples)), indices=indices[place], squeezed=chosen.squeezed)
         with in_step():
             if earlier is not None and len(earlier.samples) == count:
-                found = replace(earlier, indices=found.indices)
+                found = replace(earlier, indices=found.indices, squeezed=found.squeezed)
                 with torch.enable_grad():
                     found.outputs = function.outputs(*found.points, *found.samples.extra)
             else:
@@ -274,7 +274,7 @@ def granted(
     if choices > 1:
         warn_or_log(
             f"The model returns {choices} tensors, of which the first, {shape}, is explained; to "
-            "choose another, or to silence this warning, give output_fn=lambda output: output[0]."
+            f"choose another, or to silence this warning, give output_fn=lambda output: output[0].{each_labelled(probe.labels, choices)}"
         )
     for verdict in verdicts:
         if verdict.state == "warned":

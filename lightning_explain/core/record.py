@@ -113,6 +113,7 @@ class Record:
         low_precision: Whether something was computed in 16 bits.
         lookups: For each embedding layer, what it looks up of an input, where that is known.
         consumers: For each tensor, the layers that receive it, and the modules that compute with it outside of layers.
+        squeezed: Whether the outputs are those of one channel of a segmentation, without its dimension.
     """
 
     samples: Samples
@@ -129,11 +130,12 @@ class Record:
     low_precision: bool = False
     lookups: dict[int, Lookup] = field(default_factory=dict)
     consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
+    squeezed: bool = False
 
     @property
     def dense(self) -> bool:
         """Whether the outputs have places of their own, as those of a segmentation."""
-        return self.outputs.ndim > 3
+        return self.outputs.ndim > 3 or self.squeezed
 
     def passed(self, module: nn.Module, of_input: bool) -> Passed | None:
         """What the module received or returned; ``None`` if it did not run."""

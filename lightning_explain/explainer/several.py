@@ -144,11 +144,13 @@ def _first_returned(explainer: Explainer, model: nn.Module, probe: Probe, run: R
 def _parts(explainer: Explainer, returned: Any, probe: Probe) -> list[Explainer]:
     """An explainer for each target; none if there is one output and one target."""
     count, given = min(len(probe), explainer.at_once), explainer.target
-    heads = heads_of(returned, count)
+    heads, of = heads_of(returned, count), 0
     if isinstance(given, Mapping):
         targets = dict(given)
     elif heads and not _has_output(returned):
         targets = dict.fromkeys(_chosen(heads, probe), "label")
+    elif by_place := _labelled_by_place(returned, probe):
+        targets, of = dict.fromkeys(_chosen(by_place, probe), "label"), len(by_place)
     else:
         return []
     several = bool(heads) or isinstance(returned, (tuple, list))
@@ -156,13 +158,22 @@ def _parts(explainer: Explainer, returned: Any, probe: Probe) -> list[Explainer]
     column = several and labels is not None and labels.ndim == 2 and labels.shape[1] == len(targets) > 1
     found = []
     for place, (name, target) in enumerate(targets.items()):
-        head = Head(name, place, len(targets), explainer.output_fn)
+        head = Head(name, place, of or len(targets), explainer.output_fn)
         own = heads.get(name, returned[place] if several and not heads and place < len(returned) else None)
         classes = isinstance(own, Tensor) and own.ndim == 2 and own.shape[1] > 1
-        labels_at = HeadLabels(name, place, len(targets), column, classes)
+        labels_at = HeadLabels(name, place, of or len(targets), column, classes)
         part = name if len(targets) > 1 or isinstance(given, Mapping) else ""
         found.append(replace(explainer, target=target, output_fn=head, part=part, labels_at=labels_at))
     return found
+
+
+def _labelled_by_place(returned: Any, probe: Probe) -> dict[str, Tensor]:
+    """The tensors of a tuple by their numbers, if each has labels that a batch has by place; else none."""
+    outputs = list(returned) if isinstance(returned, (tuple, list)) else []
+    named = dict(zip(probe.labels, outputs, strict=False))
+    fits = len(probe.labels) == len(outputs) > 1 and list(probe.labels) == [str(i) for i in range(len(outputs))]
+    floating = all(isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 0 for x in outputs)
+    return named if fits and floating else {}
 
 
 def _has_output(returned: Any) -> bool:

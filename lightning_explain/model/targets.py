@@ -67,6 +67,12 @@ def _each(output: Any) -> str:
     return f" Or explain each: target={{{', '.join(named)}}}." if len(named) > 1 else ""
 
 
+def each_labelled(labels: Mapping[str, Tensor], choices: int) -> str:
+    """How to explain each tensor of a tuple, for the end of a message; nothing if there are not as many labels with names."""
+    named = ", ".join(f"{name!r}: 'label'" for name in labels)
+    return f" Or explain each, in their order: target={{{named}}}." if len(labels) == choices else ""
+
+
 def check_target(target: Target) -> None:
     """Checks that a value can be a target: a known word, an int, a tuple of ints, or a callable.
 

@@ -34,6 +34,11 @@ class Task:
     target: Any
     line: str = ""
 
+    @property
+    def squeezed(self) -> bool:
+        """Whether the outputs are those of one channel of a segmentation, without its dimension."""
+        return isinstance(self.target, Pixels) and bool(self.target.squeezed)
+
 
 _FORMS: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
     "multiclass": ("(N, C)", lambda outputs: outputs.ndim == 2 and not single(outputs)),

@@ -111,6 +111,33 @@ def test_outputs_and_labels_are_found_by_name_or_else_by_place(form: Any, labels
     assert torch.equal(report.of_target("sex").targets, LABELS["sex"])
 
 
+def test_a_tuple_of_outputs_is_explained_where_labels_are_as_many_by_place() -> None:
+    net = heads(lambda found: (*found.values(), found["sex"]))
+    labels = {"0": LABELS["age"], "1": LABELS["sex"], "2": LABELS["sex"]}
+    report = explain(net, Probe(images(), labels), METHODS, METRICS)
+    assert report.tasks == {"0": "regression", "1": "multiclass", "2": "multiclass"}
+    for name, own in labels.items():
+        alone = explain(
+            net, Probe(images(), own), METHODS, METRICS, output_fn=lambda found, name=name: found[int(name)]
+        )
+        for method in METHODS:
+            torch.testing.assert_close(report.attributions[f"{method}@{name}"], alone.attributions[method])
+        assert torch.equal(report.of_target(name).probe.targets, own)
+
+
+def test_more_labels_by_place_than_are_explained_stay_with_their_outputs() -> None:
+    net = heads(lambda found: (found["age"], found["sex"], *[found["age"]] * 3))
+    labels = {"0": LABELS["age"], "1": LABELS["sex"], **dict.fromkeys("234", LABELS["age"])}
+    with pytest.warns(UserWarning, match="returns 5 outputs.*'3' are explained, '4' are not"):
+        report = explain(net, Probe(images(), labels), METHODS, [])
+    assert report.tasks == {"0": "regression", "1": "multiclass", "2": "regression", "3": "regression"}
+
+
+def test_a_tuple_of_outputs_with_labels_of_other_names_is_explained_by_a_mapping_that_is_proposed() -> None:
+    with pytest.warns(UserWarning, match=r"Or explain each, in their order: target=\{'age': 'label', 'sex': 'label'\}"):
+        explain(heads(lambda found: tuple(found.values())), Probe(images(), LABELS), METHODS, [])
+
+
 def test_several_targets_of_one_output() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     report = explain(net, Probe(images()), METHODS, [], target={"two": 2, "four": 4, "best": "predicted"})

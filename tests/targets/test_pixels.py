@@ -241,6 +241,15 @@ def test_a_channel_may_be_squeezed(target: Any, task: str, form: Any, tmp_path: 
     assert np.array_equal(draw(report, "gradient"), draw(expected, "gradient"))
 
 
+def test_by_default_a_squeezed_channel_has_the_same_layer_and_method() -> None:
+    x, labels = scenes(N)
+    maps = [
+        explain(Returned(make), Probe(x, (labels == 1).long()), metrics=[]).attributions["cam"]
+        for make in (lambda out: out[:, 1] - 1, lambda out: out[:, 1:2] - 1)
+    ]
+    assert torch.equal(*maps)  # type: ignore[arg-type]
+
+
 def test_a_volume_may_be_squeezed_and_labels_of_a_series_are_none() -> None:
     x = torch.randn(2, 1, 4, 6, 6, dtype=torch.float64)
     report = of(nn.Sequential(nn.Conv3d(1, 1, 3, padding=1).double(), nn.Flatten(1, 2)), (x[:, 0] > 0).long(), x)
