@@ -266,7 +266,7 @@ def _other(sample: _Sample) -> Caption:
     if sample.label is None and sample.number is not None:
         return Caption(tuple(sample.value), short=Short(*sample.number))
     lines = [*([] if sample.label is None else [f"label {sample.label}"]), *sample.value]
-    return _plain(*lines or [f"sample {int(sample.report.ids[sample.index])}"])
+    return _plain(*lines or [f"sample {int(sample.report.samples[sample.index])}"])
 
 
 def _plain(*lines: str) -> Caption:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Clusters:
             clusters, and behind the last of them is the largest gap of their square roots.
         number: How many clusters there are, 1 to 8.
         left_out: Ids of the samples whose map is zero or not finite.
+        entries: ``(N,)`` their ids in ``Report.ids``: where a sample is explained once for each of its labels, one for each of them.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Clusters:
     eigenvalues: Tensor
     number: int
     left_out: tuple[int, ...] = ()
+    entries: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def samples(self) -> list[list[int]]:
         """The ids of the samples in each cluster."""
@@ -107,8 +109,9 @@ def clusters(report: Report, method: str, target: int | None = None) -> Clusters
             "as ProbeSelection(count=64), or target=None for those of all classes."
         )
     labels, eigenvalues = _clustered(F.normalize(kept))
-    left_out = tuple(report.ids[chosen & ~known].tolist())
-    return Clusters(method, target, report.ids[chosen & known], labels, eigenvalues, int(labels.max()) + 1, left_out)
+    left_out, shown = tuple(report.samples[chosen & ~known].tolist()), chosen & known
+    number = int(labels.max()) + 1
+    return Clusters(method, target, report.samples[shown], labels, eigenvalues, number, left_out, report.ids[shown])
 
 
 def _features(report: Report, method: str) -> Tensor:

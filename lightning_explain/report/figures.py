@@ -64,12 +64,15 @@ class Figures:
     resolution: Resolution
 
     def samples(self, report: Report, probe: Probe | None) -> Encoded:
-        """What is shown of the samples themselves: ids, texts about them, and their images, a list for each input that has some."""
+        """What is shown of the samples themselves: ids, texts about them, and their images, a list for each input that has some.
+
+        A sample with several labels has an entry for each of them; ``"ids"`` are those of samples, ``"entries"`` those of entries.
+        """
         every = shown_entries(report, probe)
         shown = every[:MOST_SAMPLES]
-        ids = report.ids if len(every) == len(report.ids) else report.samples
         found: Encoded = {
-            "ids": ids[shown].tolist(),
+            "ids": report.samples[shown].tolist(),
+            "entries": report.ids[shown].tolist(),
             "count": len(every),
             "known": probe is not None,
             "images": [],

@@ -167,10 +167,10 @@ def _data(runs: Sequence[StoredRun], blocks: Blocks) -> Encoded:
 
 
 def _strategies(run: StoredRun) -> dict[str, dict[int, str]]:
-    """By method and sample: its place among the clusters of its class, such as ``"1 of 2"``."""
+    """By method and entry (see ``Figures.samples``): its place among the clusters of its class, such as ``"1 of 2"``."""
     found: dict[str, dict[int, str]] = {}
     for one in run.clusters:
-        places = zip(one.ids.tolist(), one.labels.tolist(), strict=True)
+        places = zip(one.entries.tolist(), one.labels.tolist(), strict=True)
         found.setdefault(one.method, {}).update({i: f"{label + 1} of {one.number}" for i, label in places})
     return found
 

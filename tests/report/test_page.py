@@ -232,6 +232,28 @@ def test_samples_whose_maps_are_alike_and_forecasts_are_shown(tmp_path: Path) ->
     assert array_of(page, panel["forecast"]) == pytest.approx(future.transpose(1, 2).numpy() + 1)
 
 
+def test_a_sample_with_several_labels_is_named_by_its_own_id_and_each_entry_has_its_strategy(tmp_path: Path) -> None:
+    samples, own = torch.arange(12).repeat_interleave(2) + 40, torch.arange(2).repeat(12)
+    entries = torch.stack([samples, own], 1)
+    positive = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).expand(24, -1)
+    probe = replace(images(24), targets=positive, ids=samples * 4 + own, masks=None, entries=entries)
+    maps = 0.01 * torch.rand(24, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    # Of label 0, samples with even ids are explained by the upper half; of label 1, the first six are.
+    upper = torch.where(own == 0, samples % 2 == 0, samples < 46)
+    maps[upper, :, :6] += 1
+    maps[~upper, :, 6:] += 1
+    told: dict[str, Any] = {"attributions": {"ig": maps}, "scores": {}, "standard_errors": {}, "methods": ("ig",)}
+    told |= {"targets": own, "task": "multilabel", "explained": {"sample": samples}}
+    page, data = written(tmp_path, finished(tmp_path / "run", probe, (10,), **told))
+    (group,) = data["groups"]
+    assert (group["ids"], group["entries"]) == (samples.tolist(), probe.sample_ids.tolist())
+    places = data["runs"][0]["clusters"]["ig"]
+    assert [places[str(entry)] for entry in probe.sample_ids[own == 0].tolist()] == ["1 of 2", "2 of 2"] * 6
+    assert [places[str(entry)] for entry in probe.sample_ids[own == 1].tolist()] == ["1 of 2"] * 6 + ["2 of 2"] * 6
+    assert "<dd>1 of 2: samples 40, 42, 44, 46, 48, 50; 2 of 2: samples 41, 43, 45, 47, 49, 51</dd>" in page
+    assert "<dd>1 of 2: samples 40, 41, 42, 43, 44, 45; 2 of 2: samples 46, 47, 48, 49, 50, 51</dd>" in page
+
+
 def test_the_steps_of_a_forecast_are_one_map_for_each_sample(tmp_path: Path) -> None:
     count, steps, times = 3, 4, 12
     inputs = torch.rand(count, 1, times, generator=torch.Generator().manual_seed(0)).repeat_interleave(steps, 0)

@@ -91,7 +91,7 @@ function differencesOf(group, run, i) {
 
 function scoresOf(group, run, i) {
   const place = make("p", { class: "scores" }), found = explanationOf(run);
-  const cluster = found === run.explanations.at(-1) ? run.clusters[state.method]?.[group.ids[i]] : undefined;
+  const cluster = found === run.explanations.at(-1) ? run.clusters[state.method]?.[group.entries[i]] : undefined;
   if (cluster !== undefined) place.append(make("span", {}, `strategy ${cluster}`), " ");
   const base = page.runs[group.runs[0]], pair = `${base.shown[state.moment]} ${run.shown[state.moment]}`;
   const cosine = run.compared[pair]?.[state.method]?.[i];
