@@ -39,6 +39,7 @@ class WordsPanel(Panel):
     Args:
         values: ``(N, T)`` the attribution of each word. NaN where there is no unit: special tokens, which are shown small, and padding.
         words: The T words of each of the N texts; an empty string, as for padding, is not shown.
+        hint: What is missing to read them, such as a tokenizer where the words are ids, and how to give it; empty: nothing.
 
     Example:
         >>> import torch
@@ -50,6 +51,7 @@ class WordsPanel(Panel):
 
     kind: str = field(default="words", init=False)
     words: Sequence[Sequence[str]] = ()
+    hint: str = ""
 
 
 @dataclass(frozen=True, eq=False)

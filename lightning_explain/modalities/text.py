@@ -18,6 +18,7 @@ _PIECE = "##"
 """What pieces of words begin with, but for the first one (WordPiece)."""
 _STARTS = ("Ġ", "▁")
 """What words begin with, where pieces have no mark (byte-level BPE, SentencePiece)."""
+_NO_WORDS = "ids: give modalities=Text(tokenizer=...)"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Text(Plain):
         ]
         if self.merge_pieces:
             shown, values = _merged(shown, values, present)
-        return (WordsPanel("words", values=values, words=shown),)
+        hint = "" if _words(self.vocabulary, x.unique().tolist()) else _NO_WORDS
+        return (WordsPanel("words", values=values, words=shown, hint=hint),)
 
 
 def _of_tokenizer(text: Text, ids: Sequence[int]) -> Text:

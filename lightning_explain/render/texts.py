@@ -109,12 +109,13 @@ def as_html(panel: WordsPanel, captions: Sequence[Caption], what: str) -> str:
     )
     table = f"<h4>Strongest words of each class</h4><table>{''.join(rows)}</table>" if rows else ""
     style = 'style="font-family:sans-serif;color:#141414;background:#ffffff;line-height:1.6"'
-    return f'<meta charset="utf-8"><body {style}><h3>{escape(what)}</h3>{"".join(texts)}{table}</body>'
+    hint = f"<p>{escape(panel.hint)}</p>" if panel.hint else ""
+    return f'<meta charset="utf-8"><body {style}><h3>{escape(what)}</h3>{hint}{"".join(texts)}{table}</body>'
 
 
 def as_markdown(panel: WordsPanel, captions: Sequence[Caption], what: str) -> str:
     """The same for TensorBoard: words with at least half of the largest attribution of a text are bold, with their numbers."""
-    parts = [f"### {_plain(what)}"]
+    parts = [f"### {_plain(what)}", *([_plain(panel.hint)] if panel.hint else [])]
     for i, (words, values) in enumerate(zip(panel.words, panel.values.tolist(), strict=True)):
         largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
         title = " · ".join(captions[i].lines) if captions else ""

@@ -28,17 +28,24 @@ _CELL, _CELL_LETTERS, _CELL_LINES = 480, 18, 12
 def pages(panel: Panel, tracks: Sequence[Track], notes: Notes) -> list[Page]:
     """Up to four texts on a page, each with a title and a block of lines for each track.
 
-    Texts that are too long are shortened around the words that are strongest in any of the tracks.
+    Texts that are too long are shortened around the words that are strongest in any of the tracks. The last line has the panel's hint.
     """
     assert isinstance(panel, WordsPanel)
     texts = [_Text(words, panel.values[i], LETTERS) for i, words in enumerate(panel.words)]
-    space, body = notes.width - 2 * MARGIN - _left(tracks), HEIGHT - TOP
+    space, body = notes.width - 2 * MARGIN - _left(tracks), HEIGHT - TOP - (PITCH if panel.hint else 0)
     long = any(each.placed(each.all, space, 2) is None for each in texts)
     most = min(3 if long else 4, body // (PITCH + _line(LETTERS) * len(tracks)))
     lines = max(1, (body // most - PITCH) // (_line(LETTERS) * len(tracks)))
     weights = [notes.scaled(track.values) for track in tracks]
     groups = [range(i, min(i + most, len(texts))) for i in range(0, len(texts), most)]
-    return [partial(_page, texts, tracks, weights, notes, group, (body // most, lines)) for group in groups]
+    plain = [partial(_page, texts, tracks, weights, notes, group, (body // most, lines)) for group in groups]
+    return [partial(_with_hint, page, panel.hint) for page in plain] if panel.hint else [*plain]
+
+
+def _with_hint(page: Page, hint: str) -> Picture:
+    canvas = page()
+    write(canvas, hint, MARGIN, HEIGHT - PITCH, space=canvas.shape[1] - 2 * MARGIN)
+    return canvas
 
 
 def _page(

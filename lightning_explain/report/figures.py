@@ -178,7 +178,8 @@ class Figures:
 
     def _words(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
         assert isinstance(panel, WordsPanel)
-        return {"values": self.blocks.tensor(panel.values.float()), "words": self.blocks.value(_listed(panel.words))}
+        values, words = self.blocks.tensor(panel.values.float()), self.blocks.value(_listed(panel.words))
+        return {"values": values, "words": words, "hint": panel.hint}
 
     def _features(self, panel: Panel, drawn: DrawnInput, style: PanelStyle) -> Encoded:
         assert isinstance(panel, FeaturesPanel)

@@ -82,6 +82,7 @@ def write_page(
         members=members,
         scores=data["scores"],
         facts=summary.facts(found),
+        hints=_hints(data),
         style=_asset("page.css"),
         script="\n".join(map(_asset, _SCRIPTS)),
         version=__version__,
@@ -164,6 +165,13 @@ def _data(runs: Sequence[StoredRun], blocks: Blocks) -> Encoded:
         "scores": summary.scores(runs),
         "colors": blocks.value(to_bytes(sign_table("all")).flatten().tolist()),
     }
+
+
+def _hints(data: Encoded) -> list[str]:
+    """What is missing to read the panels, each once."""
+    explanations = [found for run in data["runs"] for found in run["explanations"]]
+    panels = [panel for found in explanations for method in found["methods"].values() for panel in method["panels"]]
+    return [*dict.fromkeys(panel["hint"] for panel in panels if panel.get("hint"))]
 
 
 def _strategies(run: StoredRun) -> dict[str, dict[int, str]]:

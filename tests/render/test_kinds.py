@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +142,38 @@ def test_a_long_text_is_shortened_around_its_strongest_words() -> None:
     assert {37, 36, 38, 402, 401, 403, None} <= set(shown)
     assert {line for _, _, line in boxes} == {0, 1, 2}
     assert all(x + text_width <= 690 for x, text_width in [(x, 0) for _, x, _ in boxes])
+
+
+def written_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that is written on pictures from now on."""
+    found, write = list[str](), letters.write
+
+    def spied(canvas: Picture, words: str, *arguments: Any) -> None:
+        found.append(words)
+        write(canvas, words, *arguments)
+
+    monkeypatch.setattr(letters, "write", spied)
+    return found
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDTH])
+def test_ids_of_which_no_words_are_known_say_once_on_each_page_how_to_give_them(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    hint, ids = "ids: give modalities=Text(tokenizer=...)", torch.arange(1, 49).reshape(6, 8)
+    said = written_by(monkeypatch)
+    for text, count in ((d.Text(pad_id=0), 2), (d.Text(vocabulary=[f"w{i}" for i in range(49)]), 0)):
+        (panel,) = text.panels((torch.rand(6, 8),), (ids,), ())
+        assert isinstance(panel, WordsPanel)
+        pages = KINDS["words"].pages(panel, [Track((), panel.values)], notes(6, width=width))
+        said.clear()
+        pictures = [page() for page in pages]
+        assert (len(pictures), said.count(hint)) == (2, count)
+        assert all((picture[HEIGHT - 29 :] != 255).any() == (count > 0) for picture in pictures), (
+            "alone in the last line"
+        )
+        written = texts.as_html(panel, [RIGHT] * 6, "ig"), texts.as_markdown(panel, [RIGHT] * 6, "ig")
+        assert [page.count("Text(tokenizer") + page.count("Text\\(tokenizer") for page in written] == [count // 2] * 2
 
 
 def test_words_in_html_are_escaped() -> None:

@@ -146,6 +146,13 @@ def test_texts_tables_and_series_come_with_their_words_names_and_channels(tmp_pa
     assert page.count(f'id="b{curve["series"]["key"]}"') == 1
 
 
+def test_the_page_says_once_how_to_give_the_words_of_ids(tmp_path: Path) -> None:
+    bare = replace(texts(), modalities=d.Text(pad_id=0))
+    for probe, count in ((bare, 1), (texts(), 0)):
+        page, _ = written(tmp_path, finished(tmp_path / f"{count}", probe, (10, 20)))
+        assert page.count('<p class="note">ids: give modalities=Text(tokenizer=...)</p>') == count
+
+
 @pytest.mark.parametrize("modality", [d.Volume(), d.Video()])
 def test_volumes_and_videos_have_every_slice_or_frame_under_its_map(tmp_path: Path, modality: Any) -> None:
     inputs = torch.rand(2, 3, 5, 8, 6) if isinstance(modality, d.Video) else torch.rand(2, 1, 5, 8, 6)
