@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
-    """Equal to the last bit, tensors and arrays included; says where it is not."""
+    """Equal to the last bit, tensors and arrays included, so that NaN equals NaN; says where it is not."""
     assert type(ours) is type(theirs), f"{where}: another type"
     if isinstance(theirs, (tuple, list)):
         assert len(ours) == len(theirs), f"{where}: another length"
@@ -25,10 +25,22 @@ def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
         for key, value in theirs.items():
             assert_equal(ours[key], value, f"{where}[{key!r}]")
     elif isinstance(theirs, (Tensor, np.ndarray)):
-        same = torch.equal if isinstance(theirs, Tensor) else np.array_equal
+        same = _same_bits if isinstance(theirs, Tensor) else _same_values
         assert same(ours, theirs), f"{where}: other values"
     else:
-        assert ours == theirs, f"{where}: {ours!r} is not {theirs!r}"
+        both_nan = isinstance(theirs, float) and ours != ours and theirs != theirs
+        assert both_nan or ours == theirs, f"{where}: {ours!r} is not {theirs!r}"
+
+
+def _same_bits(ours: Tensor, theirs: Tensor) -> bool:
+    if ours.dtype != theirs.dtype or ours.shape != theirs.shape or ours.device != theirs.device:
+        return False
+    a, b = (x.detach().contiguous().view(-1).view(torch.uint8) for x in (ours, theirs))
+    return torch.equal(a, b)
+
+
+def _same_values(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> bool:
+    return ours.dtype == theirs.dtype and np.array_equal(ours, theirs, equal_nan=theirs.dtype.kind in "fc")
 
 
 def generator_states() -> tuple[int, Any, Tensor]:
