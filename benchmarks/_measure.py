@@ -65,7 +65,14 @@ def seconds(action: Callable[[], object]) -> float:
     return _clock() - started
 
 
+def now() -> float:
+    """The wall clock, once the current device has done what it was given."""
+    _synchronize()
+    return time.perf_counter()
+
+
 def _synchronize() -> None:
+    # The current device is the one that is measured: gpu.py makes it so.
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
@@ -186,6 +193,12 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     scale = theirs.flatten(1).abs().amax(1)
     return ((ours - theirs).flatten(1).abs().amax(1) / scale.where(scale > 0, torch.ones_like(scale))).max().item()
+
+
+def in_short(error: BaseException) -> str:
+    """The class of an error, and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def table(title: str, *columns: str) -> Table:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from _measure import now
 from lightning_explain import ExplanationMonitor
 from lightning_explain.demo.digits import DigitsModel
 
@@ -44,18 +44,23 @@ class Timed(ExplanationMonitor):
 
     def on_train_epoch_start(self, *arguments: Any) -> None:
         super().on_train_epoch_start(*arguments)
-        self.taken.append([time.perf_counter()])
+        self.taken.append([now()])
 
     def on_train_epoch_end(self, *arguments: Any) -> None:
-        self.taken[-1].append(time.perf_counter())
+        self.taken[-1].append(now())
         super().on_train_epoch_end(*arguments)
-        self.taken[-1].append(time.perf_counter())
+        self.taken[-1].append(now())
 
 
 def seconds(
-    make: Callable[[], nn.Module], shape: tuple[int, int, int], images: int, batch: int, accelerator: str = "cpu"
+    make: Callable[[], nn.Module],
+    shape: tuple[int, int, int],
+    images: int,
+    batch: int,
+    accelerator: str = "cpu",
+    devices: int | list[int] = 1,
 ) -> tuple[float, float]:
-    """The median seconds of an epoch, and of an explanation."""
+    """The median seconds of an epoch, and of an explanation, on the devices of a Trainer."""
     pl.seed_everything(0, verbose=False)
     data = TensorDataset(torch.randn(images, *shape), torch.randint(10, (images,)))
     timed = Timed()
@@ -63,7 +68,7 @@ def seconds(
     with tempfile.TemporaryDirectory() as folder:
         logger = TensorBoardLogger(folder)
         trainer = pl.Trainer(
-            max_epochs=3, accelerator=accelerator, devices=1, logger=logger, callbacks=[timed], **quiet
+            max_epochs=3, accelerator=accelerator, devices=devices, logger=logger, callbacks=[timed], **quiet
         )
         trainer.fit(Training(make()), DataLoader(data, batch, shuffle=True))
     epochs = [(trained - begun, explained - trained) for begun, trained, explained in timed.taken[1:]]
