@@ -6,6 +6,8 @@ import argparse
 import copy
 import platform
 import statistics
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from _measure import distance, explainer, in_turn, peak_mib, table
+from _measure import distance, explainer, in_short, in_turn, peak_mib, table
 from _workload import ResNet, images, methods, trained
 from lightning_explain import Probe, explain
 from lightning_explain import methods as m
@@ -67,14 +69,13 @@ Found = tuple[Table, list[str]]
 
 
 def run(chosen: argparse.Namespace, names: Sequence[str]) -> int:
-    """Runs the parts, prints their tables, and returns the exit code."""
+    """Runs the parts, prints their tables, and returns the exit code. A part that fails does not end the others."""
     warnings.simplefilter("ignore")
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if chosen.device == "auto" else chosen.device
-    setting = Setting(torch.device(name), chosen.small, chosen.repeat)
+    setting = Setting(device_of(chosen.device), chosen.small, chosen.repeat)
     console = Console(width=150, record=chosen.save is not None)
     console.print(machine(setting.device))
     parts: dict[str, Callable[[Setting], Found]] = {
-        "interference": lambda s: interference(s.device, s.small),
+        "interference": lambda s: interference(s.device),
         "equality": equality,
         "memory": peaks,
         "passes": passes,
@@ -84,20 +85,50 @@ def run(chosen: argparse.Namespace, names: Sequence[str]) -> int:
     }
     failed: list[str] = []
     for name in chosen.parts or names:
-        found, wrong = parts[name](setting)
-        console.print(found)
+        try:
+            found, wrong = parts[name](setting)
+            console.print(found)
+        except Exception as error:
+            traceback.print_exc()
+            wrong = [f"did not run: {in_short(error)}"]
+            console.print(f"{name}: {wrong[0]}", markup=False)
         failed += [f"{name}: {what}" for what in wrong]
-    console.print(f"failed: {'; '.join(failed)}" if failed else "all checks passed")
-    if chosen.save is not None:
-        chosen.save.write_text(console.export_text(), encoding="utf-8")
+        if setting.cuda:
+            torch.cuda.empty_cache()
+        _save(console, chosen)
+    console.print(f"failed: {'; '.join(failed)}" if failed else "all checks passed", markup=False)
+    _save(console, chosen)
     return int(bool(failed))
+
+
+def _save(console: Console, chosen: argparse.Namespace) -> None:
+    if chosen.save is not None:
+        chosen.save.write_text(console.export_text(clear=False), encoding="utf-8")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; a card becomes the current one, so that clocks and kernels are its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device("cuda", device.index if device.index is not None else 0)
+    if device.index >= count:
+        built = "for CUDA " + torch.version.cuda if torch.version.cuda else "without CUDA"
+        sys.exit(
+            f"--device {name}: torch {torch.__version__}, built {built}, finds {count} cards. Take --device cpu to try the script."
+        )
+    torch.cuda.set_device(device)
+    return device
 
 
 def machine(device: torch.device) -> str:
     """The device and the versions, on one line."""
     cuda = device.type == "cuda"
     card = (
-        torch.cuda.get_device_name(device)
+        f"{torch.cuda.get_device_name(device)}, {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
         if cuda
         else f"{platform.machine()} processor, {torch.get_num_threads()} threads"
     )
@@ -118,9 +149,15 @@ def equality(setting: Setting) -> Found:
     for name, pair in pairs(model).items():
         if name in RANDOM:
             continue
-        values = [_difference(model, single, name, pair)]
-        if values[0] > EQUAL:
-            values.append(_difference(exact, double, name, pairs(exact)[name]))
+        try:
+            values = [_difference(model, single, name, pair)]
+            if not values[0] <= EQUAL:
+                values.append(_difference(exact, double, name, pairs(exact)[name]))
+        except Exception as error:
+            traceback.print_exc()
+            found.add_row(name, "did not run", "", f"{EQUAL:.0e}")
+            wrong.append(f"{name}: {in_short(error)}")
+            continue
         if not values[-1] <= EQUAL:
             wrong.append(f"{name} differs by {values[-1]:.1e}")
         found.add_row(name, *(f"{v:.1e}" for v in values), *[""] * (2 - len(values)), f"{EQUAL:.0e}")
@@ -162,7 +199,7 @@ def peak(setting: Setting, action: Callable[[], object]) -> float:
 
 
 def peaks(setting: Setting) -> Found:
-    """Peaks against Captum's default batches, with more and more steps and draws."""
+    """Peaks against Captum's default batches, with more and more steps and draws. Where Captum's do not fit into memory, it says so."""
     found, wrong = table("Peak memory, MiB", "", "n", "ours", "Captum", "ours / Captum"), []
     model, samples = setting.network(), setting.probe(4 if setting.small else 16)
     ours: dict[str, list[float]] = {}
@@ -170,9 +207,13 @@ def peaks(setting: Setting) -> Found:
         if setting.small and n > 50:
             continue
         mine = peak(setting, memory.ours(name, n, model, samples))
-        theirs = peak(setting, memory.captum(name, n, model, samples))
         ours.setdefault(name, []).append(mine)
-        found.add_row(name, str(n), f"{mine:.0f}", f"{theirs:.0f}", f"{mine / theirs:.2f}")
+        try:
+            theirs = peak(setting, memory.captum(name, n, model, samples))
+            cells = f"{theirs:.0f}", f"{mine / theirs:.2f}"
+        except torch.OutOfMemoryError:
+            cells = "does not fit", ""
+        found.add_row(name, str(n), f"{mine:.0f}", *cells)
     for name, values in ours.items():
         if values[-1] > GROWS * values[0] and not setting.small:
             wrong.append(

@@ -10,13 +10,16 @@ from typing import Any
 
 import share as shares
 import torch
+from _gpu_training import place
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from _measure import explainer, in_turn, table
 from _workload import ResNet
 from lightning_explain import Probe
 from lightning_explain import methods as m
+from lightning_explain.engine.pass_size import within_memory
 
 
 @dataclass(frozen=True)
@@ -99,21 +102,24 @@ def networks(small: bool) -> dict[str, Network]:
 
 
 def speed(device: torch.device, small: bool, repeat: int) -> tuple[Table, list[str]]:
-    """Samples a second of each method alone, and of all together."""
+    """Samples a second of each method alone, and of all together.
+
+    Where a pass does not fit into memory, the largest that did is taken from the start, and said."""
     samples = 2 if small else 64
-    title = f"Samples a second, {samples} samples, at most 64 in a pass, median of {repeat}"
+    title = f"Samples a second, {samples} samples, at most {PASS} in a pass unless another number is said, median of {repeat}"
     found = table(title, "network", "method", "float32", "bfloat16")
     wrong: list[str] = []
     for name, network in networks(small).items():
         rates = {dtype: _rates(network, device, dtype, samples, repeat) for dtype in (torch.float32, torch.bfloat16)}
         for method in [*network.methods, TOGETHER, GAIN]:
             found.add_row(name, method, *(rates[dtype][method] for dtype in rates))
-        wrong += [f"{name}: no method ran in {dtype}" for dtype, rate in rates.items() if not rate[GAIN]]
+        wrong += [f"{name}, {dtype}: {rate[TOGETHER]}" for dtype, rate in rates.items() if not rate[GAIN]]
         found.add_section()
     return found, wrong
 
 
 TOGETHER, GAIN = "all of these, together", "one after the other / together"
+PASS = 64
 
 
 def _rates(network: Network, device: torch.device, dtype: torch.dtype, samples: int, repeat: int) -> dict[str, str]:
@@ -121,38 +127,65 @@ def _rates(network: Network, device: torch.device, dtype: torch.dtype, samples: 
         torch.manual_seed(0)
         try:
             model = network.build().eval().to(device, dtype)
-        except ImportError as error:
-            return dict.fromkeys([*network.methods, TOGETHER], f"left out: {error}") | {GAIN: "left out"}
+        except (ImportError, RuntimeError) as error:
+            # Without a package, or one that does not fit to this torch.
+            shown = dict.fromkeys([*network.methods, TOGETHER], f"left out: {_why(error)}")
+            return shown | {GAIN: "left out" if isinstance(error, ImportError) else ""}
         inputs = network.inputs(samples).to(device)
     inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
     probe = Probe(inputs, targets=torch.arange(samples, device=device) % 10)
-    runs, shown = {}, {}
-    for name, method in network.methods.items():
+    runs, sizes, shown = {}, {}, {}
+    for name in [*network.methods, TOGETHER]:
+        if name == TOGETHER and not runs:
+            shown[name] = "left out: no method ran"
+            continue
+        methods = {name: network.methods[name]} if name != TOGETHER else {one: network.methods[one] for one in runs}
         try:
-            runs[name] = explainer(model, probe, {name: copy.deepcopy(method)})
-            runs[name]()
+            runs[name], sizes[name] = fitting(model, probe, copy.deepcopy(methods))
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            runs.pop(name, None)
-            shown[name] = f"left out: {str(error).splitlines()[-1].strip()[:60]}"
-    if not runs:
-        return shown | {TOGETHER: "", GAIN: ""}
-    runs[TOGETHER] = explainer(model, probe, {name: network.methods[name] for name in runs})
-    runs[TOGETHER]()
+            shown[name] = f"left out: {_why(error)}"
+    if TOGETHER not in runs:
+        return dict.fromkeys(runs, "") | shown | {GAIN: ""}
     times = {name: statistics.median(values) for name, values in in_turn(runs, repeat).items()}
-    shown |= {name: f"{samples / value:,.1f}" for name, value in times.items()}
+    full = min(PASS, samples)
+    for name, value in times.items():
+        shown[name] = f"{samples / value:,.1f}" + (f" ({sizes[name]} in a pass)" if sizes[name] < full else "")
     return shown | {GAIN: f"{(sum(times.values()) - times[TOGETHER]) / times[TOGETHER]:.2f}"}
 
 
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:140]
+
+
+def fitting(model: nn.Module, probe: Probe, methods: dict[str, Any]) -> tuple[Callable[[], object], int]:
+    """An explanation that fits into memory, and the most samples in a pass that came to an end."""
+    sent: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        sent.append(max(len(x) for x in tree_leaves((inputs, named)) if isinstance(x, Tensor) and x.ndim))
+
+    run = explainer(model, probe, methods, limit=PASS)
+    handle = model.register_forward_hook(count, with_kwargs=True)
+    try:
+        run()
+    finally:
+        handle.remove()
+    size = max(sent, default=PASS)
+    return (run if size >= min(PASS, len(probe)) else explainer(model, probe, methods, limit=size)), size
+
+
 def share(device: torch.device, small: bool) -> tuple[Table, list[str]]:
-    """The share of an epoch that the default explanation takes."""
+    """The share of an epoch that the default explanation takes; batches are halved until a training fits into memory."""
     side, count, batch = (32, 64, 16) if small else (224, 1280, 64)
     setups = {"ResNet-50": lambda: resnet(small)} | ({} if small else {"ViT-B/16": lambda: vit(small)})
-    found = table(
-        "The default monitor", "network", "images of an epoch", "epoch", "explanation", "as long as training on"
-    )
+    columns = "images of an epoch", "in a batch", "epoch", "explanation", "as long as training on"
+    found = table("The default monitor", "network", *columns)
     for name, build in setups.items():
-        accelerator = "gpu" if device.type == "cuda" else device.type
-        epoch, explanation = shares.seconds(build, (3, side, side), count, batch, accelerator)
+
+        def seconds(size: int, build: Callable[[], nn.Module] = build) -> tuple[float, float]:
+            return shares.seconds(build, (3, side, side), count, size, **place(device))
+
+        (epoch, explanation), size = within_memory(seconds, batch)
         equal = f"{explanation / epoch * count:,.0f} images"
-        found.add_row(name, f"{count:,}", f"{epoch:.2f} s", f"{explanation:.2f} s", equal)
+        found.add_row(name, f"{count:,}", str(size), f"{epoch:.2f} s", f"{explanation:.2f} s", equal)
     return found, []

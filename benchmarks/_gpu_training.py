@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from _measure import table
+from _measure import in_short, table
 from _workload import ResNet, images
 from lightning_explain import ExplanationMonitor, Probe
 from lightning_explain import methods as m
@@ -31,8 +32,11 @@ class Student(pl.LightningModule):
 
     def __init__(self, compiled: bool, device: torch.device) -> None:
         super().__init__()
+        if compiled:
+            torch.compiler.reset()  # After some networks of a class, others of it are not compiled any more.
         net = ResNet((8, 8, 8), blocks=1)
         net.head = nn.Sequential(nn.Dropout(0.3), net.head)
+        # Without a card, one that needs no C compiler.
         backend = "inductor" if device.type == "cuda" else "eager"
         self.net = torch.compile(net, backend=backend) if compiled else net
 
@@ -61,6 +65,13 @@ class DeviceRecorder(Recorder):
         }
 
 
+def place(device: torch.device) -> dict[str, Any]:
+    """A Trainer's arguments for one device, the card of that index."""
+    if device.type == "cuda":
+        return {"accelerator": "gpu", "devices": [device.index or 0]}
+    return {"accelerator": device.type, "devices": 1}
+
+
 def trained(
     device: torch.device, precision: str, compiled: bool, watched: bool, beside: str | None = None
 ) -> DeviceRecorder:
@@ -78,9 +89,8 @@ def trained(
         trainer = pl.Trainer(
             max_epochs=2,
             num_sanity_val_steps=0,
-            accelerator=device.type if device.type != "cuda" else "gpu",
-            devices=[device.index or 0] if device.type == "cuda" else 1,
             precision=precision,
+            **place(device),
             default_root_dir=folder,
             callbacks=[*filter(None, [monitor]), recorder],
             **quiet,
@@ -125,25 +135,37 @@ def difference(one: DeviceRecorder, other: DeviceRecorder) -> str:
     return ""
 
 
-def interference(device: torch.device, small: bool) -> tuple[Table, list[str]]:
-    """Compares trainings in each precision that the device has, compiled ones, and those explained beside, on the CPU."""
+def kinds(device: torch.device) -> dict[str, tuple[str, bool, str | None]]:
+    """By name: the precision, whether it is compiled, and where it is explained if not in the training process."""
     half = ["16-mixed"] if device.type == "cuda" else []
-    kinds: dict[str, tuple[str, bool, str | None]] = {p: (p, False, None) for p in ("32-true", *half, "bf16-mixed")}
-    if not small:
-        kinds |= {"32-true, compiled": ("32-true", True, None), "32-true, beside": ("32-true", False, "cpu")}
+    plain: dict[str, tuple[str, bool, str | None]] = {p: (p, False, None) for p in ("32-true", *half, "bf16-mixed")}
+    return plain | {"32-true, compiled": ("32-true", True, None), "32-true, beside": ("32-true", False, "cpu")}
+
+
+def interference(device: torch.device) -> tuple[Table, list[str]]:
+    """Compares trainings in each precision that the device has, compiled ones, and those explained beside, on the CPU."""
     found = table(
         "Training with and without the monitor", "training", "states", "explanations", "again", "with the monitor"
     )
     wrong = []
     with _repeatable():
-        for name, (precision, compiled, beside) in kinds.items():
-            plain, again = (trained(device, precision, compiled, False) for _ in range(2))
-            watched = trained(device, precision, compiled, True, beside)
-            control, moved = difference(plain, again), difference(plain, watched)
-            if control or moved:
-                wrong.append(f"{name}: {f'not repeatable: {control}' if control else moved}")
-            if len(watched.reports) != 3:
-                wrong.append(f"{name}: {len(watched.reports)} explanations instead of 3")
-            counts = str(len(plain.states)), str(len(watched.reports))
-            found.add_row(name, *counts, control or "equal", moved or "equal")
+        for name, kind in kinds(device).items():
+            try:
+                cells, differences = _compared(device, *kind)
+            except Exception as error:
+                traceback.print_exc()
+                cells, differences = ["", "", "", "did not run"], [in_short(error)]
+            found.add_row(name, *cells)
+            wrong += [f"{name}: {difference}" for difference in differences]
     return found, wrong
+
+
+def _compared(device: torch.device, precision: str, compiled: bool, beside: str | None) -> tuple[list[str], list[str]]:
+    """The cells of a training's row, and what is wrong."""
+    plain, again = (trained(device, precision, compiled, False) for _ in range(2))
+    watched = trained(device, precision, compiled, True, beside)
+    control, moved = difference(plain, again), difference(plain, watched)
+    wrong = [f"not repeatable: {control}" if control else moved] if control or moved else []
+    if len(watched.reports) != 3:
+        wrong.append(f"{len(watched.reports)} explanations instead of 3")
+    return [str(len(plain.states)), str(len(watched.reports)), control or "equal", moved or "equal"], wrong
