@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_explain.checks.blind import unreached
+from lightning_explain.checks.channels import channels_last
 from lightning_explain.checks.frames import layout_of
 from lightning_explain.core.contracts import InputFacts, Lookup, Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.record import Record
+from lightning_explain.core.warn import warn_or_log
 from lightning_explain.modalities import guess
 from lightning_explain.modalities.plain import FIRST_CHANNELS, LAST_CHANNELS
 
@@ -37,6 +39,9 @@ def settled(
     """
     inputs = as_tuple(probe.inputs)
     facts = [_facts(i, probe, model, record, names) for i in range(len(inputs))]
+    for i in range(len(inputs)):
+        if line := channels_last(i, probe, model, record):
+            warn_or_log(line)
     own = _by_input(given, probe)
     guessed = guess(tuple(inputs), facts)
     return tuple(own.get(i, guessed[i]).bound(x.cpu(), facts[i]) for i, x in enumerate(inputs))
