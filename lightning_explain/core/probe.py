@@ -66,9 +66,6 @@ def all_finite(*parts: Tensor) -> Tensor:
     return torch.stack([flat(torch.isfinite(part)).all(1) for part in parts]).all(0)
 
 
-_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
-
-
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Holds N fixed samples, with labels if there are any; every explanation explains exactly these.
@@ -142,9 +139,6 @@ class Probe:
             if x.is_complex():
                 fix = "give real ones, such as torch.view_as_real(x), and convert them in the model or in forward_fn"
                 raise TypeError(f"Probe(inputs=...) has complex numbers ({x.dtype}); {fix}.")
-            if x.dtype in _UNSIGNED:
-                fix = "give floats, for samples that are chosen from a loader by batch_fn=lambda batch: (batch[0].float(), batch[1])"
-                raise TypeError(f"Probe(inputs=...) has {x.dtype}, in which torch hardly computes; {fix}.")
         if self.ids is None:
             object.__setattr__(self, "ids", torch.arange(len(self)))
         named: dict[str, Any] = {f"inputs[{i}]": x for i, x in enumerate(as_tuple(self.inputs))}

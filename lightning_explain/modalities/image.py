@@ -200,13 +200,14 @@ def _title(kind: str, sign: str) -> str:
 
 def block(x: Tensor, grid: tuple[int, ...], sizes: tuple[int, ...], draw: Callable[[Tensor], Tensor]) -> Tensor:
     """1 in a random block of units and 0 elsewhere, ``(N, 1, *grid)``; ``sizes``: how long it is along each axis."""
-    corner, inside = draw(x.new_empty(len(x), len(grid))), x.new_ones(len(x), 1, *(1,) * len(grid))
+    corner = draw(x.new_empty(len(x), len(grid)))
+    inside = x.new_ones(len(x), 1, *(1,) * len(grid), dtype=torch.bool)
     for axis, (length, size) in enumerate(zip(grid, sizes, strict=True)):
         first = (corner[:, axis : axis + 1].double() * (length - size + 1)).long()
         at = torch.arange(length, device=x.device)
         within = (at >= first) & (at < first + size)
-        inside = inside * within.reshape(len(x), 1, *(length if i == axis else 1 for i in range(len(grid))))
-    return inside
+        inside = inside & within.reshape(len(x), 1, *(length if i == axis else 1 for i in range(len(grid))))
+    return inside.to(x.dtype)
 
 
 def check_reshape(owner: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
@@ -15,6 +16,9 @@ from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, TypeVar, cast
+
+import torch
+from torch import Tensor
 
 from lightning_explain.core.warn import warn_or_log
 
@@ -290,10 +294,28 @@ def _flush() -> None:
 
 
 def _packed(message: tuple[Any, ...]) -> bytes:
+    content = io.BytesIO()
     try:
-        return pickle.dumps(message, protocol=5)
+        _Pickler(content, protocol=5).dump(message)
     except Exception as error:
         return pickle.dumps(("unsent", f"{type(error).__name__}: {error}"))
+    return content.getvalue()
+
+
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
+class _Pickler(pickle.Pickler):
+    """Sends tensors of unsigned numbers as signed ones, because torch's own cannot be read again."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dtype in _SIGNED:
+            return _viewed, (value.view(_SIGNED[value.dtype]), value.dtype)
+        return NotImplemented
+
+
+def _viewed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.view(dtype)
 
 
 def portable_error(error: BaseException) -> BaseException:

@@ -92,6 +92,23 @@ def test_fractions_in_the_place_of_ids_are_refused_and_whole_numbers_are_not(cas
             run(baselines)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_images_of_unsigned_numbers_are_scored_as_those_of_signed_ones(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    found, expected = (
+        explain(
+            Brightness(),
+            Probe(images),
+            [m.Occlusion((3, 2, 2), (3, 2, 2))],
+            [q.Infidelity()],
+            normalization=(0.5, 0.25),
+        )
+        for images in (x.to(dtype), x)
+    )
+    assert expected.scores["infidelity"]["occlusion"].isfinite().all()
+    assert torch.equal(found.scores["infidelity"]["occlusion"], expected.scores["infidelity"]["occlusion"])
+
+
 def test_booleans_and_unsigned_numbers_are_explained_and_complex_ones_refused() -> None:
     methods: list[Any] = [
         m.FeatureAblation(),

@@ -56,6 +56,16 @@ def test_of_a_process_of_which_the_system_says_nothing_no_seconds_are_known(monk
     assert child.seconds_of(os.getpid()) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64], ids=str)
+def test_unsigned_numbers_come_as_they_are(dtype: torch.dtype) -> None:
+    largest = torch.iinfo(dtype).max
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = in_child(lambda: {"image": torch.tensor([0, 1, largest], dtype=dtype), "path": ["a"]}, {})
+    assert found["image"].dtype == dtype
+    assert found["image"].tolist() == [0, 1, largest]
+
+
 def test_the_work_is_done_in_another_process() -> None:
     assert in_child(process, {}) != os.getpid()
 
