@@ -200,6 +200,7 @@ class DoctorContext:
         """Returns the verdict on a method: the worst state among its findings, with all reasons for it."""
         findings = list(self.whole)
         try:
+            self._together(method)
             placed = method.at(self.layer)
             for check in (self._layers, self._samples, self._gradient, self._rule, self._arguments):
                 if not any(finding.state == "refused" for finding in findings):
@@ -214,6 +215,15 @@ class DoctorContext:
             "; ".join(f.reason for f in findings_of_state),
             "; ".join(dict.fromkeys(f.fix for f in findings_of_state if f.fix)),
         )
+
+    def _together(self, method: Method) -> None:
+        """Refuses methods of layers where samples go through the model one by one."""
+        function: Any = self.explained.forward
+        if method.innermost.place != "input" and function.one_by_one and len(self.record.samples) > 1:
+            raise ValueError(
+                "images of several sizes go through the model one by one, so that no layer has all of them at once; "
+                "resize them to one size in the dataset, or in batch_fn."
+            )
 
     def _layers(self, method: Method) -> Iterator[Finding]:
         for name in method.layers:

@@ -83,6 +83,11 @@ class TargetFunction(nn.Module):
         """How many samples went forward and backward so far."""
         return PassCount(self._forward, self._backward)
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether samples go through the model one by one, as images of several sizes do."""
+        return any(place[-1] == SIZES for place in self._places)
+
     def outputs(self, *values: Any) -> Tensor:
         """All outputs of the model, ``(N, ...)``, in float32 or higher; the values are its inputs and forward arguments.
 
@@ -90,7 +95,7 @@ class TargetFunction(nn.Module):
             ValueError: If the model did not return one entry for each sample.
             OutputError: If there is no tensor to explain in what it returned.
         """
-        if len(values[0]) > 1 and any(place[-1] == SIZES for place in self._places):
+        if len(values[0]) > 1 and self.one_by_one:
             # Together, images would be padded to the largest of them, and so depend on each other.
             return torch.cat([self.outputs(*part) for part in _one_by_one(values)])
         outputs = plain(self._chosen(self.returned(*values)))

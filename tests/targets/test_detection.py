@@ -17,6 +17,7 @@ from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain import targets as t
 from lightning_explain.core.serialization import fingerprint, probe_state
+from lightning_explain.core.verdict import RefusedError
 from lightning_explain.probes.binding import samples_of
 
 METHODS = {"gradient": m.Saliency(abs=False), "ig": m.IntegratedGradients(n_steps=4)}
@@ -218,8 +219,13 @@ def test_the_default_layer_is_the_last_that_all_levels_depend_on() -> None:
         assert report.scores["relevance_mass"]["cam"].shape == (3,)
 
 
-def test_a_layer_of_images_of_several_sizes_is_left_out() -> None:
-    images, targets = scenes(SEVERAL)
-    with pytest.warns(UserWarning, match="'cam' .* is left out: it names no layer"):
+def test_a_layer_of_images_of_several_sizes_is_left_out_with_the_true_reason() -> None:
+    (images, targets), reason = scenes(SEVERAL), "images of several sizes go through the model one by one"
+    with pytest.warns(UserWarning, match=f"'cam' .* is left out: {reason}.* resize them to one size") as caught:
         report = explain(faster_rcnn(), Probe(images, targets), metrics=[])
+    assert "names no layer" not in "".join(str(w.message) for w in caught)
     assert list(report.attributions) == ["saliency", "ig"]
+    for method in (m.LayerGradCam("backbone"), m.NoiseTunnel(m.LayerActivation("backbone")), m.LayerGradCam()):
+        with pytest.raises(RefusedError, match=f"{reason}.* resize them to one size") as refusal:
+            explain(faster_rcnn(), Probe(images, targets), {"one": method}, [])
+        assert "Choose a layer" not in str(refusal.value)
