@@ -72,7 +72,7 @@ def preflight(
     labels = None if probe.targets is None else probe.targets.cpu()
     named = probe.class_names is not None and outputs.shape[1:] == (len(probe.class_names),)
     inputs = tuple(x.cpu() for x in samples.inputs)
-    target = (chosen := settled(task, target, outputs, labels, named, inputs, function.detects)).target
+    target = (chosen := settled(task, target, outputs, labels, named, inputs, function.detects, probe.views)).target
     indices = target_indices(outputs, target, labels, samples.ids)
     check_explained(values := choose(outputs, indices, target, inputs), probe)
     check_ordinal(outputs, target, probe)

@@ -100,6 +100,7 @@ class Probe:
         entries: ``(N, 2)`` whole numbers, where each sample is there once for each of its labels or steps: the id of the sample, and the
             label or step that is explained, -1 for the largest output. Filled in by what explains several of a sample.
         labels: Labels ``(N, ...)`` of several outputs, by the name of the output or target. Filled in where ``targets`` is a mapping.
+        views: Whether inputs are the first of several views of each sample, as in contrastive learning. Filled in by what reads a batch.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -128,6 +129,7 @@ class Probe:
     modalities: Any = None
     entries: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
+    views: bool = False
 
     def __post_init__(self) -> None:
         self._convert()

@@ -21,5 +21,6 @@ PROBE = {
     "meta": schema.mapped(TEXTS),
     "entries": schema.nothing_or(schema.tensor(2, of_whole=True)),
     "labels": schema.mapped(schema.tensor()),
+    "views": schema.flag,
 }
 """By field: the check of its value."""

@@ -30,6 +30,7 @@ def fingerprint(probe: Probe) -> str:
     others: dict[str, Any] = {"class_names": None, "stds": (), "parameters": (), "meta": {}}
     found = {**columns(probe), **others}
     del found["entries"]  # The ids tell them apart.
+    del found["views"]
     parts = list(_leaves(found))
     digest, tensors = _digest(parts), [value for _, value in parts if isinstance(value, Tensor)]
     # What is in other containers may be replaced.

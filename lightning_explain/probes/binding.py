@@ -174,18 +174,22 @@ class _Rest:
         targets: The labels; of several outputs by name.
         meta: Texts, by name.
         left_out: Names of what the model does not take.
+        views: Whether these are further views of the samples.
     """
 
     targets: Labels
     meta: Mapping[str, Sequence[str]]
     left_out: list[str]
+    views: bool = False
 
 
 def _bound_probe(what: str, found: Mapping[Place, Any], rest: _Rest, forward: Signature | None, say: Say) -> Probe:
     inputs, forward_args, places = divided(found)
     say_unexplained(places, inputs, forward_args, rest.left_out, forward, say)
     parameters = () if places == by_position(len(places)) else places
-    return _probe(what, inputs, rest.targets, forward_args=forward_args, parameters=parameters, meta=rest.meta)
+    return _probe(
+        what, inputs, rest.targets, forward_args=forward_args, parameters=parameters, meta=rest.meta, views=rest.views
+    )
 
 
 def say_unexplained(
@@ -314,7 +318,7 @@ def _from_sequence(batch: Any, forward: Signature | None, say: Say) -> Probe:
     left_out += more
     left_out += [f"part {i}" for i in odd if holds_tensors(parts[i])]
     meta = texts({str(i): part for i, part in enumerate(parts)}, count)
-    return _bound_probe(what, found, _Rest(targets, meta, left_out), forward, say)
+    return _bound_probe(what, found, _Rest(targets, meta, left_out, bool(more)), forward, say)
 
 
 def _takes_all(parts: Sequence[Any], forward: Signature | None) -> bool:

@@ -83,6 +83,7 @@ def settled(
     named: bool = False,
     inputs: tuple[Tensor, ...] = (),
     detects: bool = False,
+    views: bool = False,
 ) -> Task:
     """The task, and what ``target="label"`` means for it; any other target is explained as it is.
 
@@ -94,6 +95,7 @@ def settled(
         named: Whether the columns of the outputs have names, and so are classes.
         inputs: The model's inputs on the whole probe.
         detects: Whether the model returned detections, which the outputs hold.
+        views: Whether the inputs are the first of several views of each sample.
 
     Raises:
         ValueError: If the outputs are not those of the task, or all have the norm that is to be explained.
@@ -107,7 +109,8 @@ def settled(
         )
     name = task
     if task == "auto":
-        found = _compared(outputs, labels, inputs, named) or ("dense" if flat else task_of(outputs, labels, named))
+        found = _compared(outputs, labels, inputs, named, views)
+        found = found or ("dense" if flat else task_of(outputs, labels, named))
         name = "detection" if detects else found
     if name == "detection" and (target == "predicted" or is_whole(target)):
         target = Detection(box="best") if target == "predicted" else Detection(class_=int(target))
@@ -118,7 +121,7 @@ def settled(
         return Task(own if task == "auto" else name, target)
     given = task != "auto"
     if name == "embedding":
-        view = labels is not None and _is_view(outputs, labels, inputs)
+        view = views or (labels is not None and _is_view(outputs, labels, inputs))
         target = _of_embedding(outputs, labels, given or view) or target
     elif name == "dense":
         target = Pixels().fitted(outputs, labels, inputs)
@@ -155,12 +158,15 @@ def _of_embedding(outputs: Tensor, labels: Tensor | None, norm: bool) -> Target 
     return "predicted"
 
 
-def _compared(outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...], named: bool) -> str:
+def _compared(outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...], named: bool, views: bool) -> str:
     """The task of a model whose outputs or labels have the size of an input: an autoencoder, or one that is given two views."""
     own = reconstructed(outputs, tuple(x for x in inputs if x.is_floating_point()))
     if own is not None and (labels is None or _no_classes(outputs, labels, named) or _are_input(labels, own)):
         return "reconstruction"
-    return "embedding" if labels is not None and outputs.ndim == 2 and _is_view(outputs, labels, inputs) else ""
+    if labels is None or outputs.ndim != 2:
+        return ""
+    apart = _is_view(outputs, labels, inputs) or (views and _no_classes(outputs, labels, named))
+    return "embedding" if apart else ""
 
 
 def _are_input(labels: Tensor, x: Tensor) -> bool:
@@ -205,9 +211,10 @@ def _of_labels(name: str, outputs: Tensor, labels: Tensor | None) -> Target | No
 def _line(name: str, target: Any, outputs: Tensor, labels: Tensor | None, given: bool) -> str:
     came = f"outputs {_form(outputs)}, {'no labels' if labels is None else f'{_kind(labels)} labels {_form(labels)}'}"
     task = f"task: {'not known' if name == 'other' else name} ({'as given' if given else came})"
-    return (
-        f'{task}; target="label" means {_meaning(name, target, outputs, labels)}{_ambiguity(target, outputs, labels)}'
-    )
+    classes = isinstance(target, Norm) and not given and labels is not None and labels.ndim == 1
+    other = '; if the outputs are those of classes, give task="multiclass"' if classes else ""
+    other += _ambiguity(target, outputs, labels)
+    return f'{task}; target="label" means {_meaning(name, target, outputs, labels)}{other}'
 
 
 def _meaning(name: str, target: Any, outputs: Tensor, labels: Tensor | None) -> str:

@@ -46,6 +46,8 @@ def test_of_two_views_the_first_is_explained_and_the_other_named_once() -> None:
     probe, said = read(((X, VIEW), SEX))
     assert torch.equal(probe.inputs, X)
     assert torch.equal(probe.targets, SEX)
+    assert probe.views
+    assert not read((X, SEX))[0].views
     assert len(said) == 1
     assert "tensor 1 of the first part" in said[0]
     probe, said = read((X, VIEW, SEX))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
+from torch.utils.data import DataLoader
 
-from lightning_explain import Probe, explain
+from lightning_explain import ExplanationMonitor, Probe, ProbeSelection, explain
 from lightning_explain import methods as m
 from lightning_explain import metrics as q
 from lightning_explain import targets as t
 from lightning_explain.targets.tasks import settled
+from training import QUIET
 
+pytestmark = QUIET
 METHODS = {"ig": m.IntegratedGradients(n_steps=8), "saliency": m.Saliency(abs=False)}
 
 
@@ -233,6 +238,52 @@ def test_a_norm_that_all_samples_share_is_refused(length: float) -> None:
         explain(Normalized(length), Probe(rows()), METHODS, [], target=t.Norm())
     with pytest.raises(ValueError, match="the same for every sample"):
         explain(nn.Sequential(Normalized(), nn.Unflatten(1, (3, 1))), Probe(rows()), METHODS, [], task="embedding")
+
+
+def test_classes_beside_two_views_are_no_outputs_of_an_encoder() -> None:
+    torch.manual_seed(0)
+    net, x, labels = nn.Sequential(encoder(), nn.Linear(3, 16)), rows(), torch.tensor([0, 1, 0, 1, 1])
+    report = explain(net, Probe(x, labels, views=True), METHODS, [])
+    assert report.task == "embedding"
+    check(report, lambda x: net(x).norm(dim=1), x)
+    line = settled("auto", "label", net(x), labels, inputs=(x,), views=True).line
+    assert line.endswith('the norm of the output; if the outputs are those of classes, give task="multiclass"')
+    for other in (Probe(x, labels), Probe(x, labels + 14, views=True)):
+        assert explain(net, other, METHODS, []).task == "multiclass", "as AugMix trains a classifier"
+    assert explain(net, Probe(x, labels, views=True), METHODS, [], task="multiclass").task == "multiclass"
+
+
+class Contrastive(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(encoder(), nn.Linear(3, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (first, second), _ = batch
+        return -cosine_similarity(self(first), self(second)).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def test_a_training_of_two_views_with_labels_explains_the_norm(tmp_path: Path) -> None:
+    data = [([x, x + 0.1], int(x[0] > 0)) for x in torch.randn(8, 6, generator=torch.Generator().manual_seed(3))]
+    monitor = ExplanationMonitor(methods=METHODS, metrics=[], probe=ProbeSelection(count=8, source="train"))
+    trainer = pl.Trainer(
+        max_epochs=1, callbacks=[monitor], default_root_dir=tmp_path, logger=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    module = Contrastive()
+    with pytest.warns(UserWarning, match="tensor 1 of the first part"):
+        trainer.fit(module, DataLoader(data, 4))  # type: ignore[arg-type]
+    report = monitor.last_report
+    assert report is not None
+    assert report.task == "embedding"
+    x = torch.stack([views[0] for views, _ in data])[report.ids]
+    torch.testing.assert_close(report.values, module(x).norm(dim=1).detach())
 
 
 def test_what_does_not_fit_is_refused_with_the_fix() -> None:
