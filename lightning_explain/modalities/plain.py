@@ -89,6 +89,18 @@ LAST_CHANNELS = (
 """Layers of series ``(N, T, C)``, or ``(T, N, C)``."""
 
 
+ADD_CHANNEL = "batch_fn=lambda b: (b[0][:, None], b[1]), forward_fn=lambda model, x: model(x[:, 0])"
+"""What to give where the model adds the dimension of channels, which an input does not have."""
+
+
+def unlike(x: Tensor, kind: str, shape: str) -> str:
+    """The message for an input whose shape is not the one of a kind; it ends with the fix where one dimension is missing."""
+    found = f"{kind} needs {shape}, got {tuple(x.shape)}"
+    if x.ndim != shape.split(")")[0].count(","):
+        return f"{found}."
+    return f"{found}; if it has no dimension of channels, because the model adds it, give {ADD_CHANNEL}."
+
+
 def _fits(reshape: object) -> bool:
     return reshape is None or (isinstance(reshape, str) and reshape != "none")
 

@@ -13,7 +13,7 @@ from torch.nn.functional import conv1d, pad
 from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.panels import Panel, SeriesPanel
-from lightning_explain.modalities.plain import Plain
+from lightning_explain.modalities.plain import Plain, unlike
 
 LAYOUTS = ("NCT", "NTC")
 
@@ -54,7 +54,7 @@ class TimeSeries(Plain):
     def bound(self, x: Tensor, facts: InputFacts) -> Modality:
         """With its layout, from the first layer that takes the input."""
         if x.ndim != 3:
-            raise ValueError(f"TimeSeries needs (N, C, T) or (N, T, C), got {tuple(x.shape)}.")
+            raise ValueError(unlike(x, "TimeSeries", "(N, C, T) or (N, T, C)"))
         seen = self.time_axis(x) if facts.time_axis is None else facts.time_axis
         found = replace(self, layout=self.layout or {2: "NCT", 1: "NTC"}[seen])
         channels = x.shape[3 - found.time_axis(x)]

@@ -13,6 +13,7 @@ from lightning_explain.core.contracts import InputFacts, Modality
 from lightning_explain.core.panels import Panel, SpectrogramPanel
 from lightning_explain.core.validation import is_number
 from lightning_explain.modalities.image import Pixels, stretched
+from lightning_explain.modalities.plain import unlike
 
 SCALES = ("linear", "htk", "slaney")
 _FEWEST, _MOST = 3, 8
@@ -66,7 +67,9 @@ class Spectrogram(Pixels):
     def bound(self, x: Tensor, facts: InputFacts) -> Modality:
         """Itself, if the input is an image."""
         if x.ndim != 4:
-            raise ValueError(f"Spectrogram needs (N, C, F, T), got {tuple(x.shape)}; for a waveform, give TimeSeries.")
+            line = unlike(x, "Spectrogram", "(N, C, F, T)").rstrip(".")
+            of_sound = x.ndim < 3 or (x.ndim == 3 and x.shape[1] == 1)
+            raise ValueError(f"{line}; for a waveform, give TimeSeries." if of_sound else f"{line}.")
         return self
 
     @property

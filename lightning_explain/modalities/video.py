@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
 from lightning_explain.core.panels import FramesPanel, Panel
 from lightning_explain.modalities.image import block, from_tokens, is_grid, stretched
+from lightning_explain.modalities.plain import unlike
 from lightning_explain.modalities.volume import smoothed
 
 LAYOUTS = ("NTCHW", "NCTHW")
@@ -53,7 +54,7 @@ class Video(Modality):
     def bound(self, x: Tensor, facts: InputFacts) -> Modality:
         """With its layout, from the first convolution that takes the input."""
         if x.ndim != 5:
-            raise ValueError(f"Video needs (N, T, C, H, W) or (N, C, T, H, W), got {tuple(x.shape)}.")
+            raise ValueError(unlike(x, "Video", "(N, T, C, H, W) or (N, C, T, H, W)"))
         return replace(self, layout=self.layout or facts.layout or LAYOUTS[self.time_axis(x) - 1])
 
     def time_axis(self, x: Tensor) -> int:

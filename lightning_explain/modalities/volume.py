@@ -14,6 +14,7 @@ from lightning_explain.core.contracts import Arrangement, InputFacts, Modality
 from lightning_explain.core.panels import Panel, VolumePanel
 from lightning_explain.core.validation import is_number
 from lightning_explain.modalities.image import block, from_tokens, is_grid, stretched
+from lightning_explain.modalities.plain import unlike
 
 _SIDES = (frozenset("RL"), frozenset("AP"), frozenset("SI"))
 
@@ -59,7 +60,7 @@ class Volume(Modality):
     def bound(self, x: Tensor, facts: InputFacts) -> Modality:
         """Itself, if the input is a volume."""
         if x.ndim != 5:
-            raise ValueError(f"Volume needs (N, C, D, H, W), got {tuple(x.shape)}.")
+            raise ValueError(unlike(x, "Volume", "(N, C, D, H, W)"))
         if self.channel is not None and self.channel not in range(x.shape[1]):
             raise ValueError(f"Volume(channel={self.channel!r}); give one of the {x.shape[1]} channels, from 0.")
         return replace(self, spacing=None if self.spacing is None else tuple(map(float, self.spacing)))

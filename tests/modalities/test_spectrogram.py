@@ -97,7 +97,9 @@ def test_scores_of_a_spectrogram_are_those_of_an_image() -> None:
 def test_what_does_not_fit_is_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Spectrogram(**arguments)
-    with pytest.raises(ValueError, match=r"Spectrogram needs \(N, C, F, T\), got \(2, 64, 100\); for a waveform"):
+    with pytest.raises(
+        ValueError, match=r"Spectrogram needs \(N, C, F, T\), got \(2, 64, 100\); if it has no dimension of ch"
+    ):
         Spectrogram().bound(X[:, 0], InputFacts())
 
 
