@@ -121,7 +121,8 @@ def figure_of(report: Report, probe: Probe, options: Options | None = None, widt
     layout = Layout(samples, charts, options.titles, options.colorbar, width, images)
     together = beside.joined_images(inputs)
     fitted = [x if x.images is None else x.at(layout.fitted((x.images.shape[2], x.images.shape[3]))) for x in together]
-    shown = replace(report, values=report.values[:0]) if first else report
+    # Values and scores are of single steps.
+    shown = replace(report, values=report.values[:0], scores={}) if first else report
     heads = {
         name: [_head(inputs[i], shares[name].get(i)) if len(inputs) > 1 else "" for i in of_input[name]] for name in own
     }
@@ -301,7 +302,7 @@ class Figure:
         found = None if panel is None else texts.of_classes(panel, self.captions)
         if found is None:
             return []
-        notes = replace(self._notes(name), captions=found[1], outputs=self.report.values[:0])
+        notes = replace(self._notes(name), captions=found[1], outputs=self.report.values[:0], scores=None)
         return kinds.KINDS["features"].pages(found[0], [Track((), found[0].values)], notes)
 
     def _words(self, name: str) -> WordsPanel | None:
@@ -333,6 +334,8 @@ class Figure:
             self.sides,
             scale,
             width,
+            self._score,
+            self._scores(name),
         )
 
     def _pages(self, key: str, own: Sequence[Page], make: Callable[[], list[Row]], which: slice) -> list[Picture]:

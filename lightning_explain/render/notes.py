@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from lightning_explain.render.captions import Caption
 from lightning_explain.render.color import sign_table
 from lightning_explain.render.image import to_bytes
 from lightning_explain.render.layout import AMBER, BLACK, GRAY, LINE, RED
-from lightning_explain.render.page import HEIGHT, HIGH, LETTERS, LOW, WIDTH, brief
+from lightning_explain.render.page import HEIGHT, HIGH, LETTERS, LOW, WIDTH, brief, named
 
 Page: TypeAlias = Callable[[], Picture]
 """Draws a page when it is called."""
@@ -56,6 +57,8 @@ class Notes:
         sides: What negative and positive attributions do, and to what: ``("against", "for", "the label")``.
         scale: ``"sample"``: the strongest color is the largest absolute value of each sample; ``"all"``: of all samples.
         width: Of a page: ``WIDTH`` or ``NARROW``.
+        score: The name of the scores.
+        scores: ``(N,)`` the score of each sample's map, NaN where there is none; ``None``: of none.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Notes:
     sides: tuple[str, str, str]
     scale: str = "sample"
     width: int = WIDTH
+    score: str = ""
+    scores: Tensor | None = None
 
     def canvas(self, legend: Callable[[Picture], int] | None = None) -> Picture:
         """A white page with its head; ``legend`` draws at the right of it and returns where it begins."""
@@ -95,7 +100,7 @@ class Notes:
         return against, text.shorten(f"{speaks_for} {what.removeprefix('the ')}", LETTERS, _MOST)
 
     def title(self, canvas: Picture, sample: int, maps: Sequence[Tensor], x: int, y: int, space: int) -> None:
-        """A line with label and prediction of a sample to the left; to the right f and, if it is alone, the sum of its map ``(...)``."""
+        """A line with label and prediction of a sample to the left; to the right f and, of a map ``(...)`` that is alone, sum and score."""
         if not self.captions:
             return
         numbers, color = self._numbers(sample, maps)
@@ -134,7 +139,10 @@ class Notes:
             return ["NaN / inf", "NaN"], AMBER
         known = [f"f {brief(float(self.outputs[sample]))}"] if len(self.outputs) else []
         total = [f"Σ {brief(float(maps[0].nansum()))}"] if len(maps) == 1 else []
-        return ["  ".join([*known, *total]), *known], GRAY
+        score = torch.nan if self.scores is None or len(maps) > 1 else float(self.scores[sample])
+        scored = [] if math.isnan(score) else [f"{named(self.score, _MOST)} {brief(score)}"]
+        lines = [[*known, *total, *scored], *([[*known, *total]] if scored else []), *([known] if known else [])]
+        return ["  ".join(parts) for parts in lines], GRAY
 
     def scaled(self, values: Tensor) -> Tensor:
         """Values ``(N, ...)`` in [-1, 1] by the scale of these pages."""

@@ -176,6 +176,57 @@ def test_ids_of_which_no_words_are_known_say_once_on_each_page_how_to_give_them(
         assert [page.count("Text(tokenizer") + page.count("Text\\(tokenizer") for page in written] == [count // 2] * 2
 
 
+@pytest.mark.parametrize("kind", ["words", "features", "waterfall", "slices", "frames", "spectrogram"])
+def test_the_score_of_a_map_stands_in_its_title_unless_maps_of_several_methods_share_it(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    panel = next(panel for panel in panels_of_all_kinds() if panel.kind == kind)
+    scores = torch.full((len(panel.values),), torch.nan)
+    scores[0] = 0.123
+    told = replace(notes(len(panel.values)), captions=[Caption((), False, Short("a"))] * len(panel.values))
+    scored = replace(told, score="infidelity_relative", scores=scores)
+    said = written_by(monkeypatch)
+    track, named = Track((), panel.values), Track(("ig",), panel.values)
+    for page in KINDS[kind].pages(panel, [track], scored):
+        page()
+    assert [words for words in said if "infidelity" in words] == [one for one in said if one.endswith("infidelity .12")]
+    assert sum("infidelity .12" in words for words in said) == 1, "NaN, for what is undefined, is not written"
+    said.clear()
+    for page in (*KINDS[kind].pages(panel, [track], told), *KINDS[kind].several(panel, [named, named], scored)):
+        page()
+    assert said
+    assert not [words for words in said if "infidelity" in words]
+
+
+def test_a_score_takes_no_space_from_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel, said = text_of([0.5, -1.0]), written_by(monkeypatch)
+    long = Caption((), False, Short("m" * 18, "", "98%", True))
+    for title, expected in ((RIGHT, "f 1  Σ -.5  infidelity .12"), (long, "f 1  Σ -.5")):
+        scored = replace(notes(1), captions=[title], score="infidelity_relative", scores=torch.tensor([0.123]))
+        said.clear()
+        (page,) = KINDS["words"].pages(panel, [Track((), panel.values)], scored)
+        page()
+        assert [words for words in said if words.startswith("f 1")] == [expected]
+
+
+def test_pages_of_words_have_the_scores_of_the_report_and_those_of_classes_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels, inputs = torch.tensor([0, 1]), torch.tensor([[1, 2, 3], [1, 3, 2]])
+    probe = Probe(
+        inputs, labels, class_names=("bad", "good"), modalities=d.Text(vocabulary=["-", "a", "dull", "great"])
+    )
+    scores = {"infidelity_relative": {"ig": torch.tensor([0.25, 0.5])}}
+    report = Report({"ig": rand(2, 3)}, scores, {}, torch.eye(2), labels, labels, torch.arange(2), values=torch.ones(2))
+    said = written_by(monkeypatch)
+    figure_of(report, probe).picture("ig")
+    assert [words.split("  ")[-1] for words in said if words.startswith("f ")] == ["infidelity .25", "infidelity .5"]
+    said.clear()
+    figure_of(report, probe).picture("ig/2")
+    assert any(words.startswith("strongest words") for words in said)
+    assert not [words for words in said if "infidelity" in words]
+
+
 def test_words_in_html_are_escaped() -> None:
     panel = WordsPanel("", torch.tensor([[torch.nan, 1.0, -1.0, torch.nan]]), words=[["<s>", "<b>&", '"x"', ""]])
     (line,) = words.words_html(panel)
