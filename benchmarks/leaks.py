@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Left(pl.Callback):
 
     Args:
         mib: Resident memory in MiB.
-        threads: Threads of this process.
+        threads: Threads of this process; like files, only those that were not there when this was made.
         files: Open files.
         hooks: Hooks on all modules.
         tensors: Tensors that Python knows.
@@ -60,10 +60,16 @@ class Left(pl.Callback):
     hooks: list[int] = field(default_factory=list)
     tensors: list[int] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        # What was there before may end meanwhile, and hide one that is left.
+        self._threads, self._files = set(threading.enumerate()), open_files()
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
         """Counts."""
-        self.threads.append(threading.active_count())
-        self.files.append(len(os.listdir("/proc/self/fd")))
+        self.threads.append(len(set(threading.enumerate()) - self._threads))
+        files = open_files()
+        self._files &= files  # The number of one that was closed may be given to another.
+        self.files.append(len(files - self._files))
         self.hooks.append(
             sum(len(v) for part in pl_module.modules() for k, v in vars(part).items() if "hooks" in k and v)
         )
@@ -78,6 +84,15 @@ class Left(pl.Callback):
         at = torch.arange(len(values), dtype=torch.float64)
         at, values = at - at.mean(), values - values.mean()
         return float(1024 * (at * values).sum() / (at * at).sum())
+
+
+def open_files() -> set[tuple[str, str]]:
+    """Number and target of each open file of this process."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # The folder itself was open, too.
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+    return found
 
 
 def resident() -> float:
