@@ -21,7 +21,8 @@ from lightning_explain.core.probe import Probe, as_tuple
 from lightning_explain.core.schema import brief
 from lightning_explain.core.validation import check_choice, check_whole
 from lightning_explain.core.warn import warn_or_log
-from lightning_explain.modalities import Tabular, Text, of_probe
+from lightning_explain.modalities import Tabular, Text, TimeSeries, Video, Volume, of_probe
+from lightning_explain.modalities.image import Pixels
 from lightning_explain.model.targets import check_target
 from lightning_explain.model.tasks import TASKS
 
@@ -67,25 +68,24 @@ def every_default() -> dict[str, Method]:
 def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
     """The default methods for what the inputs are: those of images and series; for text and tables, those that have a place on them.
 
-    Images and series: ``cam`` is Grad-CAM. Where its mean over places is wrong, it is HiResCAM if the outputs have places, and integrated
-    gradients of the layer where a class token reads the tokens, one linear layer a flattened map, or a recurrent network the frames, and
-    where features below zero are read place by place.
+    Images and series, also beside tables of numbers: ``cam`` is Grad-CAM. Where its mean over places is wrong, it is HiResCAM if the
+    outputs have places, and integrated gradients of the layer where a class token reads the tokens, one linear layer a flattened map, or
+    a recurrent network the frames, and where features below zero are read place by place.
 
     Text and categories: integrated gradients at all embeddings that look them up, and at the floating-point inputs beside. Text and
     tables: ablation of each unit, where there are at most 128 of them.
     """
     found, modalities, inputs = build_methods(None), of_probe(probe), as_tuple(probe.inputs)
     if not any(isinstance(modality, (Text, Tabular)) for modality in modalities):
-        if context.averaging_misleads:
-            other = method_classes.LayerIntegratedGradients(n_steps=LAYER_STEPS)
-            found["cam"] = method_classes.HiResCAM() if context.record.dense else other
-        return found
+        return {**found, "cam": _cam(context)}
+    cam = {"cam": _cam(context)} if _lies_on_one(inputs, modalities) else {}
     del found["cam"]
     if layers := _at_embeddings(inputs, modalities, context):
         layer = layers if len(layers) > 1 else str(layers[0])
         found = {"ig": method_classes.LayerIntegratedGradients(layer=layer, n_steps=DEFAULT_STEPS)}
     elif any(isinstance(modality, Text) for modality in modalities) and not any(x.is_floating_point() for x in inputs):
         found = {}
+    found |= cam
     if sum(modality.units(x)[1:].numel() for modality, x in zip(modalities, inputs, strict=True)) <= MOST_ABLATED:
         found["ablation"] = every_default()["ablation"]
         blind = [name for name, method in found.items() if method.differentiates_input]
@@ -93,6 +93,23 @@ def fitting(probe: Probe, context: DoctorContext) -> dict[str, Method]:
             found = {name: method for name, method in found.items() if name not in blind}
             warn_or_log(f"{', '.join(map(repr, blind))} are left out: {context.blind.reason}.")
     return found
+
+
+def _cam(context: DoctorContext) -> Method:
+    """Grad-CAM, or what takes its place where its mean over places is wrong."""
+    if not context.averaging_misleads:
+        return method_classes.LayerGradCam()
+    other = method_classes.LayerIntegratedGradients(n_steps=LAYER_STEPS)
+    return method_classes.HiResCAM() if context.record.dense else other
+
+
+def _lies_on_one(inputs: tuple[Tensor, ...], modalities: tuple[Modality, ...]) -> bool:
+    """Whether a layer's map has its place on an image, video, volume or series, because the other inputs are tables of numbers."""
+    placed = (Pixels, TimeSeries, Video, Volume)
+    return any(isinstance(modality, placed) for modality in modalities) and all(
+        isinstance(modality, placed) or (isinstance(modality, Tabular) and x.is_floating_point())
+        for x, modality in zip(inputs, modalities, strict=True)
+    )
 
 
 def _at_embeddings(
