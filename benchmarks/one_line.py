@@ -242,7 +242,9 @@ def by_unit(report: Report, name: str, probe: Probe) -> tuple[Tensor, ...] | Non
     """The map with one number for each unit of each input, or of a layer that is laid on an image or a volume; or ``None``."""
     inputs, kinds = as_tuple(probe.inputs), of_probe(probe)
     found: Any = report.maps.get(name, as_tuple(report.attributions[name]))
-    arranged = arrange(found, inputs, kinds) if found else None
+    # The map of a layer beside a table has a part for each input already.
+    laid = name in report.maps and len(found) == len(inputs) > 1
+    arranged = found if laid else arrange(found, inputs, kinds) if found else None
     if arranged is None:
         return None
     placed = (
