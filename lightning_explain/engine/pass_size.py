@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _NO_MEMORY = re.compile(
     r"(CUDA|HIP|MPS|XPU)\b.*out of memory|(CUDNN|CUBLAS|CUSOLVER|CUSPARSE|MIOPEN|ROCBLAS|HIPBLAS)\w*_ALLOC_FAILED|CUFFT_ALLOC_FAILED"
-    r"|cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\.|DefaultCPUAllocator: (can't allocate|not enough) memory"
+    r"|DefaultCPUAllocator: (can't allocate|not enough) memory"
 )
 """How an allocation that failed is reported where it is no ``torch.OutOfMemoryError``."""
 

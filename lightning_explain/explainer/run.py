@@ -322,7 +322,8 @@ class Explanation:
             # What fails in passes of one sample says nothing about what others need.
             self.explained = replace(self.explained, limit=before.limit)
             raise
-        held.limit = held.most(limit)
+        if limit < before.limit:
+            held.limit = held.most(limit)
         return found
 
     def _attributions(

@@ -111,18 +111,22 @@ def parts_of(explainer: Explainer, model: nn.Module, probe: Probe, run: Run, cal
 def _are_pair(returned: Any, probe: Probe) -> bool:
     """Whether a model returns two embeddings ``(N, D)`` of one shape for two arguments, as siamese networks do.
 
-    The arguments have one shape, or are two kinds of things without labels, such as images and their texts.
+    The arguments have one shape, or are something and its texts, ids ``(N, T)``, without labels.
     """
-    inputs, parts = (
-        as_tuple(probe.inputs),
-        returned if isinstance(returned, (tuple, list)) and len(returned) == 2 else (),
-    )
+    inputs, others = as_tuple(probe.inputs), probe.forward_args
+    parts = returned if isinstance(returned, (tuple, list)) and len(returned) == 2 else ()
     embeddings = [
         x for x in parts if isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 2 and x.shape[1] > 1
     ]
     alike = len(inputs) == 2 and inputs[0].shape == inputs[1].shape
-    unlike = len(inputs) + len(probe.forward_args) == 2 and probe.targets is None
-    return len(embeddings) == 2 and embeddings[0].shape == embeddings[1].shape and (alike or unlike)
+    texts = len(inputs) == 1 and [
+        x.ndim == 2 and not x.is_floating_point() for x in others if isinstance(x, Tensor)
+    ] == [True]
+    return (
+        len(embeddings) == 2
+        and embeddings[0].shape == embeddings[1].shape
+        and (alike or (texts and probe.targets is None))
+    )
 
 
 def _first_returned(explainer: Explainer, model: nn.Module, probe: Probe, run: Run, calls: SharedCalls) -> Any:

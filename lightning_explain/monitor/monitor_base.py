@@ -76,6 +76,7 @@ class MonitorBase(pl.Callback):
     """``False`` switches everything off."""
     last_report: Report | None = None
     """The latest report, of this rank."""
+    _last_model: tuple[str, int] | None = None  # of which it is: its class, and how many weights it has
     _given: dict[str, Any]  # all arguments, by name
     _defaults: dict[str, Any]  # of the arguments
     _explainer: Explainer  # methods, metrics and target, not yet checked against a model
@@ -346,11 +347,11 @@ class MonitorBase(pl.Callback):
         return ", ".join(parts)
 
     def _seconds(self, trainer: pl.Trainer, expected: Estimate, samples: int) -> str:
-        """How long an explanation takes, in words: the last one of these methods and samples, or else an estimate."""
+        """How long an explanation takes, in words: the last one of such a model, methods and samples, or else an estimate."""
         last = self.last_report
         # Beside a training, the report has the seconds that training waited for it.
         alike = last is not None and len(last.ids) == samples and {*self._ready.methods} == {*last.attributions}
-        if last is not None and alike and self._beside is None:
+        if last is not None and alike and self._last_model == _kind(trainer.lightning_module) and self._beside is None:
             return f"{last.seconds:.2g} seconds, as the last one took, with drawing"
         drawing = 0.0
         if trainer.is_global_zero and self._entries is not None:
@@ -577,7 +578,7 @@ class MonitorBase(pl.Callback):
         """The means of all scores, and what the explanation took, with all that takes long about a report: drawing and keeping."""
         log, memory, publisher, found = self._failure_log, self._memory, self._publisher, dict[str, float]()
         assert self._entries is not None
-        self.last_report, probe = report, self._entries
+        self.last_report, self._last_model, probe = report, _kind(module), self._entries
         with log.guard("A report could not be drawn and saved", ranks):
             found = report.scalars()
             here = lambda: publisher.drawing(memory.pictures).make(report, probe)  # noqa: E731
@@ -961,3 +962,8 @@ _join_pytorch_lightning()
 def monitors_of(trainer: pl.Trainer) -> list[MonitorBase]:
     """The enabled monitors of a Trainer, in the order of its callbacks."""
     return [c for c in trainer.callbacks if isinstance(c, MonitorBase) and c.enabled]  # type: ignore[attr-defined]
+
+
+def _kind(module: pl.LightningModule) -> tuple[str, int]:
+    """The name of a model's class, and how many numbers its weights have; weights that have no shape yet count for none."""
+    return type(module).__qualname__, sum(0 if is_lazy(p) else p.numel() for p in module.parameters())

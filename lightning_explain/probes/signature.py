@@ -82,13 +82,19 @@ def signature_of(model: nn.Module, forward_fn: Callable[..., Any] | None = None)
 
 
 def _read_by_key(function: Callable[..., Any]) -> frozenset[str]:
-    """Names whose values the source of a function reads as mappings: ``x["image"]``, ``x.items()``, ``f(**x)``; none without a source."""
+    """Names whose values the source of a function reads as mappings: ``x["image"]``, ``x.items()``, ``f(**x)``; none without a source.
+
+    A name that the function gives to something else as well is none of them.
+    """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError, ValueError):
+    except Exception:  # Of a file that has changed since it was imported, anything may be read.
         return frozenset()
-    read = [_mapping_in(node) for node in ast.walk(tree)]
-    return frozenset(value.id for value in read if isinstance(value, ast.Name))
+    nodes = list(ast.walk(tree))
+    read = {value.id for node in nodes if isinstance(value := _mapping_in(node), ast.Name)}
+    arguments = [node.arg for node in nodes if isinstance(node, ast.arg)]
+    given = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    return frozenset(name for name in read - given if arguments.count(name) == 1)
 
 
 def _mapping_in(node: ast.AST) -> ast.AST | None:

@@ -426,9 +426,13 @@ def test_once_something_was_explained_the_line_at_the_start_says_what_that_took(
         measured = "" if before is None else f", {before.seconds:.2g} seconds, as the last one took, with drawing,"
         assert ("as estimated" in line) == (before is None)
         assert measured in line
-    other = monitor(methods=["InputXGradient"], metrics=[])
-    other.last_report = watch.last_report
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        fit(tmp_path, other, max_epochs=1)
-    assert "as estimated" in caplog.text, "that was of another method"
+    for methods, net in (
+        (["InputXGradient"], None),
+        (["Saliency"], nn.Sequential(nn.Flatten(), nn.Linear(digits()[0][0].numel(), 10))),
+    ):
+        other = monitor(methods=methods, metrics=[])
+        other.last_report, other._last_model = watch.last_report, watch._last_model
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            trainer(tmp_path, other).fit(DigitModule(net), loader(), loader(100))
+        assert "as estimated" in caplog.text, "that was of another method or model"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import tokenize
 from collections import UserDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,6 +186,15 @@ def by_keywords(batch: Any) -> Any:
     return image_first(**batch)
 
 
+def given_anew(x: Any) -> Any:
+    x = {"out": x}
+    return x["out"]
+
+
+def of_another(x: Any) -> Any:
+    return (lambda x: x["out"])({"out": x})
+
+
 def handed_on(batch: Any) -> Any:
     return len(batch) and batch
 
@@ -246,6 +257,8 @@ BOUND: dict[str, tuple[Any, Callable[..., Any], Any]] = {
     "tuples of images under a name": ({"pair": (X, X2), "label": Y}, lambda pair: (pair[0], pair[1]), (X, X2)),
     "one tensor in a mapping that forward reads by key": ({"image": X, "label": Y}, by_key, X),
     "one tensor in a mapping that forward hands on": ({"image": X, "label": Y}, handed_on, X),
+    "one tensor under a name that gets a mapping": ({"image": X, "label": Y}, given_anew, X),
+    "one tensor under the name of another's mapping": ({"image": X, "label": Y}, of_another, X),
     "a mapping first, read by key": (({"image": X}, Y), by_key, X),
     "a mapping as keywords": ({"image": X, "reference": X2, "label": Y}, by_keywords, (X, X2)),
     "two inputs and no labels": ((X, X2), image_first, (X, X2)),
@@ -368,3 +381,11 @@ def test_scripted_and_compiled_modules_have_the_names_of_their_forward() -> None
         found = signature_of(other)
         assert found is not None
         assert found.names == found.required == ("input1", "input2")
+
+
+def test_a_source_that_has_changed_since_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(function: Any) -> str:
+        raise tokenize.TokenError("EOF in multi-line statement", (7, 0))
+
+    monkeypatch.setattr(inspect, "getsource", changed)
+    assert called({"image": X, "label": Y}, handed_on) is X

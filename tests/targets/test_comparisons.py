@@ -194,6 +194,16 @@ def test_embeddings_of_two_kinds_of_things_are_compared_by_default() -> None:
     check(found, lambda x: cosine_similarity(net.net(x), text.repeat(len(x) // 5, 1)), rows())
 
 
+def test_mean_and_deviation_are_no_pair_of_embeddings() -> None:
+    class Encoder(nn.Module):
+        def forward(self, x: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+            return x[:, :3], x[:, 3:] + of[:, None]
+
+    with pytest.warns(UserWarning, match="returns 2 tensors, of which the first"):
+        report = explain(Encoder(), Probe(rows(), forward_args=(torch.tensor([0, 1, 0, 1, 1]),)), METHODS, [])
+    assert report.values.abs().max() > 1.01, "it is no cosine"
+
+
 def test_similarities_of_all_pairs_in_a_batch_are_refused_with_the_fix() -> None:
     with pytest.raises(ValueError, match=r"all pairs of samples: 5 for each of 5, 3 for each of 3. Give forward_fn="):
         explain(ImagesAndTexts(pairs=True), Probe(rows(), forward_args=(TEXTS,)), METHODS, [])
