@@ -68,6 +68,8 @@ _MEANINGS: dict[type, str] = {
     ReconstructionError: "the mean squared error of the reconstruction, which has the size of the input",
     Detection: "the score of the detection that finds the largest labelled object, or else of the one with the highest score",
 }
+_MANY = 32
+"""How many outputs ``(N, C)`` there have to be at least before labels far below C say that they are no scores of classes."""
 _PAIR = (
     "target=Similarity(), forward_fn=lambda model, a, b: (model(a), model(b)), "
     "batch_fn=lambda batch: ((batch[0], batch[1]), None)"
@@ -127,7 +129,8 @@ def settled(
         target = Pixels().fitted(outputs, labels, inputs)
     else:
         target = _of_labels(name, outputs, labels) or target
-    return Task(name, target, _line(name, target, outputs, labels, given))
+    line = _line(name, target, outputs, labels, given)
+    return Task(name, target, line if given else line + _doubt(name, outputs, labels, inputs, named, views))
 
 
 def _check_norm(outputs: Tensor) -> None:
@@ -161,12 +164,14 @@ def _of_embedding(outputs: Tensor, labels: Tensor | None, norm: bool) -> Target 
 def _compared(outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...], named: bool, views: bool) -> str:
     """The task of a model whose outputs or labels have the size of an input: an autoencoder, or one that is given two views."""
     own = reconstructed(outputs, tuple(x for x in inputs if x.is_floating_point()))
-    if own is not None and (labels is None or _no_classes(outputs, labels, named) or _are_input(labels, own)):
+    if own is not None and (labels is None or _are_input(labels, own)):
         return "reconstruction"
-    if labels is None or outputs.ndim != 2:
+    if labels is None:
         return ""
-    apart = _is_view(outputs, labels, inputs) or (views and _no_classes(outputs, labels, named))
-    return "embedding" if apart else ""
+    apart = outputs.ndim == 2 and outputs.shape[1] >= _MANY and _far_below(outputs, labels, named)
+    if own is not None and (labels.ndim == 1 if outputs.ndim > 2 else apart and _has_places(own)):
+        return "reconstruction"
+    return "embedding" if outputs.ndim == 2 and (_is_view(outputs, labels, inputs) or (views and apart)) else ""
 
 
 def _are_input(labels: Tensor, x: Tensor) -> bool:
@@ -174,18 +179,22 @@ def _are_input(labels: Tensor, x: Tensor) -> bool:
     return labels.dtype == x.dtype and labels.numel() == x.numel() and labels.flatten().equal(x.flatten())
 
 
-def _no_classes(outputs: Tensor, labels: Tensor, named: bool) -> bool:
-    """Whether outputs ``(N, ...)`` are not those of the classes that labels ``(N,)`` are.
+def _has_places(x: Tensor) -> bool:
+    """Whether samples ``(N, ...)`` have several dimensions, as images have: their numbers are not as many as classes by coincidence."""
+    return sum(size > 1 for size in x.shape[1:]) > 1
 
-    Outputs ``(N, C)`` are not if the labels stay so far below C as those of C classes do in less than one of a hundred probes.
+
+def _far_below(outputs: Tensor, labels: Tensor, named: bool) -> bool:
+    """Whether labels ``(N,)`` stay so far below the C of outputs ``(N, C)`` as those of C equally frequent classes hardly do.
+
+    That is in less than one of a hundred probes. Rare classes and sorted samples stay there, too, so that few outputs tell nothing.
     """
-    if labels.numel() != len(outputs) or outputs.ndim > 2:
-        return outputs.ndim > 2 and labels.ndim == 1
+    if outputs.ndim != 2 or labels.numel() != len(outputs) or named or are_shares(outputs):
+        return False
     flat = labels.flatten().double()
     highest = 1 if labels.is_floating_point() else len(outputs[0]) - 1
     whole = bool(((flat >= 0) & (flat <= highest) & (flat == flat.round())).all())
-    likely = ((float(flat.max()) + 1) / len(outputs[0])) ** len(flat)
-    return whole and likely < 0.01 and not named and not are_shares(outputs)
+    return whole and ((float(flat.max()) + 1) / len(outputs[0])) ** len(flat) < 0.01
 
 
 def _is_view(outputs: Tensor, labels: Tensor, inputs: tuple[Tensor, ...]) -> bool:
@@ -246,6 +255,17 @@ def _ambiguity(target: Any, outputs: Tensor, labels: Tensor | None) -> str:
     if not square or outputs.shape[1] != outputs.shape[2] or not classes_last(outputs, labels):
         return ""
     return "; the last dimension is taken to be the classes: if it is the positions, give output_fn=lambda output: output.mT"
+
+
+def _doubt(
+    name: str, outputs: Tensor, labels: Tensor | None, inputs: tuple[Tensor, ...], named: bool, views: bool
+) -> str:
+    """What to do if outputs that were taken for those of classes are a reconstruction or an embedding, which their labels suggest."""
+    if name not in ("multiclass", "regression") or labels is None or not _far_below(outputs, labels, named):
+        return ""
+    if reconstructed(outputs, tuple(x for x in inputs if x.is_floating_point())) is not None:
+        return "; the outputs are as many as the numbers of the input: if they reconstruct it, give target=ReconstructionError()"
+    return '; if the outputs are an embedding of the first view, give task="embedding"' if views else ""
 
 
 def _form(value: Tensor) -> str:

@@ -110,18 +110,31 @@ def test_a_flat_reconstruction_of_images_is_compared_with_them(labels: Tensor | 
     report = explain(net, Probe(x, labels), METHODS, [], target=target)
     assert report.task == "reconstruction"
     check(report, lambda x: (x.flatten(1) - net(x)).square().mean(1), x)
+    if labels is not None and not labels.is_floating_point():
+        line = settled("auto", "label", net(x), labels, inputs=(x,)).line
+        assert line.endswith('if that is a coincidence, give task="multiclass"')
 
 
-def test_a_table_is_reconstructed_where_its_labels_are_far_below_its_columns() -> None:
+def test_a_table_with_as_many_outputs_as_columns_is_a_classifier_whose_line_names_the_reconstruction() -> None:
     net, x = autoencoder(), rows()
     anomalies = torch.tensor([0, 1, 0, 0, 1])
     report = explain(net, Probe(x, anomalies), METHODS, [])
-    assert report.task == "reconstruction"
-    check(report, lambda x: (x - net(x)).square().mean(1), x)
+    assert report.task == "multiclass"
+    check(report, lambda x: net(x)[torch.arange(len(x)), anomalies.repeat(len(x) // 5)], x)
     line = settled("auto", "label", net(x), anomalies, inputs=(x,)).line
-    assert line.endswith('if that is a coincidence, give task="multiclass"')
-    forced = explain(net, Probe(x, anomalies), METHODS, [], task="multiclass")
-    check(forced, lambda x: net(x)[torch.arange(len(x)), anomalies.repeat(len(x) // 5)], x)
+    assert line.endswith("if they reconstruct it, give target=ReconstructionError()")
+    given = explain(net, Probe(x, anomalies), METHODS, [], target=t.ReconstructionError())
+    check(given, lambda x: (x - net(x)).square().mean(1), x)
+    assert "ReconstructionError" not in settled("multiclass", "label", net(x), anomalies, inputs=(x,)).line
+
+
+@pytest.mark.parametrize("shape", [(2,), (10,), (64,), (1, 64), (1, 5, 5)], ids=str)
+def test_rare_classes_and_sorted_labels_are_those_of_a_classifier(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, *shape)
+    outputs = torch.randn(16, x[0].numel())
+    for labels in (torch.zeros(16, dtype=torch.long), torch.arange(16) // 10):
+        assert settled("auto", "label", outputs, labels, inputs=(x,)).name == "multiclass"
 
 
 @pytest.mark.parametrize(
@@ -252,21 +265,31 @@ def test_a_norm_that_all_samples_share_is_refused(length: float) -> None:
 
 def test_classes_beside_two_views_are_no_outputs_of_an_encoder() -> None:
     torch.manual_seed(0)
-    net, x, labels = nn.Sequential(encoder(), nn.Linear(3, 16)), rows(), torch.tensor([0, 1, 0, 1, 1])
+    net, x, labels = nn.Sequential(encoder(), nn.Linear(3, 32)), rows(), torch.tensor([0, 1, 0, 1, 1])
     report = explain(net, Probe(x, labels, views=True), METHODS, [])
     assert report.task == "embedding"
     check(report, lambda x: net(x).norm(dim=1), x)
     line = settled("auto", "label", net(x), labels, inputs=(x,), views=True).line
     assert line.endswith('the norm of the output; if the outputs are those of classes, give task="multiclass"')
-    for other in (Probe(x, labels), Probe(x, labels + 14, views=True)):
+    for other in (Probe(x, labels), Probe(x, labels + 30, views=True)):
         assert explain(net, other, METHODS, []).task == "multiclass", "as AugMix trains a classifier"
     assert explain(net, Probe(x, labels, views=True), METHODS, [], task="multiclass").task == "multiclass"
+
+
+def test_two_views_of_a_classifier_with_a_rare_class_are_explained_by_their_label() -> None:
+    torch.manual_seed(0)
+    net, x, labels = nn.Linear(4, 2), torch.randn(16, 4), torch.zeros(16, dtype=torch.long)
+    report = explain(net, Probe(x, labels, views=True), METHODS, [])
+    assert report.task == "multiclass"
+    torch.testing.assert_close(report.values, net(x)[:, 0].detach())
+    line = settled("auto", "label", net(x), labels, inputs=(x,), views=True).line
+    assert line.endswith('if the outputs are an embedding of the first view, give task="embedding"')
 
 
 class Contrastive(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(encoder(), nn.Linear(3, 16))
+        self.net = nn.Sequential(encoder(), nn.Linear(3, 32))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
