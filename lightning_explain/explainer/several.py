@@ -148,24 +148,27 @@ def _first_returned(explainer: Explainer, model: nn.Module, probe: Probe, run: R
 def _parts(explainer: Explainer, returned: Any, probe: Probe) -> list[Explainer]:
     """An explainer for each target; none if there is one output and one target."""
     count, given = min(len(probe), explainer.at_once), explainer.target
-    heads, of = heads_of(returned, count), 0
+    heads, by_place = heads_of(returned, count), _labelled_by_place(returned, probe)
     if isinstance(given, Mapping):
         targets = dict(given)
     elif heads and not _has_output(returned):
-        targets = dict.fromkeys(_chosen(heads, probe), "label")
-    elif by_place := _labelled_by_place(returned, probe):
-        targets, of = dict.fromkeys(_chosen(by_place, probe), "label"), len(by_place)
+        targets = dict.fromkeys(_chosen(heads, probe, " by name"), "label")
+    elif by_place:
+        targets = dict.fromkeys(_chosen(by_place, probe), "label")
     else:
         return []
+    # Names that are all places mean these, not the order in which the targets are given.
+    places = list(by_place) if by_place.keys() >= targets.keys() else list(targets)
     several = bool(heads) or isinstance(returned, (tuple, list))
     labels = probe.targets
     column = several and labels is not None and labels.ndim == 2 and labels.shape[1] == len(targets) > 1
     found = []
-    for place, (name, target) in enumerate(targets.items()):
-        head = Head(name, place, of or len(targets), explainer.output_fn)
+    for name, target in targets.items():
+        place = places.index(name)
+        head = Head(name, place, len(places), explainer.output_fn)
         own = heads.get(name, returned[place] if several and not heads and place < len(returned) else None)
         classes = isinstance(own, Tensor) and own.ndim == 2 and own.shape[1] > 1
-        labels_at = HeadLabels(name, place, of or len(targets), column, classes)
+        labels_at = HeadLabels(name, place, len(places), column, classes)
         part = name if len(targets) > 1 or isinstance(given, Mapping) else ""
         found.append(replace(explainer, target=target, output_fn=head, part=part, labels_at=labels_at))
     return found
@@ -188,14 +191,14 @@ def _has_output(returned: Any) -> bool:
         return False
 
 
-def _chosen(heads: Mapping[str, Tensor], probe: Probe) -> list[str]:
+def _chosen(heads: Mapping[str, Tensor], probe: Probe, how: str = "") -> list[str]:
     """The outputs that are explained by default: those with labels, if any has, and at most 4; says which are not."""
     names = [name for name in heads if name in probe.labels] or list(heads)
     left_out = [name for name in heads if name not in names[:MOST]]
     if left_out:
         example = ", ".join(f"{name!r}: 'label'" for name in left_out[:2])
         warn_or_log(
-            f"The model returns {len(heads)} outputs by name: {', '.join(map(repr, names[:MOST]))} are explained, "
+            f"The model returns {len(heads)} outputs{how}: {', '.join(map(repr, names[:MOST]))} are explained, "
             f"{', '.join(map(repr, left_out))} are not. To choose, give target={{{example}, ...}}."
         )
     return names[:MOST]

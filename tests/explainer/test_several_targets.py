@@ -128,9 +128,32 @@ def test_a_tuple_of_outputs_is_explained_where_labels_are_as_many_by_place() -> 
 def test_more_labels_by_place_than_are_explained_stay_with_their_outputs() -> None:
     net = heads(lambda found: (found["age"], found["sex"], *[found["age"]] * 3))
     labels = {"0": LABELS["age"], "1": LABELS["sex"], **dict.fromkeys("234", LABELS["age"])}
-    with pytest.warns(UserWarning, match="returns 5 outputs.*'3' are explained, '4' are not"):
+    with pytest.warns(UserWarning, match="returns 5 outputs: '0'.*'3' are explained, '4' are not"):
         report = explain(net, Probe(images(), labels), METHODS, [])
     assert report.tasks == {"0": "regression", "1": "multiclass", "2": "regression", "3": "regression"}
+
+
+@pytest.mark.parametrize("names", [("4", "5"), ("5", "0"), ("3",), ("5", "4", "3", "2", "1", "0")], ids=str)
+def test_outputs_of_a_tuple_are_chosen_by_their_places(names: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    body, x = nn.Linear(4, 18), torch.randn(8, 4)
+    labels = {str(place): torch.randint(0, 3, (8,)) for place in range(6)}
+    net = nn.Sequential(body, _Thirds())
+    report = explain(net, Probe(x, labels), METHODS, [], target=dict.fromkeys(names, "label"))
+    assert list(report.by_target) == list(names)
+    for name in names:
+        outputs = body(x)[:, 3 * int(name) : 3 * int(name) + 3].detach()
+        part, own = report.of_target(name), labels[name]
+        torch.testing.assert_close(part.outputs, outputs)
+        torch.testing.assert_close(part.values, outputs[torch.arange(8), own])
+        torch.testing.assert_close(part.attributions[f"saliency@{name}"], body.weight[3 * int(name) + own].detach())
+
+
+class _Thirds(nn.Module):
+    """Columns in, a tuple of threes out."""
+
+    def forward(self, columns: Tensor) -> tuple[Tensor, ...]:
+        return columns.split(3, 1)
 
 
 def test_a_tuple_of_outputs_with_labels_of_other_names_is_explained_by_a_mapping_that_is_proposed() -> None:
