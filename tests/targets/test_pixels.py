@@ -228,7 +228,11 @@ def test_masks_of_0_and_255_are_those_of_0_and_1(shape: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("target", ["label", t.Pixels()], ids=["default", "given"])
 @pytest.mark.parametrize("task", ["auto", "dense"])
-@pytest.mark.parametrize("form", [lambda y: y.float(), lambda y: y.long(), lambda y: y[:, None].long()], ids=str)
+@pytest.mark.parametrize(
+    "form",
+    [lambda y: y.float(), lambda y: y.long(), lambda y: y[:, None].long()],
+    ids=["numbers", "classes", "with a channel"],
+)
 def test_a_channel_may_be_squeezed(target: Any, task: str, form: Any, tmp_path: Path) -> None:
     labels = scenes(N)[1] == 1
     expected = of(Returned(lambda out: out[:, 1:2] - 1), labels.long())
