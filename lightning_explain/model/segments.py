@@ -114,9 +114,28 @@ def _scaled(size: torch.Size, places: torch.Size) -> bool:
     return all(s >= p and s * places[0] == p * size[0] for s, p in zip(size, places, strict=True))
 
 
-def are_masks(labels: Tensor | None) -> bool:
-    """Whether labels are 0 and 255 alone, as masks are stored in image files."""
+def zero_and_255(labels: Tensor | None) -> bool:
+    """Whether labels are 0 and 255 alone."""
     return labels is not None and bool(((labels == 0) | (labels == 255)).all() and (labels == 255).any())
+
+
+def are_masks(labels: Tensor | None, dimensions: int) -> bool:
+    """Whether labels ``(..., *places)`` are 0 and 255 alone, of which 255 is a class, as in image files, and not what is ignored.
+
+    It is a class if at least one of 20 places is 255, without rows and columns that are 255 throughout, as padding and borders are.
+
+    Args:
+        labels: The labels, or ``None``.
+        dimensions: How many dimensions the places have, at least 2.
+    """
+    if labels is None or labels.ndim <= dimensions or not zero_and_255(labels):
+        return False
+    found = (labels == 255).flatten(0, -dimensions - 1).byte()
+    inside = found
+    for axis in range(1, found.ndim):
+        others = [other for other in range(1, found.ndim) if other != axis]
+        inside = inside * (1 - found.amin(others, keepdim=True))
+    return bool(inside.double().mean() >= 0.05)
 
 
 def _of_channels(outputs: Tensor, labels: Tensor) -> Segments:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_explain.core.contracts import Selection
 from lightning_explain.core.regions import NAME, packed
 from lightning_explain.core.validation import is_whole, refused
-from lightning_explain.model.segments import Segments, are_masks, segments_of, without_channel
+from lightning_explain.model.segments import Segments, are_masks, segments_of, without_channel, zero_and_255
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Pixels(Selection):
             most frequent predicted one. One channel of outputs speaks for class 1.
         region: ``"predicted"`` or ``"label"``: the pixels of that class. Where there are none: the other's; else all pixels.
         positive: The label that stands for class 1 where a channel of outputs is a class by itself. Default: 1, or 255 where labels are 0
-            and 255 alone, as masks are stored in image files; else 255 is ignored.
+            and 255 alone, as masks are stored in image files, and 255 at more than borders and few places; else 255 is ignored.
         squeezed: Whether outputs are ``(N, h, w)`` or ``(N, d, h, w)``, those of one channel without its dimension. Default: found out
             from labels and inputs.
 
@@ -55,9 +55,21 @@ class Pixels(Selection):
     def fitted(self, outputs: Tensor, labels: Tensor | None, inputs: Sequence[Tensor]) -> Pixels:
         """The same with ``positive`` and ``squeezed``, as the outputs and labels of the whole probe tell them."""
         squeezed = without_channel(outputs, labels, inputs) if self.squeezed is None else self.squeezed
-        channels = squeezed or (outputs.ndim > 3 and (outputs.shape[1] == 1 or _shape(labels) == outputs.shape))
-        positive = self.positive or (255 if channels and are_masks(labels) else None)
-        return replace(self, positive=positive, squeezed=squeezed or None)
+        fitted = replace(self, squeezed=squeezed or self.squeezed)
+        masks = fitted._by_channel(outputs, labels) and are_masks(labels, outputs.ndim - (1 if squeezed else 2))
+        return replace(fitted, positive=self.positive or (255 if masks else None))
+
+    def remark(self, outputs: Tensor, labels: Tensor | None) -> str:
+        """What to give if 255 is the other of what it is taken for, the class or what is ignored; empty if other labels tell."""
+        if not self._by_channel(outputs, labels) or not zero_and_255(labels):
+            return ""
+        if self.positive == 255:
+            return "labels are 0 and 255 alone, so 255 is read as the class: if it is to be ignored, give target=Pixels(positive=1)"
+        return "labels are 0 and, at few places or borders, 255, which is ignored: if it is the class, give target=Pixels(positive=255)"
+
+    def _by_channel(self, outputs: Tensor, labels: Tensor | None) -> bool:
+        """Whether each channel of the outputs is a class by itself."""
+        return bool(self.squeezed) or (outputs.ndim > 3 and (outputs.shape[1] == 1 or _shape(labels) == outputs.shape))
 
     def select(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """The places of the pixels, ``(N, h * w)``, -1 for the others, in outputs ``(N, C, h, w)``; labels as in ``segments_of``."""

@@ -249,8 +249,9 @@ def _ambiguity(target: Any, outputs: Tensor, labels: Tensor | None) -> str:
     if isinstance(target, ReconstructionError) and outputs.ndim == 2:
         other = "embedding" if labels is None else "regression" if labels.is_floating_point() else "multiclass"
         return f'; the outputs are as many as the numbers of the input: if that is a coincidence, give task="{other}"'
-    if isinstance(target, Pixels) and target.positive == 255:
-        return "; labels are 0 and 255 alone, so 255 is read as the class: if it is to be ignored, give target=Pixels(positive=1)"
+    if isinstance(target, Pixels):
+        remark = target.remark(outputs, labels)
+        return remark and f"; {remark}"
     square = isinstance(target, Position) and labels is not None and outputs.ndim == 3
     if not square or outputs.shape[1] != outputs.shape[2] or not classes_last(outputs, labels):
         return ""

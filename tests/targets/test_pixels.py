@@ -226,6 +226,48 @@ def test_masks_of_0_and_255_are_those_of_0_and_1(shape: tuple[int, ...]) -> None
     assert ignoring.explained["overlap"].tolist() == [0.0] * N
 
 
+def _frame(labels: Tensor) -> None:
+    labels[:, [0, -1]] = labels[:, :, [0, -1]] = 255
+
+
+def _padding(labels: Tensor) -> None:
+    labels[:2, SIZE // 2 :] = labels[1:, :, SIZE // 2 :] = 255
+
+
+def _few(labels: Tensor) -> None:
+    labels[:, 3, 2:5] = 255
+
+
+@pytest.mark.parametrize(
+    "form", [lambda y: y, lambda y: y[:, None], lambda y: y[:, None].float()], ids=["places", "channel", "float"]
+)
+@pytest.mark.parametrize("squeezed", [False, True])
+@pytest.mark.parametrize("ignore", [_frame, _padding, _few])
+def test_255_at_borders_or_few_places_is_ignored_where_nothing_is_labelled(
+    ignore: Any, squeezed: bool, form: Any
+) -> None:
+    x, plain = scenes(N)
+    labels = torch.zeros_like(plain)
+    ignore(labels)
+    model = Returned(lambda out: out[:, 1] - 1 if squeezed else out[:, 1:2] - 1)
+    report = of(model, form(labels), target=t.Pixels(region="label"))
+    expected = of(model, form(labels), target=t.Pixels(region="label", positive=1))
+    assert torch.equal(report.explained["region"], expected.explained["region"])
+    assert not masks_of(report.explained["region"], LABELLED, (SIZE, SIZE)).any()
+    line = settled("auto", "label", model(x), form(labels), inputs=(x,)).line
+    assert line.endswith("if it is the class, give target=Pixels(positive=255)")
+    given = of(model, form(labels), target=t.Pixels(region="label", positive=255))
+    assert torch.equal(given.explained["pixels"], (labels == 255).sum((1, 2)))
+
+
+def test_a_given_target_keeps_what_it_says_of_a_squeezed_channel() -> None:
+    x, labels = scenes(N)
+    outputs = fcn()(x)[:, 1]
+    for given, fitted in ((None, True), (False, False), (True, True)):
+        assert t.Pixels(squeezed=given).fitted(outputs, labels % 2, (x,)).squeezed is fitted
+    assert t.Pixels().fitted(fcn()(x), labels, (x,)).squeezed is None
+
+
 @pytest.mark.parametrize("target", ["label", t.Pixels()], ids=["default", "given"])
 @pytest.mark.parametrize("task", ["auto", "dense"])
 @pytest.mark.parametrize(
