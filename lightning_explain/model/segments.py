@@ -119,6 +119,21 @@ def zero_and_255(labels: Tensor | None) -> bool:
     return labels is not None and bool(((labels == 0) | (labels == 255)).all() and (labels == 255).any())
 
 
+def are_soft_masks(labels: Tensor) -> bool:
+    """Whether labels are masks that were resized or compressed: numbers in [0, 1] or whole in 0 to 255, most of them near both ends.
+
+    The rarer end has at least a quarter as many as lie between: unlike the peaks of a heatmap, masks are flat inside.
+    """
+    values = labels.double()
+    whole = bool((values == values.round()).all())
+    values = values / 255 if whole else values
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        return False
+    low, high = (values < 0.05).sum(), (values > 0.95).sum()
+    between = values.numel() - low - high
+    return bool(low + high > between) and bool(4 * low.minimum(high) >= between.clamp(min=1))
+
+
 def are_masks(labels: Tensor | None, dimensions: int) -> bool:
     """Whether labels ``(..., *places)`` are 0 and 255 alone, of which 255 is a class, as in image files, and not what is ignored.
 

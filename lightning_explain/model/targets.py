@@ -14,6 +14,7 @@ from lightning_explain.core.detections import are_detections, padded_detections
 from lightning_explain.core.naming import nearest
 from lightning_explain.core.validation import is_whole, refused
 from lightning_explain.model.clean import CleanSamples, packed, takes_samples, unpacked
+from lightning_explain.model.segments import are_soft_masks
 
 Target: TypeAlias = (
     "str | int | tuple[int, ...] | Callable[[Tensor], Tensor] | Callable[[Tensor, CleanSamples], Tensor]"
@@ -138,6 +139,12 @@ def target_indices(outputs: Tensor, target: Target, labels: Tensor | None, ids: 
         return torch.zeros(n, dtype=torch.long)
     if outputs.ndim != 2:
         needs = f"target={target!r} needs outputs (N, C), got {tuple(outputs.shape)}"
+        if target == "label" and labels is not None and outputs.ndim > 3 and are_soft_masks(labels):
+            raise ValueError(
+                f"{needs}; labels {tuple(labels.shape)} are masks with soft edges, as of a resize or JPEG: make them 0 and 1, such as "
+                f"batch_fn=lambda batch: (batch[0], (batch[1] > {labels.max().item() / 2:.3g}).long()); if they are numbers to predict, "
+                "give target=Horizon(), the sum of all outputs."
+            )
         # Labels of that shape belong to places whose classes come last, as a token's do.
         last = labels is not None and labels.shape == outputs.shape[:-1]
         if outputs.shape[-1 if last else 1] < 2:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_explain.core.shares import are_shares
-from lightning_explain.model.segments import segments_of
+from lightning_explain.model.segments import are_soft_masks, segments_of
 from lightning_explain.model.targets import single
 
 TASKS = (
@@ -51,7 +51,8 @@ def task_of(outputs: Tensor, labels: Tensor | None, named: bool = False) -> str:
         ``"multiclass"``: (N, C), one whole number or one distribution per sample; ``"binary"``: one number per sample, labels 0 or 1;
         ``"multilabel"``: labels of the outputs' shape, 0, 1, or unknown; ``"regression"``: other labels with the outputs' shape,
         or floating ones; ``"tokens"``: a whole number for each place; ``"dense"``: the labels of :func:`segments_of`; ``"embedding"``:
-        (N, C) of which nothing says that the columns are classes; ``"other"``: ordinal logits, and labels of another form.
+        (N, C) of which nothing says that the columns are classes; ``"other"``: ordinal logits, masks with
+        soft edges, and labels of another form.
     """
     if not outputs.numel() or (labels is not None and labels.is_complex()):
         return "other"
@@ -81,7 +82,9 @@ def _of_places(outputs: Tensor, labels: Tensor | None) -> str:
         return "dense"
     if not labels.is_floating_point() and classes_last(outputs, labels) is not None:
         return "tokens"
-    return _of_columns(labels) if len(labels) == len(outputs) and labels.numel() == outputs.numel() else "other"
+    if len(labels) != len(outputs) or labels.numel() != outputs.numel():
+        return "other"
+    return "other" if outputs.ndim > 3 and are_soft_masks(labels) else _of_columns(labels)
 
 
 def _of_columns(labels: Tensor) -> str:

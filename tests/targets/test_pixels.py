@@ -260,6 +260,26 @@ def test_255_at_borders_or_few_places_is_ignored_where_nothing_is_labelled(
     assert torch.equal(given.explained["pixels"], (labels == 255).sum((1, 2)))
 
 
+@pytest.mark.parametrize(
+    "form",
+    [lambda y: y, lambda y: y[:, 0], lambda y: (255 * y).round().long(), lambda y: (255 * y).byte(), lambda y: y.float()],
+    ids=["channel", "places", "whole", "bytes", "float"],
+)  # fmt: skip
+def test_masks_with_soft_edges_are_refused_with_the_threshold_to_give(form: Any) -> None:
+    x, labels = scenes(N)
+    resized = F.interpolate((labels == 1)[:, None].double(), scale_factor=2, mode="bilinear")
+    model, soft = Returned(lambda out: out[:, 1:2] - 1), form(resized)
+    x = F.interpolate(x, scale_factor=2)
+    with pytest.raises(ValueError, match=r"soft edges.*batch\[1\] > (0.5|128)\)\.long\(\).*target=Horizon\(\)"):
+        of(model, soft, x)
+    assert of(model, (soft > soft.max() / 2).long(), x).task == "dense"
+    assert of(model, soft, x, target=t.Horizon()).values.shape == (N,)
+    depth = torch.linspace(0, 1, soft.numel()).reshape(soft.shape)
+    peaks = torch.exp(-(torch.linspace(-4, 4, soft.numel()) ** 2)).reshape(soft.shape)
+    for numbers in (depth, (255 * depth).round(), peaks):
+        assert of(model, numbers, x).task == "regression"
+
+
 def test_a_given_target_keeps_what_it_says_of_a_squeezed_channel() -> None:
     x, labels = scenes(N)
     outputs = fcn()(x)[:, 1]
