@@ -36,7 +36,8 @@ def _pairs(a: Report, b: Report, order: Tensor) -> Iterator[tuple[str, tuple[str
     if first is not None and second is not None:
         for name in _SETTINGS:
             if name in first.settings and name in second.settings:
-                yield name, (_words(first.settings[name]), _words(second.settings[name]))
+                x, y = first.settings[name], second.settings[name]
+                yield name, (_words(_known(x, y)), _words(_known(y, x)))
         if first.task and second.task:
             yield "what is explained", (first.task, second.task)
     if a.task and b.task:
@@ -65,6 +66,16 @@ def _outputs(a: Report, b: Report, order: Tensor) -> Iterator[tuple[str, tuple[s
 
 def _names(report: Report) -> str:
     return ", ".join(report.by_target) or "one target without a name"
+
+
+def _known(value: Any, other: Any) -> Any:
+    """A setting without arguments that are ``None`` and that the other one lacks, as it was stored before there were such."""
+    if isinstance(value, Mapping) and isinstance(other, Mapping) and value.get("class") == other.get("class"):
+        kept = {name: part for name, part in value.items() if name in other or part is not None}
+        return {name: _known(part, other.get(name)) for name, part in kept.items()}
+    if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)) and len(value) == len(other):
+        return [_known(*pair) for pair in zip(value, other, strict=True)]
+    return value
 
 
 def _words(value: Any) -> str:

@@ -13,7 +13,7 @@ from scipy.stats import sem, spearmanr
 from lightning_explain import Report, compare
 from lightning_explain.core.run_info import RunInfo, plain
 from lightning_explain.store.report_files import save_report
-from lightning_explain.targets import Horizon
+from lightning_explain.targets import Horizon, Pixels
 
 
 def report(*order: int, **changes: Any) -> Report:
@@ -155,6 +155,25 @@ def test_what_two_reports_explain_otherwise_is_said_with_both_values() -> None:
     }
     assert compare(report(run=first), report(1, 2, 0, run=first)).differing == {}
     assert compare(report(run=first), report()).differing == {}
+
+
+def test_arguments_that_an_older_run_did_not_have_differ_only_where_they_are_given() -> None:
+    def run(target: Any) -> Report:
+        return report(run=RunInfo("a", {"target": target}))
+
+    older = {"class": "Pixels", "class_": 1, "region": "label"}
+    for form in (lambda target: target, lambda target: {"mask": target, "age": "label"}, lambda target: [target]):
+        now, given = (form({**older, "squeezed": None, "positive": positive}) for positive in (None, 255))
+        assert compare(run(form(older)), run(now)).differing == {}
+        assert compare(run(now), run(form(older))).differing == {}
+        assert compare(run(form(older)), run(form({**older, "class_": None}))).differing
+        (pair,) = compare(run(form(older)), run(given)).differing.values()
+        assert "positive" not in pair[0]
+        assert "positive=255" in pair[1]
+        assert "squeezed" not in pair[1]
+    real = plain({"target": Pixels(1)})
+    stored = {name: value for name, value in real["target"].items() if name not in ("positive", "squeezed")}
+    assert compare(run(stored), run(real["target"])).differing == {}
 
 
 def test_several_targets_are_compared_by_name() -> None:
