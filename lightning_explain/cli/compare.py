@@ -73,6 +73,7 @@ def _better(reports: tuple[Report, Report], score: str) -> str:
 def _most_changed(found: Comparison, count: int) -> tuple[list[str], list[list[Any]]]:
     """The lines of :meth:`Comparison.table` of the samples that changed most, by method."""
     columns, lines = found.table()
-    known = {(line[columns.index("method")], line[columns.index("sample")]): line for line in lines}
-    methods = found.similarity["cosine"]
-    return columns, [known[method, sample] for method in methods for sample in found.most_changed(method, count)]
+    methods = list(found.similarity["cosine"])
+    places = {method: found.order(method)[:count].tolist() for method in methods}
+    # The lines of a sample are together.
+    return columns, [lines[i * len(methods) + k] for k, method in enumerate(methods) for i in places[method]]

@@ -51,10 +51,10 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """How two reports of the same samples differ. In shapes, N is the number of samples.
+    """How two reports of the same samples differ. In shapes, N is the number of samples, or of the labels that are explained by themselves.
 
     Args:
-        ids: ``(N,)`` sample ids.
+        ids: ``(N,)`` sample ids, the same one for each label of a sample.
         similarity: ``similarity[measure][method]`` is ``(N,)``: ``cosine`` and ``spearman`` (-1..1), ``top_overlap`` (0..1, the share
             of the strongest tenth of one map that is in that of the other); 1 for equal maps, NaN where one is constant or not finite.
         changes: ``changes[score][method]`` is ``(N,)``: the second report's score minus the first one's.
@@ -64,6 +64,7 @@ class Comparison:
         moments: Epoch and step of both.
         differing: In what the two explain something else, or in another way (the target, explained outputs, arguments of methods and
             metrics with their layers, settings on which numbers depend): both values, by name. Changes come of these, too.
+        targets: ``(N,)`` the explained outputs of the first report, which tell the labels of a sample apart.
     """
 
     ids: Tensor
@@ -74,6 +75,7 @@ class Comparison:
     left_out: Mapping[str, str]
     moments: tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
     differing: Differing = field(default_factory=dict)
+    targets: Tensor | None = None
 
     def most_changed(self, method: str, count: int = 5, by: str = "cosine") -> list[int]:
         """The ids of the samples that changed most, the most different first; those of which it is not known come last.
@@ -86,13 +88,17 @@ class Comparison:
         Raises:
             ValueError: If there is no such method or measure.
         """
+        return list(dict.fromkeys(self.ids[self.order(method, by)].tolist()))[:count]
+
+    def order(self, method: str, by: str = "cosine") -> Tensor:
+        """Where in ``ids`` those are that changed most, the most different first, ``(N,)``; arguments as in :meth:`most_changed`."""
         found = {**self.similarity, **self.changes}
         if by not in found:
             raise ValueError(f"by={by!r} is neither a measure of similarity nor a score: {nearest(by, found)}")
         if method not in found[by]:
             raise ValueError(f"method={method!r} has not been compared by {by!r}: {nearest(method, found[by])}")
         values = found[by][method] if by in self.similarity else -found[by][method].abs()
-        return self.ids[values.nan_to_num(torch.inf).argsort(stable=True)[:count]].tolist()
+        return values.nan_to_num(torch.inf).argsort(stable=True)
 
     def score_table(self) -> tuple[list[str], list[list[Any]]]:
         """Column names, and one line per score and method: the fields of :class:`Difference`."""
@@ -100,12 +106,18 @@ class Comparison:
         return names, [[getattr(one, name) for name in names] for one in self.differences]
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names, and one line per sample and method: similarities, changes of scores (``<score>_change``)."""
+        """Column names, and one line per sample and method: similarities, changes of scores (``<score>_change``).
+
+        Where samples have several lines, as one for each label, a column ``target`` tells these apart.
+        """
+        several = len(self.ids.unique()) < len(self.ids)
+        targets = self.targets.tolist() if several and self.targets is not None else None
         measures, scores = list(self.similarity), list(self.changes)
         methods = list(self.similarity["cosine"])
         lines = [
             [
                 sample,
+                *([] if targets is None else [targets[i]]),
                 bool(self.other_prediction[i]),
                 method,
                 *(self.similarity[measure][method][i].item() for measure in measures),
@@ -114,7 +126,8 @@ class Comparison:
             for i, sample in enumerate(self.ids.tolist())
             for method in methods
         ]
-        return ["sample", "other_prediction", "method", *measures, *(f"{score}_change" for score in scores)], lines
+        about = ["sample", *([] if targets is None else ["target"]), "other_prediction", "method"]
+        return [*about, *measures, *(f"{score}_change" for score in scores)], lines
 
 
 @overload
@@ -222,7 +235,7 @@ def _compared(a: Report, b: Report) -> Comparison:
     moments = (a.epoch, a.step), (b.epoch, b.step)
     others = a.predictions != b.predictions[order]
     apart = differing(a, b, order)
-    return Comparison(a.ids, similarity, changes, differences, others, left_out, moments, apart)
+    return Comparison(a.samples, similarity, changes, differences, others, left_out, moments, apart, a.targets)
 
 
 def _scores_in_both(a: Report, b: Report) -> Iterator[tuple[str, str]]:

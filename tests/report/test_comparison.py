@@ -11,6 +11,7 @@ import torch
 from scipy.stats import sem, spearmanr
 
 from lightning_explain import Report, compare
+from lightning_explain.cli.compare import _most_changed as most_changed_lines
 from lightning_explain.core.run_info import RunInfo, plain
 from lightning_explain.store.report_files import save_report
 from lightning_explain.targets import Horizon, Pixels
@@ -174,6 +175,23 @@ def test_arguments_that_an_older_run_did_not_have_differ_only_where_they_are_giv
     real = plain({"target": Pixels(1)})
     stored = {name: value for name, value in real["target"].items() if name not in ("positive", "squeezed")}
     assert compare(run(stored), run(real["target"])).differing == {}
+
+
+def test_labels_of_one_sample_are_told_apart_by_their_outputs() -> None:
+    shared = {"explained": {"sample": torch.tensor([7, 7, 5])}, "targets": torch.tensor([0, 2, 1])}
+    a = report(**shared)
+    assert isinstance(a.attributions["ig"], torch.Tensor)
+    moved = a.attributions["ig"] * torch.tensor([1.0, -1.0, 1.0])[:, None, None]
+    moved[2, 0] = 0.0
+    found = compare(a, replace(a, attributions={"ig": moved}))
+    assert found.ids.tolist() == [7, 7, 5]
+    assert found.most_changed("ig") == [7, 5]
+    assert found.order("ig").tolist() == [1, 2, 0]
+    columns, lines = found.table()
+    assert columns[:4] == ["sample", "target", "other_prediction", "method"]
+    assert [line[:2] for line in lines] == [[7, 0], [7, 2], [5, 1]]
+    listed = most_changed_lines(found, 2)
+    assert listed == (columns, [lines[1], lines[2]])
 
 
 def test_several_targets_are_compared_by_name() -> None:
