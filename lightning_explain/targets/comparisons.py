@@ -22,6 +22,8 @@ def reconstructed(outputs: Tensor, inputs: tuple[Any, ...]) -> Tensor | None:
 
 
 def _fits(x: Tensor, outputs: Tensor) -> bool:
+    if outputs[0].numel() == 1:
+        return False  # One number has no shape that could tell.
     sizes, own = ([size for size in value.shape[1:] if size != 1] for value in (x, outputs))
     return sizes == own or (outputs.ndim == 2 and x[0].numel() == outputs.shape[1])
 
