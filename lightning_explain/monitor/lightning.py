@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import islice
@@ -86,18 +86,18 @@ def forward_of(trainer: pl.Trainer) -> ForwardFn:
     return (lambda module, *inputs, **named: wrapper(*inputs, **named)) if sharded else None
 
 
-def eager(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+def eager(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     """The state of a module without what Lightning puts into one that was given to the Trainer as ``torch.compile(module)``.
 
     That cannot be pickled, and what it stands for is in the class.
 
     Args:
         module: A module.
-        state: Its attributes, which are not changed.
+        state: Its attributes, which are not changed; they are returned if nothing is left out.
     """
+    if not state.get("_compiler_ctx") or not isinstance(module, in_both(pl.LightningModule)):
+        return state
     found = dict(state)
-    if not isinstance(module, in_both(pl.LightningModule)) or not found.get("_compiler_ctx"):
-        return found
     for key, original in found["_compiler_ctx"].items():
         name = key.removeprefix("original_")
         if name == key:
