@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
-from lightning import LightningModule
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_explain import ExplanationMonitor, Probe, explain
+from training import DigitModule, trainer
 
 N = 8
 LABELS = torch.arange(N) % 2
 
 
-class Net(LightningModule):
+class Net(nn.Module):
     """A network of images, or of the frames of videos, that takes its channels from where ``before`` puts them."""
 
     def __init__(self, conv: nn.Module, before: Callable[[Tensor], Tensor], frames: int = 1) -> None:
@@ -34,15 +33,6 @@ class Net(LightningModule):
         found = self.conv(self.before(x)).relu().flatten(2).mean(2)
         scores: Tensor = self.head(found.unflatten(0, (-1, self.frames)).mean(1))
         return scores
-
-    def training_step(self, batch: list[Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: list[Tensor]) -> None:
-        self(batch[0])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 1e-3)
 
 
 def image() -> Net:
@@ -71,14 +61,10 @@ CASES = [
 
 def trained(net: Net, x: Tensor, path: Path, monitor: ExplanationMonitor) -> list[str]:
     """The warnings of channels of a training."""
-    trainer = Trainer(
-        max_epochs=1, default_root_dir=path, callbacks=[monitor], accelerator="cpu", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
     loader = DataLoader(TensorDataset(x, LABELS), N)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(net, loader, loader)
+        trainer(path, monitor).fit(DigitModule(net), loader, loader)
     return [str(w.message) for w in caught if "channels" in str(w.message)]
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import LightningModule
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_explain import ExplanationMonitor, Probe, explain, modalities
 from lightning_explain.core.contracts import Modality
-from training import QUIET
+from training import QUIET, DigitModule, trainer
 
 pytestmark = QUIET
 
@@ -22,7 +20,7 @@ N = 8
 LABELS = torch.arange(N) % 2
 
 
-class Adding(LightningModule):
+class Adding(nn.Module):
     """A network that adds the dimension of channels itself."""
 
     def __init__(self, conv: nn.Module) -> None:
@@ -32,15 +30,6 @@ class Adding(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.head(self.conv(x.unsqueeze(1)).relu().flatten(2).mean(2))
         return scores
-
-    def training_step(self, batch: list[Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: list[Tensor]) -> None:
-        self(batch[0])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 1e-3)
 
 
 CASES: list[tuple[Modality, type[nn.Module], tuple[int, ...]]] = [
@@ -63,12 +52,8 @@ def test_the_error_says_what_to_give_and_that_works(
     assert found
     batch_fn, forward_fn = map(eval, found.groups())
     monitor = ExplanationMonitor(modalities=modality, batch_fn=batch_fn, forward_fn=forward_fn)
-    trainer = Trainer(
-        max_epochs=1, default_root_dir=tmp_path, callbacks=[monitor], accelerator="cpu", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
     loader = DataLoader(TensorDataset(x, LABELS), N)
-    trainer.fit(net, loader, loader)
+    trainer(tmp_path, monitor).fit(DigitModule(net), loader, loader)
     report = monitor.last_report
     assert report is not None
     assert report.probe is not None
