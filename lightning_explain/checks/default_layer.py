@@ -137,8 +137,8 @@ def reads_below_zero(layer: nn.Module, model: nn.Module, record: Record) -> bool
     """Whether a layer is the last with several places, and much of what is read there is below zero.
 
     Zero is not the absence then that it is behind a ReLU: before a LayerNorm, say, features may have values of both signs that are the
-    same everywhere. A ReLU or a maximum behind the layer reads no values below zero. Takes a backward pass; ``False`` where nothing is
-    known, as in :func:`weighs_places`.
+    same everywhere. A ReLU or a maximum behind the layer reads no values below zero. ``False`` where nothing is known, as in
+    :func:`weighs_places`.
     """
     later = list(record.returned).index(id(layer)) + 1
     if any(map(_has_places, islice(record.returned.values(), later, None))):
@@ -164,10 +164,13 @@ def _gradient(layer: nn.Module, model: nn.Module, record: Record) -> tuple[Tenso
         return None
     if record.calls[id(layer)] > 1 or is_sharded(model):
         return None
-    with suppress(RuntimeError):
-        (found,) = torch.autograd.grad(record.chosen.sum(), value, retain_graph=True, allow_unused=True)
-        return None if found is None else (value, found)
-    return None
+    known = record.gradients
+    if id(layer) not in known:
+        known[id(layer)] = None
+        with suppress(RuntimeError):
+            (known[id(layer)],) = torch.autograd.grad(record.chosen.sum(), value, retain_graph=True, allow_unused=True)
+    found = known[id(layer)]
+    return None if found is None else (value, found)
 
 
 def is_linear_behind(layer: nn.Module, record: Record) -> bool:

@@ -114,6 +114,7 @@ class Record:
         lookups: For each embedding layer, what it looks up of an input, where that is known.
         consumers: For each tensor, the layers that receive it, and the modules that compute with it outside of layers.
         squeezed: Whether the outputs are those of one channel of a segmentation, without its dimension.
+        gradients: Those of ``chosen`` at what modules returned, as far as they were asked for.
     """
 
     samples: Samples
@@ -131,6 +132,8 @@ class Record:
     lookups: dict[int, Lookup] = field(default_factory=dict)
     consumers: dict[int, list[nn.Module]] = field(default_factory=dict)
     squeezed: bool = False
+    # Of a copy for another explained output there are none yet.
+    gradients: dict[int, Tensor | None] = field(default_factory=dict, init=False)
 
     @property
     def dense(self) -> bool:
