@@ -333,10 +333,6 @@ class ExplanationMonitor(MonitorBase):
         if self._is_beside(trainer) and not self._lazy:
             self._begin_beside(trainer, pl_module)
 
-    def _count(self, trainer: pl.Trainer) -> int:
-        """The schedule's count before a batch: optimizer steps or epochs."""
-        return trainer.global_step if self.by_steps else trainer.current_epoch
-
     def _catch_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Makes an explanation that was due right after the checkpoint: on resume Lightning skips that hook."""
         count, schedule = self._count(trainer), self._memory.schedule

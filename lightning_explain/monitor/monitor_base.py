@@ -607,6 +607,10 @@ class MonitorBase(pl.Callback):
         for key, value in {**dict.fromkeys(missing, math.nan), **tagged}.items():
             trainer.callback_metrics[key] = torch.tensor(value, device=module.device)
 
+    def _count(self, trainer: pl.Trainer) -> int:
+        """The schedule's count before a batch: optimizer steps or epochs."""
+        return trainer.global_step if self._memory.by_steps else trainer.current_epoch
+
     def _note_time(
         self, module: pl.LightningModule, count: int, started: float, first: Broadcast, reached: int | None
     ) -> None:
@@ -864,8 +868,9 @@ class MonitorBase(pl.Callback):
             if done is not None:
                 report, empty, make = done.report, done.empty, partial(getattr, done, "made")
             report = self._settled(ALONE, pending.job.explainer, report, empty)
-            reached = trainer.global_step if self._memory.by_steps else trainer.current_epoch
-            self._publish(trainer, module, ALONE, report, pending.count, started - pending.blocked, make, reached)
+            self._publish(
+                trainer, module, ALONE, report, pending.count, started - pending.blocked, make, self._count(trainer)
+            )
         self._idle = self._idle or besides.given_up
 
     def _finish_beside(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
