@@ -82,7 +82,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
     "a lazy model": (monitor_base, "is_lazy"),
     "the check": (Explainer, "check"),
     "reading the batch": (FixedSamples, "read"),
-    "counting": (ExplanationMonitor, "_count"),
+    "counting": (MonitorBase, "_count"),
     "catching up": (ExplanationMonitor, "_catch_up"),
     "counts of failures": (monitor_base, "numberless"),
 }
